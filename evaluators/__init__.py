@@ -1,0 +1,1 @@
+"""How good is a candidate: `base` (types), `cost` (free), `latency` (table), `divergence` (forward passes), `data`."""

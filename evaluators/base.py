@@ -1,0 +1,172 @@
+"""Metric, Evaluation and the Evaluator protocol: what a number about a candidate is, free of torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from space.candidate import Candidate
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that an evaluator gives.
+
+    Attributes:
+        name: Column name, with its unit where it has one (`latency_ms`).
+        unit: Unit for people (`ms`, `nats/token`); empty for a plain count or ratio.
+        goal: Whether less (`min`) or more (`max`) is better.
+        cost_rank: How dear the question is: 0 free, 1 table, 2 forward passes, 3 training, 4 benchmark.
+    """
+
+    name: str
+    unit: str
+    goal: Literal["min", "max"]
+    cost_rank: int
+
+    def __post_init__(self) -> None:
+        if self.goal not in ("min", "max"):
+            raise ValueError(f"Metric {self.name!r}: expected goal 'min' or 'max', got {self.goal!r}.")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation of one candidate gave.
+
+    Attributes:
+        candidate: The architecture.
+        fidelity: Which question was asked: `search`, `heldout`, `timed`.
+        status: `ok`, or `failed` with `error` set and no values.
+        values: Metric name to value.
+        seconds: Wall time.
+        tokens: Tokens of text that went through the candidate.
+        error: The failure's message.
+    """
+
+    candidate: Candidate
+    fidelity: str
+    status: Literal["ok", "failed"] = "ok"
+    values: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    tokens: int = 0
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.status not in ("ok", "failed"):
+            raise ValueError(f"Evaluation: expected status 'ok' or 'failed', got {self.status!r}.")
+        if (self.status == "failed") != (self.error is not None):
+            raise ValueError(f"Evaluation: an error message goes with status 'failed', got {self.status!r}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The evaluation as a JSON-ready mapping."""
+        return {
+            "key": self.candidate.key,
+            "layers": self.candidate.to_json(),
+            "fidelity": self.fidelity,
+            "status": self.status,
+            "values": dict(self.values),
+            "seconds": self.seconds,
+            "tokens": self.tokens,
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Evaluation:
+        """The inverse of `to_json`."""
+        return cls(
+            candidate=Candidate.from_json(record["layers"]),
+            fidelity=record["fidelity"],
+            status=record["status"],
+            values=record["values"],
+            seconds=record["seconds"],
+            tokens=record["tokens"],
+            error=record["error"],
+        )
+
+
+class Evaluator(Protocol):
+    """Answers one question about candidates, whichever way it likes."""
+
+    @property
+    def fidelity(self) -> str:
+        """Name of the question; part of the archive's key."""
+        ...
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The numbers that an answer holds."""
+        ...
+
+    def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
+        """One evaluation a candidate, in order; a candidate that fails gives a failed evaluation."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One part of an evaluator: some metrics of one candidate, and the tokens that they cost.
+
+    Attributes:
+        metrics: The numbers that `values` returns, all of them, under their names.
+        values: Candidate to metric values; may raise, which fails the candidate and nothing else.
+        tokens: Tokens of text a call sends through the candidate.
+    """
+
+    metrics: tuple[Metric, ...]
+    values: Callable[[Candidate], Mapping[str, float]]
+    tokens: int = 0
+
+
+class MeasureEvaluator:
+    """An `Evaluator` that asks several measures about each candidate: the boundary where failures are caught."""
+
+    def __init__(self, fidelity: str, measures: Sequence[Measure]) -> None:
+        self._fidelity = fidelity
+        self._measures = tuple(measures)
+        names = [metric.name for metric in self.metrics]
+        if len(set(names)) != len(names):
+            raise ValueError(f"MeasureEvaluator: expected distinct metric names, got {names}.")
+
+    @property
+    def fidelity(self) -> str:
+        """See `Evaluator`."""
+        return self._fidelity
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """See `Evaluator`."""
+        return tuple(metric for measure in self._measures for metric in measure.metrics)
+
+    def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
+        """See `Evaluator`."""
+        return [self._evaluate(candidate) for candidate in candidates]
+
+    def _evaluate(self, candidate: Candidate) -> Evaluation:
+        start = time.perf_counter()
+        values: dict[str, float] = {}
+        tokens = 0
+        try:
+            for measure in self._measures:
+                values.update(measure.values(candidate))
+                tokens += measure.tokens
+            broken = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
+            if broken:
+                raise ArithmeticError(f"expected finite values, got {', '.join(f'{n}={values[n]}' for n in broken)}.")
+        except Exception as error:  # the one place that catches broadly: the failure is stored, never scored
+            return Evaluation(
+                candidate=candidate,
+                fidelity=self._fidelity,
+                status="failed",
+                seconds=time.perf_counter() - start,
+                tokens=tokens,
+                error=f"{type(error).__name__}: {error}",
+            )
+        return Evaluation(
+            candidate=candidate,
+            fidelity=self._fidelity,
+            values=values,
+            seconds=time.perf_counter() - start,
+            tokens=tokens,
+        )

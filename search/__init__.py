@@ -1,0 +1,1 @@
+"""How to look: `archive`, `pareto`, `algorithms`, `loop`, `report`; nothing here imports torch."""

@@ -1,0 +1,60 @@
+"""ModelSpec: the facts of a dense model that the search needs, free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The dense model in numbers; every size is a count.
+
+    Attributes:
+        name: Hub id, directory name, or the embedded default's name.
+        revision: Digest of the weights' identity; two models with equal revisions give equal numbers.
+        family: Key of `space.families.FAMILIES`, which is transformers' `model_type`.
+        layers: Decoder layers.
+        hidden: Width of the residual stream.
+        query_heads: Query heads of a layer.
+        kv_heads: Key-value groups of a layer; divides `query_heads`.
+        head_dim: Width of one head; not always `hidden / query_heads`.
+        mlp_channels: Intermediate channels of a layer's MLP.
+        vocab: Rows of the embedding matrix.
+        tied_embeddings: Whether the output projection is the embedding matrix.
+        qkv_bias, o_bias, mlp_bias: Which projections carry a bias.
+    """
+
+    name: str
+    revision: str
+    family: str
+    layers: int
+    hidden: int
+    query_heads: int
+    kv_heads: int
+    head_dim: int
+    mlp_channels: int
+    vocab: int
+    tied_embeddings: bool
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("layers", "hidden", "query_heads", "kv_heads", "head_dim", "mlp_channels", "vocab"):
+            value = getattr(self, field)
+            if value < 1:
+                raise ValueError(f"ModelSpec.{field}: expected a positive count, got {value}.")
+        if self.query_heads % self.kv_heads:
+            raise ValueError(
+                f"ModelSpec: expected query_heads to be a multiple of kv_heads, "
+                f"got {self.query_heads} and {self.kv_heads}."
+            )
+
+    @property
+    def queries_per_group(self) -> int:
+        """Query heads that share one key-value group."""
+        return self.query_heads // self.kv_heads
+
+    def to_json(self) -> dict[str, str | int | bool]:
+        """The fields as a JSON-ready mapping."""
+        return asdict(self)
