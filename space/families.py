@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from space.errors import UserError
+
 
 @dataclass(frozen=True)
 class Family:
@@ -54,7 +56,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-class UnsupportedFamilyError(ValueError):
+class UnsupportedFamilyError(UserError):
     """A model whose `model_type` has no row in `FAMILIES`."""
 
     def __init__(self, model_type: str) -> None:

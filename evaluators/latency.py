@@ -1,0 +1,236 @@
+"""Latency of a candidate: a table of measured blocks for the search, and end-to-end timing to check it.
+
+The timed workload is one plain forward pass, `model(input_ids)`, of `batch` × `length` tokens: prefill, with logits of
+every position and a fresh KV cache. A block's entry is measured in place: the time of the whole stack with that shape in
+every layer and the other block gone, less the empty stack's, a layer's share. Weights thus stream from memory as they do
+in use, and no block is timed in a warm cache of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.utils.benchmark import Timer
+
+from evaluators.base import Measure, Metric
+from space.candidate import Candidate, LayerShape
+from space.errors import UserError
+from space.supernet import Supernet
+
+LATENCY = Metric("latency_ms", "ms", "min", 1)
+LATENCY_E2E = Metric("latency_e2e_ms", "ms", "min", 2)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is timed.
+
+    Attributes:
+        batch: Sequences.
+        length: Tokens of each.
+        threads: Intra-op threads; 0 for torch's own choice.
+        min_run_time: Seconds of measurement for an entry of the table.
+        rounds: Interleaved rounds of the end-to-end check.
+    """
+
+    batch: int = 1
+    length: int = 512
+    threads: int = 0
+    min_run_time: float = 0.5
+    rounds: int = 7
+
+    def __post_init__(self) -> None:
+        if min(self.batch, self.length, self.rounds) < 1 or self.threads < 0 or self.min_run_time <= 0:
+            raise UserError(
+                f"latency: expected batch, length and rounds of at least 1, threads of at least 0 and min_run_time "
+                f"above 0, got {asdict(self)}."
+            )
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Milliseconds of every block shape, and of what is left without blocks.
+
+    Attributes:
+        base_ms: Embedding, final norm and LM head.
+        attention_ms: (query_heads, kv_heads) to milliseconds of one attention block.
+        mlp_ms: Channels to milliseconds of one MLP block.
+        device: Device, dtype, threads and torch version of the measurement.
+        workload: What was timed.
+    """
+
+    base_ms: float
+    attention_ms: Mapping[tuple[int, int], float]
+    mlp_ms: Mapping[int, float]
+    device: Mapping[str, Any]
+    workload: Workload
+
+    def latency_ms(self, candidate: Candidate) -> float:
+        """Base plus the sum of the candidate's blocks.
+
+        Raises:
+            KeyError: A shape is not in the table.
+        """
+        total = self.base_ms
+        for shape in candidate.layers:
+            total += self.attention_ms[shape.query_heads, shape.kv_heads] if shape.kv_heads else 0.0
+            total += self.mlp_ms[shape.mlp_channels] if shape.mlp_channels else 0.0
+        return total
+
+    def measure(self) -> Measure:
+        """The metric `latency_ms` of the table."""
+        return Measure((LATENCY,), lambda candidate: {LATENCY.name: self.latency_ms(candidate)})
+
+    def to_json(self) -> str:
+        """The table as JSON text."""
+        return json.dumps(
+            {
+                "device": dict(self.device),
+                "workload": asdict(self.workload),
+                "base_ms": self.base_ms,
+                "attention_ms": {f"{heads}/{groups}": ms for (heads, groups), ms in self.attention_ms.items()},
+                "mlp_ms": {str(channels): ms for channels, ms in self.mlp_ms.items()},
+            },
+            indent=1,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> LatencyTable:
+        """The inverse of `to_json`.
+
+        Raises:
+            UserError: The text is not such a table.
+        """
+        try:
+            stored = json.loads(text)
+            return cls(
+                base_ms=stored["base_ms"],
+                attention_ms={
+                    (int(shape.split("/")[0]), int(shape.split("/")[1])): ms
+                    for shape, ms in stored["attention_ms"].items()
+                },
+                mlp_ms={int(channels): ms for channels, ms in stored["mlp_ms"].items()},
+                device=stored["device"],
+                workload=Workload(**stored["workload"]),
+            )
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise UserError(
+                f"Expected a latency table, got text that does not read as one ({type(error).__name__}: {error}). "
+                "Start a new run; evaluations that used this table cannot be compared with others."
+            ) from error
+
+
+@dataclass(frozen=True)
+class TableError:
+    """How far the table is from end-to-end timings, as fractions of the latter."""
+
+    median: float
+    worst: float
+
+
+class LatencyBench:
+    """Times a supernet's subnets on the device and in the dtype in use."""
+
+    def __init__(self, supernet: Supernet, workload: Workload) -> None:
+        self._supernet = supernet
+        self._workload = workload
+        self._device = next(supernet.model.parameters()).device
+        generator = torch.Generator().manual_seed(0)
+        shape = (workload.batch, workload.length)
+        self._tokens = torch.randint(supernet.spec.vocab, shape, generator=generator).to(self._device)
+
+    def table(
+        self,
+        attention_shapes: Sequence[tuple[int, int]],
+        mlp_shapes: Sequence[int],
+        on_entry: Callable[[int, int], None] = lambda done, of: None,
+    ) -> LatencyTable:
+        """Measures every block shape; about `min_run_time` seconds for each.
+
+        Args:
+            attention_shapes: (query_heads, kv_heads) pairs, without the empty one.
+            mlp_shapes: Channel counts, without 0.
+            on_entry: Called with how many stacks are done, of how many.
+        """
+        layers = self._supernet.spec.layers
+        # One layer must keep attention, so the empty stack is one block of the smallest shape, taken off again below.
+        smallest = min(attention_shapes)
+        one = (LayerShape(*smallest, 0), *(LayerShape(0, 0, 0),) * (layers - 1))
+        stacks: dict[Any, Candidate] = {"one": Candidate(one)}
+        stacks |= {shape: Candidate((LayerShape(*shape, 0),) * layers) for shape in attention_shapes}
+        stacks |= {
+            channels: Candidate((LayerShape(*smallest, channels), *(LayerShape(0, 0, channels),) * (layers - 1)))
+            for channels in mlp_shapes
+        }
+        times: dict[Any, float] = {}
+        for done, (name, candidate) in enumerate(stacks.items()):
+            times[name] = self._time(candidate, self._workload.min_run_time)
+            on_entry(done + 1, len(stacks))
+        if layers > 1:
+            block = (times[smallest] - times["one"]) / (layers - 1)
+        else:  # a single layer cannot be told from the rest of the model; all of it is the block's
+            block = 0.0
+        base = times["one"] - block
+        return LatencyTable(
+            base_ms=base,
+            attention_ms={shape: max(0.0, (times[shape] - base) / layers) for shape in attention_shapes},
+            mlp_ms={channels: max(0.0, (times[channels] - times["one"]) / layers) for channels in mlp_shapes},
+            device=self._describe(),
+            workload=self._workload,
+        )
+
+    def end_to_end(
+        self, candidates: Sequence[Candidate], on_round: Callable[[int, int], None] = lambda done, of: None
+    ) -> list[float]:
+        """Milliseconds of each candidate's forward pass, all interleaved in rounds so that drift hits them alike.
+
+        Each round's times are divided by that round's dense time; the result is the median ratio times the median dense
+        time, so that a slow moment of the machine does not favour anyone.
+        """
+        dense = Candidate.dense(self._supernet.spec)
+        everyone = [dense, *candidates]
+        times: list[list[float]] = []
+        for number in range(self._workload.rounds):
+            times.append([self._time(candidate, None) for candidate in everyone])
+            on_round(number + 1, self._workload.rounds)
+        dense_ms = statistics.median(row[0] for row in times)
+        return [dense_ms * statistics.median(row[i] / row[0] for row in times) for i in range(1, len(everyone))]
+
+    def _time(self, candidate: Candidate, min_run_time: float | None) -> float:
+        """Median milliseconds of a warm forward pass; two passes' mean where no run time is given."""
+        with self._supernet.activate(candidate) as model, torch.inference_mode():
+            timer = Timer(
+                "model(tokens)",
+                globals={"model": model, "tokens": self._tokens},
+                num_threads=self._workload.threads or torch.get_num_threads(),
+            )
+            if min_run_time is None:
+                timer.timeit(1)  # warm
+                return timer.timeit(2).median * 1e3
+            return timer.blocked_autorange(min_run_time=min_run_time).median * 1e3
+
+    def _describe(self) -> dict[str, Any]:
+        cuda = self._device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(self._device) if cuda else str(self._device),
+            "dtype": str(next(self._supernet.model.parameters()).dtype).removeprefix("torch."),
+            "threads": self._workload.threads or torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
+
+def table_error(table_ms: Sequence[float], end_to_end_ms: Sequence[float]) -> TableError:
+    """Relative error of the table over a set of candidates.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not table_ms or len(table_ms) != len(end_to_end_ms):
+        raise ValueError(f"table_error: expected equally many timings, got {len(table_ms)} and {len(end_to_end_ms)}.")
+    errors = [abs(table - real) / real for table, real in zip(table_ms, end_to_end_ms, strict=True)]
+    return TableError(statistics.median(errors), max(errors))

@@ -1,0 +1,38 @@
+"""Least-squares refit of an output projection to the columns that a subnet keeps, from one factor a layer.
+
+With the damped Gram matrix H = XᵀX + λI of the projection's input, columns in order of importance, the best weights on
+the kept columns K (argmin over W_K of ‖WX − W_K X_K‖² + λ‖W_K − W[:, K]‖² + const) are (W H)[:, K] · H[K, K]⁻¹, the
+closed form behind ZipLM, DarwinLM and Týr. K is a prefix, and the Cholesky factor of a leading block is the leading
+block of the Cholesky factor, so that one factor L holds every level, and a refit is one triangular solve:
+
+    W_K = W[:, :k] + W[:, k:] · L[k:, :k] · L[:k, :k]⁻¹.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def factor(gram: Tensor) -> Tensor:
+    """Cholesky factor of a damped Gram matrix in the order of importance, float32, shape (columns, columns)."""
+    return torch.linalg.cholesky(gram.double()).float()
+
+
+def refit(weight: Tensor, factor: Tensor, kept: int) -> Tensor:
+    """The output projection that fits the first `kept` columns.
+
+    Args:
+        weight: Dense weight with its columns in the factor's order, shape (hidden, columns).
+        factor: Lower Cholesky factor, shape (columns, columns).
+        kept: Columns kept, from 1 to all.
+
+    Returns:
+        New weight of `weight`'s dtype, shape (hidden, kept).
+    """
+    if kept == weight.shape[1]:
+        return weight.clone()
+    lower = factor[:kept, :kept].double()
+    lost = weight[:, kept:].double() @ factor[kept:, :kept].double()  # (hidden, kept)
+    correction = torch.linalg.solve_triangular(lower, lost, upper=False, left=False)
+    return (weight[:, :kept].double() + correction).to(weight.dtype)

@@ -1,0 +1,143 @@
+"""Order of units from a Gram matrix and output weights: which channels, heads and groups to keep longest.
+
+A rule is a row of `RULES`: it removes structures (sets of input columns of an output projection) until none is left;
+read backwards, the removals are the order of importance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from space.errors import UserError
+
+Rule = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class AttentionOrder:
+    """Order of an attention block's units, most important first.
+
+    Attributes:
+        groups: Key-value groups, shape (kv_heads,).
+        heads: Query heads inside each group, in the *original* numbering of groups, shape (kv_heads, queries_per_group).
+    """
+
+    groups: Tensor
+    heads: Tensor
+
+
+def damped(gram: Tensor, damping: float) -> Tensor:
+    """The Gram matrix in float64 with `damping` times its mean diagonal added to the diagonal, shape unchanged."""
+    matrix = gram.double()
+    ridge = damping * matrix.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+    return matrix + ridge * torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)
+
+
+def obs_order(gram: Tensor, weight: Tensor, structures: Tensor, at_once: int) -> Tensor:
+    """Removes the structures of the least Optimal-Brain-Surgeon cost, re-evaluated after every step.
+
+    The cost of structure S is tr(W_S (H⁻¹_SS)⁻¹ W_Sᵀ), and what is left absorbs it: the closed form of Hassibi & Stork
+    (1993) for sets of columns, as ZipLM (Kurtic et al. 2023, eq. 3 and 4) uses it.
+
+    Args:
+        gram: Damped XᵀX of the projection's input, float64, shape (columns, columns).
+        weight: The projection's weight, shape (hidden, columns).
+        structures: Columns of each structure, shape (structures, columns a structure).
+        at_once: Structures removed between two evaluations of the cost.
+
+    Returns:
+        Indices of the structures, most important first.
+    """
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    weight = weight.double()
+    columns = structures
+    alive = torch.arange(len(structures), device=gram.device)
+    removed: list[Tensor] = []
+    while len(alive):
+        cost = _structure_cost(inverse, weight, columns)
+        worst = torch.argsort(cost, stable=True)[: max(1, at_once)]
+        removed.append(alive[worst])
+        keep = torch.ones(len(alive), dtype=torch.bool, device=gram.device)
+        keep[worst] = False
+        alive = alive[keep]
+        if not len(alive):
+            break
+        gone, left = columns[worst].reshape(-1), columns[keep].reshape(-1)
+        # block elimination of the removed columns: the inverse of what is left, and the weights that absorb the loss
+        update = torch.linalg.solve(inverse[gone][:, gone], inverse[gone][:, left])  # (gone, left)
+        weight = weight[:, left] - weight[:, gone] @ update
+        inverse = inverse[left][:, left] - inverse[left][:, gone] @ update
+        columns = torch.arange(len(left), device=gram.device).view(len(alive), -1)
+    return torch.cat(removed).flip(0)
+
+
+def _structure_cost(inverse: Tensor, weight: Tensor, columns: Tensor) -> Tensor:
+    """OBS cost of every structure, shape (structures,)."""
+    if columns.shape[1] == 1:
+        single = columns[:, 0]
+        return weight[:, single].square().sum(0) / inverse.diagonal()[single]
+    blocks = inverse[columns[:, :, None], columns[:, None, :]]  # (structures, size, size)
+    weights = weight[:, columns].permute(1, 2, 0)  # (structures, size, hidden)
+    return (weights * torch.linalg.solve(blocks, weights)).sum((1, 2))
+
+
+def wanda_order(gram: Tensor, weight: Tensor, structures: Tensor, at_once: int) -> Tensor:
+    """Ranks once by Σ|W|·‖x‖ over a structure's columns (Wanda, Sun et al. 2023, eq. 1, summed over outputs)."""
+    del at_once
+    score = weight.double().abs().sum(0) * gram.diagonal().sqrt()
+    return torch.argsort(score[structures].sum(1), descending=True, stable=True)
+
+
+def magnitude_order(gram: Tensor, weight: Tensor, structures: Tensor, at_once: int) -> Tensor:
+    """Ranks once by the Frobenius norm of a structure's output weights."""
+    del gram, at_once
+    score = weight.double().square().sum(0)
+    return torch.argsort(score[structures].sum(1), descending=True, stable=True)
+
+
+RULES: dict[str, Rule] = {"obs": obs_order, "wanda": wanda_order, "magnitude": magnitude_order}
+
+
+def rule_of(name: str) -> Rule:
+    """The rule of that name.
+
+    Raises:
+        UserError: There is none.
+    """
+    if name not in RULES:
+        raise UserError(f"supernet.importance: expected one of {', '.join(RULES)}, got {name!r}.")
+    return RULES[name]
+
+
+def mlp_order(gram: Tensor, weight: Tensor, rule: Rule, steps: int) -> Tensor:
+    """Order of an MLP's channels, most important first, shape (channels,).
+
+    Args:
+        gram: Damped Gram matrix of `down_proj`'s input, shape (channels, channels).
+        weight: `down_proj`'s weight, shape (hidden, channels).
+        rule: How to rank.
+        steps: How often the cost is evaluated anew on the way from all channels to none.
+    """
+    channels = len(gram)
+    return rule(gram, weight, torch.arange(channels, device=gram.device)[:, None], -(-channels // steps))
+
+
+def attention_order(gram: Tensor, weight: Tensor, kv_heads: int, queries_per_group: int, rule: Rule) -> AttentionOrder:
+    """Order of an attention block's groups, and of the query heads inside each, one removed at a time.
+
+    Args:
+        gram: Damped Gram matrix of `o_proj`'s input, shape (query_heads · head_dim,) * 2.
+        weight: `o_proj`'s weight, shape (hidden, query_heads · head_dim).
+        kv_heads: Key-value groups.
+        queries_per_group: Query heads in a group.
+        rule: How to rank.
+    """
+    columns = torch.arange(len(gram), device=gram.device).view(kv_heads, queries_per_group, -1)
+    groups = rule(gram, weight, columns.flatten(1), 1)
+    heads = rule(gram, weight, columns.flatten(0, 1), 1)  # over all heads; a group keeps the order of its own
+    rank = torch.empty_like(heads).scatter_(0, heads, torch.arange(len(heads), device=heads.device))
+    return AttentionOrder(groups, rank.view(kv_heads, queries_per_group).argsort(dim=1))

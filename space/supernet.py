@@ -1,0 +1,333 @@
+"""The permuted dense model of which every candidate is a prefix: prepare it once, then be any candidate.
+
+`Supernet.prepare` calibrates, orders the units, permutes the weights and stores one factor a block on disk. After that,
+`activate` makes the model be a candidate by putting views in place, and `materialise` gives a candidate a model of its
+own.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from space.calibration import LayerStatistics, gather
+from space.candidate import Candidate, LayerShape
+from space.compensation import factor, refit
+from space.errors import UserError
+from space.families import family_of
+from space.importance import AttentionOrder, attention_order, damped, mlp_order, rule_of
+from space.pruned_modeling import NoAttention, NoLayer, NoMLP
+from space.spec import ModelSpec
+from space.surgery import (
+    BlockWeights,
+    attention_columns,
+    attention_weights,
+    dense_weights,
+    mlp_weights,
+    permute_attention,
+    permute_mlp,
+    put,
+)
+
+_FORMAT = 1
+_META = "supernet.json"
+
+
+def _layer_file(directory: Path, index: int) -> Path:
+    return directory / f"layer-{index:03d}.safetensors"
+
+
+def is_prepared(directory: Path) -> bool:
+    """Whether a directory holds a whole prepared supernet (its description is written last)."""
+    return (directory / _META).is_file()
+
+
+class Supernet:
+    """A permuted dense model and the refits that its subnets need.
+
+    Attributes:
+        model: The causal LM; dense unless a candidate is active.
+        spec: The dense model in numbers.
+        influence: Block influence of every layer on the calibration text; small means that it changes little.
+    """
+
+    def __init__(self, model: nn.Module, spec: ModelSpec, directory: Path, refit_bytes: int) -> None:
+        """Takes a model that is permuted already; use `prepare` or `load`."""
+        self.model = model.eval().requires_grad_(False)
+        self.spec = spec
+        self.influence: tuple[float, ...] = tuple(json.loads((directory / _META).read_text())["influence"])
+        self._directory = directory
+        self._family = family_of(spec.family)
+        self._layers: list[Any] = list(model.model.layers)  # type: ignore[union-attr, arg-type]
+        self._dense = [
+            (dense_weights(layer.self_attn, spec.queries_per_group), dense_weights(layer.mlp, None))
+            for layer in self._layers
+        ]
+        self._modules = [dict(layer._modules) for layer in self._layers]
+        self._identity = nn.Identity()
+        self._levels = _ByteCache(refit_bytes)
+        self._active = False
+
+    @classmethod
+    def prepare(
+        cls,
+        model: nn.Module,
+        spec: ModelSpec,
+        tokens: Tensor,
+        directory: Path,
+        *,
+        dtype: torch.dtype,
+        importance: str = "obs",
+        damping: float = 0.01,
+        steps: int = 48,
+        batch: int = 8,
+        refit_bytes: int = 2 << 30,
+        on_layer: Callable[[int], None] = lambda index: None,
+    ) -> Supernet:
+        """Calibrates, orders and permutes a dense model, and stores what refits need in `directory`.
+
+        Args:
+            model: Dense causal LM in float32; its weights are permuted in place and cast to `dtype`.
+            spec: The model in numbers.
+            tokens: Calibration tokens, shape (windows, length).
+            directory: Where the factors go; written whole or not at all.
+            dtype: What the model runs in from here on.
+            importance: Row of `space.importance.RULES`.
+            damping: Ridge on the Gram matrices, as a fraction of their mean diagonal.
+            steps: How often the OBS cost of channels is evaluated anew.
+            batch: Windows of a forward pass.
+            refit_bytes: Memory limit of the refit cache.
+            on_layer: Called with the number of each layer that is done.
+
+        Raises:
+            UserError: The directory cannot be written, or a Gram matrix is not positive definite.
+        """
+        rule = rule_of(importance)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=directory.name + ".partial-", dir=directory.parent))
+        influence: list[float] = []
+        try:
+            for statistics in gather(model, tokens, forward_dtype=dtype, batch=batch):
+                layer = model.model.layers[statistics.index]  # type: ignore[union-attr, index]
+                tensors = _order_and_factor(layer, statistics, spec, rule, damping, steps)
+                save_file(tensors, _layer_file(partial, statistics.index))
+                influence.append(statistics.influence)
+                on_layer(statistics.index)
+            meta = {"format": _FORMAT, "spec": spec.to_json(), "influence": influence}
+            (partial / _META).write_text(json.dumps(meta, indent=1))
+            if is_prepared(directory):  # another process was faster; its result is the same
+                shutil.rmtree(partial)
+            else:
+                shutil.rmtree(directory, ignore_errors=True)
+                partial.replace(directory)
+        except OSError as error:
+            raise UserError(
+                f"Expected to write the calibration to {directory}, got: {error}. Free space or choose another place."
+            ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return cls(model.to(dtype), spec, directory, refit_bytes)
+
+    @classmethod
+    def load(
+        cls, model: nn.Module, spec: ModelSpec, directory: Path, *, dtype: torch.dtype, refit_bytes: int = 2 << 30
+    ) -> Supernet:
+        """Permutes a dense model as `prepare` once did, from what it stored.
+
+        Raises:
+            UserError: There is nothing stored, or it belongs to another model.
+        """
+        if not is_prepared(directory):
+            raise UserError(f"Expected a prepared supernet in {directory}, found none. Run the search once more.")
+        meta = json.loads((directory / _META).read_text())
+        if meta["format"] != _FORMAT or meta["spec"] != spec.to_json():
+            raise UserError(
+                f"The supernet in {directory} was prepared for {meta['spec']['name']} "
+                f"(revision {meta['spec']['revision']}), but the model is {spec.name} (revision {spec.revision}). "
+                "Use the model of the run, or start a new run."
+            )
+        device = next(model.parameters()).device
+        for index, layer in enumerate(model.model.layers):  # type: ignore[union-attr, arg-type]
+            with safe_open(_layer_file(directory, index), framework="pt", device=str(device)) as stored:
+                orders = {name: stored.get_tensor(name) for name in ("group_order", "head_order", "mlp_order")}
+            permute_attention(layer.self_attn, spec, AttentionOrder(orders["group_order"], orders["head_order"]))
+            permute_mlp(layer.mlp, orders["mlp_order"])
+        return cls(model.to(dtype), spec, directory, refit_bytes)
+
+    def link_to(self, directory: Path) -> None:
+        """Puts the stored factors into another directory, as hard links where the file system can.
+
+        Raises:
+            UserError: The directory cannot be written.
+        """
+        if is_prepared(directory):
+            return
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            files = sorted(self._directory.iterdir(), key=lambda path: path.name == _META)  # description last
+            for file in files:
+                target = directory / file.name
+                target.unlink(missing_ok=True)
+                try:
+                    os.link(file, target)
+                except OSError:  # another file system
+                    shutil.copy2(file, target)
+        except OSError as error:
+            raise UserError(f"Expected to write {directory}, got: {error}. Free space, then run again.") from error
+        self._directory = directory
+
+    @contextmanager
+    def activate(self, candidate: Candidate) -> Iterator[Any]:
+        """Makes the model be the candidate inside the `with` block, and dense again after it, whatever happens.
+
+        With warm refits this puts views in place and copies nothing.
+
+        Raises:
+            ValueError: The candidate does not fit the model, or a candidate is active already.
+        """
+        self._check(candidate)
+        if self._active:
+            raise ValueError("Supernet: a candidate is active already; leave its `with` block first.")
+        levels = [self._weights(index, shape) for index, shape in enumerate(candidate.layers)]
+        self._active = True
+        try:
+            for index, (shape, weights) in enumerate(zip(candidate.layers, levels, strict=True)):
+                self._shape_layer(index, shape, *weights)
+            yield self.model
+        finally:
+            for index in range(self.spec.layers):
+                self._restore_layer(index)
+            self._active = False
+
+    def materialise(self, candidate: Candidate) -> nn.Module:
+        """A model of its own with the candidate's weights, as stock modules with holes; nothing is shared."""
+        with self.activate(candidate) as model:
+            return copy.deepcopy(model)
+
+    def _check(self, candidate: Candidate) -> None:
+        spec = self.spec
+        if len(candidate.layers) != spec.layers:
+            raise ValueError(f"Supernet: expected a candidate of {spec.layers} layers, got {len(candidate.layers)}.")
+        if all(shape.kv_heads == 0 for shape in candidate.layers):
+            raise ValueError("Supernet: expected at least one layer with attention, got none.")
+        for index, shape in enumerate(candidate.layers):
+            if (
+                shape.kv_heads > spec.kv_heads
+                or shape.queries_per_group > spec.queries_per_group
+                or shape.mlp_channels > spec.mlp_channels
+            ):
+                raise ValueError(f"Supernet: layer {index}: {shape} is larger than the dense model's layer.")
+
+    def _weights(self, index: int, shape: LayerShape) -> tuple[BlockWeights | None, BlockWeights | None]:
+        """Weights of a layer's blocks at a shape; None for a block that stays dense or is gone."""
+        spec, layer = self.spec, self._layers[index]
+        attention = mlp = None
+        if shape.kv_heads and (shape.kv_heads, shape.query_heads) != (spec.kv_heads, spec.query_heads):
+
+            def solve_attention() -> BlockWeights:
+                kept = shape.queries_per_group
+                columns = attention_columns(spec, kept).to(layer.self_attn.o_proj.weight.device)
+                stored = self._stored(index, f"attention_factor_{kept}")
+                output = refit(layer.self_attn.o_proj.weight[:, columns], stored, shape.query_heads * spec.head_dim)
+                return attention_weights(layer.self_attn, spec, shape, output)
+
+            attention = self._levels.get((index, "attention", shape.kv_heads, shape.query_heads), solve_attention)
+        if 0 < shape.mlp_channels < spec.mlp_channels:
+
+            def solve_mlp() -> BlockWeights:
+                output = refit(layer.mlp.down_proj.weight, self._stored(index, "mlp_factor"), shape.mlp_channels)
+                return mlp_weights(layer.mlp, shape.mlp_channels, output)
+
+            mlp = self._levels.get((index, "mlp", shape.mlp_channels), solve_mlp)
+        return attention, mlp
+
+    def _stored(self, index: int, name: str) -> Tensor:
+        device = str(next(self.model.parameters()).device)
+        with safe_open(_layer_file(self._directory, index), framework="pt", device=device) as stored:
+            return stored.get_tensor(name)
+
+    def _shape_layer(
+        self, index: int, shape: LayerShape, attention: BlockWeights | None, mlp: BlockWeights | None
+    ) -> None:
+        layer = self._layers[index]
+        if shape.gone:
+            self.model.model.layers._modules[str(index)] = NoLayer(index)  # type: ignore[union-attr]
+            return
+        if attention is not None:
+            put(layer.self_attn, attention)
+        if mlp is not None:
+            put(layer.mlp, mlp)
+        if shape.kv_heads == 0:
+            layer._modules["self_attn"] = NoAttention(index)
+            layer._modules.update(dict.fromkeys(self._family.attention_norms, self._identity))
+        if shape.mlp_channels == 0:
+            layer._modules["mlp"] = NoMLP()
+            layer._modules.update(dict.fromkeys(self._family.mlp_norms, self._identity))
+
+    def _restore_layer(self, index: int) -> None:
+        layer = self._layers[index]
+        self.model.model.layers._modules[str(index)] = layer  # type: ignore[union-attr]
+        layer._modules.update(self._modules[index])
+        attention, mlp = self._dense[index]
+        put(layer.self_attn, attention)
+        put(layer.mlp, mlp)
+
+
+def _order_and_factor(
+    layer: Any, statistics: LayerStatistics, spec: ModelSpec, rule: Any, damping: float, steps: int
+) -> dict[str, Tensor]:
+    """Orders and permutes one layer; returns its orders and the factors of its Gram matrices."""
+    attention_gram, mlp_gram = damped(statistics.attention_gram, damping), damped(statistics.mlp_gram, damping)
+    try:
+        heads = attention_order(
+            attention_gram, layer.self_attn.o_proj.weight, spec.kv_heads, spec.queries_per_group, rule
+        )
+        channels = mlp_order(mlp_gram, layer.mlp.down_proj.weight, rule, steps)
+        permute_attention(layer.self_attn, spec, heads)
+        permute_mlp(layer.mlp, channels)
+        units = torch.arange(len(attention_gram), device=attention_gram.device).view(*heads.heads.shape, spec.head_dim)
+        permuted = units[heads.groups[:, None], heads.heads[heads.groups]].reshape(-1)
+        tensors = {"group_order": heads.groups, "head_order": heads.heads, "mlp_order": channels}
+        tensors["mlp_factor"] = factor(mlp_gram[channels][:, channels])
+        for kept in range(1, spec.queries_per_group + 1):
+            columns = permuted[attention_columns(spec, kept).to(permuted.device)]
+            tensors[f"attention_factor_{kept}"] = factor(attention_gram[columns][:, columns])
+    except torch.linalg.LinAlgError as error:
+        raise UserError(
+            f"Layer {statistics.index}: expected a positive definite Gram matrix, but it could not be factored ({error}). "
+            "Raise supernet.damping, or calibrate on more or other text."
+        ) from error
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+class _ByteCache:
+    """Least recently used levels within a memory limit."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+        self._levels: OrderedDict[Sequence[Any], BlockWeights] = OrderedDict()
+
+    def get(self, key: Sequence[Any], solve: Callable[[], BlockWeights]) -> BlockWeights:
+        if key in self._levels:
+            self._levels.move_to_end(key)
+            return self._levels[key]
+        weights = self._levels[key] = solve()
+        self._held += weights.owned_bytes
+        while self._held > self._limit and len(self._levels) > 1:
+            _, dropped = self._levels.popitem(last=False)
+            self._held -= dropped.owned_bytes
+        return weights

@@ -1,0 +1,111 @@
+"""Tiny random models of every family, with norms and biases randomised so that a mistake shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers.models.gemma3.modeling_gemma3 import Gemma3ForCausalLM
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
+from transformers.models.mistral.modeling_mistral import MistralForCausalLM
+from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
+from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
+
+from space.spec import ModelSpec
+from space.supernet import Supernet
+
+torch.set_num_threads(1)
+
+VOCAB = 97
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 36,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None, "head_dim": 6}),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 8}),
+    "gemma3_text": (
+        Gemma3TextConfig,
+        Gemma3ForCausalLM,
+        {
+            "head_dim": 10,
+            "sliding_window": 7,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+            "query_pre_attn_scalar": 10,
+        },
+    ),
+}
+FAMILY_NAMES = tuple(_FAMILIES)
+
+
+def tiny_model(family: str, **changes: Any) -> tuple[nn.Module, ModelSpec]:
+    """A random model of a family, every parameter away from its initial value, and its spec."""
+    config_class, model_class, special = _FAMILIES[family]
+    config = config_class(**(_SIZES | special | changes))
+    config._attn_implementation = "sdpa"
+    model = model_class(config).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(7)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if name.endswith("norm.weight"):
+            parameter.add_(0.3 * noise)
+        elif name.endswith("bias"):
+            parameter.copy_(0.5 * noise)
+        else:
+            parameter.copy_(noise * (0.6 if "embed" in name else 1.2 / parameter.shape[-1] ** 0.5))
+    attention, mlp = model.model.layers[0].self_attn, model.model.layers[0].mlp
+    spec = ModelSpec(
+        name=f"tiny-{family}",
+        revision="0",
+        family=family,
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        query_heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=attention.head_dim,
+        mlp_channels=config.intermediate_size,
+        vocab=config.vocab_size,
+        tied_embeddings=bool(config.tie_word_embeddings),
+        qkv_bias=attention.q_proj.bias is not None,
+        o_bias=attention.o_proj.bias is not None,
+        mlp_bias=mlp.down_proj.bias is not None,
+    )
+    return model, spec
+
+
+def random_tokens(windows: int, length: int, seed: int = 0) -> torch.Tensor:
+    """Token ids without special ones, shape (windows, length)."""
+    return torch.randint(3, VOCAB, (windows, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=FAMILY_NAMES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Each supported family in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def make_supernet(tmp_path: Path) -> Callable[..., Supernet]:
+    """A prepared float32 supernet of a family."""
+
+    def make(family: str, **settings: Any) -> Supernet:
+        model, spec = tiny_model(family)
+        directory = tmp_path / f"supernet-{family}"
+        return Supernet.prepare(model, spec, random_tokens(12, 24), directory, dtype=torch.float32, **settings)
+
+    return make

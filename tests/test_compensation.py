@@ -1,0 +1,90 @@
+"""The refit is the least-squares solution, and the orders find what may go."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from space.calibration import gather
+from space.compensation import factor, refit
+from space.importance import RULES, attention_order, damped, mlp_order, obs_order
+
+
+def correlated(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    """Inputs with correlated columns of unequal size, float64, shape (rows, columns)."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(columns, columns, generator=generator, dtype=torch.float64)
+    scale = torch.linspace(0.2, 3, columns, dtype=torch.float64)
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float64) @ (mix / columns**0.5) * scale
+
+
+@pytest.mark.parametrize("kept", [1, 7, 23, 24])
+@pytest.mark.parametrize("damping", [0.0, 0.05])
+def test_refit_is_least_squares(kept: int, damping: float) -> None:
+    inputs = correlated(400, 24)
+    weight = torch.randn(10, 24, generator=torch.Generator().manual_seed(1))
+    gram = damped(inputs.T @ inputs, damping)
+    ridge = (gram - inputs.T @ inputs).diagonal().sqrt().diag()
+    # ridge regression as ordinary least squares on extra rows that pull the kept weights towards the dense ones
+    design = torch.cat([inputs[:, :kept], ridge[:, :kept]]).numpy()
+    target = torch.cat([inputs, ridge]) @ weight.double().T
+    expected = np.linalg.lstsq(design, target.numpy(), rcond=None)[0].T
+    torch.testing.assert_close(refit(weight, factor(gram), kept).double().numpy(), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_obs_one_at_a_time_is_the_exact_greedy_order() -> None:
+    inputs, weight = correlated(200, 9), torch.randn(5, 9, generator=torch.Generator().manual_seed(3)).double()
+    gram = inputs.T @ inputs
+
+    def loss(kept: list[int]) -> float:
+        fitted = np.linalg.lstsq(inputs[:, kept].numpy(), (inputs @ weight.T).numpy(), rcond=None)[0]
+        return float(np.square((inputs @ weight.T).numpy() - inputs[:, kept].numpy() @ fitted).sum())
+
+    kept, removed = list(range(9)), []
+    while len(kept) > 1:
+        worst = min(kept, key=lambda unit: loss([k for k in kept if k != unit]))
+        kept.remove(worst)
+        removed.append(worst)
+    order = obs_order(gram, weight, torch.arange(9)[:, None], 1)
+    assert order.flip(0).tolist()[:-1] == removed
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_useless_unit_is_last(rule: str) -> None:
+    inputs, weight = correlated(300, 12), torch.randn(6, 12, generator=torch.Generator().manual_seed(5))
+    weight[:, 4] = 0
+    weight[:, 6:8] = 0  # head 3 of 2 columns, of group 1
+    gram = damped(inputs.T @ inputs, 0.01)
+    assert 4 in mlp_order(gram, weight, RULES[rule], 12)[-3:].tolist()
+    order = attention_order(gram, weight, 3, 2, RULES[rule])
+    assert sorted(order.groups.tolist()) == [0, 1, 2]
+    assert order.heads[1].tolist() == [0, 1] if rule != "obs" else order.heads.shape == (3, 2)
+    assert order.heads.sort(1).values.tolist() == [[0, 1]] * 3
+
+
+def test_a_duplicate_channel_goes_before_a_unique_one() -> None:
+    inputs = correlated(300, 8)
+    inputs[:, 5] = inputs[:, 2]
+    weight = torch.ones(4, 8)
+    order = mlp_order(damped(inputs.T @ inputs, 1e-6), weight, obs_order, 8).tolist()
+    assert order[-1] in (2, 5)
+
+
+def test_calibration_equals_grams_of_one_whole_pass(family: str) -> None:
+    from conftest import random_tokens, tiny_model
+
+    model, _ = tiny_model(family)
+    tokens = random_tokens(6, 16)
+    inputs: dict[str, torch.Tensor] = {}
+    for index, layer in enumerate(model.model.layers):
+        for name, module in (("attention", layer.self_attn.o_proj), ("mlp", layer.mlp.down_proj)):
+            key = f"{name}{index}"
+            module.register_forward_pre_hook(lambda m, x, key=key: inputs.__setitem__(key, x[0].flatten(0, 1)))
+    with torch.no_grad():
+        model(tokens)
+    whole = {key: rows.T @ rows / tokens.numel() for key, rows in inputs.items()}
+    for found in gather(model, tokens, forward_dtype=torch.float32, batch=4):
+        torch.testing.assert_close(found.attention_gram, whole[f"attention{found.index}"], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.mlp_gram, whole[f"mlp{found.index}"], atol=1e-4, rtol=1e-4)
+        assert 0 < found.influence < 2
