@@ -1,0 +1,1 @@
+"""Hydra configuration of the entry scripts; a package so that an installed project finds it."""

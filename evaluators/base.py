@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from space.candidate import Candidate
+from space.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,19 @@ class Metric:
     def __post_init__(self) -> None:
         if self.goal not in ("min", "max"):
             raise ValueError(f"Metric {self.name!r}: expected goal 'min' or 'max', got {self.goal!r}.")
+
+
+def choose_metrics(names: Sequence[str], known: Sequence[Metric]) -> list[Metric]:
+    """The metrics of these names, in their order.
+
+    Raises:
+        UserError: A name is not among the known metrics.
+    """
+    by_name = {metric.name: metric for metric in known}
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise UserError(f"objectives: expected two or three of {', '.join(by_name)}, got {', '.join(unknown)}.")
+    return [by_name[name] for name in names]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ With the teacher's probabilities p and a subnet's logits z = W h (the output mat
 
     KL(p ‖ softmax z) = [lse(z) − h · (Wᵀp)] − [lse(z_T) − h_T · (Wᵀp)],
 
-since Σ p log p = h_T · Wᵀp − lse(z_T). The dense model's expected output embedding Wᵀp, one hidden-sized vector a token,
+since Σ p log p = h_T · Wᵀp − lse(z_T). The dense model's expected output embedding Wᵀp, a hidden-sized vector a token,
 is thus all that has to be kept of the teacher: its log-probabilities enter exactly, computed once, and neither they nor
 a subnet's are ever held for the whole text. A subnet costs one log-sum-exp over the vocabulary, in chunks of tokens.
 """
@@ -51,11 +51,11 @@ class Divergence:
         """
         if tokens.ndim != 2 or tokens.shape[1] < 2 or not len(tokens):
             raise UserError(f"Divergence: expected windows of at least 2 tokens, got shape {tuple(tokens.shape)}.")
-        head = supernet.model.lm_head
-        if head.bias is not None:  # type: ignore[union-attr]
+        head: Any = supernet.model.lm_head
+        if head.bias is not None:
             raise UserError("Divergence: expected an LM head without bias, got one with; this model is not supported.")
         self._supernet = supernet
-        self._tokens = tokens.to(head.weight.device)  # type: ignore[union-attr, arg-type]
+        self._tokens = tokens.to(head.weight.device)
         self._batch = batch
         self._chunk = max(1, chunk_bytes // (4 * supernet.spec.vocab))
         self._teacher: list[_Teacher] | None = None
@@ -82,7 +82,7 @@ class Divergence:
 
     @torch.inference_mode()
     def __call__(self, candidate: Candidate) -> tuple[float, float]:
-        """Mean KL from the dense model over all tokens, and mean NLL of all but each window's first, in nats a token."""
+        """Mean KL from the dense model over all tokens, and mean NLL of all but each window's first, in nats."""
         if self._teacher is None:
             self._teacher = list(self._teach())
         with self._supernet.activate(candidate) as model:

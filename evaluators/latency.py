@@ -1,15 +1,17 @@
 """Latency of a candidate: a table of measured blocks for the search, and end-to-end timing to check it.
 
 The timed workload is one plain forward pass, `model(input_ids)`, of `batch` × `length` tokens: prefill, with logits of
-every position and a fresh KV cache. A block's entry is measured in place: the time of the whole stack with that shape in
-every layer and the other block gone, less the empty stack's, a layer's share. Weights thus stream from memory as they do
-in use, and no block is timed in a warm cache of its own.
+every position and a fresh KV cache. A block's entry is measured in place: the time of the whole stack with that shape
+in every layer and the other block gone, less the empty stack's, a layer's share. Weights thus stream from memory as
+they do in use, and no block is timed in a warm cache of its own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
-from evaluators.base import Measure, Metric
+from evaluators.base import Evaluation, Measure, Metric
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 from space.supernet import Supernet
@@ -82,6 +84,11 @@ class LatencyTable:
             total += self.mlp_ms[shape.mlp_channels] if shape.mlp_channels else 0.0
         return total
 
+    @property
+    def digest(self) -> str:
+        """16 hex digits over the measurement; evaluations that used different tables cannot be compared."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
     def measure(self) -> Measure:
         """The metric `latency_ms` of the table."""
         return Measure((LATENCY,), lambda candidate: {LATENCY.name: self.latency_ms(candidate)})
@@ -125,14 +132,6 @@ class LatencyTable:
             ) from error
 
 
-@dataclass(frozen=True)
-class TableError:
-    """How far the table is from end-to-end timings, as fractions of the latter."""
-
-    median: float
-    worst: float
-
-
 class LatencyBench:
     """Times a supernet's subnets on the device and in the dtype in use."""
 
@@ -171,10 +170,8 @@ class LatencyBench:
         for done, (name, candidate) in enumerate(stacks.items()):
             times[name] = self._time(candidate, self._workload.min_run_time)
             on_entry(done + 1, len(stacks))
-        if layers > 1:
-            block = (times[smallest] - times["one"]) / (layers - 1)
-        else:  # a single layer cannot be told from the rest of the model; all of it is the block's
-            block = 0.0
+        # a single layer cannot be told from the rest of the model
+        block = (times[smallest] - times["one"]) / (layers - 1) if layers > 1 else 0.0
         base = times["one"] - block
         return LatencyTable(
             base_ms=base,
@@ -201,6 +198,15 @@ class LatencyBench:
         dense_ms = statistics.median(row[0] for row in times)
         return [dense_ms * statistics.median(row[i] / row[0] for row in times) for i in range(1, len(everyone))]
 
+    def failure(self, candidate: Candidate) -> str | None:
+        """Why a candidate cannot be timed, or None when it can."""
+        try:
+            with self._supernet.activate(candidate) as model, torch.inference_mode():
+                model(self._tokens)
+        except Exception as error:  # an evaluation boundary: the failure is stored with the candidate
+            return f"{type(error).__name__}: {error}"
+        return None
+
     def _time(self, candidate: Candidate, min_run_time: float | None) -> float:
         """Median milliseconds of a warm forward pass; two passes' mean where no run time is given."""
         with self._supernet.activate(candidate) as model, torch.inference_mode():
@@ -224,13 +230,26 @@ class LatencyBench:
         }
 
 
-def table_error(table_ms: Sequence[float], end_to_end_ms: Sequence[float]) -> TableError:
-    """Relative error of the table over a set of candidates.
+class EndToEnd:
+    """The `Evaluator` behind `latency_e2e_ms`: all candidates of a call are timed in one interleaved session."""
 
-    Raises:
-        ValueError: There are none.
-    """
-    if not table_ms or len(table_ms) != len(end_to_end_ms):
-        raise ValueError(f"table_error: expected equally many timings, got {len(table_ms)} and {len(end_to_end_ms)}.")
-    errors = [abs(table - real) / real for table, real in zip(table_ms, end_to_end_ms, strict=True)]
-    return TableError(statistics.median(errors), max(errors))
+    fidelity = "timed"
+    metrics = (LATENCY_E2E,)
+
+    def __init__(self, bench: LatencyBench, on_round: Callable[[int, int], None] = lambda done, of: None) -> None:
+        self._bench = bench
+        self._on_round = on_round
+
+    def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
+        """See `Evaluator`; a candidate that cannot run fails alone, before the session."""
+        start = time.perf_counter()
+        failures = {candidate.key: self._bench.failure(candidate) for candidate in candidates}
+        able = [candidate for candidate in candidates if failures[candidate.key] is None]
+        times = {c.key: ms for c, ms in zip(able, self._bench.end_to_end(able, self._on_round), strict=True)}
+        seconds = (time.perf_counter() - start) / max(1, len(candidates))
+        return [
+            Evaluation(candidate, self.fidelity, values={LATENCY_E2E.name: times[candidate.key]}, seconds=seconds)
+            if candidate.key in times
+            else Evaluation(candidate, self.fidelity, "failed", seconds=seconds, error=failures[candidate.key])
+            for candidate in candidates
+        ]

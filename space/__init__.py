@@ -1,6 +1,8 @@
 """What can be pruned: the dense model, the search space over it, the permuted supernet and the export.
 
-Torch-free: `spec`, `families`, `candidate`, `space`. On torch: `embedded` and `loading` (models and text without a
-hub), `calibration`, `importance`, `compensation` and `supernet` (prefix views with a least-squares refit), `surgery`,
-`pruned_modeling` and `export`.
+Torch-free: `spec`, `families`, `candidate`, `size`, `space` (with its parts `blocks` and `repair`), `errors`.
+The dense model: `embedded` (default model and text), `hub`, `loading`.
+Prefix views with a least-squares refit: `calibration`, `importance`, `compensation`, `surgery`, `supernet`,
+`preparation`.
+The checkpoint: `pruned_modeling`, `export`, `model_card`, `verify`, `reload_check`.
 """

@@ -1,4 +1,4 @@
-"""Calibration text to Gram matrices, one layer after the other, so that one layer's matrices are in memory at a time."""
+"""Calibration text to Gram matrices, layer after layer, so that one layer's matrices are in memory at a time."""
 
 from __future__ import annotations
 
@@ -49,24 +49,24 @@ class _Captured(Exception):  # noqa: N818 - control flow of one forward pass, ne
     """Stops the forward pass once the first layer's input is known."""
 
 
-def _layer_arguments(model: nn.Module, tokens: Tensor) -> list[dict[str, Any]]:
+def _layer_arguments(model: Any, tokens: Tensor) -> list[dict[str, Any]]:
     """Keyword arguments (mask, position embeddings) that the model hands to each decoder layer, for one window."""
     arguments: list[dict[str, Any]] = []
 
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments.append({name: value for name, value in kwargs.items() if name != "past_key_values"})
 
-    layers = model.model.layers  # type: ignore[union-attr]
-    handles = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in layers]  # type: ignore[union-attr, arg-type]
+    layers = model.model.layers
+    handles = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in layers]
     try:
-        model.model(tokens[:1], use_cache=False)  # type: ignore[operator, union-attr]
+        model.model(tokens[:1], use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
     return arguments
 
 
-def _first_inputs(model: nn.Module, batches: tuple[Tensor, ...]) -> list[Tensor]:
+def _first_inputs(model: Any, batches: tuple[Tensor, ...]) -> list[Tensor]:
     """Residual stream before the first layer, one tensor (batch, time, hidden) a batch."""
     states: list[Tensor] = []
 
@@ -74,11 +74,11 @@ def _first_inputs(model: nn.Module, batches: tuple[Tensor, ...]) -> list[Tensor]
         states.append(args[0] if args else kwargs["hidden_states"])
         raise _Captured
 
-    handle = model.model.layers[0].register_forward_pre_hook(record, with_kwargs=True)  # type: ignore[union-attr, index, operator]
+    handle = model.model.layers[0].register_forward_pre_hook(record, with_kwargs=True)
     try:
         for batch in batches:
             try:
-                model.model(batch, use_cache=False)  # type: ignore[operator, union-attr]
+                model.model(batch, use_cache=False)
             except _Captured:
                 continue
     finally:
@@ -87,9 +87,7 @@ def _first_inputs(model: nn.Module, batches: tuple[Tensor, ...]) -> list[Tensor]
 
 
 @torch.no_grad()
-def gather(
-    model: nn.Module, tokens: Tensor, *, forward_dtype: torch.dtype, batch: int = 8
-) -> Iterator[LayerStatistics]:
+def gather(model: Any, tokens: Tensor, *, forward_dtype: torch.dtype, batch: int = 8) -> Iterator[LayerStatistics]:
     """Statistics of each decoder layer of the dense model, in order.
 
     The residual stream of all tokens is kept (tokens × hidden values); every layer runs once over it, with autocast to
@@ -106,7 +104,7 @@ def gather(
     batches = tokens.split(batch)
     arguments = _layer_arguments(model, tokens)
     states = _first_inputs(model, batches)
-    for index, layer in enumerate(model.model.layers):  # type: ignore[union-attr, arg-type]
+    for index, layer in enumerate(model.model.layers):
         grams = _Gram(layer.self_attn.o_proj), _Gram(layer.mlp.down_proj)
         cosine = torch.zeros((), device=device)
         try:

@@ -63,7 +63,7 @@ class Candidate:
 
     @cached_property
     def key(self) -> str:
-        """Short name of the architecture, equal on every machine; starts with a letter so that it never reads as a number."""
+        """Short name of the architecture, equal on every machine; led by a letter, so it never reads as a number."""
         text = json.dumps(self.to_json(), separators=(",", ":"))
         return "s" + hashlib.sha256(text.encode()).hexdigest()[:11]
 

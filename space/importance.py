@@ -23,7 +23,8 @@ class AttentionOrder:
 
     Attributes:
         groups: Key-value groups, shape (kv_heads,).
-        heads: Query heads inside each group, in the *original* numbering of groups, shape (kv_heads, queries_per_group).
+        heads: Query heads inside each group, rows in the *original* numbering of groups, shape
+            (kv_heads, queries_per_group).
     """
 
     groups: Tensor

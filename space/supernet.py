@@ -64,14 +64,14 @@ class Supernet:
         influence: Block influence of every layer on the calibration text; small means that it changes little.
     """
 
-    def __init__(self, model: nn.Module, spec: ModelSpec, directory: Path, refit_bytes: int) -> None:
+    def __init__(self, model: Any, spec: ModelSpec, directory: Path, refit_bytes: int) -> None:
         """Takes a model that is permuted already; use `prepare` or `load`."""
         self.model = model.eval().requires_grad_(False)
         self.spec = spec
         self.influence: tuple[float, ...] = tuple(json.loads((directory / _META).read_text())["influence"])
         self._directory = directory
         self._family = family_of(spec.family)
-        self._layers: list[Any] = list(model.model.layers)  # type: ignore[union-attr, arg-type]
+        self._layers: list[Any] = list(model.model.layers)
         self._dense = [
             (dense_weights(layer.self_attn, spec.queries_per_group), dense_weights(layer.mlp, None))
             for layer in self._layers
@@ -84,7 +84,7 @@ class Supernet:
     @classmethod
     def prepare(
         cls,
-        model: nn.Module,
+        model: Any,
         spec: ModelSpec,
         tokens: Tensor,
         directory: Path,
@@ -121,7 +121,7 @@ class Supernet:
         influence: list[float] = []
         try:
             for statistics in gather(model, tokens, forward_dtype=dtype, batch=batch):
-                layer = model.model.layers[statistics.index]  # type: ignore[union-attr, index]
+                layer = model.model.layers[statistics.index]
                 tensors = _order_and_factor(layer, statistics, spec, rule, damping, steps)
                 save_file(tensors, _layer_file(partial, statistics.index))
                 influence.append(statistics.influence)
@@ -139,11 +139,11 @@ class Supernet:
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        return cls(model.to(dtype), spec, directory, refit_bytes)
+        return cls(_cast(model, dtype), spec, directory, refit_bytes)
 
     @classmethod
     def load(
-        cls, model: nn.Module, spec: ModelSpec, directory: Path, *, dtype: torch.dtype, refit_bytes: int = 2 << 30
+        cls, model: Any, spec: ModelSpec, directory: Path, *, dtype: torch.dtype, refit_bytes: int = 2 << 30
     ) -> Supernet:
         """Permutes a dense model as `prepare` once did, from what it stored.
 
@@ -160,12 +160,12 @@ class Supernet:
                 "Use the model of the run, or start a new run."
             )
         device = next(model.parameters()).device
-        for index, layer in enumerate(model.model.layers):  # type: ignore[union-attr, arg-type]
+        for index, layer in enumerate(model.model.layers):
             with safe_open(_layer_file(directory, index), framework="pt", device=str(device)) as stored:
                 orders = {name: stored.get_tensor(name) for name in ("group_order", "head_order", "mlp_order")}
             permute_attention(layer.self_attn, spec, AttentionOrder(orders["group_order"], orders["head_order"]))
             permute_mlp(layer.mlp, orders["mlp_order"])
-        return cls(model.to(dtype), spec, directory, refit_bytes)
+        return cls(_cast(model, dtype), spec, directory, refit_bytes)
 
     def link_to(self, directory: Path) -> None:
         """Puts the stored factors into another directory, as hard links where the file system can.
@@ -212,7 +212,7 @@ class Supernet:
                 self._restore_layer(index)
             self._active = False
 
-    def materialise(self, candidate: Candidate) -> nn.Module:
+    def materialise(self, candidate: Candidate) -> Any:
         """A model of its own with the candidate's weights, as stock modules with holes; nothing is shared."""
         with self.activate(candidate) as model:
             return copy.deepcopy(model)
@@ -264,7 +264,7 @@ class Supernet:
     ) -> None:
         layer = self._layers[index]
         if shape.gone:
-            self.model.model.layers._modules[str(index)] = NoLayer(index)  # type: ignore[union-attr]
+            self.model.model.layers._modules[str(index)] = NoLayer(index)
             return
         if attention is not None:
             put(layer.self_attn, attention)
@@ -279,11 +279,19 @@ class Supernet:
 
     def _restore_layer(self, index: int) -> None:
         layer = self._layers[index]
-        self.model.model.layers._modules[str(index)] = layer  # type: ignore[union-attr]
+        self.model.model.layers._modules[str(index)] = layer
         layer._modules.update(self._modules[index])
         attention, mlp = self._dense[index]
         put(layer.self_attn, attention)
         put(layer.mlp, mlp)
+
+
+def _cast(model: Any, dtype: torch.dtype) -> Any:
+    """Casts the parameters; buffers such as RoPE's frequencies stay in float32, as they do in a loaded checkpoint."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    return model
 
 
 def _order_and_factor(
@@ -305,10 +313,10 @@ def _order_and_factor(
         for kept in range(1, spec.queries_per_group + 1):
             columns = permuted[attention_columns(spec, kept).to(permuted.device)]
             tensors[f"attention_factor_{kept}"] = factor(attention_gram[columns][:, columns])
-    except torch.linalg.LinAlgError as error:
+    except RuntimeError as error:
         raise UserError(
-            f"Layer {statistics.index}: expected a positive definite Gram matrix, but it could not be factored ({error}). "
-            "Raise supernet.damping, or calibrate on more or other text."
+            f"Layer {statistics.index}: expected a positive definite Gram matrix, but "
+            f"it could not be factored ({error}). Raise supernet.damping, or calibrate on more or other text."
         ) from error
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ def attention_columns(spec: ModelSpec, queries_per_group: int) -> Tensor:
 
 
 @torch.no_grad()
-def permute_attention(attention: nn.Module, spec: ModelSpec, order: AttentionOrder) -> None:
+def permute_attention(attention: Any, spec: ModelSpec, order: AttentionOrder) -> None:
     """Puts an attention block's groups, and the heads of each, in the given order; its function is unchanged."""
     heads = (spec.kv_heads, spec.queries_per_group, spec.head_dim)
     groups, within = order.groups, order.heads[order.groups]  # (groups,), (groups, queries)
@@ -53,22 +54,22 @@ def permute_attention(attention: nn.Module, spec: ModelSpec, order: AttentionOrd
             else:
                 old = parameter.view(spec.kv_heads, spec.head_dim, *rest)
                 parameter.copy_(old[groups].reshape(parameter.shape))
-    weight = attention.o_proj.weight  # type: ignore[union-attr]
-    old = weight.view(-1, *heads)  # type: ignore[operator]
-    weight.copy_(old[:, groups[:, None], within].reshape(weight.shape))  # type: ignore[operator, union-attr, arg-type]
+    weight = attention.o_proj.weight
+    old = weight.view(-1, *heads)
+    weight.copy_(old[:, groups[:, None], within].reshape(weight.shape))
 
 
 @torch.no_grad()
-def permute_mlp(mlp: nn.Module, order: Tensor) -> None:
+def permute_mlp(mlp: Any, order: Tensor) -> None:
     """Puts an MLP's channels in the given order; its function is unchanged."""
     for name in ("gate_proj", "up_proj"):
         for parameter in getattr(mlp, name).parameters(recurse=False):
             parameter.copy_(parameter[order])
-    weight = mlp.down_proj.weight  # type: ignore[union-attr]
-    weight.copy_(weight[:, order])  # type: ignore[operator, union-attr, index]
+    weight = mlp.down_proj.weight
+    weight.copy_(weight[:, order])
 
 
-def attention_weights(attention: nn.Module, spec: ModelSpec, shape: LayerShape, output: Tensor) -> BlockWeights:
+def attention_weights(attention: Any, spec: ModelSpec, shape: LayerShape, output: Tensor) -> BlockWeights:
     """An attention block's weights at a level: views where the kept rows are contiguous, `output` for `o_proj`.
 
     Args:
@@ -91,7 +92,7 @@ def attention_weights(attention: nn.Module, spec: ModelSpec, shape: LayerShape, 
     return _with_output(parameters, attention, "o_proj", output, kept)
 
 
-def mlp_weights(mlp: nn.Module, channels: int, output: Tensor) -> BlockWeights:
+def mlp_weights(mlp: Any, channels: int, output: Tensor) -> BlockWeights:
     """An MLP's weights at a level: views of the first `channels` rows, `output` (hidden, channels) for `down_proj`."""
     parameters = {
         name: {key: _frozen(dense[:channels]) for key, dense in _own_parameters(getattr(mlp, name))}
@@ -100,7 +101,7 @@ def mlp_weights(mlp: nn.Module, channels: int, output: Tensor) -> BlockWeights:
     return _with_output(parameters, mlp, "down_proj", output, None)
 
 
-def put(block: nn.Module, weights: BlockWeights) -> None:
+def put(block: Any, weights: BlockWeights) -> None:
     """Makes a block's projections hold a level's weights; nothing is copied."""
     for name, parameters in weights.parameters.items():
         projection = block._modules[name]
@@ -108,10 +109,10 @@ def put(block: nn.Module, weights: BlockWeights) -> None:
         projection._parameters.update(parameters)
         projection.out_features, projection.in_features = parameters["weight"].shape
     if weights.queries_per_group is not None:
-        block.num_key_value_groups = weights.queries_per_group  # type: ignore[assignment]
+        block.num_key_value_groups = weights.queries_per_group
 
 
-def dense_weights(block: nn.Module, queries_per_group: int | None) -> BlockWeights:
+def dense_weights(block: Any, queries_per_group: int | None) -> BlockWeights:
     """The weights that a block holds now, to be `put` back later."""
     names = (*_INPUT_PROJECTIONS, "o_proj") if queries_per_group is not None else ("gate_proj", "up_proj", "down_proj")
     parameters = {name: dict(_own_parameters(getattr(block, name))) for name in names}
@@ -119,7 +120,7 @@ def dense_weights(block: nn.Module, queries_per_group: int | None) -> BlockWeigh
 
 
 def _with_output(
-    parameters: dict[str, dict[str, nn.Parameter]], block: nn.Module, name: str, output: Tensor, kept: int | None
+    parameters: dict[str, dict[str, nn.Parameter]], block: Any, name: str, output: Tensor, kept: int | None
 ) -> BlockWeights:
     projection = getattr(block, name)
     parameters[name] = dict(_own_parameters(projection)) | {"weight": _frozen(output)}

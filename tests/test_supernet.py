@@ -40,9 +40,7 @@ def logits_of(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("importance", RULES)
-def test_permuted_model_computes_the_dense_function(
-    family: str, importance: str, make_supernet: MakeSupernet
-) -> None:
+def test_permuted_model_computes_the_dense_function(family: str, importance: str, make_supernet: MakeSupernet) -> None:
     dense, _ = tiny_model(family)
     tokens = random_tokens(3, 20, seed=1)
     supernet = make_supernet(family, importance=importance)
@@ -79,9 +77,7 @@ def test_dense_comes_back_after_an_exception(candidate: Candidate, make_supernet
         pass
 
 
-def test_generate_with_the_cache_equals_without(
-    family: str, candidate: Candidate, make_supernet: MakeSupernet
-) -> None:
+def test_generate_with_the_cache_equals_without(family: str, candidate: Candidate, make_supernet: MakeSupernet) -> None:
     supernet = make_supernet(family)
     prompt = random_tokens(2, 11, seed=3)
     with supernet.activate(candidate) as model:

@@ -1,0 +1,81 @@
+"""Parameters, multiply-accumulates and KV-cache bytes of a candidate: exact, free of charge and of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from evaluators.base import Measure, Metric
+from space.candidate import Candidate
+from space.errors import UserError
+from space.size import attention_weights, decoder_params, mlp_weights, total_params
+from space.spec import ModelSpec
+
+METRICS = (
+    Metric("params", unit="", goal="min", cost_rank=0),
+    Metric("decoder_params", unit="", goal="min", cost_rank=0),
+    Metric("decoder_params_removed", unit="", goal="max", cost_rank=0),
+    Metric("macs_per_token", unit="MAC", goal="min", cost_rank=0),
+    Metric("kv_bytes", unit="bytes", goal="min", cost_rank=0),
+)
+
+
+def macs_per_token(spec: ModelSpec, candidate: Candidate, *, context: int) -> int:
+    """Multiply-accumulates for the `context`-th token of a sequence, the one that attends to `context` keys.
+
+    Counted are the matrix products: every linear projection, the LM head, and the attention's scores and weighted sums
+    of values. Norms, activations, softmax, rotary embedding, biases and the embedding's look-up are not. The average
+    token of a causal prefill attends to half as many keys. Sliding windows are ignored: every layer attends to all
+    `context` keys.
+    """
+    count = spec.vocab * spec.hidden
+    for shape in candidate.layers:
+        count += attention_weights(spec, shape.query_heads, shape.kv_heads)
+        count += 2 * shape.query_heads * spec.head_dim * context
+        count += mlp_weights(spec, shape.mlp_channels)
+    return count
+
+
+def kv_bytes(spec: ModelSpec, candidate: Candidate, *, context: int, bytes_per_element: int = 2) -> int:
+    """Bytes of the KV cache after `context` tokens at batch size 1.
+
+    Sliding windows are ignored: every layer keeps the keys and values of all `context` tokens.
+    """
+    kv_heads = sum(shape.kv_heads for shape in candidate.layers)
+    return 2 * kv_heads * spec.head_dim * context * bytes_per_element
+
+
+def cost_measure(spec: ModelSpec, *, context: int, bytes_per_element: int = 2) -> Measure:
+    """The free metrics of a candidate.
+
+    Args:
+        spec: The dense model.
+        context: Tokens in the KV cache, and keys that the counted token attends to.
+        bytes_per_element: Bytes of one element of the KV cache: 2 for bfloat16 and float16, 4 for float32.
+
+    Returns:
+        `params` (embeddings once when tied), `decoder_params`, `decoder_params_removed` (fraction of the dense
+        decoder-layer parameters, 0 to 1), `macs_per_token` and `kv_bytes`.
+
+    Raises:
+        UserError: `context` or `bytes_per_element` is not a positive whole number.
+    """
+    for name, value in (("context", context), ("bytes_per_element", bytes_per_element)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(
+                f"cost: expected {name} to be a whole number of at least 1, got {value!r}. Set {name}=1 or more."
+            )
+    dense = decoder_params(spec, Candidate.dense(spec))
+
+    def values(candidate: Candidate) -> Mapping[str, float]:
+        if len(candidate.layers) != spec.layers:
+            raise ValueError(f"cost: expected a candidate of {spec.layers} layers, got {len(candidate.layers)}.")
+        kept = decoder_params(spec, candidate)
+        return {
+            "params": total_params(spec, candidate),
+            "decoder_params": kept,
+            "decoder_params_removed": 1 - kept / dense,
+            "macs_per_token": macs_per_token(spec, candidate, context=context),
+            "kv_bytes": kv_bytes(spec, candidate, context=context, bytes_per_element=bytes_per_element),
+        }
+
+    return Measure(metrics=METRICS, values=values)

@@ -1,0 +1,92 @@
+"""Write one point of a run's front as a verified checkpoint; `--help` shows the settings."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import hydra
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from evaluators.base import Metric
+from search.finish import FRONT_FILE, POINTS_FILE, SUMMARY_FILE
+from search.picks import candidate_of, select
+from search.report import read_front_csv
+from search.run_directory import CONFIG_FILE
+from space.errors import UserError
+from space.export import export_checkpoint, require_free
+from space.supernet import Supernet
+
+
+def export(cfg: DictConfig, console: Console) -> None:
+    """Loads the run's model, activates the pick, and exports it."""
+    run_dir = Path(cfg.run_dir)
+    front, points = (read_front_csv(run_dir / name) for name in (FRONT_FILE, POINTS_FILE))
+    try:
+        run_config = OmegaConf.load(run_dir / CONFIG_FILE)
+        summary = json.loads((run_dir / SUMMARY_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"Expected {run_dir} to hold a finished run, got: {error}. Run the search again.") from error
+    if cfg.pick in set(points["key"]):  # the page offers points off the front too
+        row = points.set_index("key", drop=False).loc[cfg.pick]
+    else:
+        row = select(front, str(cfg.pick), [Metric(**metric) for metric in summary["objectives"]])
+    candidate = candidate_of(row)
+    out = Path(cfg.out or run_dir / "exports" / candidate.key)
+    require_free(out)
+    console.print(f"pick {cfg.pick}: {candidate.key}, to {out}", highlight=False)
+    loaded = instantiate(run_config.model)()
+    supernet = Supernet.load(loaded.model, loaded.spec, run_dir / "supernet", dtype=loaded.dtype)
+    source = supernet.materialise(candidate)
+    tokens = torch.randint(loaded.spec.vocab, (2, 48), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        reference = copy.deepcopy(source).float().cpu()
+        logits = reference(tokens, use_cache=False).logits
+    done = export_checkpoint(
+        source,
+        loaded.tokenizer,
+        loaded.spec,
+        candidate,
+        out,
+        input_ids=tokens,
+        expected_logits=logits,
+        card={
+            "Metrics": {name: value for name, value in row.items() if isinstance(value, (int, float))},
+            "Provenance": {
+                "run": run_dir.resolve().name,
+                "base model": loaded.spec.name,
+                "base revision": loaded.spec.revision,
+                "text": summary["text"],
+                "seed": run_config.seed,
+                "dtype": summary["dtype"],
+                "torch": torch.__version__,
+            },
+        },
+        generation_config=loaded.model.generation_config,
+        tolerance=cfg.tolerance,
+    )
+    console.print(f"verified in a fresh process: {done.verification}", highlight=False)
+    flag = ", trust_remote_code=True" if done.trust_remote_code else ""
+    console.print(
+        f'exported; load with AutoModelForCausalLM.from_pretrained("{done.directory}"{flag})', highlight=False
+    )
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="export")
+def main(cfg: DictConfig) -> None:
+    """Exports, and turns mistakes that the user can mend into one message and exit code 1."""
+    try:
+        export(cfg, Console())
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    # Hydra's grammar has no `<`: a pick such as params<=0.6 is quoted for it.
+    sys.argv[1:] = [f"pick='{arg[5:]}'" if arg.startswith("pick=") and "'" not in arg else arg for arg in sys.argv[1:]]
+    main()

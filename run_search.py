@@ -1,0 +1,97 @@
+"""Search for the Pareto front of pruned versions of a dense model; `--help` shows the settings."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from evaluators.base import MeasureEvaluator, choose_metrics
+from evaluators.cost import cost_measure
+from evaluators.data import load_texts, split_tokens
+from evaluators.divergence import Divergence
+from evaluators.latency import EndToEnd, LatencyBench, LatencyTable
+from search.archive import Archive
+from search.finish import finish
+from search.loop import Budget, run_loop
+from search.progress import show_progress
+from search.report import terminal_table
+from search.run_directory import atomic_write, open_run_directory
+from search.stages import stage
+from space.candidate import Candidate
+from space.errors import UserError
+
+FREE_SETTINGS = ("run_dir", "name", "search.evaluations", "search.tokens")
+
+
+def run(cfg: DictConfig, console: Console) -> None:
+    """The main job, start to end; resumes when `cfg.run_dir` holds a run."""
+    run_dir = Path(cfg.run_dir or f"results/{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    run_dir = open_run_directory(run_dir, OmegaConf.to_container(cfg, resolve=True), free=FREE_SETTINGS)
+    console.print(f"run directory: {run_dir}", highlight=False)
+    with stage("model and text", console):
+        loaded = instantiate(cfg.model)()
+        spec, data = loaded.spec, cfg.data
+        space = instantiate(cfg.space)(spec=spec)
+        texts = load_texts(data.path, name=data.name, split=data.split, field=data.field)
+        text = split_tokens(texts, loaded.tokenizer, vocab=spec.vocab)
+        blocks = {p: text.blocks(p, data[f"{p}_windows"], data.length) for p in ("calibration", "search", "heldout")}
+    with stage("calibration and order of units", console) as show:
+        supernet = instantiate(cfg.supernet).supernet(
+            loaded, blocks["calibration"], run_dir / "supernet", lambda index: show(index + 1, spec.layers)
+        )
+    bench = LatencyBench(supernet, instantiate(cfg.latency)())
+    with stage("latency table", console) as show:
+        table_file = run_dir / "latency.json"
+        if not table_file.exists():
+            atomic_write(table_file, bench.table(space.attention_shapes, space.mlp_shapes, show).to_json())
+        table = LatencyTable.from_json(table_file.read_text())
+    batch = cfg.evaluators.batch
+    measures = [cost_measure(spec, context=cfg.evaluators.context), table.measure()]
+    search = MeasureEvaluator("search", [*measures, Divergence(supernet, blocks["search"], batch=batch).measure()])
+    heldout = MeasureEvaluator("heldout", [Divergence(supernet, blocks["heldout"], batch=batch).measure("heldout_")])
+    objectives = choose_metrics(cfg.objectives, search.metrics)
+    layers = sorted(range(spec.layers), key=lambda index: supernet.influence[index])
+    dense = Candidate.dense(spec)
+    algorithm = instantiate(cfg.search.algorithm)(
+        space, objectives, seed=cfg.seed, starts=[dense, *space.uniform_ladder(), *space.depth_ladder(layers)]
+    )
+    settings = {"model": spec.to_json(), "text": text.digest, "dtype": str(loaded.dtype), "latency": table.digest}
+    with Archive(run_dir / "archive.jsonl", settings) as archive:
+        with show_progress(objectives, console) as on_progress:
+            budget = Budget(cfg.search.evaluations, cfg.search.tokens)
+            run_loop(algorithm, search, archive, objectives, budget, batch=cfg.search.batch, on_progress=on_progress)
+        with stage("front: held-out text and end-to-end timing", console) as show:
+            facts = {**settings, "latency": dict(table.device), "evaluations": len(archive.evaluations("search"))}
+            result = finish(
+                archive, objectives, dense, search=search, heldout=heldout, timed=EndToEnd(bench, show),
+                points=cfg.front_points, run_dir=run_dir, run_name=str(run_dir), title=spec.name, facts=facts,
+            )  # fmt: skip
+    console.print(terminal_table(result.front, objectives, title=f"Pareto front of {spec.name}"))
+    error = result.table_error
+    console.print(f"latency table against end to end: median error {error.median:.1%}, worst {error.worst:.1%}")
+    console.print(f"{result.dropped} points left out: on held-out text and end to end, another is better and faster")
+    console.print(f"open {run_dir / 'front.html'}", highlight=False, soft_wrap=True)
+    console.print(
+        f"export a point: python export_subnet.py run_dir={run_dir} pick=knee", highlight=False, soft_wrap=True
+    )
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    """Runs, and turns mistakes that the user can mend into one message and exit code 1."""
+    try:
+        run(cfg, Console() if sys.stdout.isatty() else Console(width=120))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; run again with the same run_dir= to go on")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The end of a search: its front scored on held-out text, timed end to end, and written."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evaluators.base import Evaluation, Evaluator, Metric
+from search.archive import Archive
+from search.pareto import minimised, spread_subset
+from search.plot import write_front_html
+from search.report import confirmed, dense_row, front_table, is_dense, points_table, write_front_csv
+from search.run_directory import atomic_write
+from space.candidate import Candidate
+from space.errors import UserError
+
+FRONT_FILE = "front.csv"
+POINTS_FILE = "points.csv"  # what the search evaluated and the front does not hold
+PAGE_FILE = "front.html"
+SUMMARY_FILE = "summary.json"
+
+
+@dataclass(frozen=True)
+class TableError:
+    """How far the latency table is from end-to-end timings of the front, as fractions of the latter."""
+
+    median: float
+    worst: float
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What a run ends with.
+
+    Attributes:
+        front: The front's table, the dense model's row in it.
+        table_error: The latency table's error over the front.
+        dropped: Front members of the search that held-out text or end-to-end timing showed to be dominated by another.
+    """
+
+    front: pd.DataFrame
+    table_error: TableError
+    dropped: int
+
+
+def evaluate(evaluator: Evaluator, archive: Archive, candidates: Sequence[Candidate]) -> list[Evaluation]:
+    """Evaluations of all candidates, from the archive as far as it has them; the rest in one call, stored."""
+    missing = [candidate for candidate in candidates if archive.get(candidate.key, evaluator.fidelity) is None]
+    if missing:
+        for evaluation in evaluator(missing):
+            archive.add(evaluation)
+    found = [archive.get(candidate.key, evaluator.fidelity) for candidate in candidates]
+    return [evaluation for evaluation in found if evaluation is not None]
+
+
+def finish(
+    archive: Archive,
+    objectives: Sequence[Metric],
+    dense: Candidate,
+    *,
+    search: Evaluator,
+    heldout: Evaluator,
+    timed: Evaluator,
+    points: int,
+    run_dir: Path,
+    run_name: str,
+    title: str,
+    facts: Mapping[str, Any],
+) -> Finish:
+    """Scores, times and writes the front of a finished search.
+
+    A thinned front is scored on held-out text; members that it shows to be dominated by another are left out;
+    the rest is timed end to end beside the dense model, and members that the timings show to be dominated go too.
+
+    Args:
+        archive: With the search's evaluations; held-out scores and timings are stored there too.
+        objectives: What the front is about.
+        dense: The dense model.
+        search: The search's evaluator; the dense model is asked too, in case the space leaves it out.
+        heldout: Gives `heldout_kl` and `heldout_ppl`.
+        timed: Gives `latency_e2e_ms`.
+        points: How many members at most.
+        run_dir: Where `front.csv`, `points.csv`, `front.html` and `summary.json` go.
+        run_name: The run directory as commands are to name it.
+        title: Heading of the page.
+        facts: What `summary.json` says besides.
+
+    Raises:
+        UserError: The dense model cannot be evaluated, or nothing is left of the front.
+    """
+    (dense_search,) = evaluate(search, archive, [dense])
+    if dense_search.status == "failed":
+        raise UserError(f"Expected the dense model to be evaluated, but it failed: {dense_search.error}")
+    members = [e for e in archive.front(objectives, search.fidelity) if e.candidate.key != dense.key]
+    if len(members) > points:
+        kept = spread_subset(minimised([e.values for e in members], objectives), points)
+        members = [members[index] for index in sorted(kept)]
+    merged = {e.candidate.key: (e.candidate, dict(e.values)) for e in [dense_search, *members]}
+
+    def add(evaluator: Evaluator, keys: Sequence[str]) -> None:
+        for evaluation in evaluate(evaluator, archive, [merged[key][0] for key in keys]):
+            if evaluation.status == "ok":
+                merged[evaluation.candidate.key][1].update(evaluation.values)
+
+    add(heldout, list(merged))
+    scored = front_table(merged.values(), merged[dense.key])
+    kept_frame = confirmed(scored, objectives)
+    add(timed, [str(key) for key in kept_frame["key"]])
+    front = front_table([merged[str(key)] for key in kept_frame["key"]], merged[dense.key])
+    front = confirmed(front, [timed.metrics[0] if m.name == "latency_ms" else m for m in objectives])
+    others = front[~is_dense(front)]
+    if others.empty:
+        raise UserError(
+            "Expected a front of pruned models, got the dense model alone. "
+            "Raise search.evaluations, or lower space.min_decoder_params."
+        )
+    error = _table_error(others)
+    # Axes of the page need every dominated point's objectives; its other metrics are in the archive.
+    off = [e for e in archive.evaluations(search.fidelity) if e.status == "ok"]
+    off = [e for e in off if e.candidate.key not in set(front["key"])]
+    dominated = points_table([(e.candidate, e.values) for e in off], merged[dense.key]) if off else front.iloc[:0]
+    write_front_csv(run_dir / FRONT_FILE, front)
+    write_front_csv(run_dir / POINTS_FILE, dominated)
+    write_front_html(run_dir / PAGE_FILE, front, dominated, objectives, run_dir=run_name, title=title)
+    summary = {
+        **facts,
+        "objectives": [asdict(metric) for metric in objectives],
+        "latency_table_error": asdict(error),
+        "front_points": len(others),
+        "dropped": len(scored) - len(front),
+        "dense": {name: float(value) for name, value in dense_row(front).items() if isinstance(value, (int, float))},
+    }
+    atomic_write(run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+    return Finish(front, error, len(scored) - len(front))
+
+
+def _table_error(front: pd.DataFrame) -> TableError:
+    table, real = (front[name].to_numpy(dtype=float) for name in ("latency_ms", "latency_e2e_ms"))
+    errors = np.abs(table - real) / real
+    return TableError(statistics.median(errors.tolist()), float(errors.max()))

@@ -1,0 +1,89 @@
+"""What a person sees of a running search: a live bar on a terminal, one plain line a generation elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from evaluators.base import Evaluation, Metric
+from search.loop import SearchProgress
+
+
+@contextmanager
+def show_progress(
+    objectives: Sequence[Metric], console: Console | None = None
+) -> Iterator[Callable[[SearchProgress], None]]:
+    """Show a search while the context is open.
+
+    Args:
+        objectives: What is shown of the best points.
+        console: Where to; standard output when None.
+
+    Yields:
+        The `on_progress` of `search.loop.run_loop`.
+    """
+    console = console or Console()
+    if not console.is_terminal:
+
+        def print_generation(progress: SearchProgress) -> None:
+            if progress.generation_done:
+                print(progress_line(progress, objectives), file=console.file, flush=True)
+
+        yield print_generation
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        yield lambda progress: live.update(_panel(progress, objectives), refresh=True)
+
+
+def progress_line(progress: SearchProgress, objectives: Sequence[Metric]) -> str:
+    """One line of plain text: counts, time left, hypervolume, best points."""
+    parts = [_counts(progress), _front(progress), *_points(progress, objectives)]
+    return f"generation {progress.generation}: {'; '.join(parts)}"
+
+
+def duration(seconds: float) -> str:
+    """A time span for people: `45 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _panel(progress: SearchProgress, objectives: Sequence[Metric]) -> Group:
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row("search", ProgressBar(total=1.0, completed=progress.fraction, width=30), Text(_counts(progress)))
+    return Group(bar, *(Text(f"  {line}") for line in (_front(progress), *_points(progress, objectives))))
+
+
+def _counts(progress: SearchProgress) -> str:
+    text = f"{progress.done}/{progress.budget.evaluations} evaluations"
+    details = [f"{progress.replayed} replayed"] if progress.replayed else []
+    details += [f"{progress.failed} failed"] if progress.failed else []
+    if details:
+        text += f" ({', '.join(details)})"
+    if progress.budget.tokens is not None:
+        text += f", {progress.tokens}/{progress.budget.tokens} tokens"
+    return f"{text}, {progress.seconds_per_evaluation:.2f} s each, {duration(progress.seconds_left)} left"
+
+
+def _front(progress: SearchProgress) -> str:
+    volume = "not yet known" if progress.hypervolume is None else f"{progress.hypervolume:.5g}"
+    return f"front of {progress.front} points, hypervolume {volume}"
+
+
+def _points(progress: SearchProgress, objectives: Sequence[Metric]) -> list[str]:
+    lines = [f"best {name}: {_point(best, objectives)}" for name, best in progress.best.items()]
+    if progress.knee is not None:
+        lines.append(f"knee: {_point(progress.knee, objectives)}")
+    return lines
+
+
+def _point(evaluation: Evaluation, objectives: Sequence[Metric]) -> str:
+    values = ", ".join(f"{metric.name} {evaluation.values[metric.name]:.4g}" for metric in objectives)
+    return f"{evaluation.candidate.key} ({values})"

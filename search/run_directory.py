@@ -1,0 +1,140 @@
+"""The run directory: created or reopened with the same configuration, its files written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from space.errors import UserError
+
+CONFIG_FILE = "config.yaml"
+
+
+class _Absent:
+    """Stands for a key that one of two mappings lacks; None is a value."""
+
+    def __repr__(self) -> str:
+        return "(absent)"
+
+
+_ABSENT = _Absent()
+
+
+class RunDirectoryError(UserError):
+    """A run directory that cannot be used: not writable, or of a run with other settings."""
+
+
+def open_run_directory(path: str | os.PathLike[str], config: Mapping[str, Any], *, free: Collection[str] = ()) -> Path:
+    """Create a run directory, or reopen one that the same configuration made, and store the configuration in it.
+
+    Args:
+        path: The directory; its parents are created too.
+        config: Plain nested mappings, lists and scalars.
+        free: Dotted keys that may differ from the stored ones, each with everything below it. Their new values are
+            stored.
+
+    Returns:
+        The directory.
+
+    Raises:
+        RunDirectoryError: It cannot be written, its `config.yaml` cannot be read, or another key differs.
+    """
+    directory = Path(path)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"Expected run_dir={directory} to be a directory that can be written, got: {error}. "
+            "Choose another run_dir, or remove what is in the way."
+        ) from error
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    stored = _stored_config(directory / CONFIG_FILE)
+    if stored is not None:
+        changed = differences(stored, yaml.safe_load(text), free=free)
+        if changed:
+            raise RunDirectoryError(
+                f"The run in {directory} was made with other settings (stored -> given):\n"
+                + "\n".join(f"  {line}" for line in changed)
+                + "\nGive the stored values to go on with that run, or a new run_dir to start another."
+            )
+    atomic_write(directory / CONFIG_FILE, text)
+    return directory
+
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any], *, free: Collection[str] = ()) -> list[str]:
+    """What differs between two nested mappings, one `dotted.key: stored -> given` line each.
+
+    Args:
+        stored: The older mapping.
+        given: The newer mapping.
+        free: Dotted keys that do not count, each with everything below it.
+    """
+    old, new = flatten(stored), flatten(given)
+    keys = [*old, *(key for key in new if key not in old)]
+    return [
+        f"{key}: {old.get(key, _ABSENT)!r} -> {new.get(key, _ABSENT)!r}"
+        for key in keys
+        if old.get(key, _ABSENT) != new.get(key, _ABSENT)
+        and not any(key == name or key.startswith(f"{name}.") for name in free)
+    ]
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one flat dict with dotted keys; lists and empty mappings are leaves."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file so that its name holds the old content or all of the new, never a part.
+
+    Args:
+        path: The file; its directory exists.
+        content: Text is written as UTF-8.
+
+    Raises:
+        RunDirectoryError: The disk is full or the directory cannot be written; the old file is untouched.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"Expected to write {target}, got: {error}. An older version of the file, if any, is untouched. "
+            "Free some space or make the directory writable, then run again with the same run_dir."
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _stored_config(path: Path) -> Mapping[str, Any] | None:
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunDirectoryError(
+            f"Expected {path} to be the configuration of a run, but it cannot be read: {error}. Choose a new run_dir."
+        ) from error
+    if not isinstance(stored, Mapping):
+        raise RunDirectoryError(
+            f"Expected {path} to be the configuration of a run, got {type(stored).__name__}. Choose a new run_dir."
+        )
+    return stored

@@ -1,0 +1,265 @@
+"""Writes a pruned model as a checkpoint directory that loads with transformers alone, verified before it appears."""
+
+from __future__ import annotations
+
+import errno
+import json
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
+
+from space.candidate import Candidate, LayerShape
+from space.errors import UserError
+from space.families import family_of
+from space.model_card import model_card
+from space.spec import ModelSpec
+from space.verify import Verification, verify_checkpoint
+
+MODELING_FILE = "modeling_pruned"
+_AUTO_MAP = {
+    "AutoConfig": f"{MODELING_FILE}.PrunedConfig",
+    "AutoModel": f"{MODELING_FILE}.PrunedModel",
+    "AutoModelForCausalLM": f"{MODELING_FILE}.PrunedForCausalLM",
+}
+
+
+class ExportError(UserError):
+    """A checkpoint that cannot be written, or written there."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """A finished checkpoint.
+
+    Attributes:
+        directory: Where it is.
+        trust_remote_code: Whether it brings its own modelling file, because its layers are unequal.
+        verification: How it compares with the model that it came from.
+    """
+
+    directory: Path
+    trust_remote_code: bool
+    verification: Verification
+
+
+def export_checkpoint(
+    source: nn.Module,
+    tokenizer: Any,
+    spec: ModelSpec,
+    candidate: Candidate,
+    out_dir: Path,
+    *,
+    input_ids: torch.Tensor,
+    expected_logits: torch.Tensor,
+    card: Mapping[str, Mapping[str, object]],
+    generation_config: Any = None,
+    tolerance: float = 1e-4,
+) -> Export:
+    """Writes, verifies and only then reveals a checkpoint.
+
+    Args:
+        source: The candidate as a causal language model of its own: the family's stock classes, with the holes of
+            `space.pruned_modeling` where blocks are gone, and the dense model's config. Saved in its own dtype.
+        tokenizer: The dense model's, or None.
+        spec: The dense model.
+        candidate: What `source` is.
+        out_dir: Must not exist, or be an empty directory.
+        input_ids: Tokens to compare on, `(batch, time)`.
+        expected_logits: What the weights of `source` give for them, computed in float32, `(batch, time, vocab)`.
+        card: Tables of the model card: title to rows of name and value.
+        generation_config: The dense model's, or None.
+        tolerance: Largest absolute difference of logits that passes.
+
+    Raises:
+        ExportError: `out_dir` is taken or cannot be written, or nothing that runs is left of the model.
+        VerificationError: The checkpoint does not load, or computes something else.
+    """
+    config = checkpoint_config(source.config, candidate, spec)
+    own_code = "auto_map" in config
+    config["dtype"] = str(next(source.parameters()).dtype).removeprefix("torch.")
+    with _revealed_when_complete(out_dir) as directory:
+        save_torch_state_dict(_state(source, candidate), directory, metadata={"format": "pt"})
+        _write(directory / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+        for weights in directory.glob("*.safetensors"):  # safetensors makes files that only their owner may read
+            shutil.copymode(directory / "config.json", weights)
+        if own_code:
+            _write(directory / f"{MODELING_FILE}.py", render_modeling(spec.family))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(directory)
+        if generation_config is not None:
+            generation_config.to_json_file(directory / "generation_config.json")
+        verification = verify_checkpoint(
+            directory, expected_logits, input_ids, trust_remote_code=own_code, tolerance=tolerance
+        )
+        text = model_card(spec, candidate, card, verification, trust_remote_code=own_code)
+        _write(directory / "README.md", text)
+    return Export(out_dir, own_code, verification)
+
+
+def require_free(out_dir: Path) -> None:
+    """Checks, before any work is done for it, that a directory can be exported to.
+
+    Raises:
+        ExportError: It is a file, or has contents.
+    """
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise ExportError(
+            f"Expected a new or empty directory to export to, but {out_dir} has contents. Choose another."
+        )
+
+
+def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) -> dict[str, Any]:
+    """The contents of `config.json`: the stock family's where all layers left are equal, else with `per_layer_config`.
+
+    Args:
+        dense_config: The dense model's transformers config.
+        candidate: The layers to describe; those that are gone do not count as layers any more.
+        spec: The dense model.
+
+    Raises:
+        ExportError: No layer keeps attention.
+    """
+    kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
+    shapes = [candidate.layers[index] for index in kept]
+    if not any(shape.query_heads for shape in shapes):
+        raise ExportError(
+            f"Expected a candidate that keeps attention in at least one layer, got {candidate.key} with none: "
+            "without attention there is no key-value cache to generate with. Pick another point."
+        )
+    values: dict[str, Any] = dense_config.to_diff_dict()
+    values |= {"num_hidden_layers": len(kept), "head_dim": spec.head_dim}
+    if values.get("layer_types") is not None:
+        values["layer_types"] = [values["layer_types"][index] for index in kept]
+
+    family = family_of(spec.family)
+    if len(set(shapes)) == 1 and shapes[0].mlp_channels:
+        uniform = values | _overrides(shapes[0]) | {"architectures": [family.classes[-1]]}
+        if _is_valid(type(dense_config), uniform):
+            return uniform
+    dense = LayerShape(spec.query_heads, spec.kv_heads, spec.mlp_channels)
+    per_layer = {str(index): _overrides(shape, dense) for index, shape in enumerate(shapes) if shape != dense}
+    return (
+        values
+        | _overrides(dense)
+        | {
+            "model_type": f"pruned_{spec.family}",
+            "architectures": ["PrunedForCausalLM"],
+            "auto_map": _AUTO_MAP,
+            "allow_global_per_layer_attribute_access": True,  # the stock config's own validation reads a head count
+            "per_layer_config": per_layer,
+        }
+    )
+
+
+def render_modeling(family_name: str) -> str:
+    """The text of `space/pruned_modeling.py` with the imports and names of a family.
+
+    Raises:
+        UnsupportedFamilyError: There is no such family.
+    """
+    family = family_of(family_name)
+    text = resources.files("space").joinpath("pruned_modeling.py").read_text(encoding="utf-8")
+    llama = family_of("llama")
+    for kind, old, new in zip(
+        ("configuration", "modeling", "modeling", "modeling"), llama.classes, family.classes, strict=True
+    ):
+        text = _replace_once(
+            text,
+            f"from transformers.models.{llama.module}.{kind}_{llama.module} import {old} as ",
+            f"from transformers.models.{family.module}.{kind}_{family.module} import {new} as ",
+        )
+    for name, old_value, new_value in (
+        ("MODEL_TYPE", "pruned_llama", f"pruned_{family_name}"),
+        ("ATTENTION_NORMS", llama.attention_norms, family.attention_norms),
+        ("MLP_NORMS", llama.mlp_norms, family.mlp_norms),
+    ):
+        text = _replace_once(text, f"{name} = {_literal(old_value)}\n", f"{name} = {_literal(new_value)}\n")
+    return text
+
+
+def _is_valid(config_class: Any, values: dict[str, Any]) -> bool:
+    """Whether a family's config takes these values; some want a hidden size that is a multiple of the heads."""
+    try:
+        config_class.from_dict(values)
+    except StrictDataclassError:
+        return False
+    return True
+
+
+def _literal(value: str | tuple[str, ...]) -> str:
+    """A Python literal as the formatter writes it."""
+    if isinstance(value, str):
+        return json.dumps(value)
+    return "(" + ", ".join(map(json.dumps, value)) + ("," if len(value) == 1 else "") + ")"
+
+
+def _replace_once(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1, f"space/pruned_modeling.py must have one {old!r}"
+    return text.replace(old, new)
+
+
+def _overrides(shape: LayerShape, dense: LayerShape | None = None) -> dict[str, Any]:
+    """A shape under the config's names; with `dense`, only what differs from it, and `skip` for holes."""
+    values: dict[str, Any] = {}
+    if dense is None or (shape.query_heads and shape.query_heads != dense.query_heads):
+        values["num_attention_heads"] = shape.query_heads
+    if dense is None or (shape.kv_heads and shape.kv_heads != dense.kv_heads):
+        values["num_key_value_heads"] = shape.kv_heads
+    if dense is None or (shape.mlp_channels and shape.mlp_channels != dense.mlp_channels):
+        values["intermediate_size"] = shape.mlp_channels
+    skip = [name for name, size in (("attention", shape.query_heads), ("mlp", shape.mlp_channels)) if not size]
+    return values | ({"skip": skip} if skip else {})
+
+
+def _state(source: nn.Module, candidate: Candidate) -> dict[str, torch.Tensor]:
+    """The state to save: layers that are gone left out and the rest renumbered, a tied LM head left out."""
+    kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
+    new_index = {str(old): str(new) for new, old in enumerate(kept)}
+    state = {}
+    for name, tensor in source.state_dict().items():
+        if name == "lm_head.weight" and source.config.tie_word_embeddings:  # type: ignore[union-attr]
+            continue
+        parts = name.split(".")
+        if parts[:2] == ["model", "layers"]:
+            parts[2] = new_index[parts[2]]
+        state[".".join(parts)] = tensor
+    return state
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _revealed_when_complete(out_dir: Path) -> Iterator[Path]:
+    """A directory beside `out_dir` that becomes it at the end, and is deleted after any failure.
+
+    Raises:
+        ExportError: `out_dir` is taken, or writing failed.
+    """
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise ExportError(
+            f"Expected a new or empty directory to export to, but {out_dir} has contents. Choose another."
+        )
+    partial = out_dir.with_name(f"{out_dir.name}.partial-{secrets.token_hex(4)}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.replace(out_dir)
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        advice = "Free some space" if full else "Check that the place exists and can be written to"
+        raise ExportError(f"Could not write the checkpoint {out_dir}: {error}. {advice}, and export again.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

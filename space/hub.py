@@ -1,0 +1,93 @@
+"""The model hub: hub id -> local snapshot directory, and one clear error when the hub can not help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of the HTTP client that the hub's uses
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from space.errors import UserError
+
+HUB_TIMEOUT_S = 5.0
+WEIGHT_FILES = "model*.safetensors"
+SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+
+
+@contextmanager
+def hub_errors(kind: str, repo: str, instead: str) -> Iterator[None]:
+    """Turns what the hub client raises into one `UserError`.
+
+    Args:
+        kind: What was asked for (`model`, `data set`).
+        repo: Its hub id.
+        instead: What the user can do without the hub.
+    """
+    try:
+        yield
+    except HFValidationError as error:
+        raise UserError(
+            f"Expected an existing path or the hub id of a {kind}, got {repo!r}, which is neither."
+        ) from error
+    except GatedRepoError as error:
+        raise UserError(f"The {kind} {repo} is gated: accept its terms on the hub and log in, or {instead}.") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise UserError(
+            f"Expected an existing path or the hub id of a {kind}, but the hub has no {repo} of that revision that "
+            f"you may read. Check the name, or {instead}."
+        ) from error
+    except (HTTPError, OSError) as error:
+        said = "answered with an error" if isinstance(error, HfHubHTTPError) else "can not be reached"
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{repo!r} is no local path, and the hub {said} ({reason}). Without it: {instead}.") from error
+
+
+def model_snapshot(
+    repo: str, revision: str | None, trust_remote_code: bool, check: Callable[[Path], object], instead: str
+) -> Path:
+    """Downloads a model into the hub client's cache; the directory is named by the commit.
+
+    Args:
+        repo: Hub id.
+        revision: Branch, tag or commit; None is the main branch.
+        trust_remote_code: Whether Python files are downloaded too.
+        check: Called with the directory when it holds the configuration, but not yet the weights; may raise.
+        instead: What the user can do without the hub, for the message.
+
+    Raises:
+        UserError: The hub is not reachable and the model was not downloaded before, or the hub does not have it.
+    """
+    small = [*SMALL_FILES, *(["*.py"] if trust_remote_code else [])]
+    with hub_errors("model", repo, instead):
+        try:
+            # One short question first: a download retries for half a minute before it gives up.
+            commit = HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT_S).sha
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            raise
+        except (HTTPError, OSError) as unreachable:
+            return _earlier_snapshot(repo, revision, unreachable)
+        directory = Path(snapshot_download(repo, revision=commit, allow_patterns=small, ignore_patterns="*/*"))
+        check(directory)
+        snapshot_download(repo, revision=commit, allow_patterns=WEIGHT_FILES, ignore_patterns="*/*")
+    return directory
+
+
+def _earlier_snapshot(repo: str, revision: str | None, unreachable: Exception) -> Path:
+    """The snapshot of an earlier download; raises `unreachable` where there is none with weights."""
+    try:
+        directory = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise unreachable from None
+    if not (directory / "config.json").is_file() or not list(directory.glob(WEIGHT_FILES)):
+        raise unreachable
+    return directory

@@ -1,0 +1,131 @@
+"""Reloads an exported checkpoint in a fresh process and compares it with the model that it came from."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from space import reload_check
+from space.errors import UserError
+
+NEW_TOKENS = 12
+_SHOWN_ERROR_LINES = 12
+
+
+class VerificationError(UserError):
+    """An exported checkpoint does not do what the model that it came from does."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How a reloaded checkpoint compares; differences are the largest absolute ones of float32 logits.
+
+    Attributes:
+        logits_difference: Reloaded checkpoint against the expected logits, over all tokens.
+        dynamic_cache_difference: `generate()` with the default cache against without, over all steps compared.
+        static_cache_difference: The same with `cache_implementation="static"`.
+        new_tokens: Steps compared for each kind of cache, the fewer of the two.
+        load_seconds: Time of `from_pretrained` in the fresh process.
+    """
+
+    logits_difference: float
+    dynamic_cache_difference: float
+    static_cache_difference: float
+    new_tokens: int
+    load_seconds: float
+
+    def check(self, tolerance: float) -> None:
+        """Compares the differences with a tolerance.
+
+        Raises:
+            VerificationError: One is larger, or not a number.
+        """
+        differences = {
+            "logits of the reloaded checkpoint and of the searched model": self.logits_difference,
+            "logits of generate() with the dynamic cache and without": self.dynamic_cache_difference,
+            "logits of generate() with the static cache and without": self.static_cache_difference,
+        }
+        wrong = [f"{what} differ by {value:.3g}" for what, value in differences.items() if not value <= tolerance]
+        if wrong:
+            raise VerificationError(
+                f"The exported checkpoint failed its check: expected differences of at most {tolerance:g} in float32, "
+                f"but {'; '.join(wrong)}. Export another point, or report this one with its key."
+            )
+
+
+def verify_checkpoint(
+    directory: Path,
+    expected_logits: torch.Tensor,
+    input_ids: torch.Tensor,
+    *,
+    trust_remote_code: bool,
+    tolerance: float = 1e-4,
+) -> Verification:
+    """Loads a checkpoint in a process that cannot import this project, and compares what it computes.
+
+    Args:
+        directory: The checkpoint.
+        expected_logits: What its weights must give in float32, `(batch, time, vocab)`.
+        input_ids: For these tokens, `(batch, time)`.
+        trust_remote_code: Whether the checkpoint brings its own modelling file.
+        tolerance: Largest absolute difference of logits.
+
+    Raises:
+        VerificationError: It does not load, a weight is missing or left over, or a difference is above the tolerance.
+    """
+    with tempfile.TemporaryDirectory(prefix="paretoprune-verify-") as name:
+        work = Path(name)
+        request = {
+            "directory": str(directory.resolve()),
+            "trust_remote_code": trust_remote_code,
+            "new_tokens": NEW_TOKENS,
+            "threads": torch.get_num_threads(),
+        }
+        (work / "request.json").write_text(json.dumps(request))
+        tensors = {"expected_logits": expected_logits.float(), "input_ids": input_ids}
+        save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, work / "tensors.safetensors")
+        _run_check(work)
+        answer = json.loads((work / "answer.json").read_text())
+    if answer["wrong_keys"]:
+        raise VerificationError(f"The exported checkpoint's weights do not fit its config: {answer['wrong_keys']}.")
+    dynamic, static = answer["cache_differences"]["dynamic"], answer["cache_differences"]["static"]
+    result = Verification(
+        logits_difference=answer["logits_difference"],
+        dynamic_cache_difference=dynamic[0],
+        static_cache_difference=static[0],
+        new_tokens=min(dynamic[1], static[1]),
+        load_seconds=answer["load_seconds"],
+    )
+    result.check(tolerance)
+    return result
+
+
+def _run_check(work: Path) -> None:
+    """Runs `reload_check` on a working directory.
+
+    Raises:
+        VerificationError: The process failed; the message ends with its last lines.
+    """
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(work / "modules")}
+    done = subprocess.run(
+        [sys.executable, "-P", reload_check.__file__, str(work)],  # -P: neither this project nor `work` is on the path
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        last_lines = "\n".join(done.stderr.strip().splitlines()[-_SHOWN_ERROR_LINES:])
+        raise VerificationError(
+            "The exported checkpoint did not load or run in a fresh process "
+            f"(exit code {done.returncode}):\n{last_lines}"
+        )

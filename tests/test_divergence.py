@@ -1,0 +1,53 @@
+"""The closed form is KL and NLL as torch computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import random_tokens
+from torch.nn import functional as F
+
+from evaluators.base import MeasureEvaluator
+from evaluators.divergence import Divergence
+from space.candidate import Candidate
+from space.errors import UserError
+from space.supernet import Supernet
+
+SMALLER = Candidate.from_json([[4, 2, 16], [0, 0, 32], [6, 3, 0], [3, 3, 48]])
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 97 * 4 * 7, 1 << 20])
+def test_kl_and_nll_equal_torch(family: str, chunk_bytes: int, make_supernet: Callable[..., Supernet]) -> None:
+    supernet = make_supernet(family)
+    tokens = random_tokens(5, 12, seed=8)
+    with torch.inference_mode():
+        teacher = supernet.model(tokens).logits.log_softmax(-1)
+        with supernet.activate(SMALLER) as model:
+            student = model(tokens).logits.log_softmax(-1)
+    expected_kl = F.kl_div(student, teacher, log_target=True, reduction="none").sum(-1).mean()
+    expected_nll = F.nll_loss(student[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    divergence = Divergence(supernet, tokens, batch=2, chunk_bytes=chunk_bytes)
+    kl, nll = divergence(SMALLER)
+    assert kl == pytest.approx(expected_kl.item(), rel=1e-4)
+    assert nll == pytest.approx(expected_nll.item(), rel=1e-5)
+    assert divergence(Candidate.dense(supernet.spec))[0] == 0.0
+
+
+def test_a_failing_candidate_is_stored_and_the_others_go_on(make_supernet: Callable[..., Supernet]) -> None:
+    supernet = make_supernet("llama")
+    evaluator = MeasureEvaluator("search", [Divergence(supernet, random_tokens(2, 8)).measure()])
+    broken = Candidate.from_json([[0, 0, 48]] * 4)
+    first, second, third = evaluator([SMALLER, broken, SMALLER])
+    assert (first.status, second.status, third.status) == ("ok", "failed", "ok")
+    assert second.error is not None
+    assert "at least one layer with attention" in second.error
+    assert not second.values
+    assert first.values == third.values
+    assert first.tokens == 16
+
+
+def test_text_too_short_is_refused(make_supernet: Callable[..., Supernet]) -> None:
+    with pytest.raises(UserError, match="at least 2 tokens"):
+        Divergence(make_supernet("llama"), random_tokens(3, 1))

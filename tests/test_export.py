@@ -1,0 +1,270 @@
+"""Exported checkpoints: same logits, loadable without this project, and there only when they are right."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import VOCAB, random_tokens, tiny_model
+from safetensors import safe_open
+from tokenizers import Tokenizer, models
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+
+import space.export
+from space.candidate import Candidate
+from space.errors import UserError
+from space.export import Export, ExportError, export_checkpoint
+from space.reload_check import cache_differences, logits_difference
+from space.size import total_params
+from space.supernet import Supernet
+from space.verify import Verification, VerificationError, verify_checkpoint
+
+MakeSupernet = Callable[..., Supernet]
+DENSE = (6, 3, 48)
+GONE = (0, 0, 0)
+UNEQUAL = {
+    "no attention in layer 0": [(0, 0, 48), DENSE, DENSE, DENSE],
+    "no MLP": [DENSE, (6, 3, 0), DENSE, DENSE],
+    "first and last layer gone": [GONE, DENSE, (6, 3, 16), GONE],
+    "middle layer gone, hole before it": [(0, 0, 48), GONE, DENSE, DENSE],
+    "one KV group": [(2, 1, 48), (2, 1, 16), DENSE, (1, 1, 8)],
+    "one query head a group": [(3, 3, 48), (2, 2, 32), (3, 3, 48), (3, 3, 16)],
+    "attention in the last layer only": [(0, 0, 24), GONE, (0, 0, 8), (4, 2, 0)],
+}
+EQUAL = {"dense": [DENSE] * 4, "narrow": [(2, 1, 16)] * 4, "shallow": [DENSE, GONE, GONE, DENSE]}
+CARD = {"Metrics": {"kl": 0.25}, "Provenance": {"run": "results/tiny"}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """transformers copies modelling files here; not into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        yield
+
+
+def load(directory: Path, *, trust_remote_code: bool, **settings: Any) -> Any:
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        directory, trust_remote_code=trust_remote_code, output_loading_info=True, **settings
+    )
+    assert not any(loading.values()), loading
+    return model.eval()
+
+
+def verify_here(
+    directory: Path,
+    expected_logits: torch.Tensor,
+    input_ids: torch.Tensor,
+    *,
+    trust_remote_code: bool,
+    tolerance: float,
+) -> Verification:
+    """The same comparison as `verify_checkpoint`, without the seconds that a process takes."""
+    model = load(directory, trust_remote_code=trust_remote_code, dtype=torch.float32)
+    caches = cache_differences(model, input_ids, torch.ones_like(input_ids), 4)
+    difference = logits_difference(model, input_ids, expected_logits)
+    result = Verification(difference, caches["dynamic"][0], caches["static"][0], 4, 0.0)
+    result.check(tolerance)
+    return result
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(space.export, "verify_checkpoint", verify_here)
+
+
+def logits_of(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        logits: torch.Tensor = model(tokens, use_cache=False).logits
+    return logits
+
+
+def export(supernet: Supernet, candidate: Candidate, directory: Path, **changes: Any) -> Export:
+    tokens = random_tokens(2, 20, seed=2)
+    with supernet.activate(candidate) as model:
+        expected = logits_of(model, tokens)
+    arguments: dict[str, Any] = {"input_ids": tokens, "expected_logits": expected, "card": CARD} | changes
+    source = arguments.pop("source", None) or supernet.materialise(candidate)
+    return export_checkpoint(source, arguments.pop("tokenizer", None), supernet.spec, candidate, directory, **arguments)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("shapes", UNEQUAL.values(), ids=UNEQUAL)
+def test_unequal_layers_reload(family: str, shapes: Any, make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    supernet, candidate = make_supernet(family), Candidate.from_json(shapes)
+    done = export(supernet, candidate, tmp_path / "pruned")
+    config = json.loads((done.directory / "config.json").read_text())
+    assert config["model_type"] == f"pruned_{family}"
+    with pytest.raises(ValueError, match="trust_remote_code"):  # not stock layers with random weights in the holes
+        AutoModelForCausalLM.from_pretrained(done.directory, trust_remote_code=False)
+    model = load(done.directory, trust_remote_code=True)
+    assert config["num_hidden_layers"] == sum(shape != GONE for shape in shapes)
+    assert config["head_dim"] == supernet.spec.head_dim
+    assert model.num_parameters() == total_params(supernet.spec, candidate)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("shapes", EQUAL.values(), ids=EQUAL)
+def test_equal_layers_are_a_plain_checkpoint(
+    family: str, shapes: Any, make_supernet: MakeSupernet, tmp_path: Path
+) -> None:
+    supernet, candidate = make_supernet(family), Candidate.from_json(shapes)
+    done = export(supernet, candidate, tmp_path / "pruned")
+    assert not done.trust_remote_code
+    assert {path.name for path in done.directory.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    model = load(done.directory, trust_remote_code=False)
+    assert type(model) is type(supernet.model)
+    assert model.num_parameters() == total_params(supernet.spec, candidate)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_equal_layers_whose_heads_do_not_divide_the_hidden_size(family: str, tmp_path: Path) -> None:
+    dense, spec = tiny_model(family, hidden_size=48, num_attention_heads=6, num_key_value_heads=6)
+    supernet = Supernet.prepare(dense, spec, random_tokens(12, 24), tmp_path / "supernet", dtype=torch.float32)
+    done = export(supernet, Candidate.from_json([(5, 5, 16)] * 4), tmp_path / "pruned")
+    assert done.trust_remote_code == (family in ("llama", "gemma3_text"))  # whose stock configs insist
+
+
+def test_a_fresh_process_loads_the_checkpoint(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
+    )
+    supernet = make_supernet("gemma3_text")
+    candidate = Candidate.from_json([(0, 0, 48), GONE, (4, 2, 0), (3, 3, 16)])
+    done = export(
+        supernet,
+        candidate,
+        tmp_path / "new" / "pruned-1.5",
+        tokenizer=tokenizer,
+        generation_config=GenerationConfig(temperature=0.7, do_sample=False, eos_token_id=2),
+    )
+    assert done.verification.logits_difference <= 1e-4
+    assert done.verification.new_tokens > 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["pruned-1.5"]
+    assert AutoTokenizer.from_pretrained(done.directory, trust_remote_code=True).decode([5]) == "w5"
+    assert GenerationConfig.from_pretrained(done.directory).temperature == 0.7
+    card = (done.directory / "README.md").read_text()
+    assert "trust_remote_code=True" in card
+    assert "| kl | 0.25 |" in card
+    assert "| removed | 1 | none | none | none |" in card
+    for path in done.directory.iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), f"{path.name} tells where it was made"
+    assert len({path.stat().st_mode for path in done.directory.iterdir()}) == 1  # as readable as the card
+
+
+def test_a_failed_verification_leaves_nothing(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    target = tmp_path / "out" / "pruned"
+    candidate = Candidate.from_json(EQUAL["narrow"])
+    wrong = torch.zeros(2, 20, VOCAB)
+    with pytest.raises(VerificationError, match="expected differences of at most"):
+        export(make_supernet("llama"), candidate, target, expected_logits=wrong)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_checkpoint_that_does_not_load_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": "two"}')
+    with pytest.raises(VerificationError, match="did not load or run"):
+        verify_checkpoint(tmp_path, torch.zeros(1, 4, 8), torch.ones(1, 4, dtype=torch.int64), trust_remote_code=False)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("failure", "expected", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), ExportError, "Free some space"),
+        (PermissionError(errno.EACCES, "Permission denied"), ExportError, "can be written to"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+)
+def test_a_failed_write_leaves_nothing(
+    make_supernet: MakeSupernet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: BaseException,
+    expected: type[BaseException],
+    message: str | None,
+) -> None:
+    def fail(state: Any, directory: Path, **settings: Any) -> None:
+        (directory / "model.safetensors").write_bytes(b"half")
+        raise failure
+
+    monkeypatch.setattr(space.export, "save_torch_state_dict", fail)
+    target = tmp_path / "out" / "pruned"
+    with pytest.raises(expected, match=message):
+        export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), target)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_taken_directory_is_refused(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ExportError, match="new or empty directory"):
+        export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match="Could not write"):
+        export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), tmp_path / "file" / "pruned")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_an_empty_directory_is_used(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    (tmp_path / "pruned").mkdir()
+    done = export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), tmp_path / "pruned")
+    assert (done.directory / "config.json").is_file()
+
+
+def test_a_model_without_attention_is_refused(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    supernet = make_supernet("llama")
+    none = Candidate.from_json([(0, 0, 48)] * 4)
+    with pytest.raises(UserError, match="attention in at least one layer"):
+        export_checkpoint(
+            supernet.model,
+            None,
+            supernet.spec,
+            none,
+            tmp_path / "pruned",
+            input_ids=torch.ones(1, 2, dtype=torch.int64),
+            expected_logits=torch.zeros(1, 2, VOCAB),
+            card={},
+        )
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("shapes", [EQUAL["narrow"], UNEQUAL["no MLP"]], ids=["equal", "unequal"])
+def test_weights_keep_their_dtype(shapes: Any, make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    supernet, candidate = make_supernet("qwen3"), Candidate.from_json(shapes)
+    source = supernet.materialise(candidate).to(torch.bfloat16)
+    tokens = random_tokens(2, 20, seed=2)
+    rounded = supernet.materialise(candidate)  # not `.to(bfloat16).float()`, which would round rotary frequencies too
+    for parameter in rounded.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    done = export(supernet, candidate, tmp_path / "pruned", source=source, expected_logits=logits_of(rounded, tokens))
+    assert load(done.directory, trust_remote_code=done.trust_remote_code).dtype == torch.bfloat16
+    config = AutoConfig.from_pretrained(done.directory, trust_remote_code=done.trust_remote_code)
+    assert config.dtype == torch.bfloat16
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_tied_head_is_stored_once(tied: bool, make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    supernet = make_supernet("llama" if tied else "qwen2")
+    assert supernet.spec.tied_embeddings == tied
+    done = export(supernet, Candidate.from_json(UNEQUAL["no MLP"]), tmp_path / "pruned")
+    with safe_open(done.directory / "model.safetensors", framework="pt") as stored:
+        assert ("lm_head.weight" in stored.keys()) != tied  # noqa: SIM118  (not a mapping)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_reloaded_checkpoint_can_be_saved_again(family: str, make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    supernet = make_supernet(family)
+    candidate = Candidate.from_json(UNEQUAL["attention in the last layer only"])
+    done = export(supernet, candidate, tmp_path / "first")
+    model = load(done.directory, trust_remote_code=True)
+    model.save_pretrained(tmp_path / "second")
+    again = load(tmp_path / "second", trust_remote_code=True)
+    tokens = random_tokens(2, 9)
+    torch.testing.assert_close(logits_of(again, tokens), logits_of(model, tokens), rtol=0, atol=0)

@@ -1,0 +1,334 @@
+"""load_model: the spec of every family, and a clear refusal of everything else."""
+
+import json
+import shutil
+
+import httpx2
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+from transformers.utils import logging as transformers_logging
+
+from space import hub
+from space.errors import UserError
+from space.families import FAMILIES, UnsupportedFamilyError
+from space.loading import fingerprint, load_model, resolve_device, resolve_dtype
+
+SIZES = {
+    "vocab_size": 256,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+}
+CONFIGS = {
+    "llama": LlamaConfig(**SIZES),
+    "mistral": MistralConfig(**SIZES | {"head_dim": 16}),
+    "qwen2": Qwen2Config(**SIZES),
+    "qwen3": Qwen3Config(**SIZES | {"head_dim": 16}),
+    "gemma3_text": Gemma3TextConfig(
+        **SIZES | {"head_dim": 16, "tie_word_embeddings": True, "sliding_window": 8, "layer_types": None}
+    ),
+}
+
+
+def save(config, directory):
+    """A random model and a tokenizer with one token a byte."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    vocab = {char: index for index, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return save(CONFIGS["llama"], tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture
+def llama(saved, tmp_path):
+    """A copy of the saved Llama for a test to break."""
+    return shutil.copytree(saved, tmp_path / "tiny-llama")
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch):
+    """A hub that can not be reached."""
+
+    def unreachable(_, repo, **__):
+        validate_repo_id(repo)
+        raise httpx2.ConnectError("Name or service not known")
+
+    def nothing_cached(*_, local_files_only=False, **__):
+        assert local_files_only, "a download was tried though the hub is not reachable"
+        raise LocalEntryNotFoundError("not cached")
+
+    monkeypatch.setattr(hub.HfApi, "model_info", unreachable)
+    monkeypatch.setattr(hub, "snapshot_download", nothing_cached)
+
+
+def edit_config(directory, **changes):
+    file = directory / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_every_family_has_a_config_here():
+    assert set(CONFIGS) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("family", sorted(CONFIGS))
+def test_spec_of_each_family(family, tmp_path):
+    loaded = load_model(str(save(CONFIGS[family], tmp_path / family)), dtype="float32")
+    spec = loaded.spec
+    assert (spec.name, spec.family, spec.layers, spec.hidden, spec.vocab) == (family, family, 2, 32, 256)
+    assert (spec.query_heads, spec.kv_heads, spec.mlp_channels) == (4, 2, 48)
+    assert spec.head_dim == (8 if family in ("llama", "qwen2") else 16)
+    assert spec.tied_embeddings == (family == "gemma3_text")
+    assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias) == (family == "qwen2", False, False)
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    tokens = loaded.tokenizer("cat", add_special_tokens=False, return_tensors="pt")
+    assert loaded.model(**tokens).logits.shape == (1, 3, 256)
+
+
+def test_biases_are_read_from_the_modules(tmp_path):
+    config = LlamaConfig(**SIZES | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True})
+    spec = load_model(str(save(config, tmp_path))).spec
+    assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias, spec.tied_embeddings) == (True, True, True, True)
+
+
+def test_weights_are_float32_whatever_was_saved(tmp_path):
+    torch.manual_seed(0)
+    save(CONFIGS["llama"], tmp_path)
+    AutoModelForCausalLM.from_config(CONFIGS["llama"]).bfloat16().save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path), dtype="bfloat16")
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
+    assert loaded.dtype == torch.bfloat16
+    assert loaded.source == str(tmp_path)
+
+
+def test_revision_pins_weights_and_config_but_not_the_place(saved, llama):
+    before = load_model(str(llama)).spec.revision
+    assert before == fingerprint(saved)
+    weights = llama / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert fingerprint(llama) != before
+    shutil.copy(saved / "model.safetensors", weights)
+    assert fingerprint(llama) == before
+    edit_config(llama, rms_norm_eps=0.1)
+    assert fingerprint(llama) != before
+
+
+def test_large_weights_are_pinned_by_header_size_and_time(llama, monkeypatch):
+    monkeypatch.setattr("space.loading._HASHED_BYTES", 0)
+    before = fingerprint(llama)
+    assert fingerprint(llama) == before
+    weights = llama / "model.safetensors"
+    weights.write_bytes(weights.read_bytes().replace(b"self_attn", b"self_bttn", 1))
+    assert fingerprint(llama) != before
+
+
+def test_loading_is_quiet_and_leaves_transformers_as_it_was(saved, capsys):
+    before = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    load_model(str(saved))
+    assert (transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()) == before
+    assert capsys.readouterr() == ("", "")
+
+
+def test_missing_directory():
+    with pytest.raises(UserError, match=r"no such directory: \./no/such"):
+        load_model("./no/such")
+
+
+def test_garbage_path():
+    with pytest.raises(UserError, match="which is neither"):
+        load_model("no such model//")
+
+
+def test_empty_directory(tmp_path):
+    with pytest.raises(UserError, match=r"Expected config\.json and model\.safetensors .*empty directory"):
+        load_model(str(tmp_path))
+
+
+def test_pickles_are_not_read(llama):
+    (llama / "model.safetensors").unlink()
+    (llama / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin is not read: convert it"):
+        load_model(str(llama))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model_type": 3}', "\xff\xfe"])
+def test_garbage_config(llama, content):
+    (llama / "config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=r"config\.json to be .*JSON"):
+        load_model(str(llama))
+
+
+def test_config_with_values_of_the_wrong_type(llama):
+    edit_config(llama, hidden_size="wide")
+    with pytest.raises(UserError, match="hidden_size"):
+        load_model(str(llama))
+
+
+def test_wrong_family(tmp_path):
+    AutoModelForCausalLM.from_config(
+        GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2, n_positions=32)
+    ).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedFamilyError, match=r"gemma3_text, llama.*'gpt2'"):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("quantization_config", {"quant_method": "gptq"}),
+        ("final_logit_softcapping", 30.0),
+        ("per_layer_config", {"0": {"num_attention_heads": 2}}),
+        ("num_local_experts", 8),
+    ],
+)
+def test_config_that_is_not_supported(llama, key, value):
+    edit_config(llama, **{key: value})
+    with pytest.raises(UserError, match=f"{key} set"):
+        load_model(str(llama))
+
+
+def test_layers_of_unequal_shape(saved, monkeypatch):
+    build = AutoModelForCausalLM.from_pretrained
+
+    def build_unequal(*arguments, **options):
+        model, report = build(*arguments, **options)
+        model.model.layers[1].mlp.up_proj = torch.nn.Linear(32, 40, bias=False)
+        return model, report
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", build_unequal)
+    with pytest.raises(UserError, match=r"layer 1 it is \(40, 32\)"):
+        load_model(str(saved))
+
+
+def test_remote_code_with_other_modules(saved, monkeypatch):
+    build = AutoModelForCausalLM.from_pretrained
+
+    def build_other(*arguments, **options):
+        model, report = build(*arguments, **options)
+        model.model.blocks = model.model.__dict__["_modules"].pop("layers")
+        return model, report
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", build_other)
+    with pytest.raises(UserError, match="the layers of a llama model"):
+        load_model(str(saved))
+
+
+@pytest.mark.parametrize(("layers", "what"), [(3, "missing"), (1, "left over")])
+def test_weights_that_do_not_fit_the_config(llama, layers, what):
+    edit_config(llama, num_hidden_layers=layers)
+    with pytest.raises(UserError, match=f"9 are {what}, such as model.layers"):
+        load_model(str(llama))
+
+
+@pytest.mark.parametrize("changes", [{"hidden_size": 64}, {"intermediate_size": 56}])
+def test_weights_of_another_shape(llama, changes):
+    edit_config(llama, **changes)
+    with pytest.raises(UserError, match="can load"):
+        load_model(str(llama))
+
+
+def test_truncated_weights(llama):
+    weights = llama / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(UserError, match="can load"):
+        load_model(str(llama))
+
+
+def test_no_tokenizer(llama):
+    for file in llama.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"Expected a tokenizer \(tokenizer\.json\)"):
+        load_model(str(llama))
+
+
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_broken_tokenizer(llama, content):
+    (llama / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match=r"Expected a tokenizer \(tokenizer\.json\)"):
+        load_model(str(llama))
+
+
+def test_device_and_dtype(monkeypatch):
+    cpu = resolve_device("cpu")
+    assert resolve_dtype("float16", cpu) == torch.float16
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert resolve_dtype("auto", cpu) == torch.float32
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert resolve_dtype("auto", cpu) == torch.bfloat16
+    with pytest.raises(UserError, match="auto, float32, bfloat16, float16, got 'int8'"):
+        resolve_dtype("int8", cpu)
+    for device in ("cuda:99", "warp", "meta"):
+        with pytest.raises(UserError, match=f"device={device}"):
+            resolve_device(device)
+
+
+def test_hub_not_reachable():
+    with pytest.raises(UserError, match=r"can not be reached \(Name or service.*leave model\.path unset"):
+        load_model("someone/some-model")
+
+
+def test_hub_not_reachable_but_downloaded_before(llama, monkeypatch):
+    commit = llama.rename(llama.with_name("c0ffee"))
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_, local_files_only=False, **__: str(commit))
+    loaded = load_model("someone/some-model")
+    assert (loaded.spec.name, loaded.spec.revision, loaded.source) == (
+        "someone/some-model",
+        "c0ffee",
+        "someone/some-model",
+    )
+
+
+def test_hub_model_of_a_wrong_family_is_refused_before_its_weights_are_downloaded(tmp_path, monkeypatch):
+    asked = []
+
+    def download(_, *, revision, allow_patterns, ignore_patterns):
+        asked.append(allow_patterns)
+        (tmp_path / "config.json").write_text('{"model_type": "mixtral"}')
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub.HfApi, "model_info", lambda *_, **__: type("Info", (), {"sha": "c0ffee"}))
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    with pytest.raises(UnsupportedFamilyError, match="mixtral"):
+        load_model("someone/some-model")
+    assert asked == [list(hub.SMALL_FILES)]
+
+
+def test_hub_does_not_have_it(monkeypatch):
+    def absent(*_, **__):
+        raise RepositoryNotFoundError("404", response=httpx2.Response(404, request=httpx2.Request("GET", "http://hub")))
+
+    monkeypatch.setattr(hub.HfApi, "model_info", absent)
+    with pytest.raises(UserError, match="the hub has no someone/some-model"):
+        load_model("someone/some-model")
+
+
+def test_revision_is_for_hub_ids(saved):
+    with pytest.raises(UserError, match=r"model\.revision=main is for hub ids"):
+        load_model(str(saved), revision="main")

@@ -1,0 +1,271 @@
+"""The loop: budgets, failures, progress, and a killed run that ends like one never killed.
+
+Run as a script, this file is such a run: `python tests/test_loop.py <archive>`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
+from search.algorithms import NSGA2
+from search.archive import Archive
+from search.loop import Budget, SearchProgress, run_loop
+from search.progress import duration, show_progress
+from space.candidate import Candidate
+from space.errors import UserError
+from space.space import SearchSpace
+from space.spec import ModelSpec
+
+SPEC = ModelSpec(
+    name="toy",
+    revision="0",
+    family="llama",
+    layers=6,
+    hidden=16,
+    query_heads=4,
+    kv_heads=2,
+    head_dim=4,
+    mlp_channels=16,
+    vocab=32,
+    tied_embeddings=True,
+)
+OBJECTIVES = (Metric("error", "", "min", 2), Metric("size", "", "min", 0))
+SETTINGS = {"model": "toy"}
+TOKENS = 100
+BUDGET = Budget(evaluations=90)
+BATCH = 8
+
+
+def toy_values(candidate: Candidate) -> dict[str, float]:
+    """Raises for every ninth candidate or so, always the same ones."""
+    if int(candidate.key[1:], 16) % 9 == 0:
+        raise RuntimeError("does not fit")
+    lost = [
+        (1 - s.query_heads / 4) ** 2 / (1 + i) + (1 - s.mlp_channels / 16) ** 2 for i, s in enumerate(candidate.layers)
+    ]
+    return {"error": sum(lost), "size": float(sum(s.query_heads + s.mlp_channels for s in candidate.layers))}
+
+
+@dataclass
+class CountingEvaluator:
+    """`MeasureEvaluator` on the toy values that remembers what it was asked."""
+
+    values: Callable[[Candidate], dict[str, float]] = toy_values
+    asked: list[str] = field(default_factory=list)
+    fidelity: str = "search"
+    metrics: tuple[Metric, ...] = OBJECTIVES
+
+    def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
+        assert len(candidates) == 1
+        self.asked += [candidate.key for candidate in candidates]
+        return MeasureEvaluator("search", [Measure(OBJECTIVES, self.values, TOKENS)])(candidates)
+
+
+def search(
+    path: Path,
+    evaluator: CountingEvaluator,
+    budget: Budget = BUDGET,
+    on_progress: Callable[[SearchProgress], None] = lambda progress: None,
+) -> list[Evaluation]:
+    """A run with everything made anew; the archive's evaluations without their timings."""
+    space = SearchSpace(SPEC, mlp_step=4)
+    algorithm = NSGA2(space, OBJECTIVES, seed=5, population=16, starts=[Candidate.dense(SPEC)])
+    with Archive(path, SETTINGS) as archive:
+        run_loop(algorithm, evaluator, archive, OBJECTIVES, budget, batch=BATCH, on_progress=on_progress)
+        return [replace(e, seconds=0.0) for e in archive.evaluations()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> list[Evaluation]:
+    return search(tmp_path_factory.mktemp("undisturbed") / "archive.jsonl", CountingEvaluator())
+
+
+def front(path: Path) -> list[str]:
+    with Archive(path, SETTINGS) as archive:
+        return [e.candidate.key for e in archive.front(OBJECTIVES, "search")]
+
+
+def test_a_run_killed_for_real_ends_like_one_never_killed(tmp_path, undisturbed):
+    path = tmp_path / "archive.jsonl"
+    command = [sys.executable, __file__, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    for lines in (20, 50):
+        process = subprocess.Popen(command, env=environment)
+        deadline = time.monotonic() + 60
+        while not path.exists() or path.read_bytes().count(b"\n") < lines:
+            assert process.poll() is None, "the run ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        with path.open("ab") as file:
+            file.write(b'{"key": "s12')  # what a kill in the middle of a write leaves
+    killed = path.read_bytes().count(b"\n") - 1
+    assert 49 <= killed < 90
+    evaluator = CountingEvaluator()
+    assert search(path, evaluator) == undisturbed
+    assert len(evaluator.asked) == 90 - killed
+    fresh = tmp_path / "fresh.jsonl"
+    search(fresh, CountingEvaluator())
+    assert front(path) == front(fresh)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 8, 9, 33, 89, 90])
+def test_an_archive_of_any_length_is_completed_to_the_same_one(tmp_path, undisturbed, kept):
+    path = tmp_path / "archive.jsonl"
+    with Archive(path, SETTINGS) as archive:
+        for e in undisturbed[:kept]:
+            archive.add(e)
+    evaluator = CountingEvaluator()
+    assert search(path, evaluator) == undisturbed
+    assert len(evaluator.asked) == 90 - kept
+
+
+def test_an_interrupt_loses_only_the_evaluation_in_flight(tmp_path, undisturbed):
+    path = tmp_path / "archive.jsonl"
+    evaluator = CountingEvaluator()
+
+    def interrupted(candidate: Candidate) -> dict[str, float]:
+        if len(evaluator.asked) == 31:
+            raise KeyboardInterrupt
+        return toy_values(candidate)
+
+    evaluator.values = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        search(path, evaluator)
+    with Archive(path, SETTINGS) as archive:
+        assert len(archive) == 30
+    assert search(path, CountingEvaluator()) == undisturbed
+
+
+def test_a_larger_budget_goes_on_where_the_smaller_one_ended(tmp_path, undisturbed):
+    path = tmp_path / "archive.jsonl"
+    assert search(path, CountingEvaluator(), Budget(evaluations=37)) == undisturbed[:37]
+    assert search(path, CountingEvaluator()) == undisturbed
+
+
+def test_the_token_budget_ends_the_run_replayed_or_not(tmp_path, undisturbed):
+    path = tmp_path / "archive.jsonl"
+    budget = Budget(evaluations=90, tokens=25 * TOKENS - 1)
+    evaluator = CountingEvaluator()
+    told = search(path, evaluator, budget)
+    assert sum(e.tokens for e in told) >= budget.tokens > sum(e.tokens for e in told[:-1])
+    assert told == undisturbed[: len(told)]
+    again = CountingEvaluator()
+    assert search(path, again, budget) == told
+    assert again.asked == []
+
+
+def test_failures_are_stored_and_the_search_goes_on(undisturbed):
+    failed = [e for e in undisturbed if e.status == "failed"]
+    assert 0 < len(failed) < 45
+    assert {e.error for e in failed} == {"RuntimeError: does not fit"}
+    assert all(not e.values for e in failed)
+
+
+def test_mostly_failing_evaluations_stop_the_search_with_the_last_message(tmp_path):
+    def values(candidate: Candidate) -> dict[str, float]:
+        raise OSError("no such device")
+
+    evaluator = CountingEvaluator(values)
+    with pytest.raises(UserError, match=r"20 of 20 failed.*OSError: no such device.*new run_dir"):
+        search(tmp_path / "archive.jsonl", evaluator)
+    assert len(evaluator.asked) == 20
+
+
+def test_a_space_that_is_exhausted_ends_the_search(tmp_path):
+    space = SearchSpace(SPEC, attention_widths=False, mlp_widths=False, whole_layers=True, freeze_layers=range(4))
+    evaluator = CountingEvaluator(lambda candidate: {"error": 1.0, "size": 1.0})
+    with Archive(tmp_path / "archive.jsonl", SETTINGS) as archive:
+        run_loop(NSGA2(space, OBJECTIVES, seed=0, population=4), evaluator, archive, OBJECTIVES, BUDGET, batch=4)
+        assert len(archive) == 4
+
+
+def test_progress_counts_what_happened(tmp_path, undisturbed):
+    path = tmp_path / "archive.jsonl"
+    search(path, CountingEvaluator(), Budget(evaluations=30))
+    seen: list[SearchProgress] = []
+    search(path, CountingEvaluator(), on_progress=seen.append)
+    assert [p.done for p in seen] == list(range(1, 91))
+    assert [p.generation for p in seen] == [i // BATCH + 1 for i in range(90)]
+    assert [p.done for p in seen if p.generation_done] == [*range(BATCH, 90, BATCH), 90]
+    last = seen[-1]
+    assert last.replayed == 30
+    assert last.failed == sum(e.status == "failed" for e in undisturbed)
+    assert last.tokens == sum(e.tokens for e in undisturbed)
+    assert last.fraction == 1.0
+    assert last.seconds_left == 0.0
+    ok = [e for e in undisturbed if e.status == "ok"]
+    for name in ("error", "size"):
+        assert last.best[name].values[name] == min(e.values[name] for e in ok)
+    volumes = [p.hypervolume for p in seen]
+    assert volumes[: BATCH - 1] == [None] * (BATCH - 1)
+    assert volumes[BATCH - 1 :] == sorted(volumes[BATCH - 1 :])
+    assert volumes[-1] > volumes[BATCH - 1] > 0
+
+
+def test_progress_without_a_terminal_is_one_plain_line_a_generation(tmp_path):
+    stream = io.StringIO()
+    with show_progress(OBJECTIVES, Console(file=stream, width=40)) as on_progress:
+        search(tmp_path / "archive.jsonl", CountingEvaluator(), Budget(evaluations=20), on_progress)
+    lines = stream.getvalue().splitlines()
+    assert [line.split(":")[0] for line in lines] == ["generation 1", "generation 2", "generation 3"]
+    assert stream.getvalue().isprintable() is False  # only for its line ends:
+    assert "".join(lines).isprintable()
+    assert re.search(
+        r"20/20 evaluations.* s each.*hypervolume [\d.]+; best error: s\w+ \(error .*best size.*knee", lines[-1]
+    )
+
+
+def test_progress_on_a_terminal_shows_a_bar_and_the_best_points(tmp_path):
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=120)
+    with show_progress(OBJECTIVES, console) as on_progress:
+        search(tmp_path / "archive.jsonl", CountingEvaluator(), Budget(evaluations=20), on_progress)
+    text = stream.getvalue()
+    assert "━" in text
+    assert "20/20 evaluations" in text
+    assert "knee" in text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(45.4, "45 s"), (720.0, "12 min"), (11100.0, "3 h 05 min")])
+def test_durations_read_well(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_what_cannot_work_is_refused_before_anything_is_evaluated(tmp_path):
+    with pytest.raises(UserError, match="evaluations of at least 1"):
+        Budget(evaluations=0)
+    with pytest.raises(UserError, match="tokens of at least 1"):
+        Budget(evaluations=1, tokens=0)
+    space = SearchSpace(SPEC, mlp_step=4)
+    evaluator = CountingEvaluator()
+    objectives = (*OBJECTIVES, Metric("latency_ms", "ms", "min", 1))
+    with Archive(tmp_path / "archive.jsonl", SETTINGS) as archive:
+        with pytest.raises(UserError, match=r"objectives among .*latency_ms"):
+            run_loop(NSGA2(space, objectives, seed=0), evaluator, archive, objectives, BUDGET, batch=8)
+        with pytest.raises(UserError, match="batch of at least 1"):
+            run_loop(NSGA2(space, OBJECTIVES, seed=0), evaluator, archive, OBJECTIVES, BUDGET, batch=0)
+    assert evaluator.asked == []
+
+
+def slow_values(candidate: Candidate) -> dict[str, float]:
+    time.sleep(0.02)
+    return toy_values(candidate)
+
+
+if __name__ == "__main__":
+    print(json.dumps([e.candidate.key for e in search(Path(sys.argv[1]), CountingEvaluator(slow_values))]))

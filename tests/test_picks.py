@@ -1,0 +1,133 @@
+"""Picks: each way to name a point, and what each mistake is told."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from evaluators.base import Metric
+from search.picks import PickError, candidate_of, select
+from search.report import Point, front_table
+from space.candidate import Candidate, LayerShape
+
+OBJECTIVES = (Metric("kl", "nats/token", "min", 2), Metric("latency_ms", "ms", "min", 1))
+DENSE: Point = (
+    Candidate((LayerShape(4, 2, 256),) * 2),
+    {"kl": 0.0, "heldout_kl": 0.0, "latency_ms": 40.0, "params": 1000.0, "decoder_params": 800.0},
+)
+
+
+def point(name: str, channels: int, latency_ms: float, heldout_kl: float, params: float) -> tuple[str, Point]:
+    """A named point of the front."""
+    values = {"kl": heldout_kl * 0.9, "heldout_kl": heldout_kl, "latency_ms": latency_ms}
+    shape = LayerShape(4, 2, channels)
+    return name, (Candidate((shape, shape)), {**values, "params": params, "decoder_params": params - 200})
+
+
+POINTS = dict(
+    [
+        point("gentle", 224, 32.0, 0.1, 850.0),
+        point("middle", 160, 24.0, 0.3, 650.0),
+        point("slim", 96, 20.0, 0.9, 400.0),
+        point("quick", 64, 10.0, 2.0, 500.0),
+    ]
+)
+FRAME = front_table(POINTS.values(), DENSE)
+
+
+def picked(pick: str, frame: pd.DataFrame = FRAME) -> str:
+    """The name of the point that a pick selects."""
+    names = {candidate.key: name for name, (candidate, _) in POINTS.items()} | {DENSE[0].key: "dense"}
+    return names[select(frame, pick, OBJECTIVES)["key"]]
+
+
+@pytest.mark.parametrize("name", list(POINTS))
+def test_a_key_or_its_start_picks_its_point(name: str) -> None:
+    key = POINTS[name][0].key
+    assert picked(key) == picked(f" {key} ") == picked(key[:6]) == name
+
+
+def test_the_dense_model_is_picked_by_its_key_alone() -> None:
+    assert picked(DENSE[0].key) == "dense"
+    with pytest.raises(PickError, match="No pruned point"):
+        select(FRAME, "latency_ms>=35", OBJECTIVES)
+
+
+@pytest.mark.parametrize(
+    ("pick", "name"),
+    [
+        ("knee", "middle"),
+        ("smallest", "slim"),
+        ("fastest", "quick"),
+        ("latency_ms<=25", "middle"),  # milliseconds
+        ("latency_ms<=0.5", "slim"),  # half the dense model's
+        ("latency_ms <= 1", "gentle"),
+        ("params<=0.6", "slim"),
+        ("params<=700", "middle"),
+        ("params >= 0.6", "gentle"),
+        ("decoder_params<=0.4", "slim"),
+        ("decoder_params_removed>=0.4", "middle"),
+        ("kl<=0.5", "middle"),  # the fastest that is good enough
+        ("heldout_kl<=1e0", "slim"),
+        ("heldout_kl>=.2", "quick"),
+    ],
+)
+def test_words_and_constraints(pick: str, name: str) -> None:
+    assert picked(pick) == name
+
+
+def test_a_constraint_on_a_metric_that_is_no_cost_takes_the_fastest() -> None:
+    frame = FRAME.assign(accuracy=[0.9, 0.8, 0.7, 0.6, 0.5])
+    assert picked("accuracy>=0.65", frame) == "middle"
+
+
+def test_without_a_latency_the_first_cost_objective_decides() -> None:
+    objectives = (OBJECTIVES[0], Metric("params", "", "min", 0))
+    row = select(FRAME.drop(columns="latency_ms"), "kl<=1.9", objectives)
+    assert row["key"] == POINTS["slim"][0].key
+    with pytest.raises(PickError, match="pick=fastest: there is no such point, the run did not measure it"):
+        select(FRAME.drop(columns="latency_ms"), "fastest", objectives)
+
+
+def test_a_constraint_that_nothing_satisfies_is_told_the_nearest_point() -> None:
+    with pytest.raises(PickError, match=rf"latency_ms<=5; the nearest has 10: pick={POINTS['quick'][0].key}"):
+        select(FRAME, "latency_ms<=5", OBJECTIVES)
+    with pytest.raises(PickError, match=r"params<=300 \(0\.3 of dense\); the nearest has 400 \(0\.400 of dense\)"):
+        select(FRAME, "params<=0.3", OBJECTIVES)
+    with pytest.raises(PickError, match="the nearest has 2"):
+        select(FRAME, "heldout_kl>=3", OBJECTIVES)
+
+
+@pytest.mark.parametrize(
+    "pick",
+    ["", "best", "s", "sffffffffff", "latency_ms<25", "latency_ms=25", "speed<=3", "key<=3", "params<=small", "<=3"],
+)
+def test_a_pick_that_means_nothing_is_told_what_works(pick: str) -> None:
+    with pytest.raises(PickError, match=r"knee, smallest, fastest.*params<=0\.6.*latency_ms.*") as error:
+        select(FRAME, pick, OBJECTIVES)
+    assert all(candidate.key in str(error.value) for candidate, _ in POINTS.values())
+
+
+def test_an_ambiguous_start_of_a_key_is_told_its_points() -> None:
+    frame = FRAME.assign(key=["sdense", "sabc1", "sabc2", "sxyz1", "sxyz2"])
+    with pytest.raises(PickError, match="sabc1, sabc2 all start with it"):
+        select(frame, "sabc", OBJECTIVES)
+    assert select(frame, "sabc2", OBJECTIVES)["key"] == "sabc2"
+
+
+def test_a_front_of_the_dense_model_alone_has_no_knee() -> None:
+    with pytest.raises(PickError, match="the dense model alone"):
+        select(front_table([], DENSE), "knee", OBJECTIVES)
+
+
+def test_a_row_gives_its_candidate_back_unless_someone_changed_it() -> None:
+    candidate = POINTS["slim"][0]
+    row = select(FRAME, candidate.key, OBJECTIVES)
+    assert candidate_of(row) == candidate
+    changed = row.copy()
+    changed["mlp_channels"] = [96, 128]
+    with pytest.raises(PickError, match="changed after the search"):
+        candidate_of(changed)
+    changed["kv_heads"] = [3, 3]
+    with pytest.raises(PickError, match="not an architecture"):
+        candidate_of(changed)

@@ -1,0 +1,170 @@
+"""Holes: same function as zeroed blocks, and generation that does not depend on the kind of cache."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from conftest import random_tokens, tiny_model
+from transformers import DynamicCache, GenerationConfig
+
+from space.export import render_modeling
+from space.families import FAMILIES
+from space.pruned_modeling import NoLayer
+from space.reload_check import CACHES, cache_differences
+
+WINDOW = 6
+LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+SLIDING: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": WINDOW},
+    "qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "layer_types": LAYER_TYPES},
+    "gemma3_text": {"sliding_window": WINDOW, "layer_types": LAYER_TYPES},
+}
+NO_ATTENTION, NO_MLP, NOTHING = {"skip": ["attention"]}, {"skip": ["mlp"]}, {"skip": ["attention", "mlp"]}
+ONE_GROUP = {"num_attention_heads": 2, "num_key_value_heads": 1}
+HOLES: dict[str, dict[int, dict[str, Any]]] = {
+    "no attention in layer 0": {0: NO_ATTENTION},
+    "no MLP": {1: NO_MLP, 3: NO_MLP},
+    "attention in the last layer only": {0: NO_ATTENTION, 1: NO_ATTENTION, 2: NO_ATTENTION},
+    "attention in layer 2 only": {0: NO_ATTENTION, 1: NO_ATTENTION, 3: NO_ATTENTION},
+    "whole layers": {0: NOTHING, 2: NOTHING},
+    "narrow layers and holes": {0: NO_ATTENTION, 1: {"intermediate_size": 16}, 2: ONE_GROUP, 3: NO_MLP},
+}
+NEW_TOKENS = 2 * WINDOW
+
+
+@pytest.fixture(scope="module")
+def modeling(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModuleType]:
+    """The modelling file of every family, imported as its checkpoint would."""
+    modules = {}
+    for family in FAMILIES:
+        path: Path = tmp_path_factory.mktemp("modeling") / f"modeling_pruned_{family}.py"
+        path.write_text(render_modeling(family))
+        description = importlib.util.spec_from_file_location(path.stem, path)
+        assert description is not None
+        assert description.loader is not None
+        sys.modules[path.stem] = modules[family] = importlib.util.module_from_spec(description)
+        description.loader.exec_module(modules[family])
+    return modules
+
+
+def pruned_model(module: ModuleType, family: str, per_layer: dict[int, dict[str, Any]]) -> Any:
+    dense, spec = tiny_model(family, **SLIDING.get(family, {}))
+    config = module.PrunedConfig(
+        **dense.config.to_diff_dict() | {"model_type": module.MODEL_TYPE, "head_dim": spec.head_dim},
+        allow_global_per_layer_attribute_access=True,
+        per_layer_config=per_layer,
+    )
+    model = module.PrunedForCausalLM(config).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def prompts(time: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Three prompts, the last two padded on the left."""
+    tokens = random_tokens(3, time)
+    mask = torch.ones_like(tokens)
+    mask[1, :2] = mask[2, :3] = 0
+    return tokens.masked_fill(mask == 0, 0), mask
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("holes", HOLES)
+def test_generation_is_the_same_with_every_cache(modeling: dict[str, ModuleType], family: str, holes: str) -> None:
+    model = pruned_model(modeling[family], family, HOLES[holes])
+    for time in (WINDOW - 2, 2 * WINDOW + 1):  # shorter and longer than the sliding windows
+        results = cache_differences(model, *prompts(time), NEW_TOKENS)
+        assert set(results) == set(CACHES)
+        for difference, steps in results.values():
+            assert difference < 1e-4
+            assert steps == NEW_TOKENS
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("holes", [name for name in HOLES if "narrow" not in name])
+def test_a_hole_is_a_block_whose_output_is_zero(modeling: dict[str, ModuleType], family: str, holes: str) -> None:
+    model = pruned_model(modeling[family], family, HOLES[holes])
+    dense, _ = tiny_model(family, **SLIDING.get(family, {}))
+    assert not dense.load_state_dict(model.state_dict(), strict=False).unexpected_keys
+    for index, override in HOLES[holes].items():
+        layer = dense.model.layers[index]
+        for name, output in (("attention", layer.self_attn.o_proj), ("mlp", layer.mlp.down_proj)):
+            if name in override["skip"]:
+                for parameter in output.parameters():
+                    parameter.zero_()
+    tokens, mask = prompts(2 * WINDOW)
+    torch.testing.assert_close(
+        model(tokens, attention_mask=mask).logits, dense(tokens, attention_mask=mask).logits, rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("gone", [(0,), (1, 2), (0, 3)])
+def test_generation_with_layers_gone_from_a_stock_model(gone: tuple[int, ...]) -> None:
+    model, _ = tiny_model("llama")
+    for index in gone:
+        model.model.layers[index] = NoLayer(index)
+    for difference, steps in cache_differences(model, *prompts(8), NEW_TOKENS).values():
+        assert difference < 1e-4
+        assert steps == NEW_TOKENS
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("holes", HOLES)
+def test_a_cache_made_without_a_config(modeling: dict[str, ModuleType], holes: str) -> None:
+    model = pruned_model(modeling["llama"], "llama", HOLES[holes])
+    tokens, _ = prompts(8)
+    cache = DynamicCache()
+    pieces = [model(piece, past_key_values=cache, use_cache=True).logits for piece in tokens.split((4, 1, 3), dim=1)]
+    assert cache.get_seq_length() == 8
+    torch.testing.assert_close(torch.cat(pieces, dim=1), model(tokens).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_beam_search_with_holes(modeling: dict[str, ModuleType], family: str) -> None:
+    model = pruned_model(modeling[family], family, HOLES["narrow layers and holes"])
+    tokens, mask = prompts(2 * WINDOW)
+    plain, cached = (
+        model.generate(
+            tokens,
+            attention_mask=mask,
+            generation_config=GenerationConfig(num_beams=3, max_new_tokens=6, use_cache=use_cache, pad_token_id=0),
+        )
+        for use_cache in (False, True)
+    )
+    assert torch.equal(plain, cached)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_with_gradient_checkpointing(modeling: dict[str, ModuleType], family: str) -> None:
+    model = pruned_model(modeling[family], family, HOLES["narrow layers and holes"]).train()
+    tokens, _ = prompts(8)
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        model.zero_grad()
+        model(tokens, labels=tokens, use_cache=False).loss.backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert all(gradient is not None for gradient in gradients[0].values())
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_the_attention_backend_can_be_changed(modeling: dict[str, ModuleType]) -> None:
+    model = pruned_model(modeling["llama"], "llama", HOLES["narrow layers and holes"])
+    tokens, mask = prompts(8)
+    before = model(tokens, attention_mask=mask).logits
+    model.set_attn_implementation("eager")
+    assert model.model.layers[2].self_attn.config._attn_implementation == "eager"
+    torch.testing.assert_close(model(tokens, attention_mask=mask).logits[0], before[0], rtol=0, atol=1e-5)
+    outputs = model(tokens, attention_mask=mask, output_hidden_states=True, output_attentions=True)
+    assert len(outputs.hidden_states) == 4 + 1
+    assert [weights.shape[1] for weights in outputs.attentions] == [6, 2, 6]  # none for layer 0

@@ -1,0 +1,153 @@
+"""Parameter counts, MACs and KV-cache bytes against counting on transformers' own models."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import FAMILY_NAMES, random_tokens, tiny_model
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DynamicCache
+
+from evaluators.cost import cost_measure
+from space.candidate import Candidate, LayerShape
+from space.errors import UserError
+from space.families import FAMILIES, UnsupportedFamilyError
+from space.size import attention_params, decoder_params, layer_params, mlp_params, total_params
+from space.spec import ModelSpec
+
+SHAPES = (LayerShape(2, 1, 20), LayerShape(3, 3, 47), LayerShape(4, 2, 1))
+
+
+def shrunk_model(family: str, spec: ModelSpec, shape: LayerShape, **changes: object) -> nn.Module:
+    """Transformers' own model with this shape in all layers."""
+    model, _ = tiny_model(
+        family,
+        num_attention_heads=shape.query_heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=spec.head_dim,
+        intermediate_size=shape.mlp_channels,
+        **changes,
+    )
+    return model
+
+
+def count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def test_every_family_is_counted() -> None:
+    assert set(FAMILY_NAMES) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_counts_equal_those_of_the_stock_model(family: str, shape: LayerShape, tied: bool) -> None:
+    _, spec = tiny_model(family, tie_word_embeddings=tied)
+    model = shrunk_model(family, spec, shape, tie_word_embeddings=tied)
+    candidate = Candidate((shape,) * spec.layers)
+    assert layer_params(spec, shape) == count(model.model.layers[0].parameters())
+    assert decoder_params(spec, candidate) == count(model.model.layers.parameters())
+    assert total_params(spec, candidate) == count(model.parameters())
+
+
+def test_biases_count_as_in_the_stock_model() -> None:
+    # Qwen3 biases o_proj with q, k and v, Qwen2 does not; the tiny Llama of the other tests has every bias
+    _, spec = tiny_model("qwen3", attention_bias=True)
+    assert spec.o_bias
+    shape = LayerShape(2, 1, 20)
+    model = shrunk_model("qwen3", spec, shape, attention_bias=True)
+    assert layer_params(spec, shape) == count(model.model.layers[0].parameters())
+
+
+def test_removed_blocks_take_their_norms_along(family: str) -> None:
+    model, spec = tiny_model(family)
+    dense = Candidate.dense(spec).layers[0]
+    whole, without_attention, without_mlp, gone = model.model.layers
+    for layer in (without_attention, gone):
+        for name in ("self_attn", *FAMILIES[family].attention_norms):
+            delattr(layer, name)
+    for layer in (without_mlp, gone):
+        for name in ("mlp", *FAMILIES[family].mlp_norms):
+            delattr(layer, name)
+    shapes = (dense, replace(dense, query_heads=0, kv_heads=0), replace(dense, mlp_channels=0), LayerShape(0, 0, 0))
+    counted = [count(layer.parameters()) for layer in (whole, without_attention, without_mlp, gone)]
+    assert [layer_params(spec, shape) for shape in shapes] == counted
+    assert counted[-1] == 0, "a layer that is gone has no parameters"
+    assert total_params(spec, Candidate(shapes)) == count(model.parameters())
+
+
+def test_unknown_family_is_refused() -> None:
+    _, spec = tiny_model("llama")
+    for counted in (attention_params(spec, 0, 0), mlp_params(spec, 0)):
+        assert counted == 0
+    with pytest.raises(UnsupportedFamilyError, match="got model_type='mamba'"):
+        layer_params(replace(spec, family="mamba"), LayerShape(0, 0, 0))
+
+
+@pytest.mark.parametrize("context", [1, 6])
+def test_macs_and_kv_bytes_equal_a_counted_decode_step(family: str, context: int) -> None:
+    _, spec = tiny_model(family)
+    shape = LayerShape(4, 2, 20)
+    model = shrunk_model(family, spec, shape)
+    model.config._attn_implementation = "eager"  # its scores and sums of values are matrix products that are counted
+    tokens = random_tokens(1, context)
+    cache = DynamicCache()
+    with torch.inference_mode():
+        if context > 1:
+            model(tokens[:, :-1], past_key_values=cache)
+        with FlopCounterMode(display=False) as counter:
+            model(tokens[:, -1:], past_key_values=cache)
+    by_module = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    # the rotary angles are an outer product of one number with the frequencies: no product with weights or keys
+    rotary = sum(flops for name, flops in by_module.items() if name.endswith(".rotary_emb"))
+    values = cost_measure(spec, context=context, bytes_per_element=4).values(Candidate((shape,) * spec.layers))
+    assert 2 * values["macs_per_token"] == by_module["Global"] - rotary
+    assert values["kv_bytes"] == sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+
+def test_holes_cost_nothing() -> None:
+    _, spec = tiny_model("qwen3")
+    dense = Candidate.dense(spec).layers[0]
+    only = Candidate((dense, *(LayerShape(0, 0, 0),) * (spec.layers - 1)))
+    single = replace(spec, layers=1)
+    holes = cost_measure(spec, context=9).values(only)
+    alone = cost_measure(single, context=9).values(Candidate.dense(single))
+    assert holes["decoder_params_removed"] == pytest.approx(1 - 1 / spec.layers, abs=1e-12)
+    for name in ("params", "decoder_params", "macs_per_token", "kv_bytes"):
+        assert holes[name] == alone[name]
+
+
+def test_measure_gives_its_metrics_and_dense_removes_nothing(family: str) -> None:
+    _, spec = tiny_model(family)
+    measure = cost_measure(spec, context=32)
+    values = measure.values(Candidate.dense(spec))
+    assert list(values) == [metric.name for metric in measure.metrics]
+    assert values["decoder_params_removed"] == 0
+    assert measure.tokens == 0
+    assert {metric.cost_rank for metric in measure.metrics} == {0}
+    assert {metric.name for metric in measure.metrics if metric.goal == "max"} == {"decoder_params_removed"}
+
+
+def test_kv_bytes_scale_with_context_and_element_size() -> None:
+    _, spec = tiny_model("llama")
+    dense = Candidate.dense(spec)
+    once = cost_measure(spec, context=8).values(dense)["kv_bytes"]
+    assert cost_measure(spec, context=24).values(dense)["kv_bytes"] == 3 * once
+    assert cost_measure(spec, context=8, bytes_per_element=4).values(dense)["kv_bytes"] == 2 * once
+
+
+@pytest.mark.parametrize("value", [0, -5, 2.5, True, "512"])
+@pytest.mark.parametrize("name", ["context", "bytes_per_element"])
+def test_impossible_settings_are_refused(name: str, value: object) -> None:
+    _, spec = tiny_model("llama")
+    settings: dict[str, object] = {"context": 8, name: value}
+    with pytest.raises(UserError, match=f"expected {name} to be a whole number of at least 1, got {value!r}"):
+        cost_measure(spec, **settings)  # type: ignore[arg-type]
+
+
+def test_candidate_of_another_depth_is_refused() -> None:
+    _, spec = tiny_model("llama")
+    with pytest.raises(ValueError, match="expected a candidate of 4 layers, got 3"):
+        cost_measure(spec, context=8).values(Candidate(Candidate.dense(spec).layers[:3]))
