@@ -1,0 +1,86 @@
+"""Training-free quality against published methods: one search, three sizes, perplexity of the exported checkpoints.
+
+    python benchmarks/quality.py --calibration VALID.txt --test TEST.txt [--run-dir DIR] [--evaluations 1500]
+
+One run of run_search.py calibrates and searches on VALID.txt alone, for KL against decoder-layer parameters. From its
+front, the best point with at least 25, 37.5 and 50 % of the decoder-layer parameters removed is exported and scored as
+the published figures were: TEST.txt as one string without special tokens, its first 64 windows of 512 tokens, float32,
+exp of the mean cross-entropy over the 511 predicted tokens of each window.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from search.report import REMOVED, dense_row, is_dense, read_front_csv
+from space.embedded import default_model_dir
+
+ROOT = Path(__file__).resolve().parent.parent
+# Perplexity over dense of the best published training-free method that was run by this protocol (2SSP), and the aim.
+SIZES = {0.25: (1.84, 1.33), 0.375: (3.01, 1.68), 0.5: (5.22, 2.40)}
+WINDOWS, LENGTH = 64, 512
+ROUNDING = 1e-3  # 24.99 % counts as 25 %: published methods round the same way
+
+
+@torch.inference_mode()
+def perplexity(directory: Path, text: str) -> float:
+    """Perplexity of a checkpoint by the protocol."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, trust_remote_code=True).eval()
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids[0]
+    total = 0.0
+    for window in ids[: WINDOWS * LENGTH].view(WINDOWS, LENGTH):
+        logits = model(window[None], use_cache=False).logits[0, :-1].float()
+        total += F.cross_entropy(logits, window[1:], reduction="sum").item()
+    return math.exp(total / (WINDOWS * (LENGTH - 1)))
+
+
+def main() -> None:
+    """Searches, exports, scores and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calibration", type=Path, required=True, help="text for calibration and search")
+    parser.add_argument("--test", type=Path, required=True, help="text for scoring")
+    parser.add_argument("--run-dir", type=Path, default=Path("results/quality"))
+    parser.add_argument("--evaluations", type=int, default=1500)
+    arguments = parser.parse_args()
+    command = [
+        sys.executable, str(ROOT / "run_search.py"), f"run_dir={arguments.run_dir}",
+        f"data.path={arguments.calibration.resolve()}", "data.calibration_windows=128", "data.search_windows=8",
+        "objectives=[kl,decoder_params]", "space.min_decoder_params=0.48",
+        f"search.evaluations={arguments.evaluations}", "front_points=30",
+    ]  # fmt: skip
+    subprocess.run(command, check=True)
+    front = read_front_csv(arguments.run_dir / "front.csv")
+    points = pd.concat([front, read_front_csv(arguments.run_dir / "points.csv")])
+    points = points[~is_dense(points)]
+    text = arguments.test.read_text(encoding="utf-8")
+    dense = perplexity(default_model_dir(), text)
+    table = Table("removed", "key", "search KL", "perplexity", "÷ dense", "aim", "best published")
+    table.add_row("0 %", str(dense_row(front)["key"]), "0", f"{dense:.2f}", "1.00", "", "")
+    for size, (published, aim) in SIZES.items():
+        row = points[points[REMOVED] >= size - ROUNDING].sort_values("kl").iloc[0]
+        out = arguments.run_dir / "exports" / row["key"]
+        if not out.exists():
+            pick = [f"run_dir={arguments.run_dir}", f"pick={row['key']}"]
+            subprocess.run([sys.executable, str(ROOT / "export_subnet.py"), *pick], check=True)
+        score = perplexity(out, text)
+        table.add_row(
+            f"{row[REMOVED]:.2%}", row["key"], f"{row['kl']:.4f}", f"{score:.2f}", f"{score / dense:.3f}",
+            f"{aim:.2f}", f"{published:.2f}",
+        )  # fmt: skip
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
