@@ -54,7 +54,7 @@ def run(cfg: DictConfig, console: Console) -> None:
     batch = cfg.evaluators.batch
     measures = [cost_measure(spec, context=cfg.evaluators.context), table.measure()]
     search = MeasureEvaluator("search", [*measures, Divergence(supernet, blocks["search"], batch=batch).measure()])
-    heldout = MeasureEvaluator("heldout", [Divergence(supernet, blocks["heldout"], batch=batch).measure("heldout_")])
+    heldout = MeasureEvaluator("heldout", [Divergence(supernet, blocks["heldout"], batch=batch).heldout_measure()])
     objectives = choose_metrics(cfg.objectives, search.metrics)
     layers = sorted(range(spec.layers), key=lambda index: supernet.influence[index])
     dense = Candidate.dense(spec)

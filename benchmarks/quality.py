@@ -16,14 +16,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from search.report import REMOVED, dense_row, is_dense, read_front_csv
+from search.report import REMOVED, dense_row, read_front_csv
 from space.embedded import default_model_dir
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,13 +60,11 @@ def main() -> None:
         f"search.evaluations={arguments.evaluations}", "front_points=30",
     ]  # fmt: skip
     subprocess.run(command, check=True)
-    front = read_front_csv(arguments.run_dir / "front.csv")
-    points = pd.concat([front, read_front_csv(arguments.run_dir / "points.csv")])
-    points = points[~is_dense(points)]
+    points = read_front_csv(arguments.run_dir / "points.csv")
     text = arguments.test.read_text(encoding="utf-8")
     dense = perplexity(default_model_dir(), text)
     table = Table("removed", "key", "search KL", "perplexity", "÷ dense", "aim", "best published")
-    table.add_row("0 %", str(dense_row(front)["key"]), "0", f"{dense:.2f}", "1.00", "", "")
+    table.add_row("0 %", str(dense_row(points)["key"]), "0", f"{dense:.2f}", "1.00", "", "")
     for size, (published, aim) in SIZES.items():
         row = points[points[REMOVED] >= size - ROUNDING].sort_values("kl").iloc[0]
         out = arguments.run_dir / "exports" / row["key"]

@@ -65,18 +65,23 @@ class Divergence:
         """Tokens that one question sends through a candidate."""
         return self._tokens.numel()
 
-    def measure(self, prefix: str = "") -> Measure:
-        """Metrics `kl` and `nll` in nats a token, and the perplexity `ppl`, their names led by `prefix`."""
-        metrics = (
-            Metric(f"{prefix}kl", "nats/token", "min", 2),
-            Metric(f"{prefix}nll", "nats/token", "min", 2),
-            Metric(f"{prefix}ppl", "", "min", 2),
-        )
+    def measure(self) -> Measure:
+        """The search's quality: `kl` and `nll`, in nats a token."""
+        metrics = (Metric("kl", "nats/token", "min", 2), Metric("nll", "nats/token", "min", 2))
 
         def values(candidate: Candidate) -> Mapping[str, float]:
             kl, nll = self(candidate)
-            ppl = math.exp(nll) if nll < 700 else math.inf
-            return dict(zip((metric.name for metric in metrics), (kl, nll, ppl), strict=True))
+            return {"kl": kl, "nll": nll}
+
+        return Measure(metrics, values, self.tokens)
+
+    def heldout_measure(self) -> Measure:
+        """What is reported of text that the search did not see: `heldout_kl` and the perplexity `heldout_ppl`."""
+        metrics = (Metric("heldout_kl", "nats/token", "min", 2), Metric("heldout_ppl", "", "min", 2))
+
+        def values(candidate: Candidate) -> Mapping[str, float]:
+            kl, nll = self(candidate)
+            return {"heldout_kl": kl, "heldout_ppl": math.exp(nll) if nll < 700 else math.inf}
 
         return Measure(metrics, values, self.tokens)
 

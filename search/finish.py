@@ -22,7 +22,7 @@ from space.candidate import Candidate
 from space.errors import UserError
 
 FRONT_FILE = "front.csv"
-POINTS_FILE = "points.csv"  # what the search evaluated and the front does not hold
+POINTS_FILE = "points.csv"  # every candidate that the search evaluated
 PAGE_FILE = "front.html"
 SUMMARY_FILE = "summary.json"
 
@@ -122,13 +122,11 @@ def finish(
             "Raise search.evaluations, or lower space.min_decoder_params."
         )
     error = _table_error(others)
-    # Axes of the page need every dominated point's objectives; its other metrics are in the archive.
-    off = [e for e in archive.evaluations(search.fidelity) if e.status == "ok"]
-    off = [e for e in off if e.candidate.key not in set(front["key"])]
-    dominated = points_table([(e.candidate, e.values) for e in off], merged[dense.key]) if off else front.iloc[:0]
+    evaluated = [(e.candidate, e.values) for e in archive.evaluations(search.fidelity) if e.status == "ok"]
+    everything = points_table(evaluated, merged[dense.key])
     write_front_csv(run_dir / FRONT_FILE, front)
-    write_front_csv(run_dir / POINTS_FILE, dominated)
-    write_front_html(run_dir / PAGE_FILE, front, dominated, objectives, run_dir=run_name, title=title)
+    write_front_csv(run_dir / POINTS_FILE, everything)
+    write_front_html(run_dir / PAGE_FILE, front, everything, objectives, run_dir=run_name, title=title)
     summary = {
         **facts,
         "objectives": [asdict(metric) for metric in objectives],

@@ -39,7 +39,7 @@
   };
 
   const hover = (point) => {
-    const role = { front: "on the front", dominated: "dominated", dense: "dense model" }[point.role];
+    const role = { front: "on the front", dominated: "off the front", dense: "dense model" }[point.role];
     const head = `<b>${escaped(point.key)}</b>  ${[role, ...point.marks].join(", ")}`;
     const lines = columns.filter((column) => value(point, column.name) !== null)
       .map((column) => `${escaped(column.label)}: <b>${write(value(point, column.name), column.kind)}</b> ${escaped(column.unit)}`);
@@ -84,7 +84,7 @@
     const line = { ...trace(staircase(), y, {}), type: "scatter", mode: "lines", hoverinfo: "skip", showlegend: false,
       line: { color: colours.accent, width: 1.5, shape: "hv" }, opacity: 0.45 };
     const traces = [
-      trace(dominated, y, { name: "dominated",
+      trace(dominated, y, { name: "other candidates",
         marker: { symbol: "x", size: 5, color: colours.dominated, opacity: 0.5 } }),
       line,
       trace(front, y, { name: "front", cliponaxis: false,
@@ -217,7 +217,7 @@
     const { point } = state;
     const place = front.indexOf(point);
     $("place").textContent = point.role === "dense" ? "The dense model"
-      : point.role === "front" ? `Point ${place + 1} of ${front.length} on the front` : "A dominated point";
+      : point.role === "front" ? `Point ${place + 1} of ${front.length} on the front` : "Off the front";
     $("key").textContent = point.key;
     $("badges").replaceChildren(...point.marks.map((mark) => {
       const badge = cell("span", mark);
@@ -260,7 +260,7 @@
 
   // ---- wiring
   $("title").textContent = data.title;
-  $("subtitle").textContent = `${front.length} points on the front, ${dominated.length} dominated · ${data.run_dir}`;
+  $("subtitle").textContent = `${front.length} points on the front, ${dominated.length} other candidates · ${data.run_dir}`;
   [["x-axis", data.x, "x"], ["y-axis", data.y, "y"]].forEach(([id, names, field]) => {
     $(id).append(...names.map((name) => {
       const option = cell("option", byName[name].label);

@@ -1,0 +1,58 @@
+"""Exported checkpoints against the dense model, paired: what a user measures beside what front.csv says.
+
+    python benchmarks/exported_latency.py RUN_DIR CHECKPOINT [CHECKPOINT ...]
+
+Loads the dense default model and each checkpoint with transformers alone, in the dtype of the checkpoint, times
+`model(input_ids)` of 1 x 512 tokens in interleaved rounds, and prints milliseconds and the ratio to dense, beside the
+ratio of `latency_e2e_ms` in the run's front.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from transformers import AutoModelForCausalLM
+
+from space.embedded import default_model_dir
+
+ROUNDS = 11
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Times and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("checkpoints", type=Path, nargs="+")
+    arguments = parser.parse_args()
+    subnets = [AutoModelForCausalLM.from_pretrained(p, trust_remote_code=True) for p in arguments.checkpoints]
+    dense = AutoModelForCausalLM.from_pretrained(default_model_dir(), dtype=subnets[0].dtype)
+    tokens = torch.randint(dense.config.vocab_size, (1, 512), generator=torch.Generator().manual_seed(1))
+    rounds: list[list[float]] = []
+    for _ in range(ROUNDS):
+        row = []
+        for model in (dense, *subnets):
+            model(tokens)
+            start = time.perf_counter()
+            model(tokens)
+            row.append(1e3 * (time.perf_counter() - start))
+        rounds.append(row)
+    front = pd.read_csv(arguments.run_dir / "front.csv").set_index("key")["latency_e2e_ms"]
+    for index, path in enumerate((None, *arguments.checkpoints)):
+        milliseconds = statistics.median(row[index] for row in rounds)
+        ratio = statistics.median(row[index] / row[0] for row in rounds)
+        if path is None:
+            print(f"dense: {milliseconds:.1f} ms, front.csv {front.iloc[0]:.1f} ms")
+        else:
+            said = front[path.name] / front.iloc[0]
+            off = f"front.csv {said:.3f}, off by {ratio / said - 1:+.1%}"
+            print(f"{path.name}: {milliseconds:.1f} ms, {ratio:.3f} x dense, {off}")
+
+
+if __name__ == "__main__":
+    main()
