@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import hydra
 from hydra.utils import instantiate
@@ -31,21 +32,23 @@ FREE_SETTINGS = ("run_dir", "name", "search.evaluations", "search.tokens")
 
 def run(cfg: DictConfig, console: Console) -> None:
     """The main job, start to end; resumes when `cfg.run_dir` holds a run."""
-    run_dir = Path(cfg.run_dir or f"results/{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    run_dir = open_run_directory(run_dir, OmegaConf.to_container(cfg, resolve=True), free=FREE_SETTINGS)
-    console.print(f"run directory: {run_dir}", highlight=False)
     with stage("model and text", console):
         loaded = instantiate(cfg.model)()
         spec, data = loaded.spec, cfg.data
-        space = instantiate(cfg.space)(spec=spec)
+        space, preparation = instantiate(cfg.space)(spec=spec), instantiate(cfg.supernet)
+        workload = instantiate(cfg.latency)()
         texts = load_texts(data.path, name=data.name, split=data.split, field=data.field)
         text = split_tokens(texts, loaded.tokenizer, vocab=spec.vocab)
         blocks = {p: text.blocks(p, data[f"{p}_windows"], data.length) for p in ("calibration", "search", "heldout")}
+    run_dir = Path(cfg.run_dir or f"results/{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    open_run_directory(run_dir, config, free=FREE_SETTINGS)
+    console.print(f"run directory: {run_dir}", highlight=False, soft_wrap=True)
     with stage("calibration and order of units", console) as show:
-        supernet = instantiate(cfg.supernet).supernet(
+        supernet = preparation.supernet(
             loaded, blocks["calibration"], run_dir / "supernet", lambda index: show(index + 1, spec.layers)
         )
-    bench = LatencyBench(supernet, instantiate(cfg.latency)())
+    bench = LatencyBench(supernet, workload)
     with stage("latency table", console) as show:
         table_file = run_dir / "latency.json"
         if not table_file.exists():
@@ -77,9 +80,7 @@ def run(cfg: DictConfig, console: Console) -> None:
     console.print(f"latency table against end to end: median error {error.median:.1%}, worst {error.worst:.1%}")
     console.print(f"{result.dropped} points left out: on held-out text and end to end, another is better and faster")
     console.print(f"open {run_dir / 'front.html'}", highlight=False, soft_wrap=True)
-    console.print(
-        f"export a point: python export_subnet.py run_dir={run_dir} pick=knee", highlight=False, soft_wrap=True
-    )
+    console.print(f"export: python export_subnet.py run_dir={run_dir} pick=knee", highlight=False, soft_wrap=True)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

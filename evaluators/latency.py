@@ -36,21 +36,19 @@ class Workload:
         batch: Sequences.
         length: Tokens of each.
         threads: Intra-op threads; 0 for torch's own choice.
-        min_run_time: Seconds of measurement for an entry of the table.
-        rounds: Interleaved rounds of the end-to-end check.
+        rounds: Interleaved rounds, of the table and of the end-to-end check; what counts is the median over them.
     """
 
     batch: int = 1
     length: int = 512
     threads: int = 0
-    min_run_time: float = 0.5
-    rounds: int = 7
+    rounds: int = 5
 
     def __post_init__(self) -> None:
-        if min(self.batch, self.length, self.rounds) < 1 or self.threads < 0 or self.min_run_time <= 0:
+        if min(self.batch, self.length, self.rounds) < 1 or self.threads < 0:
             raise UserError(
-                f"latency: expected batch, length and rounds of at least 1, threads of at least 0 and min_run_time "
-                f"above 0, got {asdict(self)}."
+                f"latency: expected batch, length and rounds of at least 1, and threads of at least 0, "
+                f"got {asdict(self)}."
             )
 
 
@@ -147,14 +145,14 @@ class LatencyBench:
         self,
         attention_shapes: Sequence[tuple[int, int]],
         mlp_shapes: Sequence[int],
-        on_entry: Callable[[int, int], None] = lambda done, of: None,
+        on_round: Callable[[int, int], None] = lambda done, of: None,
     ) -> LatencyTable:
-        """Measures every block shape; about `min_run_time` seconds for each.
+        """Measures every block shape, all stacks interleaved in rounds.
 
         Args:
             attention_shapes: (query_heads, kv_heads) pairs, without the empty one.
             mlp_shapes: Channel counts, without 0.
-            on_entry: Called with how many stacks are done, of how many.
+            on_round: Called with how many rounds are done, of how many.
         """
         layers = self._supernet.spec.layers
         # One layer must keep attention, so the empty stack is one block of the smallest shape, taken off again below.
@@ -166,10 +164,8 @@ class LatencyBench:
             channels: Candidate((LayerShape(*smallest, channels), *(LayerShape(0, 0, channels),) * (layers - 1)))
             for channels in mlp_shapes
         }
-        times: dict[Any, float] = {}
-        for done, (name, candidate) in enumerate(stacks.items()):
-            times[name] = self._time(candidate, self._workload.min_run_time)
-            on_entry(done + 1, len(stacks))
+        rows = self._rounds(list(stacks.values()), on_round)
+        times = {name: statistics.median(row[index] for row in rows) for index, name in enumerate(stacks)}
         # a single layer cannot be told from the rest of the model
         block = (times[smallest] - times["one"]) / (layers - 1) if layers > 1 else 0.0
         base = times["one"] - block
@@ -191,10 +187,7 @@ class LatencyBench:
         """
         dense = Candidate.dense(self._supernet.spec)
         everyone = [dense, *candidates]
-        times: list[list[float]] = []
-        for number in range(self._workload.rounds):
-            times.append([self._time(candidate, None) for candidate in everyone])
-            on_round(number + 1, self._workload.rounds)
+        times = self._rounds(everyone, on_round)
         dense_ms = statistics.median(row[0] for row in times)
         return [dense_ms * statistics.median(row[i] / row[0] for row in times) for i in range(1, len(everyone))]
 
@@ -207,18 +200,24 @@ class LatencyBench:
             return f"{type(error).__name__}: {error}"
         return None
 
-    def _time(self, candidate: Candidate, min_run_time: float | None) -> float:
-        """Median milliseconds of a warm forward pass; two passes' mean where no run time is given."""
+    def _rounds(self, candidates: Sequence[Candidate], on_round: Callable[[int, int], None]) -> list[list[float]]:
+        """Milliseconds of every candidate in every round; a slow moment of the machine hits neighbours alike."""
+        rows: list[list[float]] = []
+        for number in range(self._workload.rounds):
+            rows.append([self._time(candidate) for candidate in candidates])
+            on_round(number + 1, self._workload.rounds)
+        return rows
+
+    def _time(self, candidate: Candidate) -> float:
+        """Milliseconds of a warm forward pass, the mean of two."""
         with self._supernet.activate(candidate) as model, torch.inference_mode():
             timer = Timer(
                 "model(tokens)",
                 globals={"model": model, "tokens": self._tokens},
                 num_threads=self._workload.threads or torch.get_num_threads(),
             )
-            if min_run_time is None:
-                timer.timeit(1)  # warm
-                return timer.timeit(2).median * 1e3
-            return timer.blocked_autorange(min_run_time=min_run_time).median * 1e3
+            timer.timeit(1)  # warm
+            return timer.timeit(2).median * 1e3
 
     def _describe(self) -> dict[str, Any]:
         cuda = self._device.type == "cuda"

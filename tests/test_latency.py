@@ -11,7 +11,7 @@ from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet import Supernet
 
-WORKLOAD = Workload(batch=1, length=8, threads=1, min_run_time=0.001, rounds=2)
+WORKLOAD = Workload(batch=1, length=8, threads=1, rounds=2)
 
 
 def test_table_covers_the_shapes_and_survives_the_disk(make_supernet: Callable[..., Supernet]) -> None:
@@ -19,7 +19,7 @@ def test_table_covers_the_shapes_and_survives_the_disk(make_supernet: Callable[.
     seen: list[tuple[int, int]] = []
     bench = LatencyBench(supernet, WORKLOAD)
     table = bench.table([(2, 1), (6, 3)], [16, 48], lambda *progress: seen.append(progress))
-    assert seen == [(i, 5) for i in range(1, 6)]
+    assert seen == [(1, 2), (2, 2)]
     assert set(table.attention_ms) == {(2, 1), (6, 3)}
     assert set(table.mlp_ms) == {16, 48}
     assert LatencyTable.from_json(table.to_json()) == table
