@@ -313,7 +313,7 @@ def _order_and_factor(
         for kept in range(1, spec.queries_per_group + 1):
             columns = permuted[attention_columns(spec, kept).to(permuted.device)]
             tensors[f"attention_factor_{kept}"] = factor(attention_gram[columns][:, columns])
-    except RuntimeError as error:
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise UserError(
             f"Layer {statistics.index}: expected a positive definite Gram matrix, but "
             f"it could not be factored ({error}). Raise supernet.damping, or calibrate on more or other text."
