@@ -70,11 +70,15 @@ def export(cfg: DictConfig, console: Console) -> None:
         generation_config=loaded.model.generation_config,
         tolerance=cfg.tolerance,
     )
-    console.print(f"verified in a fresh process: {done.verification}", highlight=False)
+    checked = done.verification
     flag = ", trust_remote_code=True" if done.trust_remote_code else ""
-    console.print(
-        f'exported; load with AutoModelForCausalLM.from_pretrained("{done.directory}"{flag})', highlight=False
-    )
+    for line in (
+        f"reloaded in a fresh process: logits within {checked.logits_difference:.1e} of the search's own subnet,",
+        f"generate() with the dynamic cache within {checked.dynamic_cache_difference:.1e} of without, "
+        f"with the static one {checked.static_cache_difference:.1e}",
+        f'exported; load with AutoModelForCausalLM.from_pretrained("{done.directory}"{flag})',
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="export")
