@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from numbers import Real
 from pathlib import Path
 
 import hydra
@@ -56,7 +57,7 @@ def export(cfg: DictConfig, console: Console) -> None:
         input_ids=tokens,
         expected_logits=logits,
         card={
-            "Metrics": {name: value for name, value in row.items() if isinstance(value, (int, float))},
+            "Metrics": {name: value for name, value in row.items() if isinstance(value, Real)},
             "Provenance": {
                 "run": run_dir.resolve().name,
                 "base model": loaded.spec.name,

@@ -6,6 +6,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from evaluators.base import Evaluation, Evaluator, Metric
 from search.archive import Archive
 from search.pareto import minimised, spread_subset
 from search.plot import write_front_html
-from search.report import confirmed, dense_row, front_table, is_dense, points_table, write_front_csv
+from search.report import confirmed, dense_row, front_table, points_table, write_front_csv
 from search.run_directory import atomic_write
 from space.candidate import Candidate
 from space.errors import UserError
@@ -29,7 +30,7 @@ SUMMARY_FILE = "summary.json"
 
 @dataclass(frozen=True)
 class TableError:
-    """How far the latency table is from end-to-end timings of the front, as fractions of the latter."""
+    """How far the latency table is from end-to-end timings of all that was timed, as fractions of the latter."""
 
     median: float
     worst: float
@@ -41,7 +42,7 @@ class Finish:
 
     Attributes:
         front: The front's table, the dense model's row in it.
-        table_error: The latency table's error over the front.
+        table_error: The latency table's error over all timed points.
         dropped: Front members of the search that held-out text or end-to-end timing showed to be dominated by another.
     """
 
@@ -93,7 +94,7 @@ def finish(
         facts: What `summary.json` says besides.
 
     Raises:
-        UserError: The dense model cannot be evaluated, or nothing is left of the front.
+        UserError: The dense model cannot be evaluated.
     """
     (dense_search,) = evaluate(search, archive, [dense])
     if dense_search.status == "failed":
@@ -108,20 +109,16 @@ def finish(
         for evaluation in evaluate(evaluator, archive, [merged[key][0] for key in keys]):
             if evaluation.status == "ok":
                 merged[evaluation.candidate.key][1].update(evaluation.values)
+            elif evaluation.candidate.key == dense.key:  # the yardstick of all others
+                raise UserError(f"Expected the dense model to be evaluated, but it failed: {evaluation.error}")
 
     add(heldout, list(merged))
     scored = front_table(merged.values(), merged[dense.key])
     kept_frame = confirmed(scored, objectives)
     add(timed, [str(key) for key in kept_frame["key"]])
-    front = front_table([merged[str(key)] for key in kept_frame["key"]], merged[dense.key])
-    front = confirmed(front, [timed.metrics[0] if m.name == "latency_ms" else m for m in objectives])
-    others = front[~is_dense(front)]
-    if others.empty:
-        raise UserError(
-            "Expected a front of pruned models, got the dense model alone. "
-            "Raise search.evaluations, or lower space.min_decoder_params."
-        )
-    error = _table_error(others)
+    measured = front_table([merged[str(key)] for key in kept_frame["key"]], merged[dense.key])
+    error = _table_error(measured)
+    front = confirmed(measured, [timed.metrics[0] if m.name == "latency_ms" else m for m in objectives])
     evaluated = [(e.candidate, e.values) for e in archive.evaluations(search.fidelity) if e.status == "ok"]
     everything = points_table(evaluated, merged[dense.key])
     write_front_csv(run_dir / FRONT_FILE, front)
@@ -131,15 +128,16 @@ def finish(
         **facts,
         "objectives": [asdict(metric) for metric in objectives],
         "latency_table_error": asdict(error),
-        "front_points": len(others),
+        "front_points": len(front) - 1,
         "dropped": len(scored) - len(front),
-        "dense": {name: float(value) for name, value in dense_row(front).items() if isinstance(value, (int, float))},
+        "dense": {name: float(value) for name, value in dense_row(front).items() if isinstance(value, Real)},
     }
     atomic_write(run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
     return Finish(front, error, len(scored) - len(front))
 
 
-def _table_error(front: pd.DataFrame) -> TableError:
-    table, real = (front[name].to_numpy(dtype=float) for name in ("latency_ms", "latency_e2e_ms"))
+def _table_error(measured: pd.DataFrame) -> TableError:
+    timed = measured.dropna(subset=["latency_e2e_ms"])
+    table, real = (timed[name].to_numpy(dtype=float) for name in ("latency_ms", "latency_e2e_ms"))
     errors = np.abs(table - real) / real
     return TableError(statistics.median(errors.tolist()), float(errors.max()))

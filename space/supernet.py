@@ -11,7 +11,6 @@ import copy
 import json
 import os
 import shutil
-import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -116,10 +115,10 @@ class Supernet:
             UserError: The directory cannot be written, or a Gram matrix is not positive definite.
         """
         rule = rule_of(importance)
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=directory.name + ".partial-", dir=directory.parent))
         influence: list[float] = []
+        partial = directory.with_name(f"{directory.name}.partial-{os.getpid()}")
         try:
+            partial.mkdir(parents=True)
             for statistics in gather(model, tokens, forward_dtype=dtype, batch=batch):
                 layer = model.model.layers[statistics.index]
                 tensors = _order_and_factor(layer, statistics, spec, rule, damping, steps)

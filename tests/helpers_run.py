@@ -1,0 +1,90 @@
+"""Tiny models as checkpoint directories with text that they themselves wrote, and the entry scripts as processes."""
+
+from __future__ import annotations
+
+import os
+import string
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import tiny_model
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from space.embedded import quiet_transformers
+
+ROOT = Path(__file__).parents[1]
+CHARACTERS = string.ascii_letters + string.digits + " ."
+TINY_RUN = (
+    *("data.length=32", "data.calibration_windows=16", "data.search_windows=8", "data.heldout_windows=24"),
+    *("latency.length=32", "latency.rounds=3", "evaluators.context=64"),
+    *("space.mlp_step=16", "search.batch=10", "search.algorithm.population=10", "front_points=8"),
+)
+
+
+def save_tiny(family: str, directory: Path) -> Path:
+    """A random model of a family with a byte-level BPE tokenizer, and `text.txt`, which it wrote itself.
+
+    On its own text a model is better than any that is pruned from it, as a trained one would be.
+    """
+    model: Any
+    model, _ = tiny_model(family, vocab_size=len(CHARACTERS), bos_token_id=None, eos_token_id=None, pad_token_id=None)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(0.4)  # with tied embeddings it would say one character for ever
+    with quiet_transformers():
+        model.save_pretrained(directory)
+    vocab = {("Ġ" if char == " " else char): index for index, char in enumerate(CHARACTERS)}
+    backend = Tokenizer(models.BPE(vocab, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(directory)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(len(CHARACTERS), (64, 1), generator=generator)
+    with torch.inference_mode():
+        for _ in range(95):
+            chances = model(tokens, use_cache=False).logits[:, -1].float().softmax(-1)
+            tokens = torch.cat([tokens, torch.multinomial(chances, 1, generator=generator)], 1)
+    text = "".join(CHARACTERS[token] for token in tokens.flatten().tolist())
+    (directory / "text.txt").write_text(text)
+    return directory
+
+
+def start(
+    script: str, *overrides: str, cwd: Path, cache: Path | None, preexec: Callable[[], None] | None = None
+) -> subprocess.Popen[str]:
+    """An entry script as a process of its own, with no hub.
+
+    Args:
+        script: `run_search.py` or `export_subnet.py`.
+        overrides: Its arguments.
+        cwd: Where it runs; the project need not be there.
+        cache: Its cache directory; the user's when None.
+        preexec: Called in the child before it starts.
+    """
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    if cache is not None:
+        environment["PARETOPRUNE_CACHE"] = str(cache)
+        environment["HF_HOME"] = str(cache / "hub")
+    else:
+        del environment["OMP_NUM_THREADS"]
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *overrides],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=preexec,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """The process's end and all that it said."""
+    try:
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

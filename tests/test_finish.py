@@ -1,0 +1,268 @@
+"""The end of a search on made-up numbers: what is left out, what is written, and that nothing is asked twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
+from search.archive import Archive
+from search.finish import FRONT_FILE, PAGE_FILE, POINTS_FILE, SUMMARY_FILE, Finish, finish
+from search.report import is_dense, read_front_csv
+from space.candidate import Candidate, LayerShape
+from space.errors import UserError
+
+KL = Metric("kl", "nats/token", "min", 2)
+LATENCY = Metric("latency_ms", "ms", "min", 1)
+PARAMS = Metric("params", "", "min", 0)
+DECODER = Metric("decoder_params", "", "min", 0)
+OBJECTIVES = (KL, LATENCY)
+HELDOUT = (Metric("heldout_kl", "nats/token", "min", 2), Metric("heldout_ppl", "", "min", 2))
+TIMED = (Metric("latency_e2e_ms", "ms", "min", 2),)
+FACTS = {"model": {"name": "toy"}, "text": "0123", "dtype": "float32"}
+DENSE = Candidate((LayerShape(4, 2, 32),) * 4)
+
+
+def narrow(channels: int) -> Candidate:
+    """All layers with so many MLP channels."""
+    return Candidate((LayerShape(4, 2, channels),) * 4)
+
+
+WIDTHS = (28, 24, 20, 16, 12, 8)
+MEMBERS = [narrow(channels) for channels in WIDTHS]
+BESIDE = Candidate((LayerShape(2, 2, 32),) * 4)  # dominated in the search already
+
+
+def kept(candidate: Candidate) -> float:
+    """Decoder parameters, one a unit."""
+    return float(sum(shape.query_heads + shape.mlp_channels for shape in candidate.layers))
+
+
+def loss(candidate: Candidate) -> float:
+    return 1 - kept(candidate) / kept(DENSE) + (0.5 if candidate == BESIDE else 0.0)
+
+
+def latency(candidate: Candidate) -> float:
+    return 1.0 + kept(candidate) / 10
+
+
+def search_values(candidate: Candidate) -> dict[str, float]:
+    size = kept(candidate)
+    return {"kl": loss(candidate), "latency_ms": latency(candidate), "params": size + 50, "decoder_params": size}
+
+
+def heldout_values(candidate: Candidate) -> dict[str, float]:
+    return {"heldout_kl": 1.1 * loss(candidate), "heldout_ppl": 10 * (1 + loss(candidate))}
+
+
+def timed_values(candidate: Candidate) -> dict[str, float]:
+    return {"latency_e2e_ms": 1.25 * latency(candidate)}
+
+
+@dataclass
+class Fake:
+    """An evaluator that remembers which candidates it was asked about, call by call."""
+
+    fidelity: str
+    metrics: tuple[Metric, ...]
+    values: Callable[[Candidate], Mapping[str, float]]
+    calls: list[list[str]] = field(default_factory=list)
+
+    def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
+        self.calls.append([candidate.key for candidate in candidates])
+        return MeasureEvaluator(self.fidelity, [Measure(self.metrics, self.values)])(candidates)
+
+
+class Run:
+    """A finished search in a directory, and its end, which can be tried again and again."""
+
+    def __init__(self, directory: Path, searched: Sequence[Candidate]) -> None:
+        self.directory = directory
+        self.search = Fake("search", (KL, LATENCY, PARAMS, DECODER), search_values)
+        self.heldout = Fake("heldout", HELDOUT, heldout_values)
+        self.timed = Fake("timed", TIMED, timed_values)
+        with Archive(directory / "archive.jsonl", FACTS) as archive:
+            for evaluation in self.search(searched):
+                archive.add(evaluation)
+        self.search.calls.clear()
+
+    def end(self, points: int = 20, objectives: Sequence[Metric] = OBJECTIVES) -> Finish:
+        with Archive(self.directory / "archive.jsonl", FACTS) as archive:
+            return finish(
+                archive,
+                objectives,
+                DENSE,
+                search=self.search,
+                heldout=self.heldout,
+                timed=self.timed,
+                points=points,
+                run_dir=self.directory,
+                run_name="results/toy",
+                title="toy",
+                facts=FACTS,
+            )
+
+    def calls(self) -> dict[str, list[list[str]]]:
+        return {fake.fidelity: fake.calls for fake in (self.search, self.heldout, self.timed)}
+
+
+def keys(candidates: Sequence[Candidate]) -> list[str]:
+    return [candidate.key for candidate in candidates]
+
+
+def replaced(
+    values: Callable[[Candidate], dict[str, float]], candidate: Candidate, **changes: float
+) -> Callable[[Candidate], dict[str, float]]:
+    """The same values but for one candidate's."""
+    return lambda asked: values(asked) | (changes if asked == candidate else {})
+
+
+def failing(
+    values: Callable[[Candidate], dict[str, float]], candidate: Candidate
+) -> Callable[[Candidate], dict[str, float]]:
+    def fail(asked: Candidate) -> dict[str, float]:
+        if asked == candidate:
+            raise RuntimeError("out of memory")
+        return values(asked)
+
+    return fail
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path, [DENSE, *MEMBERS, BESIDE])
+
+
+def test_the_front_falls_from_dense_and_points_holds_all_that_was_searched(run: Run) -> None:
+    done = run.end()
+    front = read_front_csv(run.directory / FRONT_FILE)
+    assert list(front["key"]) == [DENSE.key, *keys(MEMBERS)]
+    assert front["latency_ms"].is_monotonic_decreasing
+    assert front["heldout_ppl"].is_monotonic_increasing
+    assert front["latency_e2e_ms"].tolist() == pytest.approx([1.25 * latency(c) for c in (DENSE, *MEMBERS)])
+    assert front["mlp_channels"].tolist() == [[width] * 4 for width in (32, *WIDTHS)]
+    assert done.front["key"].tolist() == front["key"].tolist()
+    assert done.dropped == 0
+    points = read_front_csv(run.directory / POINTS_FILE)
+    assert sorted(points["key"]) == sorted(keys([DENSE, *MEMBERS, BESIDE]))
+    assert BESIDE.key not in set(front["key"])
+    assert points.set_index("key").loc[BESIDE.key, "kl"] == loss(BESIDE)
+    page = (run.directory / PAGE_FILE).read_text()
+    assert all(key in page for key in keys([*MEMBERS, BESIDE]))
+
+
+def test_the_summary_says_what_the_run_gave(run: Run) -> None:
+    done = run.end()
+    summary = json.loads((run.directory / SUMMARY_FILE).read_text())
+    assert summary | FACTS == summary
+    assert [Metric(**metric) for metric in summary["objectives"]] == list(OBJECTIVES)
+    # the table says 1 / 1.25 of what the fake timer does, everywhere
+    assert summary["latency_table_error"] == pytest.approx({"median": 0.2, "worst": 0.2})
+    assert (done.table_error.median, done.table_error.worst) == pytest.approx((0.2, 0.2))
+    assert (summary["front_points"], summary["dropped"]) == (len(MEMBERS), 0)
+    expected = {**search_values(DENSE), **heldout_values(DENSE), **timed_values(DENSE), "decoder_params_removed": 0.0}
+    assert summary["dense"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("stage", ["heldout", "timed"])
+def test_a_member_that_fails_is_left_out_and_its_message_kept(run: Run, stage: str) -> None:
+    fake = {"heldout": run.heldout, "timed": run.timed}[stage]
+    fake.values = failing({"heldout": heldout_values, "timed": timed_values}[stage], MEMBERS[2])
+    done = run.end()
+    assert list(done.front["key"]) == [DENSE.key, *keys(MEMBERS[:2] + MEMBERS[3:])]
+    assert done.dropped == 1
+    with Archive(run.directory / "archive.jsonl", FACTS) as archive:
+        stored = archive.get(MEMBERS[2].key, stage)
+    assert stored is not None
+    assert (stored.status, stored.error) == ("failed", "RuntimeError: out of memory")
+    assert stored.values == {}
+    assert not read_front_csv(run.directory / FRONT_FILE).isna().to_numpy().any()
+
+
+@pytest.mark.parametrize("stage", ["heldout", "timed"])
+def test_a_member_that_a_measurement_shows_to_be_dominated_is_left_out(run: Run, stage: str) -> None:
+    if stage == "heldout":  # worse on held-out text than the next, faster member
+        run.heldout.values = replaced(heldout_values, MEMBERS[1], heldout_ppl=99.0)
+    else:  # slower end to end than the one before, which is better
+        run.timed.values = replaced(timed_values, MEMBERS[1], latency_e2e_ms=1.25 * latency(MEMBERS[0]) + 0.1)
+    done = run.end()
+    assert list(done.front["key"]) == [DENSE.key, *keys(MEMBERS[:1] + MEMBERS[2:])]
+    assert done.dropped == 1
+    points = read_front_csv(run.directory / POINTS_FILE)
+    assert MEMBERS[1].key in set(points["key"])  # still there to be looked at and exported
+    timed = [key for call in run.timed.calls for key in call]
+    assert (MEMBERS[1].key in timed) == (stage == "timed")  # no time is spent on what held-out text has ruled out
+
+
+def test_dense_is_evaluated_for_the_front_where_the_space_leaves_it_out(tmp_path: Path) -> None:
+    run = Run(tmp_path, MEMBERS)
+    done = run.end()
+    assert run.search.calls == [[DENSE.key]]
+    assert DENSE.key in set(read_front_csv(tmp_path / POINTS_FILE)["key"])  # without it the table does not read
+    assert list(done.front["key"]) == [DENSE.key, *keys(MEMBERS)]
+    assert is_dense(done.front).tolist() == [True] + [False] * len(MEMBERS)
+
+
+def test_dense_stays_beside_a_better_and_faster_point(run: Run) -> None:
+    run.heldout.values = replaced(heldout_values, MEMBERS[0], heldout_ppl=9.0)
+    assert list(run.end().front["key"]) == [DENSE.key, *keys(MEMBERS)]
+
+
+def test_a_second_end_asks_nothing_again_and_writes_the_same(run: Run) -> None:
+    first = run.end()
+    written = {name: (run.directory / name).read_bytes() for name in (FRONT_FILE, POINTS_FILE, PAGE_FILE, SUMMARY_FILE)}
+    archive = (run.directory / "archive.jsonl").read_bytes()
+    assert run.timed.calls == [[DENSE.key, *keys(MEMBERS)]]  # one interleaved session
+    for fake in (run.search, run.heldout, run.timed):
+        fake.calls.clear()
+        fake.values = failing(search_values, DENSE)  # would show
+    again = run.end()
+    assert run.calls() == {"search": [], "heldout": [], "timed": []}
+    assert again.front.equals(first.front)
+    assert {name: (run.directory / name).read_bytes() for name in written} == written
+    assert (run.directory / "archive.jsonl").read_bytes() == archive
+
+
+def test_an_end_that_was_killed_asks_only_for_the_rest(run: Run) -> None:
+    with Archive(run.directory / "archive.jsonl", FACTS) as archive:
+        for evaluation in run.heldout([DENSE, *MEMBERS[:3]]):
+            archive.add(evaluation)
+    run.heldout.calls.clear()
+    run.end()
+    assert run.heldout.calls == [keys(MEMBERS[3:])]
+
+
+def test_the_front_is_thinned_with_its_extremes_kept(run: Run) -> None:
+    done = run.end(points=3)
+    found = list(done.front["key"])
+    assert len(found) == 4
+    assert {DENSE.key, MEMBERS[0].key, MEMBERS[-1].key} <= set(found)
+    assert set(keys(MEMBERS)) <= set(read_front_csv(run.directory / POINTS_FILE)["key"])
+
+
+def test_three_objectives(run: Run) -> None:
+    done = run.end(objectives=(KL, LATENCY, PARAMS))
+    assert list(done.front["key"]) == [DENSE.key, *keys(MEMBERS)]
+
+
+def test_dense_alone_is_a_front_too(tmp_path: Path) -> None:
+    run = Run(tmp_path, [DENSE])
+    assert list(run.end().front["key"]) == [DENSE.key]
+    assert list(read_front_csv(tmp_path / FRONT_FILE)["key"]) == [DENSE.key]
+
+
+def test_a_dense_model_that_fails_is_an_error(tmp_path: Path) -> None:
+    run = Run(tmp_path, MEMBERS)
+    run.search.values = failing(search_values, DENSE)
+    with pytest.raises(UserError, match="dense model to be evaluated, but it failed: RuntimeError: out of memory"):
+        run.end()
+
+
+def test_a_dense_model_that_fails_on_heldout_text_is_an_error(run: Run) -> None:
+    run.heldout.values = failing(heldout_values, DENSE)
+    with pytest.raises(UserError, match="dense"):
+        run.end()

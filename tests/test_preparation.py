@@ -1,0 +1,140 @@
+"""A calibration is made once for a model, a text and settings, kept in the cache, and never missed by a run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import VOCAB, random_tokens, tiny_model
+
+from space.candidate import Candidate
+from space.errors import UserError
+from space.loading import LoadedModel
+from space.preparation import Preparation
+from space.supernet import Supernet, is_prepared
+
+TOKENS = random_tokens(12, 24)
+PRUNED = Candidate.from_json([(4, 2, 32), (6, 3, 0), (0, 0, 16), (3, 3, 48)])
+Open = Callable[..., tuple[Supernet, list[int]]]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PARETOPRUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def prepare(tmp_path: Path) -> Open:
+    """Opens a supernet in a run directory; gives it and the layers that were calibrated for it."""
+
+    def open_in(
+        run: str, *, tokens: torch.Tensor = TOKENS, family: str = "llama", dtype: Any = torch.float32, **settings: Any
+    ) -> tuple[Supernet, list[int]]:
+        model, spec = tiny_model(family)
+        loaded = LoadedModel(model, None, spec, dtype, torch.device("cpu"), "nowhere")
+        calibrated: list[int] = []
+        directory = tmp_path / "runs" / run / "supernet"
+        return Preparation(**settings).supernet(loaded, tokens, directory, calibrated.append), calibrated
+
+    return open_in
+
+
+def logits_of(supernet: Supernet) -> torch.Tensor:
+    tokens = torch.arange(20)[None] % VOCAB
+    with supernet.activate(PRUNED) as model, torch.inference_mode():
+        logits: torch.Tensor = model(tokens, use_cache=False).logits
+    return logits
+
+
+def test_the_second_run_calibrates_nothing_and_is_the_same(prepare: Open, tmp_path: Path) -> None:
+    first, calibrated = prepare("one")
+    assert calibrated == [0, 1, 2, 3]
+    second, calibrated = prepare("two")
+    assert calibrated == []
+    assert torch.equal(logits_of(second), logits_of(first))
+    assert second.influence == first.influence
+    assert is_prepared(tmp_path / "runs" / "one" / "supernet")
+    assert is_prepared(tmp_path / "runs" / "two" / "supernet")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokens": random_tokens(12, 24, seed=1)},
+        {"tokens": TOKENS.reshape(6, 48)},
+        {"family": "mistral"},
+        {"dtype": torch.bfloat16},
+        {"importance": "magnitude"},
+        {"damping": 0.1},
+        {"steps": 3},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_it_depends_on_calibrates_anew(prepare: Open, change: dict[str, Any]) -> None:
+    prepare("one")
+    assert prepare("two", **change)[1] == [0, 1, 2, 3]
+    assert prepare("three")[1] == []  # the first one is still there
+
+
+@pytest.mark.parametrize("change", [{"refit_bytes": 1 << 20}, {"batch": 2}])
+def test_what_it_does_not_depend_on_calibrates_nothing(prepare: Open, change: dict[str, Any]) -> None:
+    prepare("one")
+    assert prepare("two", **change)[1] == []
+
+
+def test_a_run_lives_on_without_the_cache(prepare: Open, cache: Path) -> None:
+    first = logits_of(prepare("one")[0])
+    shutil.rmtree(cache)
+    again, calibrated = prepare("one")
+    assert calibrated == []
+    assert torch.equal(logits_of(again), first)
+
+
+def test_a_supernet_at_work_needs_no_cache(prepare: Open, cache: Path) -> None:
+    supernet, _ = prepare("one")
+    shutil.rmtree(cache)
+    assert torch.isfinite(logits_of(supernet)).all()  # refits are read as they are wanted
+
+
+def test_a_calibration_that_was_killed_is_made_anew(prepare: Open, cache: Path) -> None:
+    def killed(index: int) -> None:
+        if index == 2:
+            raise KeyboardInterrupt
+
+    model, spec = tiny_model("llama")
+    loaded = LoadedModel(model, None, spec, torch.float32, torch.device("cpu"), "nowhere")
+    with pytest.raises(KeyboardInterrupt):
+        Preparation().supernet(loaded, TOKENS, cache.parent / "run", killed)
+    assert list((cache / "supernets").iterdir()) == []
+    assert not is_prepared(cache.parent / "run")
+    assert prepare("one")[1] == [0, 1, 2, 3]
+
+
+def test_the_run_of_another_model_is_refused(prepare: Open) -> None:
+    prepare("one")
+    with pytest.raises(UserError, match=r"prepared for tiny-llama.*but the model is tiny-qwen2"):
+        prepare("one", family="qwen2")
+
+
+def test_a_file_where_the_cache_is_to_be(prepare: Open, cache: Path) -> None:
+    cache.write_text("in the way")
+    with pytest.raises(UserError, match="cache"):
+        prepare("one")
+
+
+def test_a_file_where_the_run_keeps_its_factors(prepare: Open, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "supernet").write_text("in the way")
+    with pytest.raises(UserError, match="Expected to write"):
+        prepare("one")
+
+
+@pytest.mark.parametrize("settings", [{"importance": "luck"}, {"damping": 0.0}, {"steps": 0}, {"batch": 0}])
+def test_settings_out_of_range(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"[Ee]xpected"):
+        Preparation(**settings)

@@ -1,0 +1,101 @@
+"""The whole command on the real default model with a tiny budget, its knee exported, and activation by views alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_run import ROOT, ended, start
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from search.report import is_dense, read_front_csv
+from space.candidate import Candidate, LayerShape
+from space.loading import load_model
+from space.size import total_params
+from space.supernet import Supernet
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, started as README says; the weights come from the user's cache, or are fetched into it."""
+    run_dir = tmp_path_factory.mktemp("real") / "run"
+    before = {path.name for path in ROOT.iterdir()}
+    done = ended(start("run_search.py", "+experiment=smoke", f"run_dir={run_dir}", cwd=ROOT, cache=None))
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not ({path.name for path in ROOT.iterdir()} - before) & {"outputs", "multirun", ".hydra", "run_search.log"}
+    return run_dir
+
+
+def test_the_front_is_of_the_default_model(run: Path) -> None:
+    front = read_front_csv(run / "front.csv")
+    dense, pruned = front[is_dense(front)].iloc[0], front[~is_dense(front)]
+    assert len(pruned) >= 2
+    assert dense["params"] == 134_515_008
+    assert dense["query_heads"] == [9] * 30
+    assert dense["mlp_channels"] == [1536] * 30
+    assert dense["kl"] == pytest.approx(0, abs=1e-6)
+    assert 3 < dense["heldout_ppl"] < 60  # it knows English
+    assert not front.isna().to_numpy().any()
+    assert pruned["latency_ms"].is_monotonic_decreasing
+    assert pruned["heldout_ppl"].is_monotonic_increasing
+    assert (pruned["latency_ms"] < dense["latency_ms"]).all()
+    assert pruned["decoder_params_removed"].between(0, 0.6001, inclusive="right").all()
+    for _, row in front.iterrows():
+        shapes = zip(row["query_heads"], row["kv_heads"], row["mlp_channels"], strict=True)
+        assert Candidate(tuple(LayerShape(*shape) for shape in shapes)).key == row["key"]
+    assert {"front.html", "points.csv", "summary.json"} <= {path.name for path in run.iterdir()}
+    assert len((run / "archive.jsonl").read_text().splitlines()) > 24
+    assert json.loads((run / "summary.json").read_text())["model"]["name"] == "SmolLM2-135M-Instruct"
+
+
+def test_the_knee_is_exported_and_speaks(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "knee"
+    done = ended(start("export_subnet.py", f"run_dir={run}", f"out={out}", cwd=ROOT, cache=None))
+    assert done.returncode == 0, done.stderr
+    assert "in a fresh process" in done.stdout
+    key = done.stdout.split("pick knee: ", 1)[1].split(",", 1)[0]
+    front = read_front_csv(run / "front.csv").set_index("key")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    model = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=True)
+    assert model.num_parameters() == front.loc[key, "params"]
+    tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=True)
+    tokens = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.inference_mode():
+        written = model.generate(**tokens, max_new_tokens=8, min_new_tokens=8, do_sample=False)
+    assert tokenizer.decode(written[0]).startswith("The capital of France is")
+    assert written.shape[1] == tokens["input_ids"].shape[1] + 8
+
+
+def storages(model: torch.nn.Module) -> dict[str, int]:
+    return {name: parameter.untyped_storage().data_ptr() for name, parameter in model.named_parameters()}
+
+
+def test_activating_a_whole_candidate_allocates_output_projections_alone(run: Path) -> None:
+    loaded = load_model()
+    supernet = Supernet.load(loaded.model, loaded.spec, run / "supernet", dtype=loaded.dtype)
+    dense = storages(supernet.model)
+    cycle = [(9, 3, 1024), (6, 2, 1536), (6, 3, 512), (2, 1, 128), (0, 0, 768), (9, 3, 0), (0, 0, 0), (3, 3, 1536)]
+    candidate = Candidate.from_json([cycle[index % len(cycle)] for index in range(30)])
+    expected = set()
+    for index, shape in enumerate(candidate.layers):
+        if 0 < shape.query_heads < 9:
+            expected.add(f"model.layers.{index}.self_attn.o_proj.weight")
+            if shape.kv_heads > 1 and shape.queries_per_group < 3:  # rows from several groups: gathered, not a view
+                expected.add(f"model.layers.{index}.self_attn.q_proj.weight")
+        if 0 < shape.mlp_channels < 1536:
+            expected.add(f"model.layers.{index}.mlp.down_proj.weight")
+    with supernet.activate(candidate) as model:
+        first = storages(model)
+        own = {name for name, storage in first.items() if storage not in set(dense.values())}
+        assert own == expected
+        assert sum(parameter.numel() for parameter in model.parameters()) == total_params(loaded.spec, candidate)
+    assert storages(supernet.model) == dense
+    with supernet.activate(candidate) as model:  # warm: the very same tensors
+        assert storages(model) == first

@@ -1,0 +1,373 @@
+"""The commands as a person runs them: a measured front, resuming after a kill, clear errors, exported picks."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from helpers_run import TINY_RUN, ended, save_tiny, start
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
+
+from evaluators.base import Evaluation
+from search.finish import FRONT_FILE, PAGE_FILE, POINTS_FILE, SUMMARY_FILE
+from search.report import is_dense, read_front_csv
+
+Done = subprocess.CompletedProcess[str]
+Process = subprocess.Popen[str]
+EVALUATIONS = 60
+COLUMNS = (
+    *("key", "kl", "heldout_kl", "heldout_ppl", "latency_ms", "latency_e2e_ms", "params"),
+    *("decoder_params_removed", "macs_per_token", "kv_bytes", "query_heads", "kv_heads", "mlp_channels"),
+)
+
+
+class Place:
+    """A directory with a model, its text and a cache, in which the commands run."""
+
+    def __init__(self, directory: Path, family: str) -> None:
+        self.directory = directory
+        self.model = save_tiny(family, directory / f"tiny-{family}")
+        self.cache = directory / "cache"
+        self.cwd = directory / "cwd"
+        self.cwd.mkdir()
+
+    def search(
+        self, run: str, *changes: str, cache: str = "cache", preexec: Callable[[], None] | None = None
+    ) -> Process:
+        """A search in the run directory `run`; later settings win, so `changes` may say anything anew."""
+        settings = {
+            "model.path": str(self.model),
+            "data.path": str(self.model / "text.txt"),
+            "run_dir": str(self.run(run)),
+            "search.evaluations": str(EVALUATIONS),
+        }
+        settings |= dict(item.split("=", 1) for item in (*TINY_RUN, *changes))
+        overrides = [f"{name}={value}" for name, value in settings.items()]
+        return start("run_search.py", *overrides, cwd=self.cwd, cache=self.directory / cache, preexec=preexec)
+
+    def export(self, run: str, *settings: str) -> Process:
+        return start("export_subnet.py", f"run_dir={self.run(run)}", *settings, cwd=self.cwd, cache=self.cache)
+
+    def run(self, name: str) -> Path:
+        return self.directory / name
+
+    def copy(self, run: str, name: str) -> Path:
+        return shutil.copytree(self.run(run), self.run(name))
+
+
+def good(done: Done) -> Done:
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done
+
+
+def archived(run: Path, fidelity: str = "search") -> list[Evaluation]:
+    records = [json.loads(line) for line in (run / "archive.jsonl").read_text().splitlines()[1:]]
+    return [Evaluation.from_json(record) for record in records if record["fidelity"] == fidelity]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()
+    }
+
+
+def two_at_a_time(jobs: dict[str, Callable[[], Process]]) -> dict[str, Done]:
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(jobs, pool.map(lambda job: ended(job()), jobs.values()), strict=True))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A Llama with a run, `run`, that was never disturbed."""
+    place = Place(tmp_path_factory.mktemp("llama"), "llama")
+    good(ended(place.search("run")))
+    return place
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The same of the family that is least like a Llama."""
+    place = Place(tmp_path_factory.mktemp("gemma"), "gemma3_text")
+    good(ended(place.search("run", "search.evaluations=30")))
+    return place
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma"])
+def place(request: pytest.FixtureRequest) -> Place:
+    chosen: Place = request.getfixturevalue(request.param)
+    return chosen
+
+
+def test_a_run_leaves_its_front_and_nothing_beside_its_directory(place: Place) -> None:
+    assert {path.name for path in place.run("run").iterdir()} == {
+        *(FRONT_FILE, POINTS_FILE, PAGE_FILE, SUMMARY_FILE),
+        *("archive.jsonl", "config.yaml", "latency.json", "supernet"),
+    }
+    assert list(place.cwd.iterdir()) == []
+    assert {path.name for path in place.directory.iterdir()} >= {"cache", "run"}
+    assert "https://" not in (place.run("run") / PAGE_FILE).read_text().split("<script", 1)[0]
+
+
+def test_the_front_has_its_columns_in_order_and_quality_falls_with_latency(place: Place) -> None:
+    front = read_front_csv(place.run("run") / FRONT_FILE)
+    assert [name for name in front.columns if name in COLUMNS] == list(COLUMNS)
+    assert not front.isna().to_numpy().any()
+    assert is_dense(front).tolist() == [True] + [False] * (len(front) - 1)
+    pruned = front[1:]
+    assert len(pruned) >= 3
+    assert pruned["latency_ms"].is_monotonic_decreasing
+    assert pruned["heldout_ppl"].is_monotonic_increasing
+    assert (pruned["heldout_kl"] > 0).all()
+    assert (pruned["params"] < front["params"][0]).all()
+    removed = 1 - pruned["decoder_params"] / front["decoder_params"][0]
+    assert pruned["decoder_params_removed"].tolist() == pytest.approx(removed.tolist())
+    assert pruned["decoder_params_removed"].between(0, 0.6).all()
+
+
+def test_points_are_all_that_was_evaluated(place: Place) -> None:
+    points = read_front_csv(place.run("run") / POINTS_FILE)
+    assert sorted(points["key"]) == sorted(e.candidate.key for e in archived(place.run("run")) if e.status == "ok")
+
+
+def test_the_summary_and_the_page_tell_of_the_run(place: Place) -> None:
+    summary = json.loads((place.run("run") / SUMMARY_FILE).read_text())
+    front = read_front_csv(place.run("run") / FRONT_FILE)
+    assert summary["model"]["name"] == place.model.name
+    assert summary["front_points"] == len(front) - 1
+    assert summary["dense"]["params"] == front["params"][0]
+    assert 0 <= summary["latency_table_error"]["median"] <= summary["latency_table_error"]["worst"]
+    assert summary["evaluations"] == len(archived(place.run("run")))
+    page = (place.run("run") / PAGE_FILE).read_text()
+    assert all(key in page for key in front["key"])
+
+
+def wait_for(process: Process, reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert process.poll() is None, "the run ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_run_that_was_killed_ends_like_one_never_killed(llama: Place) -> None:
+    run = llama.run("killed")
+    run.mkdir()
+    shutil.copy(llama.run("run") / "latency.json", run)  # of the same measurement, or nothing can be compared
+    archive = run / "archive.jsonl"
+
+    def lines(fidelity: str) -> int:
+        return archive.read_bytes().count(f'"fidelity": "{fidelity}"'.encode()) if archive.exists() else 0
+
+    for fidelity, count in (("search", 12), ("heldout", 1)):
+        process = llama.search("killed", cache="cache of the killed run")
+        try:
+            wait_for(process, lambda fidelity=fidelity, count=count: lines(fidelity) >= count)
+        finally:
+            process.kill()
+            ended(process)
+        assert not (run / FRONT_FILE).exists()
+        if fidelity == "search":
+            assert lines("search") < EVALUATIONS
+    before = archive.read_bytes()
+    good(ended(llama.search("killed", cache="cache of the killed run")))
+    assert archive.read_bytes().startswith(before[: before.rfind(b"\n") + 1])  # what was there is still there
+
+    undisturbed = llama.run("run")
+    for fidelity, metrics in (("search", ("kl", "nll", "latency_ms", "params")), ("heldout", ("heldout_kl",))):
+        got, expected = archived(run, fidelity), archived(undisturbed, fidelity)
+        assert [e.candidate for e in got] == [e.candidate for e in expected]
+        for metric in metrics:
+            assert [e.values[metric] for e in got] == [e.values[metric] for e in expected]
+    timed = [{e.candidate.key for e in archived(place, "timed")} for place in (run, undisturbed)]
+    assert timed[0] == timed[1]  # the same front, up to what the timings of either run leave out
+
+
+def test_a_longer_budget_goes_on_with_a_run_that_has_ended(llama: Place) -> None:
+    longer = llama.copy("run", "longer")
+    done = good(ended(llama.search("longer", f"search.evaluations={EVALUATIONS + 20}", "name=other")))
+    assert f"{EVALUATIONS + 20}/{EVALUATIONS + 20} evaluations ({EVALUATIONS} replayed" in done.stdout
+    old, new = archived(llama.run("run")), archived(longer)
+    assert len(new) == EVALUATIONS + 20
+    assert new[:EVALUATIONS] == old
+
+
+def full_after(size: int) -> Callable[[], None]:
+    """A disk on which no file grows beyond `size` bytes."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+ERRORS: dict[str, tuple[str, ...]] = {
+    "garbage path": ("no-such-model",),
+    "empty text": ("is empty",),
+    "wrong family": ("gpt2", "llama", "gemma3_text"),
+    "impossible bounds": ("min_decoder_params", "0.9", "0.1"),
+    "run directory in the way": ("run_dir=", "Choose another run_dir"),
+    "changed setting": ("seed: 0 -> 1", "search.algorithm.population: 10 -> 12", "new run_dir"),
+    "changed text": ("text:", "->"),
+    "full disk in calibration": ("File too large", "Free"),
+    "full disk in the search": ("File too large", "free some space", "run again"),
+}
+KEPT = ("changed setting", "changed text", "full disk in the search")  # which start from a finished run
+
+
+@pytest.fixture(scope="module")
+def failed(llama: Place) -> dict[str, Done]:
+    """What each mistake is told."""
+    directory = llama.directory
+    (directory / "empty.txt").write_text("\n\n")
+    (directory / "other.txt").write_text((llama.model / "text.txt").read_text()[::-1])
+    gpt2 = shutil.copytree(llama.model, directory / "gpt2")
+    GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=64).save_pretrained(gpt2)
+    (directory / "in-the-way").write_text("thesis")
+    for name in KEPT:
+        llama.copy("run", name)
+    own = llama.run("changed text") / "own.txt"
+    shutil.copy(llama.model / "text.txt", own)
+    config = llama.run("changed text") / "config.yaml"
+    config.write_text(config.read_text().replace(str(llama.model / "text.txt"), str(own)))
+    shutil.copy(directory / "other.txt", own)
+    more = f"search.evaluations={EVALUATIONS + 20}"
+    limit = (llama.run("run") / "archive.jsonl").stat().st_size + 2000
+    jobs: dict[str, Callable[[], Process]] = {
+        "garbage path": lambda: llama.search("garbage", "model.path=no-such-model"),
+        "empty text": lambda: llama.search("empty", f"data.path={directory / 'empty.txt'}"),
+        "wrong family": lambda: llama.search("gpt2 run", f"model.path={gpt2}"),
+        "impossible bounds": lambda: llama.search(
+            "impossible", "space.min_decoder_params=0.9", "space.max_decoder_params=0.1"
+        ),
+        "run directory in the way": lambda: llama.search("in-the-way"),
+        "changed setting": lambda: llama.search("changed setting", "seed=1", "search.algorithm.population=12"),
+        "changed text": lambda: llama.search("changed text", f"data.path={own}"),
+        "full disk in calibration": lambda: llama.search("calibrated", cache="full cache", preexec=full_after(6000)),
+        "full disk in the search": lambda: llama.search("full disk in the search", more, preexec=full_after(limit)),
+    }
+    return two_at_a_time(jobs)
+
+
+@pytest.mark.parametrize("mistake", ERRORS)
+def test_a_mistake_is_told_once_and_clearly(failed: dict[str, Done], mistake: str) -> None:
+    done = failed[mistake]
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr + done.stdout
+    assert done.stderr.count("error: ") == 1
+    assert [words for words in ERRORS[mistake] if words not in done.stderr] == []
+
+
+def test_a_mistake_loses_nothing(llama: Place, failed: dict[str, Done]) -> None:
+    assert (llama.directory / "in-the-way").read_text() == "thesis"
+    finished = contents(llama.run("run"))
+    assert contents(llama.run("changed setting")) == finished
+    text = contents(llama.run("changed text"))
+    assert {name: text[name] for name in finished if name != "config.yaml"} == {
+        name: content for name, content in finished.items() if name != "config.yaml"
+    }
+    calibrations = llama.directory / "full cache" / "supernets"
+    assert not calibrations.exists() or list(calibrations.iterdir()) == []
+
+
+def test_a_full_disk_ends_the_search_where_the_next_run_goes_on(llama: Place, failed: dict[str, Done]) -> None:
+    run = llama.run("full disk in the search")
+    before = archived(run)
+    assert EVALUATIONS < len(before) < EVALUATIONS + 20
+    assert (run / FRONT_FILE).read_bytes() == (llama.run("run") / FRONT_FILE).read_bytes()
+    good(ended(llama.search(run.name, f"search.evaluations={EVALUATIONS + 20}")))
+    assert archived(run)[: len(before)] == before
+    assert len(archived(run)) == EVALUATIONS + 20
+
+
+def beside_the_front(place: Place) -> pd.Series:
+    """A point that the search evaluated and the front does not hold, with layers of unequal shape."""
+    points = read_front_csv(place.run("run") / POINTS_FILE)
+    front = set(read_front_csv(place.run("run") / FRONT_FILE)["key"])
+    unequal = points["mlp_channels"].map(lambda channels: len(set(channels)) > 1)
+    return points[unequal & ~points["key"].isin(front)].iloc[0]
+
+
+@pytest.fixture(scope="module")
+def exported(llama: Place, gemma: Place) -> dict[str, Done]:
+    """What exporting says, by what is picked."""
+    (llama.directory / "taken").mkdir()
+    (llama.directory / "taken" / "thesis.txt").write_text("mine")
+    key = read_front_csv(llama.run("run") / FRONT_FILE)["key"].iloc[1]
+    out = llama.directory / "out"
+    jobs: dict[str, Callable[[], Process]] = {
+        "knee": lambda: llama.export("run"),
+        "constraint": lambda: llama.export("run", "pick=params<=0.9", f"out={out / 'constraint'}"),
+        "beside": lambda: llama.export("run", f"pick={beside_the_front(llama)['key']}", f"out={out / 'beside'}"),
+        "front key": lambda: llama.export("run", f"pick={key}", f"out={out / 'front key'}"),
+        "gemma knee": lambda: gemma.export("run", f"out={out / 'gemma knee'}"),
+        "taken": lambda: llama.export("run", f"out={llama.directory / 'taken'}"),
+        "unknown key": lambda: llama.export("run", "pick=sffffffffff", f"out={out / 'unknown key'}"),
+        "no run": lambda: llama.export("nowhere", f"out={out / 'no run'}"),
+    }
+    return two_at_a_time(jobs)
+
+
+def load(directory: Path, monkeypatch: pytest.MonkeyPatch, modules: Path) -> Any:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(modules))
+    return AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)
+
+
+@pytest.mark.parametrize("pick", ["knee", "constraint", "beside", "front key", "gemma knee"])
+def test_a_pick_loads_and_is_as_large_as_its_row_says(
+    llama: Place,
+    gemma: Place,
+    exported: dict[str, Done],
+    pick: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    done = good(exported[pick])
+    assert "in a fresh process" in done.stdout
+    key = done.stdout.split("pick ", 1)[1].split(": ", 1)[1].split(",", 1)[0]
+    directory = llama.run("run") / "exports" / key if pick == "knee" else llama.directory / "out" / pick
+    row = read_front_csv((gemma if pick == "gemma knee" else llama).run("run") / POINTS_FILE).set_index("key").loc[key]
+    model = load(directory, monkeypatch, tmp_path)
+    assert model.num_parameters() == row["params"]
+    tokens = AutoTokenizer.from_pretrained(directory, trust_remote_code=True)("some words", return_tensors="pt")
+    with torch.inference_mode():
+        assert model.generate(**tokens, max_new_tokens=5, do_sample=False).shape[1] == tokens["input_ids"].shape[1] + 5
+    card = (directory / "README.md").read_text()
+    assert "| params |" in card
+    assert "| kl |" in card
+    assert ("| heldout_ppl |" in card) == (pick != "beside")  # measured for the points of the front alone
+
+
+def test_the_picks_are_those_that_were_named(llama: Place, exported: dict[str, Done]) -> None:
+    front = read_front_csv(llama.run("run") / FRONT_FILE)
+    assert beside_the_front(llama)["key"] in exported["beside"].stdout
+    allowed = front[~is_dense(front) & (front["params"] <= 0.9 * front["params"][0])]
+    best = allowed["key"].to_numpy()[allowed["heldout_kl"].to_numpy(dtype=float).argmin()]
+    assert best in exported["constraint"].stdout
+
+
+@pytest.mark.parametrize(
+    ("pick", "words"),
+    [("taken", "new or empty directory"), ("unknown key", "names no point"), ("no run", "there is no such file")],
+)
+def test_an_export_that_cannot_be_is_told_why(llama: Place, exported: dict[str, Done], pick: str, words: str) -> None:
+    done = exported[pick]
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr + done.stdout
+    assert words in done.stderr
+    assert contents(llama.directory / "taken") == {"thesis.txt": b"mine"}
+    assert not (llama.directory / "out" / pick).exists()
+
+
+def test_no_command_left_anything_in_the_working_directory(
+    llama: Place, failed: dict[str, Done], exported: dict[str, Done]
+) -> None:
+    assert list(llama.cwd.iterdir()) == []
