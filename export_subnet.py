@@ -33,7 +33,7 @@ def export(cfg: DictConfig, console: Console) -> None:
         summary = json.loads((run_dir / SUMMARY_FILE).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"Expected {run_dir} to hold a finished run, got: {error}. Run the search again.") from error
-    if cfg.pick in set(points["key"]):  # the page offers points off the front too
+    if cfg.pick in set(points["key"]) - set(front["key"]):  # the page offers points off the front too
         row = points.set_index("key", drop=False).loc[cfg.pick]
     else:
         row = select(front, str(cfg.pick), [Metric(**metric) for metric in summary["objectives"]])

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -132,7 +132,7 @@ class Supernet:
             else:
                 shutil.rmtree(directory, ignore_errors=True)
                 partial.replace(directory)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise UserError(
                 f"Expected to write the calibration to {directory}, got: {error}. Free space or choose another place."
             ) from error

@@ -81,10 +81,12 @@ def start(
     )
 
 
-def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    """The process's end and all that it said."""
+def ended(process: subprocess.Popen[str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """The process's end and all that it said; a process that takes longer than `timeout` seconds is killed."""
     try:
-        out, err = process.communicate(timeout=300)
-    finally:
+        out, err = process.communicate(timeout=timeout)
+    except BaseException:
         process.kill()
+        process.communicate()
+        raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)

