@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import nn
 from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from transformers.models.gemma3.modeling_gemma3 import Gemma3ForCausalLM
@@ -20,6 +21,9 @@ from space.spec import ModelSpec
 from space.supernet import Supernet
 
 torch.set_num_threads(1)
+# The same examples every time, and no clock: a busy machine fails no test.
+settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 VOCAB = 97
 _SIZES: dict[str, Any] = {
