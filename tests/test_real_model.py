@@ -53,9 +53,7 @@ def test_the_front_is_of_the_default_model(run: Path) -> None:
     assert json.loads((run / "summary.json").read_text())["model"]["name"] == "SmolLM2-135M-Instruct"
 
 
-def test_the_knee_is_exported_and_speaks(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_knee_is_exported_and_speaks(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "knee"
     done = ended(start("export_subnet.py", f"run_dir={run}", f"out={out}", cwd=ROOT, cache=None), timeout=900)
     assert done.returncode == 0, done.stderr
