@@ -248,10 +248,7 @@ def _revealed_when_complete(out_dir: Path) -> Iterator[Path]:
     Raises:
         ExportError: `out_dir` is taken, or writing failed.
     """
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise ExportError(
-            f"Expected a new or empty directory to export to, but {out_dir} has contents. Choose another."
-        )
+    require_free(out_dir)
     partial = out_dir.with_name(f"{out_dir.name}.partial-{secrets.token_hex(4)}")
     try:
         partial.mkdir(parents=True)
