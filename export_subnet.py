@@ -75,7 +75,7 @@ def export(cfg: DictConfig, console: Console) -> None:
     flag = ", trust_remote_code=True" if done.trust_remote_code else ""
     for line in (
         f"reloaded in a fresh process: logits within {checked.logits_difference:.1e} of the search's own subnet,",
-        f"generate() with the dynamic cache within {checked.dynamic_cache_difference:.1e} of without, "
+        f"generate() with the dynamic cache within {checked.dynamic_cache_difference:.1e} (relative) of without, "
         f"with the static one {checked.static_cache_difference:.1e}",
         f'exported; load with AutoModelForCausalLM.from_pretrained("{done.directory}"{flag})',
     ):

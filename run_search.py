@@ -54,16 +54,15 @@ def run(cfg: DictConfig, console: Console) -> None:
         if not table_file.exists():
             atomic_write(table_file, bench.table(space.attention_shapes, space.mlp_shapes, show).to_json())
         table = LatencyTable.from_json(table_file.read_text())
+    console.print(table, highlight=False)
     batch = cfg.evaluators.batch
     measures = [cost_measure(spec, context=cfg.evaluators.context), table.measure()]
     search = MeasureEvaluator("search", [*measures, Divergence(supernet, blocks["search"], batch=batch).measure()])
     heldout = MeasureEvaluator("heldout", [Divergence(supernet, blocks["heldout"], batch=batch).heldout_measure()])
     objectives = choose_metrics(cfg.objectives, search.metrics)
-    layers = sorted(range(spec.layers), key=lambda index: supernet.influence[index])
     dense = Candidate.dense(spec)
-    algorithm = instantiate(cfg.search.algorithm)(
-        space, objectives, seed=cfg.seed, starts=[dense, *space.uniform_ladder(), *space.depth_ladder(layers)]
-    )
+    starts = [dense, *space.uniform_ladder(), *space.depth_ladder(supernet.removal_order)]
+    algorithm = instantiate(cfg.search.algorithm)(space, objectives, seed=cfg.seed, starts=starts)
     settings = {"model": spec.to_json(), "text": text.digest, "dtype": str(loaded.dtype), "latency": table.digest}
     with Archive(run_dir / "archive.jsonl", settings) as archive:
         with show_progress(objectives, console) as on_progress:
@@ -72,7 +71,8 @@ def run(cfg: DictConfig, console: Console) -> None:
         with stage("front: held-out text and end-to-end timing", console) as show:
             facts = {**settings, "latency": dict(table.device), "evaluations": len(archive.evaluations("search"))}
             result = finish(
-                archive, objectives, dense, search=search, heldout=heldout, timed=EndToEnd(bench, show),
+                archive, objectives, dense, search=search, heldout=heldout,
+                timed=EndToEnd(bench, show, archive.get(dense.key, EndToEnd.fidelity)),
                 points=cfg.front_points, run_dir=run_dir, run_name=str(run_dir), title=spec.name, facts=facts,
             )  # fmt: skip
     console.print(terminal_table(result.front, objectives, title=f"Pareto front of {spec.name}"))

@@ -36,14 +36,17 @@ class TokenSplits:
 
     Attributes:
         tokens: Source name to int64 token ids `(tokens,)`, in the order in which blocks take turns.
+        start: Token that every window begins with, where the model's tokenizer begins texts with one (Gemma's and
+            Llama's do, and Gemma is at a loss without); None elsewhere.
     """
 
     tokens: Mapping[str, torch.Tensor]
+    start: int | None = None
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits over the sources' names and token ids, equal on every machine."""
-        digest = hashlib.sha256()
+        """16 hex digits over the sources' names and all token ids, equal on every machine."""
+        digest = hashlib.sha256(b"" if self.start is None else f"{self.start}\0".encode())
         for name, ids in self.tokens.items():
             digest.update(f"{name}\0{len(ids)}\0".encode())
             digest.update(ids.numpy().astype("<i8").tobytes())
@@ -63,7 +66,7 @@ class TokenSplits:
         Args:
             part: Which part of the text.
             windows: How many rows.
-            length: Tokens in a row.
+            length: Tokens in a row, with the `start` token.
 
         Returns:
             int64 token ids `(windows, length)`, the same for the same text and arguments.
@@ -71,10 +74,13 @@ class TokenSplits:
         Raises:
             UserError: A count is not positive, or the part has less text than asked for.
         """
-        if windows < 1 or length < 1:
-            raise UserError(f"Expected at least 1 {part} window of at least 1 token, got {windows} of {length}.")
+        own = length if self.start is None else length - 1  # of the text
+        if windows < 1 or own < 1:
+            raise UserError(
+                f"Expected at least 1 {part} window of at least {length - own + 1} tokens, got {windows} of {length}."
+            )
         sources = list(self.part(part).values())
-        room = [len(ids) // length for ids in sources]
+        room = [len(ids) // own for ids in sources]
         if windows > sum(room):
             raise UserError(
                 f"Expected {windows} {part} windows of {length} tokens, but the text has {sum(room)} "
@@ -85,9 +91,9 @@ class TokenSplits:
         turns = sorted(turns)[:windows]
         taken = [sum(source == index for _, source in turns) for index in range(len(sources))]
         starts = [len(sources[source]) * turn // taken[source] for turn, source in turns]
-        return torch.stack(
-            [sources[source][start : start + length] for (_, source), start in zip(turns, starts, strict=True)]
-        )
+        rows = [sources[source][start : start + own] for (_, source), start in zip(turns, starts, strict=True)]
+        first = torch.full((windows, length - own), self.start or 0)  # no column without a start token
+        return torch.cat([first, torch.stack(rows)], 1)
 
 
 def load_texts(
@@ -127,7 +133,7 @@ def load_texts(
 def split_tokens(
     texts: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, *, vocab: int | None = None
 ) -> TokenSplits:
-    """Tokenises every source once, without special tokens.
+    """Tokenises every source once, without special tokens; notes the token that the tokenizer would begin with.
 
     Args:
         texts: Source name to text.
@@ -149,7 +155,9 @@ def split_tokens(
                 f"{int(ids.max())} for {name}. Use the tokenizer that belongs to the model."
             )
         tokens[name] = ids
-    return TokenSplits(tokens)
+    special = tokenizer("").get("input_ids", [])  # what it adds to nothing
+    start = tokenizer.bos_token_id if special and special[0] == tokenizer.bos_token_id else None
+    return TokenSplits(tokens, start)
 
 
 def _local_files(path: Path) -> list[Path]:

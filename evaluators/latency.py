@@ -24,6 +24,8 @@ from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 from space.supernet import Supernet
 
+NOISY = 0.1  # spread of a table's rounds above which it is not to be believed
+
 LATENCY = Metric("latency_ms", "ms", "min", 1)
 LATENCY_E2E = Metric("latency_e2e_ms", "ms", "min", 2)
 
@@ -60,6 +62,8 @@ class LatencyTable:
         base_ms: Embedding, final norm and LM head.
         attention_ms: (query_heads, kv_heads) to milliseconds of one attention block.
         mlp_ms: Channels to milliseconds of one MLP block.
+        spread: Interquartile range of a stack's times over the rounds, as a fraction of their median; the median over
+            all stacks. Large when the machine was busy with other work.
         device: Device, dtype, threads and torch version of the measurement.
         workload: What was timed.
     """
@@ -67,6 +71,7 @@ class LatencyTable:
     base_ms: float
     attention_ms: Mapping[tuple[int, int], float]
     mlp_ms: Mapping[int, float]
+    spread: float
     device: Mapping[str, Any]
     workload: Workload
 
@@ -91,6 +96,18 @@ class LatencyTable:
         """The metric `latency_ms` of the table."""
         return Measure((LATENCY,), lambda candidate: {LATENCY.name: self.latency_ms(candidate)})
 
+    def __str__(self) -> str:
+        """What was measured, and a warning where the rounds disagree."""
+        where = f"{self.device['device']}, {self.device['dtype']}, {self.device['threads']} threads"
+        shapes = len(self.attention_ms) + len(self.mlp_ms)
+        text = f"{shapes} block shapes timed on {where}; spread between rounds {self.spread:.1%}"
+        if self.spread <= NOISY:
+            return text
+        return (
+            f"{text}. WARNING: expected at most {NOISY:.0%}; other work on this machine makes these latencies "
+            "meaningless, and a run keeps its table. Stop that work, then start a new run."
+        )
+
     def to_json(self) -> str:
         """The table as JSON text."""
         return json.dumps(
@@ -100,6 +117,7 @@ class LatencyTable:
                 "base_ms": self.base_ms,
                 "attention_ms": {f"{heads}/{groups}": ms for (heads, groups), ms in self.attention_ms.items()},
                 "mlp_ms": {str(channels): ms for channels, ms in self.mlp_ms.items()},
+                "spread": self.spread,
             },
             indent=1,
         )
@@ -120,6 +138,7 @@ class LatencyTable:
                     for shape, ms in stored["attention_ms"].items()
                 },
                 mlp_ms={int(channels): ms for channels, ms in stored["mlp_ms"].items()},
+                spread=stored["spread"],
                 device=stored["device"],
                 workload=Workload(**stored["workload"]),
             )
@@ -174,21 +193,32 @@ class LatencyBench:
             attention_ms={shape: max(0.0, (times[shape] - base) / layers) for shape in attention_shapes},
             mlp_ms={channels: max(0.0, (times[channels] - times["one"]) / layers) for channels in mlp_shapes},
             device=self._describe(),
+            spread=statistics.median(_spread([row[index] for row in rows]) for index in range(len(stacks))),
             workload=self._workload,
         )
 
     def end_to_end(
-        self, candidates: Sequence[Candidate], on_round: Callable[[int, int], None] = lambda done, of: None
+        self,
+        candidates: Sequence[Candidate],
+        on_round: Callable[[int, int], None] = lambda done, of: None,
+        dense_ms: float | None = None,
     ) -> list[float]:
         """Milliseconds of each candidate's forward pass, all interleaved in rounds so that drift hits them alike.
 
-        Each round's times are divided by that round's dense time; the result is the median ratio times the median dense
-        time, so that a slow moment of the machine does not favour anyone.
+        Each round's times are divided by that round's dense time; the result is the median ratio times the dense time,
+        so that a slow moment of the machine does not favour anyone.
+
+        Args:
+            candidates: What to time.
+            on_round: Called with how many rounds are done, of how many.
+            dense_ms: The dense model's time in an earlier session, for results to be compared with that session's; the
+                median of this one when None.
         """
         dense = Candidate.dense(self._supernet.spec)
         everyone = [dense, *candidates]
         times = self._rounds(everyone, on_round)
-        dense_ms = statistics.median(row[0] for row in times)
+        if dense_ms is None:
+            dense_ms = statistics.median(row[0] for row in times)
         return [dense_ms * statistics.median(row[i] / row[0] for row in times) for i in range(1, len(everyone))]
 
     def failure(self, candidate: Candidate) -> str | None:
@@ -235,16 +265,30 @@ class EndToEnd:
     fidelity = "timed"
     metrics = (LATENCY_E2E,)
 
-    def __init__(self, bench: LatencyBench, on_round: Callable[[int, int], None] = lambda done, of: None) -> None:
+    def __init__(
+        self,
+        bench: LatencyBench,
+        on_round: Callable[[int, int], None] = lambda done, of: None,
+        earlier: Evaluation | None = None,
+    ) -> None:
+        """Times nothing yet.
+
+        Args:
+            bench: The clock.
+            on_round: Called with how many rounds are done, of how many.
+            earlier: The dense model's evaluation of an earlier session, whose unit this session then takes.
+        """
         self._bench = bench
         self._on_round = on_round
+        self._dense_ms = earlier.values[LATENCY_E2E.name] if earlier is not None and earlier.status == "ok" else None
 
     def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
         """See `Evaluator`; a candidate that cannot run fails alone, before the session."""
         start = time.perf_counter()
         failures = {candidate.key: self._bench.failure(candidate) for candidate in candidates}
         able = [candidate for candidate in candidates if failures[candidate.key] is None]
-        times = {c.key: ms for c, ms in zip(able, self._bench.end_to_end(able, self._on_round), strict=True)}
+        measured = self._bench.end_to_end(able, self._on_round, self._dense_ms)
+        times = {candidate.key: ms for candidate, ms in zip(able, measured, strict=True)}
         seconds = (time.perf_counter() - start) / max(1, len(candidates))
         return [
             Evaluation(candidate, self.fidelity, values={LATENCY_E2E.name: times[candidate.key]}, seconds=seconds)
@@ -252,3 +296,11 @@ class EndToEnd:
             else Evaluation(candidate, self.fidelity, "failed", seconds=seconds, error=failures[candidate.key])
             for candidate in candidates
         ]
+
+
+def _spread(times: Sequence[float]) -> float:
+    """Interquartile range over median; 0 for a single time."""
+    if len(times) < 2:
+        return 0.0
+    lower, middle, upper = statistics.quantiles(times, n=4, method="inclusive")
+    return (upper - lower) / middle

@@ -79,7 +79,7 @@ def export_checkpoint(
         expected_logits: What the weights of `source` give for them, computed in float32, `(batch, time, vocab)`.
         card: Tables of the model card: title to rows of name and value.
         generation_config: The dense model's, or None.
-        tolerance: Largest absolute difference of logits that passes.
+        tolerance: Largest difference that passes, see `verify_checkpoint`.
 
     Raises:
         ExportError: `out_dir` is taken or cannot be written, or nothing that runs is left of the model.

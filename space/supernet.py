@@ -188,6 +188,11 @@ class Supernet:
             raise UserError(f"Expected to write {directory}, got: {error}. Free space, then run again.") from error
         self._directory = directory
 
+    @property
+    def removal_order(self) -> list[int]:
+        """All layers, from 0, the one that changes least on the calibration text first."""
+        return sorted(range(self.spec.layers), key=lambda index: self.influence[index])
+
     @contextmanager
     def activate(self, candidate: Candidate) -> Iterator[Any]:
         """Makes the model be the candidate inside the `with` block, and dense again after it, whatever happens.

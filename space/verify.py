@@ -26,11 +26,12 @@ class VerificationError(UserError):
 
 @dataclass(frozen=True)
 class Verification:
-    """How a reloaded checkpoint compares; differences are the largest absolute ones of float32 logits.
+    """How a reloaded checkpoint compares, in float32.
 
     Attributes:
-        logits_difference: Reloaded checkpoint against the expected logits, over all tokens.
-        dynamic_cache_difference: `generate()` with the default cache against without, over all steps compared.
+        logits_difference: Reloaded checkpoint against the expected logits, the largest absolute difference.
+        dynamic_cache_difference: `generate()` with the default cache against without, the largest difference of logits
+            over all steps compared, as a fraction of the step's largest logit.
         static_cache_difference: The same with `cache_implementation="static"`.
         new_tokens: Steps compared for each kind of cache, the fewer of the two.
         load_seconds: Time of `from_pretrained` in the fresh process.
@@ -50,8 +51,8 @@ class Verification:
         """
         differences = {
             "logits of the reloaded checkpoint and of the searched model": self.logits_difference,
-            "logits of generate() with the dynamic cache and without": self.dynamic_cache_difference,
-            "logits of generate() with the static cache and without": self.static_cache_difference,
+            "logits of generate() with the dynamic cache and without, relative,": self.dynamic_cache_difference,
+            "logits of generate() with the static cache and without, relative,": self.static_cache_difference,
         }
         wrong = [f"{what} differ by {value:.3g}" for what, value in differences.items() if not value <= tolerance]
         if wrong:
@@ -76,7 +77,7 @@ def verify_checkpoint(
         expected_logits: What its weights must give in float32, `(batch, time, vocab)`.
         input_ids: For these tokens, `(batch, time)`.
         trust_remote_code: Whether the checkpoint brings its own modelling file.
-        tolerance: Largest absolute difference of logits.
+        tolerance: Largest difference that passes: absolute for the logits, relative for the caches.
 
     Raises:
         VerificationError: It does not load, a weight is missing or left over, or a difference is above the tolerance.

@@ -105,11 +105,11 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def make_supernet(tmp_path: Path) -> Callable[..., Supernet]:
-    """A prepared float32 supernet of a family."""
+    """A prepared supernet of a family, in float32 unless told otherwise."""
 
-    def make(family: str, **settings: Any) -> Supernet:
+    def make(family: str, dtype: torch.dtype = torch.float32, **settings: Any) -> Supernet:
         model, spec = tiny_model(family)
         directory = tmp_path / f"supernet-{family}"
-        return Supernet.prepare(model, spec, random_tokens(12, 24), directory, dtype=torch.float32, **settings)
+        return Supernet.prepare(model, spec, random_tokens(12, 24), directory, dtype=dtype, **settings)
 
     return make

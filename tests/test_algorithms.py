@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from helpers_toy import toy_spec
 
 from evaluators.base import Evaluation, Metric
 from search.algorithms import NSGA2, Algorithm
@@ -13,22 +14,9 @@ from search.pareto import hypervolume, minimised
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace
-from space.spec import ModelSpec
 
 LAYERS = 8
-SPEC = ModelSpec(
-    name="toy",
-    revision="0",
-    family="llama",
-    layers=LAYERS,
-    hidden=16,
-    query_heads=4,
-    kv_heads=2,
-    head_dim=4,
-    mlp_channels=16,
-    vocab=32,
-    tied_embeddings=True,
-)
+SPEC = toy_spec(layers=LAYERS)
 OBJECTIVES = (Metric("error", "", "min", 0), Metric("size", "", "min", 0))
 LOSS = np.random.default_rng(7).uniform(0.05, 1.0, (LAYERS, 2)) ** 3  # what each block is worth: some much, most little
 

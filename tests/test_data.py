@@ -103,6 +103,18 @@ def test_tokens_are_the_texts_own_and_digest_pins_them(tokenizer):
     assert torch.equal(splits.blocks("search", 1, 4), split_tokens(texts, tokenizer).blocks("search", 1, 4))
 
 
+def test_windows_begin_as_the_tokenizer_begins_a_text(tokenizer):
+    texts = {"one": "a sentence that is longer than eight", "two": "another one that is about as long"}
+    splits = split_tokens(texts, tokenizer)
+    windows = splits.blocks("calibration", 6, 5)
+    assert (windows[:, 0] == tokenizer.bos_token_id).all()
+    assert all(tokenizer.decode(row[1:]) in texts["one"] + texts["two"] for row in windows)
+    assert len({tuple(row) for row in windows.tolist()}) == 6
+    assert splits.digest != TokenSplits(splits.tokens).digest
+    with pytest.raises(UserError, match="at least 2 tokens"):
+        splits.blocks("calibration", 1, 1)
+
+
 def test_long_text_is_tokenised_without_a_complaint(tokenizer, caplog, capsys):
     split_tokens({"long": "x" * 100}, tokenizer)
     assert (caplog.text, capsys.readouterr()) == ("", ("", ""))

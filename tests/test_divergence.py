@@ -18,8 +18,8 @@ from space.supernet import Supernet
 SMALLER = Candidate.from_json([[4, 2, 16], [0, 0, 32], [6, 3, 0], [3, 3, 48]])
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 97 * 4 * 7, 1 << 20])
-def test_kl_and_nll_equal_torch(family: str, chunk_bytes: int, make_supernet: Callable[..., Supernet]) -> None:
+@pytest.mark.parametrize("slice_bytes", [1, 24 * 4 * 7, 1 << 20])
+def test_kl_and_nll_equal_torch(family: str, slice_bytes: int, make_supernet: Callable[..., Supernet]) -> None:
     supernet = make_supernet(family)
     tokens = random_tokens(5, 12, seed=8)
     with torch.inference_mode():
@@ -28,11 +28,27 @@ def test_kl_and_nll_equal_torch(family: str, chunk_bytes: int, make_supernet: Ca
             student = model(tokens).logits.log_softmax(-1)
     expected_kl = F.kl_div(student, teacher, log_target=True, reduction="none").sum(-1).mean()
     expected_nll = F.nll_loss(student[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-    divergence = Divergence(supernet, tokens, batch=2, chunk_bytes=chunk_bytes)
+    divergence = Divergence(supernet, tokens, batch=2, slice_bytes=slice_bytes)
     kl, nll = divergence(SMALLER)
     assert kl == pytest.approx(expected_kl.item(), rel=1e-4)
     assert nll == pytest.approx(expected_nll.item(), rel=1e-5)
     assert divergence(Candidate.dense(supernet.spec))[0] == 0.0
+
+
+def test_bfloat16_logits_are_not_rounded(make_supernet: Callable[..., Supernet]) -> None:
+    supernet = make_supernet("gemma3_text", dtype=torch.bfloat16)
+    tokens = random_tokens(4, 16, seed=8)
+
+    def exact() -> torch.Tensor:
+        hidden = supernet.model.model(tokens, use_cache=False).last_hidden_state
+        return (hidden.double() @ supernet.model.lm_head.weight.double().T).log_softmax(-1)
+
+    with torch.inference_mode():
+        teacher = exact()
+        with supernet.activate(SMALLER):
+            student = exact()
+    expected = F.kl_div(student, teacher, log_target=True, reduction="none").sum(-1).mean()
+    assert Divergence(supernet, tokens)(SMALLER)[0] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_failing_candidate_is_stored_and_the_others_go_on(make_supernet: Callable[..., Supernet]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from evaluators.base import Evaluation
 from evaluators.latency import EndToEnd, LatencyBench, LatencyTable, Workload
 from space.candidate import Candidate
 from space.errors import UserError
@@ -29,11 +30,26 @@ def test_table_covers_the_shapes_and_survives_the_disk(make_supernet: Callable[.
 
 
 def test_latency_is_base_plus_blocks() -> None:
-    table = LatencyTable(5.0, {(6, 3): 2.0, (2, 1): 1.0}, {48: 3.0}, {}, WORKLOAD)
+    table = LatencyTable(5.0, {(6, 3): 2.0, (2, 1): 1.0}, {48: 3.0}, 0.01, {}, WORKLOAD)
     candidate = Candidate.from_json([[6, 3, 48], [0, 0, 48], [2, 1, 0], [0, 0, 0]])
     assert table.latency_ms(candidate) == 5 + 2 + 3 + 3 + 1
     with pytest.raises(KeyError):
         table.latency_ms(Candidate.from_json([[6, 3, 16]]))
+
+
+def test_a_table_of_a_busy_machine_says_so() -> None:
+    device = {"device": "cpu", "dtype": "float32", "threads": 1}
+    calm, busy = (LatencyTable(5.0, {(2, 1): 1.0}, {48: 3.0}, spread, device, WORKLOAD) for spread in (0.02, 0.4))
+    assert str(calm) == "2 block shapes timed on cpu, float32, 1 threads; spread between rounds 2.0%"
+    assert "WARNING: expected at most 10%" in str(busy)
+
+
+def test_a_later_session_takes_the_unit_of_the_first(make_supernet: Callable[..., Supernet]) -> None:
+    supernet = make_supernet("llama")
+    dense = Candidate.dense(supernet.spec)
+    earlier = Evaluation(dense, "timed", values={"latency_e2e_ms": 1e6})
+    (again,) = EndToEnd(LatencyBench(supernet, WORKLOAD), earlier=earlier)([dense])
+    assert 1e5 < again.values["latency_e2e_ms"] < 1e7
 
 
 def test_a_candidate_that_cannot_run_fails_alone(make_supernet: Callable[..., Supernet]) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from helpers_toy import toy_spec
 from rich.console import Console
 
 from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
@@ -27,21 +28,8 @@ from search.progress import duration, show_progress
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace
-from space.spec import ModelSpec
 
-SPEC = ModelSpec(
-    name="toy",
-    revision="0",
-    family="llama",
-    layers=6,
-    hidden=16,
-    query_heads=4,
-    kv_heads=2,
-    head_dim=4,
-    mlp_channels=16,
-    vocab=32,
-    tied_embeddings=True,
-)
+SPEC = toy_spec(layers=6)
 OBJECTIVES = (Metric("error", "", "min", 2), Metric("size", "", "min", 0))
 SETTINGS = {"model": "toy"}
 TOKENS = 100
