@@ -21,6 +21,7 @@ from space.embedded import DEFAULT_MODEL_NAME, default_model_dir, quiet_transfor
 from space.errors import UserError
 from space.families import family_of
 from space.hub import WEIGHT_FILES, model_snapshot
+from space.reload_check import settle_vector_math
 from space.spec import ModelSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -79,6 +80,7 @@ def load_model(
     Raises:
         UserError: An argument is wrong, the model can not be had, or it is not one that can be pruned here.
     """
+    settle_vector_math()
     run_device = resolve_device(device)
     run_dtype = resolve_dtype(dtype, run_device)
     directory, name, commit = _locate(path, revision, trust_remote_code)

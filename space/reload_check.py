@@ -17,6 +17,29 @@ PROJECT_PACKAGES = ("evaluators", "search", "space")
 CACHES = {"dynamic": None, "static": "static"}
 
 
+def settle_vector_math() -> None:
+    """Calls each vectorised function once in a single thread, without which the first use of one can be imprecise.
+
+    MKL chooses a function's kernel at its first call; where several threads make that call together, as they do for the
+    cosines of RoPE, one of them may take a kernel of 12 bits for its share (pytorch issue 188792, open as of torch
+    2.13), which moved logits by 0.004.
+    """
+    functions = (
+        torch.cos,
+        torch.sin,
+        torch.exp,
+        torch.expm1,
+        torch.log,
+        torch.log1p,
+        torch.sqrt,
+        torch.tanh,
+        torch.erf,
+    )
+    for dtype in (torch.float32, torch.float64):
+        for function in functions:
+            function(torch.ones(1, dtype=dtype))
+
+
 def logits_difference(model: Any, input_ids: torch.Tensor, expected_logits: torch.Tensor) -> float:
     """Largest absolute difference from the expected logits.
 
@@ -94,6 +117,7 @@ def main(work: Path) -> None:
     tensors = load_file(work / "tensors.safetensors")
     directory, trust = request["directory"], request["trust_remote_code"]
     torch.set_num_threads(request["threads"])
+    settle_vector_math()
 
     start = time.perf_counter()
     model, loading = AutoModelForCausalLM.from_pretrained(
