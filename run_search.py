@@ -12,14 +12,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from evaluators.base import MeasureEvaluator, choose_metrics
-from evaluators.cost import cost_measure
+from evaluators.base import choose_metrics
 from evaluators.data import load_texts, split_tokens
-from evaluators.divergence import Divergence
+from evaluators.fidelities import fidelities
 from evaluators.latency import EndToEnd, LatencyBench, LatencyTable
 from search.archive import Archive
 from search.finish import finish
-from search.loop import Budget, run_loop
+from search.loop import run_loop
 from search.progress import show_progress
 from search.report import terminal_table
 from search.run_directory import atomic_write, open_run_directory
@@ -27,7 +26,7 @@ from search.stages import stage
 from space.candidate import Candidate
 from space.errors import UserError
 
-FREE_SETTINGS = ("run_dir", "name", "search.evaluations", "search.tokens")
+FREE_SETTINGS = ("run_dir", "name", "budget")
 
 
 def run(cfg: DictConfig, console: Console) -> None:
@@ -36,7 +35,7 @@ def run(cfg: DictConfig, console: Console) -> None:
         loaded = instantiate(cfg.model)()
         spec, data = loaded.spec, cfg.data
         space, preparation = instantiate(cfg.space)(spec=spec), instantiate(cfg.supernet)
-        workload = instantiate(cfg.latency)()
+        workload, budget = instantiate(cfg.latency)(), instantiate(cfg.budget)
         texts = load_texts(data.path, name=data.name, split=data.split, field=data.field)
         text = split_tokens(texts, loaded.tokenizer, vocab=spec.vocab)
         blocks = {p: text.blocks(p, data[f"{p}_windows"], data.length) for p in ("calibration", "search", "heldout")}
@@ -55,23 +54,23 @@ def run(cfg: DictConfig, console: Console) -> None:
             atomic_write(table_file, bench.table(space.attention_shapes, space.mlp_shapes, show).to_json())
         table = LatencyTable.from_json(table_file.read_text())
     console.print(table, highlight=False)
-    batch = cfg.evaluators.batch
-    measures = [cost_measure(spec, context=cfg.evaluators.context), table.measure()]
-    search = MeasureEvaluator("search", [*measures, Divergence(supernet, blocks["search"], batch=batch).measure()])
-    heldout = MeasureEvaluator("heldout", [Divergence(supernet, blocks["heldout"], batch=batch).heldout_measure()])
-    objectives = choose_metrics(cfg.objectives, search.metrics)
+    asked = fidelities(supernet, table, blocks["search"], blocks["heldout"], **cfg.evaluators)
+    objectives = choose_metrics(cfg.objectives, asked.search[-1].metrics)
     dense = Candidate.dense(spec)
     starts = [dense, *space.uniform_ladder(), *space.depth_ladder(supernet.removal_order)]
-    algorithm = instantiate(cfg.search.algorithm)(space, objectives, seed=cfg.seed, starts=starts)
+    algorithm = instantiate(cfg.search.algorithm)(
+        space, objectives, seed=cfg.seed, starts=starts, free=asked.free, rungs=len(asked.search)
+    )
     settings = {"model": spec.to_json(), "text": text.digest, "dtype": str(loaded.dtype), "latency": table.digest}
     with Archive(run_dir / "archive.jsonl", settings) as archive:
         with show_progress(objectives, console) as on_progress:
-            budget = Budget(cfg.search.evaluations, cfg.search.tokens)
-            run_loop(algorithm, search, archive, objectives, budget, batch=cfg.search.batch, on_progress=on_progress)
+            run_loop(
+                algorithm, asked.search, archive, objectives, budget, batch=cfg.search.batch, on_progress=on_progress
+            )
         with stage("front: held-out text and end-to-end timing", console) as show:
             facts = {**settings, "latency": dict(table.device), "evaluations": len(archive.evaluations("search"))}
             result = finish(
-                archive, objectives, dense, search=search, heldout=heldout,
+                archive, objectives, dense, search=asked.search[-1], heldout=asked.heldout,
                 timed=EndToEnd(bench, show, archive.get(dense.key, EndToEnd.fidelity)),
                 points=cfg.front_points, run_dir=run_dir, run_name=str(run_dir), title=spec.name, facts=facts,
             )  # fmt: skip

@@ -35,7 +35,7 @@ ROUNDING = 1e-3  # 24.99 % counts as 25 %: published methods round the same way
 @torch.inference_mode()
 def perplexity(directory: Path, text: str) -> float:
     """Perplexity of a checkpoint by the protocol."""
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=True)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, trust_remote_code=True).eval()
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids[0]
     total = 0.0
@@ -57,7 +57,7 @@ def main() -> None:
         sys.executable, str(ROOT / "run_search.py"), f"run_dir={arguments.run_dir}",
         f"data.path={arguments.calibration.resolve()}", "data.calibration_windows=128", "data.search_windows=8",
         "objectives=[kl,decoder_params]", "space.min_decoder_params=0.48",
-        f"search.evaluations={arguments.evaluations}", "front_points=30",
+        f"budget.evaluations={arguments.evaluations}", "front_points=30",
     ]  # fmt: skip
     subprocess.run(command, check=True)
     points = read_front_csv(arguments.run_dir / "points.csv")

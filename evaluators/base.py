@@ -56,6 +56,7 @@ class Evaluation:
         seconds: Wall time.
         tokens: Tokens of text that went through the candidate.
         error: The failure's message.
+        predicted: What a surrogate that had not seen the candidate expected, metric name to value.
     """
 
     candidate: Candidate
@@ -65,6 +66,7 @@ class Evaluation:
     seconds: float = 0.0
     tokens: int = 0
     error: str | None = None
+    predicted: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status not in ("ok", "failed"):
@@ -83,6 +85,7 @@ class Evaluation:
             "seconds": self.seconds,
             "tokens": self.tokens,
             "error": self.error,
+            "predicted": dict(self.predicted),
         }
 
     @classmethod
@@ -96,6 +99,7 @@ class Evaluation:
             seconds=record["seconds"],
             tokens=record["tokens"],
             error=record["error"],
+            predicted=record["predicted"],
         )
 
 
@@ -130,6 +134,15 @@ class Measure:
     metrics: tuple[Metric, ...]
     values: Callable[[Candidate], Mapping[str, float]]
     tokens: int = 0
+
+
+def together(measures: Sequence[Measure]) -> Callable[[Candidate], dict[str, float]]:
+    """One function for all metrics of several measures."""
+
+    def values(candidate: Candidate) -> dict[str, float]:
+        return {name: value for measure in measures for name, value in measure.values(candidate).items()}
+
+    return values
 
 
 class MeasureEvaluator:

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evaluators.base import Measure, Metric
+from evaluators.prefix import PrefixForward
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet import Supernet
@@ -41,7 +42,15 @@ class _Teacher:
 class Divergence:
     """Compares candidates with the dense model on fixed text."""
 
-    def __init__(self, supernet: Supernet, tokens: Tensor, *, batch: int = 4, slice_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        supernet: Supernet,
+        tokens: Tensor,
+        *,
+        batch: int = 4,
+        slice_bytes: int | None = None,
+        cache_bytes: int = 0,
+    ) -> None:
         """Runs nothing yet; the dense model's side is computed at the first question.
 
         Args:
@@ -50,6 +59,7 @@ class Divergence:
             batch: Windows of a forward pass.
             slice_bytes: Memory for the float32 logits of a slice of the vocabulary; None is what was measured to be
                 fastest on a CPU, whose caches hold it, and much more elsewhere.
+            cache_bytes: Memory for residual streams, see `evaluators.prefix`.
 
         Raises:
             UserError: Windows shorter than two tokens, or an LM head that the closed form does not cover.
@@ -61,7 +71,7 @@ class Divergence:
             raise UserError("Divergence: expected an LM head without bias, got one with; this model is not supported.")
         self._supernet = supernet
         self._tokens = tokens.to(head.weight.device)
-        self._batch = batch
+        self._forward = PrefixForward(supernet, tokens, batch=batch, cache_bytes=cache_bytes)
         if slice_bytes is None:
             slice_bytes = (4 if self._tokens.device.type == "cpu" else 256) << 20
         self._rows = max(1, slice_bytes // (4 * min(batch, len(tokens)) * tokens.shape[1]))
@@ -97,37 +107,32 @@ class Divergence:
         """Mean KL from the dense model over all tokens, and mean NLL of all but each window's first, in nats."""
         if self._teacher is None:
             self._teacher = list(self._teach())
-        with self._supernet.activate(candidate) as model:
-            weight = model.lm_head.weight
-            kl = nll = 0.0
-            for tokens, teacher in zip(self._tokens.split(self._batch), self._teacher, strict=True):
-                hidden = self._hidden(model, tokens)
-                lse = self._log_sum_exp(hidden, weight)
-                cross = lse - (hidden * teacher.embedding).sum(-1)
-                kl += (cross - teacher.cross).sum(dtype=torch.float64).item()
-                windows, length = tokens.shape
-                before = hidden.view(windows, length, -1)[:, :-1]
-                target = (before * F.embedding(tokens[:, 1:], weight).float()).sum(-1)  # (windows, length - 1)
-                nll += (lse.view(windows, length)[:, :-1] - target).sum(dtype=torch.float64).item()
+        weight = self._supernet.model.lm_head.weight
+        kl = nll = 0.0
+        batches = zip(self._forward.batches, self._hidden(candidate), self._teacher, strict=True)
+        for tokens, hidden, teacher in batches:
+            lse = self._log_sum_exp(hidden, weight)
+            cross = lse - (hidden * teacher.embedding).sum(-1)
+            kl += (cross - teacher.cross).sum(dtype=torch.float64).item()
+            windows, length = tokens.shape
+            before = hidden.view(windows, length, -1)[:, :-1]
+            target = (before * F.embedding(tokens[:, 1:], weight).float()).sum(-1)  # (windows, length - 1)
+            nll += (lse.view(windows, length)[:, :-1] - target).sum(dtype=torch.float64).item()
         windows, length = self._tokens.shape
         return kl / (windows * length), nll / (windows * (length - 1))
 
     def _teach(self) -> Iterator[_Teacher]:
-        with self._supernet.activate(Candidate.dense(self._supernet.spec)) as model:
-            weight = model.lm_head.weight
-            for tokens in self._tokens.split(self._batch):
-                hidden = self._hidden(model, tokens)
-                lse = self._log_sum_exp(hidden, weight)
-                embedding = torch.zeros_like(hidden)
-                for logits, rows in self._logits(hidden, weight):
-                    embedding.addmm_(logits.sub_(lse[:, None]).exp_(), rows)
-                yield _Teacher(embedding, lse - (hidden * embedding).sum(-1))
+        weight = self._supernet.model.lm_head.weight
+        for hidden in self._hidden(Candidate.dense(self._supernet.spec)):
+            lse = self._log_sum_exp(hidden, weight)
+            embedding = torch.zeros_like(hidden)
+            for logits, rows in self._logits(hidden, weight):
+                embedding.addmm_(logits.sub_(lse[:, None]).exp_(), rows)
+            yield _Teacher(embedding, lse - (hidden * embedding).sum(-1))
 
-    @staticmethod
-    def _hidden(model: Any, tokens: Tensor) -> Tensor:
-        """Normed hidden states before the LM head, float32, shape (batch · time, hidden)."""
-        states: Tensor = model.model(tokens, use_cache=False).last_hidden_state
-        return states.flatten(0, 1).float()
+    def _hidden(self, candidate: Candidate) -> Iterator[Tensor]:
+        """Normed hidden states before the LM head, float32, each (batch · time, hidden), of one batch after another."""
+        return (states.flatten(0, 1).float() for states in self._forward(candidate))
 
     def _log_sum_exp(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """Of the logits over the whole vocabulary, shape (tokens,)."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pymoo.algorithms.moo import nsga2
 from pymoo.config import Config
+from pymoo.core.crossover import Crossover
 from pymoo.core.duplicate import DuplicateElimination
 from pymoo.core.mating import Mating
 from pymoo.core.mutation import Mutation
@@ -18,27 +19,17 @@ from pymoo.core.problem import Problem
 from pymoo.core.repair import Repair
 from pymoo.core.termination import NoTermination
 from pymoo.operators.crossover.ux import UniformCrossover
+from pymoo.operators.mutation.nom import NoMutation
 from pymoo.operators.selection.tournament import TournamentSelection
 
 from evaluators.base import Evaluation, Metric
 from search.pareto import minimised
+from search.protocol import Question
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace
 
 Genes = npt.NDArray[np.int64]
-
-
-class Algorithm(Protocol):
-    """Proposes candidates and learns from their evaluations."""
-
-    def ask(self, n: int) -> list[Candidate]:
-        """Up to `n` candidates that were never asked before; none when no new one can be found."""
-        ...
-
-    def tell(self, evaluations: Sequence[Evaluation]) -> None:
-        """Take the evaluations of asked candidates, in the order asked; failed ones teach nothing."""
-        ...
 
 
 class NSGA2:
@@ -61,6 +52,8 @@ class NSGA2:
         crossover_probability: float = 0.9,
         mutated_genes: float = 1.5,
         matings: int = 50,
+        free: Callable[[Candidate], Mapping[str, float]] | None = None,
+        rungs: int = 1,
     ) -> None:
         """Set up; nothing is asked yet.
 
@@ -75,6 +68,8 @@ class NSGA2:
             mutated_genes: Genes that change in an offspring, on average.
             matings: Rounds of mating that one `ask` may spend on finding candidates that are new; as many random
                 samples for each that is still missing follow.
+            free: Not used: all that it knows of a candidate is its evaluation.
+            rungs: Not used: it asks at the full fidelity alone.
 
         Raises:
             UserError: An argument is out of its range.
@@ -115,8 +110,16 @@ class NSGA2:
         self._nsga2.setup(problem, termination=NoTermination())
         self._nsga2.random_state = self._rng
 
-    def ask(self, n: int) -> list[Candidate]:
+    @property
+    def remark(self) -> str:
         """See `Algorithm`."""
+        return ""
+
+    def ask(self, n: int) -> list[Question]:
+        """See `Algorithm`; all questions are at the full fidelity."""
+        return [Question(candidate) for candidate in self._propose(n)]
+
+    def _propose(self, n: int) -> list[Candidate]:
         if self._starts:
             return [self._starts.popleft() for _ in range(min(n, len(self._starts)))]
         if not self._nsga2.is_initialized:  # everything failed so far: there are no parents
@@ -160,6 +163,79 @@ class NSGA2:
                 self._seen.add(candidate.key)
                 new.append(candidate)
         return new
+
+
+def minimise(
+    space: SearchSpace,
+    values: Callable[[Genes], npt.NDArray[np.float64]],
+    start: Genes,
+    *,
+    child: Callable[[Genes, Genes, np.random.Generator], Genes],
+    population: int,
+    generations: int,
+    rng: np.random.Generator,
+) -> tuple[Genes, npt.NDArray[np.float64]]:
+    """NSGA-II on a function that is cheap, such as a surrogate's prediction.
+
+    Args:
+        space: The genes and their bounds.
+        values: Objectives to minimise of designs `(designs, genes)`, as `(designs, objectives)`.
+        start: Designs to begin with, `(designs, genes)`, at least one; filled up with their children.
+        child: Makes a design of two others.
+        population: Survivors of a generation.
+        generations: How many.
+        rng: The one source of chance.
+
+    Returns:
+        The last survivors, of all ranks, and their values.
+    """
+    first = [*start[:population]]
+    while len(first) < population:
+        one, other = start[rng.integers(len(start))], start[rng.integers(len(start))]
+        first.append(space.repair(child(one, other, rng), rng))
+    mating = Mating(
+        TournamentSelection(func_comp=nsga2.binary_tournament), _Child(child), NoMutation(), repair=_SpaceRepair(space)
+    )
+    algorithm = nsga2.NSGA2(pop_size=population, mating=mating, eliminate_duplicates=_DistinctGenes())
+    problem = Problem(n_var=len(space.levels), n_obj=values(start[:1]).shape[1], xl=0, xu=space.levels - 1, vtype=int)
+    algorithm.setup(problem, termination=NoTermination())
+    algorithm.random_state = rng
+    designs = np.stack(first)
+    algorithm.tell(infills=Population.new("X", designs, "F", values(designs)))
+    for _ in range(generations):
+        offspring = algorithm.ask()
+        if offspring is None or len(offspring) == 0:
+            break
+        offspring.set("F", values(offspring.get("X").astype(np.int64)))
+        algorithm.tell(infills=offspring)
+    survivors = algorithm.pop
+    return survivors.get("X").astype(np.int64), survivors.get("F")
+
+
+class _Child(Crossover):
+    """One offspring of two parents, by a function."""
+
+    def __init__(self, child: Callable[[Genes, Genes, np.random.Generator], Genes]) -> None:
+        super().__init__(2, 1, prob=1.0)
+        self._child = child
+
+    def _do(self, problem: Any, parents: Genes, *, random_state: np.random.Generator, **_: Any) -> Genes:
+        children = [self._child(one, other, random_state) for one, other in zip(*parents, strict=True)]
+        return np.stack(children)[None]
+
+
+class _DistinctGenes(DuplicateElimination):
+    """Drops designs that stand in the population, or earlier in the same offspring."""
+
+    def do(self, population: Any, *others: Any) -> Any:
+        taken = {individual.X.tobytes() for other in others if other is not None for individual in other}
+        kept = []
+        for index, individual in enumerate(population):
+            genes = individual.X.tobytes()
+            if genes not in taken:
+                taken.add(genes)
+                kept.append(index)
+        return population[kept]
 
 
 class _OrdinalMutation(Mutation):

@@ -19,7 +19,7 @@ from search.pareto import minimised, non_dominated
 from search.run_directory import differences
 from space.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 _log = logging.getLogger(__name__)
 
 

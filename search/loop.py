@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evaluators.base import Evaluation, Evaluator, Metric
-from search.algorithms import Algorithm
 from search.archive import Archive
 from search.pareto import Floats, hypervolume, knee, minimised, non_dominated, reference_point
-from space.candidate import Candidate
+from search.protocol import Algorithm, Question
 from space.errors import UserError
 
 EVALUATIONS_BEFORE_GIVING_UP = 20
@@ -17,26 +16,45 @@ EVALUATIONS_BEFORE_GIVING_UP = 20
 
 @dataclass(frozen=True)
 class Budget:
-    """When the search ends; whichever comes first.
+    """When the search ends; whichever comes first. Failed and replayed evaluations count.
 
     Attributes:
-        evaluations: Evaluations, failed ones and replayed ones included.
-        tokens: Tokens sent through candidates, or None for no limit. The evaluation that reaches it is the last.
+        evaluations: Evaluations at the full fidelity, or None for no limit.
+        tokens: Tokens sent through candidates at any fidelity, or None for no limit. The evaluation that reaches it is
+            the last.
+        patience: Batches with full evaluations after which the search ends, when they all together did not raise the
+            hypervolume by more than `progress`; None to go on.
+        progress: A fraction of the hypervolume.
     """
 
-    evaluations: int
+    evaluations: int | None = None
     tokens: int | None = None
+    patience: int | None = None
+    progress: float = 0.001
 
     def __post_init__(self) -> None:
-        for name, value in (("evaluations", self.evaluations), ("tokens", self.tokens)):
+        limits = {"evaluations": self.evaluations, "tokens": self.tokens, "patience": self.patience}
+        for name, value in limits.items():
             if value is not None and value < 1:
                 raise UserError(
                     f"Budget: expected {name} of at least 1, got {value}. Give the search something to spend."
                 )
+        if self.evaluations is None and self.tokens is None:
+            raise UserError("Budget: expected a limit of evaluations or of tokens, got neither. Set one of them.")
+        if self.progress < 0:
+            raise UserError(f"Budget: expected a progress of at least 0, got {self.progress}.")
 
-    def spent(self, evaluations: int, tokens: int) -> bool:
-        """Whether nothing is left."""
-        return evaluations >= self.evaluations or (self.tokens is not None and tokens >= self.tokens)
+    def fraction(self, evaluations: int, tokens: int) -> float:
+        """The part of the limits that is spent, from 0 up; 1 and above is the end."""
+        parts = [evaluations / self.evaluations] if self.evaluations is not None else []
+        parts += [tokens / self.tokens] if self.tokens is not None else []
+        return max(parts)
+
+    def stagnant(self, volumes: Sequence[float]) -> bool:
+        """Whether these hypervolumes, one a batch, have stopped to grow."""
+        if self.patience is None or len(volumes) <= self.patience:
+            return False
+        return volumes[-1] <= volumes[-1 - self.patience] * (1 + self.progress)
 
 
 @dataclass(frozen=True)
@@ -47,47 +65,48 @@ class SearchProgress:
         budget: What may be spent.
         generation: Batches asked so far, from 1.
         generation_done: Whether this was the batch's last evaluation.
-        done: Evaluations so far.
-        replayed: Those of them that the archive held already.
-        failed: Those of them that failed.
+        done: Evaluations at the full fidelity so far.
+        cheap: Evaluations at lower fidelities so far.
+        replayed: Those of both that the archive held already.
+        failed: Those of both that failed.
         tokens: Tokens sent through candidates so far.
-        seconds_per_evaluation: Mean, as it was measured when each was made.
+        seconds: Time that the evaluations took, as it was measured when each was made.
         hypervolume: Of the front, below a reference that the first batch fixes; None before that.
         front: Points on the front.
         best: For each objective, by name, the evaluation with its best value; empty before the first success.
         knee: The knee of the front; None before the first success.
+        remark: What the algorithm says of itself.
     """
 
     budget: Budget
     generation: int
     generation_done: bool
     done: int
+    cheap: int
     replayed: int
     failed: int
     tokens: int
-    seconds_per_evaluation: float
+    seconds: float
     hypervolume: float | None
     front: int
     best: Mapping[str, Evaluation]
     knee: Evaluation | None
+    remark: str
 
     @property
     def fraction(self) -> float:
         """The part of the budget that is spent, 0..1."""
-        spent = self.done / self.budget.evaluations
-        if self.budget.tokens is not None:
-            spent = max(spent, self.tokens / self.budget.tokens)
-        return min(1.0, spent)
+        return min(1.0, self.budget.fraction(self.done, self.tokens))
 
     @property
-    def seconds_left(self) -> float:
-        """Expected time to the end of the budget, in seconds."""
-        return self.done * self.seconds_per_evaluation * (1.0 - self.fraction) / self.fraction
+    def seconds_left(self) -> float | None:
+        """Expected time to the end of the budget, in seconds; None as long as nothing of it is spent."""
+        return self.seconds * (1.0 - self.fraction) / self.fraction if self.fraction else None
 
 
 def run_loop(
     algorithm: Algorithm,
-    evaluator: Evaluator,
+    evaluators: Sequence[Evaluator],
     archive: Archive,
     objectives: Sequence[Metric],
     budget: Budget,
@@ -103,54 +122,57 @@ def run_loop(
 
     Args:
         algorithm: Freshly made, with the seed of the run.
-        evaluator: Asked about one candidate at a time.
+        evaluators: The fidelities, cheapest first; asked about one candidate at a time. The front and the hypervolume
+            are of the last one's values alone.
         archive: Where evaluations are looked up and stored.
-        objectives: Metrics of the evaluator that make the front.
+        objectives: Metrics of all evaluators; they make the front.
         budget: When to stop.
         batch: Candidates asked at once. The last batch is asked whole too, so that a run with a larger budget begins
             with the same candidates.
         on_progress: Called after every evaluation.
 
     Raises:
-        UserError: The evaluator lacks an objective, the archive cannot be written, or most evaluations fail.
+        UserError: An evaluator lacks an objective, the archive cannot be written, or most evaluations fail.
     """
     if batch < 1:
         raise UserError(f"Search: expected a batch of at least 1 candidate, got {batch}.")
-    known = [metric.name for metric in evaluator.metrics]
-    missing = [metric.name for metric in objectives if metric.name not in known]
-    if missing:
-        raise UserError(
-            f"Search: expected objectives among {known}, got {missing}. Change the objectives or evaluators."
-        )
+    for evaluator in evaluators:
+        known = [metric.name for metric in evaluator.metrics]
+        missing = [metric.name for metric in objectives if metric.name not in known]
+        if missing:
+            raise UserError(
+                f"Search: expected objectives among {known}, got {missing}. Change the objectives or evaluators."
+            )
     state = _State(tuple(objectives), budget)
     while not state.spent:
-        candidates = algorithm.ask(batch)
-        if not candidates:
+        questions = algorithm.ask(batch)
+        if not questions:
             return
         state.generation += 1
         told: list[Evaluation] = []
-        for candidate in candidates:
-            evaluation = archive.get(candidate.key, evaluator.fidelity)
+        for question in questions:
+            evaluator = evaluators[question.rung]
+            evaluation = archive.get(question.candidate.key, evaluator.fidelity)
             replayed = evaluation is not None
             if evaluation is None:
-                evaluation = _evaluate(evaluator, candidate)
+                evaluation = _evaluate(evaluator, question)
                 archive.add(evaluation)
             told.append(evaluation)
-            state.count(evaluation, replayed=replayed)
-            batch_done = state.spent or len(told) == len(candidates)
+            state.count(evaluation, full=evaluator is evaluators[-1], replayed=replayed)
+            batch_done = state.exhausted or len(told) == len(questions)
             if batch_done:
-                state.fix_reference()
-            on_progress(state.progress(generation_done=batch_done))
+                state.end_batch()
+                algorithm.tell(told)
+            on_progress(state.progress(generation_done=batch_done, remark=algorithm.remark))
             if batch_done:
                 break
-        algorithm.tell(told)
 
 
-def _evaluate(evaluator: Evaluator, candidate: Candidate) -> Evaluation:
-    (evaluation,) = evaluator([candidate])
-    assert evaluation.candidate == candidate
+def _evaluate(evaluator: Evaluator, question: Question) -> Evaluation:
+    (evaluation,) = evaluator([question.candidate])
+    assert evaluation.candidate == question.candidate
     assert evaluation.fidelity == evaluator.fidelity
-    return evaluation
+    return replace(evaluation, predicted=question.predicted)
 
 
 @dataclass
@@ -161,45 +183,63 @@ class _State:
     budget: Budget
     generation: int = 0
     done: int = 0
+    cheap: int = 0
     replayed: int = 0
     failed: int = 0
     tokens: int = 0
     seconds: float = 0.0
     front: list[Evaluation] = field(default_factory=list)
     reference: Floats | None = None
+    volumes: list[float] = field(default_factory=list)  # one a batch with full evaluations
+    done_before: int = 0  # full evaluations at the end of the last batch
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether a limit is reached."""
+        return self.budget.fraction(self.done, self.tokens) >= 1
 
     @property
     def spent(self) -> bool:
-        return self.budget.spent(self.done, self.tokens)
+        """Whether no other batch is to be asked."""
+        return self.exhausted or self.budget.stagnant(self.volumes)
 
-    def count(self, evaluation: Evaluation, *, replayed: bool) -> None:
+    def count(self, evaluation: Evaluation, *, full: bool, replayed: bool) -> None:
         """Take one more evaluation in.
 
         Raises:
             UserError: More than half of them failed, and there are enough of them to give up.
         """
-        self.done += 1
+        self.done += full
+        self.cheap += not full
         self.replayed += replayed
         self.tokens += evaluation.tokens
         self.seconds += evaluation.seconds
         if evaluation.status == "ok":
-            front = [*self.front, evaluation]
-            mask = non_dominated(self._values(front))
-            self.front = [e for e, kept in zip(front, mask, strict=True) if kept]
+            if full:
+                front = [*self.front, evaluation]
+                mask = non_dominated(self._values(front))
+                self.front = [e for e, kept in zip(front, mask, strict=True) if kept]
             return
         self.failed += 1
-        if self.done >= EVALUATIONS_BEFORE_GIVING_UP and self.failed > self.done / 2:
+        made = self.done + self.cheap
+        if made >= EVALUATIONS_BEFORE_GIVING_UP and self.failed > made / 2:
             raise UserError(
-                f"Search: expected most evaluations to succeed, but {self.failed} of {self.done} failed. The last one "
+                f"Search: expected most evaluations to succeed, but {self.failed} of {made} failed. The last one "
                 f"said: {evaluation.error} Mend the cause and start with a new run_dir: this one keeps the failures."
             )
 
-    def fix_reference(self) -> None:
-        """Fix the hypervolume's reference point, once, as soon as a batch has ended and there is a front."""
-        if self.reference is None and self.front:
-            self.reference = reference_point(self._values(self.front))
+    def end_batch(self) -> None:
+        """Note the hypervolume; its reference point is fixed once, at the end of the first batch with a front."""
+        if not self.front:
+            return
+        values = self._values(self.front)
+        if self.reference is None:
+            self.reference = reference_point(values)
+        if self.done > self.done_before:
+            self.volumes.append(hypervolume(values, self.reference))
+        self.done_before = self.done
 
-    def progress(self, *, generation_done: bool) -> SearchProgress:
+    def progress(self, *, generation_done: bool, remark: str) -> SearchProgress:
         values = self._values(self.front)
         best = (
             {m.name: self.front[row] for m, row in zip(self.objectives, values.argmin(axis=0), strict=True)}
@@ -211,14 +251,16 @@ class _State:
             generation=self.generation,
             generation_done=generation_done,
             done=self.done,
+            cheap=self.cheap,
             replayed=self.replayed,
             failed=self.failed,
             tokens=self.tokens,
-            seconds_per_evaluation=self.seconds / self.done,
+            seconds=self.seconds,
             hypervolume=None if self.reference is None else hypervolume(values, self.reference),
             front=len(self.front),
             best=best,
             knee=self.front[knee(values)] if self.front else None,
+            remark=remark,
         )
 
     def _values(self, evaluations: Sequence[Evaluation]) -> Floats:

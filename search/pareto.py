@@ -125,6 +125,58 @@ def spread_subset(values: npt.ArrayLike, count: int) -> npt.NDArray[np.intp]:
     return np.array(sorted(chosen), dtype=np.intp)
 
 
+def ranks(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Of each point, how many fronts must be taken away before it is on the front (non-dominated sorting).
+
+    Args:
+        values: Shape (points, objectives).
+
+    Returns:
+        Shape (points,); 0 for the front. Of equal points the later one ranks behind the first.
+    """
+    points = _points(values)
+    rank = np.zeros(len(points), dtype=np.int64)
+    left = np.arange(len(points))
+    depth = 0
+    while len(left):
+        mask = non_dominated(points[left])
+        rank[left[mask]] = depth
+        left = left[~mask]
+        depth += 1
+    return rank
+
+
+def fill_front(values: npt.ArrayLike, front: npt.ArrayLike, reference: npt.ArrayLike, count: int) -> list[int]:
+    """Points that together add most hypervolume to a front: greedily, each the best beside those chosen before it.
+
+    The greedy choice is within 1 - 1/e of the best one, as hypervolume is submodular (Ulrich and Thiele, "Bounding the
+    effectiveness of hypervolume-based (mu + lambda)-archiving algorithms", 2012).
+
+    Args:
+        values: Shape (points, objectives).
+        front: The front so far, shape (others, objectives).
+        reference: Shape (objectives,).
+        count: How many to choose at most; points that add nothing are not chosen.
+
+    Returns:
+        Rows of `values`, in the order of choice.
+    """
+    points, taken = _points(values), _points(front)
+    volume = hypervolume(taken, reference)
+    chosen: list[int] = []
+    left = list(range(len(points)))
+    while left and len(chosen) < count:
+        gains = [hypervolume(np.vstack([taken, points[index]]), reference) - volume for index in left]
+        best = int(np.argmax(gains))
+        if gains[best] <= 0:
+            break
+        volume += gains[best]
+        index = left.pop(best)
+        chosen.append(index)
+        taken = np.vstack([taken, points[index]])
+    return chosen
+
+
 def _scaled(points: Floats) -> Floats:
     """Each column mapped to 0..1; a column of equal values becomes 0."""
     low = points.min(axis=0)

@@ -43,7 +43,7 @@ def show_progress(
 
 def progress_line(progress: SearchProgress, objectives: Sequence[Metric]) -> str:
     """One line of plain text: counts, time left, hypervolume, best points."""
-    parts = [_counts(progress), _front(progress), *_points(progress, objectives)]
+    parts = [_counts(progress), _front(progress), *_points(progress, objectives), *_remarks(progress)]
     return f"generation {progress.generation}: {'; '.join(parts)}"
 
 
@@ -58,18 +58,23 @@ def duration(seconds: float) -> str:
 def _panel(progress: SearchProgress, objectives: Sequence[Metric]) -> Group:
     bar = Table.grid(padding=(0, 1))
     bar.add_row("search", ProgressBar(total=1.0, completed=progress.fraction, width=30), Text(_counts(progress)))
-    return Group(bar, *(Text(f"  {line}") for line in (_front(progress), *_points(progress, objectives))))
+    lines = (_front(progress), *_points(progress, objectives), *_remarks(progress))
+    return Group(bar, *(Text(f"  {line}") for line in lines))
 
 
 def _counts(progress: SearchProgress) -> str:
-    text = f"{progress.done}/{progress.budget.evaluations} evaluations"
-    details = [f"{progress.replayed} replayed"] if progress.replayed else []
+    limit = "" if progress.budget.evaluations is None else f"/{progress.budget.evaluations}"
+    text = f"{progress.done}{limit} evaluations"
+    details = [f"{progress.cheap} cheap ones before"] if progress.cheap else []
+    details += [f"{progress.replayed} replayed"] if progress.replayed else []
     details += [f"{progress.failed} failed"] if progress.failed else []
     if details:
         text += f" ({', '.join(details)})"
     if progress.budget.tokens is not None:
         text += f", {progress.tokens}/{progress.budget.tokens} tokens"
-    return f"{text}, {progress.seconds_per_evaluation:.2f} s each, {duration(progress.seconds_left)} left"
+    text += f", {progress.seconds / (progress.done + progress.cheap):.2f} s each"
+    left = progress.seconds_left
+    return text if left is None else f"{text}, {duration(left)} left"
 
 
 def _front(progress: SearchProgress) -> str:
@@ -82,6 +87,10 @@ def _points(progress: SearchProgress, objectives: Sequence[Metric]) -> list[str]
     if progress.knee is not None:
         lines.append(f"knee: {_point(progress.knee, objectives)}")
     return lines
+
+
+def _remarks(progress: SearchProgress) -> list[str]:
+    return [progress.remark] if progress.remark else []
 
 
 def _point(evaluation: Evaluation, objectives: Sequence[Metric]) -> str:

@@ -36,3 +36,21 @@ def refit(weight: Tensor, factor: Tensor, kept: int) -> Tensor:
     lost = weight[:, kept:].double() @ factor[kept:, :kept].double()  # (hidden, kept)
     correction = torch.linalg.solve_triangular(lower, lost, upper=False, left=False)
     return (weight[:, :kept].double() + correction).to(weight.dtype)
+
+
+def lost_energy(weight: Tensor, factor: Tensor) -> Tensor:
+    """What every prefix of the columns loses of the projection's output after its refit.
+
+    The error of the refit to the first k columns is ‖W_R L_RR‖² with R the columns from k on; as L is lower triangular,
+    that is the sum of ‖(W L)_j‖² over the columns j of R, one product for all k.
+
+    Args:
+        weight: Dense weight with its columns in the factor's order, shape (hidden, columns).
+        factor: Lower Cholesky factor, shape (columns, columns).
+
+    Returns:
+        Fractions of the (damped) output energy, shape (columns + 1,): 1 for no column, 0 for all.
+    """
+    energy = (weight.float() @ factor.tril()).double().square().sum(0)
+    lost = energy.flip(0).cumsum(0).flip(0) / energy.sum().clamp_min(torch.finfo(torch.float64).tiny)
+    return torch.cat([lost, lost.new_zeros(1)])

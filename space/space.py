@@ -42,6 +42,7 @@ class SearchSpace:
     Attributes:
         spec: The dense model.
         levels: `(genes,)` int64, options of each gene; option 0 is the smallest, the last is dense.
+        kinds: What each gene chooses: `attention`, `mlp` or `layer`; genes stand in the order of their layers.
         attention_shapes: All pairs (query_heads, kv_heads) that occur, without (0, 0).
         mlp_shapes: All counts of MLP channels that occur, without 0.
     """
@@ -137,6 +138,7 @@ class SearchSpace:
         self._rules = make_rules(spec, blocks, min_layers=min_layers, min_fraction=least, max_fraction=most)
         self.levels: Genes = self._rules.levels
         self.levels.setflags(write=False)
+        self.kinds: tuple[Kind, ...] = tuple(block.kind for block in self._free)
         shapes = {(block.kind, option) for block in blocks for option in block.options if any(option)}
         self.attention_shapes = tuple(sorted({(option[0], option[1]) for kind, option in shapes if kind != "mlp"}))
         self.mlp_shapes = tuple(sorted({option[-1] for kind, option in shapes if kind != "attention"}))

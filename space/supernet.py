@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from space.calibration import LayerStatistics, gather
 from space.candidate import Candidate, LayerShape
-from space.compensation import factor, refit
+from space.compensation import factor, lost_energy, refit
 from space.errors import UserError
 from space.families import family_of
 from space.importance import AttentionOrder, attention_order, damped, mlp_order, rule_of
@@ -192,6 +192,21 @@ class Supernet:
     def removal_order(self) -> list[int]:
         """All layers, from 0, the one that changes least on the calibration text first."""
         return sorted(range(self.spec.layers), key=lambda index: self.influence[index])
+
+    def lost_energy(self, index: int) -> tuple[dict[int, Tensor], Tensor]:
+        """What a layer's blocks lose of their output when they keep a prefix of their columns, refit included.
+
+        Returns:
+            For attention, by query heads kept in each group, and for the MLP: fractions of the dense output's energy on
+            the calibration text, see `space.compensation.lost_energy`.
+        """
+        layer, spec = self._layers[index], self.spec
+        output = layer.self_attn.o_proj.weight
+        attention = {}
+        for kept in range(1, spec.queries_per_group + 1):
+            columns = attention_columns(spec, kept).to(output.device)
+            attention[kept] = lost_energy(output[:, columns], self._stored(index, f"attention_factor_{kept}"))
+        return attention, lost_energy(layer.mlp.down_proj.weight, self._stored(index, "mlp_factor"))
 
     @contextmanager
     def activate(self, candidate: Candidate) -> Iterator[Any]:

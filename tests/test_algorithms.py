@@ -9,8 +9,9 @@ import pytest
 from helpers_toy import toy_spec
 
 from evaluators.base import Evaluation, Metric
-from search.algorithms import NSGA2, Algorithm
+from search.algorithms import NSGA2
 from search.pareto import hypervolume, minimised
+from search.protocol import Algorithm
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace
@@ -41,7 +42,7 @@ def run(
     told: list[Evaluation] = []
     while len(told) < evaluations and (asked := algorithm.ask(batch)):
         assert len(asked) <= batch
-        answers = [answer(candidate) for candidate in asked]
+        answers = [answer(question.candidate) for question in asked]
         algorithm.tell(answers)
         told += answers
     return told[:evaluations]
@@ -79,7 +80,7 @@ def test_all_starts_are_asked_first_once_and_outsiders_are_left_out():
     assert not space.contains(dense)
     algorithm = NSGA2(space, OBJECTIVES, seed=0, population=8, starts=[dense, *inside, inside[0]])
     asked = algorithm.ask(5) + algorithm.ask(5) + algorithm.ask(5)
-    assert [c.key for c in asked[: len(inside)]] == [c.key for c in inside]
+    assert [q.candidate.key for q in asked[: len(inside)]] == [c.key for c in inside]
 
 
 def test_starts_are_topped_up_to_the_population_with_samples(space):
@@ -87,7 +88,7 @@ def test_starts_are_topped_up_to_the_population_with_samples(space):
     algorithm = NSGA2(space, OBJECTIVES, seed=0, population=10, starts=[start])
     asked = algorithm.ask(100)
     assert len(asked) == 10
-    assert asked[0] == start
+    assert asked[0].candidate == start
 
 
 def test_failed_evaluations_are_no_parents(space):
@@ -95,9 +96,9 @@ def test_failed_evaluations_are_no_parents(space):
     starts = [space.decode(np.zeros_like(space.levels)), Candidate.dense(SPEC)]
     starts = [space.decode(space.repair(space.encode(s), np.random.default_rng(0))) for s in starts]
     algorithm = NSGA2(space, OBJECTIVES, seed=0, population=2, starts=starts)
-    small, dense = algorithm.ask(2)
+    small, dense = (question.candidate for question in algorithm.ask(2))
     algorithm.tell([failing(small), evaluate(dense)])
-    offspring = algorithm.ask(20)
+    offspring = [question.candidate for question in algorithm.ask(20)]
     assert offspring
     distance = [np.count_nonzero(space.encode(c) != space.encode(dense)) for c in offspring]
     assert max(distance) <= len(space.levels) / 2
@@ -124,9 +125,9 @@ def test_offspring_respect_ordinal_levels_and_mostly_step_by_one(space):
     """Told one parent alone, offspring differ from it by mutation only."""
     middle = space.decode(space.repair(space.levels // 2, np.random.default_rng(0)))
     algorithm = NSGA2(space, OBJECTIVES, seed=1, population=2, starts=[middle])
-    parent, other = algorithm.ask(2)
+    parent, other = (question.candidate for question in algorithm.ask(2))
     algorithm.tell([evaluate(parent), failing(other)])
-    steps = np.concatenate([space.encode(c) - space.encode(parent) for c in algorithm.ask(200)])
+    steps = np.concatenate([space.encode(q.candidate) - space.encode(parent) for q in algorithm.ask(200)])
     moved = steps[steps != 0]
     assert 1.2 < len(moved) / 200 < 2.5
     assert 0.4 < np.mean(np.abs(moved) == 1) < 0.9

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from space.calibration import gather
-from space.compensation import factor, refit
+from space.compensation import factor, lost_energy, refit
 from space.importance import RULES, attention_order, damped, mlp_order, obs_order
 
 
@@ -31,6 +31,20 @@ def test_refit_is_least_squares(kept: int, damping: float) -> None:
     target = torch.cat([inputs, ridge]) @ weight.double().T
     expected = np.linalg.lstsq(design, target.numpy(), rcond=None)[0].T
     torch.testing.assert_close(refit(weight, factor(gram), kept).double().numpy(), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_lost_energy_is_the_error_of_every_refit() -> None:
+    inputs = correlated(300, 12)
+    weight = torch.randn(6, 12, generator=torch.Generator().manual_seed(2)).double()
+    gram = inputs.T @ inputs
+    lower = factor(gram)
+    output = weight @ inputs.T
+    lost = lost_energy(weight, lower)
+    assert lost.shape == (13,)
+    assert (lost[0], lost[-1]) == (pytest.approx(1.0), 0.0)
+    for kept in range(1, 12):
+        error = output - refit(weight, lower, kept) @ inputs[:, :kept].T
+        assert lost[kept].item() == pytest.approx((error.square().sum() / output.square().sum()).item(), rel=1e-3)
 
 
 def test_obs_one_at_a_time_is_the_exact_greedy_order() -> None:

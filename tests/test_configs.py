@@ -18,7 +18,6 @@ from evaluators.base import Metric, choose_metrics
 from evaluators.cost import cost_measure
 from evaluators.data import load_texts
 from evaluators.latency import LATENCY, Workload
-from search.loop import Budget
 from space.candidate import Candidate
 from space.loading import load_model
 from space.preparation import Preparation
@@ -89,7 +88,7 @@ def check_space(cfg: DictConfig) -> None:
 
 
 def check_evaluators(cfg: DictConfig) -> None:
-    assert set(cfg.evaluators) == {"context", "batch"}
+    assert set(cfg.evaluators) == {"context", "batch", "cache_bytes", "rungs"}
     assert cfg.evaluators.batch >= 1
     assert cost_measure(SPEC, context=cfg.evaluators.context).values(Candidate.dense(SPEC))["kv_bytes"] > 0
 
@@ -101,10 +100,17 @@ def check_latency(cfg: DictConfig) -> None:
 def check_search(cfg: DictConfig) -> None:
     space = tiny_space(cfg)
     starts = [Candidate.dense(SPEC), *space.uniform_ladder()]
-    algorithm = instantiate(cfg.search.algorithm)(space, OBJECTIVES, seed=cfg.seed, starts=starts)
+    costs = cost_measure(SPEC, context=64)
+
+    def free(candidate: Candidate) -> dict[str, float]:
+        size = costs.values(candidate)["params"]
+        return {**costs.values(candidate), "latency_ms": size, "refit_error": -size}
+
+    settings: dict[str, Any] = {"seed": cfg.seed, "starts": starts, "free": free, "rungs": 2}
+    algorithm = instantiate(cfg.search.algorithm)(space, OBJECTIVES, **settings)
     asked = algorithm.ask(cfg.search.batch)
-    assert len({candidate.key for candidate in asked}) == cfg.search.batch
-    assert not Budget(cfg.search.evaluations, cfg.search.tokens).spent(0, 0)
+    assert len({question.candidate.key for question in asked}) == cfg.search.batch
+    assert instantiate(cfg.budget).fraction(0, 0) == 0
 
 
 PARTS: dict[str, Callable[[DictConfig], None]] = {
@@ -140,7 +146,7 @@ def test_the_default_composes_with_every_part_and_its_objectives_exist() -> None
 
 def test_an_experiment_keeps_what_it_does_not_name() -> None:
     smoke, default = composed("+experiment=smoke"), composed()
-    assert smoke.search.evaluations < default.search.evaluations
+    assert smoke.budget.evaluations < default.budget.evaluations
     assert smoke.model == default.model
     assert set(smoke.search.algorithm) == set(default.search.algorithm)
 

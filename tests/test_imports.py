@@ -91,8 +91,11 @@ def test_what_is_called_torch_free_runs_where_there_is_no_torch() -> None:
     searchers = [source.removesuffix(".py").replace("/", ".") for source in MODULES if source.startswith("search/")]
     code = (
         "import importlib, sys\n"
-        "for name in ('torch', 'transformers', 'safetensors'):\n"
-        "    sys.modules[name] = None  # importing it raises ImportError\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('torch', 'transformers', 'safetensors'):\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
         "for name in sys.argv[1:]:\n"
         "    importlib.import_module(name)\n"
     )

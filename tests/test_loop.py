@@ -25,6 +25,7 @@ from search.algorithms import NSGA2
 from search.archive import Archive
 from search.loop import Budget, SearchProgress, run_loop
 from search.progress import duration, show_progress
+from search.protocol import Question
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace
@@ -72,7 +73,7 @@ def search(
     space = SearchSpace(SPEC, mlp_step=4)
     algorithm = NSGA2(space, OBJECTIVES, seed=5, population=16, starts=[Candidate.dense(SPEC)])
     with Archive(path, SETTINGS) as archive:
-        run_loop(algorithm, evaluator, archive, OBJECTIVES, budget, batch=BATCH, on_progress=on_progress)
+        run_loop(algorithm, [evaluator], archive, OBJECTIVES, budget, batch=BATCH, on_progress=on_progress)
         return [replace(e, seconds=0.0) for e in archive.evaluations()]
 
 
@@ -178,7 +179,7 @@ def test_a_space_that_is_exhausted_ends_the_search(tmp_path):
     space = SearchSpace(SPEC, attention_widths=False, mlp_widths=False, whole_layers=True, freeze_layers=range(4))
     evaluator = CountingEvaluator(lambda candidate: {"error": 1.0, "size": 1.0})
     with Archive(tmp_path / "archive.jsonl", SETTINGS) as archive:
-        run_loop(NSGA2(space, OBJECTIVES, seed=0, population=4), evaluator, archive, OBJECTIVES, BUDGET, batch=4)
+        run_loop(NSGA2(space, OBJECTIVES, seed=0, population=4), [evaluator], archive, OBJECTIVES, BUDGET, batch=4)
         assert len(archive) == 4
 
 
@@ -244,9 +245,9 @@ def test_what_cannot_work_is_refused_before_anything_is_evaluated(tmp_path):
     objectives = (*OBJECTIVES, Metric("latency_ms", "ms", "min", 1))
     with Archive(tmp_path / "archive.jsonl", SETTINGS) as archive:
         with pytest.raises(UserError, match=r"objectives among .*latency_ms"):
-            run_loop(NSGA2(space, objectives, seed=0), evaluator, archive, objectives, BUDGET, batch=8)
+            run_loop(NSGA2(space, objectives, seed=0), [evaluator], archive, objectives, BUDGET, batch=8)
         with pytest.raises(UserError, match="batch of at least 1"):
-            run_loop(NSGA2(space, OBJECTIVES, seed=0), evaluator, archive, OBJECTIVES, BUDGET, batch=0)
+            run_loop(NSGA2(space, OBJECTIVES, seed=0), [evaluator], archive, OBJECTIVES, BUDGET, batch=0)
     assert evaluator.asked == []
 
 
@@ -257,3 +258,64 @@ def slow_values(candidate: Candidate) -> dict[str, float]:
 
 if __name__ == "__main__":
     print(json.dumps([e.candidate.key for e in search(Path(sys.argv[1]), CountingEvaluator(slow_values))]))
+
+
+class Climber:
+    """Asks each design cheaply, then the better half of them fully, with what it expects of them."""
+
+    remark = "climbing"
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._designs = [Candidate.dense(SPEC), *space.uniform_ladder(), *space.depth_ladder(range(6))]
+        self._next: list[Question] = []
+
+    def ask(self, n: int) -> list[Question]:
+        if self._next:
+            asked, self._next = self._next, []
+            return asked
+        taken, self._designs = self._designs[:n], self._designs[n:]
+        return [Question(candidate, rung=0) for candidate in taken]
+
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        if all(e.fidelity == "cheap" for e in evaluations):
+            ok = sorted((e for e in evaluations if e.status == "ok"), key=lambda e: e.values["error"])
+            self._next = [Question(e.candidate, predicted=e.values) for e in ok[: len(ok) // 2]]
+
+
+def climb(path: Path, budget: Budget) -> tuple[list[SearchProgress], list[Evaluation]]:
+    cheap = MeasureEvaluator("cheap", [Measure(OBJECTIVES, lambda c: {**toy_values(c), "error": 0.0}, 10)])
+    seen: list[SearchProgress] = []
+    with Archive(path, SETTINGS) as archive:
+        climber = Climber(SearchSpace(SPEC, mlp_step=4))
+        run_loop(
+            climber, [cheap, CountingEvaluator()], archive, OBJECTIVES, budget, batch=BATCH, on_progress=seen.append
+        )
+        return seen, [replace(e, seconds=0.0) for e in archive.evaluations()]
+
+
+def test_fidelities_are_never_mixed_and_predictions_are_kept(tmp_path):
+    seen, made = climb(tmp_path / "archive.jsonl", Budget(evaluations=5))
+    cheap, full = ([e for e in made if e.fidelity == name] for name in ("cheap", "search"))
+    last = seen[-1]
+    assert (last.done, last.cheap) == (len(full), len(cheap))
+    assert last.done == 5
+    assert last.tokens == sum(e.tokens for e in made)
+    assert last.remark == "climbing"
+    assert [e.predicted["error"] for e in full] == [0.0] * 5
+    assert last.best["error"].fidelity == "search"  # the cheap ones say that all errors are 0
+    assert seen[0].hypervolume is None
+    assert last.hypervolume > 0
+    again, replayed = climb(tmp_path / "archive.jsonl", Budget(evaluations=5))
+    assert replayed == made
+    assert again[-1].hypervolume == last.hypervolume
+
+
+def test_a_search_that_no_longer_gains_ends(tmp_path):
+    seen, _ = climb(tmp_path / "all.jsonl", Budget(evaluations=1000, patience=1, progress=10.0))
+    assert seen[-1].generation == 4  # cheap, full, cheap, full: the second full batch gained too little
+    assert climb(tmp_path / "more.jsonl", Budget(evaluations=1000))[0][-1].generation > 4
+    assert Budget(tokens=10, patience=2, progress=0.1).stagnant([1.0, 5.0, 5.2, 5.4])
+    assert not Budget(tokens=10, patience=2, progress=0.1).stagnant([1.0, 5.0, 5.2, 5.6])
+    assert not Budget(tokens=10).stagnant([5.0] * 100)
+    with pytest.raises(UserError, match="evaluations or of tokens"):
+        Budget()

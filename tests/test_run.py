@@ -49,7 +49,7 @@ class Place:
             "model.path": str(self.model),
             "data.path": str(self.model / "text.txt"),
             "run_dir": str(self.run(run)),
-            "search.evaluations": str(EVALUATIONS),
+            "budget.evaluations": str(EVALUATIONS),
         }
         settings |= dict(item.split("=", 1) for item in (*TINY_RUN, *changes))
         overrides = [f"{name}={value}" for name, value in settings.items()]
@@ -99,7 +99,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """The same of the family that is least like a Llama."""
     place = Place(tmp_path_factory.mktemp("gemma"), "gemma3_text")
-    good(ended(place.search("run", "search.evaluations=30")))
+    good(ended(place.search("run", "budget.evaluations=30")))
     return place
 
 
@@ -195,7 +195,7 @@ def test_a_run_that_was_killed_ends_like_one_never_killed(llama: Place) -> None:
 
 def test_a_longer_budget_goes_on_with_a_run_that_has_ended(llama: Place) -> None:
     longer = llama.copy("run", "longer")
-    done = good(ended(llama.search("longer", f"search.evaluations={EVALUATIONS + 20}", "name=other")))
+    done = good(ended(llama.search("longer", f"budget.evaluations={EVALUATIONS + 20}", "name=other")))
     assert f"{EVALUATIONS + 20}/{EVALUATIONS + 20} evaluations ({EVALUATIONS} replayed" in done.stdout
     old, new = archived(llama.run("run")), archived(longer)
     assert len(new) == EVALUATIONS + 20
@@ -237,7 +237,7 @@ def failed(llama: Place) -> dict[str, Done]:
     config = llama.run("changed text") / "config.yaml"
     config.write_text(config.read_text().replace(str(llama.model / "text.txt"), str(own)))
     shutil.copy(directory / "other.txt", own)
-    more = f"search.evaluations={EVALUATIONS + 20}"
+    more = f"budget.evaluations={EVALUATIONS + 20}"
     limit = (llama.run("run") / "archive.jsonl").stat().st_size + 2000
     jobs: dict[str, Callable[[], Process]] = {
         "garbage path": lambda: llama.search("garbage", "model.path=no-such-model"),
@@ -282,7 +282,7 @@ def test_a_full_disk_ends_the_search_where_the_next_run_goes_on(llama: Place, fa
     before = archived(run)
     assert EVALUATIONS < len(before) < EVALUATIONS + 20
     assert (run / FRONT_FILE).read_bytes() == (llama.run("run") / FRONT_FILE).read_bytes()
-    good(ended(llama.search(run.name, f"search.evaluations={EVALUATIONS + 20}")))
+    good(ended(llama.search(run.name, f"budget.evaluations={EVALUATIONS + 20}")))
     assert archived(run)[: len(before)] == before
     assert len(archived(run)) == EVALUATIONS + 20
 

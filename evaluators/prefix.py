@@ -1,0 +1,118 @@
+"""Final hidden states of candidates on fixed text, where first layers that candidates share are computed once.
+
+The layers of a candidate are a path in a trie: two candidates that agree in their first k layers have the same residual
+stream after layer k. The streams after every layer are kept, least recently used first out, and a forward pass starts
+behind the longest prefix that is known. Offspring of a parent, and designs that differ from the dense model in one
+block, thus pay for their own layers alone. The operations of the others are those of a whole forward pass, in the same
+order, so that results are equal to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from space.candidate import Candidate, LayerShape
+from space.supernet import Supernet
+
+_GONE = LayerShape(0, 0, 0)
+_Key = tuple[int, tuple[LayerShape, ...]]  # number of the batch, the layers before the residual stream
+
+
+class PrefixForward:
+    """Runs candidates on fixed windows of text, and remembers their residual streams.
+
+    Attributes:
+        layers_run: Layers that were run so far, summed over batches of windows; those that are gone count too.
+        layers_asked: Layers that there would have been to run without a memory.
+    """
+
+    def __init__(self, supernet: Supernet, tokens: Tensor, *, batch: int, cache_bytes: int = 1 << 30) -> None:
+        """Runs nothing yet.
+
+        Args:
+            supernet: The model.
+            tokens: Token ids, shape (windows, length).
+            batch: Windows of a forward pass.
+            cache_bytes: Memory for residual streams; 0 remembers none.
+        """
+        self._supernet = supernet
+        device = next(supernet.model.parameters()).device
+        self.batches: tuple[Tensor, ...] = tokens.to(device).split(batch)
+        self._streams = _Streams(cache_bytes)
+        self.layers_run = self.layers_asked = 0
+
+    def __call__(self, candidate: Candidate) -> Iterator[Tensor]:
+        """Normed hidden states before the LM head, of one batch of windows after the other: (batch, time, hidden).
+
+        Raises:
+            ValueError: The candidate does not fit the model.
+        """
+        layers = candidate.layers
+        for number, tokens in enumerate(self.batches):
+            start, stream = self._start(number, layers)
+            inputs = {"input_ids": tokens} if stream is None else {"inputs_embeds": stream}
+            with (
+                self._supernet.activate(Candidate((_GONE,) * start + layers[start:])) as model,
+                self._remembering(model, number, layers, start),
+            ):
+                hidden = model.model(**inputs, use_cache=False).last_hidden_state
+            self.layers_run += len(layers) - start
+            self.layers_asked += len(layers)
+            yield hidden
+
+    def _start(self, number: int, layers: tuple[LayerShape, ...]) -> tuple[int, Tensor | None]:
+        """The layer to start from, and the residual stream before it: None for the embeddings."""
+        last = max((index for index, shape in enumerate(layers) if shape.kv_heads), default=0)
+        for start in range(last, 0, -1):  # what is run must have some attention
+            stream = self._streams.get((number, layers[:start]))
+            if stream is not None:
+                return start, stream
+        return 0, None
+
+    @contextmanager
+    def _remembering(self, model: Any, number: int, layers: tuple[LayerShape, ...], start: int) -> Iterator[None]:
+        """Keeps the residual stream after each layer from `start` on but the last, after which nothing is shared."""
+        handles = [
+            model.model.layers[index].register_forward_hook(self._keep((number, layers[: index + 1])))
+            for index in range(start, len(layers) - 1)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _keep(self, key: _Key) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            self._streams.put(key, output[0] if isinstance(output, tuple) else output)
+
+        return hook
+
+
+class _Streams:
+    """Residual streams within a memory limit; the least recently used are forgotten first."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+        self._streams: OrderedDict[_Key, Tensor] = OrderedDict()
+
+    def get(self, key: _Key) -> Tensor | None:
+        stream = self._streams.get(key)
+        if stream is not None:
+            self._streams.move_to_end(key)
+        return stream
+
+    def put(self, key: _Key, stream: Tensor) -> None:
+        if key in self._streams or stream.nbytes > self._limit:
+            return
+        self._streams[key] = stream
+        self._held += stream.nbytes
+        while self._held > self._limit:
+            _, forgotten = self._streams.popitem(last=False)
+            self._held -= forgotten.nbytes

@@ -1,0 +1,241 @@
+"""Surrogates: what a candidate's quality will be, from features of its genes, and how sure that is.
+
+Every row of `ROWS` is one kind of regression behind the same protocol. `Auto` cross-validates them all at each fit, by
+Kendall's tau, and takes the best: a search needs to know which of two candidates is better, before it needs to know by
+how much.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy.interpolate import RBFInterpolator
+from scipy.spatial.distance import cdist
+from scipy.stats import kendalltau
+from sklearn.ensemble import GradientBoostingRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
+from sklearn.linear_model import BayesianRidge, RidgeCV
+from sklearn.neural_network import MLPRegressor
+
+from search.pareto import Floats
+from space.errors import UserError
+
+FOLDS = 5
+
+
+class Predictor(Protocol):
+    """A regression on standardised features `(candidates, features)` and values `(candidates,)`."""
+
+    def fit(self, features: Floats, values: Floats) -> None:
+        """Learns from scratch."""
+        ...
+
+    def predict(self, features: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of each value, both `(candidates,)`."""
+        ...
+
+    def sibling(self) -> Predictor:
+        """One that has learned nothing, for cross-validation; costly settings are kept."""
+        ...
+
+
+class Ridge:
+    """Bayesian linear regression: additive in the features."""
+
+    def fit(self, features: Floats, values: Floats) -> None:
+        """See `Predictor`."""
+        self._model = BayesianRidge().fit(features, values)
+
+    def predict(self, features: Floats) -> tuple[Floats, Floats]:
+        """See `Predictor`."""
+        mean, deviation = self._model.predict(features, return_std=True)
+        return mean, deviation
+
+    def sibling(self) -> Ridge:
+        """See `Predictor`."""
+        return Ridge()
+
+
+class GaussianProcess:
+    """A Matérn-5/2 process on the residuals of a linear trend; one length scale for all features."""
+
+    def __init__(self, kernel: Kernel | None = None) -> None:
+        self._trend = RidgeCV(np.logspace(-1, 4, 11))
+        first = ConstantKernel(1.0, (1e-3, 1e3)) * Matern(10.0, (1.0, 1e3), nu=2.5) + WhiteKernel(0.1, (1e-6, 1.0))
+        optimizer = "fmin_l_bfgs_b" if kernel is None else None
+        self._process = GaussianProcessRegressor(kernel or first, optimizer=optimizer, normalize_y=True)
+
+    def fit(self, features: Floats, values: Floats) -> None:
+        """See `Predictor`."""
+        self._trend.fit(features, values)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a scale at its bound is a fine answer
+            self._process.fit(features, values - self._trend.predict(features))
+
+    def predict(self, features: Floats) -> tuple[Floats, Floats]:
+        """See `Predictor`."""
+        mean, deviation = self._process.predict(features, return_std=True)
+        return self._trend.predict(features) + mean, deviation
+
+    def sibling(self) -> GaussianProcess:
+        """See `Predictor`."""
+        return GaussianProcess(self._process.kernel_)
+
+
+class RadialBasis:
+    """Cubic radial basis functions with a linear tail (Powell 1992; as in RBFOpt), smoothed against noise.
+
+    The deviation grows with the distance to the nearest known candidate, scaled to the spread of the values.
+    """
+
+    def __init__(self, smoothing: float = 10.0) -> None:
+        self._smoothing = smoothing
+
+    def fit(self, features: Floats, values: Floats) -> None:
+        """See `Predictor`."""
+        self._centre = features.mean(0)
+        _, _, axes = np.linalg.svd(features - self._centre, full_matrices=False)
+        self._axes = axes[: max(1, min(len(axes), len(features) // 4))]  # the linear tail needs more points than axes
+        self._known = self._project(features)
+        self._interpolator = RBFInterpolator(self._known, values, smoothing=self._smoothing, kernel="cubic", degree=1)
+        distances = cdist(self._known, self._known)
+        self._reach = max(float(np.median(distances[distances > 0])) if (distances > 0).any() else 1.0, 1e-12)
+        self._spread = float(np.std(values))
+
+    def predict(self, features: Floats) -> tuple[Floats, Floats]:
+        """See `Predictor`."""
+        points = self._project(features)
+        nearest = cdist(points, self._known).min(1)
+        return self._interpolator(points), self._spread * np.minimum(1.0, nearest / self._reach)
+
+    def sibling(self) -> RadialBasis:
+        """See `Predictor`."""
+        return RadialBasis(self._smoothing)
+
+    def _project(self, features: Floats) -> Floats:
+        return np.asarray((features - self._centre) @ self._axes.T)
+
+
+class _Ensemble:
+    """The mean and the disagreement of several models, each of its own seed."""
+
+    def __init__(self, members: int = 3) -> None:
+        self._members = members
+
+    def _member(self, seed: int) -> GradientBoostingRegressor | MLPRegressor:
+        raise NotImplementedError
+
+    def fit(self, features: Floats, values: Floats) -> None:
+        """See `Predictor`."""
+        self._shift, self._scale = float(values.mean()), float(values.std()) or 1.0
+        scaled = (values - self._shift) / self._scale
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the iterations are limited on purpose
+            self._models = [self._member(seed).fit(features, scaled) for seed in range(self._members)]
+
+    def predict(self, features: Floats) -> tuple[Floats, Floats]:
+        """See `Predictor`."""
+        each = np.stack([model.predict(features) for model in self._models]) * self._scale + self._shift
+        return each.mean(0), each.std(0)
+
+    def sibling(self) -> Predictor:
+        """See `Predictor`."""
+        return type(self)(members=1)
+
+
+class BoostedTrees(_Ensemble):
+    """Gradient-boosted trees (Friedman 2001), subsampled."""
+
+    def _member(self, seed: int) -> GradientBoostingRegressor:
+        return GradientBoostingRegressor(
+            n_estimators=150, max_depth=3, subsample=0.7, max_features=0.3, learning_rate=0.1, random_state=seed
+        )
+
+
+class MLPEnsemble(_Ensemble):
+    """Small multi-layer perceptrons."""
+
+    def _member(self, seed: int) -> MLPRegressor:
+        return MLPRegressor(hidden_layer_sizes=(32,), solver="lbfgs", alpha=1.0, max_iter=150, random_state=seed)
+
+
+ROWS: Mapping[str, Callable[[], Predictor]] = {
+    "ridge": Ridge,
+    "trees": BoostedTrees,
+    "gp": GaussianProcess,
+    "rbf": RadialBasis,
+    "mlp": MLPEnsemble,
+}
+
+
+class Surrogate:
+    """A row of `ROWS`, or the best of them on what is known so far, on raw features and values.
+
+    Features are standardised. Values that are all positive and span more than a decade are learned as logarithms.
+
+    Attributes:
+        chosen: The row in use; empty before the first fit.
+        taus: Kendall's tau of the cross-validated predictions of each row that was tried.
+    """
+
+    def __init__(self, predictor: str = "auto") -> None:
+        """Learns nothing yet.
+
+        Args:
+            predictor: A row of `ROWS`, or `auto`.
+
+        Raises:
+            UserError: There is no such row.
+        """
+        if predictor != "auto" and predictor not in ROWS:
+            raise UserError(f"predictor: expected auto or one of {', '.join(ROWS)}, got {predictor!r}.")
+        self._rows = tuple(ROWS) if predictor == "auto" else (predictor,)
+        self.chosen = ""
+        self.taus: dict[str, float] = {}
+
+    def fit(self, features: npt.ArrayLike, values: npt.ArrayLike) -> None:
+        """Chooses a row and learns, from features `(candidates, features)` and values `(candidates,)`."""
+        raw, known = np.asarray(features, dtype=np.float64), np.asarray(values, dtype=np.float64)
+        self._log = bool(known.min() > 0 and known.max() > 10 * known.min())
+        target = np.log(known) if self._log else known
+        self._mean, deviation = raw.mean(0), raw.std(0)
+        self._used = deviation > 1e-12  # features that never varied say nothing
+        self._deviation = deviation[self._used]
+        scaled = self._scaled(raw)
+        models = {row: ROWS[row]() for row in self._rows}
+        for model in models.values():
+            model.fit(scaled, target)
+        self.taus = {row: _cross_validated(model, scaled, target) for row, model in models.items()}
+        self.chosen = max(self.taus, key=lambda row: self.taus[row])
+        self._model = models[self.chosen]
+
+    def predict(self, features: npt.ArrayLike) -> tuple[Floats, Floats]:
+        """Means and standard deviations, both `(candidates,)`; of a logarithm's, the values one deviation apart."""
+        mean, deviation = self._model.predict(self._scaled(np.asarray(features, dtype=np.float64)))
+        if not self._log:
+            return mean, deviation
+        value = np.exp(np.clip(mean, -50, 50))
+        return value, value * np.expm1(np.minimum(deviation, 10.0))
+
+    def _scaled(self, raw: Floats) -> Floats:
+        return np.asarray((raw - self._mean)[:, self._used] / self._deviation)
+
+
+def _cross_validated(fitted: Predictor, features: Floats, target: Floats) -> float:
+    """Kendall's tau between values and what is predicted of them from the other folds; -1 where that is undefined."""
+    if len(target) < 2 * FOLDS:
+        return -1.0
+    fold = np.arange(len(target)) % FOLDS
+    predicted = np.empty_like(target)
+    for number in range(FOLDS):
+        model = fitted.sibling()
+        model.fit(features[fold != number], target[fold != number])
+        predicted[fold == number], _ = model.predict(features[fold == number])
+    tau = float(kendalltau(predicted, target).statistic)
+    return tau if tau == tau else -1.0
