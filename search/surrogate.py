@@ -11,7 +11,7 @@ the answers, so that a replay asks the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -24,17 +24,19 @@ from search.operators import Operators
 from search.pareto import Floats, fill_front, minimised, non_dominated, ranks, reference_point, spread_subset
 from search.predictor import Surrogate
 from search.protocol import Question
-from search.tables import Genes, Table, empty_steps, tabulate
+from search.script import FREE_RANK, Answers, Free, Script, Scripted, at
+from search.sensitivity import Sweep
+from search.tables import Genes, Table, tabulate
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace
 
 REFIT_ERROR = "refit_error"
 _Item = TypeVar("_Item")
-Script = Generator[list[Question], list[Evaluation], None]
+SIZE = "decoder_params"
 
 
-class SurrogateNSGA2:
+class SurrogateNSGA2(Scripted):
     """See the module. The learned objectives are those that cost tokens; the others are priced exactly."""
 
     def __init__(
@@ -43,7 +45,7 @@ class SurrogateNSGA2:
         objectives: Sequence[Metric],
         *,
         seed: int,
-        free: Callable[[Candidate], Mapping[str, float]],
+        free: Free,
         starts: Sequence[Candidate] = (),
         rungs: int = 1,
         predictor: str = "auto",
@@ -78,105 +80,65 @@ class SurrogateNSGA2:
             crossover: Chance that a child has two parents.
 
         Raises:
-            UserError: No objective has to be learned, or there is nothing else.
+            UserError: An argument is out of its range, no objective has to be learned, or there is nothing else.
         """
-        self._learned = [metric for metric in objectives if metric.cost_rank > 1]
-        self._priced = [metric for metric in objectives if metric.cost_rank <= 1]
+        super().__init__(space, objectives, seed=seed, starts=starts, free=free, rungs=rungs)
+        counts = {
+            "sweep_levels": sweep_levels,
+            "designs": designs,
+            "population": population,
+            "generations": generations,
+            "round_size": round_size,
+        }
+        for name, count in counts.items():
+            if count < 1:
+                raise UserError(f"search=surrogate: expected {name} of at least 1, got {count}.")
+        if other_starts < 0 or not 0 < promoted <= 1 or not 0 <= crossover <= 1:
+            raise UserError(
+                "search=surrogate: expected other_starts of at least 0, promoted above 0 and at most 1, and crossover "
+                f"from 0 to 1, got {other_starts}, {promoted} and {crossover}."
+            )
+        self._learned = [metric for metric in objectives if metric.cost_rank > FREE_RANK]
+        self._priced = [metric for metric in objectives if metric.cost_rank <= FREE_RANK]
         if not self._learned or not self._priced:
             raise UserError(
                 "search=surrogate: expected at least one objective that is measured on text (kl, nll) and one that "
                 f"is not, got {', '.join(m.name for m in objectives)}. Change the objectives, or search=nsga2."
             )
-        self._space = space
-        self._objectives = tuple(objectives)
         self._rng = np.random.default_rng(seed)
-        self._starts = [candidate for candidate in starts if space.contains(candidate)]
-        self._rungs = rungs
+        self._sweep_levels = sweep_levels
+        self._designs = designs
+        self._other_starts = other_starts
+        self._population = population
+        self._generations = generations
         self._round_size = round_size
-        self._settings = (sweep_levels, designs, other_starts, population, generations, promoted)
-        self._tables = tabulate(space, free, [*(m.name for m in self._priced), REFIT_ERROR, "decoder_params"])
-        self._operators = Operators(space, self._tables["decoder_params"].steps, moves=moves, crossover=crossover)
+        self._promoted = promoted
+        self._tables = tabulate(space, free, [*(m.name for m in self._priced), REFIT_ERROR, SIZE])
+        self._operators = Operators(space, self._tables[SIZE].steps, moves=moves, crossover=crossover)
         self._surrogates = {metric.name: Surrogate(predictor) for metric in self._learned}
         self._worth: dict[str, Table] = {}  # what each level of each gene adds to a learned metric on its own
-        self._answers: dict[int, dict[str, Evaluation]] = {rung: {} for rung in range(rungs)}
-        self._asked: set[tuple[str, int]] = set()
-        self._remark = ""
-        self._script = self._play()
-        self._queue: list[Question] = next(self._script)
-        self._told: list[Evaluation] = []
-        self._open = 0
-        self._ended = False
+        self._answers: list[dict[str, Evaluation]] = [{} for _ in range(rungs)]  # by rung and key
 
-    @property
-    def remark(self) -> str:
-        """See `Algorithm`: the row in use, and how good it was at what it had not seen."""
-        return self._remark
-
-    def ask(self, n: int) -> list[Question]:
-        """See `Algorithm`."""
-        while not self._queue and not self._ended:
-            answers, self._told = self._told, []
-            try:
-                self._queue = self._script.send(answers)
-            except StopIteration:
-                self._ended = True
-        asked, self._queue = self._queue[:n], self._queue[n:]
-        return asked
-
-    def tell(self, evaluations: Sequence[Evaluation]) -> None:
-        """See `Algorithm`."""
-        self._told += evaluations
-
-    def _play(self) -> Script:
+    def script(self) -> Script:
+        """See `Scripted`."""
         yield from self._sweep()
         yield from self._first_designs()
         while (yield from self._round()):
             pass
 
     def _sweep(self) -> Script:
-        """Looks at every gene alone and sets `_worth`; the answers are not a part of the front's archive."""
-        dense = self._space.decode(self._space.levels - 1)
-        chosen = [(gene, level) for gene, levels in enumerate(self._swept_levels()) for level in levels]
-        changed = []
-        for gene, level in chosen:
-            genes = self._space.levels - 1
-            genes[gene] = level
-            changed.append(self._space.decode(genes))
-        yardstick, *answers = yield [Question(candidate, 0) for candidate in (dense, *changed)]
-        if yardstick.status == "failed":
-            raise UserError(f"Expected the dense model to be evaluated, but it failed: {yardstick.error}")
-        errors = self._tables[REFIT_ERROR].steps
+        """Looks at every gene alone and sets `_worth`; the answers are not a part of what the surrogate learns from."""
+        sweep = Sweep(self.space, self._tables[REFIT_ERROR].steps, self._sweep_levels)
+        answers = yield at(0, sweep.designs)
         for metric in self._learned:
-            sign = 1.0 if metric.goal == "min" else -1.0
-            steps = empty_steps(self._space)
-            for gene, row in enumerate(steps):
-                known = {0.0: 0.0}  # refit error to loss; the dense level loses nothing
-                for (at, level), answer in zip(chosen, answers, strict=True):
-                    if at == gene and answer.status == "ok":
-                        lost = sign * (answer.values[metric.name] - yardstick.values[metric.name])
-                        known[float(errors[gene, level])] = lost
-                    elif at == gene:
-                        row[level] = np.inf
-                levels = np.flatnonzero(np.isfinite(row))
-                places = sorted(known)
-                row[levels] = np.interp(errors[gene, levels], places, [known[place] for place in places])
-            self._worth[metric.name] = Table(0.0, steps)
-
-    def _swept_levels(self) -> list[list[int]]:
-        """For each gene, the smallest level and those with about a third, a ninth, ... of its refit error."""
-        count = self._settings[0]
-        errors = self._tables[REFIT_ERROR].steps
-        swept = []
-        for gene, levels in enumerate(self._space.levels.tolist()):
-            below = errors[gene, : levels - 1]
-            swept.append(sorted({int(np.abs(below - below[0] / 3.0**step).argmin()) for step in range(count)}))
-        return swept
+            values = [None if e is None else float(minimised([e.values], [metric])[0, 0]) for e in answers]
+            self._worth[metric.name] = Table(0.0, sweep.losses(values))
 
     def _first_designs(self) -> Script:
-        count, others = self._settings[1:3]
-        kept = _evenly(self._starts, others)
-        designs = [*kept, *(self._space.decode(genes) for genes in self._knapsack_designs(count))]
-        yield from self._ask_at(0, designs, {})
+        starts = [candidate for candidate in self.starts if self.space.contains(candidate)]
+        found = self._knapsack_designs(self._designs)
+        designs = [*_evenly(starts, self._other_starts), *(self.space.decode(genes) for genes in found)]
+        yield from self._ask_at(0, designs)
         yield from self._promote(len(designs) // 2)
 
     def _knapsack_designs(self, count: int) -> list[Genes]:
@@ -190,70 +152,66 @@ class SurrogateNSGA2:
             costs = np.sum([w * s * step for w, s, step in zip(mix, signs, scaled, strict=True)], axis=0)
             budgets = np.linspace(np.nanmin(costs, 1).sum(), np.nanmax(costs, 1).sum(), 20 * count)
             found = [genes for genes in knapsack(losses, costs, budgets) if genes is not None]
-            valid = [genes for genes in found if self._space.contains(self._space.decode(genes))]
+            valid = [genes for genes in found if self.space.contains(self.space.decode(genes))]
             distinct = list({genes.tobytes(): genes for genes in valid}.values())
             designs += _evenly(distinct, -(-count // len(mixes)))
         return designs
 
-    def _round(self) -> Generator[list[Question], list[Evaluation], bool]:
+    def _round(self) -> Generator[list[Question], Answers, bool]:
         """One fit and what it leads to; False when nothing new was found."""
-        population, generations, promoted = self._settings[3:]
         known = list(self._answers[0].values())
         if not known:
             return False
-        genes = np.stack([self._space.encode(e.candidate) for e in known])
+        genes = np.stack([self.space.encode(e.candidate) for e in known])
+        truth = self._truth(known)
         features = self._features(genes)
         for metric in self._learned:
             self._surrogates[metric.name].fit(features, [e.values[metric.name] for e in known])
         found, values = minimise(
-            self._space,
+            self.space,
             self._predict,
-            genes[non_dominated(self._truth(known))],
+            genes[non_dominated(truth)],
             child=self._operators.child,
-            population=population,
-            generations=generations,
+            population=self._population,
+            generations=self._generations,
             rng=self._rng,
         )
-        picks = self._infill(found, values, self._truth(known))
+        picks = self._infill(found, values, truth)
         if not picks:
             return False
-        predicted = {
-            c.key: {m.name: float(v) for m, v in zip(self._objectives, row, strict=True) if m in self._learned}
-            for c, row in picks
-        }
-        yield from self._ask_at(0, [candidate for candidate, _ in picks], predicted)
-        yield from self._promote(max(1, round(promoted * len(picks))))
+        predicted = {candidate.key: expected for candidate, expected in picks}
+        unseen = yield from self._ask_at(0, [candidate for candidate, _ in picks], predicted)
+        self.remark = self._note(unseen)
+        yield from self._promote(max(1, round(self._promoted * len(picks))))
         return True
 
     def _ask_at(
-        self, rung: int, candidates: Sequence[Candidate], predicted: Mapping[str, Mapping[str, float]]
-    ) -> Generator[list[Question], list[Evaluation], None]:
-        """Asks those that were not asked at this rung, neighbours in the trie of layers together, and keeps answers."""
-        new = {c.key: c for c in candidates if (c.key, rung) not in self._asked}
-        ordered = sorted(new.values(), key=lambda candidate: candidate.to_json(), reverse=True)
-        self._asked.update((key, rung) for key in new)
-        if not ordered:
-            return
-        answers = yield [Question(c, rung, dict(predicted.get(c.key, {}))) for c in ordered]
-        succeeded = [e for e in answers if e.status == "ok"]
+        self,
+        rung: int,
+        candidates: Sequence[Candidate],
+        predicted: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> Generator[list[Question], Answers, list[Evaluation]]:
+        """Asks, neighbours in the trie of layers together, and keeps the answers."""
+        ordered = sorted(candidates, key=lambda candidate: candidate.to_json(), reverse=True)
+        answers = yield [Question(c, rung, (predicted or {}).get(c.key, {})) for c in ordered]
+        succeeded = [e for e in answers if e is not None]
         self._answers[rung].update((e.candidate.key, e) for e in succeeded)
-        if predicted:
-            self._note([e for e in succeeded if e.predicted])
+        return succeeded
 
     def _promote(self, count: int) -> Script:
-        """Sends the best of each rung to the next one, as many as `count` and fewer from rung to rung."""
-        for rung in range(self._rungs - 1):
+        """Sends the best of each rung to the next one: the front first, spread over it; fewer from rung to rung."""
+        for rung in range(self.rungs - 1):
             answered = list(self._answers[rung].values())
             if not answered:
                 return
             rank = ranks(self._truth(answered))
-            waiting = [i for i, e in enumerate(answered) if (e.candidate.key, rung + 1) not in self._asked]
+            waiting = [i for i, e in enumerate(answered) if not self.was_asked(e.candidate, rung + 1)]
             front = [i for i in waiting if rank[i] == 0]
             if len(front) > count:
                 chosen = [front[i] for i in spread_subset(self._truth([answered[i] for i in front]), count)]
             else:
                 chosen = sorted(waiting, key=lambda i: (rank[i], i))[:count]
-            yield from self._ask_at(rung + 1, [answered[i].candidate for i in chosen], {})
+            yield from self._ask_at(rung + 1, [answered[i].candidate for i in chosen])
             count = max(1, count // 2)
 
     def _features(self, genes: Genes) -> Floats:
@@ -261,7 +219,7 @@ class SurrogateNSGA2:
         columns = []
         for table in self._worth.values():
             each = np.maximum(np.where(np.isfinite(table.steps), table.steps, 0.0), 0.0)[
-                np.arange(len(self._space.levels)), genes
+                np.arange(len(self.space.levels)), genes
             ]
             columns += [np.log(each.sum(-1, keepdims=True) + 1e-6), np.sqrt(each)]
         columns += [self._tables[REFIT_ERROR].total(genes)[:, None]]
@@ -271,7 +229,7 @@ class SurrogateNSGA2:
         """Expected objectives of designs, to be minimised, `(candidates, objectives)`."""
         features = self._features(genes)
         columns = []
-        for metric in self._objectives:
+        for metric in self.objectives:
             if metric in self._learned:
                 values, _ = self._surrogates[metric.name].predict(features)
             else:
@@ -280,48 +238,58 @@ class SurrogateNSGA2:
         return np.stack(columns, axis=-1)
 
     def _truth(self, evaluations: Sequence[Evaluation]) -> Floats:
-        return minimised([e.values for e in evaluations], self._objectives)
+        return minimised([e.values for e in evaluations], self.objectives)
 
-    def _infill(self, genes: Genes, values: Floats, known: Floats) -> list[tuple[Candidate, Floats]]:
+    def _infill(self, genes: Genes, values: Floats, known: Floats) -> list[tuple[Candidate, dict[str, float]]]:
         """The candidates, with what is expected of them, that together promise the largest gain of hypervolume.
 
         Learned objectives are taken as logarithms where they can, so that the whole front is filled and not its worst
         end alone.
         """
         fresh: dict[str, int] = {}
-        decoded = [self._space.decode(row) for row in genes]
+        decoded = [self.space.decode(row) for row in genes]
         for index, candidate in enumerate(decoded):
-            if (candidate.key, 0) not in self._asked:
+            if not self.was_asked(candidate, 0):
                 fresh.setdefault(candidate.key, index)
         rows = list(fresh.values())
         if not rows:
             return []
         front, expected = self._evened(known[non_dominated(known)]), self._evened(values[rows])
         order = fill_front(expected, front, reference_point(np.vstack([front, expected])), self._round_size)
-        signs = np.array([1.0 if m.goal == "min" else -1.0 for m in self._objectives])
-        return [(decoded[rows[i]], values[rows[i]] * signs) for i in order]
+        signs = [1.0 if metric.goal == "min" else -1.0 for metric in self.objectives]
+        return [
+            (
+                decoded[rows[i]],
+                {
+                    metric.name: float(sign * value)
+                    for metric, sign, value in zip(self.objectives, signs, values[rows[i]], strict=True)
+                    if metric in self._learned
+                },
+            )
+            for i in order
+        ]
 
     def _evened(self, values: Floats) -> Floats:
         """Objectives with the learned ones, as far as they are positive, as logarithms."""
         columns = [
             np.log(np.maximum(column, 1e-4)) if metric in self._learned and metric.goal == "min" else column
-            for metric, column in zip(self._objectives, values.T, strict=True)
+            for metric, column in zip(self.objectives, values.T, strict=True)
         ]
         return np.stack(columns, axis=-1)
 
-    def _note(self, answered: Sequence[Evaluation]) -> None:
-        """Says how good the surrogates were at candidates that they had not seen."""
+    def _note(self, answered: Sequence[Evaluation]) -> str:
+        """How good the surrogates were at candidates that they had not seen."""
         notes = []
         for metric in self._learned:
             surrogate = self._surrogates[metric.name]
-            pairs = np.array([[e.predicted[metric.name], e.values[metric.name]] for e in answered])
+            pairs = np.array([[e.predicted[metric.name], e.values[metric.name]] for e in answered if e.predicted])
             tau = kendalltau(*pairs.T).statistic if len(pairs) > 1 else np.nan
             off = np.median(np.abs(pairs[:, 0] - pairs[:, 1]) / np.maximum(np.abs(pairs[:, 1]), 1e-9))
             notes.append(
                 f"{metric.name} by {surrogate.chosen} (cross-validated tau {surrogate.taus[surrogate.chosen]:.2f}): "
                 f"tau {tau:.2f} and {off:.0%} off on {len(pairs)} unseen"
             )
-        for rung in range(self._rungs - 1):
+        for rung in range(self.rungs - 1):
             both = [(e, self._answers[rung + 1].get(key)) for key, e in self._answers[rung].items()]
             pairs_of = [(low, high) for low, high in both if high is not None]
             if len(pairs_of) > 2:
@@ -329,7 +297,7 @@ class SurrogateNSGA2:
                 values = [[low.values[name], high.values[name]] for low, high in pairs_of]
                 tau = kendalltau(*np.array(values).T).statistic
                 notes.append(f"fidelity {rung} to {rung + 1}: tau {tau:.2f} on {len(values)}")
-        self._remark = "; ".join(notes)
+        return "; ".join(notes)
 
 
 def _scale(table: Table) -> float:

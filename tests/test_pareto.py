@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from evaluators.base import Metric
-from search.pareto import hypervolume, knee, minimised, non_dominated, reference_point, spread_subset
+from search.pareto import (
+    fill_front,
+    hypervolume,
+    knee,
+    minimised,
+    non_dominated,
+    ranks,
+    reference_point,
+    spread_subset,
+)
 
 # Small whole numbers make ties and duplicates common, and brute-force volumes exact.
 GRID = st.integers(1, 3).flatmap(
@@ -102,3 +111,22 @@ def test_values_that_are_not_numbers_are_refused(function):
         function([[1.0, float("nan")]])
     with pytest.raises(ValueError, match="points, objectives"):
         function([1.0, 2.0])
+
+
+@given(GRID)
+def test_ranks_peel_one_front_after_the_other(values):
+    rank = ranks(values)
+    left = np.arange(len(values))
+    for depth in range(len(values)):
+        front = left[non_dominated(values[left])] if len(left) else left
+        assert sorted(front) == sorted(np.flatnonzero(rank == depth))
+        left = np.setdiff1d(left, front)
+    assert len(left) == 0
+
+
+def test_fill_front_takes_the_largest_gain_first_and_stops_when_there_is_none():
+    front = np.array([[0.0, 4.0], [4.0, 0.0]])
+    points = np.array([[3.0, 3.0], [1.0, 1.0], [5.0, 5.0], [2.0, 0.5], [1.0, 1.0]])
+    assert fill_front(points, front, [5.0, 5.0], 5) == [1, 3]
+    assert fill_front(points, front, [5.0, 5.0], 1) == [1]
+    assert fill_front(points[:0], front, [5.0, 5.0], 3) == []

@@ -18,13 +18,14 @@ from evaluators.base import Evaluation, Metric
 from evaluators.cost import cost_measure
 from search.pareto import minimised, non_dominated
 from search.protocol import Algorithm, Question
-from search.rivals.additive import AdditiveDesigns, interpolated
+from search.rivals.additive import AdditiveDesigns
 from search.rivals.axis import budget_axis
 from search.rivals.baselines import Ladders, RandomSearch
 from search.rivals.evolution import Evolution
 from search.rivals.greedy import GreedyRemoval
 from search.rivals.script import Rival
 from search.rivals.window import exchange, settle, window
+from search.sensitivity import interpolated
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 from space.space import SearchSpace

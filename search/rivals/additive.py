@@ -7,7 +7,6 @@ time, scores are taken to add up, and designs are read off without any further s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -16,8 +15,10 @@ from search.knapsack import GRID, knapsack
 from search.pareto import Floats
 from search.protocol import FULL
 from search.rivals.axis import budget_axis
-from search.rivals.script import Answers, Free, Rival, Script, at
-from search.tables import Genes, empty_steps, tabulate
+from search.rivals.script import Rival
+from search.script import Free, Script, at
+from search.sensitivity import Sweep
+from search.tables import empty_steps, tabulate
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace
@@ -56,7 +57,7 @@ class AdditiveDesigns(Rival):
                 over its `refit_error` or, without that, over the number of the level.
             rungs: How many fidelities the loop has.
             axis: The free metric that is the budget; None for the first objective that is free, or the decoder's size.
-            levels: Levels of each gene that are asked about, the smallest one and others evenly spread.
+            levels: Levels of each gene that are asked about, see `search.sensitivity.Sweep`.
             designs: Budgets of the first round.
 
         Raises:
@@ -75,13 +76,14 @@ class AdditiveDesigns(Rival):
         """See `Rival`."""
         space, rng = self.space, np.random.default_rng(self.seed)
         axis = budget_axis(space, self.objectives, self.quality, self.free, rng, name=self._axis)
-        dense = space.levels - 1
-        changes = [(gene, level) for gene, top in enumerate(dense.tolist()) for level in self._swept(top)]
-        designs = [dense, *(_changed(dense, gene, level) for gene, level in changes)]
+        has_refit_error = REFIT_ERROR in self.free(space.decode(space.levels - 1))
+        errors = tabulate(space, self.free, [REFIT_ERROR])[REFIT_ERROR].steps if has_refit_error else _places(space)
+        sweep = Sweep(space, errors, self._levels)
         self.remark = "single changes"
-        answers = yield at(0, map(space.decode, designs))
-        losses = self._losses(changes, answers)
+        answers = yield at(0, sweep.designs)
+        losses = sweep.losses([self.worth(answer) for answer in answers])
 
+        dense = space.levels - 1
         read: set[bytes] = set()
         extra = [dense] if space.contains(space.decode(dense)) else []
         for budgets in _halvings(axis.most, axis.least, self._designs):
@@ -92,51 +94,10 @@ class AdditiveDesigns(Rival):
             read |= new.keys()
             yield at(FULL, [space.decode(space.repair(genes, rng)) for genes in fresh])
 
-    def _swept(self, top: int) -> list[int]:
-        """The levels of a gene that the sweep asks about, ascending; the dense one, `top`, is known."""
-        return np.unique(np.linspace(0, top, min(self._levels, top) + 1).round().astype(np.int64))[:-1].tolist()
 
-    def _losses(self, changes: Sequence[tuple[int, int]], answers: Answers) -> Floats:
-        """What every level of every gene is taken to lose, `(genes, levels)`; NaN where there is no such level."""
-        losses = empty_steps(self.space)
-        has_refit_error = REFIT_ERROR in self.free(self.space.decode(self.space.levels - 1))
-        refit = tabulate(self.space, self.free, [REFIT_ERROR])[REFIT_ERROR].steps if has_refit_error else None
-        answered = [answer for answer in answers if answer is not None]
-        dense = answers[0] if answers[0] is not None else min(answered, default=0.0)
-        known: list[dict[int, float]] = [{} for _ in losses]
-        for (gene, level), answer in zip(changes, answers[1:], strict=True):
-            if answer is not None:
-                known[gene][level] = answer - dense
-        for gene, top in enumerate((self.space.levels - 1).tolist()):
-            position = np.arange(top, -1, -1.0) if refit is None else refit[gene, : top + 1]
-            losses[gene, : top + 1] = interpolated({**known[gene], top: 0.0}, position)
-        return losses
-
-
-def interpolated(known: dict[int, float], position: Floats) -> Floats:
-    """Losses of all levels, linear in `position` between the nearest known ones; inf below the smallest known one.
-
-    Args:
-        known: Losses by level, ascending; the last level among them.
-        position: Where each level lies, `(levels,)`; one that does not lie between its neighbours is moved there.
-
-    Returns:
-        Shape `(levels,)`.
-    """
-    losses = np.full(len(position), np.inf)
-    losses[len(position) - 1] = known[len(position) - 1]
-    for lower, upper in pairwise(known):
-        between = position[lower : upper + 1]
-        span = between[0] - between[-1]
-        share = (between - between[-1]) / span if span else np.linspace(1, 0, len(between))
-        losses[lower : upper + 1] = known[upper] + np.clip(share, 0, 1) * (known[lower] - known[upper])
-    return losses
-
-
-def _changed(genes: Genes, gene: int, level: int) -> Genes:
-    changed = genes.copy()
-    changed[gene] = level
-    return changed
+def _places(space: SearchSpace) -> Floats:
+    """Levels counted down to the dense one, as errors that are not known otherwise, `(genes, levels)`."""
+    return empty_steps(space) + space.levels[:, None] - 1.0 - np.arange(int(space.levels.max()))
 
 
 def _halvings(first: float, last: float, count: int) -> Iterator[Floats]:

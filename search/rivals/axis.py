@@ -10,7 +10,7 @@ import numpy as np
 from evaluators.base import Metric
 from search.knapsack import knapsack
 from search.pareto import minimised
-from search.rivals.script import FREE_RANK, Free
+from search.script import FREE_RANK, Free
 from search.tables import Genes, Table, tabulate
 from space.candidate import Candidate
 from space.errors import UserError

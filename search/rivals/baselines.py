@@ -8,7 +8,8 @@ import numpy as np
 
 from evaluators.base import Metric
 from search.protocol import FULL
-from search.rivals.script import Free, Rival, Script, at
+from search.rivals.script import Rival
+from search.script import Free, Script, at
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace

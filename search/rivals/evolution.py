@@ -16,8 +16,9 @@ import numpy as np
 from evaluators.base import Metric
 from search.protocol import FULL
 from search.rivals.axis import Axis, budget_axis
-from search.rivals.script import Free, Rival, Script, at, best_first
+from search.rivals.script import Rival
 from search.rivals.window import Window, exchange, settle, window
+from search.script import Free, Script, at
 from search.tables import Genes
 from space.candidate import Candidate
 from space.errors import UserError
@@ -119,7 +120,7 @@ class Evolution(Rival):
                 for rung in range(self.rungs):
                     candidates = [self.space.decode(genes) for genes in designs]
                     answers = yield [*first, *at(rung, candidates)]
-                    ranked = best_first(designs, answers[len(first) :])
+                    ranked = self.best_first(designs, answers[len(first) :])
                     first = []
                     designs = [genes for genes, _ in ranked[: max(1, round(self._keep * len(designs)))]]
                 if ranked and ranked[0][1] <= lineage.quality:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from search.protocol import FULL, Question
-from search.rivals.script import Rival, Script, at, best_first
+from search.rivals.script import Rival
+from search.script import Script, at
 from search.tables import Genes
 
 
@@ -36,7 +37,7 @@ class GreedyRemoval(Rival):
             # the design that the last step kept goes with the trials of the next, which do not wait for its answer
             questions = self._full(kept)
             answers = yield [*questions, *at(0, [self.space.decode(genes) for genes in removals])]
-            ranked = best_first(removals, answers[len(questions) :])
+            ranked = self.best_first(removals, answers[len(questions) :])
             if not ranked:
                 return
             kept = ranked[0][0]

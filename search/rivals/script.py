@@ -1,45 +1,24 @@
-"""What all rivals share: an algorithm told as a script that asks in stages, and never asks the same thing twice."""
+"""What rivals share: of every answer they look at one number, the quality."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Sequence
 from typing import TypeVar
 
 from evaluators.base import Evaluation, Metric
 from search.pareto import minimised
-from search.protocol import FULL, Question
+from search.script import FREE_RANK, Answers, Free, Scripted
 from space.candidate import Candidate
-from space.errors import UserError
 from space.space import SearchSpace
 
-Free = Callable[[Candidate], Mapping[str, float]]
-Answers = Sequence[float | None]
-Script = Generator[list[Question], Answers, None]
 T = TypeVar("T")
 
-FREE_RANK = 1  # a metric of this cost rank or below is known of every candidate without an evaluation
 
-
-class Rival(ABC):
-    """An `Algorithm` that is written down as one function, `script`, from its first question to its last.
-
-    The script yields one stage of questions after the other, each as long as it likes, and is sent the answers to all
-    of a stage in order: the quality of each candidate, less being better, or None where the evaluation failed. Here the
-    stages are cut into batches; what was asked before at the same rung is answered from memory. So what is asked
-    does not depend on the size of the batches, and is a function of the seed and of the answers.
+class Rival(Scripted):
+    """A published search, as a script.
 
     Attributes:
-        space: Where to search.
-        objectives: What the front is made of.
-        starts: Designs to begin with.
-        free: Metrics of any candidate that cost nothing.
-        seed: Seed of the script's one random generator.
-        rungs: Fidelities of the loop, the cheapest first.
-        quality: The objective that the search is after: the first one that is not free.
-        remark: See `Algorithm`.
+        quality: The objective that it is after: the first one that is not free.
     """
 
     def __init__(
@@ -52,94 +31,15 @@ class Rival(ABC):
         free: Free,
         rungs: int = 1,
     ) -> None:
-        """Set up; nothing is asked yet.
-
-        Args:
-            space: Where to search.
-            objectives: At least two metrics; those with goal `max` are maximised.
-            seed: Seed of all randomness.
-            starts: Designs to begin with, where the algorithm has a use for them.
-            free: The metrics of any candidate that cost nothing and add up over blocks, by name.
-            rungs: How many fidelities the loop has.
-
-        Raises:
-            UserError: An argument is out of its range.
-        """
-        if len(objectives) < 2:
-            names = [metric.name for metric in objectives]
-            raise UserError(f"Search: expected at least two objectives, got {names}. Name two or three metrics.")
-        if rungs < 1:
-            raise UserError(f"Search: expected at least 1 rung, got {rungs}. Give the loop an evaluator.")
-        self.space = space
-        self.objectives = tuple(objectives)
-        self.starts = tuple(starts)
-        self.free = free
-        self.seed = seed
-        self.rungs = rungs
+        """Set up, see `Scripted`."""
+        super().__init__(space, objectives, seed=seed, starts=starts, free=free, rungs=rungs)
         self.quality = next((m for m in objectives if m.cost_rank > FREE_RANK), objectives[0])
-        self.remark = ""
-        self._known: dict[tuple[str, int], float | None] = {}
-        self._stage: list[Question] = []
-        self._queue: deque[Question] = deque()
-        self._asked: list[Question] = []
-        self._script: Script | None = None
-        self._ended = False
 
-    @abstractmethod
-    def script(self) -> Script:
-        """The whole search; it ends when the script does."""
+    def worth(self, answer: Evaluation | None) -> float | None:
+        """The quality of an answer, less being better; None where the evaluation failed."""
+        return None if answer is None else float(minimised([answer.values], [self.quality])[0, 0])
 
-    def ask(self, n: int) -> list[Question]:
-        """See `Algorithm`; fewer than `n` at the end of a stage."""
-        self._store(self._asked, [])
-        while not self._queue and not self._ended:
-            self._next_stage()
-        self._asked = [self._queue.popleft() for _ in range(min(n, len(self._queue)))]
-        return list(self._asked)
-
-    def tell(self, evaluations: Sequence[Evaluation]) -> None:
-        """See `Algorithm`; a question that is left without an answer counts as failed."""
-        self._store(self._asked, evaluations)
-        self._asked = []
-
-    def _store(self, questions: Sequence[Question], evaluations: Sequence[Evaluation]) -> None:
-        for question, evaluation in zip_longest(questions, evaluations):
-            value = None
-            if evaluation is not None:
-                assert evaluation.candidate == question.candidate
-                if evaluation.status == "ok":
-                    value = float(minimised([evaluation.values], [self.quality])[0, 0])
-            self._known[self._name(question)] = value
-
-    def _next_stage(self) -> None:
-        """Send the script what it asked for, and queue what is new of the questions that it then has."""
-        try:
-            if self._script is None:
-                self._script = self.script()
-                stage = next(self._script)
-            else:
-                stage = self._script.send([self._known[self._name(question)] for question in self._stage])
-        except StopIteration:
-            self._ended = True
-            return
-        self._stage = stage
-        new = {self._name(question): question.candidate for question in stage}
-        self._queue.extend(
-            Question(candidate, FULL if rung == self.rungs - 1 else rung)
-            for (key, rung), candidate in new.items()
-            if (key, rung) not in self._known
-        )
-
-    def _name(self, question: Question) -> tuple[str, int]:
-        return question.candidate.key, question.rung % self.rungs
-
-
-def at(rung: int, candidates: Iterable[Candidate]) -> list[Question]:
-    """Questions about these candidates at one rung."""
-    return [Question(candidate, rung) for candidate in candidates]
-
-
-def best_first(items: Sequence[T], answers: Answers) -> list[tuple[T, float]]:
-    """Items with their answers, least first and equals in the order given; those that failed are left out."""
-    answered = [(item, answer) for item, answer in zip(items, answers, strict=True) if answer is not None]
-    return sorted(answered, key=lambda pair: pair[1])
+    def best_first(self, items: Sequence[T], answers: Answers) -> list[tuple[T, float]]:
+        """Items with their quality, least first and equals in the order given; those that failed are left out."""
+        pairs = [(item, self.worth(answer)) for item, answer in zip(items, answers, strict=True)]
+        return sorted(((item, value) for item, value in pairs if value is not None), key=lambda pair: pair[1])

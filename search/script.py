@@ -1,0 +1,136 @@
+"""An algorithm told as a script that asks in stages, and never asks the same thing twice."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+
+from evaluators.base import Evaluation, Metric
+from search.protocol import FULL, Question
+from space.candidate import Candidate
+from space.errors import UserError
+from space.space import SearchSpace
+
+Free = Callable[[Candidate], Mapping[str, float]]
+Answers = Sequence[Evaluation | None]
+Script = Generator[list[Question], Answers, None]
+
+FREE_RANK = 1  # a metric of this cost rank or below is known of every candidate without an evaluation
+
+
+class Scripted(ABC):
+    """An `Algorithm` that is written down as one function, `script`, from its first question to its last.
+
+    The script yields one stage of questions after the other, each as long as it likes, and is sent the answers to all
+    of a stage in order, None where the evaluation failed. Here the stages are cut into batches; what was asked before
+    at the same rung is answered from memory. So what is asked does not depend on the size of the batches, and is a
+    function of the seed and of the answers.
+
+    Attributes:
+        space: Where to search.
+        objectives: What the front is made of.
+        starts: Designs to begin with.
+        free: Metrics of any candidate that cost nothing.
+        seed: Seed of the script's one random generator.
+        rungs: Fidelities of the loop, the cheapest first.
+        remark: See `Algorithm`.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        objectives: Sequence[Metric],
+        *,
+        seed: int,
+        starts: Sequence[Candidate] = (),
+        free: Free,
+        rungs: int = 1,
+    ) -> None:
+        """Set up; nothing is asked yet.
+
+        Args:
+            space: Where to search.
+            objectives: At least two metrics; those with goal `max` are maximised.
+            seed: Seed of all randomness.
+            starts: Designs to begin with, where the algorithm has a use for them.
+            free: The metrics of any candidate that cost nothing and add up over blocks, by name.
+            rungs: How many fidelities the loop has.
+
+        Raises:
+            UserError: An argument is out of its range.
+        """
+        if len(objectives) < 2:
+            names = [metric.name for metric in objectives]
+            raise UserError(f"Search: expected at least two objectives, got {names}. Name two or three metrics.")
+        if rungs < 1:
+            raise UserError(f"Search: expected at least 1 rung, got {rungs}. Give the loop an evaluator.")
+        self.space = space
+        self.objectives = tuple(objectives)
+        self.starts = tuple(starts)
+        self.free = free
+        self.seed = seed
+        self.rungs = rungs
+        self.remark = ""
+        self._known: dict[tuple[str, int], Evaluation | None] = {}
+        self._stage: list[Question] = []
+        self._queue: deque[Question] = deque()
+        self._asked: list[Question] = []
+        self._script: Script | None = None
+        self._ended = False
+
+    @abstractmethod
+    def script(self) -> Script:
+        """The whole search; it ends when the script does."""
+
+    def ask(self, n: int) -> list[Question]:
+        """See `Algorithm`; fewer than `n` at the end of a stage."""
+        self._store(self._asked, [])
+        while not self._queue and not self._ended:
+            self._next_stage()
+        self._asked = [self._queue.popleft() for _ in range(min(n, len(self._queue)))]
+        return list(self._asked)
+
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        """See `Algorithm`; a question that is left without an answer counts as failed."""
+        self._store(self._asked, evaluations)
+        self._asked = []
+
+    def was_asked(self, candidate: Candidate, rung: int) -> bool:
+        """Whether this was asked at this rung and answered, or failed."""
+        return (candidate.key, rung % self.rungs) in self._known
+
+    def _store(self, questions: Sequence[Question], evaluations: Sequence[Evaluation]) -> None:
+        for question, evaluation in zip_longest(questions, evaluations):
+            assert evaluation is None or evaluation.candidate == question.candidate
+            ok = evaluation is not None and evaluation.status == "ok"
+            self._known[self._name(question)] = evaluation if ok else None
+
+    def _next_stage(self) -> None:
+        """Send the script what it asked for, and queue what is new of the questions that it then has."""
+        try:
+            if self._script is None:
+                self._script = self.script()
+                stage = next(self._script)
+            else:
+                stage = self._script.send([self._known[self._name(question)] for question in self._stage])
+        except StopIteration:
+            self._ended = True
+            return
+        self._stage = stage
+        new = {self._name(question): question for question in stage}
+        self._queue.extend(
+            replace(question, rung=FULL if rung == self.rungs - 1 else rung)
+            for (key, rung), question in new.items()
+            if (key, rung) not in self._known
+        )
+
+    def _name(self, question: Question) -> tuple[str, int]:
+        return question.candidate.key, question.rung % self.rungs
+
+
+def at(rung: int, candidates: Iterable[Candidate]) -> list[Question]:
+    """Questions about these candidates at one rung."""
+    return [Question(candidate, rung) for candidate in candidates]

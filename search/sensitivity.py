@@ -1,0 +1,90 @@
+"""The sensitivity sweep: what each block is worth on its own, from designs that differ from dense in one gene."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from search.pareto import Floats
+from search.tables import empty_steps
+from space.candidate import Candidate
+from space.space import SearchSpace
+
+
+class Sweep:
+    """A few levels of every gene; the others are interpolated over the refit error, which is known of all levels.
+
+    The loss of a block that is changed alone grows about as the energy that its output loses (second order), so it is
+    nearly linear in the refit error.
+
+    Attributes:
+        designs: What to evaluate: the dense design, then one gene changed in each.
+    """
+
+    def __init__(self, space: SearchSpace, errors: Floats, levels: int) -> None:
+        """Chooses the levels.
+
+        Args:
+            space: The genes.
+            errors: Refit error that each level adds, `(genes, levels)`, 0 at the dense level and NaN where there is
+                none; see `search.tables.Table`.
+            levels: How many of each gene: the smallest, then those with about a third of its refit error, a ninth, ...
+        """
+        self._errors = errors
+        self._space = space
+        self._changes = [
+            (gene, level)
+            for gene, top in enumerate((space.levels - 1).tolist())
+            for level in sorted(
+                {int(np.abs(errors[gene, :top] - errors[gene, 0] / 3.0**step).argmin()) for step in range(levels)}
+            )
+        ]
+        self.designs: list[Candidate] = [space.decode(space.levels - 1)]
+        for gene, level in self._changes:
+            genes = space.levels - 1
+            genes[gene] = level
+            self.designs.append(space.decode(genes))
+
+    def losses(self, values: Sequence[float | None]) -> Floats:
+        """What every level of every gene loses, `(genes, levels)`.
+
+        Args:
+            values: Of `designs`, less being better; None where the evaluation failed. Without the dense design's, its
+                value is taken to be the least of all.
+
+        Returns:
+            NaN where a gene has no such level, inf for levels below the smallest one that is known.
+        """
+        dense, *changed = values
+        if dense is None:
+            dense = min((value for value in changed if value is not None), default=0.0)
+        known: list[dict[int, float]] = [{} for _ in self._space.levels]
+        for (gene, level), value in zip(self._changes, changed, strict=True):
+            if value is not None:
+                known[gene][level] = value - dense
+        losses = empty_steps(self._space)
+        for gene, top in enumerate((self._space.levels - 1).tolist()):
+            losses[gene, : top + 1] = interpolated({**known[gene], top: 0.0}, self._errors[gene, : top + 1])
+        return losses
+
+
+def interpolated(known: Mapping[int, float], position: Floats) -> Floats:
+    """Losses of all levels, linear in `position` between the nearest known ones; inf below the smallest known one.
+
+    Args:
+        known: Losses by level, ascending; the last level among them.
+        position: Where each level lies, `(levels,)`; one that does not lie between its neighbours is moved there.
+
+    Returns:
+        Shape `(levels,)`.
+    """
+    losses = np.full(len(position), np.inf)
+    losses[len(position) - 1] = known[len(position) - 1]
+    for lower, upper in pairwise(known):
+        between = position[lower : upper + 1]
+        span = between[0] - between[-1]
+        share = (between - between[-1]) / span if span else np.linspace(1, 0, len(between))
+        losses[lower : upper + 1] = known[upper] + np.clip(share, 0, 1) * (known[lower] - known[upper])
+    return losses

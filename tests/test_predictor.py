@@ -1,0 +1,76 @@
+"""Each surrogate learns what it should, says how sure it is, and the best one is taken."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from search.predictor import ROWS, Surrogate
+from space.errors import UserError
+
+
+def problem(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positive values over three decades, mostly additive in the logarithm, of ten features and a constant one."""
+    rng = np.random.default_rng(seed)
+    features = rng.uniform(0, 1, (count, 10))
+    weights = np.random.default_rng(1).uniform(-1, 3, 10)
+    values = np.exp(features @ weights + 1.5 * features[:, 0] * features[:, 1])
+    return np.hstack([features, np.full((count, 1), 7.0)]), values
+
+
+@pytest.mark.parametrize("row", [*ROWS, "auto"])
+def test_unseen_candidates_are_ranked_and_valued(row: str) -> None:
+    surrogate = Surrogate(row)
+    surrogate.fit(*problem(120, seed=2))
+    features, values = problem(200, seed=3)
+    mean, deviation = surrogate.predict(features)
+    assert mean.shape == deviation.shape == (200,)
+    assert kendalltau(mean, values).statistic > 0.75
+    assert np.median(np.abs(np.log(mean / values))) < 0.5
+    assert (deviation >= 0).all()
+    assert surrogate.chosen in ROWS
+    assert surrogate.taus[surrogate.chosen] == max(surrogate.taus.values()) > 0.75
+
+
+def test_auto_takes_the_row_that_fits() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.uniform(-1, 1, (80, 6))
+    surrogate = Surrogate()
+    surrogate.fit(features, features @ np.array([5.0, -3.0, 2.0, 1.0, 0.5, 4.0]) + 1e-3 * rng.normal(size=80))
+    assert set(surrogate.taus) == set(ROWS)
+    assert surrogate.chosen in ("ridge", "gp", "rbf")  # those that hold a linear trend
+    assert surrogate.taus["trees"] < surrogate.taus["ridge"]
+
+
+@pytest.mark.parametrize("row", ["gp", "rbf"])
+def test_far_candidates_are_less_certain(row: str) -> None:
+    features, values = problem(60, seed=4)
+    surrogate = Surrogate(row)
+    surrogate.fit(features, np.log(values))
+    near, far = surrogate.predict(features)[1], surrogate.predict(features + 10.0)[1]
+    assert far.min() > 2 * np.median(near)
+
+
+def test_values_that_are_not_positive_are_learned_as_they_are() -> None:
+    features, values = problem(60, seed=5)
+    surrogate = Surrogate("ridge")
+    surrogate.fit(features, np.log(values) - 3.0)
+    mean, _ = surrogate.predict(features)
+    assert mean.min() < 0
+    np.testing.assert_allclose(mean, np.log(values) - 3.0, atol=0.5)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_few_candidates_and_equal_values_are_no_error(row: str) -> None:
+    features, values = problem(4, seed=6)
+    surrogate = Surrogate(row)
+    surrogate.fit(features, values)
+    assert np.isfinite(surrogate.predict(features)[0]).all()
+    surrogate.fit(features, np.full(4, 2.0))
+    np.testing.assert_allclose(surrogate.predict(features)[0], 2.0, rtol=1e-3)
+
+
+def test_an_unknown_row_is_refused() -> None:
+    with pytest.raises(UserError, match="auto or one of ridge"):
+        Surrogate("oracle")

@@ -1,0 +1,187 @@
+"""The default search on a problem that can be computed: better fronts for less, repeatable, and honest about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers_toy import toy_spec
+from scipy.stats import kendalltau
+
+from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
+from evaluators.cost import cost_measure
+from search.algorithms import NSGA2
+from search.archive import Archive
+from search.loop import Budget, SearchProgress, run_loop
+from search.pareto import hypervolume, minimised, non_dominated
+from search.protocol import Algorithm
+from search.surrogate import SurrogateNSGA2
+from space.candidate import Candidate
+from space.errors import UserError
+from space.space import SearchSpace
+
+LAYERS = 8
+SPEC = toy_spec(layers=LAYERS)
+KL = Metric("kl", "nats/token", "min", 2)
+SIZE = Metric("decoder_params", "", "min", 0)
+KV = Metric("kv_bytes", "bytes", "min", 0)
+OBJECTIVES = (KL, SIZE)
+LOSS = np.random.default_rng(7).uniform(0.05, 1.0, (LAYERS, 2)) ** 3
+COSTS = cost_measure(SPEC, context=64)
+CHEAP: dict[str, Any] = {"predictor": "ridge", "population": 30, "generations": 8}
+SPACES: dict[str, dict[str, Any]] = {
+    "full": {"mlp_step": 2, "min_decoder_params": 0.3},
+    "depth": {"attention_widths": False, "mlp_widths": False, "whole_layers": True, "min_decoder_params": 0.3},
+    "heads": {"mlp_widths": False, "remove_mlp": False, "min_decoder_params": 0.8},
+    "uniform": {"mlp_step": 4, "same_for_all_layers": True, "remove_attention": False, "remove_mlp": False},
+    "without dense": {"mlp_step": 4, "min_decoder_params": 0.35, "max_decoder_params": 0.7},
+}
+
+
+def lost(candidate: Candidate) -> np.ndarray:
+    kept = np.array([[s.query_heads / 4, s.mlp_channels / 16] for s in candidate.layers])
+    return (1 - kept) ** 2
+
+
+def free(candidate: Candidate) -> dict[str, float]:
+    return {**COSTS.values(candidate), "refit_error": float(lost(candidate).sum())}
+
+
+def kl(candidate: Candidate, noise: float = 0.0) -> float:
+    """What blocks lose, and more where neighbours and many lose together."""
+    error = LOSS * lost(candidate)
+    value = error.sum() + 2 * (error[:-1] * error[1:]).sum() + 3 * error.sum() ** 2
+    return float(value * (1 + noise * np.sin(int(candidate.key[1:], 16))))
+
+
+def evaluator(name: str, tokens: int, noise: float = 0.0, fails: Callable[[Candidate], bool] = lambda c: False) -> Any:
+    def values(candidate: Candidate) -> dict[str, float]:
+        if fails(candidate):
+            raise RuntimeError("does not fit")
+        return {"kl": kl(candidate, noise), **COSTS.values(candidate)}
+
+    return MeasureEvaluator(name, [Measure((KL, *COSTS.metrics), values, tokens)])
+
+
+def search(
+    path: Path,
+    algorithm: Algorithm,
+    budget: Budget,
+    *,
+    rungs: int = 2,
+    objectives: tuple[Metric, ...] = OBJECTIVES,
+    fails: Callable[[Candidate], bool] = lambda c: False,
+) -> tuple[list[Evaluation], list[SearchProgress]]:
+    seen: list[SearchProgress] = []
+    ladder = [evaluator("search-1", 100, 0.05, fails), evaluator("search", 400, fails=fails)][-rungs:]
+    with Archive(path, {}) as archive:
+        run_loop(algorithm, ladder, archive, objectives, budget, batch=10, on_progress=seen.append)
+        return archive.evaluations(), seen
+
+
+def starts(space: SearchSpace) -> list[Candidate]:
+    return [Candidate.dense(SPEC), *space.uniform_ladder(), *space.depth_ladder(range(LAYERS))]
+
+
+def volume(made: list[Evaluation], tokens: int) -> float:
+    spent = np.cumsum([e.tokens for e in made])
+    full = [e.values for e, cost in zip(made, spent, strict=True) if e.fidelity == "search" and cost <= tokens]
+    reference = [2.0, COSTS.values(Candidate.dense(SPEC))["decoder_params"]]
+    return hypervolume(minimised(full, OBJECTIVES), reference)
+
+
+def test_a_quarter_of_the_tokens_gives_more_than_plain_nsga2(tmp_path: Path) -> None:
+    space = SearchSpace(SPEC, **SPACES["full"])
+    plain = NSGA2(space, OBJECTIVES, seed=0, starts=starts(space))
+    theirs, _ = search(tmp_path / "theirs.jsonl", plain, Budget(tokens=80_000))
+    ours = SurrogateNSGA2(space, OBJECTIVES, seed=0, free=free, starts=starts(space), rungs=2, predictor="gp")
+    made, _ = search(tmp_path / "ours.jsonl", ours, Budget(tokens=20_000))
+    assert volume(made, 20_000) > volume(theirs, 80_000)
+
+
+def test_the_surrogate_is_right_about_what_it_has_not_seen_and_says_how_right(tmp_path: Path) -> None:
+    space = SearchSpace(SPEC, **SPACES["full"])
+    algorithm = SurrogateNSGA2(space, OBJECTIVES, seed=1, free=free, starts=starts(space), rungs=2, predictor="gp")
+    made, seen = search(tmp_path / "archive.jsonl", algorithm, Budget(tokens=25_000))
+    predicted = [e for e in made if e.predicted]
+    assert {e.fidelity for e in predicted} == {"search-1"}
+    assert all(set(e.predicted) == {"kl"} for e in predicted)
+    pairs = np.array([[e.predicted["kl"], e.values["kl"]] for e in predicted[20:]])
+    assert kendalltau(*pairs.T).statistic > 0.8
+    assert 0.6 < np.median(pairs[:, 0] / pairs[:, 1]) < 1.5
+    assert "kl by gp (cross-validated tau 0." in seen[-1].remark
+    assert "fidelity 0 to 1: tau" in seen[-1].remark
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("rungs", [1, 2])
+def test_every_space_is_searched_without_repeats_and_within_its_bounds(name: str, rungs: int, tmp_path: Path) -> None:
+    space = SearchSpace(SPEC, **SPACES[name])
+    algorithm = SurrogateNSGA2(space, OBJECTIVES, seed=2, free=free, starts=starts(space), rungs=rungs, **CHEAP)
+    made, _ = search(tmp_path / "archive.jsonl", algorithm, Budget(evaluations=100), rungs=rungs)  # no pair twice
+    full = [e for e in made if e.fidelity == "search"]
+    assert len(full) >= 4
+    if rungs == 2:  # with one rung the sweep, which may look beyond the bounds, is at the full fidelity too
+        assert all(space.contains(e.candidate) for e in full)
+
+
+def test_a_small_space_is_searched_to_its_front_and_ends(tmp_path: Path) -> None:
+    space = SearchSpace(SPEC, **{**SPACES["depth"], "freeze_layers": range(3, LAYERS), "min_decoder_params": 0.0})
+    algorithm = SurrogateNSGA2(space, OBJECTIVES, seed=0, free=free, starts=starts(space), rungs=2, **CHEAP)
+    made, _ = search(tmp_path / "archive.jsonl", algorithm, Budget(evaluations=1000))
+    everything = [space.decode(genes) for genes in np.ndindex(*space.levels)]
+    values = np.array([[kl(candidate), COSTS.values(candidate)["decoder_params"]] for candidate in everything])
+    front = {everything[i].key for i in np.flatnonzero(non_dominated(values)) if space.contains(everything[i])}
+    assert len(front) > 2
+    assert front <= {e.candidate.key for e in made if e.fidelity == "search"}
+
+
+def test_replay_asks_the_same_whatever_the_budget_was(tmp_path: Path) -> None:
+    space = SearchSpace(SPEC, **SPACES["full"])
+
+    def run(path: str, tokens: int) -> list[tuple[str, str]]:
+        algorithm = SurrogateNSGA2(space, OBJECTIVES, seed=3, free=free, starts=starts(space), rungs=2, **CHEAP)
+        made, _ = search(tmp_path / path, algorithm, Budget(tokens=tokens))
+        return [(e.candidate.key, e.fidelity) for e in made]
+
+    whole = run("whole.jsonl", 18_000)
+    first = run("parts.jsonl", 11_000)
+    assert first == whole[: len(first)]
+    assert run("parts.jsonl", 18_000) == whole
+
+
+def test_failures_teach_nothing_and_the_search_goes_on(tmp_path: Path) -> None:
+    space = SearchSpace(SPEC, **SPACES["full"])
+    algorithm = SurrogateNSGA2(space, OBJECTIVES, seed=4, free=free, starts=starts(space), rungs=2, **CHEAP)
+    made, _ = search(
+        tmp_path / "archive.jsonl", algorithm, Budget(tokens=15_000), fails=lambda c: int(c.key[1:], 16) % 5 == 0
+    )
+    assert sum(e.status == "failed" for e in made) > 5
+    assert sum(e.fidelity == "search" and e.status == "ok" for e in made) > 5
+
+
+def test_three_objectives(tmp_path: Path) -> None:
+    space = SearchSpace(SPEC, **SPACES["full"])
+    objectives = (KL, SIZE, KV)
+    algorithm = SurrogateNSGA2(space, objectives, seed=5, free=free, starts=starts(space), rungs=2, **CHEAP)
+    made, seen = search(tmp_path / "archive.jsonl", algorithm, Budget(tokens=16_000), objectives=objectives)
+    assert seen[-1].front > 10
+    shares = [e.values["kv_bytes"] / e.values["decoder_params"] for e in made if e.fidelity == "search"]
+    assert np.std(shares) > 0.05 * np.mean(shares)  # both costs are traded, not one alone
+
+
+@pytest.mark.parametrize(
+    ("objectives", "settings", "message"),
+    [
+        ((SIZE, KV), {}, "measured on text"),
+        (OBJECTIVES, {"predictor": "oracle"}, "auto or one of"),
+        (OBJECTIVES, {"promoted": 0.0}, "promoted above 0"),
+        (OBJECTIVES, {"round_size": 0}, "round_size of at least 1"),
+    ],
+)
+def test_what_cannot_work_is_refused(objectives: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SurrogateNSGA2(SearchSpace(SPEC, mlp_step=4), objectives, seed=0, free=free, **settings)
