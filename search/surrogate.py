@@ -34,6 +34,7 @@ from space.space import SearchSpace
 REFIT_ERROR = "refit_error"
 _Item = TypeVar("_Item")
 SIZE = "decoder_params"
+TINY = 1e-6  # added before a logarithm, in the unit of a learned metric
 
 
 class SurrogateNSGA2(Scripted):
@@ -113,6 +114,7 @@ class SurrogateNSGA2(Scripted):
         self._generations = generations
         self._round_size = round_size
         self._promoted = promoted
+        self._kinds = np.array(space.kinds)
         self._tables = tabulate(space, free, [*(m.name for m in self._priced), REFIT_ERROR, SIZE])
         self._operators = Operators(space, self._tables[SIZE].steps, moves=moves, crossover=crossover)
         self._surrogates = {metric.name: Surrogate(predictor) for metric in self._learned}
@@ -177,8 +179,8 @@ class SurrogateNSGA2(Scripted):
             rng=self._rng,
         )
         picks = self._infill(found, values, truth)
-        if not picks:
-            return False
+        if not picks:  # what is left to learn is what cheap answers got wrong
+            return (yield from self._promote(self._round_size)) > 0
         predicted = {candidate.key: expected for candidate, expected in picks}
         unseen = yield from self._ask_at(0, [candidate for candidate, _ in picks], predicted)
         self.remark = self._note(unseen)
@@ -198,12 +200,17 @@ class SurrogateNSGA2(Scripted):
         self._answers[rung].update((e.candidate.key, e) for e in succeeded)
         return succeeded
 
-    def _promote(self, count: int) -> Script:
-        """Sends the best of each rung to the next one: the front first, spread over it; fewer from rung to rung."""
+    def _promote(self, count: int) -> Generator[list[Question], Answers, int]:
+        """Sends the best of each rung to the next one: the front first, spread over it; fewer from rung to rung.
+
+        Returns:
+            How many were sent.
+        """
+        sent = 0
         for rung in range(self.rungs - 1):
             answered = list(self._answers[rung].values())
             if not answered:
-                return
+                break
             rank = ranks(self._truth(answered))
             waiting = [i for i, e in enumerate(answered) if not self.was_asked(e.candidate, rung + 1)]
             front = [i for i in waiting if rank[i] == 0]
@@ -212,18 +219,27 @@ class SurrogateNSGA2(Scripted):
             else:
                 chosen = sorted(waiting, key=lambda i: (rank[i], i))[:count]
             yield from self._ask_at(rung + 1, [answered[i].candidate for i in chosen])
+            sent += len(chosen)
             count = max(1, count // 2)
+        return sent
 
     def _features(self, genes: Genes) -> Floats:
-        """What a surrogate sees of designs `(candidates, genes)`: `(candidates, features)`."""
+        """What a surrogate sees of designs `(candidates, genes)`: `(candidates, features)`.
+
+        Sums over all blocks and over each kind of block: what they lose on their own by the sweep, as logarithms, their
+        refit error, and how many are gone. With some dozens of answers these rank designs better than anything that
+        tells blocks apart; what a block is worth, the sweep has said already.
+        """
+        groups = [np.ones(len(self._kinds), dtype=bool)]
+        if len(set(self._kinds)) > 1:
+            groups += [self._kinds == kind for kind in dict.fromkeys(self._kinds.tolist())]
+        errors = self._tables[REFIT_ERROR].each(genes)
+        lost = [np.maximum(_finite(table).each(genes), 0.0) for table in self._worth.values()]
         columns = []
-        for table in self._worth.values():
-            each = np.maximum(np.where(np.isfinite(table.steps), table.steps, 0.0), 0.0)[
-                np.arange(len(self.space.levels)), genes
-            ]
-            columns += [np.log(each.sum(-1, keepdims=True) + 1e-6), np.sqrt(each)]
-        columns += [self._tables[REFIT_ERROR].total(genes)[:, None]]
-        return np.hstack(columns)
+        for group in groups:
+            columns += [np.log(each[..., group].sum(-1) + TINY) for each in lost]
+            columns += [errors[..., group].sum(-1), (genes[..., group] == 0).sum(-1)]
+        return np.stack(columns, axis=-1).astype(np.float64)
 
     def _predict(self, genes: Genes) -> Floats:
         """Expected objectives of designs, to be minimised, `(candidates, objectives)`."""
@@ -298,6 +314,12 @@ class SurrogateNSGA2(Scripted):
                 tau = kendalltau(*np.array(values).T).statistic
                 notes.append(f"fidelity {rung} to {rung + 1}: tau {tau:.2f} on {len(values)}")
         return "; ".join(notes)
+
+
+def _finite(table: Table) -> Table:
+    """The same with levels that must not be taken losing as much as the worst one."""
+    finite = np.isfinite(table.steps)
+    return Table(table.base, np.where(finite, table.steps, table.steps[finite].max(initial=0.0)))
 
 
 def _scale(table: Table) -> float:
