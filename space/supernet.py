@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -40,6 +40,9 @@ from space.surgery import (
     permute_mlp,
     put,
 )
+
+if TYPE_CHECKING:
+    from space.correction import Correction
 
 _FORMAT = 1
 _META = "supernet.json"
@@ -209,15 +212,21 @@ class Supernet:
         return attention, lost_energy(layer.mlp.down_proj.weight, self._stored(index, "mlp_factor"))
 
     @contextmanager
-    def activate(self, candidate: Candidate) -> Iterator[Any]:
+    def activate(self, candidate: Candidate, correction: Correction | None = None) -> Iterator[Any]:
         """Makes the model be the candidate inside the `with` block, and dense again after it, whatever happens.
 
         With warm refits this puts views in place and copies nothing.
 
+        Args:
+            candidate: What to be.
+            correction: Output projections to use in place of the refits, of this very candidate.
+
         Raises:
-            ValueError: The candidate does not fit the model, or a candidate is active already.
+            ValueError: The candidate or the correction does not fit the model, or a candidate is active already.
         """
         self._check(candidate)
+        if correction is not None and correction.candidate != candidate:
+            raise ValueError(f"Supernet: expected a correction of {candidate.key}, got {correction.candidate.key}'s.")
         if self._active:
             raise ValueError("Supernet: a candidate is active already; leave its `with` block first.")
         levels = [self._weights(index, shape) for index, shape in enumerate(candidate.layers)]
@@ -225,15 +234,17 @@ class Supernet:
         try:
             for index, (shape, weights) in enumerate(zip(candidate.layers, levels, strict=True)):
                 self._shape_layer(index, shape, *weights)
+            if correction is not None:
+                correction.put(self._layers)
             yield self.model
         finally:
             for index in range(self.spec.layers):
                 self._restore_layer(index)
             self._active = False
 
-    def materialise(self, candidate: Candidate) -> Any:
+    def materialise(self, candidate: Candidate, correction: Correction | None = None) -> Any:
         """A model of its own with the candidate's weights, as stock modules with holes; nothing is shared."""
-        with self.activate(candidate) as model:
+        with self.activate(candidate, correction) as model:
             return copy.deepcopy(model)
 
     def _check(self, candidate: Candidate) -> None:

@@ -1,0 +1,101 @@
+"""What the corrective refit is worth: KL and perplexity on held-out text, by tokens of correction and damping.
+
+    python benchmarks/correction.py --run-dir RUN --text TEXT.txt [--removed 0.25 0.375 0.5] [--windows 32 64 128]
+        [--damping 0.001 0.01 0.1] [--uniform 1024 768 512] [--heldout 32]
+
+RUN is a finished run of run_search.py on the default model: its prepared supernet, and its best point of at least each
+size. `--uniform` adds designs of that many MLP channels in every layer. A text is split by position, as for a search:
+corrections are made on its first 60 %, scores are from its last 20 %, and the prepared supernet may have seen no more
+than its first 60 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from rich.console import Console
+from rich.table import Table
+
+from evaluators.data import load_texts, split_tokens
+from evaluators.divergence import Divergence
+from search.picks import candidate_of
+from search.report import REMOVED, read_front_csv
+from space.candidate import Candidate, LayerShape
+from space.correction import Correction
+from space.corrective_refit import correct
+from space.loading import load_model
+from space.size import decoder_params
+from space.supernet import Supernet
+
+LENGTH = 512
+ROUNDING = 1e-3  # as in benchmarks/quality.py
+
+
+class Corrected:
+    """A supernet whose candidates are corrected, for an evaluator that knows nothing of corrections."""
+
+    def __init__(self, supernet: Supernet) -> None:
+        self.model, self.spec = supernet.model, supernet.spec
+        self.corrections: dict[str, Correction] = {}
+        self._supernet = supernet
+
+    @contextmanager
+    def activate(self, candidate: Candidate) -> Iterator[Any]:
+        with self._supernet.activate(candidate, self.corrections.get(candidate.key)) as model:
+            yield model
+
+
+def main() -> None:
+    """Loads, corrects, scores and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--removed", type=float, nargs="*", default=[0.25, 0.375, 0.5])
+    parser.add_argument("--uniform", type=int, nargs="*", default=[])
+    parser.add_argument("--windows", type=int, nargs="+", default=[32, 64, 128])
+    parser.add_argument("--damping", type=float, nargs="+", default=[0.001, 0.01, 0.1])
+    parser.add_argument("--heldout", type=int, default=32, help=f"windows of {LENGTH} tokens to score on")
+    arguments = parser.parse_args()
+    console = Console(width=120)
+    loaded = load_model()
+    spec = loaded.spec
+    supernet = Supernet.load(loaded.model, spec, arguments.run_dir / "supernet", dtype=loaded.dtype)
+    text = split_tokens(load_texts(arguments.text), loaded.tokenizer, vocab=spec.vocab)
+    candidates = [
+        Candidate((LayerShape(spec.query_heads, spec.kv_heads, channels),) * spec.layers)
+        for channels in arguments.uniform
+    ]
+    if arguments.removed:
+        points = read_front_csv(arguments.run_dir / "points.csv")
+        for size in arguments.removed:
+            candidates.append(candidate_of(points[points[REMOVED] >= size - ROUNDING].sort_values("kl").iloc[0]))
+    corrected = Corrected(supernet)
+    divergence = Divergence(cast("Supernet", corrected), text.blocks("heldout", arguments.heldout, LENGTH))
+    dense = decoder_params(spec, Candidate.dense(spec))
+    table = Table("tokens", "damping", *(f"{1 - decoder_params(spec, c) / dense:.1%} {c.key}" for c in candidates), "s")
+
+    def score(tokens: str, damping: str, seconds: str) -> None:
+        cells = [(kl, math.exp(nll)) for kl, nll in map(divergence, candidates)]
+        table.add_row(tokens, damping, *(f"KL {kl:.4f} ppl {ppl:.2f}" for kl, ppl in cells), seconds)
+        console.print(tokens, damping, *(f"{kl:.4f} {ppl:.2f}" for kl, ppl in cells), seconds, highlight=False)
+
+    score("0", "refit alone", "")
+    for windows in arguments.windows:
+        tokens = text.blocks("calibration", windows, LENGTH)
+        for damping in arguments.damping:
+            start = time.perf_counter()
+            made = correct(supernet, candidates, tokens, damping=damping)
+            seconds = time.perf_counter() - start
+            corrected.corrections = {correction.candidate.key: correction for correction in made}
+            score(f"{tokens.numel()}", str(damping), f"{seconds:.0f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

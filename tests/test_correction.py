@@ -1,0 +1,224 @@
+"""A correction brings the subnet's residual stream nearer to the dense one, and is used wherever the refit was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_tokens
+
+from space.candidate import Candidate
+from space.correction import Correction
+from space.corrective_refit import correct
+from space.corrective_step import Moments, corrective_step, ridge
+from space.errors import UserError
+from space.supernet import Supernet
+
+MakeSupernet = Callable[..., Supernet]
+DENSE = (6, 3, 48)
+ROWS = {
+    "no attention in layer 0": [(0, 0, 48), DENSE, DENSE, DENSE],
+    "dense blocks in between": [DENSE, (6, 3, 16), DENSE, (4, 2, 48)],
+    "layers gone": [(4, 2, 24), (0, 0, 0), (0, 0, 0), DENSE],
+    "everything": [(0, 0, 24), (4, 2, 0), (3, 3, 16), (2, 2, 24)],
+}
+TOKENS = random_tokens(64, 24, seed=5)
+
+
+@pytest.fixture(params=ROWS)
+def candidate(request: pytest.FixtureRequest) -> Candidate:
+    return Candidate.from_json(ROWS[request.param])
+
+
+def stream(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """The residual stream after the last layer, float64, shape (tokens, hidden)."""
+    seen: list[torch.Tensor] = []
+    handle = model.model.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        model(tokens, use_cache=False)
+    handle.remove()
+    return seen[0].flatten(0, 1).double()
+
+
+def errors(supernet: Supernet, correction: Correction, tokens: torch.Tensor) -> tuple[float, float]:
+    """Mean squared distance from the dense stream with the refit, and with the correction."""
+    dense, found = stream(supernet.model, tokens), []
+    for choice in (None, correction):
+        with supernet.activate(correction.candidate, choice) as model:
+            found.append((stream(model, tokens) - dense).square().mean().item())
+    return found[0], found[1]
+
+
+def test_the_stream_comes_nearer_to_the_dense_one(
+    family: str, candidate: Candidate, make_supernet: MakeSupernet
+) -> None:
+    supernet = make_supernet(family)
+    (correction,) = correct(supernet, [candidate], TOKENS)
+    before, after = errors(supernet, correction, TOKENS)
+    assert after < before
+    before, after = errors(supernet, correction, random_tokens(64, 24, seed=6))
+    assert after < before, "on text that the correction has not seen"
+
+
+def test_what_is_kept_behind_the_first_cut_is_corrected(candidate: Candidate, make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet("llama")
+    (correction,) = correct(supernet, [candidate], TOKENS)
+    cut = False
+    for weights, (queries, _, channels), full in zip(correction.weights, candidate.to_json(), [DENSE] * 4, strict=True):
+        for name, kept, dense, width in (("o_proj", queries, full[0], 6), ("down_proj", channels, full[2], 1)):
+            cut = cut or kept != dense
+            assert (name in weights) == (cut and kept > 0)
+            if name in weights:
+                assert weights[name].shape == (36, kept * width)
+
+
+def test_the_dense_model_is_left_alone(family: str, make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet(family)
+    (correction,) = correct(supernet, [Candidate.dense(supernet.spec)], TOKENS)
+    assert all(not weights for weights in correction.weights)
+
+
+def test_a_dense_block_without_drift_keeps_its_weight(family: str, make_supernet: MakeSupernet) -> None:
+    """An MLP of all channels but one that does nothing: there is a cut, and yet nothing to make up for."""
+    supernet = make_supernet(family)
+    mlp = supernet.model.model.layers[0].mlp
+    mlp.up_proj.weight[-1] = 0
+    mlp.gate_proj.weight[-1] = 0
+    mlp.down_proj.weight[:, -1] = 0
+    for projection in (mlp.up_proj, mlp.gate_proj):
+        if projection.bias is not None:
+            projection.bias[-1] = 0
+    candidate = Candidate.from_json([(6, 3, 47), DENSE, DENSE, DENSE])
+    (correction,) = correct(supernet, [candidate], TOKENS)
+    with supernet.activate(candidate) as model:
+        for layer, weights in zip(model.model.layers, correction.weights, strict=True):
+            torch.testing.assert_close(weights["down_proj"], layer.mlp.down_proj.weight, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 3.0])
+def test_ridge_is_least_squares(penalty: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs, residuals = torch.randn(90, 7, generator=generator), torch.randn(90, 5, generator=generator)
+    moments = Moments.zeros_for(torch.zeros(5, 7))
+    for part in (slice(0, 40), slice(40, 90)):
+        moments.add(inputs[part], residuals[part], torch.float32)
+    design = np.concatenate([inputs.numpy(), penalty**0.5 * np.eye(7)])
+    target = np.concatenate([residuals.numpy(), np.zeros((7, 5))])
+    expected = np.linalg.lstsq(design, target, rcond=None)[0].T
+    np.testing.assert_allclose(ridge(moments, penalty).numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["o_proj", "down_proj"])
+def test_one_block_moves_along_the_least_squares_solution(name: str, make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet("llama")
+    block = "self_attn" if name == "o_proj" else "mlp"
+    candidate = Candidate.from_json([DENSE, DENSE, DENSE, (4, 2, 48) if name == "o_proj" else (6, 3, 32)])
+    (correction,) = correct(supernet, [candidate], TOKENS, damping=0.1)
+    seen: list[torch.Tensor] = []
+
+    def after_block(model: torch.nn.Module) -> torch.Tensor:
+        projection = getattr(getattr(model.model.layers[3], block), name)
+        handle = projection.register_forward_hook(lambda module, inputs, output: seen.extend((inputs[0], output)))
+        stream(model, TOKENS)
+        handle.remove()
+        return projection.weight
+
+    after_block(supernet.model)
+    with supernet.activate(candidate) as model:
+        refit = after_block(model)
+    wanted, inputs, output = (rows.flatten(0, 1).double().numpy() for rows in seen[1:])
+    penalty = 0.1 * np.square(inputs).sum(0).mean()
+    columns = inputs.shape[1]
+    design = np.concatenate([inputs, penalty**0.5 * np.eye(columns)])
+    solution = np.linalg.lstsq(design, np.concatenate([wanted - output, np.zeros((columns, 36))]), rcond=None)[0].T
+    moved = (correction.weights[3][name] - refit).double().numpy()
+    length = (moved * solution).sum() / np.square(solution).sum()
+    assert 0.5 < length < 1 + 1e-5
+    np.testing.assert_allclose(moved, length * solution, atol=1e-4)
+
+
+def test_a_step_on_noise_is_short_and_on_signal_is_whole() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs, slope = torch.randn(2, 200, 20, generator=generator), torch.randn(8, 20, generator=generator)
+    noise = torch.randn(2, 200, 8, generator=generator)
+
+    def length(residuals: torch.Tensor) -> float:
+        halves = Moments.zeros_for(slope), Moments.zeros_for(slope)
+        for half, rows, left in zip(halves, inputs, residuals, strict=True):
+            half.add(rows, left, torch.float32)
+        step = corrective_step(halves, 0.001)
+        return step.length
+
+    assert length(inputs @ slope.T) > 0.99
+    assert length(noise) < 0.2
+    assert length(torch.zeros_like(noise)) == 0
+
+
+def test_candidates_together_are_candidates_alone(family: str, make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet(family)
+    candidates = [Candidate.from_json(rows) for rows in ROWS.values()]
+    done: list[int] = []
+    together = correct(supernet, candidates, TOKENS, on_layer=done.append)
+    assert done == [0, 1, 2, 3]
+    for candidate, correction in zip(candidates, together, strict=True):
+        (alone,) = correct(supernet, [candidate], TOKENS)
+        assert correction.candidate == candidate
+        for first, second in zip(correction.weights, alone.weights, strict=True):
+            assert first.keys() == second.keys()
+            assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activated_is_materialised_and_dense_comes_back(
+    family: str, candidate: Candidate, dtype: torch.dtype, make_supernet: MakeSupernet, tmp_path: Path
+) -> None:
+    supernet = make_supernet(family, dtype)
+    dense = stream(supernet.model, TOKENS)
+    (correction,) = correct(supernet, [candidate], TOKENS)
+    assert torch.equal(stream(supernet.model, TOKENS), dense)
+    with supernet.activate(candidate) as model:
+        refit = stream(model, TOKENS)
+    with supernet.activate(candidate, correction) as model:
+        active = stream(model, TOKENS)
+    assert torch.equal(stream(supernet.model, TOKENS), dense)
+    assert not torch.allclose(active, refit, atol=1e-2)
+    assert torch.equal(active, stream(supernet.materialise(candidate, correction), TOKENS))
+    with supernet.activate(candidate) as model:
+        assert torch.equal(stream(model, TOKENS), refit), "the refits were changed"
+    correction.save(tmp_path / "corrections" / "one.safetensors")
+    assert [file.name for file in (tmp_path / "corrections").iterdir()] == ["one.safetensors"]
+    again = Correction.load(tmp_path / "corrections" / "one.safetensors")
+    with supernet.activate(candidate, again) as model:
+        assert torch.equal(active, stream(model, TOKENS))
+
+
+def test_mistakes_are_refused(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    supernet = make_supernet("qwen2")
+    candidate = Candidate.from_json(ROWS["everything"])
+    (correction,) = correct(supernet, [candidate], TOKENS)
+    with (
+        pytest.raises(ValueError, match="expected a correction of"),
+        supernet.activate(Candidate.dense(supernet.spec), correction),
+    ):
+        pass
+    misfit = Correction(candidate, ({"o_proj": torch.zeros(36, 6)}, {}, {}, {}))
+    with pytest.raises(ValueError, match="layer 0: expected o_proj"), supernet.activate(candidate, misfit):
+        pass
+    with pytest.raises(ValueError, match="weights of 4 layers, got 1"):
+        Correction(candidate, ({},))
+    with pytest.raises(UserError, match="at least 2 windows"):
+        correct(supernet, [candidate], TOKENS[:1])
+    with pytest.raises(UserError, match="damping above 0"):
+        correct(supernet, [candidate], TOKENS, damping=0.0)
+    file = tmp_path / "broken.safetensors"
+    with pytest.raises(UserError, match="Expected a correction"):
+        Correction.load(file)
+    file.write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match="Expected a correction"):
+        Correction.load(file)
+    (tmp_path / "place").write_text("a file where a directory should be")
+    with pytest.raises(UserError, match="Expected to write"):
+        correction.save(tmp_path / "place" / "one.safetensors")
