@@ -34,6 +34,7 @@ from space.space import SearchSpace
 REFIT_ERROR = "refit_error"
 _Item = TypeVar("_Item")
 SIZE = "decoder_params"
+CHILDREN = 15  # looked at by the surrogate for each new candidate of a round
 TINY = 1e-6  # added before a logarithm, in the unit of a learned metric
 
 
@@ -56,6 +57,7 @@ class SurrogateNSGA2(Scripted):
         population: int = 100,
         generations: int = 30,
         round_size: int = 20,
+        explored: float = 0.5,
         promoted: float = 0.4,
         moves: float = 1.5,
         crossover: float = 0.7,
@@ -76,6 +78,7 @@ class SurrogateNSGA2(Scripted):
             population: Parents of NSGA-II on the surrogate.
             generations: Its generations in every round.
             round_size: New candidates of a round.
+            explored: Part of them that are neighbours of the front; the others are the surrogate's own optimum.
             promoted: Part of a round's candidates that go on to the next fidelity.
             moves: Moves that make a mutation, on average.
             crossover: Chance that a child has two parents.
@@ -94,10 +97,10 @@ class SurrogateNSGA2(Scripted):
         for name, count in counts.items():
             if count < 1:
                 raise UserError(f"search=surrogate: expected {name} of at least 1, got {count}.")
-        if other_starts < 0 or not 0 < promoted <= 1 or not 0 <= crossover <= 1:
+        if other_starts < 0 or not 0 < promoted <= 1 or not 0 <= crossover <= 1 or not 0 <= explored <= 1:
             raise UserError(
                 "search=surrogate: expected other_starts of at least 0, promoted above 0 and at most 1, and crossover "
-                f"from 0 to 1, got {other_starts}, {promoted} and {crossover}."
+                f"and explored from 0 to 1, got {other_starts}, {promoted}, {crossover} and {explored}."
             )
         self._learned = [metric for metric in objectives if metric.cost_rank > FREE_RANK]
         self._priced = [metric for metric in objectives if metric.cost_rank <= FREE_RANK]
@@ -113,6 +116,7 @@ class SurrogateNSGA2(Scripted):
         self._population = population
         self._generations = generations
         self._round_size = round_size
+        self._explored = explored
         self._promoted = promoted
         self._kinds = np.array(space.kinds)
         self._tables = tabulate(space, free, [*(m.name for m in self._priced), REFIT_ERROR, SIZE])
@@ -178,7 +182,10 @@ class SurrogateNSGA2(Scripted):
             generations=self._generations,
             rng=self._rng,
         )
-        picks = self._infill(found, values, truth)
+        children = self._children(genes[non_dominated(truth)])
+        explored = round(self._explored * self._round_size)
+        picks = self._infill(found, values, truth, self._round_size - explored)
+        picks += self._explore(children, truth, explored)
         if not picks:  # what is left to learn is what cheap answers got wrong
             return (yield from self._promote(self._round_size)) > 0
         predicted = {candidate.key: expected for candidate, expected in picks}
@@ -256,34 +263,59 @@ class SurrogateNSGA2(Scripted):
     def _truth(self, evaluations: Sequence[Evaluation]) -> Floats:
         return minimised([e.values for e in evaluations], self.objectives)
 
-    def _infill(self, genes: Genes, values: Floats, known: Floats) -> list[tuple[Candidate, dict[str, float]]]:
+    def _infill(
+        self, genes: Genes, values: Floats, known: Floats, count: int
+    ) -> list[tuple[Candidate, dict[str, float]]]:
         """The candidates, with what is expected of them, that together promise the largest gain of hypervolume.
 
         Learned objectives are taken as logarithms where they can, so that the whole front is filled and not its worst
         end alone.
         """
-        fresh: dict[str, int] = {}
-        decoded = [self.space.decode(row) for row in genes]
-        for index, candidate in enumerate(decoded):
-            if not self.was_asked(candidate, 0):
-                fresh.setdefault(candidate.key, index)
-        rows = list(fresh.values())
+        rows = self._fresh(genes)
         if not rows:
             return []
         front, expected = self._evened(known[non_dominated(known)]), self._evened(values[rows])
-        order = fill_front(expected, front, reference_point(np.vstack([front, expected])), self._round_size)
+        order = fill_front(expected, front, reference_point(np.vstack([front, expected])), count)
+        return [self._expecting(genes[rows[i]], values[rows[i]]) for i in order]
+
+    def _children(self, front: Genes) -> Genes:
+        """Neighbours of designs on the front, `(children, genes)`: answers tell apart what a surrogate cannot."""
+        children = []
+        for one, other in self._rng.integers(len(front), size=(CHILDREN * self._round_size, 2)):
+            child = self._operators.child(front[one], front[other], self._rng)
+            children.append(self.space.repair(child, self._rng))
+        return np.stack(children)
+
+    def _explore(self, genes: Genes, known: Floats, count: int) -> list[tuple[Candidate, dict[str, float]]]:
+        """Of new designs, those that are expected to be least far behind the front, spread along it."""
+        rows = self._fresh(genes)
+        if not rows or count < 1:
+            return []
+        values = self._predict(genes[rows])
+        front, expected = self._evened(known[non_dominated(known)]), self._evened(values)
+        span = np.ptp(front, axis=0)
+        scale = np.where(span > 0, span, 1.0)
+        behind = ((expected[:, None] - front[None]) / scale).min(-1).max(-1)  # below 0: not dominated
+        # each part of the front sends its best: parts are cut along the first priced objective
+        axis = expected[:, self.objectives.index(self._priced[0])]
+        parts = np.array_split(np.argsort(axis, kind="stable"), min(count, len(rows)))
+        best = [int(part[behind[part].argmin()]) for part in parts]
+        return [self._expecting(genes[rows[i]], values[i]) for i in best]
+
+    def _fresh(self, genes: Genes) -> list[int]:
+        """Rows of designs that were not asked yet, each design once."""
+        fresh: dict[str, int] = {}
+        for index, row in enumerate(genes):
+            candidate = self.space.decode(row)
+            if not self.was_asked(candidate, 0):
+                fresh.setdefault(candidate.key, index)
+        return list(fresh.values())
+
+    def _expecting(self, genes: Genes, values: Floats) -> tuple[Candidate, dict[str, float]]:
+        """A design with what is expected of its learned objectives."""
         signs = [1.0 if metric.goal == "min" else -1.0 for metric in self.objectives]
-        return [
-            (
-                decoded[rows[i]],
-                {
-                    metric.name: float(sign * value)
-                    for metric, sign, value in zip(self.objectives, signs, values[rows[i]], strict=True)
-                    if metric in self._learned
-                },
-            )
-            for i in order
-        ]
+        expected = zip(self.objectives, signs, values, strict=True)
+        return self.space.decode(genes), {m.name: float(s * v) for m, s, v in expected if m in self._learned}
 
     def _evened(self, values: Floats) -> Floats:
         """Objectives with the learned ones, as far as they are positive, as logarithms."""

@@ -196,7 +196,9 @@ def test_a_run_that_was_killed_ends_like_one_never_killed(llama: Place) -> None:
 def test_a_longer_budget_goes_on_with_a_run_that_has_ended(llama: Place) -> None:
     longer = llama.copy("run", "longer")
     done = good(ended(llama.search("longer", f"budget.evaluations={EVALUATIONS + 20}", "name=other")))
-    assert f"{EVALUATIONS + 20}/{EVALUATIONS + 20} evaluations ({EVALUATIONS} replayed" in done.stdout
+    assert f"{EVALUATIONS + 20}/{EVALUATIONS + 20} evaluations (" in done.stdout
+    replayed = len(archived(llama.run("run"))) + len(archived(llama.run("run"), "search-1"))
+    assert f", {replayed} replayed)" in done.stdout
     old, new = archived(llama.run("run")), archived(longer)
     assert len(new) == EVALUATIONS + 20
     assert new[:EVALUATIONS] == old
