@@ -166,13 +166,15 @@ class SurrogateNSGA2(Scripted):
     def _round(self) -> Generator[list[Question], Answers, bool]:
         """One fit and what it leads to; False when nothing new was found."""
         known = list(self._answers[0].values())
-        if not known:
+        genes = np.stack([self.space.encode(e.candidate) for e in known]) if known else self.space.levels[None][:0]
+        pruned = (genes < self.space.levels - 1).any(1)  # dense diverges by 0, which has no logarithm
+        if not pruned.any():
             return False
-        genes = np.stack([self.space.encode(e.candidate) for e in known])
         truth = self._truth(known)
-        features = self._features(genes)
+        features = self._features(genes[pruned])
         for metric in self._learned:
-            self._surrogates[metric.name].fit(features, [e.values[metric.name] for e in known])
+            values = np.array([e.values[metric.name] for e in known])
+            self._surrogates[metric.name].fit(features, values[pruned])
         found, values = minimise(
             self.space,
             self._predict,
