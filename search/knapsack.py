@@ -7,12 +7,17 @@ gives the best design of every budget on the grid at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 
 from search.pareto import Floats
-from search.tables import Genes
+from search.tables import Genes, Table
+from space.space import SearchSpace
 
 GRID = 10_000
+_Item = TypeVar("_Item")
 
 
 def knapsack(losses: Floats, costs: Floats, budgets: Floats, *, grid: int = GRID) -> list[Genes | None]:
@@ -53,3 +58,37 @@ def knapsack(losses: Floats, costs: Floats, budgets: Floats, *, grid: int = GRID
             units -= int(sizes[gene, genes[gene]])
         designs.append(genes)
     return designs
+
+
+def spread_designs(space: SearchSpace, losses: Sequence[Table], costs: Sequence[Table], count: int) -> list[Genes]:
+    """Designs of least additive loss along the whole range of the costs.
+
+    Args:
+        space: The genes and their bounds; designs outside are left out.
+        losses: One table, or several that count alike.
+        costs: One table, less being cheaper, or several: some designs are for each alone, some for their mean.
+        count: How many designs, about.
+    """
+    loss = np.sum([table.steps / _scale(table) for table in losses], axis=0)
+    scaled = np.stack([table.steps / _scale(table) for table in costs])
+    mixes = [*np.eye(len(costs)), np.full(len(costs), 1 / len(costs))] if len(costs) > 1 else [np.ones(1)]
+    designs: list[Genes] = []
+    for mix in mixes:
+        cost = np.tensordot(mix, scaled, 1)
+        budgets = np.linspace(np.nanmin(cost, 1).sum(), np.nanmax(cost, 1).sum(), 20 * count)
+        found = [genes for genes in knapsack(loss, cost, budgets) if genes is not None]
+        valid = {genes.tobytes(): genes for genes in found if space.contains(space.decode(genes))}
+        designs += evenly(list(valid.values()), -(-count // len(mixes)))
+    return designs
+
+
+def _scale(table: Table) -> float:
+    """The largest sum of steps, to compare tables of unlike units."""
+    finite = np.where(np.isfinite(table.steps), table.steps, 0.0)
+    return float(np.abs(finite).max(axis=1).sum()) or 1.0
+
+
+def evenly(items: Sequence[_Item], count: int) -> list[_Item]:
+    """At most `count` items, evenly spread over the sequence, the first and the last among them."""
+    places = np.unique(np.linspace(0, len(items) - 1, min(len(items), count)).round().astype(int))
+    return [items[place] for place in places]

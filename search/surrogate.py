@@ -12,14 +12,14 @@ the answers, so that a replay asks the same.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import TypeVar
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from evaluators.base import Evaluation, Metric
+from search.agreement import agreement, rung_agreement
 from search.algorithms import minimise
-from search.knapsack import knapsack
+from search.features import BlockSums
+from search.knapsack import evenly, spread_designs
 from search.operators import Operators
 from search.pareto import Floats, fill_front, minimised, non_dominated, ranks, reference_point, spread_subset
 from search.predictor import Surrogate
@@ -32,10 +32,8 @@ from space.errors import UserError
 from space.space import SearchSpace
 
 REFIT_ERROR = "refit_error"
-_Item = TypeVar("_Item")
 SIZE = "decoder_params"
 CHILDREN = 15  # looked at by the surrogate for each new candidate of a round
-TINY = 1e-6  # added before a logarithm, in the unit of a learned metric
 
 
 class SurrogateNSGA2(Scripted):
@@ -118,7 +116,6 @@ class SurrogateNSGA2(Scripted):
         self._round_size = round_size
         self._explored = explored
         self._promoted = promoted
-        self._kinds = np.array(space.kinds)
         self._tables = tabulate(space, free, [*(m.name for m in self._priced), REFIT_ERROR, SIZE])
         self._operators = Operators(space, self._tables[SIZE].steps, moves=moves, crossover=crossover)
         self._surrogates = {metric.name: Surrogate(predictor) for metric in self._learned}
@@ -139,29 +136,15 @@ class SurrogateNSGA2(Scripted):
         for metric in self._learned:
             values = [None if e is None else float(minimised([e.values], [metric])[0, 0]) for e in answers]
             self._worth[metric.name] = Table(0.0, sweep.losses(values))
+        self._features = BlockSums(self.space.kinds, self._tables[REFIT_ERROR], list(self._worth.values()))
 
     def _first_designs(self) -> Script:
         starts = [candidate for candidate in self.starts if self.space.contains(candidate)]
-        found = self._knapsack_designs(self._designs)
-        designs = [*_evenly(starts, self._other_starts), *(self.space.decode(genes) for genes in found)]
+        costs = [self._tables[m.name] if m.goal == "min" else -self._tables[m.name] for m in self._priced]
+        found = spread_designs(self.space, list(self._worth.values()), costs, self._designs)
+        designs = [*evenly(starts, self._other_starts), *(self.space.decode(genes) for genes in found)]
         yield from self._ask_at(0, designs)
         yield from self._promote(len(designs) // 2)
-
-    def _knapsack_designs(self, count: int) -> list[Genes]:
-        """Designs of the additive model along the range of the free costs, `count` of them."""
-        losses = np.sum([table.steps / _scale(table) for table in self._worth.values()], axis=0)
-        scaled = [self._tables[metric.name].steps / _scale(self._tables[metric.name]) for metric in self._priced]
-        signs = [1.0 if metric.goal == "min" else -1.0 for metric in self._priced]
-        mixes = np.vstack([np.eye(len(scaled)), np.full((1, len(scaled)), 1.0 / len(scaled))])[: 2 * len(scaled) - 1]
-        designs: list[Genes] = []
-        for mix in mixes:
-            costs = np.sum([w * s * step for w, s, step in zip(mix, signs, scaled, strict=True)], axis=0)
-            budgets = np.linspace(np.nanmin(costs, 1).sum(), np.nanmax(costs, 1).sum(), 20 * count)
-            found = [genes for genes in knapsack(losses, costs, budgets) if genes is not None]
-            valid = [genes for genes in found if self.space.contains(self.space.decode(genes))]
-            distinct = list({genes.tobytes(): genes for genes in valid}.values())
-            designs += _evenly(distinct, -(-count // len(mixes)))
-        return designs
 
     def _round(self) -> Generator[list[Question], Answers, bool]:
         """One fit and what it leads to; False when nothing new was found."""
@@ -192,7 +175,9 @@ class SurrogateNSGA2(Scripted):
             return (yield from self._promote(self._round_size)) > 0
         predicted = {candidate.key: expected for candidate, expected in picks}
         unseen = yield from self._ask_at(0, [candidate for candidate, _ in picks], predicted)
-        self.remark = self._note(unseen)
+        notes = [agreement(metric.name, self._surrogates[metric.name], unseen) for metric in self._learned]
+        notes += rung_agreement(self._learned[0].name, self._answers)
+        self.remark = "; ".join(notes)
         yield from self._promote(max(1, round(self._promoted * len(picks))))
         return True
 
@@ -231,24 +216,6 @@ class SurrogateNSGA2(Scripted):
             sent += len(chosen)
             count = max(1, count // 2)
         return sent
-
-    def _features(self, genes: Genes) -> Floats:
-        """What a surrogate sees of designs `(candidates, genes)`: `(candidates, features)`.
-
-        Sums over all blocks and over each kind of block: what they lose on their own by the sweep, as logarithms, their
-        refit error, and how many are gone. With some dozens of answers these rank designs better than anything that
-        tells blocks apart; what a block is worth, the sweep has said already.
-        """
-        groups = [np.ones(len(self._kinds), dtype=bool)]
-        if len(set(self._kinds)) > 1:
-            groups += [self._kinds == kind for kind in dict.fromkeys(self._kinds.tolist())]
-        errors = self._tables[REFIT_ERROR].each(genes)
-        lost = [np.maximum(_finite(table).each(genes), 0.0) for table in self._worth.values()]
-        columns = []
-        for group in groups:
-            columns += [np.log(each[..., group].sum(-1) + TINY) for each in lost]
-            columns += [errors[..., group].sum(-1), (genes[..., group] == 0).sum(-1)]
-        return np.stack(columns, axis=-1).astype(np.float64)
 
     def _predict(self, genes: Genes) -> Floats:
         """Expected objectives of designs, to be minimised, `(candidates, objectives)`."""
@@ -326,43 +293,3 @@ class SurrogateNSGA2(Scripted):
             for metric, column in zip(self.objectives, values.T, strict=True)
         ]
         return np.stack(columns, axis=-1)
-
-    def _note(self, answered: Sequence[Evaluation]) -> str:
-        """How good the surrogates were at candidates that they had not seen."""
-        notes = []
-        for metric in self._learned:
-            surrogate = self._surrogates[metric.name]
-            pairs = np.array([[e.predicted[metric.name], e.values[metric.name]] for e in answered if e.predicted])
-            tau = kendalltau(*pairs.T).statistic if len(pairs) > 1 else np.nan
-            off = np.median(np.abs(pairs[:, 0] - pairs[:, 1]) / np.maximum(np.abs(pairs[:, 1]), 1e-9))
-            notes.append(
-                f"{metric.name} by {surrogate.chosen} (cross-validated tau {surrogate.taus[surrogate.chosen]:.2f}): "
-                f"tau {tau:.2f} and {off:.0%} off on {len(pairs)} unseen"
-            )
-        for rung in range(self.rungs - 1):
-            both = [(e, self._answers[rung + 1].get(key)) for key, e in self._answers[rung].items()]
-            pairs_of = [(low, high) for low, high in both if high is not None]
-            if len(pairs_of) > 2:
-                name = self._learned[0].name
-                values = [[low.values[name], high.values[name]] for low, high in pairs_of]
-                tau = kendalltau(*np.array(values).T).statistic
-                notes.append(f"fidelity {rung} to {rung + 1}: tau {tau:.2f} on {len(values)}")
-        return "; ".join(notes)
-
-
-def _finite(table: Table) -> Table:
-    """The same with levels that must not be taken losing as much as the worst one."""
-    finite = np.isfinite(table.steps)
-    return Table(table.base, np.where(finite, table.steps, table.steps[finite].max(initial=0.0)))
-
-
-def _scale(table: Table) -> float:
-    """The largest sum of steps, to compare tables of unlike units."""
-    finite = np.where(np.isfinite(table.steps), table.steps, 0.0)
-    return float(np.abs(finite).max(axis=1).sum()) or 1.0
-
-
-def _evenly(items: Sequence[_Item], count: int) -> list[_Item]:
-    """At most `count` items, evenly spread over the sequence, the first and the last among them."""
-    places = np.unique(np.linspace(0, len(items) - 1, min(len(items), count)).round().astype(int))
-    return [items[place] for place in places]

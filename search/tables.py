@@ -28,6 +28,9 @@ class Table:
         self.steps = steps
         self._genes = np.arange(len(steps))
 
+    def __neg__(self) -> Table:
+        return Table(-self.base, -self.steps)
+
     def each(self, genes: Genes) -> Floats:
         """What every gene adds, for genes of shape `(..., genes)`, in the same shape."""
         return np.asarray(self.steps[self._genes, genes])

@@ -9,8 +9,9 @@ import pytest
 from helpers_toy import toy_spec
 
 from evaluators.cost import cost_measure
-from search.knapsack import knapsack
-from search.tables import single_changes, tabulate
+from search.features import BlockSums
+from search.knapsack import knapsack, spread_designs
+from search.tables import Table, single_changes, tabulate
 from space.candidate import Candidate
 from space.space import SearchSpace
 
@@ -79,3 +80,30 @@ def test_knapsack_on_a_coarse_grid_stays_within_its_budget() -> None:
     assert len(spent) == 9
     assert all(cost <= budget for cost, budget in zip(spent, budgets, strict=True))
     assert lost == sorted(lost, reverse=True)
+
+
+def test_spread_designs_are_valid_distinct_and_cover_the_costs() -> None:
+    space = SearchSpace(toy_spec(layers=6), mlp_step=2, min_decoder_params=0.3)
+    costs = cost_measure(space.spec, context=100)
+    tables = tabulate(space, costs.values, ["decoder_params", "kv_bytes"])
+    losses = Table(
+        0.0, np.random.default_rng(0).uniform(0, 1, (len(space.levels), 1)) * np.abs(tables["decoder_params"].steps)
+    )
+    for axes in (["decoder_params"], ["decoder_params", "kv_bytes"]):
+        designs = spread_designs(space, [losses], [tables[name] for name in axes], 12)
+        assert 10 <= len(designs) <= 15
+        assert all(space.contains(space.decode(genes)) for genes in designs)
+        kept = tables["decoder_params"].total(np.stack(designs)) / tables["decoder_params"].base
+        assert kept.min() < 0.35
+        assert kept.max() > 0.95
+
+
+def test_block_sums_tell_kinds_apart_and_survive_levels_that_failed() -> None:
+    space = SearchSpace(toy_spec(layers=3), mlp_step=8)
+    errors = tabulate(space, lambda c: {"e": sum(1 - s.mlp_channels / 16 for s in c.layers)}, ["e"])["e"]
+    losses = Table(0.0, np.where(errors.steps == 1.0, np.inf, errors.steps))
+    features = BlockSums(space.kinds, errors, [losses])(np.stack([space.levels - 1, np.zeros_like(space.levels)]))
+    assert features.shape == (2, 9)  # loss, error and holes: of all, of attention, of MLPs
+    assert np.isfinite(features).all()
+    assert features[:, 2].tolist() == [0, 6]
+    assert features[:, [5, 8]].tolist() == [[0, 0], [3, 3]]

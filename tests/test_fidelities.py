@@ -1,0 +1,68 @@
+"""The rungs look at leading windows of the same text, and the refit error is what the refits lose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import random_tokens
+
+from evaluators.divergence import Divergence
+from evaluators.fidelities import Fidelities, fidelities
+from evaluators.latency import LatencyTable, Workload
+from evaluators.refit_error import refit_error_measure
+from space.candidate import Candidate
+from space.errors import UserError
+from space.supernet import Supernet
+
+SMALLER = Candidate.from_json([[4, 2, 16], [0, 0, 32], [6, 3, 0], [3, 3, 48]])
+TABLE = LatencyTable(
+    1.0, {(4, 2): 1.0, (6, 3): 2.0, (3, 3): 1.5}, {16: 1.0, 32: 2.0, 48: 3.0}, 0.0, {}, Workload(length=8)
+)
+
+
+def made(supernet: Supernet, rungs: list[int]) -> Fidelities:
+    search, heldout = random_tokens(4, 12, seed=3), random_tokens(2, 12, seed=4)
+    return fidelities(supernet, TABLE, search, heldout, context=16, batch=2, rungs=rungs, cache_bytes=1 << 20)
+
+
+def test_each_rung_is_the_divergence_on_its_windows(make_supernet: Callable[..., Supernet]) -> None:
+    supernet = make_supernet("llama")
+    asked = made(supernet, [1, 2])
+    assert [evaluator.fidelity for evaluator in asked.search] == ["search-1", "search-2", "search"]
+    for evaluator, windows in zip(asked.search, (1, 2, 4), strict=True):
+        (evaluation,) = evaluator([SMALLER])
+        expected, _ = Divergence(supernet, random_tokens(4, 12, seed=3)[:windows], batch=2)(SMALLER)
+        assert evaluation.values["kl"] == expected
+        assert evaluation.tokens == windows * 12
+        assert evaluation.values["latency_ms"] == TABLE.latency_ms(SMALLER)
+    (heldout,) = asked.heldout([SMALLER])
+    assert set(heldout.values) == {"heldout_kl", "heldout_ppl"}
+    assert {"latency_ms", "params", "kv_bytes", "refit_error"} <= set(asked.free(SMALLER))
+
+
+@pytest.mark.parametrize("rungs", [[4], [2, 1], [1, 1], [0, 2]])
+def test_rungs_that_do_not_rise_below_all_windows_are_refused(
+    rungs: list[int], make_supernet: Callable[..., Supernet]
+) -> None:
+    with pytest.raises(UserError, match=r"evaluators\.rungs"):
+        made(make_supernet("llama"), rungs)
+
+
+def test_refit_error_adds_up_over_blocks(family: str, make_supernet: Callable[..., Supernet]) -> None:
+    supernet = make_supernet(family)
+    error = refit_error_measure(supernet).values
+
+    def of(layers: list[list[int]]) -> float:
+        return error(Candidate.from_json(layers))["refit_error"]
+
+    dense = [[6, 3, 48]] * 4
+    assert of(dense) == pytest.approx(0.0, abs=1e-6)
+    assert of([[6, 3, 0], *dense[1:]]) == pytest.approx(1.0, rel=1e-5)
+    assert of([[0, 0, 48], *dense[1:]]) == pytest.approx(1.0, rel=1e-5)
+    smaller = [of([[6, 3, channels], *dense[1:]]) for channels in (0, 16, 32, 48)]
+    assert smaller == sorted(smaller, reverse=True)
+    one, two = of([[4, 2, 16], *dense[1:]]), of([*dense[:3], [3, 3, 32]])
+    assert of([[4, 2, 16], *dense[1:3], [3, 3, 32]]) == pytest.approx(one + two, rel=1e-5)
+    assert torch.isfinite(torch.tensor([one, two])).all()
