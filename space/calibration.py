@@ -45,11 +45,11 @@ class _Gram:
         self._handle.remove()
 
 
-class _Captured(Exception):  # noqa: N818 - control flow of one forward pass, never seen outside
+class Captured(Exception):  # noqa: N818 - control flow of one forward pass, never seen outside
     """Stops the forward pass once the first layer's input is known."""
 
 
-def _layer_arguments(model: Any, tokens: Tensor) -> list[dict[str, Any]]:
+def layer_arguments(model: Any, tokens: Tensor) -> list[dict[str, Any]]:
     """Keyword arguments (mask, position embeddings) that the model hands to each decoder layer, for one window."""
     arguments: list[dict[str, Any]] = []
 
@@ -66,20 +66,20 @@ def _layer_arguments(model: Any, tokens: Tensor) -> list[dict[str, Any]]:
     return arguments
 
 
-def _first_inputs(model: Any, batches: tuple[Tensor, ...]) -> list[Tensor]:
+def first_inputs(model: Any, batches: tuple[Tensor, ...]) -> list[Tensor]:
     """Residual stream before the first layer, one tensor (batch, time, hidden) a batch."""
     states: list[Tensor] = []
 
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         states.append(args[0] if args else kwargs["hidden_states"])
-        raise _Captured
+        raise Captured
 
     handle = model.model.layers[0].register_forward_pre_hook(record, with_kwargs=True)
     try:
         for batch in batches:
             try:
                 model.model(batch, use_cache=False)
-            except _Captured:
+            except Captured:
                 continue
     finally:
         handle.remove()
@@ -102,8 +102,8 @@ def gather(model: Any, tokens: Tensor, *, forward_dtype: torch.dtype, batch: int
     device = next(model.parameters()).device
     tokens = tokens.to(device)
     batches = tokens.split(batch)
-    arguments = _layer_arguments(model, tokens)
-    states = _first_inputs(model, batches)
+    arguments = layer_arguments(model, tokens)
+    states = first_inputs(model, batches)
     for index, layer in enumerate(model.model.layers):
         grams = _Gram(layer.self_attn.o_proj), _Gram(layer.mlp.down_proj)
         cosine = torch.zeros((), device=device)

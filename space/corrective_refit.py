@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from space.calibration import _Captured, _first_inputs, _layer_arguments
+from space.calibration import Captured, first_inputs, layer_arguments
 from space.candidate import Candidate, LayerShape
 from space.correction import BLOCKS, Correction
 from space.corrective_step import Moments, corrective_step
@@ -72,8 +72,8 @@ def correct(
     model, whole = supernet.model, Candidate.dense(supernet.spec)
     tokens = tokens.to(next(model.parameters()).device)
     batches = tokens.split(min(batch, -(-len(tokens) // 2)))
-    arguments = _layer_arguments(model, tokens)
-    dense = _first_inputs(model, batches)
+    arguments = layer_arguments(model, tokens)
+    dense = first_inputs(model, batches)
     subnets = [_Subnet(candidate) for candidate in candidates]
     for index in range(supernet.spec.layers):
         for subnet in subnets:
@@ -166,12 +166,12 @@ class _Block:
 
         def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             seen.append(inputs[0])
-            raise _Captured
+            raise Captured
 
         handle = projection.register_forward_pre_hook(record)
         try:
             layer(state, **self._arguments)
-        except _Captured:
+        except Captured:
             pass
         finally:
             handle.remove()
