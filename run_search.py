@@ -53,7 +53,7 @@ def run(cfg: DictConfig, console: Console) -> None:
         if not table_file.exists():
             atomic_write(table_file, bench.table(space.attention_shapes, space.mlp_shapes, show).to_json())
         table = LatencyTable.from_json(table_file.read_text())
-    console.print(table, highlight=False)
+    console.print(str(table), highlight=False)
     asked = fidelities(supernet, table, blocks["search"], blocks["heldout"], **cfg.evaluators)
     objectives = choose_metrics(cfg.objectives, asked.search[-1].metrics)
     dense = Candidate.dense(spec)

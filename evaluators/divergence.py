@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +27,7 @@ from evaluators.base import Measure, Metric
 from evaluators.prefix import PrefixForward
 from space.candidate import Candidate
 from space.errors import UserError
+from space.products import fast_products
 from space.supernet import Supernet
 
 
@@ -143,24 +143,6 @@ class Divergence:
         """Float32 logits (tokens, rows) of slices of the vocabulary, and the rows of the output matrix behind them."""
         for rows in weight.split(self._rows):
             wide = rows.float()
-            with _exact_products(weight):
+            with fast_products(weight.dtype, weight.device):  # of bfloat16 numbers, so exact
                 logits = hidden @ wide.T
             yield logits, wide
-
-
-@contextmanager
-def _exact_products(weight: Tensor) -> Iterator[None]:
-    """Lets float32 products of bfloat16 numbers use the bfloat16 units, which lose nothing of them.
-
-    Both factors of a logit are bfloat16 numbers where the model runs in that dtype, so that rounding them to it (or to
-    TF32) changes nothing, and the units sum in float32.
-    """
-    if weight.dtype != torch.bfloat16:
-        yield
-        return
-    backend: Any = torch.backends.cuda.matmul if weight.is_cuda else torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before, backend.fp32_precision = backend.fp32_precision, "tf32" if weight.is_cuda else "bf16"
-    try:
-        yield
-    finally:
-        backend.fp32_precision = before

@@ -9,13 +9,13 @@ order, so that results are equal to the last bit.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from space.byte_cache import ByteCache
 from space.candidate import Candidate, LayerShape
 from space.supernet import Supernet
 
@@ -43,7 +43,7 @@ class PrefixForward:
         self._supernet = supernet
         device = next(supernet.model.parameters()).device
         self.batches: tuple[Tensor, ...] = tokens.to(device).split(batch)
-        self._streams = _Streams(cache_bytes)
+        self._streams: ByteCache[_Key, Tensor] = ByteCache(cache_bytes)
         self.layers_run = self.layers_asked = 0
 
     def __call__(self, candidate: Candidate) -> Iterator[Tensor]:
@@ -89,30 +89,7 @@ class PrefixForward:
 
     def _keep(self, key: _Key) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            self._streams.put(key, output[0] if isinstance(output, tuple) else output)
+            stream: Tensor = output[0] if isinstance(output, tuple) else output
+            self._streams.put(key, stream, stream.nbytes)
 
         return hook
-
-
-class _Streams:
-    """Residual streams within a memory limit; the least recently used are forgotten first."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held = 0
-        self._streams: OrderedDict[_Key, Tensor] = OrderedDict()
-
-    def get(self, key: _Key) -> Tensor | None:
-        stream = self._streams.get(key)
-        if stream is not None:
-            self._streams.move_to_end(key)
-        return stream
-
-    def put(self, key: _Key, stream: Tensor) -> None:
-        if key in self._streams or stream.nbytes > self._limit:
-            return
-        self._streams[key] = stream
-        self._held += stream.nbytes
-        while self._held > self._limit:
-            _, forgotten = self._streams.popitem(last=False)
-            self._held -= forgotten.nbytes

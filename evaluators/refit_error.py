@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 from evaluators.base import Measure, Metric
 from space.candidate import Candidate
@@ -13,15 +14,18 @@ REFIT_ERROR = Metric("refit_error", "", "min", 0)
 
 def refit_error_measure(supernet: Supernet) -> Measure:
     """The sum over all blocks of the fraction of output energy lost; 1 for a block that is gone, 0 for a dense one."""
-    lost = []
-    for index in range(supernet.spec.layers):
+
+    @cache
+    def lost(index: int) -> tuple[dict[int, list[float]], list[float]]:
         attention, mlp = supernet.lost_energy(index)
-        lost.append(({kept: fractions.tolist() for kept, fractions in attention.items()}, mlp.tolist()))
+        return {kept: fractions.tolist() for kept, fractions in attention.items()}, mlp.tolist()
+
     head = supernet.spec.head_dim
 
     def values(candidate: Candidate) -> Mapping[str, float]:
         total = 0.0
-        for shape, (attention, mlp) in zip(candidate.layers, lost, strict=True):
+        for index, shape in zip(range(supernet.spec.layers), candidate.layers, strict=True):
+            attention, mlp = lost(index)
             total += attention[shape.queries_per_group][shape.query_heads * head] if shape.kv_heads else 1.0
             total += mlp[shape.mlp_channels]
         return {REFIT_ERROR.name: total}

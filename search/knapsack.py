@@ -8,16 +8,14 @@ gives the best design of every budget on the grid at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import numpy as np
 
 from search.pareto import Floats
 from search.tables import Genes, Table
-from space.space import SearchSpace
+from space.space import SearchSpace, evenly
 
 GRID = 10_000
-_Item = TypeVar("_Item")
 
 
 def knapsack(losses: Floats, costs: Floats, budgets: Floats, *, grid: int = GRID) -> list[Genes | None]:
@@ -86,9 +84,3 @@ def _scale(table: Table) -> float:
     """The largest sum of steps, to compare tables of unlike units."""
     finite = np.where(np.isfinite(table.steps), table.steps, 0.0)
     return float(np.abs(finite).max(axis=1).sum()) or 1.0
-
-
-def evenly(items: Sequence[_Item], count: int) -> list[_Item]:
-    """At most `count` items, evenly spread over the sequence, the first and the last among them."""
-    places = np.unique(np.linspace(0, len(items) - 1, min(len(items), count)).round().astype(int))
-    return [items[place] for place in places]

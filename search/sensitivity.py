@@ -8,9 +8,11 @@ from itertools import pairwise
 import numpy as np
 
 from search.pareto import Floats
-from search.tables import empty_steps
+from search.tables import empty_steps, single_change
 from space.candidate import Candidate
 from space.space import SearchSpace
+
+REFIT_ERROR = "refit_error"  # the free metric that the sweep is interpolated over
 
 
 class Sweep:
@@ -41,11 +43,8 @@ class Sweep:
                 {int(np.abs(errors[gene, :top] - errors[gene, 0] / 3.0**step).argmin()) for step in range(levels)}
             )
         ]
-        self.designs: list[Candidate] = [space.decode(space.levels - 1)]
-        for gene, level in self._changes:
-            genes = space.levels - 1
-            genes[gene] = level
-            self.designs.append(space.decode(genes))
+        dense = space.decode(space.levels - 1)
+        self.designs: list[Candidate] = [dense, *(single_change(space, *change) for change in self._changes)]
 
     def losses(self, values: Sequence[float | None]) -> Floats:
         """What every level of every gene loses, `(genes, levels)`.

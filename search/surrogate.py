@@ -19,19 +19,18 @@ from evaluators.base import Evaluation, Metric
 from search.agreement import agreement, rung_agreement
 from search.algorithms import minimise
 from search.features import BlockSums
-from search.knapsack import evenly, spread_designs
+from search.knapsack import spread_designs
 from search.operators import Operators
 from search.pareto import Floats, fill_front, minimised, non_dominated, ranks, reference_point, spread_subset
 from search.predictor import Surrogate
 from search.protocol import Question
 from search.script import FREE_RANK, Answers, Free, Script, Scripted, at
-from search.sensitivity import Sweep
+from search.sensitivity import REFIT_ERROR, Sweep
 from search.tables import Genes, Table, tabulate
 from space.candidate import Candidate
 from space.errors import UserError
-from space.space import SearchSpace
+from space.space import SearchSpace, evenly
 
-REFIT_ERROR = "refit_error"
 SIZE = "decoder_params"
 CHILDREN = 15  # looked at by the surrogate for each new candidate of a round
 
@@ -154,6 +153,7 @@ class SurrogateNSGA2(Scripted):
         if not pruned.any():
             return False
         truth = self._truth(known)
+        on_front = non_dominated(truth)
         features = self._features(genes[pruned])
         for metric in self._learned:
             values = np.array([e.values[metric.name] for e in known])
@@ -161,16 +161,16 @@ class SurrogateNSGA2(Scripted):
         found, values = minimise(
             self.space,
             self._predict,
-            genes[non_dominated(truth)],
+            genes[on_front],
             child=self._operators.child,
             population=self._population,
             generations=self._generations,
             rng=self._rng,
         )
-        children = self._children(genes[non_dominated(truth)])
+        children = self._children(genes[on_front])
         explored = round(self._explored * self._round_size)
-        picks = self._infill(found, values, truth, self._round_size - explored)
-        picks += self._explore(children, truth, explored)
+        picks = self._infill(found, values, truth[on_front], self._round_size - explored)
+        picks += self._explore(children, truth[on_front], explored)
         if not picks:  # what is left to learn is what cheap answers got wrong
             return (yield from self._promote(self._round_size)) > 0
         predicted = {candidate.key: expected for candidate, expected in picks}
@@ -233,7 +233,7 @@ class SurrogateNSGA2(Scripted):
         return minimised([e.values for e in evaluations], self.objectives)
 
     def _infill(
-        self, genes: Genes, values: Floats, known: Floats, count: int
+        self, genes: Genes, values: Floats, front: Floats, count: int
     ) -> list[tuple[Candidate, dict[str, float]]]:
         """The candidates, with what is expected of them, that together promise the largest gain of hypervolume.
 
@@ -243,7 +243,7 @@ class SurrogateNSGA2(Scripted):
         rows = self._fresh(genes)
         if not rows:
             return []
-        front, expected = self._evened(known[non_dominated(known)]), self._evened(values[rows])
+        front, expected = self._evened(front), self._evened(values[rows])
         order = fill_front(expected, front, reference_point(np.vstack([front, expected])), count)
         return [self._expecting(genes[rows[i]], values[rows[i]]) for i in order]
 
@@ -255,13 +255,13 @@ class SurrogateNSGA2(Scripted):
             children.append(self.space.repair(child, self._rng))
         return np.stack(children)
 
-    def _explore(self, genes: Genes, known: Floats, count: int) -> list[tuple[Candidate, dict[str, float]]]:
+    def _explore(self, genes: Genes, front: Floats, count: int) -> list[tuple[Candidate, dict[str, float]]]:
         """Of new designs, those that are expected to be least far behind the front, spread along it."""
         rows = self._fresh(genes)
         if not rows or count < 1:
             return []
         values = self._predict(genes[rows])
-        front, expected = self._evened(known[non_dominated(known)]), self._evened(values)
+        front, expected = self._evened(front), self._evened(values)
         span = np.ptp(front, axis=0)
         scale = np.where(span > 0, span, 1.0)
         behind = ((expected[:, None] - front[None]) / scale).min(-1).max(-1)  # below 0: not dominated

@@ -49,14 +49,18 @@ def empty_steps(space: SearchSpace) -> Floats:
 
 def single_changes(space: SearchSpace) -> list[tuple[int, int, Candidate]]:
     """All designs that differ from the dense one in one gene: `(gene, level, candidate)`; bounds are not looked at."""
-    top = space.levels - 1
-    changes = []
-    for gene, levels in enumerate(space.levels.tolist()):
-        for level in range(levels - 1):
-            genes = top.copy()
-            genes[gene] = level
-            changes.append((gene, level, space.decode(genes)))
-    return changes
+    return [
+        (gene, level, single_change(space, gene, level))
+        for gene, top in enumerate((space.levels - 1).tolist())
+        for level in range(top)
+    ]
+
+
+def single_change(space: SearchSpace, gene: int, level: int) -> Candidate:
+    """The design that differs from the dense one in one gene; bounds are not looked at."""
+    genes = space.levels - 1
+    genes[gene] = level
+    return space.decode(genes)
 
 
 def tabulate(

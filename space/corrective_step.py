@@ -7,13 +7,12 @@ the length of the step, down to none at all where the fit does not carry over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from space.products import fast_products
 
 
 @dataclass
@@ -36,8 +35,12 @@ class Moments:
         return cls(zeros[hidden:], zeros[:hidden])
 
     def add(self, inputs: Tensor, residuals: Tensor, dtype: torch.dtype) -> None:
-        """Adds tokens; `inputs` of shape (tokens, columns) and `residuals` (tokens, hidden) are rounded to `dtype`."""
-        with _fast_products(dtype, inputs.device.type):
+        """Adds tokens; `inputs` of shape (tokens, columns) and `residuals` (tokens, hidden) are rounded to `dtype`.
+
+        Inputs are numbers of that dtype already (but behind a norm, where they are scaled); what the residuals lose
+        averages out over the tokens.
+        """
+        with fast_products(dtype, inputs.device):
             self.gram.addmm_(inputs.T, inputs)
             self.cross.addmm_(residuals.T, inputs)
 
@@ -83,21 +86,3 @@ def corrective_step(halves: tuple[Moments, Moments], damping: float) -> Step:
         curve += (direction @ other.gram.double() * direction).sum().item()
     length = min(1.0, max(0.0, along / curve)) if curve > 0 else 0.0
     return Step(length * ridge(both, damping * scale).float(), length)
-
-
-@contextmanager
-def _fast_products(dtype: torch.dtype, device: str) -> Iterator[None]:
-    """Lets float32 products round their factors to bfloat16 (TF32 on CUDA), where the model itself runs in bfloat16.
-
-    Sums stay float32. Inputs are bfloat16 numbers already and lose nothing (but behind a norm, where they are scaled);
-    what the residuals lose averages out over the tokens.
-    """
-    if dtype != torch.bfloat16:
-        yield
-        return
-    backend: Any = torch.backends.cuda.matmul if device == "cuda" else torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before, backend.fp32_precision = backend.fp32_precision, "tf32" if device == "cuda" else "bf16"
-    try:
-        yield
-    finally:
-        backend.fp32_precision = before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,9 @@ LADDER_ATTENTION = (0.75, 0.5)  # fractions of dense attention that the ladder c
 CONCENTRATION = 12.0  # of the beta distribution behind `sample`: a standard deviation of 0.14 at a kept fraction of 0.5
 TRIES = 8
 TRIES_AT_CONSTRUCTION = 64
+
+
+_Item = TypeVar("_Item")
 
 
 class SearchSpace:
@@ -264,8 +268,7 @@ class SearchSpace:
         ]
         ladder = [genes for genes in ladder if self._rules.valid(genes)]
         ladder.sort(key=lambda genes: (-self._rules.total(genes), genes.tolist()))
-        kept = np.unique(np.linspace(0, len(ladder) - 1, min(len(ladder), LADDER_LENGTH)).round().astype(np.int64))
-        return [self.decode(ladder[position]) for position in kept]
+        return [self.decode(genes) for genes in evenly(ladder, LADDER_LENGTH)]
 
     def _kept_levels(self, kind: Kind) -> dict[int, int]:
         """Levels that leave something, and their parameters; without a gene of `kind`, one level that nothing reads."""
@@ -297,3 +300,9 @@ class SearchSpace:
                 if self.contains(candidate):
                     ladder.append(candidate)
         return ladder
+
+
+def evenly(items: Sequence[_Item], count: int) -> list[_Item]:
+    """At most `count` items, evenly spread over the sequence, the first and the last among them."""
+    places = np.unique(np.linspace(0, len(items) - 1, min(len(items), count)).round().astype(int))
+    return [items[place] for place in places]

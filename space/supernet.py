@@ -11,8 +11,7 @@ import copy
 import json
 import os
 import shutil
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from space.byte_cache import ByteCache
 from space.calibration import LayerStatistics, gather
 from space.candidate import Candidate, LayerShape
 from space.compensation import factor, lost_energy, refit
@@ -80,7 +80,7 @@ class Supernet:
         ]
         self._modules = [dict(layer._modules) for layer in self._layers]
         self._identity = nn.Identity()
-        self._levels = _ByteCache(refit_bytes)
+        self._levels: ByteCache[tuple[object, ...], BlockWeights] = ByteCache(refit_bytes)
         self._active = False
 
     @classmethod
@@ -274,15 +274,23 @@ class Supernet:
                 output = refit(layer.self_attn.o_proj.weight[:, columns], stored, shape.query_heads * spec.head_dim)
                 return attention_weights(layer.self_attn, spec, shape, output)
 
-            attention = self._levels.get((index, "attention", shape.kv_heads, shape.query_heads), solve_attention)
+            attention = self._level((index, "attention", shape.kv_heads, shape.query_heads), solve_attention)
         if 0 < shape.mlp_channels < spec.mlp_channels:
 
             def solve_mlp() -> BlockWeights:
                 output = refit(layer.mlp.down_proj.weight, self._stored(index, "mlp_factor"), shape.mlp_channels)
                 return mlp_weights(layer.mlp, shape.mlp_channels, output)
 
-            mlp = self._levels.get((index, "mlp", shape.mlp_channels), solve_mlp)
+            mlp = self._level((index, "mlp", shape.mlp_channels), solve_mlp)
         return attention, mlp
+
+    def _level(self, key: tuple[object, ...], solve: Callable[[], BlockWeights]) -> BlockWeights:
+        """A level's weights: remembered, or solved now."""
+        weights = self._levels.get(key)
+        if weights is None:
+            weights = solve()
+            self._levels.put(key, weights, weights.owned_bytes)
+        return weights
 
     def _stored(self, index: int, name: str) -> Tensor:
         device = str(next(self.model.parameters()).device)
@@ -349,23 +357,3 @@ def _order_and_factor(
             f"it could not be factored ({error}). Raise supernet.damping, or calibrate on more or other text."
         ) from error
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
-
-
-class _ByteCache:
-    """Least recently used levels within a memory limit."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held = 0
-        self._levels: OrderedDict[Sequence[Any], BlockWeights] = OrderedDict()
-
-    def get(self, key: Sequence[Any], solve: Callable[[], BlockWeights]) -> BlockWeights:
-        if key in self._levels:
-            self._levels.move_to_end(key)
-            return self._levels[key]
-        weights = self._levels[key] = solve()
-        self._held += weights.owned_bytes
-        while self._held > self._limit and len(self._levels) > 1:
-            _, dropped = self._levels.popitem(last=False)
-            self._held -= dropped.owned_bytes
-        return weights

@@ -17,13 +17,11 @@ from search.protocol import FULL
 from search.rivals.axis import budget_axis
 from search.rivals.script import Rival
 from search.script import Free, Script, at
-from search.sensitivity import Sweep
+from search.sensitivity import REFIT_ERROR, Sweep
 from search.tables import empty_steps, tabulate
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace
-
-REFIT_ERROR = "refit_error"
 
 
 class AdditiveDesigns(Rival):

@@ -7,33 +7,18 @@ from typing import TypeVar
 
 from evaluators.base import Evaluation, Metric
 from search.pareto import minimised
-from search.script import FREE_RANK, Answers, Free, Scripted
-from space.candidate import Candidate
-from space.space import SearchSpace
+from search.script import FREE_RANK, Answers, Scripted
 
 T = TypeVar("T")
 
 
 class Rival(Scripted):
-    """A published search, as a script.
+    """A published search, as a script."""
 
-    Attributes:
-        quality: The objective that it is after: the first one that is not free.
-    """
-
-    def __init__(
-        self,
-        space: SearchSpace,
-        objectives: Sequence[Metric],
-        *,
-        seed: int,
-        starts: Sequence[Candidate] = (),
-        free: Free,
-        rungs: int = 1,
-    ) -> None:
-        """Set up, see `Scripted`."""
-        super().__init__(space, objectives, seed=seed, starts=starts, free=free, rungs=rungs)
-        self.quality = next((m for m in objectives if m.cost_rank > FREE_RANK), objectives[0])
+    @property
+    def quality(self) -> Metric:
+        """The objective that it is after: the first one that is not free."""
+        return next((m for m in self.objectives if m.cost_rank > FREE_RANK), self.objectives[0])
 
     def worth(self, answer: Evaluation | None) -> float | None:
         """The quality of an answer, less being better; None where the evaluation failed."""
