@@ -20,6 +20,7 @@ from search.archive import Archive
 from search.finish import finish
 from search.loop import run_loop
 from search.progress import show_progress
+from search.protocol import Task
 from search.report import terminal_table
 from search.run_directory import atomic_write, open_run_directory
 from search.stages import stage
@@ -58,9 +59,8 @@ def run(cfg: DictConfig, console: Console) -> None:
     objectives = choose_metrics(cfg.objectives, asked.search[-1].metrics)
     dense = Candidate.dense(spec)
     starts = [dense, *space.uniform_ladder(), *space.depth_ladder(supernet.removal_order)]
-    algorithm = instantiate(cfg.search.algorithm)(
-        space, objectives, seed=cfg.seed, starts=starts, free=asked.free, rungs=len(asked.search)
-    )
+    task = Task(space, objectives, seed=cfg.seed, free=asked.free, starts=starts, rungs=len(asked.search))
+    algorithm = instantiate(cfg.search.algorithm)(task)
     settings = {"model": spec.to_json(), "text": text.digest, "dtype": str(loaded.dtype), "latency": table.digest}
     with Archive(run_dir / "archive.jsonl", settings) as archive:
         with show_progress(objectives, console) as on_progress:

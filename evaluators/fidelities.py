@@ -40,7 +40,7 @@ def fidelities(
     *,
     context: int,
     batch: int,
-    rungs: Sequence[int],
+    rungs: Sequence[float],
     cache_bytes: int,
 ) -> Fidelities:
     """Makes them; nothing is run yet.
@@ -52,27 +52,28 @@ def fidelities(
         heldout: Token windows of the final scores, shape (windows, length).
         context: Tokens at which KV-cache bytes and attention's share of the work are counted.
         batch: Windows of a forward pass.
-        rungs: Leading windows of `search` that each cheaper fidelity looks at, cheapest first.
+        rungs: The part of every window of `search`, from its start, that each cheaper fidelity looks at; cheapest
+            first. The beginnings of many windows rank designs better than as many tokens of few whole ones.
         cache_bytes: Memory for residual streams, over all rungs.
 
     Raises:
-        UserError: The rungs do not rise from 1 to less than all windows.
+        UserError: The rungs do not rise from above 0 to below 1, or give less than two tokens.
     """
-    sizes = [*rungs, len(search)]
-    if sizes != sorted(set(sizes)) or sizes[0] < 1:
+    length = search.shape[1]
+    sizes = [*(round(rung * length) for rung in rungs), length]
+    if sizes != sorted(set(sizes)) or sizes[0] < 2:
         raise UserError(
-            f"evaluators.rungs: expected rising numbers from 1 to below data.search_windows={len(search)}, "
-            f"got {list(rungs)}. Change one of them; rungs=[] leaves the full fidelity alone."
+            f"evaluators.rungs: expected rising fractions of a window above 0 and below 1, of at least 2 of "
+            f"data.length={length} tokens, got {list(rungs)}. Change one of them; rungs=[] leaves the full fidelity."
         )
     costs = [cost_measure(supernet.spec, context=context), table.measure()]
 
-    def rung(windows: int) -> Evaluator:
-        divergence = Divergence(supernet, search[:windows], batch=batch, cache_bytes=cache_bytes // len(sizes))
-        name = "search" if windows == len(search) else f"search-{windows}"
-        return MeasureEvaluator(name, [*costs, divergence.measure()])
+    def rung(tokens: int) -> Evaluator:
+        divergence = Divergence(supernet, search[:, :tokens], batch=batch, cache_bytes=cache_bytes // len(sizes))
+        return MeasureEvaluator("search" if tokens == length else f"search-{tokens}", [*costs, divergence.measure()])
 
     return Fidelities(
         free=together([*costs, refit_error_measure(supernet)]),
-        search=tuple(rung(windows) for windows in sizes),
+        search=tuple(rung(tokens) for tokens in sizes),
         heldout=MeasureEvaluator("heldout", [Divergence(supernet, heldout, batch=batch).heldout_measure()]),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,9 @@ from pymoo.operators.crossover.ux import UniformCrossover
 from pymoo.operators.mutation.nom import NoMutation
 from pymoo.operators.selection.tournament import TournamentSelection
 
-from evaluators.base import Evaluation, Metric
+from evaluators.base import Evaluation
 from search.pareto import minimised
-from search.protocol import Question
+from search.protocol import Question, Task
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace
@@ -36,47 +36,34 @@ class NSGA2:
     """NSGA-II over the genes of a search space (Deb et al., IEEE Trans. Evol. Comput. 6(2), 2002).
 
     The starts come first, then random samples up to the population's size, then offspring: binary tournament,
-    uniform crossover, ordinal mutation, repair. `ask` may be called with any number; the survivors of `population`
-    parents and what was told are the next parents. All randomness comes from the seed: the same answers to the same
-    questions lead to the same next question, which is what makes replay possible.
+    uniform crossover, ordinal mutation, repair; all at the full fidelity. `ask` may be called with any number; the
+    survivors of `population` parents and what was told are the next parents. All randomness comes from the seed: the
+    same answers to the same questions lead to the same next question, which is what makes replay possible.
     """
 
     def __init__(
         self,
-        space: SearchSpace,
-        objectives: Sequence[Metric],
+        task: Task,
         *,
-        seed: int,
         population: int = 20,
-        starts: Sequence[Candidate] = (),
         crossover_probability: float = 0.9,
         mutated_genes: float = 1.5,
         matings: int = 50,
-        free: Callable[[Candidate], Mapping[str, float]] | None = None,
-        rungs: int = 1,
     ) -> None:
         """Set up; nothing is asked yet.
 
         Args:
-            space: Where to search.
-            objectives: At least two metrics; those with goal `max` are maximised.
-            seed: Seed of the one random generator.
+            task: What to search. Its starts are asked first, all of them, even when more than `population`; those
+                outside of the space (the dense model, say, when a bound excludes it) and repeated ones are left out.
             population: Parents that survive each `tell`.
-            starts: Asked first, all of them, even when more than `population`; those outside of the space (the dense
-                model, say, when a bound excludes it) and repeated ones are left out.
             crossover_probability: Chance that two parents mix their genes.
             mutated_genes: Genes that change in an offspring, on average.
             matings: Rounds of mating that one `ask` may spend on finding candidates that are new; as many random
                 samples for each that is still missing follow.
-            free: Not used: all that it knows of a candidate is its evaluation.
-            rungs: Not used: it asks at the full fidelity alone.
 
         Raises:
             UserError: An argument is out of its range.
         """
-        if len(objectives) < 2:
-            names = [metric.name for metric in objectives]
-            raise UserError(f"NSGA2: expected at least two objectives, got {names}. Name two or three metrics.")
         if population < 2:
             raise UserError(f"NSGA2: expected a population of at least 2, got {population}.")
         if not 0 <= crossover_probability <= 1:
@@ -85,12 +72,12 @@ class NSGA2:
             raise UserError(f"NSGA2: expected mutated_genes above 0, got {mutated_genes}.")
         if matings < 1:
             raise UserError(f"NSGA2: expected matings of at least 1, got {matings}.")
-        self._space = space
-        self._objectives = tuple(objectives)
-        self._rng = np.random.default_rng(seed)
+        self._space = space = task.space
+        self._objectives = tuple(task.objectives)
+        self._rng = np.random.default_rng(task.seed)
         self._seen: set[str] = set()
         self._tries = matings
-        self._starts = deque(self._new(candidate for candidate in starts if space.contains(candidate)))
+        self._starts = deque(self._new(candidate for candidate in task.starts if space.contains(candidate)))
         self._starts.extend(self._random(population - len(self._starts)))
 
         Config.warnings["not_compiled"] = False  # the pure Python routines are fast enough for populations of hundreds
@@ -180,7 +167,8 @@ def minimise(
     Args:
         space: The genes and their bounds.
         values: Objectives to minimise of designs `(designs, genes)`, as `(designs, objectives)`.
-        start: Designs to begin with, `(designs, genes)`, at least one; filled up with their children.
+        start: Designs to begin with, `(designs, genes)`, at least one; filled up with their children. They may be more
+            than the population, which the first selection then is from.
         child: Makes a design of two others.
         population: Survivors of a generation.
         generations: How many.
@@ -189,7 +177,7 @@ def minimise(
     Returns:
         The last survivors, of all ranks, and their values.
     """
-    first = [*start[:population]]
+    first = [*start]
     while len(first) < population:
         one, other = start[rng.integers(len(start))], start[rng.integers(len(start))]
         first.append(space.repair(child(one, other, rng), rng))

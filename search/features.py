@@ -1,8 +1,9 @@
-"""What a surrogate sees of a design."""
+"""What a surrogate sees of a design: sums over its blocks, and what each block loses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,12 +13,26 @@ from search.tables import Genes, Table
 TINY = 1e-6  # added before a logarithm, in the unit of a learned metric
 
 
-class BlockSums:
-    """Sums over all blocks and over each kind of block: what they lose on their own, their refit error, the gone ones.
+class Described(NamedTuple):
+    """Features of designs.
 
-    With some dozens of answers these rank designs better than anything that tells blocks apart (on the default model,
-    20 unseen designs after 64 answers: off by 9 to 12 %, and by 32 to 56 % with features of every block); what
-    a block is worth, the sweep has said already.
+    Attributes:
+        sums: `(designs, few)`, that a linear trend is fit on.
+        blocks: `(designs, many)`, in units that can be compared with each other.
+    """
+
+    sums: Floats
+    blocks: Floats
+
+
+class BlockFeatures:
+    """Features of genes, from what the free metrics and the sensitivity sweep say of each block alone.
+
+    The sums, over all blocks and over each kind of block, are of the losses, the refit errors and the blocks that are
+    gone: with some dozens of answers they rank designs better than anything that tells blocks apart. What each block
+    loses stands beside them as its square root, so that a few dear blocks do not hide the others: from a hundred
+    answers on, it halves the error that the sums leave (median, in log KL, of unseen designs of the default model:
+    0.13 to 0.06 after 200 answers, 0.11 to 0.03 after 300).
     """
 
     def __init__(self, kinds: Sequence[str], errors: Table, losses: Sequence[Table]) -> None:
@@ -35,15 +50,15 @@ class BlockSums:
         self._errors = errors
         self._losses = [_finite(table) for table in losses]
 
-    def __call__(self, genes: Genes) -> Floats:
-        """Features of designs `(designs, genes)`, shape `(designs, features)`."""
+    def __call__(self, genes: Genes) -> Described:
+        """Features of designs `(designs, genes)`."""
         errors = self._errors.each(genes)
         lost = [np.maximum(table.each(genes), 0.0) for table in self._losses]
         columns = []
         for group in self._groups:
             columns += [np.log(each[..., group].sum(-1) + TINY) for each in lost]
             columns += [errors[..., group].sum(-1), (genes[..., group] == 0).sum(-1)]
-        return np.stack(columns, axis=-1).astype(np.float64)
+        return Described(np.stack(columns, axis=-1).astype(np.float64), np.sqrt(np.concatenate(lost, axis=-1)))
 
 
 def _finite(table: Table) -> Table:

@@ -7,7 +7,7 @@ gives the best design of every budget on the grid at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -68,16 +68,62 @@ def spread_designs(space: SearchSpace, losses: Sequence[Table], costs: Sequence[
         count: How many designs, about.
     """
     loss = np.sum([table.steps / _scale(table) for table in losses], axis=0)
-    scaled = np.stack([table.steps / _scale(table) for table in costs])
-    mixes = [*np.eye(len(costs)), np.full(len(costs), 1 / len(costs))] if len(costs) > 1 else [np.ones(1)]
     designs: list[Genes] = []
-    for mix in mixes:
-        cost = np.tensordot(mix, scaled, 1)
+    mixes = _mixes(costs)
+    for cost in mixes:
         budgets = np.linspace(np.nanmin(cost, 1).sum(), np.nanmax(cost, 1).sum(), 20 * count)
         found = [genes for genes in knapsack(loss, cost, budgets) if genes is not None]
         valid = {genes.tobytes(): genes for genes in found if space.contains(space.decode(genes))}
         designs += evenly(list(valid.values()), -(-count // len(mixes)))
     return designs
+
+
+def improved_designs(
+    space: SearchSpace,
+    loss: Callable[[Genes], Floats],
+    costs: Sequence[Table],
+    designs: Sequence[Genes],
+    *,
+    reach: float = 0.06,
+    budgets: int = 13,
+    change: float = 0.005,
+) -> list[Genes]:
+    """Designs of less loss around known ones, by a knapsack of the loss of all single changes of each.
+
+    Changes of a good design add up better than those of the dense model, as the others are in place; a surrogate, which
+    knows that, is optimised so in a fraction of the time that an evolution takes (on the default model's surrogate
+    after 550 answers, more hypervolume in 0.6 s than NSGA-II with 200 parents finds in 5 s).
+
+    Args:
+        space: The genes and their bounds; designs outside are left out.
+        loss: Of designs `(designs, genes)`, as `(designs,)`; logarithms, for `change` to be a fraction.
+        costs: As in `spread_designs`.
+        designs: Those to look around.
+        reach: By how much, up and down, the cost of a design may differ from the known one's, as a fraction of all.
+        budgets: Designs for each known one, spread over this reach.
+        change: What each change has to gain at least.
+    """
+    genes, levels = np.nonzero(np.arange(space.levels.max()) < space.levels[:, None])
+    found: dict[bytes, Genes] = {}
+    mixes = _mixes(costs)
+    for design in designs:
+        changed = np.repeat(design[None], len(genes), axis=0)
+        changed[np.arange(len(genes)), genes] = levels
+        gained = loss(changed) - loss(design[None])
+        steps = np.full((len(space.levels), int(space.levels.max())), np.nan)
+        steps[genes, levels] = gained + np.where(levels == design[genes], 0.0, change)
+        for cost in mixes:
+            spent = cost[np.arange(len(design)), design].sum()
+            for better in knapsack(steps, cost, spent + np.linspace(-reach, reach, budgets), grid=GRID // 10):
+                if better is not None and space.contains(space.decode(better)):
+                    found[better.tobytes()] = better
+    return list(found.values())
+
+
+def _mixes(costs: Sequence[Table]) -> list[Floats]:
+    """Each of the costs alone and, where there are several, their mean; in parts of their largest sum."""
+    scaled = [table.steps / _scale(table) for table in costs]
+    return scaled if len(costs) == 1 else [*scaled, np.mean(scaled, axis=0)]
 
 
 def _scale(table: Table) -> float:

@@ -1,8 +1,8 @@
 """Surrogates: what a candidate's quality will be, from features of its genes, and how sure that is.
 
-Every row of `ROWS` is one kind of regression behind the same protocol. `Auto` cross-validates them all at each fit, by
-Kendall's tau, and takes the best: a search needs to know which of two candidates is better, before it needs to know by
-how much.
+A linear trend over sums of blocks comes first; every row of `ROWS` is one kind of regression, behind the same protocol,
+of what the trend leaves. `auto` cross-validates them all at each fit, by Kendall's tau, and takes the best: a search
+needs to know which of two candidates is better, before it needs to know by how much.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
-from sklearn.linear_model import BayesianRidge, RidgeCV
+from sklearn.linear_model import BayesianRidge
 from sklearn.neural_network import MLPRegressor
 
+from search.features import Described
 from search.pareto import Floats
 from space.errors import UserError
 
@@ -30,7 +31,7 @@ FOLDS = 5
 
 
 class Predictor(Protocol):
-    """A regression on standardised features `(candidates, features)` and values `(candidates,)`."""
+    """A regression on centred features `(candidates, features)` and values `(candidates,)`."""
 
     def fit(self, features: Floats, values: Floats) -> None:
         """Learns from scratch."""
@@ -63,25 +64,23 @@ class Ridge:
 
 
 class GaussianProcess:
-    """A Matérn-5/2 process on the residuals of a linear trend; one length scale for all features."""
+    """A Matérn-5/2 process with noise; one length scale for all features."""
 
     def __init__(self, kernel: Kernel | None = None) -> None:
-        self._trend = RidgeCV(np.logspace(-1, 4, 11))
         first = ConstantKernel(1.0, (1e-3, 1e3)) * Matern(10.0, (1.0, 1e3), nu=2.5) + WhiteKernel(0.1, (1e-6, 1.0))
         optimizer = "fmin_l_bfgs_b" if kernel is None else None
         self._process = GaussianProcessRegressor(kernel or first, optimizer=optimizer, normalize_y=True)
 
     def fit(self, features: Floats, values: Floats) -> None:
         """See `Predictor`."""
-        self._trend.fit(features, values)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a scale at its bound is a fine answer
-            self._process.fit(features, values - self._trend.predict(features))
+            self._process.fit(features, values)
 
     def predict(self, features: Floats) -> tuple[Floats, Floats]:
         """See `Predictor`."""
         mean, deviation = self._process.predict(features, return_std=True)
-        return self._trend.predict(features) + mean, deviation
+        return mean, deviation
 
     def sibling(self) -> GaussianProcess:
         """See `Predictor`."""
@@ -174,10 +173,46 @@ ROWS: Mapping[str, Callable[[], Predictor]] = {
 }
 
 
-class Surrogate:
-    """A row of `ROWS`, or the best of them on what is known so far, on raw features and values.
+class Trend:
+    """A linear trend over sums of blocks, and on what it leaves, a row of `ROWS` over the blocks themselves.
 
-    Features are standardised. Values that are all positive and span more than a decade are learned as logarithms.
+    The trend says how a design of a size that nobody has seen will do, where a flexible regression would fall back to
+    the mean; the regression learns which blocks the trend gets wrong.
+    """
+
+    def __init__(self, model: Predictor) -> None:
+        self._model = model
+
+    def fit(self, features: Described, target: Floats) -> None:
+        """Learns from scratch, from the features of candidates and values `(candidates,)`."""
+        sums, blocks = features
+        self._mean, deviation = sums.mean(0), sums.std(0)
+        self._used = deviation > 1e-12  # features that never varied say nothing
+        self._deviation = deviation[self._used]
+        self._centre, self._scale = blocks.mean(0), max(float(blocks.std(0).mean()), 1e-12)  # one scale for all blocks
+        self._trend = BayesianRidge().fit(self._sums(sums), target)
+        self._model.fit(self._blocks(blocks), target - self._trend.predict(self._sums(sums)))
+
+    def predict(self, features: Described) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of each value; the trend itself is taken to be certain."""
+        mean, deviation = self._model.predict(self._blocks(features.blocks))
+        return self._trend.predict(self._sums(features.sums)) + mean, deviation
+
+    def sibling(self) -> Trend:
+        """See `Predictor`."""
+        return Trend(self._model.sibling())
+
+    def _sums(self, sums: Floats) -> Floats:
+        return np.asarray((sums - self._mean)[:, self._used] / self._deviation)
+
+    def _blocks(self, blocks: Floats) -> Floats:
+        return (blocks - self._centre) / self._scale
+
+
+class Surrogate:
+    """A `Trend` with one row of `ROWS`, or with the best of them on what is known so far.
+
+    Values that are all positive and span more than a decade are learned as logarithms.
 
     Attributes:
         chosen: The row in use; empty before the first fit.
@@ -199,43 +234,36 @@ class Surrogate:
         self.chosen = ""
         self.taus: dict[str, float] = {}
 
-    def fit(self, features: npt.ArrayLike, values: npt.ArrayLike) -> None:
-        """Chooses a row and learns, from features `(candidates, features)` and values `(candidates,)`."""
-        raw, known = np.asarray(features, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    def fit(self, features: Described, values: npt.ArrayLike) -> None:
+        """Chooses a row and learns, from the features of candidates and their values `(candidates,)`."""
+        known = np.asarray(values, dtype=np.float64)
         self._log = bool(known.min() > 0 and known.max() > 10 * known.min())
         target = np.log(known) if self._log else known
-        self._mean, deviation = raw.mean(0), raw.std(0)
-        self._used = deviation > 1e-12  # features that never varied say nothing
-        self._deviation = deviation[self._used]
-        scaled = self._scaled(raw)
-        models = {row: ROWS[row]() for row in self._rows}
+        models = {row: Trend(ROWS[row]()) for row in self._rows}
         for model in models.values():
-            model.fit(scaled, target)
-        self.taus = {row: _cross_validated(model, scaled, target) for row, model in models.items()}
+            model.fit(features, target)
+        self.taus = {row: _cross_validated(model, features, target) for row, model in models.items()}
         self.chosen = max(self.taus, key=lambda row: self.taus[row])
         self._model = models[self.chosen]
 
-    def predict(self, features: npt.ArrayLike) -> tuple[Floats, Floats]:
+    def predict(self, features: Described) -> tuple[Floats, Floats]:
         """Means and standard deviations, both `(candidates,)`; of a logarithm's, the values one deviation apart."""
-        mean, deviation = self._model.predict(self._scaled(np.asarray(features, dtype=np.float64)))
+        mean, deviation = self._model.predict(features)
         if not self._log:
             return mean, deviation
         value = np.exp(np.clip(mean, -50, 50))
         return value, value * np.expm1(np.minimum(deviation, 10.0))
 
-    def _scaled(self, raw: Floats) -> Floats:
-        return np.asarray((raw - self._mean)[:, self._used] / self._deviation)
 
-
-def _cross_validated(fitted: Predictor, features: Floats, target: Floats) -> float:
+def _cross_validated(fitted: Trend, features: Described, target: Floats) -> float:
     """Kendall's tau between values and what is predicted of them from the other folds; -1 where that is undefined."""
     if len(target) < 2 * FOLDS:
         return -1.0
     fold = np.arange(len(target)) % FOLDS
     predicted = np.empty_like(target)
     for number in range(FOLDS):
-        model = fitted.sibling()
-        model.fit(features[fold != number], target[fold != number])
-        predicted[fold == number], _ = model.predict(features[fold == number])
+        model, rest, own = fitted.sibling(), fold != number, fold == number
+        model.fit(Described(*(part[rest] for part in features)), target[rest])
+        predicted[own], _ = model.predict(Described(*(part[own] for part in features)))
     tau = float(kendalltau(predicted, target).statistic)
     return tau if tau == tau else -1.0

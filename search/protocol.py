@@ -1,15 +1,50 @@
-"""What the loop and a search algorithm say to each other."""
+"""What a search algorithm is given, and what the loop and it say to each other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from evaluators.base import Evaluation
+from evaluators.base import Evaluation, Metric
 from space.candidate import Candidate
+from space.errors import UserError
+from space.space import SearchSpace
+
+Free = Callable[[Candidate], Mapping[str, float]]
 
 FULL = -1
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to search; the same for every algorithm.
+
+    Attributes:
+        space: Where to search.
+        objectives: What the front is made of, two metrics or more; those with goal `max` are maximised.
+        seed: Seed of all randomness.
+        free: The metrics of any candidate that cost nothing and add up over blocks, by name.
+        starts: Designs to begin with, where an algorithm has a use for them.
+        rungs: How many fidelities the loop has.
+
+    Raises:
+        UserError: There are fewer than two objectives, or no fidelity.
+    """
+
+    space: SearchSpace
+    objectives: Sequence[Metric]
+    seed: int = 0
+    free: Free = lambda candidate: {}
+    starts: Sequence[Candidate] = ()
+    rungs: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.objectives) < 2:
+            names = [metric.name for metric in self.objectives]
+            raise UserError(f"Search: expected at least two objectives, got {names}. Name two or three metrics.")
+        if self.rungs < 1:
+            raise UserError(f"Search: expected at least 1 rung, got {self.rungs}. Give the loop an evaluator.")
 
 
 @dataclass(frozen=True)

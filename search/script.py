@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
-from evaluators.base import Evaluation, Metric
-from search.protocol import FULL, Question
+from evaluators.base import Evaluation
+from search.protocol import FULL, Question, Task
 from space.candidate import Candidate
-from space.errors import UserError
-from space.space import SearchSpace
 
-Free = Callable[[Candidate], Mapping[str, float]]
 Answers = Sequence[Evaluation | None]
 Script = Generator[list[Question], Answers, None]
 
@@ -30,49 +27,17 @@ class Scripted(ABC):
     function of the seed and of the answers.
 
     Attributes:
-        space: Where to search.
-        objectives: What the front is made of.
-        starts: Designs to begin with.
-        free: Metrics of any candidate that cost nothing.
-        seed: Seed of the script's one random generator.
-        rungs: Fidelities of the loop, the cheapest first.
+        task: What to search.
+        space: Where, as the task says.
+        objectives: What the front is made of, as the task says.
         remark: See `Algorithm`.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        objectives: Sequence[Metric],
-        *,
-        seed: int,
-        starts: Sequence[Candidate] = (),
-        free: Free,
-        rungs: int = 1,
-    ) -> None:
-        """Set up; nothing is asked yet.
-
-        Args:
-            space: Where to search.
-            objectives: At least two metrics; those with goal `max` are maximised.
-            seed: Seed of all randomness.
-            starts: Designs to begin with, where the algorithm has a use for them.
-            free: The metrics of any candidate that cost nothing and add up over blocks, by name.
-            rungs: How many fidelities the loop has.
-
-        Raises:
-            UserError: An argument is out of its range.
-        """
-        if len(objectives) < 2:
-            names = [metric.name for metric in objectives]
-            raise UserError(f"Search: expected at least two objectives, got {names}. Name two or three metrics.")
-        if rungs < 1:
-            raise UserError(f"Search: expected at least 1 rung, got {rungs}. Give the loop an evaluator.")
-        self.space = space
-        self.objectives = tuple(objectives)
-        self.starts = tuple(starts)
-        self.free = free
-        self.seed = seed
-        self.rungs = rungs
+    def __init__(self, task: Task) -> None:
+        """Set up; nothing is asked yet."""
+        self.task = task
+        self.space = task.space
+        self.objectives = tuple(task.objectives)
         self.remark = ""
         self._known: dict[tuple[str, int], Evaluation | None] = {}
         self._stage: list[Question] = []
@@ -100,7 +65,7 @@ class Scripted(ABC):
 
     def was_asked(self, candidate: Candidate, rung: int) -> bool:
         """Whether this was asked at this rung and answered, or failed."""
-        return (candidate.key, rung % self.rungs) in self._known
+        return (candidate.key, rung % self.task.rungs) in self._known
 
     def _store(self, questions: Sequence[Question], evaluations: Sequence[Evaluation]) -> None:
         for question, evaluation in zip_longest(questions, evaluations):
@@ -122,13 +87,13 @@ class Scripted(ABC):
         self._stage = stage
         new = {self._name(question): question for question in stage}
         self._queue.extend(
-            replace(question, rung=FULL if rung == self.rungs - 1 else rung)
+            replace(question, rung=FULL if rung == self.task.rungs - 1 else rung)
             for (key, rung), question in new.items()
             if (key, rung) not in self._known
         )
 
     def _name(self, question: Question) -> tuple[str, int]:
-        return question.candidate.key, question.rung % self.rungs
+        return question.candidate.key, question.rung % self.task.rungs
 
 
 def at(rung: int, candidates: Iterable[Candidate]) -> list[Question]:

@@ -1,7 +1,8 @@
 """The default search: a sensitivity sweep, knapsack designs, then NSGA-II on a surrogate that true evaluations correct.
 
+    starts     dense, uniform and depth-only designs: a front that anyone could have, for little
     sweep      every gene alone at a few levels, at the cheapest fidelity: what each block is worth on its own
-    designs    the knapsack of that additive model along the whole budget axis, beside the starts
+    designs    the knapsack of that additive model along the whole budget axis
     rounds     fit a surrogate on all answers; let NSGA-II minimise its prediction and the free costs; ask the most
                promising new candidates at the cheapest fidelity; promote those on the front to the next one; repeat
 
@@ -15,21 +16,21 @@ from collections.abc import Generator, Mapping, Sequence
 
 import numpy as np
 
-from evaluators.base import Evaluation, Metric
+from evaluators.base import Evaluation
 from search.agreement import agreement, rung_agreement
 from search.algorithms import minimise
-from search.features import BlockSums
-from search.knapsack import spread_designs
+from search.features import BlockFeatures
+from search.knapsack import improved_designs, spread_designs
 from search.operators import Operators
 from search.pareto import Floats, fill_front, minimised, non_dominated, ranks, reference_point, spread_subset
 from search.predictor import Surrogate
-from search.protocol import Question
-from search.script import FREE_RANK, Answers, Free, Script, Scripted, at
+from search.protocol import Question, Task
+from search.script import FREE_RANK, Answers, Script, Scripted, at
 from search.sensitivity import REFIT_ERROR, Sweep
 from search.tables import Genes, Table, tabulate
 from space.candidate import Candidate
 from space.errors import UserError
-from space.space import SearchSpace, evenly
+from space.space import evenly
 
 SIZE = "decoder_params"
 CHILDREN = 15  # looked at by the surrogate for each new candidate of a round
@@ -40,38 +41,32 @@ class SurrogateNSGA2(Scripted):
 
     def __init__(
         self,
-        space: SearchSpace,
-        objectives: Sequence[Metric],
+        task: Task,
         *,
-        seed: int,
-        free: Free,
-        starts: Sequence[Candidate] = (),
-        rungs: int = 1,
         predictor: str = "auto",
-        sweep_levels: int = 3,
+        starts: int = 32,
+        sweep_levels: int = 4,
         designs: int = 20,
-        other_starts: int = 8,
+        improved: int = 12,
         population: int = 100,
         generations: int = 30,
         round_size: int = 20,
         explored: float = 0.5,
         promoted: float = 0.4,
-        moves: float = 1.5,
+        moves: float = 1.0,
         crossover: float = 0.7,
     ) -> None:
         """Set up; nothing is asked yet.
 
         Args:
-            space: Where to search.
-            objectives: Two or three metrics, at least one of which costs tokens (`cost_rank` above 1).
-            seed: Seed of the one random generator.
-            free: The metrics of a candidate that cost nothing, `refit_error` among them; sums over blocks.
-            starts: Evaluated beside the knapsack designs, thinned to `other_starts`.
-            rungs: Fidelities of the loop.
+            task: What to search: at least one objective that costs tokens (`cost_rank` above 1) and one that does not,
+                `refit_error` among the free metrics.
             predictor: Row of `search.predictor.ROWS`, or `auto`.
+            starts: How many of the task's starts are evaluated, evenly chosen, before all others.
             sweep_levels: Levels at which a gene is looked at alone, the dense one not counted.
-            designs: Knapsack designs at first.
-            other_starts: How many of `starts`.
+            designs: Knapsack designs of what these say.
+            improved: Designs of the front that are improved by knapsacks of the surrogate's single changes, in every
+                round; the results are parents of NSGA-II.
             population: Parents of NSGA-II on the surrogate.
             generations: Its generations in every round.
             round_size: New candidates of a round.
@@ -83,10 +78,11 @@ class SurrogateNSGA2(Scripted):
         Raises:
             UserError: An argument is out of its range, no objective has to be learned, or there is nothing else.
         """
-        super().__init__(space, objectives, seed=seed, starts=starts, free=free, rungs=rungs)
+        super().__init__(task)
         counts = {
             "sweep_levels": sweep_levels,
             "designs": designs,
+            "improved": improved,
             "population": population,
             "generations": generations,
             "round_size": round_size,
@@ -94,37 +90,41 @@ class SurrogateNSGA2(Scripted):
         for name, count in counts.items():
             if count < 1:
                 raise UserError(f"search=surrogate: expected {name} of at least 1, got {count}.")
-        if other_starts < 0 or not 0 < promoted <= 1 or not 0 <= crossover <= 1 or not 0 <= explored <= 1:
+        if starts < 0 or not 0 < promoted <= 1 or not 0 <= crossover <= 1 or not 0 <= explored <= 1:
             raise UserError(
-                "search=surrogate: expected other_starts of at least 0, promoted above 0 and at most 1, and crossover "
-                f"and explored from 0 to 1, got {other_starts}, {promoted}, {crossover} and {explored}."
+                "search=surrogate: expected starts of at least 0, promoted above 0 and at most 1, and crossover "
+                f"and explored from 0 to 1, got {starts}, {promoted}, {crossover} and {explored}."
             )
-        self._learned = [metric for metric in objectives if metric.cost_rank > FREE_RANK]
-        self._priced = [metric for metric in objectives if metric.cost_rank <= FREE_RANK]
+        self._learned = [metric for metric in self.objectives if metric.cost_rank > FREE_RANK]
+        self._priced = [metric for metric in self.objectives if metric.cost_rank <= FREE_RANK]
         if not self._learned or not self._priced:
             raise UserError(
                 "search=surrogate: expected at least one objective that is measured on text (kl, nll) and one that "
-                f"is not, got {', '.join(m.name for m in objectives)}. Change the objectives, or search=nsga2."
+                f"is not, got {', '.join(m.name for m in self.objectives)}. Change the objectives, or search=nsga2."
             )
-        self._rng = np.random.default_rng(seed)
+        self._rng = np.random.default_rng(task.seed)
         self._sweep_levels = sweep_levels
         self._designs = designs
-        self._other_starts = other_starts
+        self._starts = starts
+        self._improved = improved
         self._population = population
         self._generations = generations
         self._round_size = round_size
         self._explored = explored
         self._promoted = promoted
-        self._tables = tabulate(space, free, [*(m.name for m in self._priced), REFIT_ERROR, SIZE])
-        self._operators = Operators(space, self._tables[SIZE].steps, moves=moves, crossover=crossover)
+        self._tables = tabulate(self.space, task.free, [*(m.name for m in self._priced), REFIT_ERROR, SIZE])
+        self._operators = Operators(self.space, self._tables[SIZE].steps, moves=moves, crossover=crossover)
         self._surrogates = {metric.name: Surrogate(predictor) for metric in self._learned}
         self._worth: dict[str, Table] = {}  # what each level of each gene adds to a learned metric on its own
-        self._answers: list[dict[str, Evaluation]] = [{} for _ in range(rungs)]  # by rung and key
+        self._answers: list[dict[str, Evaluation]] = [{} for _ in range(task.rungs)]  # by rung and key
 
     def script(self) -> Script:
         """See `Scripted`."""
+        starts = [candidate for candidate in self.task.starts if self.space.contains(candidate)]
+        yield from self._first(evenly(starts, self._starts))
         yield from self._sweep()
-        yield from self._first_designs()
+        found = spread_designs(self.space, list(self._worth.values()), self._costs(), self._designs)
+        yield from self._first([self.space.decode(genes) for genes in found])
         while (yield from self._round()):
             pass
 
@@ -135,15 +135,12 @@ class SurrogateNSGA2(Scripted):
         for metric in self._learned:
             values = [None if e is None else float(minimised([e.values], [metric])[0, 0]) for e in answers]
             self._worth[metric.name] = Table(0.0, sweep.losses(values))
-        self._features = BlockSums(self.space.kinds, self._tables[REFIT_ERROR], list(self._worth.values()))
+        self._features = BlockFeatures(self.space.kinds, self._tables[REFIT_ERROR], list(self._worth.values()))
 
-    def _first_designs(self) -> Script:
-        starts = [candidate for candidate in self.starts if self.space.contains(candidate)]
-        costs = [self._tables[m.name] if m.goal == "min" else -self._tables[m.name] for m in self._priced]
-        found = spread_designs(self.space, list(self._worth.values()), costs, self._designs)
-        designs = [*evenly(starts, self._other_starts), *(self.space.decode(genes) for genes in found)]
+    def _first(self, designs: Sequence[Candidate]) -> Script:
+        """Designs that no surrogate chose, and the best of them at the next fidelity."""
         yield from self._ask_at(0, designs)
-        yield from self._promote(len(designs) // 2)
+        yield from self._promote(round(self._promoted * len(designs)))
 
     def _round(self) -> Generator[list[Question], Answers, bool]:
         """One fit and what it leads to; False when nothing new was found."""
@@ -158,16 +155,19 @@ class SurrogateNSGA2(Scripted):
         for metric in self._learned:
             values = np.array([e.values[metric.name] for e in known])
             self._surrogates[metric.name].fit(features, values[pruned])
+        front = genes[on_front]
+        around = list(front[spread_subset(self._evened(truth[on_front]), self._improved)])
+        better = improved_designs(self.space, self._learned_loss, self._costs(), around)
         found, values = minimise(
             self.space,
             self._predict,
-            genes[on_front],
+            np.stack([*front, *better]),
             child=self._operators.child,
             population=self._population,
             generations=self._generations,
             rng=self._rng,
         )
-        children = self._children(genes[on_front])
+        children = self._children(front)
         explored = round(self._explored * self._round_size)
         picks = self._infill(found, values, truth[on_front], self._round_size - explored)
         picks += self._explore(children, truth[on_front], explored)
@@ -201,7 +201,7 @@ class SurrogateNSGA2(Scripted):
             How many were sent.
         """
         sent = 0
-        for rung in range(self.rungs - 1):
+        for rung in range(self.task.rungs - 1):
             answered = list(self._answers[rung].values())
             if not answered:
                 break
@@ -216,6 +216,15 @@ class SurrogateNSGA2(Scripted):
             sent += len(chosen)
             count = max(1, count // 2)
         return sent
+
+    def _costs(self) -> list[Table]:
+        """Of the priced objectives, less being cheaper."""
+        return [self._tables[m.name] if m.goal == "min" else -self._tables[m.name] for m in self._priced]
+
+    def _learned_loss(self, genes: Genes) -> Floats:
+        """The sum of the learned objectives of designs, as far as they can be as logarithms, `(designs,)`."""
+        learned = [metric in self._learned for metric in self.objectives]
+        return np.asarray(self._evened(self._predict(genes))[:, learned].sum(-1))
 
     def _predict(self, genes: Genes) -> Floats:
         """Expected objectives of designs, to be minimised, `(candidates, objectives)`."""

@@ -11,7 +11,7 @@ from helpers_toy import toy_spec
 from evaluators.base import Evaluation, Metric
 from search.algorithms import NSGA2
 from search.pareto import hypervolume, minimised
-from search.protocol import Algorithm
+from search.protocol import Algorithm, Task
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace
@@ -60,14 +60,14 @@ def space() -> SearchSpace:
 @pytest.mark.parametrize("batch", [7, 20])
 def test_the_same_seed_asks_the_same_candidates_in_the_same_order(space, batch):
     first, again, other = (
-        keys(run(NSGA2(space, OBJECTIVES, seed=seed, population=20), 140, batch=batch)) for seed in (3, 3, 4)
+        keys(run(NSGA2(Task(space, OBJECTIVES, seed), population=20), 140, batch=batch)) for seed in (3, 3, 4)
     )
     assert first == again
     assert len(set(first) & set(other)) < len(first) / 2
 
 
 def test_every_candidate_is_new_and_within_the_space(space):
-    told = run(NSGA2(space, OBJECTIVES, seed=0, population=20), 300)
+    told = run(NSGA2(Task(space, OBJECTIVES, 0), population=20), 300)
     assert len(set(keys(told))) == 300
     assert all(space.contains(e.candidate) for e in told)
 
@@ -78,14 +78,14 @@ def test_all_starts_are_asked_first_once_and_outsiders_are_left_out():
     inside = list({c.key: c for c in (space.sample(rng) for _ in range(12))}.values())
     dense = Candidate.dense(SPEC)
     assert not space.contains(dense)
-    algorithm = NSGA2(space, OBJECTIVES, seed=0, population=8, starts=[dense, *inside, inside[0]])
+    algorithm = NSGA2(Task(space, OBJECTIVES, 0, starts=[dense, *inside, inside[0]]), population=8)
     asked = algorithm.ask(5) + algorithm.ask(5) + algorithm.ask(5)
     assert [q.candidate.key for q in asked[: len(inside)]] == [c.key for c in inside]
 
 
 def test_starts_are_topped_up_to_the_population_with_samples(space):
     start = space.sample(np.random.default_rng(0))
-    algorithm = NSGA2(space, OBJECTIVES, seed=0, population=10, starts=[start])
+    algorithm = NSGA2(Task(space, OBJECTIVES, 0, starts=[start]), population=10)
     asked = algorithm.ask(100)
     assert len(asked) == 10
     assert asked[0].candidate == start
@@ -95,7 +95,7 @@ def test_failed_evaluations_are_no_parents(space):
     """With all but one start failed, offspring stem from that one alone: they are near it, not near the others."""
     starts = [space.decode(np.zeros_like(space.levels)), Candidate.dense(SPEC)]
     starts = [space.decode(space.repair(space.encode(s), np.random.default_rng(0))) for s in starts]
-    algorithm = NSGA2(space, OBJECTIVES, seed=0, population=2, starts=starts)
+    algorithm = NSGA2(Task(space, OBJECTIVES, 0, starts=starts), population=2)
     small, dense = (question.candidate for question in algorithm.ask(2))
     algorithm.tell([failing(small), evaluate(dense)])
     offspring = [question.candidate for question in algorithm.ask(20)]
@@ -105,7 +105,7 @@ def test_failed_evaluations_are_no_parents(space):
 
 
 def test_the_search_goes_on_when_everything_fails_and_when_it_then_succeeds(space):
-    algorithm = NSGA2(space, OBJECTIVES, seed=0, population=10)
+    algorithm = NSGA2(Task(space, OBJECTIVES, 0), population=10)
     failed = run(algorithm, 30, batch=10, answer=failing)
     succeeded = run(algorithm, 60, batch=10)
     again = run(algorithm, 10, batch=10, answer=failing)
@@ -117,14 +117,14 @@ def test_a_small_space_is_exhausted_and_ends(answer):
     space = SearchSpace(
         SPEC, attention_widths=False, mlp_widths=False, whole_layers=True, freeze_layers=range(LAYERS - 3)
     )
-    told = run(NSGA2(space, OBJECTIVES, seed=0, population=4), 1000, batch=4, answer=answer)
+    told = run(NSGA2(Task(space, OBJECTIVES, 0), population=4), 1000, batch=4, answer=answer)
     assert len(told) == len(set(keys(told))) == 2**3
 
 
 def test_offspring_respect_ordinal_levels_and_mostly_step_by_one(space):
     """Told one parent alone, offspring differ from it by mutation only."""
     middle = space.decode(space.repair(space.levels // 2, np.random.default_rng(0)))
-    algorithm = NSGA2(space, OBJECTIVES, seed=1, population=2, starts=[middle])
+    algorithm = NSGA2(Task(space, OBJECTIVES, 1, starts=[middle]), population=2)
     parent, other = (question.candidate for question in algorithm.ask(2))
     algorithm.tell([evaluate(parent), failing(other)])
     steps = np.concatenate([space.encode(q.candidate) - space.encode(parent) for q in algorithm.ask(200)])
@@ -137,7 +137,7 @@ def test_offspring_respect_ordinal_levels_and_mostly_step_by_one(space):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_better_than_random_sampling_at_equal_evaluations(space, seed):
     evaluations = 400
-    told = run(NSGA2(space, OBJECTIVES, seed=seed), evaluations, batch=10)
+    told = run(NSGA2(Task(space, OBJECTIVES, seed)), evaluations, batch=10)
     rng = np.random.default_rng(seed)
     sampled = [evaluate(space.sample(rng)) for _ in range(evaluations)]
     searched, random = (
@@ -154,8 +154,8 @@ def test_a_goal_of_max_is_maximised(space):
         values = toy_values(candidate)
         return Evaluation(candidate, "search", values={"kept": -values["error"], "size": values["size"]})
 
-    told = run(NSGA2(space, kept, seed=0, population=20), 100, answer=turned)
-    assert keys(told) == keys(run(NSGA2(space, OBJECTIVES, seed=0, population=20), 100))
+    told = run(NSGA2(Task(space, kept, 0), population=20), 100, answer=turned)
+    assert keys(told) == keys(run(NSGA2(Task(space, OBJECTIVES, 0), population=20), 100))
 
 
 def test_three_objectives_work(space):
@@ -165,11 +165,11 @@ def test_three_objectives_work(space):
         heads = float(sum(shape.query_heads for shape in candidate.layers))
         return Evaluation(candidate, "search", values={**toy_values(candidate), "heads": heads})
 
-    assert len(run(NSGA2(space, objectives, seed=0, population=20), 100, answer=answer)) == 100
+    assert len(run(NSGA2(Task(space, objectives, 0), population=20), 100, answer=answer)) == 100
 
 
 def test_nothing_is_printed(space, capsys):
-    run(NSGA2(space, OBJECTIVES, seed=0, population=10), 40)
+    run(NSGA2(Task(space, OBJECTIVES, 0), population=10), 40)
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
 
@@ -185,9 +185,9 @@ def test_nothing_is_printed(space, capsys):
 )
 def test_arguments_out_of_range_are_named(space, arguments, name):
     with pytest.raises(UserError, match=f"expected .*{name}"):
-        NSGA2(space, OBJECTIVES, seed=0, **arguments)
+        NSGA2(Task(space, OBJECTIVES, 0), **arguments)
 
 
 def test_one_objective_is_refused(space):
     with pytest.raises(UserError, match="at least two objectives"):
-        NSGA2(space, OBJECTIVES[:1], seed=0)
+        NSGA2(Task(space, OBJECTIVES[:1], 0))

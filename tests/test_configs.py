@@ -18,6 +18,7 @@ from evaluators.base import Metric, choose_metrics
 from evaluators.cost import cost_measure
 from evaluators.data import load_texts
 from evaluators.latency import LATENCY, Workload
+from search.protocol import Task
 from space.candidate import Candidate
 from space.loading import load_model
 from space.preparation import Preparation
@@ -106,8 +107,8 @@ def check_search(cfg: DictConfig) -> None:
         size = costs.values(candidate)["params"]
         return {**costs.values(candidate), "latency_ms": size, "refit_error": -size}
 
-    settings: dict[str, Any] = {"seed": cfg.seed, "starts": starts, "free": free, "rungs": 2}
-    algorithm = instantiate(cfg.search.algorithm)(space, OBJECTIVES, **settings)
+    task = Task(space, OBJECTIVES, seed=cfg.seed, free=free, starts=starts, rungs=2)
+    algorithm = instantiate(cfg.search.algorithm)(task)
     asked = algorithm.ask(cfg.search.batch)
     assert 2 <= len({question.candidate.key for question in asked}) == len(asked) <= cfg.search.batch
     assert instantiate(cfg.budget).fraction(0, 0) == 0

@@ -1,4 +1,4 @@
-"""The rungs look at leading windows of the same text, and the refit error is what the refits lose."""
+"""The rungs look at the beginnings of the same windows, and the refit error is what the refits lose."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ TABLE = LatencyTable(
 )
 
 
-def made(supernet: Supernet, rungs: list[int]) -> Fidelities:
+def made(supernet: Supernet, rungs: list[float]) -> Fidelities:
     search, heldout = random_tokens(4, 12, seed=3), random_tokens(2, 12, seed=4)
     return fidelities(supernet, TABLE, search, heldout, context=16, batch=2, rungs=rungs, cache_bytes=1 << 20)
 
 
 def test_each_rung_is_the_divergence_on_its_windows(make_supernet: Callable[..., Supernet]) -> None:
     supernet = make_supernet("llama")
-    asked = made(supernet, [1, 2])
-    assert [evaluator.fidelity for evaluator in asked.search] == ["search-1", "search-2", "search"]
-    for evaluator, windows in zip(asked.search, (1, 2, 4), strict=True):
+    asked = made(supernet, [0.25, 0.5])
+    assert [evaluator.fidelity for evaluator in asked.search] == ["search-3", "search-6", "search"]
+    for evaluator, tokens in zip(asked.search, (3, 6, 12), strict=True):
         (evaluation,) = evaluator([SMALLER])
-        expected, _ = Divergence(supernet, random_tokens(4, 12, seed=3)[:windows], batch=2)(SMALLER)
+        expected, _ = Divergence(supernet, random_tokens(4, 12, seed=3)[:, :tokens], batch=2)(SMALLER)
         assert evaluation.values["kl"] == expected
-        assert evaluation.tokens == windows * 12
+        assert evaluation.tokens == 4 * tokens
         assert evaluation.values["latency_ms"] == TABLE.latency_ms(SMALLER)
     (heldout,) = asked.heldout([SMALLER])
     assert set(heldout.values) == {"heldout_kl", "heldout_ppl"}
     assert {"latency_ms", "params", "kv_bytes", "refit_error"} <= set(asked.free(SMALLER))
 
 
-@pytest.mark.parametrize("rungs", [[4], [2, 1], [1, 1], [0, 2]])
-def test_rungs_that_do_not_rise_below_all_windows_are_refused(
-    rungs: list[int], make_supernet: Callable[..., Supernet]
+@pytest.mark.parametrize("rungs", [[1.0], [0.5, 0.25], [0.5, 0.5], [0.1, 0.5], [0.0]])
+def test_rungs_that_do_not_rise_below_a_whole_window_are_refused(
+    rungs: list[float], make_supernet: Callable[..., Supernet]
 ) -> None:
     with pytest.raises(UserError, match=r"evaluators\.rungs"):
         made(make_supernet("llama"), rungs)

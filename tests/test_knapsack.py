@@ -9,7 +9,7 @@ import pytest
 from helpers_toy import toy_spec
 
 from evaluators.cost import cost_measure
-from search.features import BlockSums
+from search.features import BlockFeatures
 from search.knapsack import knapsack, spread_designs
 from search.tables import Table, single_changes, tabulate
 from space.candidate import Candidate
@@ -98,12 +98,17 @@ def test_spread_designs_are_valid_distinct_and_cover_the_costs() -> None:
         assert kept.max() > 0.95
 
 
-def test_block_sums_tell_kinds_apart_and_survive_levels_that_failed() -> None:
+def test_features_tell_kinds_apart_and_survive_levels_that_failed() -> None:
     space = SearchSpace(toy_spec(layers=3), mlp_step=8)
     errors = tabulate(space, lambda c: {"e": sum(1 - s.mlp_channels / 16 for s in c.layers)}, ["e"])["e"]
     losses = Table(0.0, np.where(errors.steps == 1.0, np.inf, errors.steps))
-    features = BlockSums(space.kinds, errors, [losses])(np.stack([space.levels - 1, np.zeros_like(space.levels)]))
-    assert features.shape == (2, 9)  # loss, error and holes: of all, of attention, of MLPs
-    assert np.isfinite(features).all()
-    assert features[:, 2].tolist() == [0, 6]
-    assert features[:, [5, 8]].tolist() == [[0, 0], [3, 3]]
+    sums, blocks = BlockFeatures(space.kinds, errors, [losses])(
+        np.stack([space.levels - 1, np.zeros_like(space.levels)])
+    )
+    assert sums.shape == (2, 9)  # loss, error and holes: of all, of attention, of MLPs
+    assert np.isfinite(sums).all()
+    assert sums[:, 2].tolist() == [0, 6]
+    assert sums[:, [5, 8]].tolist() == [[0, 0], [3, 3]]
+    assert blocks.shape == (2, 6)
+    assert blocks[0].tolist() == [0] * 6
+    assert np.isfinite(blocks[1]).all()

@@ -25,7 +25,7 @@ from search.algorithms import NSGA2
 from search.archive import Archive
 from search.loop import Budget, SearchProgress, run_loop
 from search.progress import duration, show_progress
-from search.protocol import Question
+from search.protocol import Question, Task
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace
@@ -71,7 +71,7 @@ def search(
 ) -> list[Evaluation]:
     """A run with everything made anew; the archive's evaluations without their timings."""
     space = SearchSpace(SPEC, mlp_step=4)
-    algorithm = NSGA2(space, OBJECTIVES, seed=5, population=16, starts=[Candidate.dense(SPEC)])
+    algorithm = NSGA2(Task(space, OBJECTIVES, 5, starts=[Candidate.dense(SPEC)]), population=16)
     with Archive(path, SETTINGS) as archive:
         run_loop(algorithm, [evaluator], archive, OBJECTIVES, budget, batch=BATCH, on_progress=on_progress)
         return [replace(e, seconds=0.0) for e in archive.evaluations()]
@@ -179,7 +179,7 @@ def test_a_space_that_is_exhausted_ends_the_search(tmp_path):
     space = SearchSpace(SPEC, attention_widths=False, mlp_widths=False, whole_layers=True, freeze_layers=range(4))
     evaluator = CountingEvaluator(lambda candidate: {"error": 1.0, "size": 1.0})
     with Archive(tmp_path / "archive.jsonl", SETTINGS) as archive:
-        run_loop(NSGA2(space, OBJECTIVES, seed=0, population=4), [evaluator], archive, OBJECTIVES, BUDGET, batch=4)
+        run_loop(NSGA2(Task(space, OBJECTIVES, 0), population=4), [evaluator], archive, OBJECTIVES, BUDGET, batch=4)
         assert len(archive) == 4
 
 
@@ -245,9 +245,9 @@ def test_what_cannot_work_is_refused_before_anything_is_evaluated(tmp_path):
     objectives = (*OBJECTIVES, Metric("latency_ms", "ms", "min", 1))
     with Archive(tmp_path / "archive.jsonl", SETTINGS) as archive:
         with pytest.raises(UserError, match=r"objectives among .*latency_ms"):
-            run_loop(NSGA2(space, objectives, seed=0), [evaluator], archive, objectives, BUDGET, batch=8)
+            run_loop(NSGA2(Task(space, objectives, 0)), [evaluator], archive, objectives, BUDGET, batch=8)
         with pytest.raises(UserError, match="batch of at least 1"):
-            run_loop(NSGA2(space, OBJECTIVES, seed=0), [evaluator], archive, OBJECTIVES, BUDGET, batch=0)
+            run_loop(NSGA2(Task(space, OBJECTIVES, 0)), [evaluator], archive, OBJECTIVES, BUDGET, batch=0)
     assert evaluator.asked == []
 
 

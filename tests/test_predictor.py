@@ -6,17 +6,21 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
+from search.features import Described
 from search.predictor import ROWS, Surrogate
 from space.errors import UserError
 
 
-def problem(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positive values over three decades, mostly additive in the logarithm, of ten features and a constant one."""
+def problem(count: int, seed: int, shift: float = 0.0) -> tuple[Described, np.ndarray]:
+    """Positive values over three decades, mostly additive in the logarithm, of ten blocks that differ in weight.
+
+    The sums are that of all blocks, which explains a part, and one that never changes.
+    """
     rng = np.random.default_rng(seed)
-    features = rng.uniform(0, 1, (count, 10))
+    blocks = rng.uniform(0, 1, (count, 10)) + shift
     weights = np.random.default_rng(1).uniform(-1, 3, 10)
-    values = np.exp(features @ weights + 1.5 * features[:, 0] * features[:, 1])
-    return np.hstack([features, np.full((count, 1), 7.0)]), values
+    values = np.exp(blocks @ weights + 1.5 * blocks[:, 0] * blocks[:, 1])
+    return Described(np.stack([blocks.sum(1), np.full(count, 7.0)], 1), blocks), values
 
 
 @pytest.mark.parametrize("row", [*ROWS, "auto"])
@@ -35,12 +39,27 @@ def test_unseen_candidates_are_ranked_and_valued(row: str) -> None:
 
 def test_auto_takes_the_row_that_fits() -> None:
     rng = np.random.default_rng(0)
-    features = rng.uniform(-1, 1, (80, 6))
+    blocks = rng.uniform(-1, 1, (80, 6))
     surrogate = Surrogate()
-    surrogate.fit(features, features @ np.array([5.0, -3.0, 2.0, 1.0, 0.5, 4.0]) + 1e-3 * rng.normal(size=80))
+    features = Described(blocks.sum(1, keepdims=True), blocks)
+    surrogate.fit(features, blocks @ np.array([5.0, -3.0, 2.0, 1.0, 0.5, 4.0]) + 1e-3 * rng.normal(size=80))
     assert set(surrogate.taus) == set(ROWS)
-    assert surrogate.chosen in ("ridge", "gp", "rbf")  # those that hold a linear trend
+    assert surrogate.chosen in ("ridge", "gp", "rbf")  # those that hold a linear function
     assert surrogate.taus["trees"] < surrogate.taus["ridge"]
+
+
+def test_the_trend_reaches_beyond_what_is_known_and_blocks_add_to_it() -> None:
+    features, values = problem(100, seed=7)
+    far, far_values = problem(50, seed=8, shift=1.0)
+    surrogate = Surrogate("trees")  # which alone would say the mean of what it knows
+    surrogate.fit(features, values)
+    assert surrogate.predict(far)[0].min() > np.median(values)
+    assert far_values.min() > np.median(values)
+    alone = Surrogate("trees")
+    alone.fit(Described(features.sums, np.zeros_like(features.blocks)), values)
+    mean, _ = alone.predict(Described(features.sums, np.zeros_like(features.blocks)))
+    off = [np.abs(np.log(guess / values)).mean() for guess in (mean, surrogate.predict(features)[0])]
+    assert off[1] < off[0] / 2
 
 
 @pytest.mark.parametrize("row", ["gp", "rbf"])
@@ -48,7 +67,7 @@ def test_far_candidates_are_less_certain(row: str) -> None:
     features, values = problem(60, seed=4)
     surrogate = Surrogate(row)
     surrogate.fit(features, np.log(values))
-    near, far = surrogate.predict(features)[1], surrogate.predict(features + 10.0)[1]
+    near, far = surrogate.predict(features)[1], surrogate.predict(problem(60, seed=4, shift=10.0)[0])[1]
     assert far.min() > 2 * np.median(near)
 
 

@@ -17,7 +17,7 @@ from helpers_toy import toy_spec
 from evaluators.base import Evaluation, Metric
 from evaluators.cost import cost_measure
 from search.pareto import minimised, non_dominated
-from search.protocol import Algorithm, Question
+from search.protocol import Algorithm, Question, Task
 from search.rivals.additive import AdditiveDesigns
 from search.rivals.axis import budget_axis
 from search.rivals.baselines import Ladders, RandomSearch
@@ -125,7 +125,13 @@ def full(told: Sequence[tuple[Question, Evaluation]]) -> list[Evaluation]:
 def make(name: str, space: SearchSpace, objectives: Sequence[Metric] = OBJECTIVES, **settings: Any) -> Rival:
     starts = [DENSE, *space.uniform_ladder(), *space.depth_ladder([3, 1, 4, 2, 0, 5])]
     quick = {"tries": 10} if name == "evolution" else {}
-    return RIVALS[name](space, objectives, **{"seed": 0, "starts": starts, "free": free, **quick, **settings})
+    given = {"starts": starts, "free": free, **settings}
+    task = Task(
+        space,
+        objectives,
+        **{field: given.pop(field) for field in ("seed", "starts", "free", "rungs") if field in given},
+    )
+    return RIVALS[name](task, **{**quick, **given})
 
 
 def space_of(name: str) -> SearchSpace:
@@ -433,7 +439,7 @@ def test_targets_beyond_the_space_move_to_its_ends() -> None:
 def test_settled_designs_are_within_the_window_and_exchanges_stay_near() -> None:
     space = space_of("full")
     rng = np.random.default_rng(0)
-    axis = budget_axis(space, OBJECTIVES, ERROR, free, rng)
+    axis = budget_axis(Task(space, OBJECTIVES, free=free), ERROR, rng)
     target = window(axis, 0.6, 0.02)
     parents = []
     for _ in range(200):
@@ -454,7 +460,7 @@ def test_settled_designs_are_within_the_window_and_exchanges_stay_near() -> None
 @pytest.mark.parametrize("name", [None, "macs_per_token", "speed"])
 def test_the_axis_is_what_it_says(name: str | None) -> None:
     space = space_of("full")
-    axis = budget_axis(space, (ERROR, SPEED, SIZE), ERROR, free, np.random.default_rng(0), name=name)
+    axis = budget_axis(Task(space, (ERROR, SPEED, SIZE), free=free), ERROR, np.random.default_rng(0), name=name)
     assert axis.metric.name == (name or "speed")
     sign = -1 if axis.metric.goal == "max" else 1
     assert axis.at(1.0) == pytest.approx(axis.table.base) == pytest.approx(sign * free(DENSE)[axis.metric.name])

@@ -201,7 +201,7 @@ def test_a_longer_budget_goes_on_with_a_run_that_has_ended(llama: Place) -> None
     longer = llama.copy("run", "longer")
     done = good(ended(llama.search("longer", f"budget.evaluations={EVALUATIONS + 20}", "name=other")))
     assert f"{EVALUATIONS + 20}/{EVALUATIONS + 20} evaluations (" in done.stdout
-    replayed = len(archived(llama.run("run"))) + len(archived(llama.run("run"), "search-1"))
+    replayed = len(archived(llama.run("run"))) + len(archived(llama.run("run"), "search-8"))
     assert f", {replayed} replayed)" in done.stdout
     assert "block shapes timed on cpu" in done.stdout
     old, new = archived(llama.run("run")), archived(longer)

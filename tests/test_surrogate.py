@@ -17,7 +17,7 @@ from search.algorithms import NSGA2
 from search.archive import Archive
 from search.loop import Budget, SearchProgress, run_loop
 from search.pareto import hypervolume, minimised, non_dominated
-from search.protocol import Algorithm
+from search.protocol import Algorithm, Task
 from search.surrogate import SurrogateNSGA2
 from space.candidate import Candidate
 from space.errors import UserError
@@ -95,16 +95,16 @@ def volume(made: list[Evaluation], tokens: int) -> float:
 
 def test_a_quarter_of_the_tokens_gives_more_than_plain_nsga2(tmp_path: Path) -> None:
     space = SearchSpace(SPEC, **SPACES["full"])
-    plain = NSGA2(space, OBJECTIVES, seed=0, starts=starts(space))
+    plain = NSGA2(Task(space, OBJECTIVES, 0, starts=starts(space)))
     theirs, _ = search(tmp_path / "theirs.jsonl", plain, Budget(tokens=80_000))
-    ours = SurrogateNSGA2(space, OBJECTIVES, seed=0, free=free, starts=starts(space), rungs=2, predictor="gp")
+    ours = SurrogateNSGA2(Task(space, OBJECTIVES, 0, free, starts(space), 2), predictor="gp")
     made, _ = search(tmp_path / "ours.jsonl", ours, Budget(tokens=20_000))
     assert volume(made, 20_000) > volume(theirs, 80_000)
 
 
 def test_the_surrogate_is_right_about_what_it_has_not_seen_and_says_how_right(tmp_path: Path) -> None:
     space = SearchSpace(SPEC, **SPACES["full"])
-    algorithm = SurrogateNSGA2(space, OBJECTIVES, seed=1, free=free, starts=starts(space), rungs=2, predictor="gp")
+    algorithm = SurrogateNSGA2(Task(space, OBJECTIVES, 1, free, starts(space), 2), predictor="gp")
     made, seen = search(tmp_path / "archive.jsonl", algorithm, Budget(tokens=25_000))
     predicted = [e for e in made if e.predicted]
     assert {e.fidelity for e in predicted} == {"search-1"}
@@ -120,7 +120,7 @@ def test_the_surrogate_is_right_about_what_it_has_not_seen_and_says_how_right(tm
 @pytest.mark.parametrize("rungs", [1, 2])
 def test_every_space_is_searched_without_repeats_and_within_its_bounds(name: str, rungs: int, tmp_path: Path) -> None:
     space = SearchSpace(SPEC, **SPACES[name])
-    algorithm = SurrogateNSGA2(space, OBJECTIVES, seed=2, free=free, starts=starts(space), rungs=rungs, **CHEAP)
+    algorithm = SurrogateNSGA2(Task(space, OBJECTIVES, 2, free, starts(space), rungs), **CHEAP)
     made, _ = search(tmp_path / "archive.jsonl", algorithm, Budget(evaluations=100), rungs=rungs)  # no pair twice
     full = [e for e in made if e.fidelity == "search"]
     assert len(full) >= 4
@@ -130,7 +130,7 @@ def test_every_space_is_searched_without_repeats_and_within_its_bounds(name: str
 
 def test_a_small_space_is_searched_to_its_front_and_ends(tmp_path: Path) -> None:
     space = SearchSpace(SPEC, **{**SPACES["depth"], "freeze_layers": range(3, LAYERS), "min_decoder_params": 0.0})
-    algorithm = SurrogateNSGA2(space, OBJECTIVES, seed=0, free=free, starts=starts(space), rungs=2, **CHEAP)
+    algorithm = SurrogateNSGA2(Task(space, OBJECTIVES, 0, free, starts(space), 2), **CHEAP)
     made, _ = search(tmp_path / "archive.jsonl", algorithm, Budget(evaluations=1000))
     everything = [space.decode(genes) for genes in np.ndindex(*space.levels)]
     values = np.array([[kl(candidate), COSTS.values(candidate)["decoder_params"]] for candidate in everything])
@@ -143,7 +143,7 @@ def test_replay_asks_the_same_whatever_the_budget_was(tmp_path: Path) -> None:
     space = SearchSpace(SPEC, **SPACES["full"])
 
     def run(path: str, tokens: int) -> list[tuple[str, str]]:
-        algorithm = SurrogateNSGA2(space, OBJECTIVES, seed=3, free=free, starts=starts(space), rungs=2, **CHEAP)
+        algorithm = SurrogateNSGA2(Task(space, OBJECTIVES, 3, free, starts(space), 2), **CHEAP)
         made, _ = search(tmp_path / path, algorithm, Budget(tokens=tokens))
         return [(e.candidate.key, e.fidelity) for e in made]
 
@@ -155,7 +155,7 @@ def test_replay_asks_the_same_whatever_the_budget_was(tmp_path: Path) -> None:
 
 def test_failures_teach_nothing_and_the_search_goes_on(tmp_path: Path) -> None:
     space = SearchSpace(SPEC, **SPACES["full"])
-    algorithm = SurrogateNSGA2(space, OBJECTIVES, seed=4, free=free, starts=starts(space), rungs=2, **CHEAP)
+    algorithm = SurrogateNSGA2(Task(space, OBJECTIVES, 4, free, starts(space), 2), **CHEAP)
     made, _ = search(
         tmp_path / "archive.jsonl", algorithm, Budget(tokens=15_000), fails=lambda c: int(c.key[1:], 16) % 5 == 0
     )
@@ -166,7 +166,7 @@ def test_failures_teach_nothing_and_the_search_goes_on(tmp_path: Path) -> None:
 def test_three_objectives(tmp_path: Path) -> None:
     space = SearchSpace(SPEC, **SPACES["full"])
     objectives = (KL, SIZE, KV)
-    algorithm = SurrogateNSGA2(space, objectives, seed=5, free=free, starts=starts(space), rungs=2, **CHEAP)
+    algorithm = SurrogateNSGA2(Task(space, objectives, 5, free, starts(space), 2), **CHEAP)
     made, seen = search(tmp_path / "archive.jsonl", algorithm, Budget(tokens=16_000), objectives=objectives)
     assert seen[-1].front > 10
     shares = [e.values["kv_bytes"] / e.values["decoder_params"] for e in made if e.fidelity == "search"]
@@ -184,4 +184,4 @@ def test_three_objectives(tmp_path: Path) -> None:
 )
 def test_what_cannot_work_is_refused(objectives: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        SurrogateNSGA2(SearchSpace(SPEC, mlp_step=4), objectives, seed=0, free=free, **settings)
+        SurrogateNSGA2(Task(SearchSpace(SPEC, mlp_step=4), objectives, 0, free), **settings)

@@ -6,20 +6,18 @@ time, scores are taken to add up, and designs are read off without any further s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from evaluators.base import Metric
 from search.knapsack import GRID, knapsack
 from search.pareto import Floats
-from search.protocol import FULL
+from search.protocol import FULL, Task
 from search.rivals.axis import budget_axis
 from search.rivals.script import Rival
-from search.script import Free, Script, at
+from search.script import Script, at
 from search.sensitivity import REFIT_ERROR, Sweep
 from search.tables import empty_steps, tabulate
-from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace
 
@@ -33,27 +31,17 @@ class AdditiveDesigns(Rival):
 
     def __init__(
         self,
-        space: SearchSpace,
-        objectives: Sequence[Metric],
+        task: Task,
         *,
-        seed: int,
-        starts: Sequence[Candidate] = (),
-        free: Free,
-        rungs: int = 1,
         axis: str | None = None,
-        levels: int = 3,
+        levels: int = 4,
         designs: int = 9,
     ) -> None:
-        """Set up, see `Rival`; starts are not used.
+        """Set up, see `Rival`.
 
         Args:
-            space: Where to search.
-            objectives: What the front is made of.
-            seed: Seed of all randomness.
-            starts: Not used.
-            free: The metrics of any candidate that cost nothing; levels that are not asked about are interpolated
-                over its `refit_error` or, without that, over the number of the level.
-            rungs: How many fidelities the loop has.
+            task: What to search, starts apart; levels that are not asked about are interpolated over the free metric
+                `refit_error` or, without that, over the number of the level.
             axis: The free metric that is the budget; None for the first objective that is free, or the decoder's size.
             levels: Levels of each gene that are asked about, see `search.sensitivity.Sweep`.
             designs: Budgets of the first round.
@@ -61,7 +49,7 @@ class AdditiveDesigns(Rival):
         Raises:
             UserError: An argument is out of its range.
         """
-        super().__init__(space, objectives, seed=seed, starts=starts, free=free, rungs=rungs)
+        super().__init__(task)
         if levels < 1:
             raise UserError(f"AdditiveDesigns: expected levels of at least 1, got {levels}.")
         if designs < 2:
@@ -72,10 +60,10 @@ class AdditiveDesigns(Rival):
 
     def script(self) -> Script:
         """See `Rival`."""
-        space, rng = self.space, np.random.default_rng(self.seed)
-        axis = budget_axis(space, self.objectives, self.quality, self.free, rng, name=self._axis)
-        has_refit_error = REFIT_ERROR in self.free(space.decode(space.levels - 1))
-        errors = tabulate(space, self.free, [REFIT_ERROR])[REFIT_ERROR].steps if has_refit_error else _places(space)
+        space, free, rng = self.space, self.task.free, np.random.default_rng(self.task.seed)
+        axis = budget_axis(self.task, self.quality, rng, name=self._axis)
+        has_refit_error = REFIT_ERROR in free(space.decode(space.levels - 1))
+        errors = tabulate(space, free, [REFIT_ERROR])[REFIT_ERROR].steps if has_refit_error else _places(space)
         sweep = Sweep(space, errors, self._levels)
         self.remark = "single changes"
         answers = yield at(0, sweep.designs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 from evaluators.base import Metric
 from search.knapsack import knapsack
 from search.pareto import minimised
-from search.script import FREE_RANK, Free
+from search.protocol import Task
+from search.script import FREE_RANK
 from search.tables import Genes, Table, tabulate
 from space.candidate import Candidate
 from space.errors import UserError
@@ -45,10 +46,8 @@ class Axis:
 
 
 def budget_axis(
-    space: SearchSpace,
-    objectives: Sequence[Metric],
+    task: Task,
     quality: Metric,
-    free: Free,
     rng: np.random.Generator,
     *,
     name: str | None = None,
@@ -56,19 +55,18 @@ def budget_axis(
     """The axis of this name or, without one, of the first objective that is free; the decoder's size when none is.
 
     Args:
-        space: The genes and their bounds.
-        objectives: Those of the search.
+        task: What to search.
         quality: The objective that is not a cost.
-        free: The metrics of any candidate that cost nothing.
         rng: Source of the repairs that look for the ends.
         name: A free metric.
 
     Raises:
         UserError: `free` does not give such a metric.
     """
-    cheap = [metric for metric in objectives if metric.cost_rank <= FREE_RANK and metric is not quality]
+    space, free = task.space, task.free
+    cheap = [metric for metric in task.objectives if metric.cost_rank <= FREE_RANK and metric is not quality]
     if name is not None:
-        metric = next((m for m in objectives if m.name == name), Metric(name, "", "min", 0))
+        metric = next((m for m in task.objectives if m.name == name), Metric(name, "", "min", 0))
     else:
         metric = next(iter(cheap), SIZE)
     dense = free(space.decode(space.levels - 1))

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from evaluators.base import Metric
-from search.protocol import FULL
+from search.protocol import FULL, Task
 from search.rivals.script import Rival
-from search.script import Free, Script, at
-from space.candidate import Candidate
+from search.script import Script, at
 from space.errors import UserError
-from space.space import SearchSpace
 
 SAMPLES = 100  # drawn at once
 
@@ -22,37 +17,27 @@ class RandomSearch(Rival):
 
     def __init__(
         self,
-        space: SearchSpace,
-        objectives: Sequence[Metric],
+        task: Task,
         *,
-        seed: int,
-        starts: Sequence[Candidate] = (),
-        free: Free,
-        rungs: int = 1,
         tries: int = 200,
     ) -> None:
-        """Set up, see `Rival`; starts are not used.
+        """Set up, see `Rival`.
 
         Args:
-            space: Where to search.
-            objectives: What the front is made of.
-            seed: Seed of all randomness.
-            starts: Not used.
-            free: Not used.
-            rungs: How many fidelities the loop has.
+            task: What to search, starts apart.
             tries: Samples in a row that bring nothing new before the search ends.
 
         Raises:
             UserError: An argument is out of its range.
         """
-        super().__init__(space, objectives, seed=seed, starts=starts, free=free, rungs=rungs)
+        super().__init__(task)
         if tries < 1:
             raise UserError(f"RandomSearch: expected tries of at least 1, got {tries}.")
         self._tries = tries
 
     def script(self) -> Script:
         """See `Rival`."""
-        rng = np.random.default_rng(self.seed)
+        rng = np.random.default_rng(self.task.seed)
         dense = self.space.decode(self.space.levels - 1)
         found = [dense] if self.space.contains(dense) else []
         seen = {candidate.key for candidate in found}
@@ -73,4 +58,4 @@ class Ladders(Rival):
 
     def script(self) -> Script:
         """See `Rival`; starts outside of the space are left out."""
-        yield at(FULL, [candidate for candidate in self.starts if self.space.contains(candidate)])
+        yield at(FULL, [candidate for candidate in self.task.starts if self.space.contains(candidate)])

@@ -13,16 +13,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evaluators.base import Metric
-from search.protocol import FULL
+from search.protocol import FULL, Task
 from search.rivals.axis import Axis, budget_axis
 from search.rivals.script import Rival
 from search.rivals.window import Window, exchange, settle, window
-from search.script import Free, Script, at
+from search.script import Script, at
 from search.tables import Genes
-from space.candidate import Candidate
 from space.errors import UserError
-from space.space import SearchSpace
 
 TARGETS = (0.75, 0.625, 0.5)
 
@@ -47,13 +44,8 @@ class Evolution(Rival):
 
     def __init__(
         self,
-        space: SearchSpace,
-        objectives: Sequence[Metric],
+        task: Task,
         *,
-        seed: int,
-        starts: Sequence[Candidate] = (),
-        free: Free,
-        rungs: int = 1,
         targets: Sequence[float] = TARGETS,
         axis: str | None = None,
         tolerance: float = 0.005,
@@ -65,12 +57,7 @@ class Evolution(Rival):
         """Set up, see `Rival`.
 
         Args:
-            space: Where to search.
-            objectives: What the front is made of.
-            seed: Seed of all randomness.
-            starts: Candidates for the first parents.
-            free: The metrics of any candidate that cost nothing.
-            rungs: How many fidelities the loop has.
+            task: What to search; its starts are candidates for the first parents.
             targets: Fractions of the dense model's cost, above 0 and below 1; see `Axis.scale`.
             axis: The free metric that is the cost; None for the first objective that is free, or the decoder's size.
             tolerance: By which fraction of the dense cost a design may stay below its target.
@@ -82,7 +69,7 @@ class Evolution(Rival):
         Raises:
             UserError: An argument is out of its range.
         """
-        super().__init__(space, objectives, seed=seed, starts=starts, free=free, rungs=rungs)
+        super().__init__(task)
         targets = tuple(targets)
         if not targets or not all(0 < target < 1 for target in targets):
             raise UserError(f"Evolution: expected targets above 0 and below 1, got {list(targets)}.")
@@ -93,8 +80,8 @@ class Evolution(Rival):
         for name, count in {"offspring": offspring, "exchanges": exchanges, "tries": tries}.items():
             if count < 1:
                 raise UserError(f"Evolution: expected {name} of at least 1, got {count}.")
-        self._rng = np.random.default_rng(seed)
-        self._axis = budget_axis(space, objectives, self.quality, free, self._rng, name=axis)
+        self._rng = np.random.default_rng(task.seed)
+        self._axis = budget_axis(task, self.quality, self._rng, name=axis)
         windows = {(w := window(self._axis, target, tolerance)).high: w for target in targets}
         self._lineages = [_Lineage(window) for window in windows.values()]
         self._offspring = offspring
@@ -117,7 +104,7 @@ class Evolution(Rival):
                 designs = self._generation(lineage)
                 if not designs:
                     live.remove(lineage)
-                for rung in range(self.rungs):
+                for rung in range(self.task.rungs):
                     candidates = [self.space.decode(genes) for genes in designs]
                     answers = yield [*first, *at(rung, candidates)]
                     ranked = self.best_first(designs, answers[len(first) :])
@@ -150,7 +137,7 @@ class Evolution(Rival):
         """Genes that are yet to be brought to the target's cost; finitely many."""
         tries = self._tries * self._offspring
         if lineage.parent is None:
-            starts = [self.space.encode(start) for start in self.starts if self.space.contains(start)]
+            starts = [self.space.encode(start) for start in self.task.starts if self.space.contains(start)]
             yield from sorted(starts, key=lambda genes: abs(float(self._axis.table.total(genes)) - lineage.window.high))
         else:
             for _ in range(tries):

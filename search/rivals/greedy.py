@@ -26,7 +26,7 @@ class GreedyRemoval(Rival):
 
     def script(self) -> Script:
         """See `Rival`."""
-        rng = np.random.default_rng(self.seed)
+        rng = np.random.default_rng(self.task.seed)
         top = self.space.levels - 1
         blocks = [gene for gene in range(len(top)) if self._vanishes(gene)]
         kept = top

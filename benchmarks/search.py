@@ -1,0 +1,232 @@
+"""Searches under one budget: hypervolume against tokens, and KL at three sizes, over several seeds.
+
+    python benchmarks/search.py --out DIR [--seeds 3] [--tokens 820000] [--overrides SETTING=VALUE ...]
+        [--objectives kl,latency_ms kl,decoder_params]
+        [--searches surrogate nsga2 random evolution dp greedy ladders]
+
+All searches see the same prepared default model, latency table, text and fidelities, and share one archive: what one
+of them has asked already is not computed again, but its tokens count for each. Run it again with the same DIR to go on.
+Hypervolume is of the evaluations at full fidelity, below the dense model's cost and a KL of 3 nats a token (20 times
+the perplexity). Searches that draw nothing at random run once.
+
+Writes DIR/search.csv (a row for each search, seed and number of tokens) and DIR/search.html, and prints the ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)  # run as a script, this very file would be `search` otherwise
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from plotly.subplots import make_subplots
+from rich.console import Console
+from rich.table import Table
+
+from evaluators.base import Evaluation, choose_metrics
+from evaluators.data import load_texts, split_tokens
+from evaluators.fidelities import fidelities
+from evaluators.latency import LatencyBench, LatencyTable
+from search.archive import Archive
+from search.loop import Budget, run_loop
+from search.pareto import hypervolume, minimised
+from search.protocol import Algorithm, Question, Task
+from search.run_directory import atomic_write
+from space.candidate import Candidate
+from space.size import decoder_params
+
+SEARCHES = ("surrogate", "nsga2", "random", "evolution", "dp", "greedy", "ladders")
+ONCE = ("dp", "greedy", "ladders")
+SIZES = (0.25, 0.375, 0.5)
+ROUNDING = 1e-3  # 24.99 % counts as 25 %
+WORST_KL = 3.0
+POINTS = 41  # numbers of tokens at which a search is looked at
+
+
+class Recorded:
+    """An algorithm that keeps what it was told, with the tokens that had been spent by then."""
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        self._algorithm = algorithm
+        self.told: list[tuple[int, Evaluation]] = []
+        self._tokens = 0
+
+    @property
+    def remark(self) -> str:
+        """See `Algorithm`."""
+        return self._algorithm.remark
+
+    def ask(self, n: int) -> list[Question]:
+        """See `Algorithm`."""
+        return self._algorithm.ask(n)
+
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        """See `Algorithm`."""
+        for evaluation in evaluations:
+            self._tokens += evaluation.tokens
+            self.told.append((self._tokens, evaluation))
+        self._algorithm.tell(evaluations)
+
+
+class Harness:
+    """The model, the text and the archive that all searches share."""
+
+    def __init__(self, out: Path, overrides: Sequence[str]) -> None:
+        with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+            self._cfg = compose("config", overrides=[*overrides])
+            self._searches = {name: compose("config", [*overrides, f"search={name}"]).search for name in SEARCHES}
+        cfg = self._cfg
+        loaded = instantiate(cfg.model)()
+        self.spec = loaded.spec
+        self.space = instantiate(cfg.space)(spec=self.spec)
+        texts = load_texts(cfg.data.path, name=cfg.data.name, split=cfg.data.split, field=cfg.data.field)
+        text = split_tokens(texts, loaded.tokenizer, vocab=self.spec.vocab)
+        calibration, search = (
+            text.blocks(part, cfg.data[f"{part}_windows"], cfg.data.length) for part in ("calibration", "search")
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        supernet = instantiate(cfg.supernet).supernet(loaded, calibration, out / "supernet", lambda layer: None)
+        file = out / "latency.json"
+        if not file.exists():
+            bench = LatencyBench(supernet, instantiate(cfg.latency)())
+            table = bench.table(self.space.attention_shapes, self.space.mlp_shapes, lambda done, of: None)
+            atomic_write(file, table.to_json())
+        table = LatencyTable.from_json(file.read_text())
+        self._asked = fidelities(supernet, table, search, search[:1], **cfg.evaluators)
+        self.dense = Candidate.dense(self.spec)
+        self._starts = [self.dense, *self.space.uniform_ladder(), *self.space.depth_ladder(supernet.removal_order)]
+        settings = {"text": text.digest, "latency": table.digest, "overrides": [*overrides]}
+        self.archive = Archive(out / "archive.jsonl", settings)
+
+    def run(self, name: str, objectives: Sequence[str], seed: int, tokens: int) -> list[tuple[int, Evaluation]]:
+        """Evaluations at full fidelity in order, each with the tokens spent by then."""
+        evaluators, settings = self._asked.search, self._searches[name]
+        metrics = choose_metrics(list(objectives), evaluators[-1].metrics)
+        task = Task(self.space, metrics, seed, self._asked.free, self._starts, len(evaluators))
+        algorithm = Recorded(instantiate(settings.algorithm)(task))
+        run_loop(
+            algorithm,
+            evaluators,
+            self.archive,
+            metrics,
+            Budget(tokens=tokens),
+            batch=settings.batch,
+        )
+        return [(spent, e) for spent, e in algorithm.told if e.fidelity == "search" and e.status == "ok"]
+
+    def curve(self, told: Sequence[tuple[int, Evaluation]], objectives: Sequence[str], tokens: int) -> pd.DataFrame:
+        """What a search had by each number of tokens: `tokens`, `hypervolume`, and `kl_<percent removed>`."""
+        metrics = choose_metrics(list(objectives), self._asked.search[-1].metrics)
+        dense = minimised([self._asked.free(self.dense)], metrics[1:])[0]
+        spent = np.array([at for at, _ in told])
+        values = minimised([e.values for _, e in told], metrics)
+        removed = np.array([1 - e.values["decoder_params"] / decoder_params(self.spec, self.dense) for _, e in told])
+        kl = np.array([e.values["kl"] for _, e in told])
+        rows = []
+        for limit in np.linspace(0, tokens, POINTS)[1:]:
+            by_then = spent <= limit
+            row = {"tokens": int(limit), "hypervolume": hypervolume(values[by_then], [WORST_KL, *dense])}
+            for size in SIZES:
+                fits = by_then & (removed >= size - ROUNDING)
+                row[f"kl_{size:.1%}"] = kl[fits].min() if fits.any() else float("nan")
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def runs(objectives: Sequence[str], searches: Sequence[str], seeds: int) -> Iterator[tuple[str, str, int]]:
+    """Objectives, search and seed of every run, first seeds first."""
+    for seed in range(seeds):
+        for names in objectives:
+            for search in searches:
+                if seed == 0 or search not in ONCE:
+                    yield names, search, seed
+
+
+def figure(frame: pd.DataFrame) -> go.Figure:
+    """Mean hypervolume against tokens with the range over seeds, a panel for each pair of objectives."""
+    panels = list(frame["objectives"].unique())
+    drawn = make_subplots(1, len(panels), subplot_titles=[f"{p.replace(',', ' against ')}" for p in panels])
+    colours = dict(
+        zip(SEARCHES, ("#1b6ca8", "#d95f02", "#7f7f7f", "#7b3fa0", "#2a9d4a", "#b8860b", "#c2547f"), strict=True)
+    )
+    for column, panel in enumerate(panels, start=1):
+        for search, part in frame[frame["objectives"] == panel].groupby("search", sort=False):
+            over_seeds = part.groupby("tokens")["hypervolume"].agg(["mean", "min", "max"])
+            x, colour = over_seeds.index.to_numpy(), colours[str(search)]
+            if part["seed"].nunique() > 1:
+                band: dict[str, Any] = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
+                drawn.add_scatter(x=x, y=over_seeds["max"], **band, row=1, col=column)
+                drawn.add_scatter(
+                    x=x, y=over_seeds["min"], **band, fill="tonexty", fillcolor=_faint(colour), row=1, col=column
+                )
+            line = {"color": colour, "width": 3 if search == "surrogate" else 1.5}
+            drawn.add_scatter(
+                x=x, y=over_seeds["mean"], name=str(search), mode="lines", line=line,
+                legendgroup=str(search), showlegend=column == 1, row=1, col=column,
+            )  # fmt: skip
+    drawn.update_xaxes(title="tokens sent through candidates", rangemode="tozero")
+    drawn.update_yaxes(title="hypervolume", rangemode="tozero", col=1)
+    drawn.update_layout(template="plotly_white", width=1000, height=420, legend={"orientation": "h", "y": -0.2})
+    return drawn
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.15)"
+
+
+def ends(frame: pd.DataFrame, console: Console) -> None:
+    """Prints what every search ended with, and by how many tokens the default one was as good; means over seeds."""
+    for panel, part in frame.groupby("objectives", sort=False):
+        means = part.groupby(["search", "tokens"], sort=False).mean(numeric_only=True).reset_index("tokens")
+        last = means[means["tokens"] == means["tokens"].max()]
+        ours = means.loc[["surrogate"]] if "surrogate" in means.index else None
+        table = Table("search", "seeds", "hypervolume", "surrogate has it by", *(f"KL {s:.1%}" for s in SIZES))
+        for search, row in last.iterrows():
+            reached = ours[ours["hypervolume"] >= row["hypervolume"]] if ours is not None else means[:0]
+            table.add_row(
+                str(search),
+                str(part[part["search"] == search]["seed"].nunique()),
+                f"{row['hypervolume']:.4g}",
+                f"{reached['tokens'].iloc[0]:.0f} tokens" if len(reached) else "",
+                *(f"{row[f'kl_{size:.1%}']:.4f}" for size in SIZES),
+            )
+        console.print(f"{panel}, {int(last['tokens'].iloc[0])} tokens", table)
+
+
+def main() -> None:
+    """Runs what is missing, and writes and prints all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=820_000)
+    parser.add_argument("--objectives", nargs="+", default=["kl,latency_ms", "kl,decoder_params"])
+    parser.add_argument("--searches", nargs="+", default=SEARCHES, choices=SEARCHES)
+    parser.add_argument("--overrides", nargs="*", default=[], help="settings of run_search.py")
+    arguments = parser.parse_args()
+    console = Console(width=120)
+    harness = Harness(arguments.out, arguments.overrides)
+    frames = []
+    for names, search, seed in runs(arguments.objectives, arguments.searches, arguments.seeds):
+        objectives = names.split(",")
+        told = harness.run(search, objectives, seed, arguments.tokens)
+        curve = harness.curve(told, objectives, arguments.tokens)
+        console.print(f"{names} {search} seed {seed}: hypervolume {curve['hypervolume'].iloc[-1]:.4g}", highlight=False)
+        frames.append(curve.assign(objectives=names, search=search, seed=seed))
+        frame = pd.concat(frames, ignore_index=True)
+        frame.to_csv(arguments.out / "search.csv", index=False)
+        figure(frame).write_html(arguments.out / "search.html", include_plotlyjs=True)
+    ends(frame, console)
+
+
+if __name__ == "__main__":
+    main()
