@@ -17,8 +17,9 @@ from rich.console import Console
 from evaluators.base import Metric
 from search.finish import FRONT_FILE, POINTS_FILE, SUMMARY_FILE
 from search.picks import candidate_of, select
-from search.report import read_front_csv
+from search.report import HELDOUT_QUALITY, read_front_csv
 from search.run_directory import CONFIG_FILE
+from search.stages import stage
 from space.errors import UserError
 from space.export import export_checkpoint, require_free
 from space.supernet import Supernet
@@ -43,7 +44,14 @@ def export(cfg: DictConfig, console: Console) -> None:
     console.print(f"pick {cfg.pick}: {candidate.key}, to {out}", highlight=False)
     loaded = instantiate(run_config.model)()
     supernet = Supernet.load(loaded.model, loaded.spec, run_dir / "supernet", dtype=loaded.dtype)
-    source = supernet.materialise(candidate)
+    refit, correction = instantiate(run_config.correction), None
+    if refit and cfg.correction:
+        corrections = refit.again(supernet, loaded.tokenizer, run_config.data, summary["text"])
+        with stage("corrective refit", console) as show:
+            (correction,) = corrections.of([candidate], show)
+    elif refit:  # the row's held-out figures are not those of this checkpoint
+        row = row.drop([*HELDOUT_QUALITY], errors="ignore")
+    source = supernet.materialise(candidate, correction)
     tokens = torch.randint(loaded.spec.vocab, (2, 48), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         reference = copy.deepcopy(source).float().cpu()
@@ -64,6 +72,7 @@ def export(cfg: DictConfig, console: Console) -> None:
                 "base revision": loaded.spec.revision,
                 "text": summary["text"],
                 "seed": run_config.seed,
+                "corrective refit": f"{refit.windows} windows" if correction else "none",
                 "dtype": summary["dtype"],
                 "torch": torch.__version__,
             },
@@ -71,14 +80,7 @@ def export(cfg: DictConfig, console: Console) -> None:
         generation_config=loaded.model.generation_config,
         tolerance=cfg.tolerance,
     )
-    checked = done.verification
-    flag = ", trust_remote_code=True" if done.trust_remote_code else ""
-    for line in (
-        f"reloaded in a fresh process: logits within {checked.logits_difference:.1e} of the search's own subnet,",
-        f"generate() with the dynamic cache within {checked.dynamic_cache_difference:.1e} (relative) of without, "
-        f"with the static one {checked.static_cache_difference:.1e}",
-        f'exported; load with AutoModelForCausalLM.from_pretrained("{done.directory}"{flag})',
-    ):
+    for line in done.remarks():
         console.print(line, highlight=False, soft_wrap=True)
 
 

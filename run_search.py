@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from evaluators.base import choose_metrics
+from evaluators.corrected import Corrected
 from evaluators.data import load_texts, split_tokens
 from evaluators.fidelities import fidelities
 from evaluators.latency import EndToEnd, LatencyBench, LatencyTable
@@ -36,7 +37,7 @@ def run(cfg: DictConfig, console: Console) -> None:
         loaded = instantiate(cfg.model)()
         spec, data = loaded.spec, cfg.data
         space, preparation = instantiate(cfg.space)(spec=spec), instantiate(cfg.supernet)
-        workload, budget = instantiate(cfg.latency)(), instantiate(cfg.budget)
+        workload, budget, correction = instantiate(cfg.latency)(), instantiate(cfg.budget), instantiate(cfg.correction)
         texts = load_texts(data.path, name=data.name, split=data.split, field=data.field)
         text = split_tokens(texts, loaded.tokenizer, vocab=spec.vocab)
         blocks = {p: text.blocks(p, data[f"{p}_windows"], data.length) for p in ("calibration", "search", "heldout")}
@@ -67,17 +68,17 @@ def run(cfg: DictConfig, console: Console) -> None:
             run_loop(
                 algorithm, asked.search, archive, objectives, budget, batch=cfg.search.batch, on_progress=on_progress
             )
-        with stage("front: held-out text and end-to-end timing", console) as show:
+        with stage("front: held-out text, corrective refit and end-to-end timing", console) as show:
             facts = {**settings, "latency": dict(table.device), "evaluations": len(archive.evaluations("search"))}
             result = finish(
                 archive, objectives, dense, search=asked.search[-1], heldout=asked.heldout,
+                corrected=correction and Corrected(correction.on(supernet, text, data.length), asked.unseen, show),
                 timed=EndToEnd(bench, show, archive.get(dense.key, EndToEnd.fidelity)),
                 points=cfg.front_points, run_dir=run_dir, run_name=str(run_dir), title=spec.name, facts=facts,
             )  # fmt: skip
     console.print(terminal_table(result.front, objectives, title=f"Pareto front of {spec.name}"))
-    error = result.table_error
-    console.print(f"latency table against end to end: median error {error.median:.1%}, worst {error.worst:.1%}")
-    console.print(f"{result.dropped} points left out: on held-out text and end to end, another is better and faster")
+    for line in result.remarks():
+        console.print(line, highlight=False)
     console.print(f"open {run_dir / 'front.html'}", highlight=False, soft_wrap=True)
     console.print(f"export: python export_subnet.py run_dir={run_dir} pick=knee", highlight=False, soft_wrap=True)
 

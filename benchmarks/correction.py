@@ -14,10 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -35,20 +32,6 @@ from space.supernet import Supernet
 
 LENGTH = 512
 ROUNDING = 1e-3  # as in benchmarks/quality.py
-
-
-class Corrected:
-    """A supernet whose candidates are corrected, for an evaluator that knows nothing of corrections."""
-
-    def __init__(self, supernet: Supernet) -> None:
-        self.model, self.spec = supernet.model, supernet.spec
-        self.corrections: dict[str, Correction] = {}
-        self._supernet = supernet
-
-    @contextmanager
-    def activate(self, candidate: Candidate) -> Iterator[Any]:
-        with self._supernet.activate(candidate, self.corrections.get(candidate.key)) as model:
-            yield model
 
 
 def main() -> None:
@@ -75,13 +58,14 @@ def main() -> None:
         points = read_front_csv(arguments.run_dir / "points.csv")
         for size in arguments.removed:
             candidates.append(candidate_of(points[points[REMOVED] >= size - ROUNDING].sort_values("kl").iloc[0]))
-    corrected = Corrected(supernet)
-    divergence = Divergence(cast("Supernet", corrected), text.blocks("heldout", arguments.heldout, LENGTH))
+    corrections: dict[str, Correction] = {}
+    divergence = Divergence(supernet, text.blocks("heldout", arguments.heldout, LENGTH))
     dense = decoder_params(spec, Candidate.dense(spec))
     table = Table("tokens", "damping", *(f"{1 - decoder_params(spec, c) / dense:.1%} {c.key}" for c in candidates), "s")
 
     def score(tokens: str, damping: str, seconds: str) -> None:
-        cells = [(kl, math.exp(nll)) for kl, nll in map(divergence, candidates)]
+        scores = [divergence(candidate, corrections.get(candidate.key)) for candidate in candidates]
+        cells = [(kl, math.exp(nll)) for kl, nll in scores]
         table.add_row(tokens, damping, *(f"KL {kl:.4f} ppl {ppl:.2f}" for kl, ppl in cells), seconds)
         console.print(tokens, damping, *(f"{kl:.4f} {ppl:.2f}" for kl, ppl in cells), seconds, highlight=False)
 
@@ -92,7 +76,7 @@ def main() -> None:
             start = time.perf_counter()
             made = correct(supernet, candidates, tokens, damping=damping)
             seconds = time.perf_counter() - start
-            corrected.corrections = {correction.candidate.key: correction for correction in made}
+            corrections.update((correction.candidate.key, correction) for correction in made)
             score(f"{tokens.numel()}", str(damping), f"{seconds:.0f}")
     console.print(table)
 

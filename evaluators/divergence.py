@@ -15,7 +15,7 @@ is more than the divergence of a design near the dense one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from evaluators.base import Measure, Metric
 from evaluators.prefix import PrefixForward
 from space.candidate import Candidate
+from space.correction import Correction
 from space.errors import UserError
 from space.products import fast_products
 from space.supernet import Supernet
@@ -92,24 +93,28 @@ class Divergence:
 
         return Measure(metrics, values, self.tokens)
 
-    def heldout_measure(self) -> Measure:
-        """What is reported of text that the search did not see: `heldout_kl` and the perplexity `heldout_ppl`."""
+    def heldout_measure(self, correction: Callable[[Candidate], Correction | None] = lambda candidate: None) -> Measure:
+        """What is reported of text that the search did not see: `heldout_kl` and the perplexity `heldout_ppl`.
+
+        Args:
+            correction: A candidate's, where it is to have one.
+        """
         metrics = (Metric("heldout_kl", "nats/token", "min", 2), Metric("heldout_ppl", "", "min", 2))
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            kl, nll = self(candidate)
+            kl, nll = self(candidate, correction(candidate))
             return {"heldout_kl": kl, "heldout_ppl": math.exp(nll) if nll < 700 else math.inf}
 
         return Measure(metrics, values, self.tokens)
 
     @torch.inference_mode()
-    def __call__(self, candidate: Candidate) -> tuple[float, float]:
+    def __call__(self, candidate: Candidate, correction: Correction | None = None) -> tuple[float, float]:
         """Mean KL from the dense model over all tokens, and mean NLL of all but each window's first, in nats."""
         if self._teacher is None:
             self._teacher = list(self._teach())
         weight = self._supernet.model.lm_head.weight
         kl = nll = 0.0
-        batches = zip(self._forward.batches, self._hidden(candidate), self._teacher, strict=True)
+        batches = zip(self._forward.batches, self._hidden(candidate, correction), self._teacher, strict=True)
         for tokens, hidden, teacher in batches:
             lse = self._log_sum_exp(hidden, weight)
             cross = lse - (hidden * teacher.embedding).sum(-1)
@@ -130,9 +135,9 @@ class Divergence:
                 embedding.addmm_(logits.sub_(lse[:, None]).exp_(), rows)
             yield _Teacher(embedding, lse - (hidden * embedding).sum(-1))
 
-    def _hidden(self, candidate: Candidate) -> Iterator[Tensor]:
+    def _hidden(self, candidate: Candidate, correction: Correction | None = None) -> Iterator[Tensor]:
         """Normed hidden states before the LM head, float32, each (batch · time, hidden), of one batch after another."""
-        return (states.flatten(0, 1).float() for states in self._forward(candidate))
+        return (states.flatten(0, 1).float() for states in self._forward(candidate, correction))
 
     def _log_sum_exp(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """Of the logits over the whole vocabulary, shape (tokens,)."""

@@ -25,11 +25,13 @@ class Fidelities:
         free: The metrics of any candidate that need no forward pass, each a sum over blocks.
         search: The rungs of the search; the last one, the full fidelity, is named `search`.
         heldout: On text that no rung has seen.
+        unseen: The divergence on that text, for subnets that are more than a candidate of the supernet.
     """
 
     free: Callable[[Candidate], Mapping[str, float]]
     search: tuple[Evaluator, ...]
     heldout: Evaluator
+    unseen: Divergence
 
 
 def fidelities(
@@ -72,8 +74,10 @@ def fidelities(
         divergence = Divergence(supernet, search[:, :tokens], batch=batch, cache_bytes=cache_bytes // len(sizes))
         return MeasureEvaluator("search" if tokens == length else f"search-{tokens}", [*costs, divergence.measure()])
 
+    unseen = Divergence(supernet, heldout, batch=batch)
     return Fidelities(
         free=together([*costs, refit_error_measure(supernet)]),
         search=tuple(rung(tokens) for tokens in sizes),
-        heldout=MeasureEvaluator("heldout", [Divergence(supernet, heldout, batch=batch).heldout_measure()]),
+        heldout=MeasureEvaluator("heldout", [unseen.heldout_measure()]),
+        unseen=unseen,
     )

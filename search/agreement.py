@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -25,7 +26,7 @@ def agreement(metric: str, surrogate: Surrogate, unseen: Sequence[Evaluation]) -
     if len(pairs) < 2:
         return text
     off = np.median(np.abs(pairs[:, 0] - pairs[:, 1]) / np.maximum(np.abs(pairs[:, 1]), 1e-9))
-    return f"{text}: tau {kendalltau(*pairs.T).statistic:.2f} and {off:.0%} off on {len(pairs)} unseen"
+    return f"{text}: tau {rank_correlation(list(pairs)):.2f} and {off:.0%} off on {len(pairs)} unseen"
 
 
 def rung_agreement(metric: str, answers: Sequence[Mapping[str, Evaluation]]) -> list[str]:
@@ -39,7 +40,10 @@ def rung_agreement(metric: str, answers: Sequence[Mapping[str, Evaluation]]) -> 
     for rung, (low, high) in enumerate(pairwise(answers)):
         both = [(low[key].values[metric], high[key].values[metric]) for key in high if key in low]
         if len(both) > 2:
-            notes.append(
-                f"fidelity {rung} to {rung + 1}: tau {kendalltau(*np.array(both).T).statistic:.2f} on {len(both)}"
-            )
+            notes.append(f"fidelity {rung} to {rung + 1}: tau {rank_correlation(both):.2f} on {len(both)}")
     return notes
+
+
+def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    """Kendall's tau of pairs of values; NaN where it is undefined."""
+    return float(kendalltau(*np.array(pairs).T).statistic) if len(pairs) > 1 else math.nan

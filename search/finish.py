@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from evaluators.base import Evaluation, Evaluator, Metric
+from search.agreement import rank_correlation
 from search.archive import Archive
 from search.pareto import minimised, spread_subset
 from search.plot import write_front_html
@@ -26,6 +28,8 @@ FRONT_FILE = "front.csv"
 POINTS_FILE = "points.csv"  # every candidate that the search evaluated
 PAGE_FILE = "front.html"
 SUMMARY_FILE = "summary.json"
+BEFORE_CORRECTION = {"heldout_kl": "refit_kl", "heldout_ppl": "refit_ppl"}
+CORRECTED_AT_ONCE = 4  # what a killed run loses at most, and how many subnets' hidden states are in memory
 
 
 @dataclass(frozen=True)
@@ -44,18 +48,40 @@ class Finish:
         front: The front's table, the dense model's row in it.
         table_error: The latency table's error over all timed points.
         dropped: Front members of the search that held-out text or end-to-end timing showed to be dominated by another.
+        agreement: Kendall's tau over the pruned members between a quality and the one that is dearer to ask: of the
+            search's text and held-out text, and of held-out text before and after the corrective refit.
     """
 
     front: pd.DataFrame
     table_error: TableError
     dropped: int
+    agreement: Mapping[str, float]
+
+    def remarks(self) -> list[str]:
+        """What a person should know of it beside the front, in lines."""
+        taus = ", ".join(f"{names.replace(', ', ' to ')} {tau:.2f}" for names, tau in self.agreement.items())
+        error = self.table_error
+        return [
+            f"latency table against end to end: median error {error.median:.1%}, worst {error.worst:.1%}",
+            f"rank correlation (Kendall's tau): {taus}",
+            f"{self.dropped} points left out: on held-out text and end to end, another is better and faster",
+        ]
 
 
-def evaluate(evaluator: Evaluator, archive: Archive, candidates: Sequence[Candidate]) -> list[Evaluation]:
-    """Evaluations of all candidates, from the archive as far as it has them; the rest in one call, stored."""
+def evaluate(
+    evaluator: Evaluator, archive: Archive, candidates: Sequence[Candidate], *, at_once: int | None = None
+) -> list[Evaluation]:
+    """Evaluations of all candidates, from the archive as far as it has them.
+
+    Args:
+        evaluator: Asked about the rest.
+        archive: Where its answers are stored.
+        candidates: Which.
+        at_once: How many candidates a call asks about, each call's answers being stored before the next; None for all.
+    """
     missing = [candidate for candidate in candidates if archive.get(candidate.key, evaluator.fidelity) is None]
-    if missing:
-        for evaluation in evaluator(missing):
+    for start in range(0, len(missing), at_once or max(1, len(missing))):
+        for evaluation in evaluator(missing[start:][:at_once]):
             archive.add(evaluation)
     found = [archive.get(candidate.key, evaluator.fidelity) for candidate in candidates]
     return [evaluation for evaluation in found if evaluation is not None]
@@ -68,6 +94,7 @@ def finish(
     *,
     search: Evaluator,
     heldout: Evaluator,
+    corrected: Evaluator | None,
     timed: Evaluator,
     points: int,
     run_dir: Path,
@@ -77,8 +104,9 @@ def finish(
 ) -> Finish:
     """Scores, times and writes the front of a finished search.
 
-    A thinned front is scored on held-out text; members that it shows to be dominated by another are left out;
-    the rest is timed end to end beside the dense model, and members that the timings show to be dominated go too.
+    A thinned front is scored on held-out text, before and after the corrective refit that its exports will have;
+    members that the last score shows to be dominated by another are left out. The rest is timed end to end beside the
+    dense model, and members that the timings show to be dominated go too.
 
     Args:
         archive: With the search's evaluations; held-out scores and timings are stored there too.
@@ -86,6 +114,7 @@ def finish(
         dense: The dense model.
         search: The search's evaluator; the dense model is asked too, in case the space leaves it out.
         heldout: Gives `heldout_kl` and `heldout_ppl`.
+        corrected: Gives the same of corrected subnets; then those of `heldout` are columns `refit_kl` and `refit_ppl`.
         timed: Gives `latency_e2e_ms`.
         points: How many members at most.
         run_dir: Where `front.csv`, `points.csv`, `front.html` and `summary.json` go.
@@ -105,14 +134,21 @@ def finish(
         members = [members[index] for index in sorted(kept)]
     merged = {e.candidate.key: (e.candidate, dict(e.values)) for e in [dense_search, *members]}
 
-    def add(evaluator: Evaluator, keys: Sequence[str]) -> None:
-        for evaluation in evaluate(evaluator, archive, [merged[key][0] for key in keys]):
+    def add(evaluator: Evaluator, keys: Sequence[str], at_once: int | None = None) -> None:
+        for evaluation in evaluate(evaluator, archive, [merged[key][0] for key in keys], at_once=at_once):
             if evaluation.status == "ok":
                 merged[evaluation.candidate.key][1].update(evaluation.values)
             elif evaluation.candidate.key == dense.key:  # the yardstick of all others
                 raise UserError(f"Expected the dense model to be evaluated, but it failed: {evaluation.error}")
 
     add(heldout, list(merged))
+    qualities = ["kl", "heldout_kl"]
+    if corrected is not None:
+        for _, values in merged.values():
+            values.update({BEFORE_CORRECTION[name]: values.pop(name) for name in BEFORE_CORRECTION if name in values})
+        add(corrected, list(merged), CORRECTED_AT_ONCE)
+        qualities.insert(1, BEFORE_CORRECTION["heldout_kl"])
+    agreement = {f"{low}, {high}": _agreement(merged.values(), low, high) for low, high in pairwise(qualities)}
     scored = front_table(merged.values(), merged[dense.key])
     kept_frame = confirmed(scored, objectives)
     add(timed, [str(key) for key in kept_frame["key"]])
@@ -128,12 +164,18 @@ def finish(
         **facts,
         "objectives": [asdict(metric) for metric in objectives],
         "latency_table_error": asdict(error),
+        "rank_correlation": {names: None if tau != tau else tau for names, tau in agreement.items()},
         "front_points": len(front) - 1,
         "dropped": len(scored) - len(front),
         "dense": {name: float(value) for name, value in dense_row(front).items() if isinstance(value, Real)},
     }
     atomic_write(run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
-    return Finish(front, error, len(scored) - len(front))
+    return Finish(front, error, len(scored) - len(front), agreement)
+
+
+def _agreement(members: Iterable[tuple[Candidate, Mapping[str, float]]], one: str, other: str) -> float:
+    """Rank correlation of two qualities over pruned members, whose divergence is not 0."""
+    return rank_correlation([(v[one], v[other]) for _, v in members if v.get(one, 0) > 0 and other in v])
 
 
 def _table_error(measured: pd.DataFrame) -> TableError:

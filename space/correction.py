@@ -13,22 +13,15 @@ model worse than its refit does.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from space.candidate import Candidate
-from space.errors import UserError
 
-_FORMAT = "1"
 BLOCKS = {"o_proj": "self_attn", "down_proj": "mlp"}
 
 
@@ -71,49 +64,3 @@ class Correction:
                         f"Correction: layer {index}: expected {name} of shape {tuple(weight.shape)}, got {found}."
                     )
                 projection._parameters["weight"] = torch.nn.Parameter(weight.to(projection.weight), requires_grad=False)
-
-    def save(self, file: Path) -> None:
-        """Writes a safetensors file, whole or not at all.
-
-        Raises:
-            UserError: The file cannot be written.
-        """
-        tensors = {
-            f"{index}.{name}": weight.contiguous()
-            for index, layer in enumerate(self.weights)
-            for name, weight in layer.items()
-        }
-        metadata = {"format": _FORMAT, "candidate": json.dumps(self.candidate.to_json())}
-        partial = file.with_name(f"{file.name}.partial-{os.getpid()}")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, partial, metadata=metadata)
-            partial.replace(file)
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"Expected to write a correction to {file}, got: {error}. Free space or choose another place."
-            ) from error
-        finally:
-            if partial.exists():
-                partial.unlink()
-
-    @classmethod
-    def load(cls, file: Path) -> Correction:
-        """Reads what `save` wrote.
-
-        Raises:
-            UserError: There is no such file, or it is not a correction of this version.
-        """
-        try:
-            with safe_open(file, framework="pt") as stored:
-                metadata = stored.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise ValueError(f"format {metadata.get('format')} instead of {_FORMAT}")
-                candidate = Candidate.from_json(json.loads(metadata["candidate"]))
-                weights: list[dict[str, Tensor]] = [{} for _ in candidate.layers]
-                for key in stored.keys():  # noqa: SIM118 - not a mapping
-                    index, name = key.split(".")
-                    weights[int(index)][name] = stored.get_tensor(key)
-        except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
-            raise UserError(f"Expected a correction in {file}, got: {error}. Delete it and make it again.") from error
-        return cls(candidate, tuple(weights))

@@ -52,6 +52,17 @@ class Export:
     trust_remote_code: bool
     verification: Verification
 
+    def remarks(self) -> list[str]:
+        """What a person should know of it, in lines."""
+        checked = self.verification
+        flag = ", trust_remote_code=True" if self.trust_remote_code else ""
+        return [
+            f"reloaded in a fresh process: logits within {checked.logits_difference:.1e} of the search's own subnet,",
+            f"generate() with the dynamic cache within {checked.dynamic_cache_difference:.1e} (relative) of without, "
+            f"with the static one {checked.static_cache_difference:.1e}",
+            f'exported; load with AutoModelForCausalLM.from_pretrained("{self.directory}"{flag})',
+        ]
+
 
 def export_checkpoint(
     source: nn.Module,

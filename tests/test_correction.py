@@ -188,14 +188,9 @@ def test_activated_is_materialised_and_dense_comes_back(
     assert torch.equal(active, stream(supernet.materialise(candidate, correction), TOKENS))
     with supernet.activate(candidate) as model:
         assert torch.equal(stream(model, TOKENS), refit), "the refits were changed"
-    correction.save(tmp_path / "corrections" / "one.safetensors")
-    assert [file.name for file in (tmp_path / "corrections").iterdir()] == ["one.safetensors"]
-    again = Correction.load(tmp_path / "corrections" / "one.safetensors")
-    with supernet.activate(candidate, again) as model:
-        assert torch.equal(active, stream(model, TOKENS))
 
 
-def test_mistakes_are_refused(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+def test_mistakes_are_refused(make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("qwen2")
     candidate = Candidate.from_json(ROWS["everything"])
     (correction,) = correct(supernet, [candidate], TOKENS)
@@ -213,12 +208,3 @@ def test_mistakes_are_refused(make_supernet: MakeSupernet, tmp_path: Path) -> No
         correct(supernet, [candidate], TOKENS[:1])
     with pytest.raises(UserError, match="damping above 0"):
         correct(supernet, [candidate], TOKENS, damping=0.0)
-    file = tmp_path / "broken.safetensors"
-    with pytest.raises(UserError, match="Expected a correction"):
-        Correction.load(file)
-    file.write_bytes(b"nothing of the kind")
-    with pytest.raises(UserError, match="Expected a correction"):
-        Correction.load(file)
-    (tmp_path / "place").write_text("a file where a directory should be")
-    with pytest.raises(UserError, match="Expected to write"):
-        correction.save(tmp_path / "place" / "one.safetensors")

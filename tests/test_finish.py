@@ -84,6 +84,7 @@ class Run:
         self.directory = directory
         self.search = Fake("search", (KL, LATENCY, PARAMS, DECODER), search_values)
         self.heldout = Fake("heldout", HELDOUT, heldout_values)
+        self.corrected: Fake | None = None
         self.timed = Fake("timed", TIMED, timed_values)
         with Archive(directory / "archive.jsonl", FACTS) as archive:
             for evaluation in self.search(searched):
@@ -98,6 +99,7 @@ class Run:
                 DENSE,
                 search=self.search,
                 heldout=self.heldout,
+                corrected=self.corrected,
                 timed=self.timed,
                 points=points,
                 run_dir=self.directory,
@@ -166,6 +168,32 @@ def test_the_summary_says_what_the_run_gave(run: Run) -> None:
     assert (summary["front_points"], summary["dropped"]) == (len(MEMBERS), 0)
     expected = {**search_values(DENSE), **heldout_values(DENSE), **timed_values(DENSE), "decoder_params_removed": 0.0}
     assert summary["dense"] == pytest.approx(expected)
+
+
+def corrected_values(candidate: Candidate) -> dict[str, float]:
+    return {"heldout_kl": 0.9 * loss(candidate), "heldout_ppl": 10 * (1 + 0.8 * loss(candidate))}
+
+
+def test_what_is_reported_is_the_corrected_subnet_and_the_refit_stands_beside_it(run: Run) -> None:
+    plain = run.end()
+    assert plain.agreement == {"kl, heldout_kl": pytest.approx(1.0)}
+    run.corrected = Fake("corrected", HELDOUT, replaced(corrected_values, MEMBERS[1], heldout_kl=5.0, heldout_ppl=99.0))
+    done = run.end()
+    assert list(done.front["key"]) == [DENSE.key, *keys(MEMBERS[:1] + MEMBERS[2:])]  # the last score decides
+    front = read_front_csv(run.directory / FRONT_FILE).set_index("key")
+    for member in (DENSE, MEMBERS[0]):
+        row = front.loc[member.key]
+        assert {name: row[name] for name in corrected_values(member)} == corrected_values(member)
+        assert [row["refit_kl"], row["refit_ppl"]] == list(heldout_values(member).values())
+    assert list(done.agreement) == ["kl, refit_kl", "refit_kl, heldout_kl"]
+    assert done.agreement["refit_kl, heldout_kl"] < 1
+    assert json.loads((run.directory / SUMMARY_FILE).read_text())["rank_correlation"] == done.agreement
+    assert max(map(len, run.corrected.calls)) < len(MEMBERS)  # a killed run does not lose them all
+    assert "rank correlation" in "".join(done.remarks())
+    again = Fake("corrected", HELDOUT, failing(corrected_values, DENSE))
+    run.corrected = again
+    run.end()
+    assert again.calls == []
 
 
 @pytest.mark.parametrize("stage", ["heldout", "timed"])
