@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from evaluators.base import Metric
+from search.constraints import quoted
 from search.finish import FRONT_FILE, POINTS_FILE, SUMMARY_FILE
 from search.picks import candidate_of, select
 from search.report import HELDOUT_QUALITY, read_front_csv
@@ -94,6 +95,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    # Hydra's grammar has no `<`: a pick such as params<=0.6 is quoted for it.
-    sys.argv[1:] = [f"pick='{arg[5:]}'" if arg.startswith("pick=") and "'" not in arg else arg for arg in sys.argv[1:]]
+    sys.argv[1:] = quoted(sys.argv[1:], "pick")
     main()

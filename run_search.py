@@ -14,10 +14,11 @@ from rich.console import Console
 
 from evaluators.base import choose_metrics
 from evaluators.corrected import Corrected
-from evaluators.data import load_texts, split_tokens
+from evaluators.data import text_of
 from evaluators.fidelities import fidelities
 from evaluators.latency import EndToEnd, LatencyBench, LatencyTable
 from search.archive import Archive
+from search.constraints import constrained, quoted
 from search.finish import finish
 from search.loop import run_loop
 from search.progress import show_progress
@@ -38,12 +39,10 @@ def run(cfg: DictConfig, console: Console) -> None:
         spec, data = loaded.spec, cfg.data
         space, preparation = instantiate(cfg.space)(spec=spec), instantiate(cfg.supernet)
         workload, budget, correction = instantiate(cfg.latency)(), instantiate(cfg.budget), instantiate(cfg.correction)
-        texts = load_texts(data.path, name=data.name, split=data.split, field=data.field)
-        text = split_tokens(texts, loaded.tokenizer, vocab=spec.vocab)
+        text = text_of(data, loaded.tokenizer, spec.vocab)
         blocks = {p: text.blocks(p, data[f"{p}_windows"], data.length) for p in ("calibration", "search", "heldout")}
     run_dir = Path(cfg.run_dir or f"results/{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
-    open_run_directory(run_dir, config, free=FREE_SETTINGS)
+    open_run_directory(run_dir, cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True)), free=FREE_SETTINGS)
     console.print(f"run directory: {run_dir}", highlight=False, soft_wrap=True)
     with stage("calibration and order of units", console) as show:
         supernet = preparation.supernet(
@@ -59,6 +58,7 @@ def run(cfg: DictConfig, console: Console) -> None:
     asked = fidelities(supernet, table, blocks["search"], blocks["heldout"], **cfg.evaluators)
     objectives = choose_metrics(cfg.objectives, asked.search[-1].metrics)
     dense = Candidate.dense(spec)
+    space = constrained(space, cfg.constraints, asked.free)
     starts = [dense, *space.uniform_ladder(), *space.depth_ladder(supernet.removal_order)]
     task = Task(space, objectives, seed=cfg.seed, free=asked.free, starts=starts, rungs=len(asked.search))
     algorithm = instantiate(cfg.search.algorithm)(task)
@@ -79,8 +79,8 @@ def run(cfg: DictConfig, console: Console) -> None:
     console.print(terminal_table(result.front, objectives, title=f"Pareto front of {spec.name}"))
     for line in result.remarks():
         console.print(line, highlight=False)
-    console.print(f"open {run_dir / 'front.html'}", highlight=False, soft_wrap=True)
-    console.print(f"export: python export_subnet.py run_dir={run_dir} pick=knee", highlight=False, soft_wrap=True)
+    for line in (f"open {run_dir / 'front.html'}", f"export: python export_subnet.py run_dir={run_dir} pick=knee"):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -95,4 +95,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = quoted(sys.argv[1:], "constraints")
     main()

@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluators.base import Evaluation, choose_metrics
-from evaluators.data import load_texts, split_tokens
+from evaluators.data import text_of
 from evaluators.fidelities import fidelities
 from evaluators.latency import LatencyBench, LatencyTable
 from search.archive import Archive
@@ -88,8 +88,7 @@ class Harness:
         loaded = instantiate(cfg.model)()
         self.spec = loaded.spec
         self.space = instantiate(cfg.space)(spec=self.spec)
-        texts = load_texts(cfg.data.path, name=cfg.data.name, split=cfg.data.split, field=cfg.data.field)
-        text = split_tokens(texts, loaded.tokenizer, vocab=self.spec.vocab)
+        text = text_of(cfg.data, loaded.tokenizer, self.spec.vocab)
         calibration, search = (
             text.blocks(part, cfg.data[f"{part}_windows"], cfg.data.length) for part in ("calibration", "search")
         )

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from evaluators.base import Evaluation, MeasureEvaluator, Metric
-from evaluators.data import TokenSplits, load_texts, split_tokens
+from evaluators.data import TokenSplits, text_of
 from evaluators.divergence import Divergence
 from space.candidate import Candidate
 from space.correction import Correction
@@ -55,8 +55,7 @@ class CorrectiveRefit:
         Raises:
             UserError: The text can not be had, or is another one.
         """
-        texts = load_texts(data["path"], name=data["name"], split=data["split"], field=data["field"])
-        text = split_tokens(texts, tokenizer, vocab=supernet.spec.vocab)
+        text = text_of(data, tokenizer, supernet.spec.vocab)
         if text.digest != digest:
             raise UserError(
                 f"Expected the run's text ({digest}) for the corrective refit, but {data['path']} has changed "

@@ -160,6 +160,18 @@ def split_tokens(
     return TokenSplits(tokens, start)
 
 
+def text_of(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, vocab: int) -> TokenSplits:
+    """`load_texts` and `split_tokens` in one.
+
+    Args:
+        settings: The `data` settings of a run: `path`, `name`, `split` and `field`; others are not looked at.
+        tokenizer: The model's tokenizer.
+        vocab: Rows of the model's embedding matrix.
+    """
+    names = ("path", "name", "split", "field")
+    return split_tokens(load_texts(**{name: settings[name] for name in names}), tokenizer, vocab=vocab)
+
+
 def _local_files(path: Path) -> list[Path]:
     """The text files at a path, in order of name."""
     if path.is_dir():

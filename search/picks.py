@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from evaluators.base import Metric
+from search.constraints import parsed, relative
 from search.report import (
     COSTS,
-    COUNTS,
     SEARCH_QUALITY,
     SHAPES,
     dense_row,
@@ -25,7 +24,6 @@ from space.errors import UserError
 
 NAMED = ("knee", "smallest", "fastest")
 SHORTEST_PREFIX = 4
-_CONSTRAINT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
 
 
 class PickError(UserError):
@@ -51,9 +49,8 @@ def select(frame: pd.DataFrame, pick: str, objectives: Sequence[Metric]) -> pd.S
     text = pick.strip()
     if text in NAMED:
         return _landmark(frame, text, objectives)
-    if match := _CONSTRAINT.fullmatch(text):
-        name, relation, value = match.groups()
-        return _constrained(frame, name, relation, float(value), objectives)
+    if constraint := parsed(text):
+        return _constrained(frame, *constraint, objectives)
     return _keyed(frame, text)
 
 
@@ -103,8 +100,7 @@ def _constrained(
     """The best point that satisfies a constraint."""
     if name not in _metrics(frame):
         raise PickError(f"pick={name}{relation}{value:g}: expected a metric of the front. {_what_works(frame)}")
-    relative = (name in COUNTS or name.startswith("latency_")) and 0 < value <= 1
-    limit = value * float(dense_row(frame)[name]) if relative else value
+    limit = value * float(dense_row(frame)[name]) if relative(name, value) else value
     points = frame[~is_dense(frame) & frame[name].notna()]
     if points.empty:
         raise PickError(f"pick={name}{relation}{value:g}: no pruned point of the front has a value of {name}.")
@@ -112,10 +108,12 @@ def _constrained(
     if satisfied.empty:
         values = points[name].to_numpy(dtype=float)
         nearest = points.iloc[int(values.argmin() if relation == "<=" else values.argmax())]
+        said = ("", "")
+        if relative(name, value):
+            said = (f" ({value:g} of dense)", f" ({nearest[name] / dense_row(frame)[name]:.3f} of dense)")
         raise PickError(
-            f"No pruned point of the front has {name}{relation}{_said(limit)}"
-            f"{f' ({value:g} of dense)' if relative else ''}; the nearest has {_said(float(nearest[name]))}"
-            f"{f' ({nearest[name] / dense_row(frame)[name]:.3f} of dense)' if relative else ''}: pick={nearest['key']}."
+            f"No pruned point of the front has {name}{relation}{_said(limit)}{said[0]}; "
+            f"the nearest has {_said(float(nearest[name]))}{said[1]}: pick={nearest['key']}."
         )
     column, sign = _preference(frame, name, objectives)
     wanted = sign * satisfied[column].to_numpy(dtype=float)

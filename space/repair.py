@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from space.limits import Limit, descend
+
 Genes = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
@@ -28,6 +30,7 @@ class Rules:
             that vanishes when all its genes are 0.
         min_open: Open layers that must stay alive.
         carriers: `(genes,)`, genes that carry attention while above 0; all false when some layer always has attention.
+        limits: Further quantities that must not be exceeded.
     """
 
     levels: Genes
@@ -38,6 +41,7 @@ class Rules:
     keeps: Mask
     min_open: int
     carriers: Mask
+    limits: tuple[Limit, ...] = ()
 
     def total(self, genes: Genes) -> int:
         """Decoder-layer parameters of these genes."""
@@ -51,7 +55,8 @@ class Rules:
 
     def valid(self, genes: Genes) -> bool:
         """Whether every rule holds."""
-        return self.minimum <= self.total(genes) <= self.maximum and self.sound(genes)
+        within = self.minimum <= self.total(genes) <= self.maximum and self.sound(genes)
+        return within and all(limit.holds(genes) for limit in self.limits)
 
 
 def random_floor(rules: Rules, genes: Genes, rng: np.random.Generator) -> Genes:
@@ -101,8 +106,8 @@ def repair(rules: Rules, genes: Genes, rng: np.random.Generator, *, tries: int) 
     """Valid genes near the given ones; valid genes come back unchanged.
 
     What is missing of the structure is restored at random. Then single-level steps are taken in random order, each
-    step that is left being equally likely, until the size fits. Where options are so coarse that a step jumps over the
-    whole allowed range, one gene or two are set anew to land in it.
+    step that is left being equally likely, until the size fits, and further ones down until every limit holds. Where
+    options are so coarse that a step jumps over the whole allowed range, one gene or two are set anew to land in it.
 
     Args:
         rules: The rules.
@@ -120,9 +125,9 @@ def repair(rules: Rules, genes: Genes, rng: np.random.Generator, *, tries: int) 
         floor = random_floor(rules, start, rng)
         if rules.total(floor) > rules.maximum:
             floor = cheapest_floor(rules, rng)
-        moved = _walk(rules, np.maximum(start, floor), floor, rng)
+        moved = descend(rules.limits, _walk(rules, np.maximum(start, floor), floor, rng), floor, rng)
         landed = moved if rules.valid(moved) else _land(rules, moved, floor, rng)
-        if landed is not None:
+        if landed is not None and rules.valid(landed):
             return landed
         # norms and biases make sizes that only a certain number of removed blocks can meet: remove some other number
         start = np.where(rng.random(len(genes)) < rng.random(), 0, genes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -23,6 +25,7 @@ from space.blocks import (
 )
 from space.candidate import Candidate
 from space.errors import UserError
+from space.limits import Limit
 from space.repair import Genes, cheapest_floor, repair, reshuffle
 from space.size import decoder_params
 from space.spec import ModelSpec
@@ -167,6 +170,34 @@ class SearchSpace:
                 f"{widest / dense:.4f}: make the range that wide, or take a smaller mlp_step."
             )
         return smallest, witness
+
+    def limited(self, name: str, base: float, steps: npt.NDArray[np.float64], maximum: float) -> SearchSpace:
+        """The same space without the designs that have more than `maximum` of a quantity; this one is left as it is.
+
+        Args:
+            name: Of the quantity.
+            base: What the dense design has.
+            steps: What each level of each gene adds to that, `(genes, levels)`; NaN where there is no such level.
+            maximum: The limit.
+
+        Raises:
+            UserError: No design is within it and all other bounds.
+        """
+        space = copy.copy(self)
+        limit = Limit(name, base, steps, maximum)
+        space._rules = replace(self._rules, limits=(*self._rules.limits, limit))
+        rng = np.random.default_rng(0)
+        witness = repair(space._rules, self._witness, rng, tries=TRIES_AT_CONSTRUCTION)
+        if witness is None:
+            repaired = (repair(self._rules, np.zeros_like(self.levels), rng, tries=TRIES) for _ in range(TRIES))
+            least = min((limit.total(genes) for genes in repaired if genes is not None), default=base)
+            raise UserError(
+                f"constraints: expected a limit that a design of this space is within, got {name} ({maximum:g}); the "
+                f"dense model has {base:g}, the smallest designs {least:g}. Raise it, or lower "
+                "space.min_decoder_params."
+            )
+        space._witness = witness
+        return space
 
     def decode(self, genes: npt.ArrayLike) -> Candidate:
         """The candidate of these genes, `(genes,)`; bounds are not looked at.
