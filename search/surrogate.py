@@ -33,6 +33,7 @@ from space.errors import UserError
 from space.space import evenly
 
 SIZE = "decoder_params"
+PROMOTABLE = 60  # candidates of a rung, those of lowest rank, of which the next one's are chosen
 CHILDREN = 15  # looked at by the surrogate for each new candidate of a round
 
 
@@ -195,24 +196,29 @@ class SurrogateNSGA2(Scripted):
         return succeeded
 
     def _promote(self, count: int) -> Generator[list[Question], Answers, int]:
-        """Sends the best of each rung to the next one: the front first, spread over it; fewer from rung to rung.
+        """Sends the best of each rung to the next one, fewer from rung to rung.
+
+        They are those that should raise the next rung's hypervolume most, if its answers differ from this rung's as
+        they do for most designs that have both; when none should, those of the lowest rank.
 
         Returns:
             How many were sent.
         """
         sent = 0
         for rung in range(self.task.rungs - 1):
-            answered = list(self._answers[rung].values())
-            if not answered:
+            answered, above = self._answers[rung], self._answers[rung + 1]
+            waiting = [e for e in answered.values() if not self.was_asked(e.candidate, rung + 1)]
+            if not waiting:
                 break
-            rank = ranks(self._truth(answered))
-            waiting = [i for i, e in enumerate(answered) if not self.was_asked(e.candidate, rung + 1)]
-            front = [i for i in waiting if rank[i] == 0]
-            if len(front) > count:
-                chosen = [front[i] for i in spread_subset(self._truth([answered[i] for i in front]), count)]
-            else:
-                chosen = sorted(waiting, key=lambda i: (rank[i], i))[:count]
-            yield from self._ask_at(rung + 1, [answered[i].candidate for i in chosen])
+            rank = ranks(self._truth(waiting))
+            best = [waiting[i] for i in np.argsort(rank, kind="stable")[: max(PROMOTABLE, count)]]
+            known = [(self._even(e), self._even(above[key])) for key, e in answered.items() if key in above]
+            shift = np.median([high - low for low, high in known], axis=0) if known else 0.0
+            expected = np.stack([self._even(e) for e in best]) + shift
+            front = np.stack([high for _, high in known]) if known else expected[:0]
+            chosen = fill_front(expected, front, reference_point(np.vstack([front, expected])), count)
+            chosen += [i for i in range(len(best)) if i not in chosen][: count - len(chosen)]
+            yield from self._ask_at(rung + 1, [best[i].candidate for i in chosen])
             sent += len(chosen)
             count = max(1, count // 2)
         return sent
@@ -294,6 +300,10 @@ class SurrogateNSGA2(Scripted):
         signs = [1.0 if metric.goal == "min" else -1.0 for metric in self.objectives]
         expected = zip(self.objectives, signs, values, strict=True)
         return self.space.decode(genes), {m.name: float(s * v) for m, s, v in expected if m in self._learned}
+
+    def _even(self, evaluation: Evaluation) -> Floats:
+        """Objectives of one evaluation, see `_evened`; shape `(objectives,)`."""
+        return self._evened(self._truth([evaluation]))[0]
 
     def _evened(self, values: Floats) -> Floats:
         """Objectives with the learned ones, as far as they are positive, as logarithms."""
