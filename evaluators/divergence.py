@@ -83,6 +83,11 @@ class Divergence:
         """Tokens that one question sends through a candidate."""
         return self._tokens.numel()
 
+    @property
+    def shared_layers(self) -> float:
+        """Layers that were run so far, as a part of those that would have been without shared residual streams."""
+        return self._forward.layers_run / max(1, self._forward.layers_asked)
+
     def measure(self) -> Measure:
         """The search's quality: `kl` and `nll`, in nats a token."""
         metrics = (Metric("kl", "nats/token", "min", 2), Metric("nll", "nats/token", "min", 2))
