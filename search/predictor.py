@@ -99,10 +99,16 @@ class RadialBasis:
     def fit(self, features: Floats, values: Floats) -> None:
         """See `Predictor`."""
         self._centre = features.mean(0)
-        _, _, axes = np.linalg.svd(features - self._centre, full_matrices=False)
-        self._axes = axes[: max(1, min(len(axes), len(features) // 4))]  # the linear tail needs more points than axes
+        _, spread, axes = np.linalg.svd(features - self._centre, full_matrices=False)
+        varied = int((spread > 1e-9 * max(float(spread.max(initial=0.0)), 1.0)).sum())
+        self._axes = axes[: min(varied, max(1, len(features) // 4))]  # the linear tail needs more points than axes
         self._known = self._project(features)
-        self._interpolator = RBFInterpolator(self._known, values, smoothing=self._smoothing, kernel="cubic", degree=1)
+        self._mean = float(np.mean(values))
+        self._interpolator = None
+        if len(self._axes):
+            self._interpolator = RBFInterpolator(
+                self._known, values, smoothing=self._smoothing, kernel="cubic", degree=1
+            )
         distances = cdist(self._known, self._known)
         self._reach = max(float(np.median(distances[distances > 0])) if (distances > 0).any() else 1.0, 1e-12)
         self._spread = float(np.std(values))
@@ -111,7 +117,8 @@ class RadialBasis:
         """See `Predictor`."""
         points = self._project(features)
         nearest = cdist(points, self._known).min(1)
-        return self._interpolator(points), self._spread * np.minimum(1.0, nearest / self._reach)
+        mean = np.full(len(points), self._mean) if self._interpolator is None else self._interpolator(points)
+        return mean, self._spread * np.minimum(1.0, nearest / self._reach)
 
     def sibling(self) -> RadialBasis:
         """See `Predictor`."""

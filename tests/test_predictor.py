@@ -88,6 +88,9 @@ def test_few_candidates_and_equal_values_are_no_error(row: str) -> None:
     assert np.isfinite(surrogate.predict(features)[0]).all()
     surrogate.fit(features, np.full(4, 2.0))
     np.testing.assert_allclose(surrogate.predict(features)[0], 2.0, rtol=1e-3)
+    alike = Described(features.sums, np.zeros_like(features.blocks))  # blocks that say nothing
+    surrogate.fit(alike, values)
+    assert np.isfinite(surrogate.predict(alike)[0]).all()
 
 
 def test_an_unknown_row_is_refused() -> None:

@@ -211,6 +211,30 @@ def test_a_longer_budget_goes_on_with_a_run_that_has_ended(llama: Place) -> None
     assert new[:EVALUATIONS] == old
 
 
+OTHERS = {
+    "three objectives": ("objectives=[kl,latency_ms,kv_bytes]", "constraints=kv_bytes<=0.8"),
+    "depth": ("space=depth", "constraints=latency_ms<=0.95"),
+    "heads": ("space=heads", "correction=null"),
+    "uniform": ("space=uniform", "objectives=[nll,params]"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_questions_to_the_same_model_of_four_layers(llama: Place, name: str) -> None:
+    changes = OTHERS[name]
+    good(ended(llama.search(name, "budget.evaluations=25", "space.min_decoder_params=0.3", *changes)))
+    front = read_front_csv(llama.run(name) / FRONT_FILE)
+    searched = [e.values for e in archived(llama.run(name))]
+    assert len(front) >= 1
+    assert ("refit_kl" in front) == ("correction=null" not in changes)
+    dense = front[is_dense(front)].iloc[0]
+    for change in changes:
+        if change.startswith("constraints="):
+            metric, limit = change.removeprefix("constraints=").split("<=")
+            inside = [values[metric] <= float(limit) * dense[metric] + 1e-9 for values in searched]
+            assert inside.count(False) <= 1  # the dense model, which is measured beside
+
+
 def full_after(size: int) -> Callable[[], None]:
     """A disk on which no file grows beyond `size` bytes."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
