@@ -12,18 +12,18 @@ the answers, so that a replay asks the same.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 
-from evaluators.base import Evaluation
 from search.agreement import agreement, rung_agreement
 from search.algorithms import minimise
 from search.features import BlockFeatures
+from search.forecast import Forecast
+from search.halving import Halving
 from search.knapsack import improved_designs, spread_designs
 from search.operators import Operators
-from search.pareto import Floats, fill_front, minimised, non_dominated, ranks, reference_point, spread_subset
-from search.predictor import Surrogate
+from search.pareto import Floats, fill_front, minimised, non_dominated, reference_point, spread_subset
 from search.protocol import Question, Task
 from search.script import FREE_RANK, Answers, Script, Scripted, at
 from search.sensitivity import REFIT_ERROR, Sweep
@@ -33,8 +33,9 @@ from space.errors import UserError
 from space.space import evenly
 
 SIZE = "decoder_params"
-PROMOTABLE = 60  # candidates of a rung, those of lowest rank, of which the next one's are chosen
 CHILDREN = 15  # looked at by the surrogate for each new candidate of a round
+
+Pick = tuple[Candidate, dict[str, float]]  # a design, and what is expected of its learned objectives
 
 
 class SurrogateNSGA2(Scripted):
@@ -96,9 +97,8 @@ class SurrogateNSGA2(Scripted):
                 "search=surrogate: expected starts of at least 0, promoted above 0 and at most 1, and crossover "
                 f"and explored from 0 to 1, got {starts}, {promoted}, {crossover} and {explored}."
             )
-        self._learned = [metric for metric in self.objectives if metric.cost_rank > FREE_RANK]
-        self._priced = [metric for metric in self.objectives if metric.cost_rank <= FREE_RANK]
-        if not self._learned or not self._priced:
+        priced = [metric.name for metric in self.objectives if metric.cost_rank <= FREE_RANK]
+        if len(priced) in (0, len(self.objectives)):
             raise UserError(
                 "search=surrogate: expected at least one objective that is measured on text (kl, nll) and one that "
                 f"is not, got {', '.join(m.name for m in self.objectives)}. Change the objectives, or search=nsga2."
@@ -113,154 +113,97 @@ class SurrogateNSGA2(Scripted):
         self._round_size = round_size
         self._explored = explored
         self._promoted = promoted
-        self._tables = tabulate(self.space, task.free, [*(m.name for m in self._priced), REFIT_ERROR, SIZE])
+        self._tables = tabulate(self.space, task.free, [*priced, REFIT_ERROR, SIZE])
         self._operators = Operators(self.space, self._tables[SIZE].steps, moves=moves, crossover=crossover)
-        self._surrogates = {metric.name: Surrogate(predictor) for metric in self._learned}
-        self._worth: dict[str, Table] = {}  # what each level of each gene adds to a learned metric on its own
-        self._answers: list[dict[str, Evaluation]] = [{} for _ in range(task.rungs)]  # by rung and key
+        self._forecast = Forecast(self.space, self.objectives, self._tables, task.rungs, predictor)
+        self._halving = Halving(self._forecast, task.rungs, self.was_asked)
 
     def script(self) -> Script:
         """See `Scripted`."""
         starts = [candidate for candidate in self.task.starts if self.space.contains(candidate)]
         yield from self._first(evenly(starts, self._starts))
-        yield from self._sweep()
-        found = spread_designs(self.space, list(self._worth.values()), self._costs(), self._designs)
+        worth = yield from self._sweep()
+        self._forecast.describe_by(BlockFeatures(self.space.kinds, self._tables[REFIT_ERROR], worth))
+        found = spread_designs(self.space, worth, self._costs(), self._designs)
         yield from self._first([self.space.decode(genes) for genes in found])
         while (yield from self._round()):
             pass
 
-    def _sweep(self) -> Script:
-        """Looks at every gene alone and sets `_worth`; the answers are not a part of what the surrogate learns from."""
+    def _sweep(self) -> Generator[list[Question], Answers, list[Table]]:
+        """Looks at every gene alone; the answers are not a part of what the surrogate learns from.
+
+        Returns:
+            What each level of each gene adds on its own to the learned objectives.
+        """
         sweep = Sweep(self.space, self._tables[REFIT_ERROR].steps, self._sweep_levels)
         answers = yield at(0, sweep.designs)
-        for metric in self._learned:
+        worth = []
+        for metric in self._forecast.learned:
             values = [None if e is None else float(minimised([e.values], [metric])[0, 0]) for e in answers]
-            self._worth[metric.name] = Table(0.0, sweep.losses(values))
-        self._features = BlockFeatures(self.space.kinds, self._tables[REFIT_ERROR], list(self._worth.values()))
+            worth.append(Table(0.0, sweep.losses(values)))
+        return worth
 
     def _first(self, designs: Sequence[Candidate]) -> Script:
         """Designs that no surrogate chose, and the best of them at the next fidelity."""
-        yield from self._ask_at(0, designs)
-        yield from self._promote(round(self._promoted * len(designs)))
+        yield from self._halving.ask(0, designs)
+        yield from self._halving.promote(round(self._promoted * len(designs)), first=0)
 
     def _round(self) -> Generator[list[Question], Answers, bool]:
         """One fit and what it leads to; False when nothing new was found."""
-        known = list(self._answers[0].values())
-        genes = np.stack([self.space.encode(e.candidate) for e in known]) if known else self.space.levels[None][:0]
-        pruned = (genes < self.space.levels - 1).any(1)  # dense diverges by 0, which has no logarithm
-        if not pruned.any():
+        forecast, rung = self._forecast, self._halving.entry
+        for each, answers in enumerate(self._halving.answers[: rung + 2]):
+            forecast.fit(each, list(answers.values()))
+        known = list(self._halving.answers[rung].values())
+        if not forecast.knows(rung):
             return False
-        truth = self._truth(known)
+        truth = forecast.truth(known)
         on_front = non_dominated(truth)
-        features = self._features(genes[pruned])
-        for metric in self._learned:
-            values = np.array([e.values[metric.name] for e in known])
-            self._surrogates[metric.name].fit(features, values[pruned])
-        front = genes[on_front]
-        around = list(front[spread_subset(self._evened(truth[on_front]), self._improved)])
-        better = improved_designs(self.space, self._learned_loss, self._costs(), around)
-        found, values = minimise(
+        front, front_values = forecast.genes(known)[on_front], forecast.evened(truth[on_front])
+        around = list(front[spread_subset(front_values, self._improved)])
+        better = improved_designs(self.space, self._loss, self._costs(), around)
+        found, _ = minimise(
             self.space,
-            self._predict,
+            lambda genes: forecast.values(genes, rung),
             np.stack([*front, *better]),
             child=self._operators.child,
             population=self._population,
             generations=self._generations,
             rng=self._rng,
         )
-        children = self._children(front)
-        explored = round(self._explored * self._round_size)
-        picks = self._infill(found, values, truth[on_front], self._round_size - explored)
-        picks += self._explore(children, truth[on_front], explored)
+        if rung:  # what was asked below is known well, and not here yet
+            found = np.concatenate([found, forecast.genes(list(self._halving.answers[rung - 1].values()))])
+        count = max(1, round(self._round_size * (self._promoted if rung else 1)))
+        explored = round(self._explored * count)
+        picks = self._infill(found, front_values, count - explored)
+        picks += self._explore(self._children(front), front_values, explored)
         if not picks:  # what is left to learn is what cheap answers got wrong
-            return (yield from self._promote(self._round_size)) > 0
+            return (yield from self._halving.promote(self._round_size, first=0)) > 0
         predicted = {candidate.key: expected for candidate, expected in picks}
-        unseen = yield from self._ask_at(0, [candidate for candidate, _ in picks], predicted)
-        notes = [agreement(metric.name, self._surrogates[metric.name], unseen) for metric in self._learned]
-        notes += rung_agreement(self._learned[0].name, self._answers)
-        self.remark = "; ".join(notes)
-        yield from self._promote(max(1, round(self._promoted * len(picks))))
+        unseen = yield from self._halving.ask(rung, [candidate for candidate, _ in picks], predicted)
+        notes = [agreement(m.name, forecast.surrogate(m, rung), unseen) for m in forecast.learned]
+        notes += rung_agreement(forecast.learned[0].name, self._halving.answers)
+        yield from self._halving.promote(max(1, round(self._promoted * len(picks))), first=rung)
+        self.remark = "; ".join([*notes, *self._halving.enter_higher()])
         return True
-
-    def _ask_at(
-        self,
-        rung: int,
-        candidates: Sequence[Candidate],
-        predicted: Mapping[str, Mapping[str, float]] | None = None,
-    ) -> Generator[list[Question], Answers, list[Evaluation]]:
-        """Asks, neighbours in the trie of layers together, and keeps the answers."""
-        ordered = sorted(candidates, key=lambda candidate: candidate.to_json(), reverse=True)
-        answers = yield [Question(c, rung, (predicted or {}).get(c.key, {})) for c in ordered]
-        succeeded = [e for e in answers if e is not None]
-        self._answers[rung].update((e.candidate.key, e) for e in succeeded)
-        return succeeded
-
-    def _promote(self, count: int) -> Generator[list[Question], Answers, int]:
-        """Sends the best of each rung to the next one, fewer from rung to rung.
-
-        They are those that should raise the next rung's hypervolume most, if its answers differ from this rung's as
-        they do for most designs that have both; when none should, those of the lowest rank.
-
-        Returns:
-            How many were sent.
-        """
-        sent = 0
-        for rung in range(self.task.rungs - 1):
-            answered, above = self._answers[rung], self._answers[rung + 1]
-            waiting = [e for e in answered.values() if not self.was_asked(e.candidate, rung + 1)]
-            if not waiting:
-                break
-            rank = ranks(self._truth(waiting))
-            best = [waiting[i] for i in np.argsort(rank, kind="stable")[: max(PROMOTABLE, count)]]
-            known = [(self._even(e), self._even(above[key])) for key, e in answered.items() if key in above]
-            shift = np.median([high - low for low, high in known], axis=0) if known else 0.0
-            expected = np.stack([self._even(e) for e in best]) + shift
-            front = np.stack([high for _, high in known]) if known else expected[:0]
-            chosen = fill_front(expected, front, reference_point(np.vstack([front, expected])), count)
-            chosen += [i for i in range(len(best)) if i not in chosen][: count - len(chosen)]
-            yield from self._ask_at(rung + 1, [best[i].candidate for i in chosen])
-            sent += len(chosen)
-            count = max(1, count // 2)
-        return sent
 
     def _costs(self) -> list[Table]:
         """Of the priced objectives, less being cheaper."""
-        return [self._tables[m.name] if m.goal == "min" else -self._tables[m.name] for m in self._priced]
+        return [self._tables[m.name] if m.goal == "min" else -self._tables[m.name] for m in self._forecast.priced]
 
-    def _learned_loss(self, genes: Genes) -> Floats:
+    def _loss(self, genes: Genes) -> Floats:
         """The sum of the learned objectives of designs, as far as they can be as logarithms, `(designs,)`."""
-        learned = [metric in self._learned for metric in self.objectives]
-        return np.asarray(self._evened(self._predict(genes))[:, learned].sum(-1))
+        values = self._forecast.evened(self._forecast.values(genes, self._halving.entry))
+        return np.asarray(self._forecast.learned_part(values).sum(-1))
 
-    def _predict(self, genes: Genes) -> Floats:
-        """Expected objectives of designs, to be minimised, `(candidates, objectives)`."""
-        features = self._features(genes)
-        columns = []
-        for metric in self.objectives:
-            if metric in self._learned:
-                values, _ = self._surrogates[metric.name].predict(features)
-            else:
-                values = self._tables[metric.name].total(genes)
-            columns.append(values if metric.goal == "min" else -values)
-        return np.stack(columns, axis=-1)
-
-    def _truth(self, evaluations: Sequence[Evaluation]) -> Floats:
-        return minimised([e.values for e in evaluations], self.objectives)
-
-    def _infill(
-        self, genes: Genes, values: Floats, front: Floats, count: int
-    ) -> list[tuple[Candidate, dict[str, float]]]:
-        """The candidates, with what is expected of them, that together promise the largest gain of hypervolume.
-
-        Learned objectives are taken as logarithms where they can, so that the whole front is filled and not its worst
-        end alone.
-        """
-        rows = self._fresh(genes)
-        if not rows:
+    def _infill(self, genes: Genes, front: Floats, count: int) -> list[Pick]:
+        """The new designs that together promise the largest gain of hypervolume, objectives evened out."""
+        fresh = self._fresh(genes)
+        if not len(fresh):
             return []
-        front, expected = self._evened(front), self._evened(values[rows])
+        values = self._forecast.values(fresh, self._halving.entry)
+        expected = self._forecast.evened(values)
         order = fill_front(expected, front, reference_point(np.vstack([front, expected])), count)
-        return [self._expecting(genes[rows[i]], values[rows[i]]) for i in order]
+        return [self._pick(fresh[i], values[i]) for i in order]
 
     def _children(self, front: Genes) -> Genes:
         """Neighbours of designs on the front, `(children, genes)`: answers tell apart what a surrogate cannot."""
@@ -270,45 +213,29 @@ class SurrogateNSGA2(Scripted):
             children.append(self.space.repair(child, self._rng))
         return np.stack(children)
 
-    def _explore(self, genes: Genes, front: Floats, count: int) -> list[tuple[Candidate, dict[str, float]]]:
+    def _explore(self, genes: Genes, front: Floats, count: int) -> list[Pick]:
         """Of new designs, those that are expected to be least far behind the front, spread along it."""
-        rows = self._fresh(genes)
-        if not rows or count < 1:
+        fresh = self._fresh(genes)
+        if not len(fresh) or count < 1:
             return []
-        values = self._predict(genes[rows])
-        front, expected = self._evened(front), self._evened(values)
+        values = self._forecast.values(fresh, self._halving.entry)
+        expected = self._forecast.evened(values)
         span = np.ptp(front, axis=0)
         scale = np.where(span > 0, span, 1.0)
         behind = ((expected[:, None] - front[None]) / scale).min(-1).max(-1)  # below 0: not dominated
         # each part of the front sends its best: parts are cut along the first priced objective
-        axis = expected[:, self.objectives.index(self._priced[0])]
-        parts = np.array_split(np.argsort(axis, kind="stable"), min(count, len(rows)))
-        best = [int(part[behind[part].argmin()]) for part in parts]
-        return [self._expecting(genes[rows[i]], values[i]) for i in best]
+        axis = expected[:, self.objectives.index(self._forecast.priced[0])]
+        parts = np.array_split(np.argsort(axis, kind="stable"), min(count, len(fresh)))
+        return [self._pick(fresh[i], values[i]) for i in (int(part[behind[part].argmin()]) for part in parts)]
 
-    def _fresh(self, genes: Genes) -> list[int]:
-        """Rows of designs that were not asked yet, each design once."""
-        fresh: dict[str, int] = {}
-        for index, row in enumerate(genes):
+    def _fresh(self, genes: Genes) -> Genes:
+        """Of designs those that were not asked about yet at the rung where new ones enter, each once."""
+        fresh: dict[str, Genes] = {}
+        for row in genes:
             candidate = self.space.decode(row)
-            if not self.was_asked(candidate, 0):
-                fresh.setdefault(candidate.key, index)
-        return list(fresh.values())
+            if not self.was_asked(candidate, self._halving.entry):
+                fresh.setdefault(candidate.key, row)
+        return np.stack(list(fresh.values())) if fresh else genes[:0]
 
-    def _expecting(self, genes: Genes, values: Floats) -> tuple[Candidate, dict[str, float]]:
-        """A design with what is expected of its learned objectives."""
-        signs = [1.0 if metric.goal == "min" else -1.0 for metric in self.objectives]
-        expected = zip(self.objectives, signs, values, strict=True)
-        return self.space.decode(genes), {m.name: float(s * v) for m, s, v in expected if m in self._learned}
-
-    def _even(self, evaluation: Evaluation) -> Floats:
-        """Objectives of one evaluation, see `_evened`; shape `(objectives,)`."""
-        return self._evened(self._truth([evaluation]))[0]
-
-    def _evened(self, values: Floats) -> Floats:
-        """Objectives with the learned ones, as far as they are positive, as logarithms."""
-        columns = [
-            np.log(np.maximum(column, 1e-4)) if metric in self._learned and metric.goal == "min" else column
-            for metric, column in zip(self.objectives, values.T, strict=True)
-        ]
-        return np.stack(columns, axis=-1)
+    def _pick(self, genes: Genes, values: Floats) -> Pick:
+        return self.space.decode(genes), self._forecast.named(values)
