@@ -77,7 +77,7 @@ class Halving:
             known = [(self._even(e), self._even(above[key])) for key, e in answered.items() if key in above]
             shift = np.median([high - low for low, high in known], axis=0) if known else 0.0
             expected = np.stack([self._even(e) for e in best]) + shift
-            front = np.stack([high for _, high in known]) if known else expected[:0]
+            front = np.stack([self._even(e) for e in above.values()]) if above else expected[:0]
             chosen = fill_front(expected, front, reference_point(np.vstack([front, expected])), count)
             chosen += [i for i in range(len(best)) if i not in chosen][: count - len(chosen)]
             yield from self._compared(rung + 1, [best[i] for i in chosen])
