@@ -20,7 +20,7 @@ from search.tables import Genes, Table
 from space.space import SearchSpace
 
 FEWEST = 10  # answers of a fidelity to learn from
-SMALLEST = 1e-4  # of a learned metric, for logarithms
+ALIKE = 0.1  # of a learned metric, which is in nats a token: below this, designs are about equally good
 
 
 class Forecast:
@@ -102,9 +102,12 @@ class Forecast:
         return minimised([e.values for e in evaluations], self._objectives)
 
     def evened(self, values: Floats) -> Floats:
-        """Objectives with the learned ones, as far as they are positive, as logarithms: all of a front counts alike."""
+        """Objectives with the learned ones, which are not negative, as logarithms of themselves and `ALIKE`.
+
+        So all of a front counts about alike: neither its worst end, nor the many designs that differ little from dense.
+        """
         columns = [
-            np.log(np.maximum(column, SMALLEST)) if metric in self.learned and metric.goal == "min" else column
+            np.log(np.maximum(column, 0.0) + ALIKE) if metric in self.learned and metric.goal == "min" else column
             for metric, column in zip(self._objectives, values.T, strict=True)
         ]
         return np.stack(columns, axis=-1)

@@ -42,12 +42,19 @@ class Predictor(Protocol):
         ...
 
     def sibling(self) -> Predictor:
-        """One that has learned nothing, for cross-validation; costly settings are kept."""
+        """One that has learned nothing, for cross-validation; what `fit` has tuned is kept."""
+        ...
+
+    @property
+    def tunes(self) -> bool:
+        """Whether `fit` tunes settings, so that it has to come before cross-validation."""
         ...
 
 
 class Ridge:
     """Bayesian linear regression: additive in the features."""
+
+    tunes = False
 
     def fit(self, features: Floats, values: Floats) -> None:
         """See `Predictor`."""
@@ -65,6 +72,8 @@ class Ridge:
 
 class GaussianProcess:
     """A Matérn-5/2 process with noise; one length scale for all features."""
+
+    tunes = True
 
     def __init__(self, kernel: Kernel | None = None) -> None:
         first = ConstantKernel(1.0, (1e-3, 1e3)) * Matern(10.0, (1.0, 1e3), nu=2.5) + WhiteKernel(0.1, (1e-6, 1.0))
@@ -92,6 +101,8 @@ class RadialBasis:
 
     The deviation grows with the distance to the nearest known candidate, scaled to the spread of the values.
     """
+
+    tunes = False
 
     def __init__(self, smoothing: float = 10.0) -> None:
         self._smoothing = smoothing
@@ -130,6 +141,8 @@ class RadialBasis:
 
 class _Ensemble:
     """The mean and the disagreement of several models, each of its own seed."""
+
+    tunes = False
 
     def __init__(self, members: int = 3) -> None:
         self._members = members
@@ -205,6 +218,11 @@ class Trend:
         mean, deviation = self._model.predict(self._blocks(features.blocks))
         return self._trend.predict(self._sums(features.sums)) + mean, deviation
 
+    @property
+    def tunes(self) -> bool:
+        """See `Predictor`."""
+        return self._model.tunes
+
     def sibling(self) -> Trend:
         """See `Predictor`."""
         return Trend(self._model.sibling())
@@ -248,10 +266,13 @@ class Surrogate:
         target = np.log(known) if self._log else known
         models = {row: Trend(ROWS[row]()) for row in self._rows}
         for model in models.values():
-            model.fit(features, target)
+            if model.tunes:
+                model.fit(features, target)
         self.taus = {row: _cross_validated(model, features, target) for row, model in models.items()}
         self.chosen = max(self.taus, key=lambda row: self.taus[row])
         self._model = models[self.chosen]
+        if not self._model.tunes:
+            self._model.fit(features, target)
 
     def predict(self, features: Described) -> tuple[Floats, Floats]:
         """Means and standard deviations, both `(candidates,)`; of a logarithm's, the values one deviation apart."""
@@ -262,15 +283,15 @@ class Surrogate:
         return value, value * np.expm1(np.minimum(deviation, 10.0))
 
 
-def _cross_validated(fitted: Trend, features: Described, target: Floats) -> float:
+def _cross_validated(model: Trend, features: Described, target: Floats) -> float:
     """Kendall's tau between values and what is predicted of them from the other folds; -1 where that is undefined."""
     if len(target) < 2 * FOLDS:
         return -1.0
     fold = np.arange(len(target)) % FOLDS
     predicted = np.empty_like(target)
     for number in range(FOLDS):
-        model, rest, own = fitted.sibling(), fold != number, fold == number
-        model.fit(Described(*(part[rest] for part in features)), target[rest])
-        predicted[own], _ = model.predict(Described(*(part[own] for part in features)))
+        fresh, rest, own = model.sibling(), fold != number, fold == number
+        fresh.fit(Described(*(part[rest] for part in features)), target[rest])
+        predicted[own], _ = fresh.predict(Described(*(part[own] for part in features)))
     tau = float(kendalltau(predicted, target).statistic)
     return tau if tau == tau else -1.0

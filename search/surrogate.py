@@ -52,7 +52,7 @@ class SurrogateNSGA2(Scripted):
         improved: int = 12,
         population: int = 100,
         generations: int = 30,
-        round_size: int = 20,
+        round_size: int = 16,
         explored: float = 0.5,
         promoted: float = 0.4,
         moves: float = 1.0,
@@ -172,9 +172,8 @@ class SurrogateNSGA2(Scripted):
         )
         if rung:  # what was asked below is known well, and not here yet
             found = np.concatenate([found, forecast.genes(list(self._halving.answers[rung - 1].values()))])
-        count = max(1, round(self._round_size * (self._promoted if rung else 1)))
-        explored = round(self._explored * count)
-        picks = self._infill(found, front_values, count - explored)
+        explored = round(self._explored * self._round_size)
+        picks = self._infill(found, front_values, self._round_size - explored)
         picks += self._explore(self._children(front), front_values, explored)
         if not picks:  # what is left to learn is what cheap answers got wrong
             return (yield from self._halving.promote(self._round_size, first=0)) > 0
