@@ -1,1 +1,1 @@
-"""Where README's figures came from: each file is one command, run by hand."""
+"""Where README's figures came from: each is one command, `python -m benchmarks.<name>`, run by hand."""

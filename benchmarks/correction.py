@@ -1,6 +1,6 @@
 """What the corrective refit is worth: KL and perplexity on held-out text, by tokens of correction and damping.
 
-    python benchmarks/correction.py --run-dir RUN --text TEXT.txt [--removed 0.25 0.375 0.5] [--windows 32 64 128]
+    python -m benchmarks.correction --run-dir RUN --text TEXT.txt [--removed 0.25 0.375 0.5] [--windows 32 64 128]
         [--damping 0.001 0.01 0.1] [--uniform 1024 768 512] [--heldout 32]
 
 RUN is a finished run of run_search.py on the default model: its prepared supernet, and its best point of at least each

@@ -1,6 +1,6 @@
 """Candidates a minute: views that share first layers, against one by one, deep copies that are sliced, and masks.
 
-    python benchmarks/evaluation_speed.py --run-dir RUN [--candidates 60]
+    python -m benchmarks.evaluation_speed --run-dir RUN [--candidates 60]
 
 RUN is a run of run_search.py with search=surrogate. Its latest candidates at each fidelity are evaluated again, in the
 order in which they were asked and on the text of that fidelity, and its sensitivity sweep at the cheapest one; nothing

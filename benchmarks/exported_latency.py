@@ -1,6 +1,6 @@
 """Exported checkpoints against the dense model, paired: what a user measures beside what front.csv says.
 
-    python benchmarks/exported_latency.py RUN_DIR CHECKPOINT [CHECKPOINT ...]
+    python -m benchmarks.exported_latency RUN_DIR CHECKPOINT [CHECKPOINT ...]
 
 Loads the dense default model and each checkpoint with transformers alone, in the dtype of the checkpoint, times
 `model(input_ids)` of 1 x 512 tokens in interleaved rounds, and prints milliseconds and the ratio to dense, beside the

@@ -1,6 +1,6 @@
 """Training-free quality against published methods: one search, three sizes, perplexity of the exported checkpoints.
 
-    python benchmarks/quality.py --calibration VALID.txt --test TEST.txt [--run-dir DIR] [--tokens 3000000]
+    python -m benchmarks.quality --calibration VALID.txt --test TEST.txt [--run-dir DIR] [--tokens 3000000]
 
 One run of run_search.py calibrates and searches on VALID.txt alone, for KL against decoder-layer parameters. From all
 that it evaluated, the best point with at least 25, 37.5 and 50 % of the decoder-layer parameters removed is exported,

@@ -1,6 +1,6 @@
 """Searches under one budget: hypervolume against tokens, and KL at three sizes, over several seeds.
 
-    python benchmarks/search.py --out DIR [--seeds 3] [--tokens 820000] [--overrides SETTING=VALUE ...]
+    python -m benchmarks.search --out DIR [--seeds 3] [--tokens 820000] [--overrides SETTING=VALUE ...]
         [--objectives kl,latency_ms kl,decoder_params]
         [--searches surrogate nsga2 random evolution dp greedy ladders]
 
@@ -20,8 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # run as a script, this very file would be `search` otherwise
+if not __package__:  # as a script, this file hides the package `search` from itself and from every other benchmark
+    sys.exit("error: expected a benchmark to be run as a module: python -m benchmarks.search, from the project's root")
 
 import numpy as np
 import pandas as pd
@@ -81,7 +81,7 @@ class Harness:
     """The model, the text and the archive that all searches share."""
 
     def __init__(self, out: Path, overrides: Sequence[str]) -> None:
-        with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        with initialize_config_dir(config_dir=str(Path(__file__).resolve().parent.parent / "conf"), version_base="1.3"):
             self._cfg = compose("config", overrides=[*overrides])
             self._searches = {name: compose("config", [*overrides, f"search={name}"]).search for name in SEARCHES}
         cfg = self._cfg
