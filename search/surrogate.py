@@ -3,8 +3,9 @@
     starts     dense, uniform and depth-only designs: a front that anyone could have, for little
     sweep      every gene alone at a few levels, at the cheapest fidelity: what each block is worth on its own
     designs    the knapsack of that additive model along the whole budget axis
-    rounds     fit a surrogate on all answers; let NSGA-II minimise its prediction and the free costs; ask the most
-               promising new candidates at the cheapest fidelity; promote those on the front to the next one; repeat
+    rounds     fit surrogates on all answers; let knapsacks around the front and NSGA-II minimise what they expect, the
+               free costs beside it; ask the most promising new candidates, and neighbours of the front, at the cheapest
+               fidelity; promote the best to the next one; repeat, without the cheap one once the surrogate knows more
 
 An answer at one fidelity is never compared with one at another. The order of questions is a function of the seed and
 the answers, so that a replay asks the same.
@@ -73,7 +74,7 @@ class SurrogateNSGA2(Scripted):
             generations: Its generations in every round.
             round_size: New candidates of a round.
             explored: Part of them that are neighbours of the front; the others are the surrogate's own optimum.
-            promoted: Part of a round's candidates that go on to the next fidelity.
+            promoted: Part of a stage's candidates that go on to the next fidelity.
             moves: Moves that make a mutation, on average.
             crossover: Chance that a child has two parents.
 

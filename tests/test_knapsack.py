@@ -10,7 +10,7 @@ from helpers_toy import toy_spec
 
 from evaluators.cost import cost_measure
 from search.features import BlockFeatures
-from search.knapsack import knapsack, spread_designs
+from search.knapsack import improved_designs, knapsack, spread_designs
 from search.tables import Table, single_changes, tabulate
 from space.candidate import Candidate
 from space.space import SearchSpace
@@ -96,6 +96,30 @@ def test_spread_designs_are_valid_distinct_and_cover_the_costs() -> None:
         kept = tables["decoder_params"].total(np.stack(designs)) / tables["decoder_params"].base
         assert kept.min() < 0.35
         assert kept.max() > 0.95
+
+
+def test_knapsacks_around_known_designs_find_better_ones_where_blocks_lose_together() -> None:
+    space = SearchSpace(toy_spec(layers=6), mlp_step=2, min_decoder_params=0.3)
+    table = tabulate(space, cost_measure(space.spec, context=64).values, ["decoder_params"])["decoder_params"]
+    rng = np.random.default_rng(3)
+    worth = rng.uniform(0.05, 1.0, len(space.levels)) ** 2
+    pair = np.triu(rng.uniform(0.0, 1.0, (len(worth), len(worth))), 1)
+
+    def loss(genes: np.ndarray) -> np.ndarray:
+        lost = worth * (1 - genes / (space.levels - 1)) ** 2
+        return np.log(0.01 + lost.sum(-1) + np.einsum("ni,ij,nj->n", lost, pair, lost))
+
+    designs = [space.encode(space.sample(rng)) for _ in range(10)]
+    better = improved_designs(space, loss, [table], designs)
+    assert all(space.contains(space.decode(genes)) for genes in better)
+    gains = []
+    for design in designs:
+        rivals = np.stack([genes for genes in better if table.total(genes) <= table.total(design)])
+        gains.append(loss(design[None])[0] - loss(rivals).min())
+    assert np.median(gains) > 0.3
+    # no change is made that does not pay for itself
+    flat = improved_designs(space, lambda genes: np.zeros(len(genes)), [table], designs[:1], reach=0.1)
+    assert designs[0].tolist() in [genes.tolist() for genes in flat]
 
 
 def test_features_tell_kinds_apart_and_survive_levels_that_failed() -> None:

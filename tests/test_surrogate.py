@@ -74,9 +74,10 @@ def search(
     rungs: int = 2,
     objectives: tuple[Metric, ...] = OBJECTIVES,
     fails: Callable[[Candidate], bool] = lambda c: False,
+    noise: float = 0.05,
 ) -> tuple[list[Evaluation], list[SearchProgress]]:
     seen: list[SearchProgress] = []
-    ladder = [evaluator("search-1", 100, 0.05, fails), evaluator("search", 400, fails=fails)][-rungs:]
+    ladder = [evaluator("search-1", 100, noise, fails), evaluator("search", 400, fails=fails)][-rungs:]
     with Archive(path, {}) as archive:
         run_loop(algorithm, ladder, archive, objectives, budget, batch=10, on_progress=seen.append)
         return archive.evaluations(), seen
@@ -114,6 +115,20 @@ def test_the_surrogate_is_right_about_what_it_has_not_seen_and_says_how_right(tm
     assert 0.6 < np.median(pairs[:, 0] / pairs[:, 1]) < 1.5
     assert "kl by gp (cross-validated tau 0." in seen[-1].remark
     assert "fidelity 0 to 1: tau" in seen[-1].remark
+
+
+@pytest.mark.parametrize(("noise", "skipped"), [(0.5, True), (0.0, False)])
+def test_a_cheap_fidelity_is_skipped_when_it_tells_less_than_the_surrogate(
+    noise: float, skipped: bool, tmp_path: Path
+) -> None:
+    space = SearchSpace(SPEC, **SPACES["full"])
+    algorithm = SurrogateNSGA2(Task(space, OBJECTIVES, 1, free, starts(space), 2), predictor="gp")
+    made, seen = search(tmp_path / "archive.jsonl", algorithm, Budget(tokens=60_000), noise=noise)
+    assert any("is skipped from here on" in progress.remark for progress in seen) == skipped
+    last = made[-40:]
+    assert all(e.fidelity == "search" for e in last) == skipped
+    if skipped:
+        assert all(e.predicted for e in last)
 
 
 @pytest.mark.parametrize("name", SPACES)
