@@ -18,7 +18,9 @@ from space.space import SearchSpace, evenly
 GRID = 10_000
 
 
-def knapsack(losses: Floats, costs: Floats, budgets: Floats, *, grid: int = GRID) -> list[Genes | None]:
+def knapsack(
+    losses: Floats, costs: Floats, budgets: Floats, *, grid: int = GRID, nearest: bool = False
+) -> list[Genes | None]:
     """For each budget, the levels of least total loss whose total cost is within it.
 
     Args:
@@ -26,6 +28,7 @@ def knapsack(losses: Floats, costs: Floats, budgets: Floats, *, grid: int = GRID
         costs: `(genes, levels)`, in any unit, NaN alike; only differences within a gene matter for the result.
         budgets: `(budgets,)`, limits of the summed costs.
         grid: Steps that the range of total cost is divided into.
+        nearest: Costs are rounded to the nearest step and not up, so that a budget may be overrun a little.
 
     Returns:
         Genes `(genes,)` for each budget, None where nothing is within it.
@@ -34,7 +37,8 @@ def knapsack(losses: Floats, costs: Floats, budgets: Floats, *, grid: int = GRID
     span = float((np.nanmax(costs, axis=1) - cheapest).sum())
     unit = span / grid if span > 0 else 1.0
     # rounded up, but for rounding errors of the division itself
-    sizes = np.ceil((costs - cheapest[:, None]) / unit - 1e-9)
+    sizes = (costs - cheapest[:, None]) / unit
+    sizes = np.rint(sizes) if nearest else np.ceil(sizes - 1e-9)
     best = np.zeros(grid + len(costs) + 1)  # least loss with at most so many units
     choices = []
     for gene_losses, gene_sizes in zip(losses, sizes, strict=True):
@@ -114,7 +118,8 @@ def improved_designs(
         steps[genes, levels] = gained + np.where(levels == design[genes], 0.0, change)
         for cost in mixes:
             spent = cost[np.arange(len(design)), design].sum()
-            for better in knapsack(steps, cost, spent + np.linspace(-reach, reach, budgets), grid=GRID // 10):
+            limits = spent + np.linspace(-reach, reach, budgets)
+            for better in knapsack(steps, cost, limits, grid=GRID // 10, nearest=True):
                 if better is not None and space.contains(space.decode(better)):
                     found[better.tobytes()] = better
     return list(found.values())

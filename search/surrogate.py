@@ -1,8 +1,9 @@
 """The default search: a sensitivity sweep, knapsack designs, then NSGA-II on a surrogate that true evaluations correct.
 
     starts     dense, uniform and depth-only designs: a front that anyone could have, for little
-    sweep      every gene alone at a few levels, at the cheapest fidelity: what each block is worth on its own
-    designs    the knapsack of that additive model along the whole budget axis
+    sweep      every gene alone, at the cheapest fidelity: what each block is worth on its own
+    designs    the knapsack of that additive model along the whole budget axis; first of one level of each gene, which
+               costs little, then of a few levels
     rounds     fit surrogates on all answers; let knapsacks around the front and NSGA-II minimise what they expect, the
                free costs beside it; ask the most promising new candidates, and neighbours of the front, at the cheapest
                fidelity; promote the best to the next one; repeat, without the cheap one once the surrogate knows more
@@ -47,9 +48,9 @@ class SurrogateNSGA2(Scripted):
         task: Task,
         *,
         predictor: str = "auto",
-        starts: int = 32,
+        starts: int = 16,
         sweep_levels: int = 4,
-        designs: int = 20,
+        designs: int = 12,
         improved: int = 12,
         population: int = 100,
         generations: int = 30,
@@ -67,7 +68,7 @@ class SurrogateNSGA2(Scripted):
             predictor: Row of `search.predictor.ROWS`, or `auto`.
             starts: How many of the task's starts are evaluated, evenly chosen, before all others.
             sweep_levels: Levels at which a gene is looked at alone, the dense one not counted.
-            designs: Knapsack designs of what these say.
+            designs: Knapsack designs after one level of each gene, and again after all of these.
             improved: Designs of the front that are improved by knapsacks of the surrogate's single changes, in every
                 round; the results are parents of NSGA-II.
             population: Parents of NSGA-II on the surrogate.
@@ -123,20 +124,21 @@ class SurrogateNSGA2(Scripted):
         """See `Scripted`."""
         starts = [candidate for candidate in self.task.starts if self.space.contains(candidate)]
         yield from self._first(evenly(starts, self._starts))
-        worth = yield from self._sweep()
+        for levels in sorted({1, self._sweep_levels}):
+            worth = yield from self._sweep(levels)
+            found = spread_designs(self.space, worth, self._costs(), self._designs)
+            yield from self._first([self.space.decode(genes) for genes in found])
         self._forecast.describe_by(BlockFeatures(self.space.kinds, self._tables[REFIT_ERROR], worth))
-        found = spread_designs(self.space, worth, self._costs(), self._designs)
-        yield from self._first([self.space.decode(genes) for genes in found])
         while (yield from self._round()):
             pass
 
-    def _sweep(self) -> Generator[list[Question], Answers, list[Table]]:
+    def _sweep(self, levels: int) -> Generator[list[Question], Answers, list[Table]]:
         """Looks at every gene alone; the answers are not a part of what the surrogate learns from.
 
         Returns:
             What each level of each gene adds on its own to the learned objectives.
         """
-        sweep = Sweep(self.space, self._tables[REFIT_ERROR].steps, self._sweep_levels)
+        sweep = Sweep(self.space, self._tables[REFIT_ERROR].steps, levels)
         answers = yield at(0, sweep.designs)
         worth = []
         for metric in self._forecast.learned:
