@@ -157,6 +157,7 @@ def figure(frame: pd.DataFrame) -> go.Figure:
     colours = dict(
         zip(SEARCHES, ("#1b6ca8", "#d95f02", "#7f7f7f", "#7b3fa0", "#2a9d4a", "#b8860b", "#c2547f"), strict=True)
     )
+    named: set[str] = set()
     for column, panel in enumerate(panels, start=1):
         for search, part in frame[frame["objectives"] == panel].groupby("search", sort=False):
             over_seeds = part.groupby("tokens")["hypervolume"].agg(["mean", "min", "max"])
@@ -170,11 +171,15 @@ def figure(frame: pd.DataFrame) -> go.Figure:
             line = {"color": colour, "width": 3 if search == "surrogate" else 1.5}
             drawn.add_scatter(
                 x=x, y=over_seeds["mean"], name=str(search), mode="lines", line=line,
-                legendgroup=str(search), showlegend=column == 1, row=1, col=column,
+                legendgroup=str(search), showlegend=search not in named, row=1, col=column,
             )  # fmt: skip
+            named.add(str(search))
+        most = frame.loc[frame["objectives"] == panel, "hypervolume"].max()
+        drawn.update_yaxes(range=[0.5 * most, 1.03 * most], col=column)  # what is below is not worth having
     drawn.update_xaxes(title="tokens sent through candidates", rangemode="tozero")
-    drawn.update_yaxes(title="hypervolume", rangemode="tozero", col=1)
-    drawn.update_layout(template="plotly_white", width=1000, height=420, legend={"orientation": "h", "y": -0.2})
+    drawn.update_yaxes(title="hypervolume", col=1)
+    legend, margin = {"orientation": "h", "y": -0.2}, {"t": 40, "r": 20, "b": 40}
+    drawn.update_layout(template="plotly_white", width=1000, height=400, legend=legend, margin=margin)
     return drawn
 
 
@@ -223,7 +228,7 @@ def main() -> None:
         frames.append(curve.assign(objectives=names, search=search, seed=seed))
         frame = pd.concat(frames, ignore_index=True)
         frame.to_csv(arguments.out / "search.csv", index=False)
-        figure(frame).write_html(arguments.out / "search.html", include_plotlyjs=True)
+        figure(frame).write_html(arguments.out / "search.html", config={"displayModeBar": False})
     ends(frame, console)
 
 
