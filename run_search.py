@@ -48,6 +48,7 @@ def run(cfg: DictConfig, console: Console) -> None:
         supernet = preparation.supernet(
             loaded, blocks["calibration"], run_dir / "supernet", lambda index: show(index + 1, spec.layers)
         )
+    corrections = correction and correction.on(supernet, text, data.length)
     bench = LatencyBench(supernet, workload)
     with stage("latency table", console) as show:
         table_file = run_dir / "latency.json"
@@ -60,19 +61,17 @@ def run(cfg: DictConfig, console: Console) -> None:
     dense = Candidate.dense(spec)
     space = constrained(space, cfg.constraints, asked.free)
     starts = [dense, *space.uniform_ladder(), *space.depth_ladder(supernet.removal_order)]
-    task = Task(space, objectives, seed=cfg.seed, free=asked.free, starts=starts, rungs=len(asked.search))
-    algorithm = instantiate(cfg.search.algorithm)(task)
+    task = Task(space, objectives, cfg.seed, asked.free, starts, len(asked.search))
+    algorithm, batch = instantiate(cfg.search.algorithm)(task), cfg.search.batch
     settings = {"model": spec.to_json(), "text": text.digest, "dtype": str(loaded.dtype), "latency": table.digest}
     with Archive(run_dir / "archive.jsonl", settings) as archive:
         with show_progress(objectives, console) as on_progress:
-            run_loop(
-                algorithm, asked.search, archive, objectives, budget, batch=cfg.search.batch, on_progress=on_progress
-            )
+            run_loop(algorithm, asked.search, archive, objectives, budget, batch=batch, on_progress=on_progress)
         with stage("front: held-out text, corrective refit and end-to-end timing", console) as show:
             facts = {**settings, "latency": dict(table.device), "evaluations": len(archive.evaluations("search"))}
             result = finish(
                 archive, objectives, dense, search=asked.search[-1], heldout=asked.heldout,
-                corrected=correction and Corrected(correction.on(supernet, text, data.length), asked.unseen, show),
+                corrected=corrections and Corrected(corrections, asked.unseen, show),
                 timed=EndToEnd(bench, show, archive.get(dense.key, EndToEnd.fidelity)),
                 points=cfg.front_points, run_dir=run_dir, run_name=str(run_dir), title=spec.name, facts=facts,
             )  # fmt: skip
