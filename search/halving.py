@@ -74,10 +74,11 @@ class Halving:
                 continue
             rank = ranks(forecast.truth(waiting))
             best = [waiting[i] for i in np.argsort(rank, kind="stable")[: max(PROMOTABLE, count)]]
-            known = [(self._even(e), self._even(above[key])) for key, e in answered.items() if key in above]
-            shift = np.median([high - low for low, high in known], axis=0) if known else 0.0
-            expected = np.stack([self._even(e) for e in best]) + shift
-            front = np.stack([self._even(e) for e in above.values()]) if above else expected[:0]
+            expected = self._even(best)
+            if both := [key for key in answered if key in above]:
+                low, high = (self._even([rungs[key] for key in both]) for rungs in (answered, above))
+                expected = expected + np.median(high - low, axis=0)
+            front = self._even(list(above.values())) if above else expected[:0]
             chosen = fill_front(expected, front, reference_point(np.vstack([front, expected])), count)
             chosen += [i for i in range(len(best)) if i not in chosen][: count - len(chosen)]
             yield from self._compared(rung + 1, [best[i] for i in chosen])
@@ -97,8 +98,7 @@ class Halving:
         answers = yield from self.ask(rung, candidates, named)
         for answer in answers:
             key = answer.candidate.key
-            both = np.stack([self._even(answer), self._even(self.answers[rung - 1][key])])
-            true, cheap = forecast.learned_part(both)
+            true, cheap = forecast.learned_part(self._even([answer, self.answers[rung - 1][key]]))
             self._wrong[rung].append((guesses[key] - true, cheap - true))
 
     def enter_higher(self) -> list[str]:
@@ -116,6 +116,6 @@ class Halving:
         self.entry = rung
         return [f"fidelity {rung - 1} is skipped from here on: {cheap:.3f} off (log), the surrogate {surrogate:.3f}"]
 
-    def _even(self, evaluation: Evaluation) -> Floats:
-        """Objectives of one evaluation, see `Forecast.evened`; shape `(objectives,)`."""
-        return self._forecast.evened(self._forecast.truth([evaluation]))[0]
+    def _even(self, evaluations: Sequence[Evaluation]) -> Floats:
+        """Objectives of evaluations, see `Forecast.evened`; shape `(evaluations, objectives)`."""
+        return self._forecast.evened(self._forecast.truth(evaluations))

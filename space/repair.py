@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from space.limits import Limit, descend
+from space.limits import Genes, Limit, descend
 
-Genes = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 

@@ -25,8 +25,8 @@ from space.blocks import (
 )
 from space.candidate import Candidate
 from space.errors import UserError
-from space.limits import Limit
-from space.repair import Genes, cheapest_floor, repair, reshuffle
+from space.limits import Genes, Limit
+from space.repair import cheapest_floor, repair, reshuffle
 from space.size import decoder_params
 from space.spec import ModelSpec
 
