@@ -15,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from evaluators.base import Metric
+from evaluators.data import TokenSplits, text_of
+from evaluators.tuning import make_tuning
 from search.constraints import quoted
 from search.finish import FRONT_FILE, POINTS_FILE, SUMMARY_FILE
 from search.picks import candidate_of, select
@@ -45,14 +47,19 @@ def export(cfg: DictConfig, console: Console) -> None:
     console.print(f"pick {cfg.pick}: {candidate.key}, to {out}", highlight=False)
     loaded = instantiate(run_config.model)()
     supernet = Supernet.load(loaded.model, loaded.spec, run_dir / "supernet", dtype=loaded.dtype)
-    refit, correction = instantiate(run_config.correction), None
-    if refit and cfg.correction:
-        corrections = refit.again(supernet, loaded.tokenizer, run_config.data, summary["text"])
-        with stage("corrective refit", console) as show:
-            (correction,) = corrections.of([candidate], show)
-    elif refit:  # the row's held-out figures are not those of this checkpoint
+    correction, distillation = instantiate(run_config.correction), instantiate(run_config.distillation)
+
+    def text() -> TokenSplits:
+        return text_of(run_config.data, loaded.tokenizer, loaded.spec.vocab, digest=summary["text"])
+
+    mode, length = run_config.search.distillation, run_config.data.length
+    tuning = make_tuning(mode, supernet, run_dir, correction, distillation, text, length)
+    with stage("tuning", console):
+        source = (
+            tuning.model(candidate, len(tuning.rungs)) if tuning and cfg.tuning else supernet.materialise(candidate)
+        )
+    if tuning and not cfg.tuning:  # the row's held-out figures are not those of this checkpoint
         row = row.drop([*HELDOUT_QUALITY], errors="ignore")
-    source = supernet.materialise(candidate, correction)
     tokens = torch.randint(loaded.spec.vocab, (2, 48), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         reference = copy.deepcopy(source).float().cpu()
@@ -73,7 +80,7 @@ def export(cfg: DictConfig, console: Console) -> None:
                 "base revision": loaded.spec.revision,
                 "text": summary["text"],
                 "seed": run_config.seed,
-                "corrective refit": f"{refit.windows} windows" if correction else "none",
+                "corrective refit": f"{correction.windows * length} tokens" if tuning and cfg.tuning else "none",
                 "dtype": summary["dtype"],
                 "torch": torch.__version__,
             },

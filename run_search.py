@@ -13,10 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from evaluators.base import choose_metrics
-from evaluators.corrected import Corrected
 from evaluators.data import text_of
 from evaluators.fidelities import fidelities
 from evaluators.latency import EndToEnd, LatencyBench, LatencyTable
+from evaluators.tuning import make_tuning
 from search.archive import Archive
 from search.constraints import constrained, quoted
 from search.finish import finish
@@ -38,7 +38,7 @@ def run(cfg: DictConfig, console: Console) -> None:
         loaded = instantiate(cfg.model)()
         spec, data = loaded.spec, cfg.data
         space, preparation = instantiate(cfg.space)(spec=spec), instantiate(cfg.supernet)
-        workload, budget, correction = instantiate(cfg.latency)(), instantiate(cfg.budget), instantiate(cfg.correction)
+        workload, budget = instantiate(cfg.latency)(), instantiate(cfg.budget)
         text = text_of(data, loaded.tokenizer, spec.vocab)
         blocks = {p: text.blocks(p, data[f"{p}_windows"], data.length) for p in ("calibration", "search", "heldout")}
     run_dir = Path(cfg.run_dir or f"results/{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -48,7 +48,11 @@ def run(cfg: DictConfig, console: Console) -> None:
         supernet = preparation.supernet(
             loaded, blocks["calibration"], run_dir / "supernet", lambda index: show(index + 1, spec.layers)
         )
-    corrections = correction and correction.on(supernet, text, data.length)
+    correction, distillation = instantiate(cfg.correction), instantiate(cfg.distillation)
+    mode = cfg.search.distillation
+    tuning = make_tuning(mode, supernet, run_dir, correction, distillation, lambda: text, data.length)
+    if tuning:
+        tuning.check_text()
     bench = LatencyBench(supernet, workload)
     with stage("latency table", console) as show:
         table_file = run_dir / "latency.json"
@@ -56,25 +60,29 @@ def run(cfg: DictConfig, console: Console) -> None:
             atomic_write(table_file, bench.table(space.attention_shapes, space.mlp_shapes, show).to_json())
         table = LatencyTable.from_json(table_file.read_text())
     console.print(str(table), highlight=False)
-    asked = fidelities(supernet, table, blocks["search"], blocks["heldout"], **cfg.evaluators)
+    asked = fidelities(supernet, table, blocks["search"], blocks["heldout"], tuning, **cfg.evaluators)
+    trained = asked.trained if mode == "loop" else ()
+    rungs = (*asked.search, *trained)
     objectives = choose_metrics(cfg.objectives, asked.search[-1].metrics)
     dense = Candidate.dense(spec)
     space = constrained(space, cfg.constraints, asked.free)
     starts = [dense, *space.uniform_ladder(), *space.depth_ladder(supernet.removal_order)]
-    task = Task(space, objectives, cfg.seed, asked.free, starts, len(asked.search))
+    task = Task(space, objectives, cfg.seed, asked.free, starts, len(rungs), len(trained), budget.tokens)
     algorithm, batch = instantiate(cfg.search.algorithm)(task), cfg.search.batch
     settings = {"model": spec.to_json(), "text": text.digest, "dtype": str(loaded.dtype), "latency": table.digest}
     with Archive(run_dir / "archive.jsonl", settings) as archive:
         with show_progress(objectives, console) as on_progress:
-            run_loop(algorithm, asked.search, archive, objectives, budget, batch=batch, on_progress=on_progress)
-        with stage("front: held-out text, corrective refit and end-to-end timing", console) as show:
+            run_loop(algorithm, rungs, archive, objectives, budget, batch=batch, on_progress=on_progress)
+        with stage("front: tuning, held-out text and end-to-end timing", console) as show:
             facts = {**settings, "latency": dict(table.device), "evaluations": len(archive.evaluations("search"))}
             result = finish(
-                archive, objectives, dense, search=asked.search[-1], heldout=asked.heldout,
-                corrected=corrections and Corrected(corrections, asked.unseen, show),
+                archive, objectives, dense, search=asked.search[-1], trained=trained[-1] if trained else None,
+                heldout=asked.heldout, tuned=asked.tuned, show=show,
                 timed=EndToEnd(bench, show, archive.get(dense.key, EndToEnd.fidelity)),
                 points=cfg.front_points, run_dir=run_dir, run_name=str(run_dir), title=spec.name, facts=facts,
             )  # fmt: skip
+    if tuning:
+        tuning.keep(set(result.front["key"]))
     console.print(terminal_table(result.front, objectives, title=f"Pareto front of {spec.name}"))
     for line in result.remarks():
         console.print(line, highlight=False)

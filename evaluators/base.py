@@ -116,6 +116,10 @@ class Evaluator(Protocol):
         """The numbers that an answer holds."""
         ...
 
+    def expect(self, candidates: Sequence[Candidate]) -> None:
+        """Says who will be asked about next, one by one, so that work for several can be shared."""
+        ...
+
     def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
         """One evaluation a candidate, in order; a candidate that fails gives a failed evaluation."""
         ...
@@ -148,9 +152,23 @@ def together(measures: Sequence[Measure]) -> Callable[[Candidate], dict[str, flo
 class MeasureEvaluator:
     """An `Evaluator` that asks several measures about each candidate: the boundary where failures are caught."""
 
-    def __init__(self, fidelity: str, measures: Sequence[Measure]) -> None:
+    def __init__(
+        self,
+        fidelity: str,
+        measures: Sequence[Measure],
+        *,
+        expect: Callable[[Sequence[Candidate]], None] = lambda candidates: None,
+    ) -> None:
+        """Asks nothing yet.
+
+        Args:
+            fidelity: Name of the question.
+            measures: What is asked.
+            expect: See `Evaluator`.
+        """
         self._fidelity = fidelity
         self._measures = tuple(measures)
+        self._expect = expect
         names = [metric.name for metric in self.metrics]
         if len(set(names)) != len(names):
             raise ValueError(f"MeasureEvaluator: expected distinct metric names, got {names}.")
@@ -164,6 +182,10 @@ class MeasureEvaluator:
     def metrics(self) -> tuple[Metric, ...]:
         """See `Evaluator`."""
         return tuple(metric for measure in self._measures for metric in measure.metrics)
+
+    def expect(self, candidates: Sequence[Candidate]) -> None:
+        """See `Evaluator`."""
+        self._expect(candidates)
 
     def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
         """See `Evaluator`."""
@@ -180,6 +202,8 @@ class MeasureEvaluator:
             broken = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
             if broken:
                 raise ArithmeticError(f"expected finite values, got {', '.join(f'{n}={values[n]}' for n in broken)}.")
+        except UserError:  # not the candidate's fault
+            raise
         except Exception as error:  # the one place that catches broadly: the failure is stored, never scored
             return Evaluation(
                 candidate=candidate,

@@ -7,9 +7,6 @@ With the teacher's probabilities p and a subnet's logits z = W h (the output mat
 since Σ p log p = h_T · Wᵀp − lse(z_T). The dense model's expected output embedding Wᵀp, a hidden-sized vector a token,
 is thus all that has to be kept of the teacher: its log-probabilities enter exactly, computed once, and neither they nor
 a subnet's are ever held for the whole text. A subnet costs one log-sum-exp over the vocabulary, in slices of its rows.
-
-Logits are float32 also where the model runs in bfloat16: rounded to bfloat16, a logit of 30 is off by up to 0.06, which
-is more than the divergence of a design near the dense one.
 """
 
 from __future__ import annotations
@@ -24,12 +21,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evaluators.base import Measure, Metric
+from evaluators.output_head import OutputHead
 from evaluators.prefix import PrefixForward
 from space.candidate import Candidate
-from space.correction import Correction
 from space.errors import UserError
-from space.products import fast_products
 from space.supernet import Supernet
+
+Models = Callable[[Candidate], Any | None]  # a candidate to a causal language model with its weights
+
+SEARCH_METRICS = (Metric("kl", "nats/token", "min", 2), Metric("nll", "nats/token", "min", 2))
+HELDOUT_METRICS = (Metric("heldout_kl", "nats/token", "min", 2), Metric("heldout_ppl", "", "min", 2))
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,7 @@ class Divergence:
             supernet: The model.
             tokens: Token ids, shape (windows, length); every window is a context of its own.
             batch: Windows of a forward pass.
-            slice_bytes: Memory for the float32 logits of a slice of the vocabulary; None is what was measured to be
-                fastest on a CPU, whose caches hold it, and much more elsewhere.
+            slice_bytes: See `evaluators.output_head`.
             cache_bytes: Memory for residual streams, see `evaluators.prefix`.
 
         Raises:
@@ -67,15 +67,11 @@ class Divergence:
         """
         if tokens.ndim != 2 or tokens.shape[1] < 2 or not len(tokens):
             raise UserError(f"Divergence: expected windows of at least 2 tokens, got shape {tuple(tokens.shape)}.")
-        head: Any = supernet.model.lm_head
-        if head.bias is not None:
-            raise UserError("Divergence: expected an LM head without bias, got one with; this model is not supported.")
+        together = min(batch, len(tokens)) * tokens.shape[1]
         self._supernet = supernet
-        self._tokens = tokens.to(head.weight.device)
+        self._head = OutputHead(supernet.model.lm_head, together, slice_bytes=slice_bytes)
+        self._tokens = tokens.to(self._head.weight.device)
         self._forward = PrefixForward(supernet, tokens, batch=batch, cache_bytes=cache_bytes)
-        if slice_bytes is None:
-            slice_bytes = (4 if self._tokens.device.type == "cpu" else 256) << 20
-        self._rows = max(1, slice_bytes // (4 * min(batch, len(tokens)) * tokens.shape[1]))
         self._teacher: list[_Teacher] | None = None
 
     @property
@@ -88,40 +84,46 @@ class Divergence:
         """Layers that were run so far, as a part of those that would have been without shared residual streams."""
         return self._forward.layers_run / max(1, self._forward.layers_asked)
 
-    def measure(self) -> Measure:
-        """The search's quality: `kl` and `nll`, in nats a token."""
-        metrics = (Metric("kl", "nats/token", "min", 2), Metric("nll", "nats/token", "min", 2))
+    def measure(self, models: Models = lambda candidate: None) -> Measure:
+        """The search's quality: `kl` and `nll`, in nats a token.
+
+        Args:
+            models: A candidate's own, where it is to have one.
+        """
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            kl, nll = self(candidate)
+            kl, nll = self(candidate, models(candidate))
             return {"kl": kl, "nll": nll}
 
-        return Measure(metrics, values, self.tokens)
+        return Measure(SEARCH_METRICS, values, self.tokens)
 
-    def heldout_measure(self, correction: Callable[[Candidate], Correction | None] = lambda candidate: None) -> Measure:
+    def heldout_measure(self, models: Models = lambda candidate: None) -> Measure:
         """What is reported of text that the search did not see: `heldout_kl` and the perplexity `heldout_ppl`.
 
         Args:
-            correction: A candidate's, where it is to have one.
+            models: A candidate's own, where it is to have one.
         """
-        metrics = (Metric("heldout_kl", "nats/token", "min", 2), Metric("heldout_ppl", "", "min", 2))
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            kl, nll = self(candidate, correction(candidate))
+            kl, nll = self(candidate, models(candidate))
             return {"heldout_kl": kl, "heldout_ppl": math.exp(nll) if nll < 700 else math.inf}
 
-        return Measure(metrics, values, self.tokens)
+        return Measure(HELDOUT_METRICS, values, self.tokens)
 
     @torch.inference_mode()
-    def __call__(self, candidate: Candidate, correction: Correction | None = None) -> tuple[float, float]:
-        """Mean KL from the dense model over all tokens, and mean NLL of all but each window's first, in nats."""
+    def __call__(self, candidate: Candidate, model: Any | None = None) -> tuple[float, float]:
+        """Mean KL from the dense model over all tokens, and mean NLL of all but each window's first, in nats.
+
+        Args:
+            candidate: A prefix of the supernet.
+            model: A model of its own to ask in its place, with the dense model's output matrix; None for the supernet.
+        """
         if self._teacher is None:
             self._teacher = list(self._teach())
-        weight = self._supernet.model.lm_head.weight
-        kl = nll = 0.0
-        batches = zip(self._forward.batches, self._hidden(candidate, correction), self._teacher, strict=True)
+        weight, kl, nll = self._head.weight, 0.0, 0.0
+        batches = zip(self._forward.batches, self._hidden(candidate, model), self._teacher, strict=True)
         for tokens, hidden, teacher in batches:
-            lse = self._log_sum_exp(hidden, weight)
+            lse = self._head.log_sum_exp(hidden)
             cross = lse - (hidden * teacher.embedding).sum(-1)
             kl += (cross - teacher.cross).sum(dtype=torch.float64).item()
             windows, length = tokens.shape
@@ -132,27 +134,15 @@ class Divergence:
         return kl / (windows * length), nll / (windows * (length - 1))
 
     def _teach(self) -> Iterator[_Teacher]:
-        weight = self._supernet.model.lm_head.weight
         for hidden in self._hidden(Candidate.dense(self._supernet.spec)):
-            lse = self._log_sum_exp(hidden, weight)
-            embedding = torch.zeros_like(hidden)
-            for logits, rows in self._logits(hidden, weight):
-                embedding.addmm_(logits.sub_(lse[:, None]).exp_(), rows)
+            lse = self._head.log_sum_exp(hidden)
+            _, embedding = self._head.expected(hidden)
             yield _Teacher(embedding, lse - (hidden * embedding).sum(-1))
 
-    def _hidden(self, candidate: Candidate, correction: Correction | None = None) -> Iterator[Tensor]:
+    def _hidden(self, candidate: Candidate, model: Any | None = None) -> Iterator[Tensor]:
         """Normed hidden states before the LM head, float32, each (batch · time, hidden), of one batch after another."""
-        return (states.flatten(0, 1).float() for states in self._forward(candidate, correction))
-
-    def _log_sum_exp(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """Of the logits over the whole vocabulary, shape (tokens,)."""
-        slices = [torch.logsumexp(logits, -1) for logits, _ in self._logits(hidden, weight)]
-        return torch.logsumexp(torch.stack(slices), 0)
-
-    def _logits(self, hidden: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Float32 logits (tokens, rows) of slices of the vocabulary, and the rows of the output matrix behind them."""
-        for rows in weight.split(self._rows):
-            wide = rows.float()
-            with fast_products(weight.dtype, weight.device):  # of bfloat16 numbers, so exact
-                logits = hidden @ wide.T
-            yield logits, wide
+        if model is None:
+            states = self._forward(candidate)
+        else:
+            states = (model.model(part, use_cache=False).last_hidden_state for part in self._forward.batches)
+        return (state.flatten(0, 1).float() for state in states)

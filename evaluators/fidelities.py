@@ -12,6 +12,7 @@ from evaluators.cost import cost_measure
 from evaluators.divergence import Divergence
 from evaluators.latency import LatencyTable
 from evaluators.refit_error import refit_error_measure
+from evaluators.tuning import Tuning, tuned
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet import Supernet
@@ -23,15 +24,17 @@ class Fidelities:
 
     Attributes:
         free: The metrics of any candidate that need no forward pass, each a sum over blocks.
-        search: The rungs of the search; the last one, the full fidelity, is named `search`.
+        search: The rungs of the search without training; the last one is named `search`.
+        trained: The rungs of the distillation, if there is any.
         heldout: On text that no rung has seen.
-        unseen: The divergence on that text, for subnets that are more than a candidate of the supernet.
+        tuned: The same of subnets as they are exported, after all tuning; None when there is none.
     """
 
     free: Callable[[Candidate], Mapping[str, float]]
     search: tuple[Evaluator, ...]
+    trained: tuple[Evaluator, ...]
     heldout: Evaluator
-    unseen: Divergence
+    tuned: Evaluator | None
 
 
 def fidelities(
@@ -39,6 +42,7 @@ def fidelities(
     table: LatencyTable,
     search: Tensor,
     heldout: Tensor,
+    tuning: Tuning | None = None,
     *,
     context: int,
     batch: int,
@@ -52,6 +56,7 @@ def fidelities(
         table: Latencies of its blocks.
         search: Token windows of the search, shape (windows, length).
         heldout: Token windows of the final scores, shape (windows, length).
+        tuning: What follows the cached refit, if anything.
         context: Tokens at which KV-cache bytes and attention's share of the work are counted.
         batch: Windows of a forward pass.
         rungs: The part of every window of `search`, from its start, that each cheaper fidelity looks at; cheapest
@@ -70,14 +75,24 @@ def fidelities(
         )
     costs = [cost_measure(supernet.spec, context=context), table.measure()]
 
-    def rung(tokens: int) -> Evaluator:
-        divergence = Divergence(supernet, search[:, :tokens], batch=batch, cache_bytes=cache_bytes // len(sizes))
-        return MeasureEvaluator("search" if tokens == length else f"search-{tokens}", [*costs, divergence.measure()])
+    def divergence(tokens: int) -> Divergence:
+        return Divergence(supernet, search[:, :tokens], batch=batch, cache_bytes=cache_bytes // len(sizes))
 
+    rungs_of_search = {f"search-{tokens}": divergence(tokens) for tokens in sizes[:-1]} | {"search": divergence(length)}
     unseen = Divergence(supernet, heldout, batch=batch)
+    trained: tuple[Evaluator, ...] = ()
+    final: Evaluator | None = None
+    if tuning is not None:
+        names = [f"distilled-{tokens}" for tokens in tuning.rungs]
+        full = rungs_of_search["search"]
+        trained = tuple(
+            tuned(name, tuning, rung, full.measure, costs=costs) for rung, name in enumerate(names, start=1)
+        )
+        final = tuned("tuned", tuning, len(names), unseen.heldout_measure)
     return Fidelities(
         free=together([*costs, refit_error_measure(supernet)]),
-        search=tuple(rung(tokens) for tokens in sizes),
+        search=tuple(MeasureEvaluator(n, [*costs, asked.measure()]) for n, asked in rungs_of_search.items()),
+        trained=trained,
         heldout=MeasureEvaluator("heldout", [unseen.heldout_measure()]),
-        unseen=unseen,
+        tuned=final,
     )

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from space.byte_cache import ByteCache
 from space.candidate import Candidate, LayerShape
-from space.correction import Correction
 from space.supernet import Supernet
 
 _GONE = LayerShape(0, 0, 0)
@@ -47,20 +46,13 @@ class PrefixForward:
         self._streams: ByteCache[_Key, Tensor] = ByteCache(cache_bytes)
         self.layers_run = self.layers_asked = 0
 
-    def __call__(self, candidate: Candidate, correction: Correction | None = None) -> Iterator[Tensor]:
+    def __call__(self, candidate: Candidate) -> Iterator[Tensor]:
         """Normed hidden states before the LM head, of one batch of windows after the other: (batch, time, hidden).
-
-        A candidate with a correction shares nothing with others, and is run whole.
 
         Raises:
             ValueError: The candidate does not fit the model.
         """
         layers = candidate.layers
-        if correction is not None:
-            for tokens in self.batches:
-                with self._supernet.activate(candidate, correction) as model:
-                    yield model.model(tokens, use_cache=False).last_hidden_state
-            return
         for number, tokens in enumerate(self.batches):
             start, stream = self._start(number, layers)
             inputs = {"input_ids": tokens} if stream is None else {"inputs_embeds": stream}

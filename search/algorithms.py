@@ -62,7 +62,7 @@ class NSGA2:
                 samples for each that is still missing follow.
 
         Raises:
-            UserError: An argument is out of its range.
+            UserError: An argument is out of its range, or there are trained fidelities.
         """
         if population < 2:
             raise UserError(f"NSGA2: expected a population of at least 2, got {population}.")
@@ -72,7 +72,7 @@ class NSGA2:
             raise UserError(f"NSGA2: expected mutated_genes above 0, got {mutated_genes}.")
         if matings < 1:
             raise UserError(f"NSGA2: expected matings of at least 1, got {matings}.")
-        self._space = space = task.space
+        self._space = space = task.without_training().space
         self._objectives = tuple(task.objectives)
         self._rng = np.random.default_rng(task.seed)
         self._seen: set[str] = set()

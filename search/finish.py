@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from numbers import Real
@@ -28,8 +28,10 @@ FRONT_FILE = "front.csv"
 POINTS_FILE = "points.csv"  # every candidate that the search evaluated
 PAGE_FILE = "front.html"
 SUMMARY_FILE = "summary.json"
-BEFORE_CORRECTION = {"heldout_kl": "refit_kl", "heldout_ppl": "refit_ppl"}
-CORRECTED_AT_ONCE = 4  # what a killed run loses at most, and how many subnets' hidden states are in memory
+BEFORE_TUNING = {"kl": "untuned_kl", "nll": "untuned_nll"}
+HELDOUT_BEFORE_TUNING = {"heldout_kl": "refit_kl", "heldout_ppl": "refit_ppl"}
+
+Show = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,12 @@ class Finish:
 
 
 def evaluate(
-    evaluator: Evaluator, archive: Archive, candidates: Sequence[Candidate], *, at_once: int | None = None
+    evaluator: Evaluator,
+    archive: Archive,
+    candidates: Sequence[Candidate],
+    *,
+    together: bool = False,
+    show: Show = lambda done, of: None,
 ) -> list[Evaluation]:
     """Evaluations of all candidates, from the archive as far as it has them.
 
@@ -77,12 +84,16 @@ def evaluate(
         evaluator: Asked about the rest.
         archive: Where its answers are stored.
         candidates: Which.
-        at_once: How many candidates a call asks about, each call's answers being stored before the next; None for all.
+        together: Whether to ask about all in one call; else each answer is stored before the next question.
+        show: Called with how many are evaluated, of how many.
     """
     missing = [candidate for candidate in candidates if archive.get(candidate.key, evaluator.fidelity) is None]
-    for start in range(0, len(missing), at_once or max(1, len(missing))):
-        for evaluation in evaluator(missing[start:][:at_once]):
+    size = max(1, len(missing)) if together else 1
+    for start in range(0, len(missing), size):
+        evaluator.expect(missing[start:])
+        for evaluation in evaluator(missing[start : start + size]):
             archive.add(evaluation)
+        show(start + size, len(missing))
     found = [archive.get(candidate.key, evaluator.fidelity) for candidate in candidates]
     return [evaluation for evaluation in found if evaluation is not None]
 
@@ -93,34 +104,39 @@ def finish(
     dense: Candidate,
     *,
     search: Evaluator,
+    trained: Evaluator | None,
     heldout: Evaluator,
-    corrected: Evaluator | None,
+    tuned: Evaluator | None,
     timed: Evaluator,
     points: int,
     run_dir: Path,
     run_name: str,
     title: str,
     facts: Mapping[str, Any],
+    show: Show = lambda done, of: None,
 ) -> Finish:
     """Scores, times and writes the front of a finished search.
 
-    A thinned front is scored on held-out text, before and after the corrective refit that its exports will have;
-    members that the last score shows to be dominated by another are left out. The rest is timed end to end beside the
-    dense model, and members that the timings show to be dominated go too.
+    A thinned front is scored on held-out text, before and after the tuning that its exports will have; members that the
+    last score shows to be dominated by another are left out. The rest is timed end to end beside the dense model, and
+    members that the timings show to be dominated go too.
 
     Args:
         archive: With the search's evaluations; held-out scores and timings are stored there too.
         objectives: What the front is about.
         dense: The dense model.
-        search: The search's evaluator; the dense model is asked too, in case the space leaves it out.
+        search: The search's full evaluator; the dense model is asked too, in case the space leaves it out.
+        trained: Gives the same of trained subnets; then the front is theirs, and the untrained qualities have columns
+            of their own.
         heldout: Gives `heldout_kl` and `heldout_ppl`.
-        corrected: Gives the same of corrected subnets; then those of `heldout` are columns `refit_kl` and `refit_ppl`.
+        tuned: Gives the same of tuned subnets; then those of `heldout` are columns `refit_kl` and `refit_ppl`.
         timed: Gives `latency_e2e_ms`.
         points: How many members at most.
         run_dir: Where `front.csv`, `points.csv`, `front.html` and `summary.json` go.
         run_name: The run directory as commands are to name it.
         title: Heading of the page.
         facts: What `summary.json` says besides.
+        show: Called with how much of a step of this is done, of how much.
 
     Raises:
         UserError: The dense model cannot be evaluated.
@@ -128,14 +144,20 @@ def finish(
     (dense_search,) = evaluate(search, archive, [dense])
     if dense_search.status == "failed":
         raise UserError(f"Expected the dense model to be evaluated, but it failed: {dense_search.error}")
-    members = [e for e in archive.front(objectives, search.fidelity) if e.candidate.key != dense.key]
+    deciding = trained or search
+    members = [e for e in archive.front(objectives, deciding.fidelity) if e.candidate.key != dense.key]
     if len(members) > points:
         kept = spread_subset(minimised([e.values for e in members], objectives), points)
         members = [members[index] for index in sorted(kept)]
     merged = {e.candidate.key: (e.candidate, dict(e.values)) for e in [dense_search, *members]}
+    if trained is not None:
+        for key, (_, values) in merged.items():
+            before = archive.get(key, search.fidelity)
+            known = before.values if before is not None else {}
+            values.update({name: known[old] for old, name in BEFORE_TUNING.items() if old in known})
 
-    def add(evaluator: Evaluator, keys: Sequence[str], at_once: int | None = None) -> None:
-        for evaluation in evaluate(evaluator, archive, [merged[key][0] for key in keys], at_once=at_once):
+    def add(evaluator: Evaluator, keys: Sequence[str], *, together: bool = False) -> None:
+        for evaluation in evaluate(evaluator, archive, [merged[key][0] for key in keys], together=together, show=show):
             if evaluation.status == "ok":
                 merged[evaluation.candidate.key][1].update(evaluation.values)
             elif evaluation.candidate.key == dense.key:  # the yardstick of all others
@@ -143,15 +165,17 @@ def finish(
 
     add(heldout, list(merged))
     qualities = ["kl", "heldout_kl"]
-    if corrected is not None:
+    if tuned is not None:
         for _, values in merged.values():
-            values.update({BEFORE_CORRECTION[name]: values.pop(name) for name in BEFORE_CORRECTION if name in values})
-        add(corrected, list(merged), CORRECTED_AT_ONCE)
-        qualities.insert(1, BEFORE_CORRECTION["heldout_kl"])
+            values.update({new: values.pop(old) for old, new in HELDOUT_BEFORE_TUNING.items() if old in values})
+        add(tuned, list(merged))
+        qualities.insert(1, HELDOUT_BEFORE_TUNING["heldout_kl"])
+    if trained is not None:
+        qualities = [BEFORE_TUNING["kl"], "kl", "heldout_kl"]
     agreement = {f"{low}, {high}": _agreement(merged.values(), low, high) for low, high in pairwise(qualities)}
     scored = front_table(merged.values(), merged[dense.key])
     kept_frame = confirmed(scored, objectives)
-    add(timed, [str(key) for key in kept_frame["key"]])
+    add(timed, [str(key) for key in kept_frame["key"]], together=True)
     measured = front_table([merged[str(key)] for key in kept_frame["key"]], merged[dense.key])
     error = _table_error(measured)
     front = confirmed(measured, [timed.metrics[0] if m.name == "latency_ms" else m for m in objectives])

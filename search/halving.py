@@ -29,16 +29,20 @@ class Halving:
         entry: The rung that new designs are asked about at first.
     """
 
-    def __init__(self, forecast: Forecast, rungs: int, was_asked: Callable[[Candidate, int], bool]) -> None:
+    def __init__(
+        self, forecast: Forecast, rungs: int, trained: int, was_asked: Callable[[Candidate, int], bool]
+    ) -> None:
         """Asks nothing yet.
 
         Args:
             forecast: What is expected of designs; also, how objectives are compared.
             rungs: How many fidelities there are.
+            trained: How many of them, the last ones, look at trained subnets; none of these is skipped.
             was_asked: Whether a candidate has been asked about at a rung.
         """
         self._forecast = forecast
         self._was_asked = was_asked
+        self._untrained = rungs - trained
         self.answers: list[dict[str, Evaluation]] = [{} for _ in range(rungs)]
         self.entry = 0
         # what the surrogate, and what the rung below, got wrong of each promoted design, by rung
@@ -58,7 +62,7 @@ class Halving:
         return succeeded
 
     def promote(self, count: int, *, first: int) -> Generator[list[Question], Answers, int]:
-        """Sends the best of each rung, from the first on, to the next one, fewer from rung to rung.
+        """Sends the best of each untrained rung, from the first on, to the next one, fewer from rung to rung.
 
         They are those that should raise the next rung's hypervolume most, if its answers differ from this rung's as
         they do for most designs that have both; when none should, those of the lowest rank.
@@ -66,18 +70,33 @@ class Halving:
         Returns:
             How many were sent.
         """
+        return (yield from self._promote(count, range(first, self._untrained - 1)))
+
+    def train(self, count: int) -> Generator[list[Question], Answers, int]:
+        """Sends the best of the last untrained rung to the trained ones, as `promote` does.
+
+        Returns:
+            How many were sent.
+        """
+        return (yield from self._promote(count, range(self._untrained - 1, len(self.answers) - 1)))
+
+    def _promote(self, count: int, rungs: range) -> Generator[list[Question], Answers, int]:
         forecast, sent = self._forecast, 0
-        for rung in range(first, len(self.answers) - 1):
+        for rung in rungs:
             answered, above = self.answers[rung], self.answers[rung + 1]
             waiting = [e for e in answered.values() if not self._was_asked(e.candidate, rung + 1)]
             if not waiting:
                 continue
             rank = ranks(forecast.truth(waiting))
             best = [waiting[i] for i in np.argsort(rank, kind="stable")[: max(PROMOTABLE, count)]]
-            expected = self._even(best)
-            if both := [key for key in answered if key in above]:
-                low, high = (self._even([rungs[key] for key in both]) for rungs in (answered, above))
-                expected = expected + np.median(high - low, axis=0)
+            if rung + 1 >= self._untrained and forecast.knows(rung + 1):
+                best = waiting  # training changes ranks
+                expected = forecast.evened(forecast.values(forecast.genes(best), rung + 1))
+            else:
+                expected = self._even(best)
+                if both := [key for key in answered if key in above]:
+                    low, high = (self._even([part[key] for key in both]) for part in (answered, above))
+                    expected = expected + np.median(high - low, axis=0)
             front = self._even(list(above.values())) if above else expected[:0]
             chosen = fill_front(expected, front, reference_point(np.vstack([front, expected])), count)
             chosen += [i for i in range(len(best)) if i not in chosen][: count - len(chosen)]
@@ -108,7 +127,7 @@ class Halving:
             What to say of it.
         """
         rung = self.entry + 1
-        if rung >= len(self.answers) or len(self._wrong[rung]) < JUDGED:
+        if rung >= self._untrained or len(self._wrong[rung]) < JUDGED:
             return []
         surrogate, cheap = (float(np.std(errors)) for errors in zip(*self._wrong[rung][-JUDGED:], strict=True))
         if surrogate >= cheap:

@@ -150,11 +150,12 @@ def run_loop(
             return
         state.generation += 1
         told: list[Evaluation] = []
-        for question in questions:
+        for number, question in enumerate(questions):
             evaluator = evaluators[question.rung]
             evaluation = archive.get(question.candidate.key, evaluator.fidelity)
             replayed = evaluation is not None
             if evaluation is None:
+                evaluator.expect([q.candidate for q in questions[number:] if q.rung == question.rung])
                 evaluation = _evaluate(evaluator, question)
                 archive.add(evaluation)
             told.append(evaluation)

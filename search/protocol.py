@@ -27,9 +27,11 @@ class Task:
         free: The metrics of any candidate that cost nothing and add up over blocks, by name.
         starts: Designs to begin with, where an algorithm has a use for them.
         rungs: How many fidelities the loop has.
+        trained: How many of them, the last ones, look at trained subnets.
+        tokens: The budget in tokens, or None when there is none.
 
     Raises:
-        UserError: There are fewer than two objectives, or no fidelity.
+        UserError: There are fewer than two objectives, or no fidelity without training.
     """
 
     space: SearchSpace
@@ -38,13 +40,33 @@ class Task:
     free: Free = lambda candidate: {}
     starts: Sequence[Candidate] = ()
     rungs: int = 1
+    trained: int = 0
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.objectives) < 2:
             names = [metric.name for metric in self.objectives]
             raise UserError(f"Search: expected at least two objectives, got {names}. Name two or three metrics.")
-        if self.rungs < 1:
-            raise UserError(f"Search: expected at least 1 rung, got {self.rungs}. Give the loop an evaluator.")
+        if self.untrained < 1:
+            raise UserError(f"Search: expected at least 1 rung, got {self.untrained}. Give the loop an evaluator.")
+
+    def without_training(self) -> Task:
+        """The same, for a search that has no use for trained fidelities.
+
+        Raises:
+            UserError: There are some.
+        """
+        if self.trained:
+            raise UserError(
+                "search.distillation=loop: expected search=surrogate, which knows when training pays, got another "
+                "search. Set search.distillation=final to train the front's members at the end, or off."
+            )
+        return self
+
+    @property
+    def untrained(self) -> int:
+        """How many fidelities, the first ones, look at subnets as they are."""
+        return self.rungs - self.trained
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Scripted(ABC):
         space: Where, as the task says.
         objectives: What the front is made of, as the task says.
         remark: See `Algorithm`.
+        spent: Tokens that the answers at each rung took.
     """
 
     def __init__(self, task: Task) -> None:
@@ -39,6 +40,7 @@ class Scripted(ABC):
         self.space = task.space
         self.objectives = tuple(task.objectives)
         self.remark = ""
+        self.spent = [0] * task.rungs
         self._known: dict[tuple[str, int], Evaluation | None] = {}
         self._stage: list[Question] = []
         self._queue: deque[Question] = deque()
@@ -70,6 +72,7 @@ class Scripted(ABC):
     def _store(self, questions: Sequence[Question], evaluations: Sequence[Evaluation]) -> None:
         for question, evaluation in zip_longest(questions, evaluations):
             assert evaluation is None or evaluation.candidate == question.candidate
+            self.spent[question.rung] += evaluation.tokens if evaluation is not None else 0
             ok = evaluation is not None and evaluation.status == "ok"
             self._known[self._name(question)] = evaluation if ok else None
 

@@ -4,6 +4,8 @@
     sweep      every gene alone, at the cheapest fidelity: what each block is worth on its own
     designs    the knapsack of that additive model along the whole budget axis; first of one level of each gene, which
                costs little, then of a few levels
+    training   once most of the untrained budget is spent, and from then on after each round: the most promising designs
+               at the trained fidelities; with ten answers there, rounds look for what training is expected to leave
     rounds     fit surrogates on all answers; let knapsacks around the front and NSGA-II minimise what they expect, the
                free costs beside it; ask the most promising new candidates, and neighbours of the front, at the cheapest
                fidelity; promote the best to the next one; repeat, without the cheap one once the surrogate knows more
@@ -21,7 +23,7 @@ import numpy as np
 from search.agreement import agreement, rung_agreement
 from search.algorithms import minimise
 from search.features import BlockFeatures
-from search.forecast import Forecast
+from search.forecast import FEWEST, Forecast
 from search.halving import Halving
 from search.knapsack import improved_designs, spread_designs
 from search.operators import Operators
@@ -37,7 +39,8 @@ from space.space import evenly
 SIZE = "decoder_params"
 CHILDREN = 15  # looked at by the surrogate for each new candidate of a round
 
-Pick = tuple[Candidate, dict[str, float]]  # a design, and what is expected of its learned objectives
+FIRST_TRAINED = 0.8  # part of the untrained share of the budget after which the first designs are trained
+TRAINED_AT_ONCE = 4
 
 
 class SurrogateNSGA2(Scripted):
@@ -57,6 +60,7 @@ class SurrogateNSGA2(Scripted):
         round_size: int = 16,
         explored: float = 0.5,
         promoted: float = 0.4,
+        trained: float = 0.5,
         moves: float = 1.0,
         crossover: float = 0.7,
     ) -> None:
@@ -76,11 +80,13 @@ class SurrogateNSGA2(Scripted):
             round_size: New candidates of a round.
             explored: Part of them that are neighbours of the front; the others are the surrogate's own optimum.
             promoted: Part of a stage's candidates that go on to the next fidelity.
+            trained: Part of the budget in tokens that goes to trained fidelities, when there are any.
             moves: Moves that make a mutation, on average.
             crossover: Chance that a child has two parents.
 
         Raises:
-            UserError: An argument is out of its range, no objective has to be learned, or there is nothing else.
+            UserError: An argument is out of its range, no objective has to be learned, there is nothing else, or there
+                are trained fidelities and no budget in tokens.
         """
         super().__init__(task)
         counts = {
@@ -99,6 +105,11 @@ class SurrogateNSGA2(Scripted):
                 "search=surrogate: expected starts of at least 0, promoted above 0 and at most 1, and crossover "
                 f"and explored from 0 to 1, got {starts}, {promoted}, {crossover} and {explored}."
             )
+        if not 0 < trained < 1 or (task.trained and task.tokens is None):
+            raise UserError(
+                "search=surrogate: expected trained above 0 and below 1, and a budget.tokens that it is a part of, got "
+                f"{trained} and {task.tokens}. Set them, or search.distillation=final."
+            )
         priced = [metric.name for metric in self.objectives if metric.cost_rank <= FREE_RANK]
         if len(priced) in (0, len(self.objectives)):
             raise UserError(
@@ -115,10 +126,12 @@ class SurrogateNSGA2(Scripted):
         self._round_size = round_size
         self._explored = explored
         self._promoted = promoted
+        self._trained = trained
         self._tables = tabulate(self.space, task.free, [*priced, REFIT_ERROR, SIZE])
         self._operators = Operators(self.space, self._tables[SIZE].steps, moves=moves, crossover=crossover)
         self._forecast = Forecast(self.space, self.objectives, self._tables, task.rungs, predictor)
-        self._halving = Halving(self._forecast, task.rungs, self.was_asked)
+        self._aim = 0  # the fidelity by whose expected answers new designs are looked for
+        self._halving = Halving(self._forecast, task.rungs, task.trained, self.was_asked)
 
     def script(self) -> Script:
         """See `Scripted`."""
@@ -126,11 +139,14 @@ class SurrogateNSGA2(Scripted):
         yield from self._first(evenly(starts, self._starts))
         for levels in sorted({1, self._sweep_levels}):
             worth = yield from self._sweep(levels)
-            found = spread_designs(self.space, worth, self._costs(), self._designs)
-            yield from self._first([self.space.decode(genes) for genes in found])
+            designs = spread_designs(self.space, worth, self._costs(), self._designs)
+            yield from self._first([self.space.decode(genes) for genes in designs])
         self._forecast.describe_by(BlockFeatures(self.space.kinds, self._tables[REFIT_ERROR], worth))
-        while (yield from self._round()):
-            pass
+        while True:
+            found = (yield from self._round()) if self._explores() else False
+            trained = (yield from self._train()) if self.task.trained else 0
+            if not found and not trained:
+                return
 
     def _sweep(self, levels: int) -> Generator[list[Question], Answers, list[Table]]:
         """Looks at every gene alone; the answers are not a part of what the surrogate learns from.
@@ -151,22 +167,49 @@ class SurrogateNSGA2(Scripted):
         yield from self._halving.ask(0, designs)
         yield from self._halving.promote(round(self._promoted * len(designs)), first=0)
 
+    def _explores(self) -> bool:
+        """Whether new designs are to be looked at; else all that is left of the budget is for training."""
+        if not self.task.trained or self.task.tokens is None:
+            return True
+        return sum(self.spent[: self.task.untrained]) < (1 - self._trained) * self.task.tokens
+
+    def _train(self) -> Generator[list[Question], Answers, int]:
+        """Trains the most promising designs, when there is training to be done by now.
+
+        At first so many that a surrogate learns what training does, once little of the untrained share of the budget is
+        left; then a group whenever training is behind.
+
+        Returns:
+            How many designs were trained.
+        """
+        task, untrained = self.task, sum(self.spent[: self.task.untrained])
+        assert task.tokens is not None
+        due = (untrained / ((1 - self._trained) * task.tokens) - FIRST_TRAINED) / (1 - FIRST_TRAINED)
+        spent = sum(self.spent[task.untrained :])
+        if due < 0 or spent >= min(due, 1.0) * self._trained * task.tokens:
+            return 0
+        self._fit()
+        sent = yield from self._halving.train(TRAINED_AT_ONCE if spent else FEWEST)
+        self.remark = "; ".join(rung_agreement(self._forecast.learned[0].name, self._halving.answers))
+        return sent
+
     def _round(self) -> Generator[list[Question], Answers, bool]:
         """One fit and what it leads to; False when nothing new was found."""
         forecast, rung = self._forecast, self._halving.entry
-        for each, answers in enumerate(self._halving.answers[: rung + 2]):
-            forecast.fit(each, list(answers.values()))
+        self._fit()
         known = list(self._halving.answers[rung].values())
         if not forecast.knows(rung):
             return False
-        truth = forecast.truth(known)
-        on_front = non_dominated(truth)
-        front, front_values = forecast.genes(known)[on_front], forecast.evened(truth[on_front])
+        self._aim = max(each for each in range(self.task.rungs) if each <= rung or self._steers(each))
+        genes = forecast.genes(known)
+        values = forecast.truth(known) if self._aim == rung else forecast.values(genes, self._aim)
+        on_front = non_dominated(values)
+        front, front_values = genes[on_front], forecast.evened(values[on_front])
         around = list(front[spread_subset(front_values, self._improved)])
         better = improved_designs(self.space, self._loss, self._costs(), around)
         found, _ = minimise(
             self.space,
-            lambda genes: forecast.values(genes, rung),
+            lambda genes: forecast.values(genes, self._aim),
             np.stack([*front, *better]),
             child=self._operators.child,
             population=self._population,
@@ -180,13 +223,22 @@ class SurrogateNSGA2(Scripted):
         picks += self._explore(self._children(front), front_values, explored)
         if not picks:  # what is left to learn is what cheap answers got wrong
             return (yield from self._halving.promote(self._round_size, first=0)) > 0
-        predicted = {candidate.key: expected for candidate, expected in picks}
-        unseen = yield from self._halving.ask(rung, [candidate for candidate, _ in picks], predicted)
+        expected = forecast.values(np.stack([self.space.encode(pick) for pick in picks]), rung)
+        predicted = {pick.key: forecast.named(row) for pick, row in zip(picks, expected, strict=True)}
+        unseen = yield from self._halving.ask(rung, picks, predicted)
         notes = [agreement(m.name, forecast.surrogate(m, rung), unseen) for m in forecast.learned]
         notes += rung_agreement(forecast.learned[0].name, self._halving.answers)
         yield from self._halving.promote(max(1, round(self._promoted * len(picks))), first=rung)
         self.remark = "; ".join([*notes, *self._halving.enter_higher()])
         return True
+
+    def _fit(self) -> None:
+        for rung, answers in enumerate(self._halving.answers):
+            self._forecast.fit(rung, list(answers.values()))
+
+    def _steers(self, rung: int) -> bool:
+        """Whether new designs are looked for by what a fidelity above the one where they enter is expected to say."""
+        return rung >= self.task.untrained and self._forecast.knows(rung)
 
     def _costs(self) -> list[Table]:
         """Of the priced objectives, less being cheaper."""
@@ -194,18 +246,17 @@ class SurrogateNSGA2(Scripted):
 
     def _loss(self, genes: Genes) -> Floats:
         """The sum of the learned objectives of designs, as far as they can be as logarithms, `(designs,)`."""
-        values = self._forecast.evened(self._forecast.values(genes, self._halving.entry))
+        values = self._forecast.evened(self._forecast.values(genes, self._aim))
         return np.asarray(self._forecast.learned_part(values).sum(-1))
 
-    def _infill(self, genes: Genes, front: Floats, count: int) -> list[Pick]:
+    def _infill(self, genes: Genes, front: Floats, count: int) -> list[Candidate]:
         """The new designs that together promise the largest gain of hypervolume, objectives evened out."""
         fresh = self._fresh(genes)
         if not len(fresh):
             return []
-        values = self._forecast.values(fresh, self._halving.entry)
-        expected = self._forecast.evened(values)
+        expected = self._forecast.evened(self._forecast.values(fresh, self._aim))
         order = fill_front(expected, front, reference_point(np.vstack([front, expected])), count)
-        return [self._pick(fresh[i], values[i]) for i in order]
+        return [self.space.decode(fresh[i]) for i in order]
 
     def _children(self, front: Genes) -> Genes:
         """Neighbours of designs on the front, `(children, genes)`: answers tell apart what a surrogate cannot."""
@@ -215,20 +266,19 @@ class SurrogateNSGA2(Scripted):
             children.append(self.space.repair(child, self._rng))
         return np.stack(children)
 
-    def _explore(self, genes: Genes, front: Floats, count: int) -> list[Pick]:
+    def _explore(self, genes: Genes, front: Floats, count: int) -> list[Candidate]:
         """Of new designs, those that are expected to be least far behind the front, spread along it."""
         fresh = self._fresh(genes)
         if not len(fresh) or count < 1:
             return []
-        values = self._forecast.values(fresh, self._halving.entry)
-        expected = self._forecast.evened(values)
+        expected = self._forecast.evened(self._forecast.values(fresh, self._aim))
         span = np.ptp(front, axis=0)
         scale = np.where(span > 0, span, 1.0)
         behind = ((expected[:, None] - front[None]) / scale).min(-1).max(-1)  # below 0: not dominated
         # each part of the front sends its best: parts are cut along the first priced objective
         axis = expected[:, self.objectives.index(self._forecast.priced[0])]
         parts = np.array_split(np.argsort(axis, kind="stable"), min(count, len(fresh)))
-        return [self._pick(fresh[i], values[i]) for i in (int(part[behind[part].argmin()]) for part in parts)]
+        return [self.space.decode(fresh[int(part[behind[part].argmin()])]) for part in parts]
 
     def _fresh(self, genes: Genes) -> Genes:
         """Of designs those that were not asked about yet at the rung where new ones enter, each once."""
@@ -238,6 +288,3 @@ class SurrogateNSGA2(Scripted):
             if not self.was_asked(candidate, self._halving.entry):
                 fresh.setdefault(candidate.key, row)
         return np.stack(list(fresh.values())) if fresh else genes[:0]
-
-    def _pick(self, genes: Genes, values: Floats) -> Pick:
-        return self.space.decode(genes), self._forecast.named(values)

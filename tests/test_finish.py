@@ -72,6 +72,9 @@ class Fake:
     values: Callable[[Candidate], Mapping[str, float]]
     calls: list[list[str]] = field(default_factory=list)
 
+    def expect(self, candidates: Sequence[Candidate]) -> None:
+        pass
+
     def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
         self.calls.append([candidate.key for candidate in candidates])
         return MeasureEvaluator(self.fidelity, [Measure(self.metrics, self.values)])(candidates)

@@ -57,6 +57,9 @@ class CountingEvaluator:
     fidelity: str = "search"
     metrics: tuple[Metric, ...] = OBJECTIVES
 
+    def expect(self, candidates: Sequence[Candidate]) -> None:
+        pass
+
     def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
         assert len(candidates) == 1
         self.asked += [candidate.key for candidate in candidates]

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from evaluators.base import Evaluation, Metric
 from search.pareto import minimised
+from search.protocol import Task
 from search.script import FREE_RANK, Answers, Scripted
 
 T = TypeVar("T")
@@ -14,6 +15,14 @@ T = TypeVar("T")
 
 class Rival(Scripted):
     """A published search, as a script."""
+
+    def __init__(self, task: Task) -> None:
+        """Set up; nothing is asked yet.
+
+        Raises:
+            UserError: There are trained fidelities.
+        """
+        super().__init__(task.without_training())
 
     @property
     def quality(self) -> Metric:

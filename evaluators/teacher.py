@@ -1,0 +1,164 @@
+"""What the dense model says of the training text, computed once and shared by all students: on disk, memory-mapped.
+
+The divergence of a student from the teacher, and its gradient by the student's last hidden state h, need the teacher's
+probabilities p in one form alone, the expected output embedding Wᵀp (`evaluators.divergence`). So a hidden-sized vector
+a token stands for the whole vocabulary, with nothing cut off: no top-k, no tail term, no error beyond float32's. Where
+residual streams are to be matched too, the teacher's are stored beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from evaluators.output_head import OutputHead
+from space.errors import UserError
+
+_META = "teacher.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a student is to learn from one batch of windows; all but the ids are float32.
+
+    Attributes:
+        tokens: Ids, `(windows, length)`.
+        embedding: The teacher's expected output embedding at the temperature, `(windows · length, hidden)`.
+        cross: lse(z_T / T) − (h_T / T) · Wᵀp, `(windows · length,)`: the divergence is relative to it.
+        streams: The residual stream behind each matched layer, by layer, `(windows · length, hidden)`.
+    """
+
+    tokens: Tensor
+    embedding: Tensor
+    cross: Tensor
+    streams: Mapping[int, Tensor]
+
+
+class Teacher:
+    """Lessons of the dense model on fixed windows of text."""
+
+    def __init__(
+        self,
+        model: Any,
+        revision: str,
+        tokens: Tensor,
+        directory: Path,
+        *,
+        batch: int,
+        temperature: float = 1.0,
+        layers: Sequence[int] = (),
+        on_lesson: Callable[[int, int], None] = lambda done, of: None,
+    ) -> None:
+        """Opens what `directory` holds, or runs the model and writes it there.
+
+        Args:
+            model: The dense model; no candidate may be active.
+            revision: Of the model.
+            tokens: Token ids, `(windows, length)`.
+            directory: Where the lessons are; what another model, text or temperature left there is replaced.
+            batch: Windows of a lesson.
+            temperature: What logits are divided by.
+            layers: Layers behind which the residual stream is stored, from 0.
+            on_lesson: Called with how many lessons are written, of how many.
+
+        Raises:
+            UserError: The directory cannot be written.
+        """
+        self.layers = tuple(layers)
+        self._parts = tokens.split(batch)
+        self._device = next(model.parameters()).device
+        self._directory = directory
+        ids = hashlib.sha256(tokens.cpu().numpy().astype("<i8").tobytes()).hexdigest()
+        facts = {"format": _FORMAT, "model": revision, "dtype": str(model.dtype), "temperature": temperature}
+        facts |= {"ids": ids, "shape": [*tokens.shape], "layers": [*layers]}
+        if _stored_facts(directory) != facts:
+            try:
+                self._write(model, temperature, on_lesson)
+                (directory / _META).write_text(json.dumps(facts))  # last: without it, nothing is there
+            except OSError as error:
+                raise UserError(
+                    f"Expected to write the teacher's {tokens.numel()} tokens to {directory}, got: {error}. Free some "
+                    "space, then run again with the same run_dir."
+                ) from error
+        hidden, count = model.config.hidden_size, tokens.numel()
+        self._streams = {layer: self._open(f"stream-{layer}", count, hidden) for layer in layers}
+        self._embedding = self._open("embedding", count, hidden)
+        self._cross = self._open("cross", count)
+        self._starts = np.cumsum([0, *(part.numel() for part in self._parts)])
+
+    def lesson(self, step: int) -> Lesson:
+        """What a student learns at a step, from 0; behind the last batch of windows, from the first one again."""
+        number = step % len(self._parts)
+        rows = slice(*self._starts[number : number + 2])
+
+        def read(array: npt.NDArray[np.float32]) -> Tensor:
+            return torch.from_numpy(np.array(array[rows])).to(self._device)
+
+        streams = {layer: read(array) for layer, array in self._streams.items()}
+        return Lesson(self._parts[number].to(self._device), read(self._embedding), read(self._cross), streams)
+
+    @torch.inference_mode()
+    def _write(self, model: Any, temperature: float, on_lesson: Callable[[int, int], None]) -> None:
+        head = OutputHead(model.lm_head, self._parts[0].numel())
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.mkdir(parents=True)
+        with ExitStack() as stack:
+            names = ("embedding", "cross", *(f"stream-{layer}" for layer in self.layers))
+            files = {name: stack.enter_context((self._directory / f"{name}.f32").open("wb")) for name in names}
+            for number, part in enumerate(self._parts):
+                with recorded_streams(model, self.layers) as streams:
+                    final = model.model(part.to(self._device), use_cache=False).last_hidden_state
+                scaled = final.flatten(0, 1).float() / temperature
+                lse, embedding = head.expected(scaled)
+                found = {"embedding": embedding, "cross": lse - (scaled * embedding).sum(-1)}
+                found |= {f"stream-{layer}": stream for layer, stream in streams.items()}
+                for name, tensor in found.items():
+                    files[name].write(tensor.float().cpu().numpy().tobytes())
+                on_lesson(number + 1, len(self._parts))
+
+    def _open(self, name: str, *shape: int) -> npt.NDArray[np.float32]:
+        return np.memmap(self._directory / f"{name}.f32", np.float32, "r", shape=shape)
+
+
+@contextmanager
+def recorded_streams(model: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """Keeps the residual stream behind some layers in each forward pass, by layer, `(windows · length, hidden)`."""
+    streams: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            streams[layer] = (output[0] if isinstance(output, tuple) else output).flatten(0, 1)
+
+        return hook
+
+    handles = [model.model.layers[layer].register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        yield streams
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def spread_layers(count: int, of: int) -> list[int]:
+    """So many of a model's layers, evenly spaced, the last one among them."""
+    return sorted({math.ceil(of * (index + 1) / count) - 1 for index in range(count)})
+
+
+def _stored_facts(directory: Path) -> Any:
+    try:
+        return json.loads((directory / _META).read_text())
+    except (OSError, ValueError):
+        return None
