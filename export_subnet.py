@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from functools import partial
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -15,14 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from evaluators.base import Metric
-from evaluators.data import TokenSplits, text_of
+from evaluators.data import text_of
 from evaluators.tuning import make_tuning
 from search.constraints import quoted
 from search.finish import FRONT_FILE, POINTS_FILE, SUMMARY_FILE
 from search.picks import candidate_of, select
 from search.report import HELDOUT_QUALITY, read_front_csv
 from search.run_directory import CONFIG_FILE
-from search.stages import stage
+from search.stages import mistakes_told, stage
 from space.errors import UserError
 from space.export import export_checkpoint, require_free
 from space.supernet import Supernet
@@ -33,7 +35,7 @@ def export(cfg: DictConfig, console: Console) -> None:
     run_dir = Path(cfg.run_dir)
     front, points = (read_front_csv(run_dir / name) for name in (FRONT_FILE, POINTS_FILE))
     try:
-        run_config = OmegaConf.load(run_dir / CONFIG_FILE)
+        run_config: Any = OmegaConf.load(run_dir / CONFIG_FILE)
         summary = json.loads((run_dir / SUMMARY_FILE).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"Expected {run_dir} to hold a finished run, got: {error}. Run the search again.") from error
@@ -47,23 +49,16 @@ def export(cfg: DictConfig, console: Console) -> None:
     console.print(f"pick {cfg.pick}: {candidate.key}, to {out}", highlight=False)
     loaded = instantiate(run_config.model)()
     supernet = Supernet.load(loaded.model, loaded.spec, run_dir / "supernet", dtype=loaded.dtype)
-    correction, distillation = instantiate(run_config.correction), instantiate(run_config.distillation)
-
-    def text() -> TokenSplits:
-        return text_of(run_config.data, loaded.tokenizer, loaded.spec.vocab, digest=summary["text"])
-
-    mode, length = run_config.search.distillation, run_config.data.length
-    tuning = make_tuning(mode, supernet, run_dir, correction, distillation, text, length)
-    with stage("tuning", console):
-        source = (
-            tuning.model(candidate, len(tuning.rungs)) if tuning and cfg.tuning else supernet.materialise(candidate)
-        )
+    recipe = instantiate(run_config.correction), instantiate(run_config.distillation)
+    text = partial(text_of, run_config.data, loaded.tokenizer, loaded.spec.vocab, digest=summary["text"])
+    tuning = make_tuning(run_config.search.distillation, supernet, run_dir, *recipe, text, run_config.data.length)
     if tuning and not cfg.tuning:  # the row's held-out figures are not those of this checkpoint
-        row = row.drop([*HELDOUT_QUALITY], errors="ignore")
+        row, tuning = row.drop([*HELDOUT_QUALITY], errors="ignore"), None
+    with stage("tuning", console):
+        source = tuning.model(candidate, len(tuning.rungs)) if tuning else supernet.materialise(candidate)
     tokens = torch.randint(loaded.spec.vocab, (2, 48), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        reference = copy.deepcopy(source).float().cpu()
-        logits = reference(tokens, use_cache=False).logits
+        logits = copy.deepcopy(source).float().cpu()(tokens, use_cache=False).logits
     done = export_checkpoint(
         source,
         loaded.tokenizer,
@@ -80,7 +75,7 @@ def export(cfg: DictConfig, console: Console) -> None:
                 "base revision": loaded.spec.revision,
                 "text": summary["text"],
                 "seed": run_config.seed,
-                "corrective refit": f"{correction.windows * length} tokens" if tuning and cfg.tuning else "none",
+                **(tuning.facts() if tuning else {}),
                 "dtype": summary["dtype"],
                 "torch": torch.__version__,
             },
@@ -94,11 +89,9 @@ def export(cfg: DictConfig, console: Console) -> None:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="export")
 def main(cfg: DictConfig) -> None:
-    """Exports, and turns mistakes that the user can mend into one message and exit code 1."""
-    try:
+    """Exports, and tells of mistakes in one message."""
+    with mistakes_told():
         export(cfg, Console())
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -25,9 +25,8 @@ from search.progress import show_progress
 from search.protocol import Task
 from search.report import terminal_table
 from search.run_directory import atomic_write, open_run_directory
-from search.stages import stage
+from search.stages import mistakes_told, stage
 from space.candidate import Candidate
-from space.errors import UserError
 
 FREE_SETTINGS = ("run_dir", "name", "budget")
 
@@ -48,11 +47,8 @@ def run(cfg: DictConfig, console: Console) -> None:
         supernet = preparation.supernet(
             loaded, blocks["calibration"], run_dir / "supernet", lambda index: show(index + 1, spec.layers)
         )
-    correction, distillation = instantiate(cfg.correction), instantiate(cfg.distillation)
-    mode = cfg.search.distillation
-    tuning = make_tuning(mode, supernet, run_dir, correction, distillation, lambda: text, data.length)
-    if tuning:
-        tuning.check_text()
+    mode, recipe = cfg.search.distillation, (instantiate(cfg.correction), instantiate(cfg.distillation))
+    tuning = make_tuning(mode, supernet, run_dir, *recipe, lambda: text, data.length)
     bench = LatencyBench(supernet, workload)
     with stage("latency table", console) as show:
         table_file = run_dir / "latency.json"
@@ -84,21 +80,16 @@ def run(cfg: DictConfig, console: Console) -> None:
     if tuning:
         tuning.keep(set(result.front["key"]))
     console.print(terminal_table(result.front, objectives, title=f"Pareto front of {spec.name}"))
-    for line in result.remarks():
-        console.print(line, highlight=False)
-    for line in (f"open {run_dir / 'front.html'}", f"export: python export_subnet.py run_dir={run_dir} pick=knee"):
+    commands = f"open {run_dir / 'front.html'}", f"export: python export_subnet.py run_dir={run_dir} pick=knee"
+    for line in (*result.remarks(), *commands):
         console.print(line, highlight=False, soft_wrap=True)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
-    """Runs, and turns mistakes that the user can mend into one message and exit code 1."""
-    try:
+    """Runs, and tells of mistakes in one message."""
+    with mistakes_told():
         run(cfg, Console() if sys.stdout.isatty() else Console(width=120))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; run again with the same run_dir= to go on")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ def main() -> None:
         f"data.path={arguments.calibration.resolve()}", "data.calibration_windows=128", "data.search_windows=8",
         "objectives=[kl,decoder_params]", "space.min_decoder_params=0.48",
         f"budget.tokens={arguments.tokens}", f"correction.windows={arguments.correction}", "front_points=1",
+        "search.distillation=off",
     ]  # fmt: skip
     subprocess.run(command, check=True)
     points = read_front_csv(arguments.run_dir / "points.csv")

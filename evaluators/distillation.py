@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evaluators.output_head import OutputHead
-from evaluators.teacher import Lesson, Teacher, recorded_streams
+from evaluators.teacher import Lesson, recorded_streams
 from space.errors import UserError
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -103,7 +103,8 @@ class Distillation:
 
 
 DECAY_STEPS = 16  # after so many, the learning rate has fallen by the root of 2
-JUDGED = 8  # steps over which losses are summed, as windows differ, to see whether training diverges
+JUDGED = 8  # steps whose mean loss is looked at to see whether training diverges, as windows differ
+WORSE = 4.0  # times the first loss
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -162,6 +163,11 @@ class Student:
         }
         self._optimizer = torch.optim.AdamW(self._masters.values(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)
 
+    @property
+    def trained(self) -> int:
+        """How many parameters are."""
+        return sum(parameter.numel() for parameter in self._working.values())
+
     def learn(self, lesson: Lesson) -> float:
         """One step.
 
@@ -169,7 +175,7 @@ class Student:
             The loss before it.
 
         Raises:
-            DivergedError: The loss is not finite, or has become twice what it was at first.
+            DivergedError: The loss is not finite, or has become a few times what it was at first.
         """
         loss = self._loss(lesson)
         loss.backward()
@@ -178,15 +184,17 @@ class Student:
             self._masters[name].grad = None if gradient is None else gradient.float()
         norm = nn.utils.clip_grad_norm_(self._masters.values(), self._settings.clip)
         self._losses.append(loss.item())
-        first, recent = (sum(part) for part in (self._losses[:JUDGED], self._losses[-JUDGED:]))
-        if not math.isfinite(recent + norm.item()) or recent > 2 * first:
+        first, recent = self._losses[0], self._losses[-JUDGED:]
+        mean = sum(recent) / JUDGED  # as good as none before there are that many
+        if not math.isfinite(mean + norm.item()) or mean > WORSE * first:
             raise DivergedError(
-                f"distillation diverged: at step {self.step}, the loss of the last {JUDGED} steps is {recent:.3g} in "
-                f"sum, that of the first ones was {first:.3g}. Lower distillation.learning_rate."
+                f"distillation diverged: the loss was {first:.3g} at first, and is {mean:.3g} at step {self.step}. "
+                "Lower distillation.learning_rate."
             )
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.rate(self.step)
         self._optimizer.step()
+        self._optimizer.zero_grad()
         self._put()
         self.step += 1
         return self._losses[-1]
@@ -250,20 +258,3 @@ def _add_adapters(model: Any, settings: Distillation) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         inject_adapter_in_model(config, model.model, _ADAPTER)
-
-
-def distil(student: Student, teacher: Teacher, until: int, on_step: Callable[[Student], None]) -> None:
-    """Steps until a student has learned from so many lessons.
-
-    Args:
-        student: Who learns; it goes on where it is.
-        teacher: The lessons, in their order.
-        until: Steps in total.
-        on_step: Called after each.
-
-    Raises:
-        DivergedError: See `Student.learn`.
-    """
-    while student.step < until:
-        student.learn(teacher.lesson(student.step))
-        on_step(student)

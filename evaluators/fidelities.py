@@ -64,7 +64,8 @@ def fidelities(
         cache_bytes: Memory for residual streams, over all rungs.
 
     Raises:
-        UserError: The rungs do not rise from above 0 to below 1, or give less than two tokens.
+        UserError: The rungs do not rise from above 0 to below 1, or give less than two tokens, or the text is too short
+            for the tuning.
     """
     length = search.shape[1]
     sizes = [*(round(rung * length) for rung in rungs), length]
@@ -83,6 +84,7 @@ def fidelities(
     trained: tuple[Evaluator, ...] = ()
     final: Evaluator | None = None
     if tuning is not None:
+        tuning.check_text()
         names = [f"distilled-{tokens}" for tokens in tuning.rungs]
         full = rungs_of_search["search"]
         trained = tuple(

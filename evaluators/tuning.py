@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -79,6 +80,14 @@ class Tuning:
             UserError: There is not.
         """
         _ = self._corrections, self._windows
+
+    def facts(self) -> dict[str, object]:
+        """What a model card should say of it."""
+        settings, correction = self._settings, self._correction
+        return {
+            "corrective refit": f"{correction.windows * self._length} tokens" if correction else "none",
+            "distillation": f"{self._tokens(len(self.rungs))} tokens, {settings.trainable}" if settings else "none",
+        }
 
     def expect(self, candidates: Sequence[Candidate]) -> None:
         """Says who will be asked about next: their corrective refits share the dense model's passes over the text."""
@@ -175,13 +184,16 @@ class Tuning:
 
     def _corrected(self, candidate: Candidate) -> State:
         """Corrects a candidate, and with it others that are expected, and stores them."""
-        group = [candidate]
-        if self._corrections is not None:
+        corrections, group = self._corrections, [candidate]
+        found: list[Any] = [None]
+        if corrections is not None:
             waiting = [c for c in self._expected if c != candidate and not self._file(c).exists()]
             group += waiting[: CORRECTED_AT_ONCE - 1]
-            found: list[Any] = [c.weights for c in self._corrections.of(group)]
-        else:
-            found = [None]
+            try:
+                found = [made.weights for made in corrections.of(group)]
+            except RuntimeError:  # perhaps another's fault
+                group = [candidate]
+                found = [made.weights for made in corrections.of(group)]
         states: list[State] = [{"step": 0, "student": None, "correction": weights} for weights in found]
         for member, state in zip(group, states, strict=True):
             self._store(member, state)
@@ -240,7 +252,7 @@ def make_tuning(
 def _read(file: Path) -> State:
     try:
         state: State = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError) as error:
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         raise UserError(f"Expected {file} to be a tuned subnet, got: {error}. Delete it; it is made again.") from error
     return state
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, spearmanr
 
 from evaluators.base import Evaluation
 from search.predictor import Surrogate
@@ -30,7 +30,7 @@ def agreement(metric: str, surrogate: Surrogate, unseen: Sequence[Evaluation]) -
 
 
 def rung_agreement(metric: str, answers: Sequence[Mapping[str, Evaluation]]) -> list[str]:
-    """Rank correlation of each fidelity with the next one.
+    """Rank correlations of each fidelity with the next one, Kendall's tau and Spearman's rho.
 
     Args:
         metric: What is compared.
@@ -40,7 +40,10 @@ def rung_agreement(metric: str, answers: Sequence[Mapping[str, Evaluation]]) -> 
     for rung, (low, high) in enumerate(pairwise(answers)):
         both = [(low[key].values[metric], high[key].values[metric]) for key in high if key in low]
         if len(both) > 2:
-            notes.append(f"fidelity {rung} to {rung + 1}: tau {rank_correlation(both):.2f} on {len(both)}")
+            rho = float(spearmanr(*np.array(both).T).statistic)
+            notes.append(
+                f"fidelity {rung} to {rung + 1}: tau {rank_correlation(both):.2f}, rho {rho:.2f} on {len(both)}"
+            )
     return notes
 
 

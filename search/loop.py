@@ -71,7 +71,8 @@ class SearchProgress:
         failed: Those of both that failed.
         tokens: Tokens sent through candidates so far.
         seconds: Time that the evaluations took, as it was measured when each was made.
-        hypervolume: Of the front, below a reference that the first batch fixes; None before that.
+        fidelity: Whose the front is: the dearest one that has answered so far.
+        hypervolume: Of the front, below a reference that its first batch fixes; None before that.
         front: Points on the front.
         best: For each objective, by name, the evaluation with its best value; empty before the first success.
         knee: The knee of the front; None before the first success.
@@ -87,6 +88,7 @@ class SearchProgress:
     failed: int
     tokens: int
     seconds: float
+    fidelity: str
     hypervolume: float | None
     front: int
     best: Mapping[str, Evaluation]
@@ -143,7 +145,7 @@ def run_loop(
             raise UserError(
                 f"Search: expected objectives among {known}, got {missing}. Change the objectives or evaluators."
             )
-    state = _State(tuple(objectives), budget)
+    state = _State(tuple(objectives), budget, [evaluator.fidelity for evaluator in evaluators])
     while not state.spent:
         questions = algorithm.ask(batch)
         if not questions:
@@ -159,7 +161,7 @@ def run_loop(
                 evaluation = _evaluate(evaluator, question)
                 archive.add(evaluation)
             told.append(evaluation)
-            state.count(evaluation, full=evaluator is evaluators[-1], replayed=replayed)
+            state.count(evaluation, evaluators.index(evaluator), replayed=replayed)
             batch_done = state.exhausted or len(told) == len(questions)
             if batch_done:
                 state.end_batch()
@@ -182,6 +184,8 @@ class _State:
 
     objectives: tuple[Metric, ...]
     budget: Budget
+    fidelities: Sequence[str]
+    rung: int = 0  # the front's
     generation: int = 0
     done: int = 0
     cheap: int = 0
@@ -204,19 +208,22 @@ class _State:
         """Whether no other batch is to be asked."""
         return self.exhausted or self.budget.stagnant(self.volumes)
 
-    def count(self, evaluation: Evaluation, *, full: bool, replayed: bool) -> None:
-        """Take one more evaluation in.
+    def count(self, evaluation: Evaluation, rung: int, *, replayed: bool) -> None:
+        """Take one more evaluation in; values of different rungs are never in one front.
 
         Raises:
             UserError: More than half of them failed, and there are enough of them to give up.
         """
+        full = rung == len(self.fidelities) - 1
         self.done += full
         self.cheap += not full
         self.replayed += replayed
         self.tokens += evaluation.tokens
         self.seconds += evaluation.seconds
         if evaluation.status == "ok":
-            if full:
+            if rung > self.rung:
+                self.rung, self.front, self.reference = rung, [], None
+            if rung == self.rung:
                 front = [*self.front, evaluation]
                 mask = non_dominated(self._values(front))
                 self.front = [e for e, kept in zip(front, mask, strict=True) if kept]
@@ -257,6 +264,7 @@ class _State:
             failed=self.failed,
             tokens=self.tokens,
             seconds=self.seconds,
+            fidelity=self.fidelities[self.rung],
             hypervolume=None if self.reference is None else hypervolume(values, self.reference),
             front=len(self.front),
             best=best,

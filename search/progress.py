@@ -79,7 +79,7 @@ def _counts(progress: SearchProgress) -> str:
 
 def _front(progress: SearchProgress) -> str:
     volume = "not yet known" if progress.hypervolume is None else f"{progress.hypervolume:.5g}"
-    return f"front of {progress.front} points, hypervolume {volume}"
+    return f"front of {progress.front} points ({progress.fidelity}), hypervolume {volume}"
 
 
 def _points(progress: SearchProgress, objectives: Sequence[Metric]) -> list[str]:

@@ -1,7 +1,8 @@
-"""What a person sees of a stage with a known length before the search: a bar on a terminal, one line elsewhere."""
+"""What a person sees of an entry script beside the search: its stages, and its end when that is not a good one."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from search.progress import duration
+from space.errors import UserError
 
 
 @contextmanager
@@ -25,3 +27,14 @@ def stage(title: str, console: Console) -> Iterator[Callable[[int, int], None]]:
         task = bars.add_task(title, total=None)
         yield lambda done, of: bars.update(task, completed=done, total=of)
     console.print(f"{title}: {duration(time.monotonic() - start)}", highlight=False)
+
+
+@contextmanager
+def mistakes_told() -> Iterator[None]:
+    """Turns mistakes that the user can mend, and an interrupt, into one message and exit code 1."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; run again with the same run_dir= to go on")

@@ -147,7 +147,7 @@ def test_the_default_composes_with_every_part_and_its_objectives_exist() -> None
 
 def test_an_experiment_keeps_what_it_does_not_name() -> None:
     smoke, default = composed("+experiment=smoke"), composed()
-    assert smoke.budget.evaluations < 50 < default.budget.tokens
+    assert smoke.budget.tokens < default.budget.tokens
     assert smoke.model == default.model
     assert set(smoke.search.algorithm) == set(default.search.algorithm)
 

@@ -87,7 +87,8 @@ class Run:
         self.directory = directory
         self.search = Fake("search", (KL, LATENCY, PARAMS, DECODER), search_values)
         self.heldout = Fake("heldout", HELDOUT, heldout_values)
-        self.corrected: Fake | None = None
+        self.tuned: Fake | None = None
+        self.trained: Fake | None = None
         self.timed = Fake("timed", TIMED, timed_values)
         with Archive(directory / "archive.jsonl", FACTS) as archive:
             for evaluation in self.search(searched):
@@ -102,7 +103,8 @@ class Run:
                 DENSE,
                 search=self.search,
                 heldout=self.heldout,
-                corrected=self.corrected,
+                trained=self.trained,
+                tuned=self.tuned,
                 timed=self.timed,
                 points=points,
                 run_dir=self.directory,
@@ -173,30 +175,52 @@ def test_the_summary_says_what_the_run_gave(run: Run) -> None:
     assert summary["dense"] == pytest.approx(expected)
 
 
-def corrected_values(candidate: Candidate) -> dict[str, float]:
+def tuned_values(candidate: Candidate) -> dict[str, float]:
     return {"heldout_kl": 0.9 * loss(candidate), "heldout_ppl": 10 * (1 + 0.8 * loss(candidate))}
 
 
-def test_what_is_reported_is_the_corrected_subnet_and_the_refit_stands_beside_it(run: Run) -> None:
+def test_what_is_reported_is_the_tuned_subnet_and_the_refit_stands_beside_it(run: Run) -> None:
     plain = run.end()
     assert plain.agreement == {"kl, heldout_kl": pytest.approx(1.0)}
-    run.corrected = Fake("corrected", HELDOUT, replaced(corrected_values, MEMBERS[1], heldout_kl=5.0, heldout_ppl=99.0))
+    run.tuned = Fake("tuned", HELDOUT, replaced(tuned_values, MEMBERS[1], heldout_kl=5.0, heldout_ppl=99.0))
     done = run.end()
     assert list(done.front["key"]) == [DENSE.key, *keys(MEMBERS[:1] + MEMBERS[2:])]  # the last score decides
     front = read_front_csv(run.directory / FRONT_FILE).set_index("key")
     for member in (DENSE, MEMBERS[0]):
         row = front.loc[member.key]
-        assert {name: row[name] for name in corrected_values(member)} == corrected_values(member)
+        assert {name: row[name] for name in tuned_values(member)} == tuned_values(member)
         assert [row["refit_kl"], row["refit_ppl"]] == list(heldout_values(member).values())
     assert list(done.agreement) == ["kl, refit_kl", "refit_kl, heldout_kl"]
     assert done.agreement["refit_kl, heldout_kl"] < 1
     assert json.loads((run.directory / SUMMARY_FILE).read_text())["rank_correlation"] == done.agreement
-    assert max(map(len, run.corrected.calls)) < len(MEMBERS)  # a killed run does not lose them all
+    assert max(map(len, run.tuned.calls)) < len(MEMBERS)  # a killed run does not lose them all
     assert "rank correlation" in "".join(done.remarks())
-    again = Fake("corrected", HELDOUT, failing(corrected_values, DENSE))
-    run.corrected = again
+    again = Fake("tuned", HELDOUT, failing(tuned_values, DENSE))
+    run.tuned = again
     run.end()
     assert again.calls == []
+
+
+def test_with_training_in_the_search_the_front_is_of_trained_subnets(run: Run) -> None:
+    trained = {MEMBERS[0].key: 0.01, MEMBERS[2].key: 0.2, MEMBERS[1].key: 0.4}
+
+    def values(candidate: Candidate) -> dict[str, float]:
+        return search_values(candidate) | {"kl": trained[candidate.key]}
+
+    run.trained = Fake("distilled-8", run.search.metrics, values)
+    with Archive(run.directory / "archive.jsonl", FACTS) as archive:
+        for evaluation in run.trained(MEMBERS[:3]):
+            archive.add(evaluation)
+    run.tuned = Fake("tuned", HELDOUT, tuned_values)
+    done = run.end()
+    expected = [e.key for e in MEMBERS[:3] if not (e == MEMBERS[1] and latency(e) > latency(MEMBERS[2]))]
+    assert set(done.front["key"]) == {DENSE.key, *expected}
+    rows = done.front.set_index("key")
+    for key in set(expected):
+        member = next(m for m in MEMBERS if m.key == key)
+        assert rows.loc[key, "kl"] == trained[key]
+        assert rows.loc[key, "untuned_kl"] == pytest.approx(loss(member))
+    assert list(done.agreement) == ["untuned_kl, kl", "kl, heldout_kl"]
 
 
 @pytest.mark.parametrize("stage", ["heldout", "timed"])
@@ -264,7 +288,7 @@ def test_an_end_that_was_killed_asks_only_for_the_rest(run: Run) -> None:
             archive.add(evaluation)
     run.heldout.calls.clear()
     run.end()
-    assert run.heldout.calls == [keys(MEMBERS[3:])]
+    assert [key for call in run.heldout.calls for key in call] == keys(MEMBERS[3:])
 
 
 def test_the_front_is_thinned_with_its_extremes_kept(run: Run) -> None:

@@ -166,37 +166,76 @@ def wait_for(process: Process, reached: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def test_a_run_that_was_killed_ends_like_one_never_killed(llama: Place) -> None:
-    run = llama.run("killed")
+LOOP = (
+    *("search.distillation=loop", "distillation.rungs=[320,640]", "budget.evaluations=null", "budget.tokens=45000"),
+    *("search.algorithm.starts=6", "search.algorithm.sweep_levels=1", "search.algorithm.round_size=8"),
+)
+LOOPED = ("distilled-320", "distilled-640")
+KILLED = {
+    "final": ((), (("search", 12), ("heldout", 1), ("tuned", 1)), ("search", "heldout", "tuned")),
+    "loop": (LOOP, (("distilled-320", 3), ("distilled-640", 2)), ("search", "distilled-320", "distilled-640", "tuned")),
+}
+
+
+def with_the_table_of_the_first_run(llama: Place, name: str) -> Path:
+    """A new run directory with a latency table, without which runs can not be compared."""
+    run = llama.run(name)
     run.mkdir()
-    shutil.copy(llama.run("run") / "latency.json", run)  # of the same measurement, or nothing can be compared
+    shutil.copy(llama.run("run") / "latency.json", run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def looped(llama: Place) -> Path:
+    run = with_the_table_of_the_first_run(llama, "loop")
+    good(ended(llama.search("loop", *LOOP)))
+    return run
+
+
+@pytest.mark.parametrize("mode", KILLED)
+def test_a_run_that_was_killed_ends_like_one_never_killed(llama: Place, looped: Path, mode: str) -> None:
+    changes, kills, fidelities = KILLED[mode]
+    undisturbed = looped if mode == "loop" else llama.run("run")
+    run = with_the_table_of_the_first_run(llama, f"killed {mode}")
     archive = run / "archive.jsonl"
 
     def lines(fidelity: str) -> int:
         return archive.read_bytes().count(f'"fidelity": "{fidelity}"'.encode()) if archive.exists() else 0
 
-    for fidelity, count in (("search", 12), ("heldout", 1)):
-        process = llama.search("killed", cache="cache of the killed run")
+    for fidelity, count in kills:
+        process = llama.search(run.name, *changes, cache="cache of the killed run")
         try:
             wait_for(process, lambda fidelity=fidelity, count=count: lines(fidelity) >= count)
         finally:
             process.kill()
             ended(process)
         assert not (run / FRONT_FILE).exists()
-        if fidelity == "search":
-            assert lines("search") < EVALUATIONS
+        assert lines(fidelity) < len(archived(undisturbed, fidelity))
     before = archive.read_bytes()
-    good(ended(llama.search("killed", cache="cache of the killed run")))
+    good(ended(llama.search(run.name, *changes, cache="cache of the killed run")))
     assert archive.read_bytes().startswith(before[: before.rfind(b"\n") + 1])  # what was there is still there
 
-    undisturbed = llama.run("run")
-    for fidelity, metrics in (("search", ("kl", "nll", "latency_ms", "params")), ("heldout", ("heldout_kl",))):
+    for fidelity in fidelities:
         got, expected = archived(run, fidelity), archived(undisturbed, fidelity)
         assert [e.candidate for e in got] == [e.candidate for e in expected]
-        for metric in metrics:
-            assert [e.values[metric] for e in got] == [e.values[metric] for e in expected]
+        assert [e.values for e in got] == [e.values for e in expected]
     timed = [{e.candidate.key for e in archived(place, "timed")} for place in (run, undisturbed)]
     assert timed[0] == timed[1]  # the same front, up to what the timings of either run leave out
+
+
+def test_training_in_the_loop_keeps_its_share_and_makes_the_front(looped: Path) -> None:
+    run, rungs = looped, ("search-8", "search", *LOOPED)
+    spent = {name: sum(e.tokens for e in archived(run, name)) for name in rungs}
+    trained = sum(spent[name] for name in LOOPED)
+    assert 0.3 < trained / sum(spent.values()) < 0.7
+    front = read_front_csv(run / FRONT_FILE)
+    last = {e.candidate.key: e.values for e in archived(run, LOOPED[-1])}
+    members = front[~is_dense(front)]
+    assert len(members) >= 2
+    for _, row in members.iterrows():
+        assert row["kl"] == last[row["key"]]["kl"] != row["untuned_kl"]
+    assert {file.stem for file in (run / "tuned").glob("s*")} == set(members["key"])
+    assert len(archived(run, LOOPED[0])) > len(last) >= 10
 
 
 def test_a_longer_budget_goes_on_with_a_run_that_has_ended(llama: Place) -> None:
@@ -214,7 +253,7 @@ def test_a_longer_budget_goes_on_with_a_run_that_has_ended(llama: Place) -> None
 OTHERS = {
     "three objectives": ("objectives=[kl,latency_ms,kv_bytes]", "constraints=kv_bytes<=0.8"),
     "depth": ("space=depth", "constraints=latency_ms<=0.95"),
-    "heads": ("space=heads", "correction=null"),
+    "heads": ("space=heads", "correction=null", "search.distillation=off"),
     "uniform": ("space=uniform", "objectives=[nll,params]"),
 }
 
@@ -382,7 +421,7 @@ def test_a_pick_loads_and_is_as_large_as_its_row_says(
 def test_an_exported_front_member_is_as_good_as_its_row_says(
     llama: Place, exported: dict[str, Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The corrective refit was made again for it, of the same text."""
+    """It is the tuned subnet that the run stored."""
     directory = llama.directory / "out" / "front key"
     front = read_front_csv(llama.run("run") / FRONT_FILE)
     text = split_tokens(
@@ -394,7 +433,7 @@ def test_an_exported_front_member_is_as_good_as_its_row_says(
     nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
     assert math.exp(nll) == pytest.approx(front["heldout_ppl"][1], rel=1e-3)
     assert front["heldout_ppl"][1] != pytest.approx(front["refit_ppl"][1], rel=1e-2)
-    assert "| corrective refit | 16 windows |" in (directory / "README.md").read_text()
+    assert "| corrective refit | 512 tokens |" in (directory / "README.md").read_text()
 
 
 def test_the_picks_are_those_that_were_named(llama: Place, exported: dict[str, Done]) -> None:

@@ -16,7 +16,7 @@ from evaluators.cost import cost_measure
 from search.algorithms import NSGA2
 from search.archive import Archive
 from search.loop import Budget, SearchProgress, run_loop
-from search.pareto import hypervolume, minimised, non_dominated
+from search.pareto import hypervolume, minimised, non_dominated, spread_subset
 from search.protocol import Algorithm, Task
 from search.surrogate import SurrogateNSGA2
 from space.candidate import Candidate
@@ -200,3 +200,71 @@ def test_three_objectives(tmp_path: Path) -> None:
 def test_what_cannot_work_is_refused(objectives: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         SurrogateNSGA2(Task(SearchSpace(SPEC, mlp_step=4), objectives, 0, free), **settings)
+
+
+TRAINED = 2000  # tokens
+
+
+def healed(candidate: Candidate) -> float:
+    """Training makes up for most of what attention has lost, and for nothing that MLPs have."""
+    left = LOSS * lost(candidate) * [0.1, 1.0]
+    return float(kl(candidate) * left.sum() / max(float((LOSS * lost(candidate)).sum()), 1e-9))
+
+
+def trained_evaluator() -> Any:
+    return MeasureEvaluator(
+        "trained", [Measure((KL, *COSTS.metrics), lambda c: {"kl": healed(c), **COSTS.values(c)}, TRAINED)]
+    )
+
+
+def looped(path: Path, tokens: int, seed: int) -> list[Evaluation]:
+    space = SearchSpace(SPEC, **SPACES["full"])
+    task = Task(space, OBJECTIVES, seed, free, starts(space), rungs=3, trained=1, tokens=tokens)
+    algorithm = SurrogateNSGA2(task, predictor="ridge", generations=10)
+    ladder = [evaluator("search-1", 100, 0.05), evaluator("search", 400), trained_evaluator()]
+    with Archive(path, {}) as archive:
+        run_loop(algorithm, ladder, archive, OBJECTIVES, Budget(tokens=tokens), batch=10)
+        return archive.evaluations()
+
+
+def trained_volume(designs: list[Candidate]) -> float:
+    values = [{"kl": healed(c), **COSTS.values(c)} for c in designs]
+    return hypervolume(minimised(values, OBJECTIVES), [2.0, COSTS.values(Candidate.dense(SPEC))["decoder_params"]])
+
+
+def test_training_in_the_loop_finds_what_training_leaves(tmp_path: Path) -> None:
+    tokens, gained = 100_000, []
+    for seed in range(3):
+        made = looped(tmp_path / f"loop-{seed}.jsonl", tokens, seed)
+        trained = [e.candidate for e in made if e.fidelity == "trained"]
+        space = SearchSpace(SPEC, **SPACES["full"])
+        plain = SurrogateNSGA2(Task(space, OBJECTIVES, seed, free, starts(space), 2), predictor="ridge", generations=10)
+        budget = Budget(tokens=tokens - TRAINED * len(trained))
+        found, _ = search(tmp_path / f"plain-{seed}.jsonl", plain, budget)
+        full = [e for e in found if e.fidelity == "search"]
+        values = minimised([e.values for e in full], OBJECTIVES)
+        front = [e.candidate for e, on in zip(full, non_dominated(values), strict=True) if on]
+        values = minimised([{"kl": kl(c), **COSTS.values(c)} for c in front], OBJECTIVES)
+        after = [front[row] for row in spread_subset(values, len(trained))]
+        gained.append(trained_volume(trained) / trained_volume(after))
+    assert sum(gained) / 3 > 1.02
+    assert min(gained) > 1
+
+
+def test_training_waits_keeps_its_share_and_takes_the_usual_way(tmp_path: Path) -> None:
+    made = looped(tmp_path / "archive.jsonl", 100_000, 0)
+    first = next(number for number, e in enumerate(made) if e.fidelity == "trained")
+    assert 0.8 * 50_000 <= sum(e.tokens for e in made[:first]) < 50_000
+    assert sum(e.fidelity == "trained" for e in made[first : first + 10]) == 10  # enough to learn from
+    assert sum(e.tokens for e in made if e.fidelity == "trained") == pytest.approx(50_000, abs=2 * TRAINED)
+    for number, evaluation in enumerate(made):
+        if evaluation.fidelity == "trained":
+            assert any(e.candidate == evaluation.candidate and e.fidelity == "search" for e in made[:number])
+
+
+def test_training_in_the_loop_needs_a_budget_in_tokens(tmp_path: Path) -> None:
+    space = SearchSpace(SPEC, **SPACES["full"])
+    with pytest.raises(UserError, match=r"a budget\.tokens"):
+        SurrogateNSGA2(Task(space, OBJECTIVES, 0, free, starts(space), rungs=3, trained=1))
+    with pytest.raises(UserError, match=r"distillation=final"):
+        NSGA2(Task(space, OBJECTIVES, 0, free, starts(space), rungs=3, trained=1, tokens=1000))
