@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import copy
-import json
+import shutil
 import sys
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Any
 
 import hydra
+import pandas as pd
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
-from evaluators.base import Metric
 from evaluators.data import text_of
+from evaluators.recovery import recover_pick
 from evaluators.tuning import make_tuning
 from search.constraints import quoted
-from search.finish import FRONT_FILE, POINTS_FILE, SUMMARY_FILE
-from search.picks import candidate_of, select
-from search.report import HELDOUT_QUALITY, read_front_csv
-from search.run_directory import CONFIG_FILE
+from search.finished import FinishedRun
+from search.picks import candidate_of
+from search.report import HELDOUT_QUALITY
 from search.stages import mistakes_told, stage
-from space.errors import UserError
 from space.export import export_checkpoint, require_free
 from space.supernet import Supernet
 
@@ -33,29 +31,27 @@ from space.supernet import Supernet
 def export(cfg: DictConfig, console: Console) -> None:
     """Loads the run's model, activates the pick, and exports it."""
     run_dir = Path(cfg.run_dir)
-    front, points = (read_front_csv(run_dir / name) for name in (FRONT_FILE, POINTS_FILE))
-    try:
-        run_config: Any = OmegaConf.load(run_dir / CONFIG_FILE)
-        summary = json.loads((run_dir / SUMMARY_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"Expected {run_dir} to hold a finished run, got: {error}. Run the search again.") from error
-    if cfg.pick in set(points["key"]) - set(front["key"]):  # the page offers points off the front too
-        row = points.set_index("key", drop=False).loc[cfg.pick]
-    else:
-        row = select(front, str(cfg.pick), [Metric(**metric) for metric in summary["objectives"]])
+    run = FinishedRun.open(run_dir)
+    row, config = run.row(str(cfg.pick)), run.config
     candidate = candidate_of(row)
     out = Path(cfg.out or run_dir / "exports" / candidate.key)
     require_free(out)
     console.print(f"pick {cfg.pick}: {candidate.key}, to {out}", highlight=False)
-    loaded = instantiate(run_config.model)()
+    loaded = instantiate(config["model"])()
     supernet = Supernet.load(loaded.model, loaded.spec, run_dir / "supernet", dtype=loaded.dtype)
-    recipe = instantiate(run_config.correction), instantiate(run_config.distillation)
-    text = partial(text_of, run_config.data, loaded.tokenizer, loaded.spec.vocab, digest=summary["text"])
-    tuning = make_tuning(run_config.search.distillation, supernet, run_dir, *recipe, text, run_config.data.length)
+    recipe = instantiate(config["correction"]), instantiate(config["distillation"])
+    text = partial(text_of, config["data"], loaded.tokenizer, loaded.spec.vocab, digest=run.summary["text"])
+    tuning = make_tuning(config["search"]["distillation"], supernet, run_dir, *recipe, text, config["data"]["length"])
     if tuning and not cfg.tuning:  # the row's held-out figures are not those of this checkpoint
         row, tuning = row.drop([*HELDOUT_QUALITY], errors="ignore"), None
     with stage("tuning", console):
         source = tuning.model(candidate, len(tuning.rungs)) if tuning else supernet.materialise(candidate)
+    recovery, checkpoints = instantiate(cfg.recover), out.with_name(f"{out.name}.recovery")
+    recovered: dict[str, str] = {}
+    if recovery.tokens:
+        given = recovery, source, supernet, candidate, text(), config["data"], checkpoints
+        scores, recovered = recover_pick(*given, partial(console.print, highlight=False))
+        row = pd.concat([row.drop([*scores], errors="ignore"), pd.Series(scores)])
     tokens = torch.randint(loaded.spec.vocab, (2, 48), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         logits = copy.deepcopy(source).float().cpu()(tokens, use_cache=False).logits
@@ -68,21 +64,23 @@ def export(cfg: DictConfig, console: Console) -> None:
         input_ids=tokens,
         expected_logits=logits,
         card={
-            "Metrics": {name: value for name, value in row.items() if isinstance(value, Real)},
+            "Metrics": {str(name): value for name, value in row.items() if isinstance(value, Real)},
             "Provenance": {
                 "run": run_dir.resolve().name,
                 "base model": loaded.spec.name,
                 "base revision": loaded.spec.revision,
-                "text": summary["text"],
-                "seed": run_config.seed,
+                "text": run.summary["text"],
+                "seed": config["seed"],
                 **(tuning.facts() if tuning else {}),
-                "dtype": summary["dtype"],
+                **recovered,
+                "dtype": run.summary["dtype"],
                 "torch": torch.__version__,
             },
         },
         generation_config=loaded.model.generation_config,
         tolerance=cfg.tolerance,
     )
+    shutil.rmtree(checkpoints, ignore_errors=True)
     for line in done.remarks():
         console.print(line, highlight=False, soft_wrap=True)
 

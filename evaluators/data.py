@@ -57,6 +57,11 @@ class TokenSplits:
         first, last = _PARTS[part]
         return {name: ids[len(ids) * first // 10 : len(ids) * last // 10] for name, ids in self.tokens.items()}
 
+    def room(self, part: Part, length: int) -> int:
+        """How many windows of so many tokens, with the `start` token, a part has."""
+        own = length if self.start is None else length - 1
+        return sum(len(ids) // own for ids in self.part(part).values())
+
     def blocks(self, part: Part, windows: int, length: int) -> torch.Tensor:
         """Windows of consecutive tokens of one part; they do not overlap.
 

@@ -118,7 +118,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 def test_a_run_leaves_its_front_and_nothing_beside_its_directory(place: Place) -> None:
     assert {path.name for path in place.run("run").iterdir()} == {
         *(FRONT_FILE, POINTS_FILE, PAGE_FILE, SUMMARY_FILE),
-        *("archive.jsonl", "config.yaml", "latency.json", "supernet"),
+        *("archive.jsonl", "config.yaml", "latency.json", "supernet", "tuned"),
     }
     assert list(place.cwd.iterdir()) == []
     assert {path.name for path in place.directory.iterdir()} >= {"cache", "run"}
@@ -235,7 +235,8 @@ def test_training_in_the_loop_keeps_its_share_and_makes_the_front(looped: Path) 
     for _, row in members.iterrows():
         assert row["kl"] == last[row["key"]]["kl"] != row["untuned_kl"]
     assert {file.stem for file in (run / "tuned").glob("s*")} == set(members["key"])
-    assert len(archived(run, LOOPED[0])) > len(last) >= 10
+    assert len(archived(run, LOOPED[0])) >= 10
+    assert len(archived(run, LOOPED[0])) > len(last) >= len(members)
 
 
 def test_a_longer_budget_goes_on_with_a_run_that_has_ended(llama: Place) -> None:
@@ -434,6 +435,34 @@ def test_an_exported_front_member_is_as_good_as_its_row_says(
     assert math.exp(nll) == pytest.approx(front["heldout_ppl"][1], rel=1e-3)
     assert front["heldout_ppl"][1] != pytest.approx(front["refit_ppl"][1], rel=1e-2)
     assert "| corrective refit | 512 tokens |" in (directory / "README.md").read_text()
+
+
+def test_a_killed_recovery_ends_in_the_same_checkpoint(llama: Place) -> None:
+    out = {name: llama.directory / "recovered" / name for name in ("whole", "killed")}
+    steps = 60
+    recover = (f"recover.tokens={steps * 64}", "recover.save_tokens=640", "recover.learning_rate=1e-3")
+    whole = llama.export("run", f"out={out['whole']}", *recover)
+    killed = llama.export("run", f"out={out['killed']}", *recover)
+    checkpoints = out["killed"].with_name("killed.recovery")
+    try:
+        wait_for(killed, lambda: (checkpoints / "checkpoint-20" / "trainer_state.json").exists())
+    finally:
+        killed.kill()
+        ended(killed)
+    assert not out["killed"].exists()
+    told = good(ended(whole)).stdout
+    again = good(ended(llama.export("run", f"out={out['killed']}", *recover))).stdout
+    assert "\n640 tokens: loss" in told
+    assert "\n640 tokens: loss" not in again
+    assert (out["killed"] / "model.safetensors").read_bytes() == (out["whole"] / "model.safetensors").read_bytes()
+    assert not checkpoints.exists()
+    card = (out["killed"] / "README.md").read_text()
+    assert f"| recovery | {steps * 64} tokens of" in card
+    before, after = (
+        float(card.split(f"| held-out perplexity {when} recovery | ")[1].split(" ")[0]) for when in ("before", "after")
+    )
+    assert after < before
+    assert f"| heldout_ppl | {after:.4g}"[:20] in card
 
 
 def test_the_picks_are_those_that_were_named(llama: Place, exported: dict[str, Done]) -> None:

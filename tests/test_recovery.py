@@ -1,0 +1,140 @@
+"""Distillation of a pick: that it learns, goes on after a kill to the same weights, and mixes no two recoveries."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import random_tokens
+
+from evaluators.data import TokenSplits
+from evaluators.recovery import Recovery, recover, recover_pick
+from space.candidate import Candidate
+from space.errors import UserError
+from space.supernet import Supernet
+
+MakeSupernet = Callable[..., Supernet]
+CUT = Candidate.from_json([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])
+LENGTH = 12
+TOKENS = random_tokens(40, LENGTH, seed=5)
+UNSEEN = random_tokens(8, LENGTH, seed=6)
+SETTINGS = Recovery(tokens=60 * 2 * LENGTH, learning_rate=3e-3, save_tokens=20 * 2 * LENGTH)  # past the text's end
+
+
+def divergence(supernet: Supernet, model: Any) -> float:
+    with torch.inference_mode():
+        dense, found = (m(UNSEEN, use_cache=False).logits.float().log_softmax(-1) for m in (supernet.model, model))
+    return (dense.exp() * (dense - found)).sum(-1).mean().item()
+
+
+def weights(model: Any) -> Mapping[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_learns_and_leaves_the_teacher_and_the_embeddings(
+    dtype: torch.dtype, make_supernet: MakeSupernet, tmp_path: Path
+) -> None:
+    supernet = make_supernet("llama", dtype=dtype)
+    student, teacher = supernet.materialise(CUT), weights(supernet.model)
+    before, start = divergence(supernet, student), weights(student)
+    told: list[tuple[int, float]] = []
+    done = recover(student, supernet.model, TOKENS, SETTINGS, tmp_path / "r", lambda *line: told.append(line))
+    assert done == SETTINGS.tokens
+    assert [tokens for tokens, _ in told] == [480, 960, 1440]
+    assert told[-1][1] < told[0][1]
+    assert divergence(supernet, student) < 0.9 * before
+    assert all(torch.equal(tensor, teacher[name]) for name, tensor in supernet.model.state_dict().items())
+    after = weights(student)
+    for name, tensor in after.items():
+        assert tensor.dtype == start[name].dtype == dtype
+        assert torch.equal(tensor, start[name]) == ("embed_tokens" in name or "lm_head" in name)
+    assert not student.training
+    plain = supernet.materialise(CUT)
+    plain.load_state_dict(after)
+    assert torch.equal(student.float()(UNSEEN).logits, plain.float()(UNSEEN).logits)
+    assert not any(parameter.requires_grad for parameter in student.parameters())
+
+
+def test_a_killed_recovery_goes_on_to_the_same_weights(
+    family: str, make_supernet: MakeSupernet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    supernet = make_supernet(family)
+    whole, killed, again = (supernet.materialise(CUT) for _ in range(3))
+    recover(whole, supernet.model, TOKENS, SETTINGS, tmp_path / "whole")
+    seen: list[int] = []
+
+    def kill(tokens: int, loss: float) -> None:
+        seen.append(tokens)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recover(killed, supernet.model, TOKENS, SETTINGS, tmp_path / "r", kill)
+    half = shutil.copytree(tmp_path / "r" / "checkpoint-40", tmp_path / "r" / "checkpoint-50")
+    (half / "trainer_state.json").unlink()  # killed while it was written
+    capsys.readouterr()
+    recover(again, supernet.model, TOKENS, SETTINGS, tmp_path / "r", lambda tokens, loss: seen.append(tokens))
+    assert capsys.readouterr() == ("", "")
+    assert seen == [480, 960, 1440]  # it did not begin again
+    expected = weights(whole)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in again.state_dict().items())
+
+
+def test_accumulated_steps_are_those_of_a_larger_batch(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    supernet = make_supernet("llama")
+    found = []
+    losses: list[tuple[int, float]] = []
+    for batch, accumulation in ((4, 1), (2, 2)):
+        student = supernet.materialise(CUT)
+        settings = replace(SETTINGS, tokens=4 * 4 * LENGTH, batch=batch, accumulation=accumulation)
+        recover(student, supernet.model, TOKENS, settings, tmp_path / f"{batch}", lambda *line: losses.append(line))
+        found.append(weights(student))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(tensor, found[1][name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def text() -> TokenSplits:
+    return TokenSplits({"some": random_tokens(100, LENGTH, seed=5).flatten()})
+
+
+def test_a_pick_is_scored_on_text_that_it_did_not_learn_from(
+    text: TokenSplits, make_supernet: MakeSupernet, tmp_path: Path
+) -> None:
+    supernet = make_supernet("llama")
+    student, said = supernet.materialise(CUT), list[str]()
+    data = {"length": LENGTH, "heldout_windows": 8}
+    scores, facts = recover_pick(SETTINGS, student, supernet, CUT, text, data, tmp_path / "r", said.append)
+    heldout = text.blocks("heldout", 8, LENGTH)
+    with torch.inference_mode():
+        logits = student(heldout).logits[:, :-1].float()
+    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), heldout[:, 1:].flatten())
+    assert scores["heldout_ppl"] == pytest.approx(nll.exp().item(), rel=1e-4)
+    assert facts["recovery"] == f"1440 tokens of {60 * LENGTH} of the run's calibration text"
+    assert f"{scores['heldout_ppl']:.4g}" == facts["held-out perplexity after recovery"]
+    assert facts["held-out perplexity before recovery"] in said[0]
+    assert [line.split(":")[0] for line in said] == ["before", "480 tokens", "960 tokens", "1440 tokens"]
+    other = replace(SETTINGS, learning_rate=1e-4)
+    with pytest.raises(UserError, match=r"begun with learning_rate 0\.003, now 0\.0001"):
+        recover_pick(other, student, supernet, CUT, text, data, tmp_path / "r", said.append)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tokens": -1}, "tokens of at least 0"),
+        ({"batch": 0}, r"recover\.batch: expected at least 1, got 0"),
+        ({"warmup": 1.0}, "warmup from 0 to below 1"),
+        ({"learning_rate": 0.0}, "learning_rate and clip above 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes: dict[str, float], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        replace(SETTINGS, **changes)  # type: ignore[arg-type]
