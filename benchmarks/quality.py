@@ -16,6 +16,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -33,11 +34,14 @@ WINDOWS, LENGTH = 64, 512
 ROUNDING = 1e-3  # 24.99 % counts as 25 %: published methods round the same way
 
 
+def load(directory: Path) -> Any:
+    """A checkpoint's model, in float32."""
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, trust_remote_code=True).eval()
+
+
 @torch.inference_mode()
-def perplexity(directory: Path, text: str) -> float:
-    """Perplexity of a checkpoint by the protocol."""
-    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=True)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, trust_remote_code=True).eval()
+def perplexity(model: Any, tokenizer: Any, text: str) -> float:
+    """Perplexity of a float32 model by the protocol."""
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids[0]
     total = 0.0
     for window in ids[: WINDOWS * LENGTH].view(WINDOWS, LENGTH):
@@ -65,7 +69,8 @@ def main() -> None:
     subprocess.run(command, check=True)
     points = read_front_csv(arguments.run_dir / "points.csv")
     text = arguments.test.read_text(encoding="utf-8")
-    dense = perplexity(default_model_dir(), text)
+    tokenizer = AutoTokenizer.from_pretrained(default_model_dir())
+    dense = perplexity(load(default_model_dir()), tokenizer, text)
     table = Table("removed", "key", "search KL", "perplexity", "÷ dense", "aim", "best published")
     table.add_row("0 %", str(dense_row(points)["key"]), "0", f"{dense:.2f}", "1.00", "", "")
     for size, (published, aim) in SIZES.items():
@@ -74,7 +79,7 @@ def main() -> None:
         if not out.exists():
             pick = [f"run_dir={arguments.run_dir}", f"pick={row['key']}"]
             subprocess.run([sys.executable, str(ROOT / "export_subnet.py"), *pick], check=True)
-        score = perplexity(out, text)
+        score = perplexity(load(out), tokenizer, text)
         table.add_row(
             f"{row[REMOVED]:.2%}", row["key"], f"{row['kl']:.4f}", f"{score:.2f}", f"{score / dense:.3f}",
             f"{aim:.2f}", f"{published:.2f}",
