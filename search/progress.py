@@ -1,7 +1,8 @@
-"""What a person sees of a running search: a live bar on a terminal, one plain line a generation elsewhere."""
+"""What a person sees of a running search: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ from rich.text import Text
 
 from evaluators.base import Evaluation, Metric
 from search.loop import SearchProgress
+
+QUIET_S = 60  # without a terminal, a generation that trains its candidates is told of in between
 
 
 @contextmanager
@@ -30,12 +33,15 @@ def show_progress(
     """
     console = console or Console()
     if not console.is_terminal:
+        printed = time.monotonic()
 
-        def print_generation(progress: SearchProgress) -> None:
-            if progress.generation_done:
+        def print_now_and_then(progress: SearchProgress) -> None:
+            nonlocal printed
+            if progress.generation_done or time.monotonic() - printed > QUIET_S:
                 print(progress_line(progress, objectives), file=console.file, flush=True)
+                printed = time.monotonic()
 
-        yield print_generation
+        yield print_now_and_then
         return
     with Live(console=console, auto_refresh=False) as live:
         yield lambda progress: live.update(_panel(progress, objectives), refresh=True)

@@ -222,6 +222,16 @@ def test_progress_without_a_terminal_is_one_plain_line_a_generation(tmp_path):
     )
 
 
+def test_progress_without_a_terminal_is_not_silent_in_a_long_generation(tmp_path, monkeypatch):
+    monkeypatch.setattr("search.progress.QUIET_S", -1)
+    stream = io.StringIO()
+    with show_progress(OBJECTIVES, Console(file=stream)) as on_progress:
+        search(tmp_path / "archive.jsonl", CountingEvaluator(), Budget(evaluations=20), on_progress)
+    assert [line.split(" evaluations")[0].split(" ")[-1] for line in stream.getvalue().splitlines()] == [
+        f"{done}/20" for done in range(1, 21)
+    ]
+
+
 def test_progress_on_a_terminal_shows_a_bar_and_the_best_points(tmp_path):
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=120)
