@@ -15,7 +15,8 @@ from rich.console import Console
 from evaluators.base import choose_metrics
 from evaluators.data import text_of
 from evaluators.fidelities import fidelities
-from evaluators.latency import EndToEnd, LatencyBench, LatencyTable
+from evaluators.latency import EndToEnd, LatencyBench
+from evaluators.latency_table import LatencyTable
 from evaluators.tuning import make_tuning
 from search.archive import Archive
 from search.constraints import constrained, quoted
@@ -24,9 +25,10 @@ from search.loop import run_loop
 from search.progress import show_progress
 from search.protocol import Task
 from search.report import terminal_table
-from search.run_directory import atomic_write, open_run_directory
+from search.run_directory import kept, open_run_directory
 from search.stages import mistakes_told, stage
 from space.candidate import Candidate
+from space.embedded import cache_dir
 
 FREE_SETTINGS = ("run_dir", "name", "budget")
 
@@ -49,13 +51,13 @@ def run(cfg: DictConfig, console: Console) -> None:
         )
     mode, recipe = cfg.search.distillation, (instantiate(cfg.correction), instantiate(cfg.distillation))
     tuning = make_tuning(mode, supernet, run_dir, *recipe, lambda: text, data.length)
-    bench = LatencyBench(supernet, workload)
+    bench = LatencyBench(supernet, workload, cache_dir() / "latency")
     with stage("latency table", console) as show:
-        table_file = run_dir / "latency.json"
-        if not table_file.exists():
-            atomic_write(table_file, bench.table(space.attention_shapes, space.mlp_shapes, show).to_json())
-        table = LatencyTable.from_json(table_file.read_text())
-    console.print(str(table), highlight=False)
+        shapes, designs = (space.attention_shapes, space.mlp_shapes), space.samples(workload.fit + workload.check)
+        text_of_table = kept(run_dir / "latency.json", lambda: bench.table(*shapes, designs, show).to_json())
+        table = LatencyTable.from_json(text_of_table)
+    for line in table.remarks():
+        console.print(line, highlight=False)
     asked = fidelities(supernet, table, blocks["search"], blocks["heldout"], tuning, **cfg.evaluators)
     trained = asked.trained if mode == "loop" else ()
     rungs = (*asked.search, *trained)
@@ -74,7 +76,7 @@ def run(cfg: DictConfig, console: Console) -> None:
             result = finish(
                 archive, objectives, dense, search=asked.search[-1], trained=trained[-1] if trained else None,
                 heldout=asked.heldout, tuned=asked.tuned, show=show,
-                timed=EndToEnd(bench, show, archive.get(dense.key, EndToEnd.fidelity)),
+                timed=EndToEnd(bench, table.dense_ms, show),
                 points=cfg.front_points, run_dir=run_dir, run_name=str(run_dir), title=spec.name, facts=facts,
             )  # fmt: skip
     if tuning:

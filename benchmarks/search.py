@@ -35,12 +35,13 @@ from rich.table import Table
 from evaluators.base import Evaluation, choose_metrics
 from evaluators.data import text_of
 from evaluators.fidelities import fidelities
-from evaluators.latency import LatencyBench, LatencyTable
+from evaluators.latency import LatencyBench
+from evaluators.latency_table import LatencyTable
 from search.archive import Archive
 from search.loop import Budget, run_loop
 from search.pareto import hypervolume, minimised
 from search.protocol import Algorithm, Question, Task
-from search.run_directory import atomic_write
+from search.run_directory import kept
 from space.candidate import Candidate
 from space.size import decoder_params
 
@@ -94,12 +95,10 @@ class Harness:
         )
         out.mkdir(parents=True, exist_ok=True)
         supernet = instantiate(cfg.supernet).supernet(loaded, calibration, out / "supernet", lambda layer: None)
-        file = out / "latency.json"
-        if not file.exists():
-            bench = LatencyBench(supernet, instantiate(cfg.latency)())
-            table = bench.table(self.space.attention_shapes, self.space.mlp_shapes, lambda done, of: None)
-            atomic_write(file, table.to_json())
-        table = LatencyTable.from_json(file.read_text())
+        bench = LatencyBench(supernet, instantiate(cfg.latency)())
+        designs = self.space.samples(bench.workload.fit + bench.workload.check)
+        shapes = self.space.attention_shapes, self.space.mlp_shapes
+        table = LatencyTable.from_json(kept(out / "latency.json", lambda: bench.table(*shapes, designs).to_json()))
         self._asked = fidelities(supernet, table, search, search[:1], **cfg.evaluators)
         self.dense = Candidate.dense(self.spec)
         self._starts = [self.dense, *self.space.uniform_ladder(), *self.space.depth_ladder(supernet.removal_order)]

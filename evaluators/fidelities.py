@@ -10,7 +10,7 @@ from torch import Tensor
 from evaluators.base import Evaluator, MeasureEvaluator, together
 from evaluators.cost import cost_measure
 from evaluators.divergence import Divergence
-from evaluators.latency import LatencyTable
+from evaluators.latency_table import LatencyTable
 from evaluators.refit_error import refit_error_measure
 from evaluators.tuning import Tuning, tuned
 from space.candidate import Candidate

@@ -22,7 +22,7 @@ def parsed(text: str) -> tuple[str, str, float] | None:
 
 def relative(name: str, value: float) -> bool:
     """Whether the value is a fraction of the dense model's: at most 1, for counts and latencies."""
-    return (name in COUNTS or name.startswith("latency_")) and 0 < value <= 1
+    return (name in COUNTS or name.endswith("_ms")) and 0 < value <= 1
 
 
 def quoted(arguments: Sequence[str], key: str) -> list[str]:

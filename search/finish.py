@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -11,15 +10,15 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from evaluators.base import Evaluation, Evaluator, Metric
+from evaluators.table_error import TableError
 from search.agreement import rank_correlation
 from search.archive import Archive
 from search.pareto import minimised, spread_subset
 from search.plot import write_front_html
-from search.report import confirmed, dense_row, front_table, points_table, write_front_csv
+from search.report import confirmed, dense_row, front_table, is_dense, points_table, write_front_csv
 from search.run_directory import atomic_write
 from space.candidate import Candidate
 from space.errors import UserError
@@ -32,14 +31,6 @@ BEFORE_TUNING = {"kl": "untuned_kl", "nll": "untuned_nll"}
 HELDOUT_BEFORE_TUNING = {"heldout_kl": "refit_kl", "heldout_ppl": "refit_ppl"}
 
 Show = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class TableError:
-    """How far the latency table is from end-to-end timings of all that was timed, as fractions of the latter."""
-
-    median: float
-    worst: float
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Finish:
         taus = ", ".join(f"{names.replace(', ', ' to ')} {tau:.2f}" for names, tau in self.agreement.items())
         error = self.table_error
         return [
-            f"latency table against end to end: median error {error.median:.1%}, worst {error.worst:.1%}",
+            f"latency table against end to end: {error}",
             f"rank correlation (Kendall's tau): {taus}",
             f"{self.dropped} points left out: on held-out text and end to end, another is better and faster",
         ]
@@ -178,7 +169,7 @@ def finish(
     add(timed, [str(key) for key in kept_frame["key"]], together=True)
     measured = front_table([merged[str(key)] for key in kept_frame["key"]], merged[dense.key])
     error = _table_error(measured)
-    front = confirmed(measured, [timed.metrics[0] if m.name == "latency_ms" else m for m in objectives])
+    front = confirmed(measured, [_timed_for(metric, timed.metrics) for metric in objectives])
     evaluated = [(e.candidate, e.values) for e in archive.evaluations(search.fidelity) if e.status == "ok"]
     everything = points_table(evaluated, merged[dense.key])
     write_front_csv(run_dir / FRONT_FILE, front)
@@ -187,7 +178,7 @@ def finish(
     summary = {
         **facts,
         "objectives": [asdict(metric) for metric in objectives],
-        "latency_table_error": asdict(error),
+        "latency_table_error": {name: None if value != value else value for name, value in asdict(error).items()},
         "rank_correlation": {names: None if tau != tau else tau for names, tau in agreement.items()},
         "front_points": len(front) - 1,
         "dropped": len(scored) - len(front),
@@ -202,8 +193,15 @@ def _agreement(members: Iterable[tuple[Candidate, Mapping[str, float]]], one: st
     return rank_correlation([(v[one], v[other]) for _, v in members if v.get(one, 0) > 0 and other in v])
 
 
+def _timed_for(metric: Metric, timed: Sequence[Metric]) -> Metric:
+    """What end-to-end timing has for a metric; the first of its metrics stands for the whole workload."""
+    if not metric.name.endswith("_ms"):
+        return metric
+    names = {one.name: one for one in timed}
+    return names.get(metric.name.replace("_ms", "_e2e_ms"), timed[0])
+
+
 def _table_error(measured: pd.DataFrame) -> TableError:
     timed = measured.dropna(subset=["latency_e2e_ms"])
-    table, real = (timed[name].to_numpy(dtype=float) for name in ("latency_ms", "latency_e2e_ms"))
-    errors = np.abs(table - real) / real
-    return TableError(statistics.median(errors.tolist()), float(errors.max()))
+    timed = timed[~is_dense(timed)]  # which is the unit
+    return TableError.of(timed["latency_ms"].tolist(), timed["latency_e2e_ms"].tolist())

@@ -126,7 +126,7 @@ def _preference(frame: pd.DataFrame, constrained: str, objectives: Sequence[Metr
     """What to ask of the points that satisfy a constraint: a column, and 1 to want it low or -1 high."""
     costs = [m for m in objectives if m.name not in SEARCH_QUALITY and m.name in frame]
     cheap = {m.name for m in costs if m.cost_rank <= 1}
-    is_cost = constrained in cheap.union(COSTS) or constrained.startswith("latency_")
+    is_cost = constrained in cheap.union(COSTS) or constrained.endswith("_ms")
     quality = quality_column(frame)
     if is_cost and quality is not None:
         return quality, 1.0

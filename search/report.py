@@ -25,7 +25,8 @@ HELDOUT_QUALITY = ("heldout_kl", "heldout_ppl")
 COUNTS = ("params", "decoder_params", "macs_per_token", "kv_bytes")
 SHAPES = ("query_heads", "kv_heads", "mlp_channels")
 REMOVED = "decoder_params_removed"
-COSTS = ("latency_ms", "latency_e2e_ms", "params", "decoder_params", REMOVED, "macs_per_token", "kv_bytes")
+LATENCIES = tuple(f"{name}_{kind}ms" for name in ("latency", "prefill", "decode") for kind in ("", "e2e_"))
+COSTS = (*LATENCIES, "params", "decoder_params", REMOVED, "macs_per_token", "kv_bytes")
 
 Point = tuple[Candidate, Mapping[str, float]]
 

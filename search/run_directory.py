@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,17 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def kept(path: Path, make: Callable[[], str]) -> str:
+    """The text of a file, which is made and written where there is none.
+
+    Raises:
+        RunDirectoryError: See `atomic_write`.
+    """
+    if not path.exists():
+        atomic_write(path, make())
+    return path.read_text(encoding="utf-8")
 
 
 def _stored_config(path: Path) -> Mapping[str, Any] | None:

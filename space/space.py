@@ -279,6 +279,11 @@ class SearchSpace:
         up = rng.random(len(genes)) * (above - below) < wanted - below
         return self.decode(self.repair(np.where(up, upper, upper - 1), rng))
 
+    def samples(self, count: int, seed: int = 0) -> list[Candidate]:
+        """So many random designs, the same for the same space and seed."""
+        generator = np.random.default_rng(seed)
+        return [self.sample(generator) for _ in range(count)]
+
     def uniform_ladder(self) -> list[Candidate]:
         """Designs with one shape in all layers that are not frozen, from nearly dense to the lower bound.
 

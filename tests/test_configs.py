@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from evaluators.base import Metric, choose_metrics
 from evaluators.cost import cost_measure
 from evaluators.data import load_texts
-from evaluators.latency import LATENCY, Workload
+from evaluators.workload import LATENCY, Workload
 from search.protocol import Task
 from space.candidate import Candidate
 from space.loading import load_model

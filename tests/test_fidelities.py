@@ -10,16 +10,16 @@ from conftest import random_tokens
 
 from evaluators.divergence import Divergence
 from evaluators.fidelities import Fidelities, fidelities
-from evaluators.latency import LatencyTable, Workload
+from evaluators.latency_table import LatencyTable, PhaseTable
 from evaluators.refit_error import refit_error_measure
+from evaluators.workload import Workload
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet import Supernet
 
 SMALLER = Candidate.from_json([[4, 2, 16], [0, 0, 32], [6, 3, 0], [3, 3, 48]])
-TABLE = LatencyTable(
-    1.0, {(4, 2): 1.0, (6, 3): 2.0, (3, 3): 1.5}, {16: 1.0, 32: 2.0, 48: 3.0}, 0.0, {}, Workload(length=8)
-)
+PREFILL = PhaseTable(20.0, 1.0, {(4, 2): 1.0, (6, 3): 2.0, (3, 3): 1.5}, {16: 1.0, 32: 2.0, 48: 3.0}, 0.0)
+TABLE = LatencyTable({"prefill": PREFILL}, {}, Workload(length=8))
 
 
 def made(supernet: Supernet, rungs: list[float]) -> Fidelities:
@@ -36,7 +36,7 @@ def test_each_rung_is_the_divergence_on_its_windows(make_supernet: Callable[...,
         expected, _ = Divergence(supernet, random_tokens(4, 12, seed=3)[:, :tokens], batch=2)(SMALLER)
         assert evaluation.values["kl"] == expected
         assert evaluation.tokens == 4 * tokens
-        assert evaluation.values["latency_ms"] == TABLE.latency_ms(SMALLER)
+        assert evaluation.values["latency_ms"] == PREFILL.ms(SMALLER)
     (heldout,) = asked.heldout([SMALLER])
     assert set(heldout.values) == {"heldout_kl", "heldout_ppl"}
     assert {"latency_ms", "params", "kv_bytes", "refit_error"} <= set(asked.free(SMALLER))

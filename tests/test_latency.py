@@ -1,71 +1,219 @@
-"""The table adds up, survives the disk, and its error is what it says; no clock is asserted on."""
+"""The table adds up, is fitted and checked, and nothing known is timed again; no clock is asserted on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
+from conftest import random_tokens
+from transformers import DynamicCache
 
-from evaluators.base import Evaluation
-from evaluators.latency import EndToEnd, LatencyBench, LatencyTable, Workload
+from evaluators.latency import EndToEnd, LatencyBench
+from evaluators.latency_table import LatencyTable, PhaseTable
+from evaluators.table_error import TableError
+from evaluators.timings import Timings
+from evaluators.workload import Phase, Workload
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet import Supernet
 
-WORKLOAD = Workload(batch=1, length=8, threads=1, rounds=2)
+MakeSupernet = Callable[..., Supernet]
+WORKLOAD = Workload(batch=1, length=8, threads=1, rounds=2, fit=1, check=1)
+SERVING = Workload("serving", batch=2, length=8, new_tokens=5, threads=1, rounds=2, fit=0, check=0)
+HOLES = Candidate.from_json([[0, 0, 48], [4, 2, 0], [0, 0, 0], [3, 3, 16]])
+CUT = Candidate.from_json([[4, 2, 16]] * 4)
+SHAPES: tuple[list[tuple[int, int]], list[int]] = [(2, 1), (4, 2), (3, 3), (6, 3)], [16, 48]
 
 
-def test_table_covers_the_shapes_and_survives_the_disk(make_supernet: Callable[..., Supernet]) -> None:
+def test_a_table_covers_the_shapes_and_survives_the_disk(make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("qwen3")
     seen: list[tuple[int, int]] = []
-    bench = LatencyBench(supernet, WORKLOAD)
-    table = bench.table([(2, 1), (6, 3)], [16, 48], lambda *progress: seen.append(progress))
-    assert seen == [(1, 2), (2, 2)]
-    assert set(table.attention_ms) == {(2, 1), (6, 3)}
-    assert set(table.mlp_ms) == {16, 48}
-    assert LatencyTable.from_json(table.to_json()) == table
-    assert all(ms > 0 for ms in bench.end_to_end([Candidate.dense(supernet.spec)]))
-    with supernet.activate(Candidate.dense(supernet.spec)):  # the bench left nothing active
+    for workload, phases in ((WORKLOAD, ["prefill"]), (SERVING, ["prefill", "decode"])):
+        designs = [CUT, HOLES][: workload.fit + workload.check]
+        table = LatencyBench(supernet, workload).table(*SHAPES, designs, lambda *done: seen.append(done))
+        assert [*table.phases] == phases
+        for phase in table.phases.values():
+            assert [*phase.attention_ms] == SHAPES[0]
+            assert [*phase.mlp_ms] == SHAPES[1]
+        again = LatencyTable.from_json(table.to_json())
+        assert again.to_json() == table.to_json()
+        assert again.digest == table.digest
+        assert again.values(HOLES) == table.values(HOLES)
+    assert seen == [(1, 2), (2, 2)] * 3
+    with supernet.activate(HOLES):  # the bench left nothing active
         pass
 
 
+TABLE = PhaseTable(20.0, 5.0, {(6, 3): 2.0, (2, 1): 1.0}, {48: 3.0}, 0.01)
+FOUR = Candidate.from_json([[6, 3, 48], [0, 0, 48], [2, 1, 0], [0, 0, 0]])
+
+
 def test_latency_is_base_plus_blocks() -> None:
-    table = LatencyTable(5.0, {(6, 3): 2.0, (2, 1): 1.0}, {48: 3.0}, 0.01, {}, WORKLOAD)
-    candidate = Candidate.from_json([[6, 3, 48], [0, 0, 48], [2, 1, 0], [0, 0, 0]])
-    assert table.latency_ms(candidate) == 5 + 2 + 3 + 3 + 1
+    assert TABLE.ms(FOUR) == 5 + 2 + 3 + 3 + 1
     with pytest.raises(KeyError):
-        table.latency_ms(Candidate.from_json([[6, 3, 16]]))
+        TABLE.ms(Candidate.from_json([[6, 3, 16]]))
 
 
-def test_a_table_of_a_busy_machine_says_so() -> None:
+def test_a_request_is_a_prefill_and_the_decoding_of_all_tokens_but_the_first() -> None:
+    table = LatencyTable(
+        {"prefill": TABLE, "decode": PhaseTable(1.0, 0.5, {(6, 3): 0.25, (2, 1): 0.1}, {48: 0.5}, 0)}, {}, SERVING
+    )
+    values = table.values(FOUR)
+    assert values == pytest.approx({"latency_ms": 14 + 4 * 1.85, "prefill_ms": 14, "decode_ms": 1.85})
+    assert [metric.name for metric in SERVING.metrics] == [*values]
+    assert SERVING.tokens_per_s(values["latency_ms"]) == pytest.approx(2 * 5 / (14 + 4 * 1.85) * 1000)
+    assert SERVING.phases["decode"] == Phase("decode", 2, 8 + 2)
+
+
+def test_the_fit_brings_the_sum_to_what_was_timed_whole() -> None:
+    designs = [FOUR, Candidate.from_json([[6, 3, 48]] * 4), Candidate.from_json([[2, 1, 0]] * 4)]
+    designs += [Candidate.from_json([[2, 1, 48], [2, 1, 48], [6, 3, 0], [0, 0, 0]])]
+    real = {
+        design: 1.1 * base + 0.8 * attention + 1.3 * mlp
+        for design in designs
+        for base, attention, mlp in [TABLE.parts(design)]
+    }
+    plain = TABLE.checked(real)
+    fitted = TABLE.fitted({design: real[design] for design in designs[:3]}).checked(real)
+    assert plain.error.median > 0.08
+    assert fitted.error.worst < 0.03
+    assert fitted.fit == pytest.approx((1.1, 0.8, 1.3), abs=0.1)
+    assert TABLE.fitted({}).ms(FOUR) == pytest.approx(TABLE.ms(FOUR))
+    one = TABLE.fitted({FOUR: 2 * TABLE.ms(FOUR)})  # a single design does not turn a part to nothing
+    assert min(one.fit) > 1
+
+
+def test_the_error_is_of_the_end_to_end_time() -> None:
+    error = TableError.of([9.0, 22.0, 30.0], [10.0, 20.0, 40.0])
+    assert (error.median, error.worst, error.rank_correlation) == pytest.approx((0.1, 0.25, 1.0))
+    assert str(error) == "median error 10.0%, worst 25.0%, rank correlation 1.00"
+
+
+def test_a_table_that_is_not_to_be_believed_says_so() -> None:
     device = {"device": "cpu", "dtype": "float32", "threads": 1}
-    calm, busy = (LatencyTable(5.0, {(2, 1): 1.0}, {48: 3.0}, spread, device, WORKLOAD) for spread in (0.02, 0.4))
-    assert str(calm) == "2 block shapes timed on cpu, float32, 1 threads; spread between rounds 2.0%"
-    assert "WARNING: expected at most 10%" in str(busy)
+
+    def remarks(spread: float, timed: float) -> list[str]:
+        table = PhaseTable(20.0, 5.0, {(6, 3): 2.0, (2, 1): 1.0}, {48: 3.0}, spread).checked({FOUR: timed})
+        return LatencyTable({"prefill": table}, device, WORKLOAD).remarks()
+
+    assert remarks(0.02, 14.0) == [
+        "prefill of 1 x 8 tokens on cpu, float32, 1 threads: 3 block shapes, spread between rounds 2.0%; "
+        "against designs timed whole: median error 0.0%, worst 0.0%"
+    ]
+    assert "WARNING: expected a spread of at most 10%" in remarks(0.4, 14.0)[1]
+    assert "WARNING: expected a median error of at most latency.error_limit=8%" in remarks(0.02, 20.0)[1]
 
 
-def test_a_later_session_takes_the_unit_of_the_first(make_supernet: Callable[..., Supernet]) -> None:
+def test_nothing_known_is_timed_again(
+    make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluators.latency.NOISY", 1e9)  # the machine of a test may be busy
+    timed: list[Candidate] = []
+    real = LatencyBench._time
+
+    def counted(self: LatencyBench, candidate: Candidate, phase: Phase) -> float:
+        timed.append(candidate)
+        return real(self, candidate, phase)
+
+    monkeypatch.setattr(LatencyBench, "_time", counted)
+    first = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table(*SHAPES, [CUT, HOLES])
+    assert timed
+    timed.clear()
+    again = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table(*SHAPES, [CUT, HOLES])
+    assert again.to_json() == first.to_json()
+    assert timed == []
+    more = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table([*SHAPES[0], (1, 1)], SHAPES[1], [CUT, HOLES])
+    assert {candidate.key for candidate in timed} == {
+        Candidate.dense(make_supernet("llama").spec).key,
+        Candidate.from_json([[1, 1, 0]] * 4).key,
+        *(c.key for c in timed if c.layers[0].query_heads == 1),  # the smallest shape, on which other stacks stand
+    }
+    assert more.dense_ms == first.dense_ms
+    timed.clear()
+    for changed in (
+        Workload(length=9, threads=1, rounds=2, fit=1, check=1),
+        Workload(**{**vars(WORKLOAD), "cache": False}),
+    ):
+        LatencyBench(make_supernet("llama"), changed, tmp_path).table(*SHAPES, [CUT, HOLES])
+        assert timed
+        timed.clear()
+
+
+def test_timings_of_a_busy_machine_are_not_kept(
+    make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluators.latency.NOISY", -1.0)
+    LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path / "cache").table(*SHAPES)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"ratios": {}}', '{"dense_ms": 1, "ratios": {"one": []}}', "\xff"])
+def test_a_broken_cache_says_what_to_do(text: str, tmp_path: Path) -> None:
+    file = Timings.of({"a": 1}, tmp_path).file
+    assert file is not None
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"Delete it, they are measured again"):
+        Timings.of({"a": 1}, tmp_path)
+
+
+def shapes(cache: DynamicCache) -> list[tuple[int, ...]]:
+    """Of the keys of every layer; none for one without attention."""
+    return [() if dummy else tuple(layer.keys.shape) for layer, dummy in zip(cache.layers, cache.is_dummy, strict=True)]
+
+
+@pytest.mark.parametrize("candidate", [HOLES, CUT])
+def test_a_decoding_step_is_that_of_a_full_cache(
+    candidate: Candidate, family: str, make_supernet: MakeSupernet
+) -> None:
+    """Its logits depend on a context that is made up, so what is in the cache is compared."""
+    supernet = make_supernet(family)
+    bench, phase = LatencyBench(supernet, WORKLOAD), Phase("decode", 2, 8)
+    with supernet.activate(candidate) as model, torch.inference_mode():
+        step = bench._step(model, phase, candidate)
+        real = DynamicCache(config=model.config)
+        model(random_tokens(2, 8), past_key_values=real)
+        expected = model(random_tokens(2, 1), past_key_values=real)
+        found = step()
+        assert found.logits.shape == expected.logits.shape
+        assert shapes(found.past_key_values) == shapes(real)
+        assert shapes(step().past_key_values)[3][2] == 8 + 2
+
+
+def test_times_are_in_the_unit_of_the_table(make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("llama")
-    dense = Candidate.dense(supernet.spec)
-    earlier = Evaluation(dense, "timed", values={"latency_e2e_ms": 1e6})
-    (again,) = EndToEnd(LatencyBench(supernet, WORKLOAD), earlier=earlier)([dense])
+    (again,) = EndToEnd(LatencyBench(supernet, WORKLOAD), {"prefill": 1e6})([Candidate.dense(supernet.spec)])
     assert 1e5 < again.values["latency_e2e_ms"] < 1e7
+    asked = EndToEnd(LatencyBench(supernet, SERVING), {"prefill": 100.0, "decode": 10.0})
+    (request,) = asked([HOLES])
+    prefill, decode = (request.values[f"{name}_e2e_ms"] for name in ("prefill", "decode"))
+    assert request.values["latency_e2e_ms"] == pytest.approx(prefill + 4 * decode)
+    assert [metric.name for metric in asked.metrics] == [*request.values]
 
 
-def test_a_candidate_that_cannot_run_fails_alone(make_supernet: Callable[..., Supernet]) -> None:
+def test_a_candidate_that_cannot_run_fails_alone(make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("llama")
     good, broken = Candidate.dense(supernet.spec), Candidate.from_json([[0, 0, 48]] * 4)
-    first, second, third = EndToEnd(LatencyBench(supernet, WORKLOAD))([good, broken, good])
+    first, second, third = EndToEnd(LatencyBench(supernet, WORKLOAD), {"prefill": 1.0})([good, broken, good])
     assert (first.status, second.status, third.status) == ("ok", "failed", "ok")
     assert "at least one layer with attention" in str(second.error)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"base_ms": 1}', '{"base_ms": 1, "attention_ms": {"6": 1}, "mlp_ms": {}}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"phases": 1}', '{"phases": {"prefill": {"base_ms": 1}}, "device": {}}'])
 def test_a_garbled_table_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="latency table"):
         LatencyTable.from_json(text)
 
 
-def test_an_impossible_workload_is_refused() -> None:
-    with pytest.raises(UserError, match="at least 1"):
-        Workload(length=0)
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"length": 0}, "at least 1"),
+        ({"scenario": "training"}, "prefill, decode or serving"),
+        ({"fit": -1}, "at least 0"),
+    ],
+)
+def test_an_impossible_workload_is_refused(changes: dict[str, int | str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Workload(**changes)  # type: ignore[arg-type]

@@ -1,0 +1,105 @@
+"""What is timed: prefill of a prompt, decoding with a KV cache, or a request of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from evaluators.base import Metric
+from space.errors import UserError
+
+LATENCY = Metric("latency_ms", "ms", "min", 1)
+LATENCY_E2E = Metric("latency_e2e_ms", "ms", "min", 2)
+PHASE_METRICS = {name: Metric(f"{name}_ms", "ms", "min", 1) for name in ("prefill", "decode")}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One kind of forward pass.
+
+    Attributes:
+        kind: `prefill`: all tokens of a prompt, with the logits of the last one and an empty KV cache to fill.
+            `decode`: one more token of each sequence, after the ones in the cache.
+        batch: Sequences.
+        tokens: Of each: in the prompt, or in the cache.
+    """
+
+    kind: Literal["prefill", "decode"]
+    batch: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is timed, and how well.
+
+    Attributes:
+        scenario: `prefill`, `decode`, or `serving`: a request, which is a prefill and the decoding of what follows.
+        batch: Sequences.
+        length: Tokens of each: in the prompt, or in the cache before the one that is decoded.
+        new_tokens: What a request asks for; the first one comes from the prefill.
+        threads: Intra-op threads; 0 for torch's own choice.
+        rounds: In which all that is timed takes turns; what counts is the median over them.
+        fit: Random designs timed whole, on which the sum of blocks is corrected.
+        check: Random designs besides, on which the table's error is found.
+        error_limit: Median error above which the user is warned.
+        cold: Whether the device's caches are overwritten before each timing.
+        cache: Whether timings of earlier runs on this machine are used again, and these kept for later ones.
+    """
+
+    scenario: Literal["prefill", "decode", "serving"] = "prefill"
+    batch: int = 1
+    length: int = 512
+    new_tokens: int = 128
+    threads: int = 0
+    rounds: int = 5
+    fit: int = 6
+    check: int = 6
+    error_limit: float = 0.08
+    cold: bool = False
+    cache: bool = True
+
+    def __post_init__(self) -> None:
+        if self.scenario not in ("prefill", "decode", "serving"):
+            raise UserError(f"latency.scenario: expected prefill, decode or serving, got {self.scenario!r}.")
+        counts = min(self.batch, self.length, self.new_tokens, self.rounds) < 1
+        if counts or min(self.threads, self.fit, self.check) < 0 or not self.error_limit > 0:
+            raise UserError(
+                "latency: expected batch, length, new_tokens and rounds of at least 1, threads, fit and check of at "
+                f"least 0, and error_limit above 0, got {asdict(self)}."
+            )
+
+    @property
+    def phases(self) -> dict[str, Phase]:
+        """Its forward passes by name; a request's are decoded at the mean length of its cache."""
+        prefill = Phase("prefill", self.batch, self.length)
+        if self.scenario == "prefill":
+            return {"prefill": prefill}
+        if self.scenario == "decode":
+            return {"decode": Phase("decode", self.batch, self.length)}
+        return {"prefill": prefill, "decode": Phase("decode", self.batch, self.length + self.new_tokens // 2)}
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What `values` gives: `latency_ms` of the scenario, and of its phases."""
+        return (LATENCY, *(PHASE_METRICS[name] for name in self.phases))
+
+    def values(self, times: Mapping[str, float]) -> dict[str, float]:
+        """The metrics, in milliseconds.
+
+        Args:
+            times: Milliseconds of a forward pass of each phase; or of a part of one, as all is linear.
+        """
+        return {LATENCY.name: self.total(times)} | {f"{name}_ms": ms for name, ms in times.items()}
+
+    def total(self, times: Mapping[str, float]) -> float:
+        """Milliseconds of the scenario, by those of a forward pass of each phase."""
+        if self.scenario == "serving":
+            return times["prefill"] + (self.new_tokens - 1) * times["decode"]
+        return times[self.scenario]
+
+    def tokens_per_s(self, latency_ms: float) -> float:
+        """Throughput: tokens read by a prefill, else tokens written, over all sequences."""
+        tokens = {"prefill": self.length, "decode": 1, "serving": self.new_tokens}[self.scenario]
+        return 1e3 * self.batch * tokens / latency_ms
