@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,6 +80,7 @@ class Recovery:
         return self.batch * self.accumulation
 
 
+QUIET_S = 60  # at most so long without a word
 _SETTINGS_FILE = "recovery.json"
 
 
@@ -119,22 +121,63 @@ class _Distiller(Trainer):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
 
-class _Watch(TrainerCallback):
-    """Tells of the mean loss since the last checkpoint whenever one is written."""
+@dataclass(frozen=True)
+class Told:
+    """How far a recovery is.
 
-    def __init__(self, tell: Callable[[int, float], None]) -> None:
-        self._tell = tell
+    Attributes:
+        tokens: Of training text so far.
+        of: In all.
+        loss: Mean since the last checkpoint.
+        tokens_per_s: Since this process began.
+        saved: Whether a checkpoint was just written.
+    """
+
+    tokens: int
+    of: int
+    loss: float
+    tokens_per_s: float
+    saved: bool
+
+    @property
+    def seconds_left(self) -> float:
+        """At the speed so far."""
+        return (self.of - self.tokens) / self.tokens_per_s
+
+
+Tell = Callable[[Told], None]
+
+
+class _Watch(TrainerCallback):
+    """Tells of each checkpoint, and now and then in between."""
+
+    def __init__(self, tell: Tell, step_tokens: int) -> None:
+        self._tell, self._step_tokens = tell, step_tokens
         self._losses: list[float] = []
+        self._begun = self._last = (time.monotonic(), 0)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See `TrainerCallback`."""
+        self._begun = self._last = (time.monotonic(), state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """See `TrainerCallback`."""
         if "loss" in logs:
             self._losses.append(logs["loss"])
+        if self._losses and time.monotonic() - self._last[0] > QUIET_S:
+            self._say(state, saved=False)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """See `TrainerCallback`."""
-        self._tell(state.global_step, fmean(self._losses))
+        self._say(state, saved=True)
         self._losses = []
+
+    def _say(self, state: Any, *, saved: bool) -> None:
+        self._last = now, step = time.monotonic(), state.global_step
+        begun, first = self._begun
+        speed = (step - first) * self._step_tokens / max(now - begun, 1e-9)
+        tokens, of = (count * self._step_tokens for count in (step, state.max_steps))
+        self._tell(Told(tokens, of, fmean(self._losses), speed, saved))
 
 
 def recover(
@@ -143,7 +186,7 @@ def recover(
     tokens: Tensor,
     settings: Recovery,
     directory: Path,
-    tell: Callable[[int, float], None] = lambda tokens, loss: None,
+    tell: Tell = lambda told: None,
 ) -> int:
     """Trains a model in place, from its last checkpoint where there is one.
 
@@ -153,7 +196,7 @@ def recover(
         tokens: Windows of training text, `(windows, length)`.
         settings: How long, and how.
         directory: Of the checkpoints; it is the caller's to delete once the result is safe.
-        tell: Called at each checkpoint with the tokens so far and the mean loss since the one before.
+        tell: Called at each checkpoint, and about every `QUIET_S` seconds.
 
     Returns:
         Tokens of training.
@@ -189,7 +232,7 @@ def recover(
     trainer = _Distiller(student, arguments, train_dataset=_Windows(tokens.cpu(), steps * settings.step_windows))
     trainer.teacher = teacher
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Watch(lambda step, loss: tell(step * step_tokens, loss)))
+    trainer.add_callback(_Watch(tell, step_tokens))
     try:
         with quiet_transformers():
             trainer.train(resume_from_checkpoint=_last_checkpoint(directory))
@@ -253,9 +296,12 @@ def recover_pick(
         with torch.autocast(windows.device.type, dtype=torch.bfloat16, enabled=supernet.model.dtype == torch.bfloat16):
             return dict(heldout.heldout_measure(lambda candidate: source).values(candidate))
 
-    def tell(tokens: int, loss: float) -> None:
-        found = ", ".join(f"{name} {value:.4g}" for name, value in look().items())
-        say(f"{tokens} tokens: loss {loss:.4g}, {found}")
+    def tell(told: Told) -> None:
+        line = f"{told.tokens}/{told.of} tokens: loss {told.loss:.4g}"
+        if told.saved:
+            say(", ".join([line, *(f"{name} {value:.4g}" for name, value in look().items())]))
+        else:
+            say(f"{line}, {told.tokens_per_s:.0f} tokens a second, {told.seconds_left / 60:.0f} min left")
 
     _claim(directory, {"pick": candidate.key, "text": text.digest, "length": length, **asdict(settings)})
     before = look()

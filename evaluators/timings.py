@@ -52,8 +52,8 @@ class Timings:
             return cls(about, file, float(stored["dense_ms"]), times)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"Expected {file} to hold timings of earlier runs, got {type(error).__name__}: {error}. Delete it, they "
-                "are measured again; or run with latency.cache=false."
+                f"Expected {file} to hold timings of earlier runs, got {type(error).__name__}: {error}. "
+                "Delete it, they are measured again; or run with latency.cache=false."
             ) from error
 
     def ratio(self, name: str) -> float:

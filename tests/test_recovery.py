@@ -13,7 +13,7 @@ import torch
 from conftest import random_tokens
 
 from evaluators.data import TokenSplits
-from evaluators.recovery import Recovery, recover, recover_pick
+from evaluators.recovery import Recovery, Told, recover, recover_pick
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet import Supernet
@@ -43,11 +43,16 @@ def test_it_learns_and_leaves_the_teacher_and_the_embeddings(
     supernet = make_supernet("llama", dtype=dtype)
     student, teacher = supernet.materialise(CUT), weights(supernet.model)
     before, start = divergence(supernet, student), weights(student)
-    told: list[tuple[int, float]] = []
-    done = recover(student, supernet.model, TOKENS, SETTINGS, tmp_path / "r", lambda *line: told.append(line))
+    told: list[Told] = []
+    done = recover(student, supernet.model, TOKENS, SETTINGS, tmp_path / "r", told.append)
     assert done == SETTINGS.tokens
-    assert [tokens for tokens, _ in told] == [480, 960, 1440]
-    assert told[-1][1] < told[0][1]
+    assert [(one.tokens, one.of, one.saved) for one in told] == [
+        (480, 1440, True),
+        (960, 1440, True),
+        (1440, 1440, True),
+    ]
+    assert told[-1].loss < told[0].loss
+    assert told[0].seconds_left > told[-1].seconds_left == 0
     assert divergence(supernet, student) < 0.9 * before
     assert all(torch.equal(tensor, teacher[name]) for name, tensor in supernet.model.state_dict().items())
     after = weights(student)
@@ -69,8 +74,8 @@ def test_a_killed_recovery_goes_on_to_the_same_weights(
     recover(whole, supernet.model, TOKENS, SETTINGS, tmp_path / "whole")
     seen: list[int] = []
 
-    def kill(tokens: int, loss: float) -> None:
-        seen.append(tokens)
+    def kill(told: Told) -> None:
+        seen.append(told.tokens)
         if len(seen) == 2:
             raise KeyboardInterrupt
 
@@ -79,7 +84,7 @@ def test_a_killed_recovery_goes_on_to_the_same_weights(
     half = shutil.copytree(tmp_path / "r" / "checkpoint-40", tmp_path / "r" / "checkpoint-50")
     (half / "trainer_state.json").unlink()  # killed while it was written
     capsys.readouterr()
-    recover(again, supernet.model, TOKENS, SETTINGS, tmp_path / "r", lambda tokens, loss: seen.append(tokens))
+    recover(again, supernet.model, TOKENS, SETTINGS, tmp_path / "r", lambda told: seen.append(told.tokens))
     assert capsys.readouterr() == ("", "")
     assert seen == [480, 960, 1440]  # it did not begin again
     expected = weights(whole)
@@ -89,15 +94,26 @@ def test_a_killed_recovery_goes_on_to_the_same_weights(
 def test_accumulated_steps_are_those_of_a_larger_batch(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet = make_supernet("llama")
     found = []
-    losses: list[tuple[int, float]] = []
+    losses: list[float] = []
     for batch, accumulation in ((4, 1), (2, 2)):
         student = supernet.materialise(CUT)
         settings = replace(SETTINGS, tokens=4 * 4 * LENGTH, batch=batch, accumulation=accumulation)
-        recover(student, supernet.model, TOKENS, settings, tmp_path / f"{batch}", lambda *line: losses.append(line))
+        recover(student, supernet.model, TOKENS, settings, tmp_path / f"{batch}", lambda told: losses.append(told.loss))
         found.append(weights(student))
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     for name, tensor in found[0].items():
         torch.testing.assert_close(tensor, found[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_it_is_never_silent_for_long(
+    make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluators.recovery.QUIET_S", -1)
+    supernet, told = make_supernet("llama"), list[Told]()
+    settings = replace(SETTINGS, tokens=4 * 2 * LENGTH, save_tokens=2 * 2 * LENGTH)
+    recover(supernet.materialise(CUT), supernet.model, TOKENS, settings, tmp_path / "r", told.append)
+    assert [one.tokens for one in told if not one.saved] == [24, 48, 72, 96]
+    assert [one.tokens for one in told if one.saved] == [48, 96]
 
 
 @pytest.fixture
@@ -120,7 +136,7 @@ def test_a_pick_is_scored_on_text_that_it_did_not_learn_from(
     assert facts["recovery"] == f"1440 tokens of {60 * LENGTH} of the run's calibration text"
     assert f"{scores['heldout_ppl']:.4g}" == facts["held-out perplexity after recovery"]
     assert facts["held-out perplexity before recovery"] in said[0]
-    assert [line.split(":")[0] for line in said] == ["before", "480 tokens", "960 tokens", "1440 tokens"]
+    assert [line.split(":")[0] for line in said] == ["before", "480/1440 tokens", "960/1440 tokens", "1440/1440 tokens"]
     other = replace(SETTINGS, learning_rate=1e-4)
     with pytest.raises(UserError, match=r"begun with learning_rate 0\.003, now 0\.0001"):
         recover_pick(other, student, supernet, CUT, text, data, tmp_path / "r", said.append)

@@ -452,8 +452,8 @@ def test_a_killed_recovery_ends_in_the_same_checkpoint(llama: Place) -> None:
     assert not out["killed"].exists()
     told = good(ended(whole)).stdout
     again = good(ended(llama.export("run", f"out={out['killed']}", *recover))).stdout
-    assert "\n640 tokens: loss" in told
-    assert "\n640 tokens: loss" not in again
+    assert "\n640/3840 tokens: loss" in told
+    assert "\n640/3840 tokens: loss" not in again
     assert (out["killed"] / "model.safetensors").read_bytes() == (out["whole"] / "model.safetensors").read_bytes()
     assert not checkpoints.exists()
     card = (out["killed"] / "README.md").read_text()
