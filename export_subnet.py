@@ -23,7 +23,7 @@ from search.constraints import quoted
 from search.finished import FinishedRun
 from search.picks import candidate_of
 from search.report import HELDOUT_QUALITY
-from search.stages import mistakes_told, stage
+from search.stages import mistakes_told, stage, told
 from space.export import export_checkpoint, require_free
 from space.supernet import Supernet
 
@@ -81,8 +81,7 @@ def export(cfg: DictConfig, console: Console) -> None:
         tolerance=cfg.tolerance,
     )
     shutil.rmtree(checkpoints, ignore_errors=True)
-    for line in done.remarks():
-        console.print(line, highlight=False, soft_wrap=True)
+    told(console, done.remarks())
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="export")

@@ -26,11 +26,11 @@ from search.progress import show_progress
 from search.protocol import Task
 from search.report import terminal_table
 from search.run_directory import kept, open_run_directory
-from search.stages import mistakes_told, stage
+from search.stages import mistakes_told, stage, told
 from space.candidate import Candidate
 from space.embedded import cache_dir
 
-FREE_SETTINGS = ("run_dir", "name", "budget")
+FREE_SETTINGS = ("run_dir", "name", "budget", "profile_only")
 
 
 def run(cfg: DictConfig, console: Console) -> None:
@@ -44,7 +44,7 @@ def run(cfg: DictConfig, console: Console) -> None:
         blocks = {p: text.blocks(p, data[f"{p}_windows"], data.length) for p in ("calibration", "search", "heldout")}
     run_dir = Path(cfg.run_dir or f"results/{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     open_run_directory(run_dir, cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True)), free=FREE_SETTINGS)
-    console.print(f"run directory: {run_dir}", highlight=False, soft_wrap=True)
+    told(console, [f"run directory: {run_dir}"])
     with stage("calibration and order of units", console) as show:
         supernet = preparation.supernet(
             loaded, blocks["calibration"], run_dir / "supernet", lambda index: show(index + 1, spec.layers)
@@ -56,13 +56,14 @@ def run(cfg: DictConfig, console: Console) -> None:
         shapes, designs = (space.attention_shapes, space.mlp_shapes), space.samples(workload.fit + workload.check)
         text_of_table = kept(run_dir / "latency.json", lambda: bench.table(*shapes, designs, show).to_json())
         table = LatencyTable.from_json(text_of_table)
-    for line in table.remarks():
-        console.print(line, highlight=False)
+    dense = Candidate.dense(spec)
+    told(console, [*table.remarks(), *(table.profile(dense) if cfg.profile_only else [])])
+    if cfg.profile_only:
+        return
     asked = fidelities(supernet, table, blocks["search"], blocks["heldout"], tuning, **cfg.evaluators)
     trained = asked.trained if mode == "loop" else ()
     rungs = (*asked.search, *trained)
     objectives = choose_metrics(cfg.objectives, asked.search[-1].metrics)
-    dense = Candidate.dense(spec)
     space = constrained(space, cfg.constraints, asked.free)
     starts = [dense, *space.uniform_ladder(), *space.depth_ladder(supernet.removal_order)]
     task = Task(space, objectives, cfg.seed, asked.free, starts, len(rungs), len(trained), budget.tokens)
@@ -83,8 +84,7 @@ def run(cfg: DictConfig, console: Console) -> None:
         tuning.keep(set(result.front["key"]))
     console.print(terminal_table(result.front, objectives, title=f"Pareto front of {spec.name}"))
     commands = f"open {run_dir / 'front.html'}", f"export: python export_subnet.py run_dir={run_dir} pick=knee"
-    for line in (*result.remarks(), *commands):
-        console.print(line, highlight=False, soft_wrap=True)
+    told(console, [*result.remarks(), *commands])
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -141,12 +141,38 @@ class LatencyTable:
                 )
         return lines
 
+    def profile(self, dense: Candidate) -> list[str]:
+        """Where the dense model's time goes by kind of block, in lines, and what is to be had from each."""
+        lines = []
+        for name, table in self.phases.items():
+            parts = table.parts(dense)
+            whole, layers, shape = sum(parts), len(dense.layers), dense.layers[0]
+            lines.append(f"{name}: {whole:.2f} ms, sum of blocks (end to end {table.dense_ms:.2f} ms)")
+            for part, ms in zip(
+                (
+                    "embedding, last norm and LM head",
+                    f"{layers} attention blocks of {shape.query_heads} heads in {shape.kv_heads} groups",
+                    f"{layers} MLP blocks of {shape.mlp_channels} channels",
+                ),
+                parts,
+                strict=True,
+            ):
+                lines.append(
+                    f"  {part:<48} {ms:8.2f} ms {ms / whole:5.0%}   {whole / (whole - ms):.2f} x as fast without"
+                )
+            attention = [(_label(shape), ms) for shape, ms in sorted(table.attention_ms.items(), reverse=True)]
+            mlp = [(str(channels), ms) for channels, ms in sorted(table.mlp_ms.items(), reverse=True)]
+            for levels, found, dense_ms in (("heads/groups", attention, parts[1]), ("channels", mlp, parts[2])):
+                shares = ", ".join(f"{level} {layers * ms / dense_ms:.0%}" for level, ms in found)
+                lines.append(f"  time of these blocks by {levels}: {shares}")
+        return lines
+
     def to_json(self) -> str:
         """The table as JSON text."""
         phases = {
             name: asdict(table)
             | {
-                "attention_ms": {f"{heads}/{groups}": ms for (heads, groups), ms in table.attention_ms.items()},
+                "attention_ms": {_label(shape): ms for shape, ms in table.attention_ms.items()},
                 "mlp_ms": {str(channels): ms for channels, ms in table.mlp_ms.items()},
             }
             for name, table in self.phases.items()
@@ -180,6 +206,10 @@ class LatencyTable:
                 f"Expected a latency table, got text that does not read as one ({type(error).__name__}: {error}). "
                 "Start a new run; evaluations that used this table cannot be compared with others."
             ) from error
+
+
+def _label(shape: tuple[int, int]) -> str:
+    return f"{shape[0]}/{shape[1]}"
 
 
 def _pair(shape: str) -> tuple[int, int]:

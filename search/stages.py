@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -27,6 +27,12 @@ def stage(title: str, console: Console) -> Iterator[Callable[[int, int], None]]:
         task = bars.add_task(title, total=None)
         yield lambda done, of: bars.update(task, completed=done, total=of)
     console.print(f"{title}: {duration(time.monotonic() - start)}", highlight=False)
+
+
+def told(console: Console, lines: Iterable[str]) -> None:
+    """Prints plain lines, which a terminal may wrap but not colour or cut."""
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -106,6 +106,19 @@ def test_a_table_that_is_not_to_be_believed_says_so() -> None:
     assert "WARNING: expected a median error of at most latency.error_limit=8%" in remarks(0.02, 20.0)[1]
 
 
+def test_the_profile_says_what_is_to_be_had_from_each_kind_of_block() -> None:
+    dense = Candidate.from_json([[6, 3, 48]] * 4)
+    lines = LatencyTable({"prefill": TABLE}, {}, WORKLOAD).profile(dense)
+    assert [" ".join(line.split()) for line in lines] == [
+        "prefill: 25.00 ms, sum of blocks (end to end 20.00 ms)",
+        "embedding, last norm and LM head 5.00 ms 20% 1.25 x as fast without",
+        "4 attention blocks of 6 heads in 3 groups 8.00 ms 32% 1.47 x as fast without",
+        "4 MLP blocks of 48 channels 12.00 ms 48% 1.92 x as fast without",
+        "time of these blocks by heads/groups: 6/3 100%, 2/1 50%",
+        "time of these blocks by channels: 48 100%",
+    ]
+
+
 def test_nothing_known_is_timed_again(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
