@@ -2,9 +2,9 @@
 
     python -m benchmarks.exported_latency RUN_DIR CHECKPOINT [CHECKPOINT ...]
 
-Loads the dense default model and each checkpoint with transformers alone, in the dtype of the checkpoint, times
-a prefill of 1 x 512 tokens, with the logits of the last one, in interleaved rounds, and prints milliseconds and the ratio to dense, beside the
-ratio of `latency_e2e_ms` in the run's front.csv.
+Loads the dense default model and each checkpoint with transformers alone, in the dtype of the checkpoint, times a
+prefill of 1 x 512 tokens, with the logits of the last one, in interleaved rounds, and prints milliseconds and the ratio
+to dense, beside the ratio of `latency_e2e_ms` in the run's front.csv.
 """
 
 from __future__ import annotations

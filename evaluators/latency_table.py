@@ -18,7 +18,7 @@ from space.candidate import Candidate
 from space.errors import UserError
 
 NOISY = 0.1  # spread of the rounds above which a table is not to be believed
-_PRIOR = 0.03  # how strongly the fit is drawn to the plain sum: the weight of so large a relative error
+_PRIOR = 0.05 / 0.15  # of the fit: standard deviation of a timing's relative error, over that of a factor about 1
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,8 @@ class PhaseTable:
             designs: To milliseconds, end to end.
         """
         rows = [[part / ms for part in self.parts(candidate)] for candidate, ms in designs.items()]
-        share = np.mean(rows, axis=0) if rows else np.ones(3)  # a part that is little of the whole is drawn as strongly
-        weights = np.diag(share * _PRIOR**0.5)
-        factors, _ = nnls(np.vstack([*rows, weights]), np.concatenate([np.ones(len(rows)), weights.sum(axis=1)]))
+        prior = _PRIOR * np.eye(3)
+        factors, _ = nnls(np.vstack([*rows, prior]), np.concatenate([np.ones(len(rows)), prior.sum(axis=1)]))
         base, attention, mlp = (float(factor) for factor in factors)
         return replace(
             self,
@@ -158,12 +157,12 @@ class LatencyTable:
                 strict=True,
             ):
                 lines.append(
-                    f"  {part:<48} {ms:8.2f} ms {ms / whole:5.0%}   {whole / (whole - ms):.2f} x as fast without"
+                    f"  {part:<48} {ms:8.2f} ms {ms / whole:5.0%}   {whole / max(whole - ms, 1e-9):.2f} x as fast without"
                 )
             attention = [(_label(shape), ms) for shape, ms in sorted(table.attention_ms.items(), reverse=True)]
             mlp = [(str(channels), ms) for channels, ms in sorted(table.mlp_ms.items(), reverse=True)]
-            for levels, found, dense_ms in (("heads/groups", attention, parts[1]), ("channels", mlp, parts[2])):
-                shares = ", ".join(f"{level} {layers * ms / dense_ms:.0%}" for level, ms in found)
+            for levels, found in (("heads/groups", attention), ("channels", mlp)):
+                shares = ", ".join(f"{level} {ms / (found[0][1] or 1):.0%}" for level, ms in found)
                 lines.append(f"  time of these blocks by {levels}: {shares}")
         return lines
 
