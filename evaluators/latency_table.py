@@ -156,9 +156,8 @@ class LatencyTable:
                 parts,
                 strict=True,
             ):
-                lines.append(
-                    f"  {part:<48} {ms:8.2f} ms {ms / whole:5.0%}   {whole / max(whole - ms, 1e-9):.2f} x as fast without"
-                )
+                without = whole / max(whole - ms, 1e-9)
+                lines.append(f"  {part:<48} {ms:8.2f} ms {ms / whole:5.0%}   {without:.2f} x as fast without")
             attention = [(_label(shape), ms) for shape, ms in sorted(table.attention_ms.items(), reverse=True)]
             mlp = [(str(channels), ms) for channels, ms in sorted(table.mlp_ms.items(), reverse=True)]
             for levels, found in (("heads/groups", attention), ("channels", mlp)):
