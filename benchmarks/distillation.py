@@ -62,8 +62,8 @@ def main() -> None:
     text = text_of(cfg.data, loaded.tokenizer, spec.vocab)
     unseen = Divergence(supernet, text.blocks("heldout", cfg.data.heldout_windows, length), batch=cfg.evaluators.batch)
     candidate = candidate_of(arguments.run_dir, arguments.pick, spec)
-    refit: CorrectiveRefit = instantiate(cfg.correction)
-    (correction,) = refit.on(supernet, text, length).of([candidate])
+    refit: CorrectiveRefit | None = instantiate(cfg.correction)
+    correction = refit.on(supernet, text, length).of([candidate])[0] if refit else None
     counts = sorted(arguments.tokens)
     windows = text.blocks("calibration", -(-counts[-1] // length), length)
     table = Table("trained", "learning rate", "parameters", *(f"{count} tokens" for count in counts))
