@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -24,6 +25,7 @@ from space.blocks import (
     mlp_options,
 )
 from space.candidate import Candidate
+from space.deploy import engine_of
 from space.errors import UserError
 from space.limits import Genes, Limit
 from space.repair import cheapest_floor, repair, reshuffle
@@ -64,6 +66,7 @@ class SearchSpace:
         remove_mlp: bool = True,
         whole_layers: bool = False,
         same_for_all_layers: bool = False,
+        deploy: str = "any",
         mlp_step: int = 128,
         freeze_layers: Sequence[int] = (),
         freeze_attention: Sequence[int] = (),
@@ -83,7 +86,10 @@ class SearchSpace:
             whole_layers: Whether a layer is dense or gone, and nothing else; `remove_attention` and `remove_mlp` then
                 say nothing.
             same_for_all_layers: Whether all layers that are not frozen have one shape.
-            mlp_step: MLP channels between two levels; says nothing without `mlp_widths`.
+            deploy: Row of `space.deploy.ENGINES` that is to serve the model; what it cannot run is not in the space,
+                whatever other settings allow.
+            mlp_step: MLP channels between two levels; says nothing without `mlp_widths`. Where the engine wants a
+                multiple of something, the least common multiple.
             freeze_layers: Layers that stay dense; indices from 0, negative ones count from the end.
             freeze_attention: Layers whose attention stays dense.
             freeze_mlp: Layers whose MLP stays dense.
@@ -104,6 +110,15 @@ class SearchSpace:
         }
         for name, flag in flags.items():
             check_flag(name, flag)
+        engine = engine_of(deploy, spec)
+        if engine.same_layers and not whole_layers:
+            same_for_all_layers, remove_attention, remove_mlp = True, False, False
+            if freeze_layers or freeze_attention or freeze_mlp:
+                raise UserError(
+                    f"space.deploy={deploy}: expected no frozen layers, as all layers must have one shape. Set "
+                    "freeze_layers, freeze_attention and freeze_mlp to [], or space=depth to drop whole layers."
+                )
+        attention_widths = attention_widths and engine.attention_widths
         clashes = [name for name in ("attention_widths", "mlp_widths", "same_for_all_layers") if flags[name]]
         if whole_layers and clashes:
             raise UserError(
@@ -114,6 +129,8 @@ class SearchSpace:
         frozen_attention = frozen | check_layers("freeze_attention", freeze_attention, spec.layers)
         frozen_mlp = frozen | check_layers("freeze_mlp", freeze_mlp, spec.layers)
         step = check_count("mlp_step", mlp_step, 1, spec.mlp_channels) if mlp_widths else None
+        if step is not None:
+            step = check_count("mlp_step", math.lcm(step, engine.mlp_multiple), 1, spec.mlp_channels)
         min_layers = check_count("min_layers", min_layers, 1, spec.layers)
         least = check_fraction("min_decoder_params", min_decoder_params)
         most = check_fraction("max_decoder_params", max_decoder_params)

@@ -30,6 +30,7 @@ TORCH_FREE = (
     "evaluators.base",
     "evaluators.cost",
     "evaluators.latency_table",
+    "space.deploy",
 )
 
 

@@ -424,3 +424,39 @@ def test_config_groups_are_what_their_names_say() -> None:
     assert {shape.mlp_channels for shape in shapes("heads")} == {1536}
     assert {0, 768, 1536} <= {shape.mlp_channels for shape in shapes("full")}
     assert {0, 1, 2, 3} == {shape.kv_heads for shape in shapes("full")}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("deploy", ["any", "uniform", "llamacpp", "vllm"])
+def test_every_design_is_one_that_the_engine_runs(name: str, deploy: str) -> None:
+    settings = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
+    assert isinstance(settings, dict)
+    arguments = {str(key): value for key, value in settings.items() if not str(key).startswith("_")}
+    arguments |= {"deploy": deploy, "mlp_step": 96}
+    if name == "heads" and deploy == "vllm":  # nothing is left of it but blocks that are gone
+        arguments["min_decoder_params"] = 0.8
+    space = SearchSpace(SMOLLM2, **arguments)
+    for candidate in space.samples(30):
+        kept = [shape for shape in candidate.layers if not shape.gone]
+        if deploy == "uniform":
+            assert len(set(kept)) == 1
+        if deploy == "vllm":
+            assert {shape.query_heads for shape in kept} <= {0, 9}
+            assert {shape.kv_heads for shape in kept} <= {0, 3}
+            assert all(shape.mlp_channels % 256 == 0 for shape in kept)
+        if deploy == "llamacpp":
+            assert all(shape.mlp_channels % 32 == 0 for shape in kept)
+    if deploy == "vllm" and "full" in name:
+        assert set(space.mlp_shapes) == {768, 1536}  # of 96 and 256
+
+
+def test_an_engine_that_cannot_be_served_is_refused() -> None:
+    with pytest.raises(UserError, match=r"space\.deploy: expected one of any, uniform, llamacpp, vllm, got 'onnx'"):
+        tiny_space(deploy="onnx")
+    gemma = make_spec(family="gemma3_text")
+    with pytest.raises(UserError, match=r"space\.deploy=vllm: expected .* llama, mistral, got gemma3_text"):
+        SearchSpace(gemma, deploy="vllm", mlp_step=16)
+    with pytest.raises(UserError, match=r"expected no frozen layers"):
+        tiny_space(deploy="uniform", freeze_layers=[0])
+    with pytest.raises(UserError, match="mlp_step"):
+        tiny_space(deploy="llamacpp", mlp_step=9)  # 288 channels, of 48

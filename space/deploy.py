@@ -1,0 +1,54 @@
+"""What the engine that will serve a model can run, as limits of the search space; free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from space.errors import UserError
+from space.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One target.
+
+    Attributes:
+        same_layers: Whether all layers must have one shape, so that a removed block is a removed layer.
+        attention_widths: Whether layers may keep fewer heads.
+        mlp_multiple: What counts of MLP channels must be multiples of.
+        families: Of models that it runs pruned; None for all.
+    """
+
+    same_layers: bool = False
+    attention_widths: bool = True
+    mlp_multiple: int = 1
+    families: tuple[str, ...] | None = None
+
+
+_LLAMAS = ("llama", "mistral")
+ENGINES = {
+    "any": Engine(),
+    # A stock config.json, which every runtime reads.
+    "uniform": Engine(same_layers=True),
+    # GGUF with shapes by layer (architecture deci); blocks of Q8_0 are 32 values.
+    "llamacpp": Engine(mlp_multiple=32, families=_LLAMAS),
+    # DeciLM's block_configs have one count of query heads for all layers, and MLP widths in steps of 256.
+    "vllm": Engine(attention_widths=False, mlp_multiple=256, families=_LLAMAS),
+}
+
+
+def engine_of(name: str, spec: ModelSpec) -> Engine:
+    """The row of an engine.
+
+    Raises:
+        UserError: There is none, or it does not run pruned models of the family.
+    """
+    if name not in ENGINES:
+        raise UserError(f"space.deploy: expected one of {', '.join(ENGINES)}, got {name!r}.")
+    engine = ENGINES[name]
+    if engine.families is not None and spec.family not in engine.families:
+        raise UserError(
+            f"space.deploy={name}: expected a model of one of the families {', '.join(engine.families)}, got "
+            f"{spec.family}. Take deploy=uniform, whose checkpoints are plain ones of the family."
+        )
+    return engine
