@@ -24,7 +24,8 @@ from search.finished import FinishedRun
 from search.picks import candidate_of
 from search.report import HELDOUT_QUALITY
 from search.stages import mistakes_told, stage
-from space.export import export_checkpoint, require_free
+from space.export import export_checkpoint
+from space.reveal import require_free
 from space.supernet import Supernet
 
 
