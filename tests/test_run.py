@@ -381,6 +381,12 @@ def exported(llama: Place, gemma: Place) -> dict[str, Done]:
         "constraint": lambda: llama.export("run", "pick=params<=0.9", f"out={out / 'constraint'}"),
         "beside": lambda: llama.export("run", f"pick={beside_the_front(llama)['key']}", f"out={out / 'beside'}"),
         "front key": lambda: llama.export("run", f"pick={key}", f"out={out / 'front key'}"),
+        "gguf": lambda: llama.export("run", "format=gguf"),
+        "deci": lambda: llama.export("run", "format=deci", f"out={out / 'deci'}"),
+        "not uniform": lambda: llama.export(
+            "run", "format=hf_uniform", f"pick={beside_the_front(llama)['key']}", f"out={out / 'not uniform'}"
+        ),
+        "unknown format": lambda: llama.export("run", "format=onnx", f"out={out / 'unknown format'}"),
         "gemma knee": lambda: gemma.export("run", f"out={out / 'gemma knee'}"),
         "taken": lambda: llama.export("run", f"out={llama.directory / 'taken'}"),
         "unknown key": lambda: llama.export("run", "pick=sffffffffff", f"out={out / 'unknown key'}"),
@@ -437,6 +443,16 @@ def test_an_exported_front_member_is_as_good_as_its_row_says(
     assert "| corrective refit | 512 tokens |" in (directory / "README.md").read_text()
 
 
+def test_a_pick_is_written_for_other_engines(llama: Place, exported: dict[str, Done]) -> None:
+    done = good(exported["gguf"]).stdout
+    key = done.split("pick ", 1)[1].split(": ", 1)[1].split(",", 1)[0]
+    assert "200 greedy tokens" in done
+    assert "prompt" in done
+    assert [path.suffix for path in (llama.run("run") / "exports" / f"{key}-gguf-f16").iterdir()].count(".gguf") == 1
+    assert "vLLM itself did not run" in good(exported["deci"]).stdout
+    assert (llama.directory / "out" / "deci" / "configuration_decilm.py").is_file()
+
+
 def test_a_killed_recovery_ends_in_the_same_checkpoint(llama: Place) -> None:
     out = {name: llama.directory / "recovered" / name for name in ("whole", "killed")}
     steps = 60
@@ -475,7 +491,13 @@ def test_the_picks_are_those_that_were_named(llama: Place, exported: dict[str, D
 
 @pytest.mark.parametrize(
     ("pick", "words"),
-    [("taken", "new or empty directory"), ("unknown key", "names no point"), ("no run", "there is no such file")],
+    [
+        ("taken", "new or empty directory"),
+        ("unknown key", "names no point"),
+        ("no run", "there is no such file"),
+        ("not uniform", "space=uniform"),
+        ("unknown format", "hf, hf_uniform, deci, gguf"),
+    ],
 )
 def test_an_export_that_cannot_be_is_told_why(llama: Place, exported: dict[str, Done], pick: str, words: str) -> None:
     done = exported[pick]
