@@ -19,8 +19,6 @@ from space.export import checkpoint_config, export_checkpoint
 from space.gguf_export import check_gguf, export_gguf, require_gguf_kind
 from space.spec import ModelSpec
 
-FORMATS = ("hf", "hf_uniform", "deci", "gguf")
-
 
 class Exported(Protocol):
     """What is finished."""
@@ -45,28 +43,6 @@ class Format:
     suffix: str
     check: Callable[[Any, Any, ModelSpec, Candidate], object]
     export: Callable[..., Exported]
-
-
-def format_of(name: str, gguf_type: str) -> Format:
-    """A format by its name.
-
-    Args:
-        name: One of `FORMATS`.
-        gguf_type: Type of the matrices of a GGUF file.
-
-    Raises:
-        UserError: There is no such format, or what it is checked with is not installed.
-    """
-    if name == "hf":
-        return Format("", _check_hf, partial(_with_logits, export_checkpoint))
-    if name == "hf_uniform":
-        return Format("", _check_uniform, partial(_with_logits, export_checkpoint))
-    if name == "deci":
-        return Format("-deci", _check_deci, partial(_with_logits, export_deci))
-    if name == "gguf":
-        require_gguf_kind(gguf_type)
-        return Format(f"-gguf-{gguf_type}", check_gguf, partial(_gguf, gguf_type))
-    raise UserError(f"Expected format to be one of {', '.join(FORMATS)}, got {name!r}.")
 
 
 def _check_hf(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidate) -> None:
@@ -119,3 +95,29 @@ def _gguf(
 ) -> Exported:
     """A GGUF file has its own tolerances and no generation settings."""
     return export_gguf(source, tokenizer, spec, candidate, out_dir, kind=kind, card=card)
+
+
+_ROWS = {
+    "hf": Format("", _check_hf, partial(_with_logits, export_checkpoint)),
+    "hf_uniform": Format("", _check_uniform, partial(_with_logits, export_checkpoint)),
+    "deci": Format("-deci", _check_deci, partial(_with_logits, export_deci)),
+}
+FORMATS = (*_ROWS, "gguf")
+
+
+def format_of(name: str, gguf_type: str) -> Format:
+    """A format by its name.
+
+    Args:
+        name: One of `FORMATS`.
+        gguf_type: Type of the matrices of a GGUF file.
+
+    Raises:
+        UserError: There is no such format, or what it is checked with is not installed.
+    """
+    if name not in FORMATS:
+        raise UserError(f"Expected format to be one of {', '.join(FORMATS)}, got {name!r}.")
+    if name == "gguf":
+        require_gguf_kind(gguf_type)
+        return Format(f"-gguf-{gguf_type}", check_gguf, partial(_gguf, gguf_type))
+    return _ROWS[name]

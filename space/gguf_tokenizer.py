@@ -82,6 +82,8 @@ def gguf_tokenizer(tokenizer: Any, rows: int) -> GGUFTokenizer:
     model = parts["model"]
     if model["type"] != "BPE":
         raise UnsupportedTokenizerError(f"a {model['type']} tokenizer")
+    if not model["merges"]:
+        raise UnsupportedTokenizerError("a BPE without merges")
     merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
     pre, prefix = _sentencepiece(parts) if model.get("byte_fallback") else (_byte_level(parts), False)
 

@@ -93,8 +93,10 @@ def test_the_loader_reads_the_subnet(
 
 def test_a_fresh_process_reads_an_untied_head_and_llama_3_rotation(tmp_path: Path) -> None:
     net = supernet("mistral", tmp_path / "supernet", sliding_window=64, rope_parameters=LLAMA3)
-    done = export(net, [(4, 2, 48), (0, 0, 64), GONE, DENSE], tmp_path / "out")
-    assert done.logits_difference < 1e-5
+    candidate, form = Candidate.from_json([(4, 2, 48), (0, 0, 64), GONE, DENSE]), format_of("deci", "f16")
+    source = net.materialise(candidate)
+    done = form.export(source, byte_level(), net.spec, candidate, tmp_path / "out", card=CARD, tolerance=1e-5)
+    assert isinstance(done, DeciExport)
     assert {path.name for path in tmp_path.iterdir()} == {"supernet", "out"}
     assert AutoTokenizer.from_pretrained(done.directory, trust_remote_code=True)("the").input_ids
     assert json.loads((done.directory / "config.json").read_text())["max_position_embeddings"] == 64

@@ -89,6 +89,14 @@ def test_a_file_that_llama_cpp_runs_otherwise_is_found_out(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_rotary_pairs_in_the_wrong_order_are_found_out(
+    llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space.gguf_file, "_interleaved", lambda values, heads: values)
+    with pytest.raises(VerificationError, match="failed its check"):
+        export(llama, [DENSE] * 4, tmp_path / "out")
+
+
 FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {
         "sliding_window": 64,
@@ -109,7 +117,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(("family", "changes"), FAMILIES.items(), ids=FAMILIES)
 def test_families_and_rotary_embeddings(family: str, changes: Any, tmp_path: Path) -> None:
     net = supernet(family, tmp_path / "supernet", **changes)
-    shape = (6, 2, 48) if family == "qwen2" else (2, 2, 48)
+    shape = (6, 3, 48) if family == "qwen2" else (2, 2, 48)
     done = export(net, [shape] * 3 + [DENSE if family == "mistral" else GONE], tmp_path / "out")
     assert done.architecture == {"mistral": "deci"}.get(family, family)
     if family == "mistral":  # within its sliding window it is full attention
@@ -165,6 +173,7 @@ def test_tokenizers_that_llama_cpp_lacks_are_refused_by_name() -> None:
             gguf_tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend), rows)
 
     refused(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), "a WordLevel tokenizer")
+    refused(Tokenizer(models.BPE({"a": 0}, [])), "a BPE without merges")
     backend = byte_level().backend_tokenizer
     refused(backend, "an embedding of 20 rows", rows=20)
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
