@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import sys
 from functools import partial
@@ -24,7 +23,8 @@ from search.finished import FinishedRun
 from search.picks import candidate_of
 from search.report import HELDOUT_QUALITY
 from search.stages import mistakes_told, stage, told
-from space.export import export_checkpoint, require_free
+from space.formats import format_of
+from space.reveal import require_free
 from space.supernet import Supernet
 
 
@@ -34,10 +34,12 @@ def export(cfg: DictConfig, console: Console) -> None:
     run = FinishedRun.open(run_dir)
     row, config = run.row(str(cfg.pick)), run.config
     candidate = candidate_of(row)
-    out = Path(cfg.out or run_dir / "exports" / candidate.key)
+    form = format_of(cfg.format, cfg.gguf.type)
+    out = Path(cfg.out or run_dir / "exports" / f"{candidate.key}{form.suffix}")
     require_free(out)
     console.print(f"pick {cfg.pick}: {candidate.key}, to {out}", highlight=False)
     loaded = instantiate(config["model"])()
+    run.require_held(candidate, partial(form.check, loaded.model.config, loaded.tokenizer, loaded.spec))
     supernet = Supernet.load(loaded.model, loaded.spec, run_dir / "supernet", dtype=loaded.dtype)
     recipe = instantiate(config["correction"]), instantiate(config["distillation"])
     text = partial(text_of, config["data"], loaded.tokenizer, loaded.spec.vocab, digest=run.summary["text"])
@@ -52,17 +54,12 @@ def export(cfg: DictConfig, console: Console) -> None:
         given = recovery, source, supernet, candidate, text(), config["data"], checkpoints
         scores, recovered = recover_pick(*given, partial(console.print, highlight=False))
         row = pd.concat([row.drop([*scores], errors="ignore"), pd.Series(scores)])
-    tokens = torch.randint(loaded.spec.vocab, (2, 48), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        logits = copy.deepcopy(source).float().cpu()(tokens, use_cache=False).logits
-    done = export_checkpoint(
+    done = form.export(
         source,
         loaded.tokenizer,
         loaded.spec,
         candidate,
         out,
-        input_ids=tokens,
-        expected_logits=logits,
         card={
             "Metrics": {str(name): value for name, value in row.items() if isinstance(value, Real)},
             "Provenance": {

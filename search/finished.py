@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import yaml
 
 from evaluators.base import Metric
 from search.finish import FRONT_FILE, POINTS_FILE, SUMMARY_FILE
-from search.picks import select
-from search.report import read_front_csv
+from search.picks import candidate_of, select
+from search.report import is_dense, read_front_csv
 from search.run_directory import CONFIG_FILE
-from space.errors import UserError
+from space.candidate import Candidate
+from space.errors import ShapeError, UserError
 
 
 @dataclass(frozen=True)
@@ -60,3 +62,42 @@ class FinishedRun:
         if pick in set(self.points["key"]) - set(self.front["key"]):  # the page offers points off the front too
             return self.points[self.points["key"] == pick].iloc[0]
         return select(self.front, pick, [Metric(**metric) for metric in self.summary["objectives"]])
+
+    def require_held(self, candidate: Candidate, check: Callable[[Candidate], object]) -> None:
+        """Checks that a format holds a pick; where it does not, names the nearest point of the run that it holds.
+
+        Near is by the objectives, each as a part of its range over the run's points.
+
+        Args:
+            candidate: The pick.
+            check: Raises ShapeError where the format holds only other shapes of the model.
+
+        Raises:
+            ShapeError: The format does not hold the pick.
+            UserError: Whatever else `check` raises.
+        """
+        try:
+            check(candidate)
+        except ShapeError as error:
+            raise ShapeError(f"{error} {self._advice(candidate, check)}") from error
+
+    def _advice(self, candidate: Candidate, check: Callable[[Candidate], object]) -> str:
+        """What to pick instead."""
+        names = [metric["name"] for metric in self.summary["objectives"]]
+        known = pd.concat([self.front, self.points]).drop_duplicates("key")
+        values = known[names].astype(float)
+        spread = (values.max() - values.min()).replace(0.0, 1.0)
+        here = values[(known["key"] == candidate.key).to_numpy()].iloc[0]
+        distance = (((values - here) / spread) ** 2).sum(axis=1)
+        pruned = known.iloc[distance.to_numpy().argsort(kind="stable")].loc[lambda rows: ~is_dense(rows)]
+        for _, row in pruned.iterrows():
+            try:
+                check(candidate_of(row))
+            except ShapeError:
+                continue
+            metrics = ", ".join(f"{name} {row[name]:.4g}" for name in names)
+            return f"The nearest point of this run that it can hold is {row['key']} ({metrics}): pick={row['key']}."
+        return (
+            "No point of this run has a shape that it can hold; uniform ones are searched for with: "
+            "python run_search.py space=uniform"
+        )

@@ -4,5 +4,8 @@ Torch-free: `spec`, `families`, `candidate`, `size`, `space` (with its parts `bl
 The dense model: `embedded` (default model and text), `hub`, `loading`.
 Prefix views with a least-squares refit: `calibration`, `importance`, `compensation`, `surgery`, `supernet`,
 `preparation`.
-The checkpoint: `pruned_modeling`, `export`, `model_card`, `verify`, `reload_check`.
+The checkpoint: `formats`, `reveal`, `model_card`, `equal_forms`, `llama_arithmetic`.
+For transformers: `pruned_modeling`, `export`, `verify`, `reload_check`.
+For vLLM: `configuration_decilm`, `deci`, `deci_check`.
+For llama.cpp: `gguf_tokenizer`, `gguf_file`, `gguf_export`, `llamacpp`, `llamacpp_check`.
 """

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,13 +13,13 @@ from typing import Any
 import torch
 from huggingface_hub import save_torch_state_dict
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
 
 from space.candidate import Candidate, LayerShape
-from space.errors import UserError
+from space.errors import ShapeError
 from space.families import family_of
 from space.model_card import model_card
+from space.reveal import revealed_when_complete
 from space.spec import ModelSpec
 from space.verify import Verification, verify_checkpoint
 
@@ -32,10 +29,10 @@ _AUTO_MAP = {
     "AutoModel": f"{MODELING_FILE}.PrunedModel",
     "AutoModelForCausalLM": f"{MODELING_FILE}.PrunedForCausalLM",
 }
-
-
-class ExportError(UserError):
-    """A checkpoint that cannot be written, or written there."""
+_OWN_CODE = (
+    "Its layers differ in size, so the checkpoint brings a small modelling file that subclasses the stock classes."
+)
+_PLAIN = "Its layers are equal, so it is a plain checkpoint of its family."
 
 
 @dataclass(frozen=True)
@@ -93,41 +90,54 @@ def export_checkpoint(
         tolerance: Largest difference that passes, see `verify_checkpoint`.
 
     Raises:
-        ExportError: `out_dir` is taken or cannot be written, or nothing that runs is left of the model.
+        ExportError: `out_dir` is taken or cannot be written.
+        ShapeError: Nothing that runs is left of the model.
         VerificationError: The checkpoint does not load, or computes something else.
     """
     config = checkpoint_config(source.config, candidate, spec)
     own_code = "auto_map" in config
-    config["dtype"] = str(next(source.parameters()).dtype).removeprefix("torch.")
-    with _revealed_when_complete(out_dir) as directory:
-        save_torch_state_dict(_state(source, candidate), directory, metadata={"format": "pt"})
-        _write(directory / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
-        for weights in directory.glob("*.safetensors"):  # safetensors makes files that only their owner may read
-            shutil.copymode(directory / "config.json", weights)
+    with revealed_when_complete(out_dir) as directory:
+        write_checkpoint(directory, checkpoint_state(source, candidate), config, tokenizer, generation_config)
         if own_code:
             _write(directory / f"{MODELING_FILE}.py", render_modeling(spec.family))
-        if tokenizer is not None:
-            tokenizer.save_pretrained(directory)
-        if generation_config is not None:
-            generation_config.to_json_file(directory / "generation_config.json")
         verification = verify_checkpoint(
             directory, expected_logits, input_ids, trust_remote_code=own_code, tolerance=tolerance
         )
-        text = model_card(spec, candidate, card, verification, trust_remote_code=own_code)
+        argument = ", trust_remote_code=True" if own_code else ""
+        text = model_card(
+            spec,
+            candidate,
+            {**card, "Checked on export, in float32": verification.rows()},
+            kind=_OWN_CODE if own_code else _PLAIN,
+            library="transformers",
+            use="from transformers import AutoModelForCausalLM\n\n"
+            f'model = AutoModelForCausalLM.from_pretrained("path/to/this/directory"{argument})',
+        )
         _write(directory / "README.md", text)
     return Export(out_dir, own_code, verification)
 
 
-def require_free(out_dir: Path) -> None:
-    """Checks, before any work is done for it, that a directory can be exported to.
+def write_checkpoint(
+    directory: Path, state: Mapping[str, torch.Tensor], config: Mapping[str, Any], tokenizer: Any, generation: Any
+) -> None:
+    """Writes weights, config.json, tokenizer and generation settings, the last two unless they are None.
 
-    Raises:
-        ExportError: It is a file, or has contents.
+    Args:
+        directory: An empty one.
+        state: The tensors by name, all of one dtype, which goes into the config.
+        config: The contents of config.json.
+        tokenizer: Saved as transformers does.
+        generation: transformers' GenerationConfig.
     """
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise ExportError(
-            f"Expected a new or empty directory to export to, but {out_dir} has contents. Choose another."
-        )
+    dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
+    save_torch_state_dict(dict(state), directory, metadata={"format": "pt"})
+    _write(directory / "config.json", json.dumps({**config, "dtype": dtype}, indent=2, sort_keys=True) + "\n")
+    for weights in directory.glob("*.safetensors"):  # safetensors makes files that only their owner may read
+        shutil.copymode(directory / "config.json", weights)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
+    if generation is not None:
+        generation.to_json_file(directory / "generation_config.json")
 
 
 def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) -> dict[str, Any]:
@@ -139,12 +149,12 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
         spec: The dense model.
 
     Raises:
-        ExportError: No layer keeps attention.
+        ShapeError: No layer keeps attention.
     """
     kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
     shapes = [candidate.layers[index] for index in kept]
     if not any(shape.query_heads for shape in shapes):
-        raise ExportError(
+        raise ShapeError(
             f"Expected a candidate that keeps attention in at least one layer, got {candidate.key} with none: "
             "without attention there is no key-value cache to generate with. Pick another point."
         )
@@ -233,7 +243,7 @@ def _overrides(shape: LayerShape, dense: LayerShape | None = None) -> dict[str, 
     return values | ({"skip": skip} if skip else {})
 
 
-def _state(source: nn.Module, candidate: Candidate) -> dict[str, torch.Tensor]:
+def checkpoint_state(source: nn.Module, candidate: Candidate) -> dict[str, torch.Tensor]:
     """The state to save: layers that are gone left out and the rest renumbered, a tied LM head left out."""
     kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
     new_index = {str(old): str(new) for new, old in enumerate(kept)}
@@ -250,24 +260,3 @@ def _state(source: nn.Module, candidate: Candidate) -> dict[str, torch.Tensor]:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _revealed_when_complete(out_dir: Path) -> Iterator[Path]:
-    """A directory beside `out_dir` that becomes it at the end, and is deleted after any failure.
-
-    Raises:
-        ExportError: `out_dir` is taken, or writing failed.
-    """
-    require_free(out_dir)
-    partial = out_dir.with_name(f"{out_dir.name}.partial-{secrets.token_hex(4)}")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.replace(out_dir)
-    except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        advice = "Free some space" if full else "Check that the place exists and can be written to"
-        raise ExportError(f"Could not write the checkpoint {out_dir}: {error}. {advice}, and export again.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

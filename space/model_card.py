@@ -7,7 +7,6 @@ from itertools import groupby
 
 from space.candidate import Candidate
 from space.spec import ModelSpec
-from space.verify import Verification
 
 _NO_BLOCK = "none"
 
@@ -16,9 +15,10 @@ def model_card(
     spec: ModelSpec,
     candidate: Candidate,
     tables: Mapping[str, Mapping[str, object]],
-    verification: Verification,
     *,
-    trust_remote_code: bool,
+    kind: str,
+    library: str,
+    use: str,
 ) -> str:
     """The text of README.md.
 
@@ -26,24 +26,18 @@ def model_card(
         spec: The dense model.
         candidate: What is left of it.
         tables: Further sections: title to rows of name and value.
-        verification: The checkpoint's comparison with the model that it came from.
-        trust_remote_code: Whether the checkpoint brings its own modelling file.
+        kind: A sentence on what sort of checkpoint it is.
+        library: What loads it.
+        use: Lines of Python that load it.
     """
-    argument = ", trust_remote_code=True" if trust_remote_code else ""
-    kind = (
-        "Its layers differ in size, so the checkpoint brings a small modelling file that subclasses the stock classes."
-        if trust_remote_code
-        else "Its layers are equal, so it is a plain checkpoint of its family."
-    )
     parts = [
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- pruned\n---",
+        f"---\nlibrary_name: {library}\npipeline_tag: text-generation\ntags:\n- pruned\n---",
         f"# {spec.name}, pruned ({candidate.key})",
         f"A smaller, dense model cut out of `{spec.name}` (revision `{spec.revision}`, family `{spec.family}`) by "
         f"structured pruning. {kind}",
         "Licence: that of the base model; see the base model.",
         "## Use",
-        "```python\nfrom transformers import AutoModelForCausalLM\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("path/to/this/directory"{argument})\n```',
+        f"```python\n{use}\n```",
         "## Architecture",
         f"Hidden size {spec.hidden}, head width {spec.head_dim}; the dense model has {spec.layers} layers of "
         f"{spec.query_heads} query heads, {spec.kv_heads} KV heads and {spec.mlp_channels} MLP channels.",
@@ -51,13 +45,7 @@ def model_card(
             ("layer", "layer of the dense model", "query heads", "KV heads", "MLP channels"), _layer_rows(candidate)
         ),
     ]
-    checks = {
-        "largest difference of logits, reloaded against searched": f"{verification.logits_difference:.2g}",
-        "generate() with the dynamic cache against without, relative": f"{verification.dynamic_cache_difference:.2g}",
-        "generate() with the static cache against without, relative": f"{verification.static_cache_difference:.2g}",
-        "tokens generated for each": verification.new_tokens,
-    }
-    for title, rows in (*tables.items(), ("Checked on export, in float32", checks)):
+    for title, rows in tables.items():
         parts += [f"## {title}", _table(("what", "value"), rows.items())]
     return "\n\n".join(parts) + "\n"
 

@@ -43,6 +43,15 @@ class Verification:
     new_tokens: int
     load_seconds: float
 
+    def rows(self) -> dict[str, object]:
+        """The differences for a table."""
+        return {
+            "largest difference of logits, reloaded against searched": f"{self.logits_difference:.2g}",
+            "generate() with the dynamic cache against without, relative": f"{self.dynamic_cache_difference:.2g}",
+            "generate() with the static cache against without, relative": f"{self.static_cache_difference:.2g}",
+            "tokens generated for each": self.new_tokens,
+        }
+
     def check(self, tolerance: float) -> None:
         """Compares the differences with a tolerance.
 
@@ -93,7 +102,8 @@ def verify_checkpoint(
         (work / "request.json").write_text(json.dumps(request))
         tensors = {"expected_logits": expected_logits.float(), "input_ids": input_ids}
         save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, work / "tensors.safetensors")
-        _run_check(work)
+        failure = "The exported checkpoint did not load or run in a fresh process"
+        run_check(Path(reload_check.__file__), work, failure)
         answer = json.loads((work / "answer.json").read_text())
     if answer["wrong_keys"]:
         raise VerificationError(f"The exported checkpoint's weights do not fit its config: {answer['wrong_keys']}.")
@@ -109,24 +119,22 @@ def verify_checkpoint(
     return result
 
 
-def _run_check(work: Path) -> None:
-    """Runs `reload_check` on a working directory.
+def run_check(script: Path, work: Path, failure: str) -> None:
+    """Runs a script that cannot import this project on a working directory, which is its only argument.
 
     Raises:
-        VerificationError: The process failed; the message ends with its last lines.
+        VerificationError: The process failed; the message is `failure` with its last lines.
     """
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(work / "modules")}
     done = subprocess.run(
-        [sys.executable, "-P", reload_check.__file__, str(work)],  # -P: neither this project nor `work` is on the path
+        [sys.executable, "-P", str(script), str(work)],  # -P: neither this project nor `work` is on the path
         cwd=work,
         env=environment,
         capture_output=True,
         text=True,
+        errors="replace",
         check=False,
     )
     if done.returncode:
         last_lines = "\n".join(done.stderr.strip().splitlines()[-_SHOWN_ERROR_LINES:])
-        raise VerificationError(
-            "The exported checkpoint did not load or run in a fresh process "
-            f"(exit code {done.returncode}):\n{last_lines}"
-        )
+        raise VerificationError(f"{failure} (exit code {done.returncode}):\n{last_lines}")

@@ -20,6 +20,7 @@ from evaluators.data import load_texts
 from evaluators.workload import LATENCY, Workload
 from search.protocol import Task
 from space.candidate import Candidate
+from space.formats import format_of
 from space.loading import load_model
 from space.preparation import Preparation
 from space.space import SearchSpace
@@ -164,6 +165,8 @@ def test_the_export_composes() -> None:
     cfg = compose("export", overrides=["run_dir=results/x", "pick='params<=0.6'"])
     assert (cfg.run_dir, cfg.pick, cfg.out, cfg.tolerance) == ("results/x", "params<=0.6", None, 1e-4)
     assert OmegaConf.is_missing(compose("export"), "run_dir")
+    assert format_of(cfg.format, cfg.gguf.type).suffix == ""
+    assert format_of("gguf", cfg.gguf.type).suffix == "-gguf-f16"
 
 
 @pytest.mark.parametrize("name", ["config", "export"])

@@ -18,8 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 import space.export
 from space.candidate import Candidate
 from space.errors import UserError
-from space.export import Export, ExportError, export_checkpoint
+from space.export import Export, export_checkpoint
 from space.reload_check import cache_differences, logits_difference
+from space.reveal import ExportError
 from space.size import total_params
 from space.supernet import Supernet
 from space.verify import Verification, VerificationError, verify_checkpoint

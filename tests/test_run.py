@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import resource
@@ -369,6 +370,20 @@ def beside_the_front(place: Place) -> pd.Series:
     return points[unequal & ~points["key"].isin(front)].iloc[0]
 
 
+def merging(place: Place) -> Place:
+    """The same model and run with a tokenizer that has a merge, without which llama.cpp reads none."""
+    other = copy.copy(place)
+    other.directory = place.directory / "merging"
+    model = shutil.copytree(place.model, other.directory / place.model.name)
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["aa"] = tokenizer["model"]["vocab"].pop("9")
+    tokenizer["model"]["merges"] = [["a", "a"]]
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = shutil.copytree(place.run("run"), other.run("run")) / "config.yaml"
+    config.write_text(config.read_text().replace(str(place.model), str(model)))
+    return other
+
+
 @pytest.fixture(scope="module")
 def exported(llama: Place, gemma: Place) -> dict[str, Done]:
     """What exporting says, by what is picked."""
@@ -381,6 +396,12 @@ def exported(llama: Place, gemma: Place) -> dict[str, Done]:
         "constraint": lambda: llama.export("run", "pick=params<=0.9", f"out={out / 'constraint'}"),
         "beside": lambda: llama.export("run", f"pick={beside_the_front(llama)['key']}", f"out={out / 'beside'}"),
         "front key": lambda: llama.export("run", f"pick={key}", f"out={out / 'front key'}"),
+        "gguf": lambda: merging(llama).export("run", "format=gguf", f"out={out / 'gguf'}"),
+        "no merges": lambda: llama.export("run", "format=gguf", f"out={out / 'no merges'}"),
+        "not uniform": lambda: llama.export(
+            "run", "format=hf_uniform", f"pick={beside_the_front(llama)['key']}", f"out={out / 'not uniform'}"
+        ),
+        "unknown format": lambda: llama.export("run", "format=onnx", f"out={out / 'unknown format'}"),
         "gemma knee": lambda: gemma.export("run", f"out={out / 'gemma knee'}"),
         "taken": lambda: llama.export("run", f"out={llama.directory / 'taken'}"),
         "unknown key": lambda: llama.export("run", "pick=sffffffffff", f"out={out / 'unknown key'}"),
@@ -437,6 +458,11 @@ def test_an_exported_front_member_is_as_good_as_its_row_says(
     assert "| corrective refit | 512 tokens |" in (directory / "README.md").read_text()
 
 
+def test_a_pick_is_written_for_llama_cpp(llama: Place, exported: dict[str, Done]) -> None:
+    assert "200 greedy tokens" in good(exported["gguf"]).stdout
+    assert sorted(path.suffix for path in (llama.directory / "out" / "gguf").iterdir()) == [".gguf", ".md"]
+
+
 def test_a_killed_recovery_ends_in_the_same_checkpoint(llama: Place) -> None:
     out = {name: llama.directory / "recovered" / name for name in ("whole", "killed")}
     steps = 60
@@ -475,7 +501,14 @@ def test_the_picks_are_those_that_were_named(llama: Place, exported: dict[str, D
 
 @pytest.mark.parametrize(
     ("pick", "words"),
-    [("taken", "new or empty directory"), ("unknown key", "names no point"), ("no run", "there is no such file")],
+    [
+        ("taken", "new or empty directory"),
+        ("unknown key", "names no point"),
+        ("no run", "there is no such file"),
+        ("not uniform", "The nearest point of this run that it can hold is"),
+        ("unknown format", "hf, hf_uniform, deci, gguf"),
+        ("no merges", "a BPE without merges"),
+    ],
 )
 def test_an_export_that_cannot_be_is_told_why(llama: Place, exported: dict[str, Done], pick: str, words: str) -> None:
     done = exported[pick]

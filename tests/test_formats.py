@@ -1,0 +1,113 @@
+"""Formats by name, plain checkpoints, and which point of a run is offered in place of one that a format cannot hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from conftest import tiny_model
+from helpers_formats import DENSE, GONE, supernet
+from transformers import AutoModelForCausalLM
+
+import space.equal_forms
+from search.finished import FinishedRun
+from space.candidate import Candidate, LayerShape
+from space.errors import ShapeError, UserError
+from space.formats import FORMATS, format_of
+from space.verify import Verification
+
+UNEQUAL = [(6, 3, 48), DENSE, DENSE, DENSE]
+NARROW = [(4, 2, 32), GONE, (4, 2, 32), (4, 2, 32)]
+
+
+def test_a_format_has_a_name() -> None:
+    assert len({format_of(name, "f16").suffix for name in FORMATS}) == 3  # plain checkpoints have none
+    with pytest.raises(UserError, match="one of hf, hf_uniform, deci, gguf, got 'onnx'"):
+        format_of("onnx", "f16")
+    with pytest.raises(UserError, match=r"gguf\.type to be one of f16, q8_0, got 'q4_k'"):
+        format_of("gguf", "q4_k")
+
+
+def test_a_uniform_checkpoint_needs_no_code_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = Verification(0.0, 0.0, 0.0, 1, 0.0)  # tests/test_export.py checks the checking
+    monkeypatch.setattr("space.export.verify_checkpoint", lambda *given, **settings: passed)
+    net, candidate = supernet("llama", tmp_path / "supernet"), Candidate.from_json(NARROW)
+    form = format_of("hf_uniform", "f16")
+    form.check(net.model.config, None, net.spec, candidate)
+    out = tmp_path / "out"
+    form.export(net.materialise(candidate), None, net.spec, candidate, out, card={}, tolerance=1e-4)
+    assert type(AutoModelForCausalLM.from_pretrained(out, trust_remote_code=False)) is type(net.model)
+    assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 3
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        (UNEQUAL, r"2 kinds of layers, of query heads, KV groups and MLP channels \(6, 3, 48\), \(6, 3, 64\)\."),
+        ([(6, 3, 0)] * 4, "attention and MLP both"),
+        ([(5, 5, 64)] * 4, "stock llama config takes"),
+    ],
+)
+def test_what_stock_classes_do_not_load_is_refused(shapes: Any, words: str) -> None:
+    model, spec = tiny_model("llama", hidden_size=48, intermediate_size=64, num_key_value_heads=6)
+    config: Any = model.config
+    with pytest.raises(ShapeError, match=words):
+        format_of("hf_uniform", "f16").check(config, None, spec, Candidate.from_json(shapes))
+
+
+def row(shapes: Any, kl: float, latency_ms: float) -> dict[str, Any]:
+    candidate = Candidate.from_json(shapes)
+    names = ("query_heads", "kv_heads", "mlp_channels")
+    layers = {name: [getattr(shape, name) for shape in candidate.layers] for name in names}
+    return {"key": candidate.key, "kl": kl, "latency_ms": latency_ms, "decoder_params_removed": kl, **layers}
+
+
+@pytest.fixture
+def run() -> FinishedRun:
+    """A front of unequal points and the dense model, and two uniform points beside it."""
+    front = pd.DataFrame([row([DENSE] * 4, 0, 100), row(UNEQUAL, 0.5, 80), row([*UNEQUAL[:3], GONE], 1.0, 60)])
+    points = pd.DataFrame([row([(6, 3, 32)] * 4, 2.0, 50), row([(2, 1, 32)] * 4, 0.6, 78)])
+    objectives = [{"name": name, "unit": "", "goal": "min", "cost_rank": 1} for name in ("kl", "latency_ms")]
+    return FinishedRun({}, {"objectives": objectives}, front, points)
+
+
+def uniform(candidate: Candidate) -> None:
+    if len({shape for shape in candidate.layers if not shape.gone}) > 1:
+        raise ShapeError("Expected equal layers.")
+
+
+def test_the_nearest_point_that_a_format_holds_is_named(run: FinishedRun) -> None:
+    run.require_held(Candidate.from_json([(6, 3, 32)] * 4), uniform)
+    near = Candidate.from_json([(2, 1, 32)] * 4).key
+    with pytest.raises(ShapeError, match=rf"Expected equal layers\. The nearest .* {near} \(kl 0\.6, latency_ms 78\)"):
+        run.require_held(Candidate.from_json(UNEQUAL), uniform)
+
+
+def test_where_no_point_is_held_the_way_to_some_is_named(run: FinishedRun) -> None:
+    def none(candidate: Candidate) -> None:
+        raise ShapeError("Expected another shape.")
+
+    with pytest.raises(ShapeError, match=r"Expected another shape\. No point of this run .*space=uniform"):
+        run.require_held(Candidate.from_json(UNEQUAL), none)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [((2, 1, 16), (6, 3, 64)), ((3, 3, 48), (6, 3, 48)), ((0, 0, 64), (1, 1, 64)), ((6, 3, 0), (6, 3, 32))],
+)
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_wider_layer_computes_the_same(family: str, old: Any, new: Any, tmp_path: Path) -> None:
+    """The wider layer's state fits the dense layer cut to the new shape, and gives the old one's logits."""
+    net = supernet(family, tmp_path / "supernet")
+    narrow, wide = ([DENSE, shape, DENSE, DENSE] for shape in (old, new))
+    source, target = (net.materialise(Candidate.from_json(shapes)) for shapes in (narrow, wide))
+    state = space.equal_forms.widened(source.state_dict(), 1, LayerShape(*old), LayerShape(*new), net.spec)
+    target.load_state_dict(state)
+    tokens = torch.arange(3, 40)[None]
+    with torch.inference_mode():
+        given, expected = (model(tokens, use_cache=False).logits for model in (target, source))
+    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4)

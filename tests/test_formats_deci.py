@@ -1,0 +1,164 @@
+"""Checkpoints in the `block_configs` schema: what the rules of vLLM's loader read back is the subnet."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import random_tokens
+from helpers_formats import DENSE, GONE, byte_level, supernet
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoTokenizer
+
+import space.deci
+from space.candidate import Candidate, LayerShape
+from space.configuration_decilm import DeciLMConfig, Section
+from space.deci import DeciExport, block_config, export_deci, held_shapes
+from space.deci_check import Weights, channels, logits_of
+from space.errors import ShapeError, UserError
+from space.formats import format_of
+from space.supernet import Supernet
+from space.verify import VerificationError
+
+CARD = {"Metrics": {"kl": 0.25}}
+SHAPES = {
+    "widths": [(6, 3, 64), (6, 3, 48), (6, 3, 16), DENSE],
+    "KV groups and query heads": [(2, 1, 64), (4, 2, 64), (3, 3, 48), (1, 1, 16)],
+    "no attention in layer 0": [(0, 0, 48), DENSE, DENSE, DENSE],
+    "both holes first": [GONE, (0, 0, 32), (6, 3, 0), (2, 1, 16)],
+    "holes behind": [(3, 3, 0), (0, 0, 64), GONE, (3, 3, 0)],
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Supernet:
+    """A Llama with biases in every projection and a tied head."""
+    return supernet("llama", tmp_path_factory.mktemp("llama") / "supernet")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """transformers copies configuration files here; not into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        yield
+
+
+def verified_here(directory: Path, input_ids: torch.Tensor, expected: torch.Tensor, tolerance: float) -> float:
+    """The same comparison without the seconds that a process takes."""
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
+    weights = Weights(load_file(directory / "model.safetensors"))
+    difference = float((logits_of(config, weights, input_ids) - expected).abs().max() / expected.abs().max())
+    weights.require_empty()
+    assert difference <= tolerance
+    return difference
+
+
+def export(net: Supernet, shapes: Any, out: Path) -> DeciExport:
+    candidate, tokens = Candidate.from_json(shapes), random_tokens(2, 40)
+    source = net.materialise(candidate)
+    with torch.inference_mode():
+        logits = source(tokens, use_cache=False).logits
+    compared: Any = {"input_ids": tokens, "expected_logits": logits}
+    return export_deci(source, byte_level(), net.spec, candidate, out, card=CARD, **compared)
+
+
+@pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
+def test_the_loader_reads_the_subnet(
+    llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes: Any
+) -> None:
+    monkeypatch.setattr(space.deci, "_verified", verified_here)
+    done = export(llama, shapes, tmp_path / "out")
+    config = json.loads((done.directory / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("nemotron-nas", ["DeciLMForCausalLM"])
+    assert len(config["block_configs"]) == config["num_hidden_layers"] == sum(shape != GONE for shape in shapes)
+    assert not config["block_configs"][0]["attention"]["no_op"]
+    assert (done.added_parameters == 0) == (shapes in (SHAPES["widths"], SHAPES["holes behind"]))
+
+
+def test_a_fresh_process_reads_an_untied_head_and_llama_3_rotation(tmp_path: Path) -> None:
+    net = supernet("mistral", tmp_path / "supernet", sliding_window=64, rope_parameters=LLAMA3)
+    candidate, form = Candidate.from_json([(4, 2, 48), (0, 0, 64), GONE, DENSE]), format_of("deci", "f16")
+    source = net.materialise(candidate)
+    done = form.export(source, byte_level(), net.spec, candidate, tmp_path / "out", card=CARD, tolerance=1e-5)
+    assert isinstance(done, DeciExport)
+    assert {path.name for path in tmp_path.iterdir()} == {"supernet", "out"}
+    assert AutoTokenizer.from_pretrained(done.directory, trust_remote_code=True)("the").input_ids
+    assert json.loads((done.directory / "config.json").read_text())["max_position_embeddings"] == 64
+    assert "vLLM itself did not run" in "".join(done.remarks())
+    assert "| zeros added |" in (done.directory / "README.md").read_text()
+
+
+def test_a_checkpoint_that_reads_otherwise_is_found_out(
+    llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space.deci, "_verified", verified_here)
+    monkeypatch.setattr(space.deci, "widened", lambda state, *shapes: state)
+    with pytest.raises(ValueError, match=r"self_attn.q_proj.weight: the loader wants \(64, 96\)"):
+        export(llama, SHAPES["KV groups and query heads"], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_logits_that_differ_leave_nothing(llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "answer.json").write_text('{"logits_difference": NaN}')
+    answer = tmp_path / "answer.json"
+    monkeypatch.setattr(space.deci, "run_check", lambda script, work, failure: shutil.copy(answer, work))
+    with pytest.raises(VerificationError, match="they differ by nan"):
+        export(llama, [DENSE] * 4, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [answer]
+
+
+@pytest.mark.parametrize("hidden", [576, 960, 2048, 4096])
+def test_widths_are_what_the_loader_makes_of_them(hidden: int) -> None:
+    for width in (*range(32, 1024, 32), 256 * 43, 14336):
+        ffn = Section(block_config(LayerShape(2, 1, width), hidden))["ffn"]
+        assert channels(ffn, hidden) == width
+        assert ("ffn_mult" in ffn) == (width % 256 == 0)
+
+
+def test_query_heads_are_as_few_as_hold_all_layers(llama: Supernet) -> None:
+    def held(*shapes: tuple[int, int, int]) -> list[tuple[int, int]]:
+        kept = held_shapes([LayerShape(*shape) for shape in shapes], llama.spec)
+        return [(shape.query_heads, shape.kv_heads) for shape in kept]
+
+    assert held((2, 1, 8), (1, 1, 8)) == [(2, 1), (2, 1)]
+    assert held((4, 2, 8), (2, 1, 8)) == [(4, 2), (4, 1)]
+    assert held((2, 2, 8), (0, 0, 8), (3, 3, 8)) == [(3, 3), (0, 0), (3, 3)]
+    assert held((0, 0, 8), (6, 3, 8)) == [(6, 1), (6, 3)]
+
+
+def test_what_the_schema_does_not_hold_is_refused(llama: Supernet, tmp_path: Path) -> None:
+    check = format_of("deci", "f16").check
+    qwen = supernet("qwen3", tmp_path / "supernet")
+    with pytest.raises(UserError, match="llama, mistral for format=deci, got qwen3"):
+        check(qwen.model.config, None, qwen.spec, Candidate.dense(qwen.spec))
+    with pytest.raises(ShapeError, match="attention in at least one layer"):
+        check(llama.model.config, None, llama.spec, Candidate.from_json([(0, 0, 64)] * 4))
+
+
+def test_the_configuration_is_read_by_attribute_and_can_be_copied(tmp_path: Path) -> None:
+    blocks = [block_config(LayerShape(6, 3, width), 96) for width in (0, 48, 256)]
+    config = DeciLMConfig(block_configs=blocks, hidden_size=96, num_attention_heads=6, num_hidden_layers=3)
+    config.save_pretrained(tmp_path)
+    read = DeciLMConfig.from_pretrained(tmp_path)
+    for one in (config, copy.deepcopy(config), pickle.loads(pickle.dumps(config)), read):
+        assert one.block_configs[1].attention.n_heads_in_group == 2
+        assert one.block_configs[0].ffn.no_op
+        assert not hasattr(one.block_configs[1].ffn, "ffn_mult")
+        assert one.block_configs[2].ffn.ffn_mult == pytest.approx(4)
+        assert one.to_dict()["block_configs"] == blocks

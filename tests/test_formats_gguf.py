@@ -1,0 +1,237 @@
+"""GGUF files in real llama.cpp: every kind of hole, family and tokenizer, and what is refused or found out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gguf import GGUFReader
+from helpers_formats import DENSE, GONE, byte_level, sentencepiece, supernet
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+import space.gguf_file
+import space.gguf_tokenizer
+from space import llamacpp
+from space.candidate import Candidate
+from space.errors import ShapeError, UserError
+from space.formats import format_of
+from space.gguf_export import GGUFExport, export_gguf
+from space.gguf_tokenizer import UnsupportedTokenizerError, gguf_tokenizer
+from space.supernet import Supernet
+from space.verify import VerificationError
+
+CARD = {"Metrics": {"kl": 0.25}}
+NO_FIRST_ATTENTION = [(0, 0, 64), DENSE, DENSE, DENSE]
+NO_MLP = [DENSE, (6, 3, 0), DENSE, DENSE]
+SHAPES = {
+    "equal": ([(4, 2, 32)] * 3 + [GONE], "llama"),
+    "widths": ([(4, 2, 64), (3, 3, 48), (1, 1, 16), DENSE], "deci"),
+    "no attention": ([DENSE, (0, 0, 64), GONE, (6, 3, 48)], "deci"),
+    "no attention in layer 0": (NO_FIRST_ATTENTION, "deci"),
+    "no MLP": (NO_MLP, "deci"),
+    "no MLP anywhere": ([(6, 3, 0)] * 4, "llama"),
+    "both holes first": ([GONE, (0, 0, 32), (6, 3, 0), (2, 1, 16)], "deci"),
+}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Supernet:
+    """A Llama with biases in every projection and a tied head."""
+    return supernet("llama", tmp_path_factory.mktemp("llama") / "supernet")
+
+
+def export(
+    net: Supernet, shapes: list[tuple[int, int, int]], out: Path, tokenizer: Any = None, kind: str = "f16"
+) -> GGUFExport:
+    candidate = Candidate.from_json(shapes)
+    tokenizer = tokenizer or byte_level()
+    return export_gguf(net.materialise(candidate), tokenizer, net.spec, candidate, out, kind=kind, card=CARD)
+
+
+@pytest.mark.parametrize(("shapes", "architecture"), SHAPES.values(), ids=SHAPES)
+def test_llama_cpp_computes_what_the_checkpoint_does(
+    llama: Supernet, tmp_path: Path, shapes: Any, architecture: str
+) -> None:
+    done = export(llama, shapes, tmp_path / "out")
+    assert done.architecture == architecture
+    assert done.check.steps == 200
+    assert done.check.mean_difference < 0.01
+    assert done.check.decode_tokens_per_s > 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {done.file.name, "README.md"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| decode tokens per s |" in card
+    assert "| kl | 0.25 |" in card
+
+
+def test_q8_0_keeps_rows_that_are_no_whole_blocks_in_f16(llama: Supernet, tmp_path: Path) -> None:
+    done = export(llama, [DENSE, (4, 2, 48), (0, 0, 64), DENSE], tmp_path / "out", kind="q8_0")
+    types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(done.file).tensors}
+    assert types["blk.0.ffn_down.weight"] == types["token_embd.weight"] == "Q8_0"
+    assert types["blk.1.ffn_down.weight"] == "F16"
+    assert types["blk.0.attn_norm.weight"] == types["blk.0.attn_q.bias"] == "F32"
+    assert done.check.mean_difference > 1e-3  # it is eight bits, and the figures say so
+
+
+@pytest.mark.parametrize(("shapes", "words"), [(NO_FIRST_ATTENTION, "did not load"), (NO_MLP, "failed its check")])
+def test_a_file_that_llama_cpp_runs_otherwise_is_found_out(
+    llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes: Any, words: str
+) -> None:
+    """Without the equal forms one of these does not load, and the other loads and is wrong."""
+    monkeypatch.setattr(space.gguf_file, "held_shapes", list)
+    with pytest.raises(VerificationError, match=words):
+        export(llama, shapes, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rotary_pairs_in_the_wrong_order_are_found_out(
+    llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space.gguf_file, "_interleaved", lambda values, heads: values)
+    with pytest.raises(VerificationError, match="failed its check"):
+        export(llama, [DENSE] * 4, tmp_path / "out")
+
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mistral": {
+        "sliding_window": 64,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
+    "qwen2": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
+    "qwen3": {},
+}
+
+
+@pytest.mark.parametrize(("family", "changes"), FAMILIES.items(), ids=FAMILIES)
+def test_families_and_rotary_embeddings(family: str, changes: Any, tmp_path: Path) -> None:
+    net = supernet(family, tmp_path / "supernet", **changes)
+    shape = (6, 3, 48) if family == "qwen2" else (2, 2, 48)
+    done = export(net, [shape] * 3 + [DENSE if family == "mistral" else GONE], tmp_path / "out")
+    assert done.architecture == {"mistral": "deci"}.get(family, family)
+    if family == "mistral":  # within its sliding window it is full attention
+        assert GGUFReader(done.file).fields["deci.context_length"].contents() == 64
+    else:
+        with pytest.raises(ShapeError, match="equal layers"):
+            export(net, NO_MLP, tmp_path / "unequal")
+    if family == "qwen2":
+        with pytest.raises(ShapeError, match="keeps all of its 6 query heads"):
+            export(net, [(3, 3, 64)] * 4, tmp_path / "narrow")
+
+
+TOKENIZERS: dict[str, Callable[[], Any]] = {
+    "smollm": lambda: byte_level("smollm"),
+    "llama-bpe": lambda: byte_level("llama-bpe"),
+    "qwen2": lambda: byte_level("qwen2"),
+    "sentencepiece": sentencepiece,
+    "sentencepiece without a first space": lambda: sentencepiece(prepend=False),
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_llama_cpp_cuts_text_as_the_tokenizer_does(llama: Supernet, tmp_path: Path, name: str) -> None:
+    """The export compares; here the tokenizer has a chat template, a token of its own and one without a row too."""
+    tokenizer = TOKENIZERS[name]()
+    tokenizer.add_tokens(["<tool>"])
+    tokenizer.chat_template = "{{ messages }}"
+    described = gguf_tokenizer(tokenizer, llama.spec.vocab)
+    assert described.pre == {"sentencepiece": "default"}.get(name.split(" ")[0], name)
+    done = export(llama, [(2, 1, 16)] * 4, tmp_path / "out", tokenizer)
+    fields = GGUFReader(done.file).fields
+    assert fields["tokenizer.chat_template"].contents() == "{{ messages }}"
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    assert len(tokens) == llama.spec.vocab
+    assert tokens[tokenizer.convert_tokens_to_ids("<tool>")] == "<tool>"
+    assert tokens[-1].startswith("[PAD")
+    for special in ("bos", "eos"):
+        assert fields[f"tokenizer.ggml.{special}_token_id"].contents() == getattr(tokenizer, f"{special}_token_id")
+
+
+def test_text_that_llama_cpp_cuts_otherwise_is_found_out(
+    llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space.gguf_tokenizer, "_byte_level", lambda parts: "smollm")
+    with pytest.raises(VerificationError, match="cut text as the tokenizer does"):
+        export(llama, [(2, 1, 16)] * 4, tmp_path / "out", byte_level("gpt-2"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tokenizers_that_llama_cpp_lacks_are_refused_by_name() -> None:
+    def refused(backend: Tokenizer, words: str, rows: int = 400) -> None:
+        with pytest.raises(UnsupportedTokenizerError, match=words):
+            gguf_tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend), rows)
+
+    refused(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), "a WordLevel tokenizer")
+    refused(Tokenizer(models.BPE({"a": 0}, [])), "a BPE without merges")
+    backend = byte_level().backend_tokenizer
+    refused(backend, "an embedding of 20 rows", rows=20)
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    refused(backend, "Whitespace")
+    backend = sentencepiece().backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    refused(backend, "byte fallback")
+    with pytest.raises(UnsupportedTokenizerError, match=r"without a tokenizer\.json"):
+        gguf_tokenizer(object(), 400)
+
+
+def test_models_that_it_has_no_words_for_are_refused(llama: Supernet, tmp_path: Path) -> None:
+    def check(net: Supernet, shapes: Any, **changes: Any) -> None:
+        config = net.model.config.to_dict() | changes
+        check = format_of("gguf", "f16").check
+        check(type(net.model.config).from_dict(config), byte_level(), net.spec, Candidate.from_json(shapes))
+
+    check(llama, [DENSE] * 4)
+    with pytest.raises(UserError, match=r"one of the families .*, got gemma3_text"):
+        check(supernet("gemma3_text", tmp_path / "supernet"), [DENSE] * 4)
+    with pytest.raises(UserError, match="activation silu"):
+        check(llama, [DENSE] * 4, hidden_act="gelu")
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}
+    with pytest.raises(UserError, match="rotary embedding of type"):
+        check(llama, [DENSE] * 4, rope_parameters=yarn)
+    with pytest.raises(ShapeError, match="attention in at least one layer"):
+        check(llama, [(0, 0, 64)] * 4)
+
+
+def test_a_weight_too_large_for_f16_is_refused(llama: Supernet, tmp_path: Path) -> None:
+    candidate = Candidate.dense(llama.spec)
+    source = llama.materialise(candidate)
+    with torch.no_grad():
+        source.model.layers[1].mlp.up_proj.weight[0, 0] = 1e5
+    with pytest.raises(UserError, match="largest in F16"):
+        export_gguf(source, byte_level(), llama.spec, candidate, tmp_path / "out", kind="f16", card=CARD)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def broken_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An xllamacpp before the real one, which does not import."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "xllamacpp.py").write_text("raise ImportError('libgomp.so.1 is missing')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+
+
+@pytest.mark.usefixtures("broken_install")
+def test_without_llama_cpp_nothing_is_begun() -> None:
+    with pytest.raises(UserError, match=r"libgomp.so.1 is missing.*pip install 'paretoprune\[gguf\]'"):
+        format_of("gguf", "f16")
+
+
+def test_figures_that_are_no_numbers_fail() -> None:
+    def model(tokens: torch.Tensor, use_cache: bool) -> Any:
+        return type("Output", (), {"logits": torch.zeros(1, tokens.shape[1], 4)})
+
+    answer = json.loads('{"runs": [[{"token": 1, "top": [[1, null]]}]], "ends": [3]}')
+    answer |= dict.fromkeys(("prompt_tokens_per_s", "decode_tokens_per_s", "load_seconds"), 1.0)
+    with pytest.raises(VerificationError, match="differ by nan"):
+        llamacpp._compared(model, [[2]], answer, llamacpp.TOLERANCES["f16"])
