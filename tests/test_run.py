@@ -246,7 +246,7 @@ def test_a_longer_budget_goes_on_with_a_run_that_has_ended(llama: Place) -> None
     assert f"{EVALUATIONS + 20}/{EVALUATIONS + 20} evaluations (" in done.stdout
     replayed = len(archived(llama.run("run"))) + len(archived(llama.run("run"), "search-8"))
     assert f", {replayed} replayed)" in done.stdout
-    assert "block shapes timed on cpu" in done.stdout
+    assert "block shapes, spread between rounds" in done.stdout
     old, new = archived(llama.run("run")), archived(longer)
     assert len(new) == EVALUATIONS + 20
     assert new[:EVALUATIONS] == old
