@@ -28,7 +28,7 @@ from evaluators.workload import LATENCY_E2E, Phase, Workload
 from space.candidate import Candidate, LayerShape
 from space.supernet import Supernet
 
-BETWEEN_DENSE = 4  # so many models are timed between two timings of the dense one
+BETWEEN_DENSE = 6  # so many models are timed between two timings of the dense one
 REPEATS = {"prefill": 2, "decode": 8}  # forward passes of one timing
 _FLUSHED_BYTES = 1 << 28
 

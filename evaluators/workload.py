@@ -53,7 +53,7 @@ class Workload:
     length: int = 512
     new_tokens: int = 128
     threads: int = 0
-    rounds: int = 5
+    rounds: int = 3
     fit: int = 6
     check: int = 6
     error_limit: float = 0.08
