@@ -198,7 +198,7 @@ class LatencyBench:
         count = phase.tokens if phase.kind == "prefill" else 1
         tokens = torch.randint(spec.vocab, (phase.batch, count), generator=generator).to(self._device)
         if phase.kind == "prefill":
-            return lambda: model(tokens, use_cache=True, logits_to_keep=1)
+            return lambda: model(tokens, use_cache=True)
         cache, dtype = DynamicCache(config=model.config), next(model.parameters()).dtype
         for index, (layer, shape) in enumerate(zip(model.model.layers, candidate.layers, strict=True)):
             hole = layer if shape.gone else layer.self_attn

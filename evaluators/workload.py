@@ -19,7 +19,7 @@ class Phase:
     """One kind of forward pass.
 
     Attributes:
-        kind: `prefill`: all tokens of a prompt, with the logits of the last one and an empty KV cache to fill.
+        kind: `prefill`: all tokens of a prompt, with their logits and an empty KV cache to fill.
             `decode`: one more token of each sequence, after the ones in the cache.
         batch: Sequences.
         tokens: Of each: in the prompt, or in the cache.
