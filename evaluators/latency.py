@@ -31,6 +31,7 @@ from space.supernet import Supernet
 BETWEEN_DENSE = 6  # so many models are timed between two timings of the dense one
 REPEATS = {"prefill": 2, "decode": 8}  # forward passes of one timing
 _FLUSHED_BYTES = 1 << 28
+_FORMAT = 2  # raised when a step or a model that is timed becomes another: timings from before are then not used
 
 OnRound = Callable[[int, int], None]
 
@@ -142,7 +143,13 @@ class LatencyBench:
     def _timings(self, phase: Phase, models: Mapping[str, Candidate], on_round: OnRound) -> Timings:
         """Timings that have all of some models; the missing ones are measured, and kept unless the machine is busy."""
         spec = self._supernet.spec.to_json() | {"name": "", "revision": ""}  # times do not depend on weights
-        about = {**self.describe(), "model": spec, "phase": asdict(phase), "cold": self.workload.cold}
+        about = {
+            "format": _FORMAT,
+            **self.describe(),
+            "model": spec,
+            "phase": asdict(phase),
+            "cold": self.workload.cold,
+        }
         timings = Timings.of(about, self._cache)
         missing = {name: candidate for name, candidate in models.items() if name not in timings.ratios}
         if not missing and timings.dense_ms is not None:
