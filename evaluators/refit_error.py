@@ -16,18 +16,14 @@ def refit_error_measure(supernet: Supernet) -> Measure:
     """The sum over all blocks of the fraction of output energy lost; 1 for a block that is gone, 0 for a dense one."""
 
     @cache
-    def lost(index: int) -> tuple[dict[int, list[float]], list[float]]:
-        attention, mlp = supernet.lost_energy(index)
-        return {kept: fractions.tolist() for kept, fractions in attention.items()}, mlp.tolist()
-
-    head = supernet.spec.head_dim
+    def lost(index: int) -> tuple[dict[tuple[int, int], float], list[float]]:
+        return supernet.lost_energy(index)
 
     def values(candidate: Candidate) -> Mapping[str, float]:
         total = 0.0
         for index, shape in zip(range(supernet.spec.layers), candidate.layers, strict=True):
             attention, mlp = lost(index)
-            total += attention[shape.queries_per_group][shape.query_heads * head] if shape.kv_heads else 1.0
-            total += mlp[shape.mlp_channels]
+            total += attention[shape.query_heads, shape.kv_heads] + mlp[shape.mlp_channels]
         return {REFIT_ERROR.name: total}
 
     return Measure((REFIT_ERROR,), values)

@@ -76,9 +76,9 @@ def _listing(options: Sequence[tuple[int, ...]]) -> str:
     return ", ".join(str(list(option)) if len(option) > 1 else str(option[0]) for option in options)
 
 
-def attention_options(spec: ModelSpec, *, widths: bool, remove: bool) -> list[tuple[int, ...]]:
+def attention_options(spec: ModelSpec, *, widths: bool, merge: bool, remove: bool) -> list[tuple[int, ...]]:
     """Pairs (query_heads, kv_heads) by parameters, ties towards more KV groups: every count of groups times every count
-    of query heads a group.
+    of query heads a group, and all query heads in merged groups.
     """
     pairs = [(spec.query_heads, spec.kv_heads)]
     if widths:
@@ -87,6 +87,8 @@ def attention_options(spec: ModelSpec, *, widths: bool, remove: bool) -> list[tu
             for groups in range(1, spec.kv_heads + 1)
             for queries in range(1, spec.queries_per_group + 1)
         ]
+    if merge:
+        pairs += [(spec.query_heads, groups) for groups in spec.merged_kv_heads]
     pairs.sort(key=lambda pair: (attention_params(spec, *pair), pair[1]))
     return [(0, 0), *pairs] if remove else [*pairs]
 

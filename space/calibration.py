@@ -21,12 +21,16 @@ class LayerStatistics:
         mlp_gram: XᵀX / tokens of `down_proj`'s input, float32, shape (mlp_channels, mlp_channels).
         influence: 1 − mean cosine of the residual stream before and after the layer (Block Influence of ShortGPT,
             Men et al. 2024, eq. 1): small for a layer that changes little.
+        inputs: Residual streams before the layer, each float32 of shape (windows, time, hidden).
+        arguments: What else the layer is called with.
     """
 
     index: int
     attention_gram: Tensor
     mlp_gram: Tensor
     influence: float
+    inputs: list[Tensor]
+    arguments: dict[str, Any]
 
 
 class _Gram:
@@ -90,8 +94,9 @@ def first_inputs(model: Any, batches: tuple[Tensor, ...]) -> list[Tensor]:
 def gather(model: Any, tokens: Tensor, *, forward_dtype: torch.dtype, batch: int = 8) -> Iterator[LayerStatistics]:
     """Statistics of each decoder layer of the dense model, in order.
 
-    The residual stream of all tokens is kept (tokens × hidden values); every layer runs once over it, with autocast to
-    `forward_dtype` and float32 accumulation. A layer's weights may be permuted before the next one is asked for.
+    The residual stream of all tokens is kept before and after a layer (2 · tokens × hidden values); every layer runs
+    once over it, with autocast to `forward_dtype` and float32 accumulation. A layer's weights may be permuted before
+    the next one is asked for.
 
     Args:
         model: Causal LM with float32 weights.
@@ -108,13 +113,15 @@ def gather(model: Any, tokens: Tensor, *, forward_dtype: torch.dtype, batch: int
         grams = _Gram(layer.self_attn.o_proj), _Gram(layer.mlp.down_proj)
         cosine = torch.zeros((), device=device)
         try:
-            for number, state in enumerate(states):
+            after = []
+            for state in states:
                 with torch.autocast(device.type, dtype=forward_dtype, enabled=forward_dtype != torch.float32):
-                    states[number] = layer(state, **arguments[index]).float()
-                cosine += F.cosine_similarity(state, states[number], dim=-1).sum()
+                    after.append(layer(state, **arguments[index]).float())
+                cosine += F.cosine_similarity(state, after[-1], dim=-1).sum()
         finally:
             for gram in grams:
                 gram.close()
         count = tokens.numel()
         attention, mlp = (gram.total / count for gram in grams)
-        yield LayerStatistics(index, attention, mlp, influence=1 - cosine.item() / count)
+        yield LayerStatistics(index, attention, mlp, 1 - cosine.item() / count, states, arguments[index])
+        states = after

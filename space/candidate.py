@@ -17,7 +17,8 @@ class LayerShape:
 
     Attributes:
         query_heads: Query heads kept; 0 together with `kv_heads` means that the attention block is gone.
-        kv_heads: Key-value groups kept; divides `query_heads`.
+        kv_heads: Key-value groups kept; divides `query_heads`. With more query heads a group than the dense model has,
+            all query heads are kept and groups are merged; else the groups and heads beyond these are dropped.
         mlp_channels: Intermediate channels kept; 0 means that the MLP block is gone.
     """
 

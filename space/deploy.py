@@ -14,7 +14,7 @@ class Engine:
 
     Attributes:
         same_layers: Whether all layers must have one shape, so that a removed block is a removed layer.
-        attention_widths: Whether layers may keep fewer heads.
+        attention_widths: Whether layers may keep fewer query heads.
         mlp_multiple: What counts of MLP channels must be multiples of.
         families: Of models that it runs pruned; None for all.
     """
@@ -32,7 +32,8 @@ ENGINES = {
     "uniform": Engine(same_layers=True),
     # GGUF with shapes by layer (architecture deci); blocks of Q8_0 are 32 values.
     "llamacpp": Engine(mlp_multiple=32, families=_LLAMAS),
-    # DeciLM's block_configs have one count of query heads for all layers, and MLP widths in steps of 256.
+    # DeciLM's block_configs have one count of query heads for all layers, so that KV groups are merged and not dropped,
+    # and MLP widths in steps of 256.
     "vllm": Engine(attention_widths=False, mlp_multiple=256, families=_LLAMAS),
 }
 

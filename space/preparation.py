@@ -14,7 +14,7 @@ from space.embedded import cache_dir
 from space.errors import UserError
 from space.importance import rule_of
 from space.loading import LoadedModel
-from space.supernet import Supernet, is_prepared
+from space.supernet import FORMAT, Supernet, is_prepared
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class Preparation:
 
     def _digest(self, loaded: LoadedModel, tokens: Tensor) -> str:
         settings = {
+            "format": FORMAT,
             "spec": loaded.spec.to_json(),
             "dtype": str(loaded.dtype),
             "device": loaded.device.type,

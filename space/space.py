@@ -61,6 +61,7 @@ class SearchSpace:
         spec: ModelSpec,
         *,
         attention_widths: bool = True,
+        merge_groups: bool = False,
         mlp_widths: bool = True,
         remove_attention: bool = True,
         remove_mlp: bool = True,
@@ -80,6 +81,7 @@ class SearchSpace:
         Args:
             spec: The dense model.
             attention_widths: Whether KV groups, and query heads evenly in each group, may be dropped.
+            merge_groups: Whether KV groups may be merged, all query heads kept; see `space.merging`.
             mlp_widths: Whether MLP channels may be dropped.
             remove_attention: Whether an attention block may be removed.
             remove_mlp: Whether an MLP block may be removed.
@@ -102,6 +104,7 @@ class SearchSpace:
         """
         flags = {
             "attention_widths": attention_widths,
+            "merge_groups": merge_groups,
             "mlp_widths": mlp_widths,
             "remove_attention": remove_attention,
             "remove_mlp": remove_mlp,
@@ -119,7 +122,9 @@ class SearchSpace:
                     "freeze_layers, freeze_attention and freeze_mlp to [], or space=depth to drop whole layers."
                 )
         attention_widths = attention_widths and engine.attention_widths
-        clashes = [name for name in ("attention_widths", "mlp_widths", "same_for_all_layers") if flags[name]]
+        clashes = [
+            name for name in ("attention_widths", "merge_groups", "mlp_widths", "same_for_all_layers") if flags[name]
+        ]
         if whole_layers and clashes:
             raise UserError(
                 f"space.whole_layers: expected it alone, got it with {', '.join(clashes)}. A layer is then dense or "
@@ -140,7 +145,7 @@ class SearchSpace:
                 "Lower it, or raise max_decoder_params."
             )
 
-        attention = attention_options(spec, widths=attention_widths, remove=remove_attention)
+        attention = attention_options(spec, widths=attention_widths, merge=merge_groups, remove=remove_attention)
         mlp = mlp_options(spec, step=step, remove=remove_mlp)
         blocks: list[Block] = []
         if whole_layers:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from space.families import family_of
+
+MOST_MERGES = 3
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -54,6 +58,18 @@ class ModelSpec:
     def queries_per_group(self) -> int:
         """Query heads that share one key-value group."""
         return self.query_heads // self.kv_heads
+
+    @property
+    def merged_kv_heads(self) -> tuple[int, ...]:
+        """Counts of KV groups that merging may leave with all query heads: the largest proper divisors of `kv_heads`.
+
+        None for families that norm their keys: the weights of that norm tell the parts of a head apart, and merged
+        keys cannot be aligned.
+        """
+        if family_of(self.family).qk_norm or self.head_dim % 2:
+            return ()
+        divisors = [count for count in range(self.kv_heads - 1, 0, -1) if self.kv_heads % count == 0]
+        return tuple(divisors[:MOST_MERGES])
 
     def to_json(self) -> dict[str, str | int | bool]:
         """The fields as a JSON-ready mapping."""

@@ -28,6 +28,7 @@ from space.compensation import factor, lost_energy, refit
 from space.errors import UserError
 from space.families import family_of
 from space.importance import AttentionOrder, attention_order, damped, mlp_order, rule_of
+from space.merging import merged_attention
 from space.pruned_modeling import NoAttention, NoLayer, NoMLP
 from space.spec import ModelSpec
 from space.surgery import (
@@ -44,12 +45,20 @@ from space.surgery import (
 if TYPE_CHECKING:
     from space.correction import Correction
 
-_FORMAT = 1
+FORMAT = 2  # of what is stored
 _META = "supernet.json"
 
 
 def _layer_file(directory: Path, index: int) -> Path:
     return directory / f"layer-{index:03d}.safetensors"
+
+
+def _merged_name(groups: int, parameter: str) -> str:
+    return f"merged_{groups}.{parameter}"
+
+
+def _lost_name(groups: int) -> str:
+    return f"merged_{groups}.lost"
 
 
 def is_prepared(directory: Path) -> bool:
@@ -125,10 +134,16 @@ class Supernet:
             for statistics in gather(model, tokens, forward_dtype=dtype, batch=batch):
                 layer = model.model.layers[statistics.index]
                 tensors = _order_and_factor(layer, statistics, spec, rule, damping, steps)
+                merges = merged_attention(
+                    layer, spec, statistics.inputs, statistics.arguments, damping=damping, forward_dtype=dtype
+                )
+                for groups, merged in merges.items():
+                    tensors[_lost_name(groups)] = torch.tensor(merged.lost)
+                    tensors |= {_merged_name(groups, name): t.to(dtype) for name, t in merged.parameters.items()}
                 save_file(tensors, _layer_file(partial, statistics.index))
                 influence.append(statistics.influence)
                 on_layer(statistics.index)
-            meta = {"format": _FORMAT, "spec": spec.to_json(), "influence": influence}
+            meta = {"format": FORMAT, "spec": spec.to_json(), "influence": influence}
             (partial / _META).write_text(json.dumps(meta, indent=1))
             if is_prepared(directory):  # another process was faster; its result is the same
                 shutil.rmtree(partial)
@@ -155,7 +170,12 @@ class Supernet:
         if not is_prepared(directory):
             raise UserError(f"Expected a prepared supernet in {directory}, found none. Run the search once more.")
         meta = json.loads((directory / _META).read_text())
-        if meta["format"] != _FORMAT or meta["spec"] != spec.to_json():
+        if meta["format"] != FORMAT:
+            raise UserError(
+                f"The supernet in {directory} was stored by another version of paretoprune (format {meta['format']}, "
+                f"expected {FORMAT}). Start a new run, or go on with the version that began this one."
+            )
+        if meta["spec"] != spec.to_json():
             raise UserError(
                 f"The supernet in {directory} was prepared for {meta['spec']['name']} "
                 f"(revision {meta['spec']['revision']}), but the model is {spec.name} (revision {spec.revision}). "
@@ -196,20 +216,24 @@ class Supernet:
         """All layers, from 0, the one that changes least on the calibration text first."""
         return sorted(range(self.spec.layers), key=lambda index: self.influence[index])
 
-    def lost_energy(self, index: int) -> tuple[dict[int, Tensor], Tensor]:
-        """What a layer's blocks lose of their output when they keep a prefix of their columns, refit included.
+    def lost_energy(self, index: int) -> tuple[dict[tuple[int, int], float], list[float]]:
+        """What a layer's blocks lose of their output at every level, refit included.
 
         Returns:
-            For attention, by query heads kept in each group, and for the MLP: fractions of the dense output's energy on
-            the calibration text, see `space.compensation.lost_energy`.
+            For attention by (query_heads, kv_heads), and for the MLP by channels kept, (mlp_channels + 1,): fractions
+            of the dense output's energy on the calibration text, see `space.compensation.lost_energy`.
         """
         layer, spec = self._layers[index], self.spec
         output = layer.self_attn.o_proj.weight
-        attention = {}
+        attention = {(0, 0): 1.0}
         for kept in range(1, spec.queries_per_group + 1):
             columns = attention_columns(spec, kept).to(output.device)
-            attention[kept] = lost_energy(output[:, columns], self._stored(index, f"attention_factor_{kept}"))
-        return attention, lost_energy(layer.mlp.down_proj.weight, self._stored(index, "mlp_factor"))
+            lost = lost_energy(output[:, columns], self._stored(index, f"attention_factor_{kept}"))
+            for groups in range(1, spec.kv_heads + 1):
+                attention[groups * kept, groups] = lost[groups * kept * spec.head_dim].item()
+        for groups in spec.merged_kv_heads:
+            attention[spec.query_heads, groups] = self._stored(index, _lost_name(groups)).item()
+        return attention, lost_energy(layer.mlp.down_proj.weight, self._stored(index, "mlp_factor")).tolist()
 
     @contextmanager
     def activate(self, candidate: Candidate, correction: Correction | None = None) -> Iterator[Any]:
@@ -254,12 +278,13 @@ class Supernet:
         if all(shape.kv_heads == 0 for shape in candidate.layers):
             raise ValueError("Supernet: expected at least one layer with attention, got none.")
         for index, shape in enumerate(candidate.layers):
+            merged = shape.query_heads == spec.query_heads and shape.kv_heads in spec.merged_kv_heads
             if (
                 shape.kv_heads > spec.kv_heads
-                or shape.queries_per_group > spec.queries_per_group
+                or (shape.queries_per_group > spec.queries_per_group and not merged)
                 or shape.mlp_channels > spec.mlp_channels
             ):
-                raise ValueError(f"Supernet: layer {index}: {shape} is larger than the dense model's layer.")
+                raise ValueError(f"Supernet: layer {index}: {shape} is no part of the dense model's layer.")
 
     def _weights(self, index: int, shape: LayerShape) -> tuple[BlockWeights | None, BlockWeights | None]:
         """Weights of a layer's blocks at a shape; None for a block that stays dense or is gone."""
@@ -269,6 +294,8 @@ class Supernet:
 
             def solve_attention() -> BlockWeights:
                 kept = shape.queries_per_group
+                if kept > spec.queries_per_group:
+                    return self._merged(index, shape.kv_heads)
                 columns = attention_columns(spec, kept).to(layer.self_attn.o_proj.weight.device)
                 stored = self._stored(index, f"attention_factor_{kept}")
                 output = refit(layer.self_attn.o_proj.weight[:, columns], stored, shape.query_heads * spec.head_dim)
@@ -283,6 +310,18 @@ class Supernet:
 
             mlp = self._level((index, "mlp", shape.mlp_channels), solve_mlp)
         return attention, mlp
+
+    def _merged(self, index: int, groups: int) -> BlockWeights:
+        """A layer's attention with merged KV groups, as it is stored."""
+        parameters = {
+            name: {
+                key: nn.Parameter(self._stored(index, _merged_name(groups, f"{name}.{key}")), requires_grad=False)
+                for key in held
+            }
+            for name, held in self._dense[index][0].parameters.items()
+        }
+        owned = sum(parameter.nbytes for held in parameters.values() for parameter in held.values())
+        return BlockWeights(parameters, self.spec.query_heads // groups, owned)
 
     def _level(self, key: tuple[object, ...], solve: Callable[[], BlockWeights]) -> BlockWeights:
         """A level's weights: remembered, or solved now."""

@@ -1,0 +1,133 @@
+"""Merged KV groups: exact where the groups say the same in other bases, smaller caches, and a model like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import random_tokens, tiny_model
+from torch import Tensor
+from transformers import DynamicCache
+
+from space.blocks import attention_options
+from space.candidate import Candidate, LayerShape
+from space.supernet import Supernet
+
+MERGES = ("llama", "mistral", "qwen2")  # families without norms of keys; qwen2's projections carry biases
+MakeSupernet = Callable[..., Supernet]
+
+
+def logits_of(model: torch.nn.Module, tokens: Tensor) -> Tensor:
+    with torch.inference_mode():
+        logits: Tensor = model(tokens, use_cache=False).logits
+    return logits
+
+
+def all_merged(supernet: Supernet, groups: int = 1) -> Candidate:
+    spec = supernet.spec
+    return Candidate((LayerShape(spec.query_heads, groups, spec.mlp_channels),) * spec.layers)
+
+
+@torch.no_grad()
+def in_other_bases(attention: torch.nn.Module, kv_heads: int, width: int) -> None:
+    """Makes the keys and values of all groups those of the first, in bases of their own."""
+    generator = torch.Generator().manual_seed(3)
+    for name in ("weight", "bias"):
+        for projection in (attention.k_proj, attention.v_proj):
+            parameter = getattr(projection, name)
+            if parameter is None:
+                continue
+            rows = parameter.view(kv_heads, width, -1)
+            for group in range(1, kv_heads):
+                if projection is attention.k_proj:  # each rotary pair turned and stretched
+                    generator.manual_seed(10 + group)
+                    factor = torch.complex(*torch.randn(2, width // 2, 1, generator=generator))
+                    pairs = torch.complex(rows[0, : width // 2], rows[0, width // 2 :]) * factor
+                    rows[group] = torch.cat([pairs.real, pairs.imag])
+                else:
+                    generator.manual_seed(20 + group)
+                    rows[group] = torch.randn(width, width, generator=generator) @ rows[0]
+
+
+@pytest.mark.parametrize("family", MERGES)
+def test_groups_that_differ_in_their_bases_alone_are_merged_without_loss(family: str, tmp_path: Path) -> None:
+    model, spec = tiny_model(family)
+    for layer in model.model.layers:
+        in_other_bases(layer.self_attn, spec.kv_heads, spec.head_dim)
+    tokens = random_tokens(3, 20, seed=1)
+    dense = logits_of(model, tokens)
+    supernet = Supernet.prepare(model, spec, random_tokens(12, 24), tmp_path / "supernet", dtype=torch.float32)
+    merged = all_merged(supernet)
+    with supernet.activate(merged) as active:
+        assert active.model.layers[0].self_attn.k_proj.weight.shape == (spec.head_dim, spec.hidden)
+        torch.testing.assert_close(logits_of(active, tokens), dense, atol=2e-3, rtol=2e-3)
+    assert supernet.lost_energy(0)[0][spec.query_heads, 1] < 1e-4
+    dropped = Candidate((LayerShape(spec.queries_per_group, 1, spec.mlp_channels),) * spec.layers)
+    with supernet.activate(dropped) as active:
+        assert (logits_of(active, tokens) - dense).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", MERGES)
+def test_a_merged_model_is_the_same_alone_loaded_again_and_with_a_cache(
+    family: str, tmp_path: Path, make_supernet: MakeSupernet
+) -> None:
+    supernet = make_supernet(family)
+    spec, tokens, merged = supernet.spec, random_tokens(2, 9, seed=4), all_merged(supernet)
+    before = logits_of(supernet.model, tokens)
+    with supernet.activate(merged) as model:
+        expected = logits_of(model, tokens)
+    assert torch.equal(logits_of(supernet.model, tokens), before)
+    own = supernet.materialise(merged)
+    assert torch.equal(logits_of(own, tokens), expected)
+    again = Supernet.load(tiny_model(family)[0], spec, tmp_path / f"supernet-{family}", dtype=torch.float32)
+    with again.activate(merged) as model:
+        torch.testing.assert_close(logits_of(model, tokens), expected)
+    cache = DynamicCache(config=own.config)
+    with torch.inference_mode():
+        own(tokens[:, :5], past_key_values=cache)
+        rest = own(tokens[:, 5:], past_key_values=cache).logits
+    torch.testing.assert_close(rest, expected[:, 5:], atol=1e-4, rtol=1e-4)
+    assert cache.layers[0].keys.shape[1] == 1
+
+
+def keep(seen: list[Tensor], module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    seen.append(inputs[0])
+
+
+def test_lost_energy_is_what_the_block_loses(make_supernet: MakeSupernet) -> None:
+    """On the calibration text, from which the fraction comes without a pass of its own."""
+    supernet = make_supernet("mistral", damping=1e-6)  # no bias in the way
+    spec, tokens = supernet.spec, random_tokens(12, 24)
+    gone = LayerShape(0, 0, 0)
+    embedded = supernet.model.model.embed_tokens(tokens)
+    streams = []
+    for shape in (LayerShape(spec.query_heads, spec.kv_heads, 0), LayerShape(spec.query_heads, 1, 0)):
+        with supernet.activate(Candidate((shape, *(gone,) * (spec.layers - 1)))) as model, torch.inference_mode():
+            seen: list[Tensor] = []
+            handle = model.model.norm.register_forward_pre_hook(partial(keep, seen))
+            model.model(tokens, use_cache=False)
+            handle.remove()
+        streams.append(seen[0] - embedded)
+    dense, merged = streams
+    lost = ((merged - dense).square().sum() / dense.square().sum()).item()
+    assert supernet.lost_energy(0)[0][spec.query_heads, 1] == pytest.approx(lost, rel=0.02)
+
+
+def test_options_have_merged_groups_in_their_place_by_size() -> None:
+    _, spec = tiny_model("llama")  # 6 query heads in 3 groups
+    assert spec.merged_kv_heads == (1,)
+    options = attention_options(spec, widths=True, merge=True, remove=True)
+    assert (6, 1) in options
+    assert options.index((4, 2)) < options.index((6, 1)) < options.index((6, 3))
+    assert (6, 1) not in attention_options(spec, widths=True, merge=False, remove=True)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
+def test_families_that_norm_their_keys_are_not_merged(family: str, make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet(family)
+    assert supernet.spec.merged_kv_heads == ()
+    with pytest.raises(ValueError, match="no part of the dense model"), supernet.activate(all_merged(supernet)):
+        pass
