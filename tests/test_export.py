@@ -131,6 +131,14 @@ def test_equal_layers_whose_heads_do_not_divide_the_hidden_size(family: str, tmp
     assert done.trust_remote_code == (family in ("llama", "gemma3_text"))  # whose stock configs insist
 
 
+def test_merged_groups_are_exported(tmp_path: Path, make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet("qwen2")
+    for shapes, own_code in (([(6, 1, 48)] * 4, False), ([(6, 1, 48), DENSE, (6, 1, 16), (2, 2, 48)], True)):
+        done = export(supernet, Candidate.from_json(shapes), tmp_path / f"pruned-{own_code}")
+        assert done.trust_remote_code == own_code
+        assert done.verification.logits_difference <= 1e-4
+
+
 def test_a_fresh_process_loads_the_checkpoint(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))

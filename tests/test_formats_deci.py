@@ -31,6 +31,7 @@ CARD = {"Metrics": {"kl": 0.25}}
 SHAPES = {
     "widths": [(6, 3, 64), (6, 3, 48), (6, 3, 16), DENSE],
     "KV groups and query heads": [(2, 1, 64), (4, 2, 64), (3, 3, 48), (1, 1, 16)],
+    "merged groups": [(6, 1, 64), DENSE, (6, 1, 48), (2, 2, 64)],
     "no attention in layer 0": [(0, 0, 48), DENSE, DENSE, DENSE],
     "both holes first": [GONE, (0, 0, 32), (6, 3, 0), (2, 1, 16)],
     "holes behind": [(3, 3, 0), (0, 0, 64), GONE, (3, 3, 0)],

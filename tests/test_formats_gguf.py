@@ -31,6 +31,7 @@ NO_MLP = [DENSE, (6, 3, 0), DENSE, DENSE]
 SHAPES = {
     "equal": ([(4, 2, 32)] * 3 + [GONE], "llama"),
     "widths": ([(4, 2, 64), (3, 3, 48), (1, 1, 16), DENSE], "deci"),
+    "merged groups": ([(6, 1, 64), DENSE, (6, 1, 32), (4, 2, 64)], "deci"),
     "no attention": ([DENSE, (0, 0, 64), GONE, (6, 3, 48)], "deci"),
     "no attention in layer 0": (NO_FIRST_ATTENTION, "deci"),
     "no MLP": (NO_MLP, "deci"),

@@ -1,0 +1,73 @@
+"""Merging KV groups against dropping them at equal bytes of KV cache: KL and perplexity on held-out text.
+
+    python -m benchmarks.merging [--text TEXT.txt] [--layers 10 20 30] [--windows 32] [--heldout 16]
+
+The default model is prepared as run_search.py does it (from the user's cache when it was before). Then so many layers,
+those that lose the least by it, keep a smaller number of KV groups: merged with all query heads, or dropped with their
+query heads. Scored with the first refit, and with the corrective one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
+from rich.console import Console
+from rich.table import Table
+
+from evaluators.data import text_of
+from evaluators.divergence import Divergence
+from space.candidate import Candidate, LayerShape
+from space.corrective_refit import correct
+from space.size import decoder_params
+
+
+def main() -> None:
+    """Prepares, scores and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, help="instead of the default text")
+    parser.add_argument("--layers", type=int, nargs="+", default=[10, 20, 30])
+    parser.add_argument("--windows", type=int, default=32, help="of the corrective refit")
+    parser.add_argument("--heldout", type=int, default=16, help="windows to score on")
+    parser.add_argument("--run-dir", type=Path, default=Path("results/merging"), help="of the prepared supernet")
+    arguments = parser.parse_args()
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose("config", [f"data.path={arguments.text.resolve()}"] if arguments.text else [])
+    loaded = instantiate(config.model)()
+    spec, console = loaded.spec, Console(width=120)
+    text = text_of(config.data, loaded.tokenizer, spec.vocab)
+    calibration = text.blocks("calibration", config.data.calibration_windows, config.data.length)
+    supernet = instantiate(config.supernet).supernet(loaded, calibration, arguments.run_dir / "supernet")
+    divergence = Divergence(supernet, text.blocks("heldout", arguments.heldout, config.data.length))
+    lost = [supernet.lost_energy(index)[0] for index in range(spec.layers)]
+    dense = Candidate.dense(spec)
+    title = ("layers", "[query heads, KV groups]", "KV cache", "decoder parameters", "refit", "corrective refit")
+    table = Table(*title, title=f"KL to dense (perplexity), held-out text of {spec.name}")
+    for count in arguments.layers:
+        for groups in spec.merged_kv_heads:
+            for heads in (spec.query_heads, groups * spec.queries_per_group):
+                best = sorted(range(spec.layers), key=lambda index: lost[index][heads, groups])[:count]
+                candidate = Candidate(
+                    tuple(
+                        LayerShape(heads, groups, shape.mlp_channels) if index in best else shape
+                        for index, shape in enumerate(dense.layers)
+                    )
+                )
+                (correction,) = correct(supernet, [candidate], calibration[: arguments.windows])
+                scores = [divergence(candidate, supernet.materialise(candidate, c)) for c in (None, correction)]
+                row = (
+                    str(count), f"[{heads}, {groups}]" + (" merged" if heads == spec.query_heads else " dropped"),
+                    f"{sum(s.kv_heads for s in candidate.layers) / (spec.layers * spec.kv_heads):.0%}",
+                    f"{decoder_params(spec, candidate) / decoder_params(spec, dense):.0%}",
+                    *(f"{kl:.4f} ({math.exp(nll):.2f})" for kl, nll in scores),
+                )  # fmt: skip
+                table.add_row(*row)
+                console.print(*row, highlight=False)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
