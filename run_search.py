@@ -51,7 +51,7 @@ def run(cfg: DictConfig, console: Console) -> None:
         )
     mode, recipe = cfg.search.distillation, (instantiate(cfg.correction), instantiate(cfg.distillation))
     tuning = make_tuning(mode, supernet, run_dir, *recipe, lambda: text, data.length)
-    bench = LatencyBench(supernet, workload, cache_dir() / "latency")
+    bench = LatencyBench(supernet, workload, cache_dir() / "latency", loaded.tokenizer)
     with stage("latency table", console) as show:
         shapes, designs = (space.attention_shapes, space.mlp_shapes), space.samples(workload.fit + workload.check)
         text_of_table = kept(run_dir / "latency.json", lambda: bench.table(*shapes, designs, show).to_json())

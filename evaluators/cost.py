@@ -16,6 +16,7 @@ METRICS = (
     Metric("decoder_params_removed", unit="", goal="max", cost_rank=0),
     Metric("macs_per_token", unit="MAC", goal="min", cost_rank=0),
     Metric("kv_bytes", unit="bytes", goal="min", cost_rank=0),
+    Metric("weights_bytes", unit="bytes", goal="min", cost_rank=0),
 )
 
 
@@ -50,11 +51,11 @@ def cost_measure(spec: ModelSpec, *, context: int, bytes_per_element: int = 2) -
     Args:
         spec: The dense model.
         context: Tokens in the KV cache, and keys that the counted token attends to.
-        bytes_per_element: Bytes of one element of the KV cache: 2 for bfloat16 and float16, 4 for float32.
+        bytes_per_element: Of the weights and of the KV cache: 2 for bfloat16 and float16, 4 for float32.
 
     Returns:
         `params` (embeddings once when tied), `decoder_params`, `decoder_params_removed` (fraction of the dense
-        decoder-layer parameters, 0 to 1), `macs_per_token` and `kv_bytes`.
+        decoder-layer parameters, 0 to 1), `macs_per_token`, `kv_bytes` and `weights_bytes`.
 
     Raises:
         UserError: `context` or `bytes_per_element` is not a positive whole number.
@@ -76,6 +77,7 @@ def cost_measure(spec: ModelSpec, *, context: int, bytes_per_element: int = 2) -
             "decoder_params_removed": 1 - kept / dense,
             "macs_per_token": macs_per_token(spec, candidate, context=context),
             "kv_bytes": kv_bytes(spec, candidate, context=context, bytes_per_element=bytes_per_element),
+            "weights_bytes": bytes_per_element * total_params(spec, candidate),
         }
 
     return Measure(metrics=METRICS, values=values)

@@ -88,7 +88,7 @@ class LatencyTable:
 
     Attributes:
         phases: By name.
-        device: Of the measurement: name, dtype, threads, torch version and the like.
+        device: Of the measurement: name, dtype, threads, engine and the like.
         workload: What was timed.
     """
 
@@ -124,9 +124,9 @@ class LatencyTable:
         for name, table in self.phases.items():
             phase, shapes = self.workload.phases[name], len(table.attention_ms) + len(table.mlp_ms)
             lines.append(
-                f"{name} of {phase.batch} x {phase.tokens} tokens on {device['device']}, {device['dtype']}, "
-                f"{device['threads']} threads: {shapes} block shapes, spread between rounds {table.spread:.1%}; "
-                f"against designs timed whole: {table.error if self.workload.check else 'not checked'}"
+                f"{name} of {phase.batch} x {phase.tokens} tokens in {device['engine']} on {device['device']}, "
+                f"{device['dtype']}, {device['threads']} threads: {shapes} block shapes, "
+                f"spread between rounds {table.spread:.1%}; against designs timed whole: {table.error if self.workload.check else 'not checked'}"
             )
             if table.spread > NOISY:
                 lines.append(

@@ -11,6 +11,7 @@ from space.errors import UserError
 
 LATENCY = Metric("latency_ms", "ms", "min", 1)
 LATENCY_E2E = Metric("latency_e2e_ms", "ms", "min", 2)
+THROUGHPUT = Metric("tokens_per_s", "tokens/s", "max", 2)
 PHASE_METRICS = {name: Metric(f"{name}_ms", "ms", "min", 1) for name in ("prefill", "decode")}
 
 
@@ -45,6 +46,8 @@ class Workload:
         check: Random designs besides, on which the table's error is found.
         error_limit: Median error above which the user is warned.
         cold: Whether the device's caches are overwritten before each timing.
+        engine: What runs it: `torch`, or `llamacpp` on the CPU, from GGUF files.
+        gguf_type: For llama.cpp, `f16` or `q8_0`.
         cache: Whether timings of earlier runs on this machine are used again, and these kept for later ones.
     """
 
@@ -58,11 +61,20 @@ class Workload:
     check: int = 6
     error_limit: float = 0.08
     cold: bool = False
+    engine: Literal["torch", "llamacpp"] = "torch"
+    gguf_type: str = "f16"
     cache: bool = True
 
     def __post_init__(self) -> None:
         if self.scenario not in ("prefill", "decode", "serving"):
             raise UserError(f"latency.scenario: expected prefill, decode or serving, got {self.scenario!r}.")
+        if self.engine not in ("torch", "llamacpp"):
+            raise UserError(f"latency.engine: expected torch or llamacpp, got {self.engine!r}.")
+        if self.engine == "llamacpp" and (self.batch > 1 or self.cold):
+            raise UserError(
+                "latency.engine=llamacpp: expected latency.batch=1 and latency.cold=false, as it is asked one thing at "
+                f"a time and keeps its own memory, got batch={self.batch} and cold={self.cold}."
+            )
         counts = min(self.batch, self.length, self.new_tokens, self.rounds) < 1
         if counts or min(self.threads, self.fit, self.check) < 0 or not self.error_limit > 0:
             raise UserError(

@@ -7,5 +7,5 @@ Prefix views with a least-squares refit: `calibration`, `importance`, `compensat
 The checkpoint: `formats`, `reveal`, `model_card`, `equal_forms`, `llama_arithmetic`.
 For transformers: `pruned_modeling`, `export`, `verify`, `reload_check`.
 For vLLM: `configuration_decilm`, `deci`, `deci_check`.
-For llama.cpp: `gguf_tokenizer`, `gguf_file`, `gguf_export`, `llamacpp`, `llamacpp_check`.
+For llama.cpp: `gguf_tokenizer`, `gguf_file`, `gguf_export`, `llamacpp`, `llamacpp_process`.
 """

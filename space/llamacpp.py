@@ -7,14 +7,14 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from space import llamacpp_check
+from space import llamacpp_process
 from space.errors import UserError
 from space.verify import VerificationError, run_check
 
@@ -121,6 +121,7 @@ def check_in_llamacpp(
     timed = [token for ids in prompts for token in ids] * _TIMED_PROMPT
     timed_new = min(_TIMED_NEW, context // 4)
     request = {
+        "job": "check",
         "file": str(file.resolve()),
         "threads": torch.get_num_threads(),
         "context": min(context, 2 * _TIMED_PROMPT),
@@ -130,11 +131,7 @@ def check_in_llamacpp(
         "timed_prompt": timed[: min(_TIMED_PROMPT, context - timed_new)],
         "timed_new_tokens": timed_new,
     }
-    with tempfile.TemporaryDirectory(prefix="paretoprune-verify-") as name:
-        (Path(name) / "request.json").write_text(json.dumps(request))
-        failure = "The exported GGUF file did not load or run in llama.cpp"
-        run_check(Path(llamacpp_check.__file__), Path(name), failure)
-        answer = json.loads((Path(name) / "answer.json").read_text())
+    answer = in_llamacpp(request, "The exported GGUF file did not load or run in llama.cpp")
     for text, ours, theirs in zip(texts, expected, answer["cut"], strict=True):
         if ours != theirs:
             raise VerificationError(
@@ -142,6 +139,18 @@ def check_in_llamacpp(
                 "Export this model with format=hf, and report its tokenizer."
             )
     return _compared(model, prompts, answer, TOLERANCES[kind])
+
+
+def in_llamacpp(request: Mapping[str, Any], failure: str) -> dict[str, Any]:
+    """The answer of a fresh process with llama.cpp to a request, see `space.llamacpp_process`.
+
+    Raises:
+        VerificationError: The process failed; the message is `failure` with its last lines.
+    """
+    with tempfile.TemporaryDirectory(prefix="paretoprune-llamacpp-") as name:
+        (Path(name) / "request.json").write_text(json.dumps(dict(request)))
+        run_check(Path(llamacpp_process.__file__), Path(name), failure)
+        return dict(json.loads((Path(name) / "answer.json").read_text()))
 
 
 def _compared(model: Any, prompts: list[list[int]], answer: dict[str, Any], allowed: Tolerance) -> LlamaCppCheck:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import helpers_formats
 import pytest
 import torch
 from conftest import random_tokens
 from transformers import DynamicCache
 
+from evaluators.clocks import TorchClock
 from evaluators.latency import EndToEnd, LatencyBench
 from evaluators.latency_table import LatencyTable, PhaseTable
 from evaluators.table_error import TableError
@@ -92,14 +94,14 @@ def test_the_error_is_of_the_end_to_end_time() -> None:
 
 
 def test_a_table_that_is_not_to_be_believed_says_so() -> None:
-    device = {"device": "cpu", "dtype": "float32", "threads": 1}
+    device = {"device": "cpu", "dtype": "float32", "threads": 1, "engine": "torch 2"}
 
     def remarks(spread: float, timed: float) -> list[str]:
         table = PhaseTable(20.0, 5.0, {(6, 3): 2.0, (2, 1): 1.0}, {48: 3.0}, spread).checked({FOUR: timed})
         return LatencyTable({"prefill": table}, device, WORKLOAD).remarks()
 
     assert remarks(0.02, 14.0) == [
-        "prefill of 1 x 8 tokens on cpu, float32, 1 threads: 3 block shapes, spread between rounds 2.0%; "
+        "prefill of 1 x 8 tokens in torch 2 on cpu, float32, 1 threads: 3 block shapes, spread between rounds 2.0%; "
         "against designs timed whole: median error 0.0%, worst 0.0%"
     ]
     assert "WARNING: expected a spread of at most 10%" in remarks(0.4, 14.0)[1]
@@ -124,13 +126,13 @@ def test_nothing_known_is_timed_again(
 ) -> None:
     monkeypatch.setattr("evaluators.latency.NOISY", 1e9)  # the machine of a test may be busy
     timed: list[Candidate] = []
-    real = LatencyBench._time
+    real = TorchClock._time
 
-    def counted(self: LatencyBench, candidate: Candidate, phase: Phase) -> float:
+    def counted(self: TorchClock, candidate: Candidate, phase: Phase) -> float:
         timed.append(candidate)
         return real(self, candidate, phase)
 
-    monkeypatch.setattr(LatencyBench, "_time", counted)
+    monkeypatch.setattr(TorchClock, "_time", counted)
     first = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table(*SHAPES, [CUT, HOLES])
     assert timed
     timed.clear()
@@ -182,9 +184,9 @@ def test_a_decoding_step_is_that_of_a_full_cache(
 ) -> None:
     """Its logits depend on a context that is made up, so what is in the cache is compared."""
     supernet = make_supernet(family)
-    bench, phase = LatencyBench(supernet, WORKLOAD), Phase("decode", 2, 8)
+    clock, phase = TorchClock(supernet, WORKLOAD), Phase("decode", 2, 8)
     with supernet.activate(candidate) as model, torch.inference_mode():
-        step = bench._step(model, phase, candidate)
+        step = clock._step(model, phase, candidate)
         real = DynamicCache(config=model.config)
         model(random_tokens(2, 8), past_key_values=real)
         expected = model(random_tokens(2, 1), past_key_values=real)
@@ -213,6 +215,32 @@ def test_a_candidate_that_cannot_run_fails_alone(make_supernet: MakeSupernet) ->
     assert "at least one layer with attention" in str(second.error)
 
 
+def test_llama_cpp_times_what_it_will_run(tmp_path: Path) -> None:
+    net = helpers_formats.supernet("llama", tmp_path / "supernet")
+    tokenizer = helpers_formats.byte_level()
+    workload = Workload("serving", length=24, new_tokens=4, threads=1, rounds=2, fit=0, check=0, engine="llamacpp")
+    seen: list[tuple[int, int]] = []
+    bench = LatencyBench(net, workload, tokenizer=tokenizer)
+    table = bench.table([(6, 3)], [64], on_round=lambda *done: seen.append(done))
+    assert [*table.phases] == ["prefill", "decode"]
+    assert min(phase.dense_ms for phase in table.phases.values()) > 0
+    assert "in llama.cpp of xllamacpp" in table.remarks()[0]
+    assert ", f16, 1 threads" in table.remarks()[0]
+    assert seen == [(1, 3), (2, 3), (3, 3)] * 2  # one block, and a stack of each shape
+    holes = Candidate.from_json([[0, 0, 64], [4, 2, 0], [0, 0, 0], [6, 1, 32]])
+    nothing = Candidate.from_json([[0, 0, 64]] * 4)
+    timed, failed = EndToEnd(bench, table.dense_ms)([holes, nothing])
+    assert timed.values["latency_e2e_ms"] > 0
+    assert failed.status == "failed"
+    assert "keeps attention" in str(failed.error)
+
+
+def test_a_family_that_llama_cpp_does_not_hold_is_refused_before_any_work(tmp_path: Path) -> None:
+    net = helpers_formats.supernet("gemma3_text", tmp_path / "supernet")
+    with pytest.raises(UserError, match="gemma3_text"):
+        LatencyBench(net, Workload(engine="llamacpp"), tokenizer=helpers_formats.byte_level())
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"phases": 1}', '{"phases": {"prefill": {"base_ms": 1}}, "device": {}}'])
 def test_a_garbled_table_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="latency table"):
@@ -225,6 +253,8 @@ def test_a_garbled_table_is_refused(text: str) -> None:
         ({"length": 0}, "at least 1"),
         ({"scenario": "training"}, "prefill, decode or serving"),
         ({"fit": -1}, "at least 0"),
+        ({"engine": "onnx"}, "torch or llamacpp"),
+        ({"engine": "llamacpp", "batch": 2}, "latency.batch=1"),
     ],
 )
 def test_an_impossible_workload_is_refused(changes: dict[str, int | str], words: str) -> None:

@@ -1,6 +1,6 @@
-"""What a fresh process does with an exported GGUF file: load it in llama.cpp, cut text, continue prompts, time itself.
+"""What a fresh process does with GGUF files: load them in llama.cpp, and check one or time some against each other.
 
-`space.llamacpp` runs this file by its path, so it imports xllamacpp only.
+`space.llamacpp` and `evaluators.llamacpp_clock` run this file by its path, so it imports xllamacpp only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 TOP = 10  # most likely tokens of a step whose log-probabilities are handed back
+DECODED = 16  # tokens of a timing
 
 
 class Engine:
@@ -70,21 +71,23 @@ class Engine:
             found.append({"token": answer["tokens"][0], "top": top})
         return found
 
+    def milliseconds(self, kind: str, prompt: list[int]) -> float:
+        """llama.cpp's own time of a prompt from its start, or of a further token after it."""
+        if kind == "prefill":
+            return float(self.continued(prompt, 1, cache_prompt=False)["timings"]["prompt_ms"])
+        timings = self.continued(prompt, DECODED + 1, cache_prompt=True)["timings"]
+        return float(timings["predicted_ms"]) / DECODED  # the clock starts at the first of them
 
-def main(work: Path) -> None:
-    """Reads `request.json` of a directory and writes `answer.json` there.
 
-    Args:
-        work: A temporary directory of `space.llamacpp`.
-    """
-    request = json.loads((work / "request.json").read_text())
+def checked(request: dict[str, Any]) -> dict[str, Any]:
+    """How a file cuts texts and continues prompts, and how fast."""
     start = time.perf_counter()
     engine = Engine(request["file"], request["context"], request["threads"])
     load_seconds = time.perf_counter() - start
     cut = [engine.ask("/tokenize", content=text, add_special=True)["tokens"] for text in request["texts"]]
     runs = [engine.steps(prompt, request["new_tokens"]) for prompt in request["prompts"]]
     timed = engine.continued(request["timed_prompt"], request["timed_new_tokens"], cache_prompt=False)
-    answer = {
+    return {
         "cut": cut,
         "runs": runs,
         "load_seconds": load_seconds,
@@ -92,7 +95,28 @@ def main(work: Path) -> None:
         "prompt_tokens_per_s": timed["timings"]["prompt_per_second"],
         "decode_tokens_per_s": timed["timings"]["predicted_per_second"],
     }
-    (work / "answer.json").write_text(json.dumps(answer))
+
+
+def timed(request: dict[str, Any]) -> dict[str, Any]:
+    """Milliseconds of each of some files, in rounds in which they take turns; once before, to be warm."""
+    engines = [Engine(file, request["context"], request["threads"]) for file in request["files"]]
+    ask = request["kind"], request["prompt"]
+    for engine in engines:
+        engine.milliseconds(*ask)
+    return {"ms": [[engine.milliseconds(*ask) for engine in engines] for _ in range(request["rounds"])]}
+
+
+JOBS = {"check": checked, "time": timed}
+
+
+def main(work: Path) -> None:
+    """Reads `request.json` of a directory and writes `answer.json` there.
+
+    Args:
+        work: A temporary directory of the process that wants an answer.
+    """
+    request = json.loads((work / "request.json").read_text())
+    (work / "answer.json").write_text(json.dumps(JOBS[request["job"]](request)))
 
 
 if __name__ == "__main__":
