@@ -126,7 +126,8 @@ class LatencyTable:
             lines.append(
                 f"{name} of {phase.batch} x {phase.tokens} tokens in {device['engine']} on {device['device']}, "
                 f"{device['dtype']}, {device['threads']} threads: {shapes} block shapes, "
-                f"spread between rounds {table.spread:.1%}; against designs timed whole: {table.error if self.workload.check else 'not checked'}"
+                f"spread between rounds {table.spread:.1%}; "
+                f"against designs timed whole: {table.error if self.workload.check else 'not checked'}"
             )
             if table.spread > NOISY:
                 lines.append(
