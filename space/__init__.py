@@ -2,8 +2,8 @@
 
 Torch-free: `spec`, `families`, `candidate`, `size`, `space` (with its parts `blocks` and `repair`), `errors`.
 The dense model: `embedded` (default model and text), `hub`, `loading`.
-Prefix views with a least-squares refit: `calibration`, `importance`, `compensation`, `surgery`, `supernet`,
-`preparation`.
+Prefix views with a least-squares refit: `calibration`, `importance`, `compensation`, `merging`, `surgery`, `stored`,
+`supernet`, `preparation`.
 The checkpoint: `formats`, `reveal`, `model_card`, `equal_forms`, `llama_arithmetic`.
 For transformers: `pruned_modeling`, `export`, `verify`, `reload_check`.
 For vLLM: `configuration_decilm`, `deci`, `deci_check`.

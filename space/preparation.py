@@ -14,7 +14,8 @@ from space.embedded import cache_dir
 from space.errors import UserError
 from space.importance import rule_of
 from space.loading import LoadedModel
-from space.supernet import FORMAT, Supernet, is_prepared
+from space.stored import FORMAT, is_prepared
+from space.supernet import Supernet
 
 
 @dataclass(frozen=True)

@@ -8,62 +8,32 @@ own.
 from __future__ import annotations
 
 import copy
-import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from space.byte_cache import ByteCache
-from space.calibration import LayerStatistics, gather
 from space.candidate import Candidate, LayerShape
-from space.compensation import factor, lost_energy, refit
-from space.errors import UserError
+from space.compensation import lost_energy, refit
 from space.families import family_of
-from space.importance import AttentionOrder, attention_order, damped, mlp_order, rule_of
-from space.merging import merged_attention
 from space.pruned_modeling import NoAttention, NoLayer, NoMLP
 from space.spec import ModelSpec
+from space.stored import StoredLayers, lost_name, merged_name
 from space.surgery import (
     BlockWeights,
     attention_columns,
     attention_weights,
     dense_weights,
     mlp_weights,
-    permute_attention,
-    permute_mlp,
     put,
 )
 
 if TYPE_CHECKING:
     from space.correction import Correction
-
-FORMAT = 2  # of what is stored
-_META = "supernet.json"
-
-
-def _layer_file(directory: Path, index: int) -> Path:
-    return directory / f"layer-{index:03d}.safetensors"
-
-
-def _merged_name(groups: int, parameter: str) -> str:
-    return f"merged_{groups}.{parameter}"
-
-
-def _lost_name(groups: int) -> str:
-    return f"merged_{groups}.lost"
-
-
-def is_prepared(directory: Path) -> bool:
-    """Whether a directory holds a whole prepared supernet (its description is written last)."""
-    return (directory / _META).is_file()
 
 
 class Supernet:
@@ -75,12 +45,12 @@ class Supernet:
         influence: Block influence of every layer on the calibration text; small means that it changes little.
     """
 
-    def __init__(self, model: Any, spec: ModelSpec, directory: Path, refit_bytes: int) -> None:
+    def __init__(self, model: Any, files: StoredLayers, refit_bytes: int) -> None:
         """Takes a model that is permuted already; use `prepare` or `load`."""
         self.model = model.eval().requires_grad_(False)
-        self.spec = spec
-        self.influence: tuple[float, ...] = tuple(json.loads((directory / _META).read_text())["influence"])
-        self._directory = directory
+        self.spec = spec = files.spec
+        self.influence = files.influence
+        self._files = files
         self._family = family_of(spec.family)
         self._layers: list[Any] = list(model.model.layers)
         self._dense = [
@@ -126,37 +96,11 @@ class Supernet:
         Raises:
             UserError: The directory cannot be written, or a Gram matrix is not positive definite.
         """
-        rule = rule_of(importance)
-        influence: list[float] = []
-        partial = directory.with_name(f"{directory.name}.partial-{os.getpid()}")
-        try:
-            partial.mkdir(parents=True)
-            for statistics in gather(model, tokens, forward_dtype=dtype, batch=batch):
-                layer = model.model.layers[statistics.index]
-                tensors = _order_and_factor(layer, statistics, spec, rule, damping, steps)
-                merges = merged_attention(
-                    layer, spec, statistics.inputs, statistics.arguments, damping=damping, forward_dtype=dtype
-                )
-                for groups, merged in merges.items():
-                    tensors[_lost_name(groups)] = torch.tensor(merged.lost)
-                    tensors |= {_merged_name(groups, name): t.to(dtype) for name, t in merged.parameters.items()}
-                save_file(tensors, _layer_file(partial, statistics.index))
-                influence.append(statistics.influence)
-                on_layer(statistics.index)
-            meta = {"format": FORMAT, "spec": spec.to_json(), "influence": influence}
-            (partial / _META).write_text(json.dumps(meta, indent=1))
-            if is_prepared(directory):  # another process was faster; its result is the same
-                shutil.rmtree(partial)
-            else:
-                shutil.rmtree(directory, ignore_errors=True)
-                partial.replace(directory)
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"Expected to write the calibration to {directory}, got: {error}. Free space or choose another place."
-            ) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return cls(_cast(model, dtype), spec, directory, refit_bytes)
+        stored = StoredLayers.make(
+            model, spec, tokens, directory, dtype=dtype, importance=importance, damping=damping, steps=steps,
+            batch=batch, on_layer=on_layer,
+        )  # fmt: skip
+        return cls(_cast(model, dtype), stored, refit_bytes)
 
     @classmethod
     def load(
@@ -165,51 +109,19 @@ class Supernet:
         """Permutes a dense model as `prepare` once did, from what it stored.
 
         Raises:
-            UserError: There is nothing stored, or it belongs to another model.
+            UserError: There is nothing stored, or it belongs to another model or version.
         """
-        if not is_prepared(directory):
-            raise UserError(f"Expected a prepared supernet in {directory}, found none. Run the search once more.")
-        meta = json.loads((directory / _META).read_text())
-        if meta["format"] != FORMAT:
-            raise UserError(
-                f"The supernet in {directory} was stored by another version of paretoprune (format {meta['format']}, "
-                f"expected {FORMAT}). Start a new run, or go on with the version that began this one."
-            )
-        if meta["spec"] != spec.to_json():
-            raise UserError(
-                f"The supernet in {directory} was prepared for {meta['spec']['name']} "
-                f"(revision {meta['spec']['revision']}), but the model is {spec.name} (revision {spec.revision}). "
-                "Use the model of the run, or start a new run."
-            )
-        device = next(model.parameters()).device
-        for index, layer in enumerate(model.model.layers):
-            with safe_open(_layer_file(directory, index), framework="pt", device=str(device)) as stored:
-                orders = {name: stored.get_tensor(name) for name in ("group_order", "head_order", "mlp_order")}
-            permute_attention(layer.self_attn, spec, AttentionOrder(orders["group_order"], orders["head_order"]))
-            permute_mlp(layer.mlp, orders["mlp_order"])
-        return cls(_cast(model, dtype), spec, directory, refit_bytes)
+        stored = StoredLayers.open(directory, spec)
+        stored.permute(model)
+        return cls(_cast(model, dtype), stored, refit_bytes)
 
     def link_to(self, directory: Path) -> None:
-        """Puts the stored factors into another directory, as hard links where the file system can.
+        """Puts what is stored into another directory, as hard links where the file system can.
 
         Raises:
             UserError: The directory cannot be written.
         """
-        if is_prepared(directory):
-            return
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            files = sorted(self._directory.iterdir(), key=lambda path: path.name == _META)  # description last
-            for file in files:
-                target = directory / file.name
-                target.unlink(missing_ok=True)
-                try:
-                    os.link(file, target)
-                except OSError:  # another file system
-                    shutil.copy2(file, target)
-        except OSError as error:
-            raise UserError(f"Expected to write {directory}, got: {error}. Free space, then run again.") from error
-        self._directory = directory
+        self._files.link_to(directory)
 
     @property
     def removal_order(self) -> list[int]:
@@ -232,7 +144,7 @@ class Supernet:
             for groups in range(1, spec.kv_heads + 1):
                 attention[groups * kept, groups] = lost[groups * kept * spec.head_dim].item()
         for groups in spec.merged_kv_heads:
-            attention[spec.query_heads, groups] = self._stored(index, _lost_name(groups)).item()
+            attention[spec.query_heads, groups] = self._stored(index, lost_name(groups)).item()
         return attention, lost_energy(layer.mlp.down_proj.weight, self._stored(index, "mlp_factor")).tolist()
 
     @contextmanager
@@ -315,7 +227,7 @@ class Supernet:
         """A layer's attention with merged KV groups, as it is stored."""
         parameters = {
             name: {
-                key: nn.Parameter(self._stored(index, _merged_name(groups, f"{name}.{key}")), requires_grad=False)
+                key: nn.Parameter(self._stored(index, merged_name(groups, f"{name}.{key}")), requires_grad=False)
                 for key in held
             }
             for name, held in self._dense[index][0].parameters.items()
@@ -332,9 +244,7 @@ class Supernet:
         return weights
 
     def _stored(self, index: int, name: str) -> Tensor:
-        device = str(next(self.model.parameters()).device)
-        with safe_open(_layer_file(self._directory, index), framework="pt", device=device) as stored:
-            return stored.get_tensor(name)
+        return self._files.tensor(index, name, next(self.model.parameters()).device)
 
     def _shape_layer(
         self, index: int, shape: LayerShape, attention: BlockWeights | None, mlp: BlockWeights | None
@@ -369,30 +279,3 @@ def _cast(model: Any, dtype: torch.dtype) -> Any:
         parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
     return model
-
-
-def _order_and_factor(
-    layer: Any, statistics: LayerStatistics, spec: ModelSpec, rule: Any, damping: float, steps: int
-) -> dict[str, Tensor]:
-    """Orders and permutes one layer; returns its orders and the factors of its Gram matrices."""
-    attention_gram, mlp_gram = damped(statistics.attention_gram, damping), damped(statistics.mlp_gram, damping)
-    try:
-        heads = attention_order(
-            attention_gram, layer.self_attn.o_proj.weight, spec.kv_heads, spec.queries_per_group, rule
-        )
-        channels = mlp_order(mlp_gram, layer.mlp.down_proj.weight, rule, steps)
-        permute_attention(layer.self_attn, spec, heads)
-        permute_mlp(layer.mlp, channels)
-        units = torch.arange(len(attention_gram), device=attention_gram.device).view(*heads.heads.shape, spec.head_dim)
-        permuted = units[heads.groups[:, None], heads.heads[heads.groups]].reshape(-1)
-        tensors = {"group_order": heads.groups, "head_order": heads.heads, "mlp_order": channels}
-        tensors["mlp_factor"] = factor(mlp_gram[channels][:, channels])
-        for kept in range(1, spec.queries_per_group + 1):
-            columns = permuted[attention_columns(spec, kept).to(permuted.device)]
-            tensors[f"attention_factor_{kept}"] = factor(attention_gram[columns][:, columns])
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        raise UserError(
-            f"Layer {statistics.index}: expected a positive definite Gram matrix, but "
-            f"it could not be factored ({error}). Raise supernet.damping, or calibrate on more or other text."
-        ) from error
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
