@@ -15,10 +15,10 @@ from evaluators.clocks import OnRound, cpu_name
 from evaluators.workload import Phase, Workload
 from space.candidate import Candidate
 from space.export import checkpoint_state
-from space.gguf_export import check_gguf, require_gguf_kind
+from space.gguf_export import check_gguf
 from space.gguf_file import write_gguf
 from space.gguf_tokenizer import gguf_tokenizer
-from space.llamacpp import in_llamacpp
+from space.llamacpp import in_llamacpp, require_llamacpp
 from space.supernet import Supernet
 
 _ROOM = 32  # tokens of the context beside those of a phase
@@ -34,7 +34,7 @@ class LlamaCppClock:
         Raises:
             UserError: llama.cpp is not installed, or cannot hold the dense model.
         """
-        require_gguf_kind(workload.gguf_type)
+        require_llamacpp()
         self._supernet = supernet
         self._workload = workload
         self._tokenizer = tokenizer

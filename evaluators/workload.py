@@ -62,7 +62,7 @@ class Workload:
     error_limit: float = 0.08
     cold: bool = False
     engine: Literal["torch", "llamacpp"] = "torch"
-    gguf_type: str = "f16"
+    gguf_type: Literal["f16", "q8_0"] = "f16"
     cache: bool = True
 
     def __post_init__(self) -> None:
@@ -70,6 +70,8 @@ class Workload:
             raise UserError(f"latency.scenario: expected prefill, decode or serving, got {self.scenario!r}.")
         if self.engine not in ("torch", "llamacpp"):
             raise UserError(f"latency.engine: expected torch or llamacpp, got {self.engine!r}.")
+        if self.gguf_type not in ("f16", "q8_0"):
+            raise UserError(f"latency.gguf_type: expected f16 or q8_0, got {self.gguf_type!r}.")
         if self.engine == "llamacpp" and (self.batch > 1 or self.cold):
             raise UserError(
                 "latency.engine=llamacpp: expected latency.batch=1 and latency.cold=false, as it is asked one thing at "

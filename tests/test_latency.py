@@ -254,6 +254,7 @@ def test_a_garbled_table_is_refused(text: str) -> None:
         ({"scenario": "training"}, "prefill, decode or serving"),
         ({"fit": -1}, "at least 0"),
         ({"engine": "onnx"}, "torch or llamacpp"),
+        ({"gguf_type": "q4"}, "f16 or q8_0"),
         ({"engine": "llamacpp", "batch": 2}, "latency.batch=1"),
     ],
 )
