@@ -9,8 +9,8 @@ const say = (text) => { $("said").textContent = text; };
 const pickedPoint = () => model.points.get(state.picked);
 
 // ---- drawing
-// no double click: it would take the place of two quick clicks on two points
-const config = { responsive: true, displaylogo: false, doubleClick: false, modeBarButtons: [["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]] };
+// no double click, which would swallow the second of two quick clicks on two points
+const config = { displaylogo: false, doubleClickDelay: 0, modeBarButtons: [["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]] };
 
 const draw = () => {
   const { data, layout } = figure(model, state, palette());
@@ -102,6 +102,7 @@ const showLimit = () => {
   const chip = $("marks").querySelector('[data-mark="best"]');
   chip.disabled = !best;
   chip.dataset.id = best ? best.id : "";
+  $("best").className = state.limit ? "" : "hint";
   if (!state.limit) {
     $("best").textContent = "Set a limit to have the best point under it marked.";
   } else if (best) {
@@ -259,6 +260,9 @@ $("plot").on("plotly_selected", (event) => {
   Plotly.relayout("plot", { selections: [] });
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { showLists(); draw(); });
+new ResizeObserver(() => {
+  if (!document.documentElement.classList.contains("print")) Plotly.Plots.resize("plot");
+}).observe($("plot"));
 addEventListener("beforeprint", () => {
   document.documentElement.classList.add("light", "print");
   draw();
