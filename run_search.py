@@ -21,6 +21,7 @@ from evaluators.tuning import make_tuning
 from search.archive import Archive
 from search.constraints import constrained, quoted
 from search.finish import finish
+from search.finished import finished_runs
 from search.loop import run_loop
 from search.progress import show_progress
 from search.protocol import Task
@@ -30,7 +31,7 @@ from search.stages import mistakes_told, stage, told
 from space.candidate import Candidate
 from space.embedded import cache_dir
 
-FREE_SETTINGS = ("run_dir", "name", "budget", "profile_only")
+FREE_SETTINGS = ("run_dir", "name", "budget", "profile_only", "compare")
 
 
 def run(cfg: DictConfig, console: Console) -> None:
@@ -39,7 +40,7 @@ def run(cfg: DictConfig, console: Console) -> None:
         loaded = instantiate(cfg.model)()
         spec, data = loaded.spec, cfg.data
         space, preparation = instantiate(cfg.space)(spec=spec), instantiate(cfg.supernet)
-        workload, budget = instantiate(cfg.latency)(), instantiate(cfg.budget)
+        workload, budget, compared = instantiate(cfg.latency)(), instantiate(cfg.budget), finished_runs(cfg.compare)
         text = text_of(data, loaded.tokenizer, spec.vocab)
         blocks = {p: text.blocks(p, data[f"{p}_windows"], data.length) for p in ("calibration", "search", "heldout")}
     run_dir = Path(cfg.run_dir or f"results/{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -73,12 +74,11 @@ def run(cfg: DictConfig, console: Console) -> None:
         with show_progress(objectives, console) as on_progress:
             run_loop(algorithm, rungs, archive, objectives, budget, batch=batch, on_progress=on_progress)
         with stage("front: tuning, held-out text and end-to-end timing", console) as show:
-            facts = {**settings, "latency": dict(table.device), "evaluations": len(archive.evaluations("search"))}
             result = finish(
                 archive, objectives, dense, search=asked.search[-1], trained=trained[-1] if trained else None,
-                heldout=asked.heldout, tuned=asked.tuned, show=show,
-                timed=EndToEnd(bench, table.dense_ms, show),
-                points=cfg.front_points, run_dir=run_dir, run_name=str(run_dir), title=spec.name, facts=facts,
+                heldout=asked.heldout, tuned=asked.tuned, timed=EndToEnd(bench, table.dense_ms, show), title=spec.name,
+                facts={**settings, "latency": {**table.device, "scenario": workload.scenario}}, compared=compared,
+                reference=space.uniform_ladder(), points=cfg.front_points, run_dir=run_dir, show=show,
             )  # fmt: skip
     if tuning:
         tuning.keep(set(result.front["key"]))

@@ -16,18 +16,16 @@ from evaluators.base import Evaluation, Evaluator, Metric
 from evaluators.table_error import TableError
 from search.agreement import rank_correlation
 from search.archive import Archive
+from search.finished import FinishedRun
 from search.pareto import minimised, spread_subset
-from search.plot import write_front_html
-from search.report import confirmed, dense_row, front_table, is_dense, points_table, write_front_csv
-from search.run_directory import atomic_write
+from search.plot import front_figure_data, page_html
+from search.report import BEFORE_TUNING, confirmed, dense_row, front_table, is_dense, points_table, write_front_csv
+from search.run_directory import FRONT_FILE, PAGE_FILE, POINTS_FILE, SUMMARY_FILE, atomic_write
 from space.candidate import Candidate
 from space.errors import UserError
+from space.space import evenly
 
-FRONT_FILE = "front.csv"
-POINTS_FILE = "points.csv"  # every candidate that the search evaluated
-PAGE_FILE = "front.html"
-SUMMARY_FILE = "summary.json"
-BEFORE_TUNING = {"kl": "untuned_kl", "nll": "untuned_nll"}
+REFERENCE_POINTS = 8
 HELDOUT_BEFORE_TUNING = {"heldout_kl": "refit_kl", "heldout_ppl": "refit_ppl"}
 
 Show = Callable[[int, int], None]
@@ -101,9 +99,10 @@ def finish(
     timed: Evaluator,
     points: int,
     run_dir: Path,
-    run_name: str,
     title: str,
     facts: Mapping[str, Any],
+    reference: Sequence[Candidate] = (),
+    compared: Sequence[FinishedRun] = (),
     show: Show = lambda done, of: None,
 ) -> Finish:
     """Scores, times and writes the front of a finished search.
@@ -123,16 +122,18 @@ def finish(
         tuned: Gives the same of tuned subnets; then those of `heldout` are columns `refit_kl` and `refit_ppl`.
         timed: Gives `latency_e2e_ms`.
         points: How many members at most.
-        run_dir: Where `front.csv`, `points.csv`, `front.html` and `summary.json` go.
-        run_name: The run directory as commands are to name it.
+        run_dir: Where `front.csv`, `points.csv`, `front.html` and `summary.json` go; commands on the page name it so.
         title: Heading of the page.
         facts: What `summary.json` says besides.
+        reference: Plain designs that anyone would try, evaluated like the search's own at the end of every run, so that
+            the page can show what the search is worth; `REFERENCE_POINTS` of them, evenly chosen.
+        compared: Other runs, whose fronts the page lays over this one's.
         show: Called with how much of a step of this is done, of how much.
 
     Raises:
         UserError: The dense model cannot be evaluated.
     """
-    (dense_search,) = evaluate(search, archive, [dense])
+    dense_search, *_ = evaluate(search, archive, [dense, *evenly(reference, REFERENCE_POINTS)], show=show)
     if dense_search.status == "failed":
         raise UserError(f"Expected the dense model to be evaluated, but it failed: {dense_search.error}")
     deciding = trained or search
@@ -174,9 +175,11 @@ def finish(
     everything = points_table(evaluated, merged[dense.key])
     write_front_csv(run_dir / FRONT_FILE, front)
     write_front_csv(run_dir / POINTS_FILE, everything)
-    write_front_html(run_dir / PAGE_FILE, front, everything, objectives, run_dir=run_name, title=title)
+    figure = front_figure_data(front, everything, objectives, title, str(run_dir), facts, compared)
+    atomic_write(run_dir / PAGE_FILE, page_html(figure))
     summary = {
         **facts,
+        "evaluations": len(archive.evaluations(search.fidelity)),
         "objectives": [asdict(metric) for metric in objectives],
         "latency_table_error": {name: None if value != value else value for name, value in asdict(error).items()},
         "rank_correlation": {names: None if tau != tau else tau for names, tau in agreement.items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,9 @@ import pandas as pd
 import yaml
 
 from evaluators.base import Metric
-from search.finish import FRONT_FILE, POINTS_FILE, SUMMARY_FILE
 from search.picks import candidate_of, select
 from search.report import is_dense, read_front_csv
-from search.run_directory import CONFIG_FILE
+from search.run_directory import CONFIG_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE
 from space.candidate import Candidate
 from space.errors import ShapeError, UserError
 
@@ -25,12 +24,14 @@ class FinishedRun:
     """A run with a front.
 
     Attributes:
+        run_dir: Its directory, as it was given.
         config: The configuration, nested mappings.
         summary: Facts of the run.
         front: The front's table.
         points: All candidates that the search evaluated.
     """
 
+    run_dir: Path
     config: dict[str, Any]
     summary: dict[str, Any]
     front: pd.DataFrame
@@ -51,7 +52,7 @@ class FinishedRun:
             raise UserError(
                 f"Expected {run_dir} to hold a finished run, got: {error}. Run the search again."
             ) from error
-        return cls(config, summary, front, points)
+        return cls(run_dir, config, summary, front, points)
 
     def row(self, pick: str) -> pd.Series[Any]:
         """The row of a pick: a key, of the front or of any other point, or what `search.picks.select` knows.
@@ -101,3 +102,13 @@ class FinishedRun:
             "No point of this run has a shape that it can hold; uniform ones are searched for with: "
             "python run_search.py space=uniform"
         )
+
+
+def finished_runs(directories: str | Sequence[str] | None) -> list[FinishedRun]:
+    """The runs of some directories, or of a single one.
+
+    Raises:
+        UserError: One of them does not hold a finished run.
+    """
+    given = [directories] if isinstance(directories, str) else list(directories or ())
+    return [FinishedRun.open(Path(directory)) for directory in given]

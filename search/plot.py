@@ -1,6 +1,6 @@
 """front.html: the front as one self-contained page, drawn by plotly.js from data that this file prepares.
 
-The page's own HTML, style and script lie in `search/page/`; they see nothing but the JSON made here.
+The page's own HTML, style and scripts lie in `search/page/`; they see nothing but the JSON made here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,134 +21,179 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from evaluators.base import Metric
-from search.report import COSTS, REMOVED, SEARCH_QUALITY, SHAPES, dense_row, landmarks
-from search.run_directory import atomic_write
+from search.columns import Column, page_columns
+from search.finished import FinishedRun
+from search.report import BEFORE_TUNING, SEARCH_QUALITY, SHAPES, dense_row, is_dense, landmarks
 
-# Column: what people call it, its unit, and how the page writes its numbers.
-LABELS: dict[str, tuple[str, str, str]] = {
-    "kl": ("KL to dense, search text", "nats/token", "fine"),
-    "nll": ("NLL, search text", "nats/token", "fine"),
-    "heldout_kl": ("KL to dense, held-out text", "nats/token", "fine"),
-    "heldout_ppl": ("Perplexity, held-out text", "", "plain"),
-    "latency_ms": ("Latency, from the table", "ms", "plain"),
-    "latency_e2e_ms": ("Latency, end to end", "ms", "plain"),
-    "prefill_ms": ("Prefill, from the table", "ms", "plain"),
-    "prefill_e2e_ms": ("Prefill, end to end", "ms", "plain"),
-    "decode_ms": ("Decoding a token, from the table", "ms", "plain"),
-    "decode_e2e_ms": ("Decoding a token, end to end", "ms", "plain"),
-    "params": ("Parameters", "", "count"),
-    "decoder_params": ("Decoder-layer parameters", "", "count"),
-    REMOVED: ("Decoder parameters removed", "", "percent"),
-    "macs_per_token": ("MACs per token", "", "count"),
-    "kv_bytes": ("KV cache", "", "bytes"),
-}
+SCRIPTS = ("numbers.js", "model.js", "picture.js", "plot.js", "panel.js", "front.js")  # in the order of their use
+DIGITS = 6  # of a number that the page gets
 PLAIN_VALUE = re.compile(r"[\w./+-]+", re.ASCII)
 
 
-def front_figure_data(front: pd.DataFrame, dominated: pd.DataFrame, objectives: Sequence[Metric]) -> dict[str, Any]:
+def front_figure_data(
+    front: pd.DataFrame,
+    evaluated: pd.DataFrame,
+    objectives: Sequence[Metric],
+    title: str,
+    run_dir: str,
+    facts: Mapping[str, Any],
+    compared: Sequence[FinishedRun] = (),
+) -> dict[str, Any]:
     """Everything that the page draws, as JSON-ready values; numbers that nobody measured are None.
 
     Args:
         front: The front's table, the dense model's row in it.
-        dominated: Points off the front, with the same shapes and some of the same metrics; may be empty.
+        evaluated: What the search evaluated, with the same shapes and some of the same metrics; may be empty.
         objectives: The search's objectives; they choose the axes that the page opens with.
+        title: Heading; usually the model's name.
+        run_dir: The run directory, as the export command is to name it.
+        facts: Model, text, dtype and device of the run, as in `summary.json`.
+        compared: Other runs, whose fronts are laid over.
 
     Returns:
-        `columns` (name, label, unit, kind, goal); `x` and `y` (columns to choose from, the first is shown first);
-        `points` (key, role, marks, values in the order of `columns`, layers as `[query_heads, kv_heads, mlp_channels]`;
-        front points from the slowest to the fastest); and `selected`, the key to open with.
+        `title`; `columns`, see `Column`; `x` and `y`, the columns to open with; `shapes`, from a letter to the
+        `[query_heads, kv_heads, mlp_channels]` that it stands for; `runs`, this one first, each with name, directory,
+        export command and what makes its numbers unlike this one's; `series`, sets of points of one run and one role
+        (`dense`, `front`, `uniform`, `dominated`), each with keys, the values of every column in its unit, and layers
+        as words of such letters; `marks`, from the names of landmarks to keys; `selected`, the key to open with.
     """
-    dense = dense_row(front)
-    marks = landmarks(front, objectives)
-    columns = [name for name in front.columns if pd.api.types.is_numeric_dtype(front[name])]
-    x, y = _axes(columns, objectives)
-    front_keys = set(front["key"])
-    points = list(_points(front, "front", columns)) + [
-        point for point in _points(dominated, "dominated", columns) if point["key"] not in front_keys
+    dense = str(dense_row(front)["key"])
+    others = evaluated[~evaluated["key"].isin(front["key"])]
+    same_in_all = others[list(SHAPES)].map(lambda counts: len(set(counts)) == 1).all(axis=1).astype(bool)
+    sets = [
+        ("dominated", 0, others[~same_in_all]),
+        ("uniform", 0, others[same_in_all]),
+        *(("front", place, run.front[~is_dense(run.front)]) for place, run in enumerate(compared, 1)),
+        ("front", 0, front[~is_dense(front)]),
+        *(("dense", place, run.front[is_dense(run.front)]) for place, run in enumerate(compared, 1)),
+        ("dense", 0, front[is_dense(front)]),
     ]
-    for point in points:
-        if point["key"] == dense["key"]:
-            point["role"] = "dense"
-        point["marks"] = [mark for mark, key in marks.items() if key == point["key"]]
+    frames = _alike([frame for _, _, frame in sets])
+    columns = page_columns([frames[-1], *frames[:-1]], objectives)
+    occurring = Counter(shape for frame in frames for layers in _layers(frame) for shape in layers)
+    letters = {shape: letter for (shape, _), letter in zip(occurring.most_common(), _letters(), strict=False)}
+    marks = landmarks(front, objectives)
+    x, y = _axes([column.name for column in columns if column.name in front], objectives)
+    names = _short_names([run_dir, *(str(run.run_dir) for run in compared)])
     return {
-        "columns": [_column(name, objectives) for name in columns],
+        "title": title,
+        "columns": [asdict(column) for column in columns],
         "x": x,
         "y": y,
-        "points": points,
-        "selected": marks.get("knee", str(dense["key"])),
+        "shapes": {letter: list(shape) for shape, letter in letters.items()},
+        "runs": [
+            _run(names[0], run_dir, []),
+            *(
+                _run(name, str(run.run_dir), unlike(facts, run.summary))
+                for name, run in zip(names[1:], compared, strict=True)
+            ),
+        ],
+        "series": [
+            {
+                "role": role,
+                "run": run,
+                "keys": [str(key) for key in frame["key"]],
+                "values": {column.name: _values(frame, column) for column in columns},
+                "layers": ["".join(letters[shape] for shape in layers) for layers in _layers(frame)],
+            }
+            for (role, run, _), frame in zip(sets, frames, strict=True)
+        ],
+        "marks": marks,
+        "selected": marks.get("knee", dense),
     }
 
 
-def write_front_html(
-    path: Path,
-    front: pd.DataFrame,
-    dominated: pd.DataFrame,
-    objectives: Sequence[Metric],
-    *,
-    run_dir: str,
-    title: str,
-) -> None:
-    """Writes the page: one file of some 5 MB that needs no network.
+def page_html(data: Mapping[str, Any]) -> str:
+    """The page: some 5 MB of HTML that needs no network.
+
+    Its script draws `data`, and offers `paretoprune.show(data)` to a live page that has newer ones.
 
     Args:
-        path: Where to write it.
-        front: The front's table, the dense model's row in it.
-        dominated: Points off the front, with shapes, as `points_table` makes them.
-        objectives: The search's objectives.
-        run_dir: The run directory, as the export command is to name it.
-        title: Heading; usually the model's name.
+        data: As `front_figure_data` gives them.
     """
-    data = front_figure_data(front, dominated, objectives) | {
-        "title": title,
-        "run_dir": run_dir,
-        "command": f"python export_subnet.py {_override('run_dir', run_dir)} pick=",
-    }
     page = resources.files("search") / "page"
     parts = {
-        "title": html.escape(title),
+        "title": html.escape(str(data["title"])),
         "style": (page / "front.css").read_text(encoding="utf-8"),
-        "script": (page / "front.js").read_text(encoding="utf-8"),
+        "script": "\n".join((page / name).read_text(encoding="utf-8") for name in SCRIPTS),
         "plotly": get_plotlyjs(),
         "data": _script_json(data),
     }
     template = (page / "front.html").read_text(encoding="utf-8")
     # One pass, so that a title such as {{data}} stays a title.
-    atomic_write(path, re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template))
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
 
 
-def _axes(columns: Sequence[str], objectives: Sequence[Metric]) -> tuple[list[str], list[str]]:
-    """The columns to choose each axis from."""
+def unlike(facts: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """What makes the numbers of two runs unlike, in words; empty when they can be compared."""
+    model, other = facts.get("model") or {}, theirs.get("model") or {}
+    told = []
+    if [model.get(name) for name in ("name", "revision")] != [other.get(name) for name in ("name", "revision")]:
+        told.append(f"another model ({other.get('name')}), so KL is to another dense model")
+    if facts.get("text") != theirs.get("text"):
+        told.append("other text, so KL and perplexity are on other tokens")
+    if facts.get("dtype") != theirs.get("dtype"):
+        told.append(f"another dtype ({theirs.get('dtype')})")
+    device, their_device = facts.get("latency") or {}, theirs.get("latency") or {}
+    if any(device[name] != their_device[name] for name in device.keys() & their_device.keys()):
+        told.append("latency of something else, or on another device")
+    return told
+
+
+def _alike(frames: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Tables whose `kl` means one thing: where one has qualities before tuning beside it, untuned ones move there."""
+    if not any(name in frame for frame in frames for name in BEFORE_TUNING.values()):
+        return frames
+    return [
+        frame if any(name in frame for name in BEFORE_TUNING.values()) else frame.rename(columns=BEFORE_TUNING)
+        for frame in frames
+    ]
+
+
+def _axes(columns: Sequence[str], objectives: Sequence[Metric]) -> tuple[str, str]:
+    """The columns that the page opens with: latency, else a cost objective, and a quality objective."""
     names = [metric.name for metric in objectives]
     costs = [name for name in names if name not in SEARCH_QUALITY]
     quality = [name for name in names if name in SEARCH_QUALITY]
-    x = ["latency_ms", *costs, *(name for name in COSTS if name != REMOVED)]
-    y = [*quality, "heldout_ppl"] if quality else [*names[1:], "heldout_ppl", *names[:1]]
-    return [_ for _ in dict.fromkeys(x) if _ in columns], [_ for _ in dict.fromkeys(y) if _ in columns]
+    x = next(name for name in ("latency_ms", *costs, *columns) if name in columns)
+    return x, next(name for name in (*quality, *names, "heldout_ppl", *columns) if name in columns and name != x)
 
 
-def _column(name: str, objectives: Sequence[Metric]) -> dict[str, str]:
-    """What the page knows of a column; one that `LABELS` has not goes by its metric's name and unit."""
-    metric = next((metric for metric in objectives if metric.name == name), Metric(name, "", "min", 0))
-    label, unit, kind = LABELS.get(name, (name, metric.unit, "plain"))
-    return {"name": name, "label": label, "unit": unit, "kind": kind, "goal": metric.goal}
+def _run(name: str, run_dir: str, notes: list[str]) -> dict[str, Any]:
+    command = f"python export_subnet.py {_override('run_dir', run_dir)} pick="
+    return {"name": name, "run_dir": run_dir, "command": command, "notes": notes}
 
 
-def _points(frame: pd.DataFrame, role: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a table as the page's points."""
-    for row in frame.to_dict("records"):
-        yield {
-            "key": str(row["key"]),
-            "role": role,
-            "values": [_finite(row.get(name)) for name in columns],
-            "layers": [list(shape) for shape in zip(*(row[name] for name in SHAPES), strict=True)],
-        }
+def _short_names(run_dirs: Sequence[str]) -> list[str]:
+    """Last parts of directories, or all of a directory whose last part another has too."""
+    last = [Path(run_dir).name or run_dir for run_dir in run_dirs]
+    return [name if last.count(name) == 1 else run_dir for name, run_dir in zip(last, run_dirs, strict=True)]
 
 
-def _finite(value: Any) -> float | int | None:
-    """A number as JSON has it."""
-    if value is None or not math.isfinite(value):
+def _layers(frame: pd.DataFrame) -> Iterable[list[tuple[int, ...]]]:
+    """The shapes of all layers of each row."""
+    for counts in zip(*(frame[name] for name in SHAPES), strict=True):
+        yield list(zip(*counts, strict=True))
+
+
+def _letters() -> Iterator[str]:
+    """Characters that JSON and HTML leave as they are, those of one byte first, as 5,000 deep designs are to fit in."""
+    return (chr(code) for code in range(33, 0xD800) if chr(code).isprintable() and chr(code) not in '"\\&<>')
+
+
+def _values(frame: pd.DataFrame, column: Column) -> list[float | int | None]:
+    """A column's numbers in its unit, as JSON has them; empty for one that the table has not."""
+    if column.name not in frame:
+        return []
+    return [_short(value / column.scale) for value in frame[column.name].tolist()]
+
+
+def _short(value: float) -> float | int | None:
+    """A number with as many digits as the page needs; None for one that is not finite."""
+    if not math.isfinite(value):
         return None
-    return int(value) if float(value).is_integer() else float(value)
+    rounded = float(f"{value:.{DIGITS}g}")
+    return int(rounded) if rounded.is_integer() else rounded
 
 
 def _override(key: str, value: str) -> str:
@@ -157,7 +204,7 @@ def _override(key: str, value: str) -> str:
     return shlex.quote(f"{key}='{quoted}'")
 
 
-def _script_json(data: dict[str, Any]) -> str:
+def _script_json(data: Mapping[str, Any]) -> str:
     """JSON that no text in it can break out of a script element."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

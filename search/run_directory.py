@@ -13,6 +13,10 @@ import yaml
 from space.errors import UserError
 
 CONFIG_FILE = "config.yaml"
+FRONT_FILE = "front.csv"
+POINTS_FILE = "points.csv"  # every candidate that was evaluated at the search's full fidelity
+PAGE_FILE = "front.html"
+SUMMARY_FILE = "summary.json"
 
 
 class _Absent:

@@ -11,8 +11,9 @@ import pytest
 
 from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
 from search.archive import Archive
-from search.finish import FRONT_FILE, PAGE_FILE, POINTS_FILE, SUMMARY_FILE, Finish, finish
+from search.finish import REFERENCE_POINTS, Finish, finish
 from search.report import is_dense, read_front_csv
+from search.run_directory import FRONT_FILE, PAGE_FILE, POINTS_FILE, SUMMARY_FILE
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 
@@ -95,7 +96,9 @@ class Run:
                 archive.add(evaluation)
         self.search.calls.clear()
 
-    def end(self, points: int = 20, objectives: Sequence[Metric] = OBJECTIVES) -> Finish:
+    def end(
+        self, points: int = 20, objectives: Sequence[Metric] = OBJECTIVES, reference: Sequence[Candidate] = ()
+    ) -> Finish:
         with Archive(self.directory / "archive.jsonl", FACTS) as archive:
             return finish(
                 archive,
@@ -108,9 +111,9 @@ class Run:
                 timed=self.timed,
                 points=points,
                 run_dir=self.directory,
-                run_name="results/toy",
                 title="toy",
                 facts=FACTS,
+                reference=reference,
             )
 
     def calls(self) -> dict[str, list[list[str]]]:
@@ -280,6 +283,19 @@ def test_a_second_end_asks_nothing_again_and_writes_the_same(run: Run) -> None:
     assert again.front.equals(first.front)
     assert {name: (run.directory / name).read_bytes() for name in written} == written
     assert (run.directory / "archive.jsonl").read_bytes() == archive
+
+
+def test_plain_designs_are_evaluated_once_for_the_page_and_may_be_picked(run: Run) -> None:
+    plain = [narrow(channels) for channels in range(31, 0, -2)]  # none of which the search asked about
+    run.end(reference=plain)
+    asked = [key for call in run.search.calls for key in call]
+    assert len(asked) == REFERENCE_POINTS
+    assert {plain[0].key, plain[-1].key} <= set(asked) <= set(keys(plain))
+    assert set(asked) <= set(read_front_csv(run.directory / POINTS_FILE)["key"])
+    assert json.loads((run.directory / SUMMARY_FILE).read_text())["evaluations"] == 8 + REFERENCE_POINTS
+    run.search.calls.clear()
+    run.end(reference=plain)
+    assert run.search.calls == []
 
 
 def test_an_end_that_was_killed_asks_only_for_the_rest(run: Run) -> None:

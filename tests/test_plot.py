@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,9 +14,11 @@ import pandas as pd
 import pytest
 
 from evaluators.base import Metric
-from search.plot import front_figure_data, write_front_html
-from search.report import Point, front_table, points_table
+from search.finished import FinishedRun, finished_runs
+from search.plot import SCRIPTS, front_figure_data, page_html, unlike
+from search.report import Point, front_table, points_table, write_front_csv
 from space.candidate import Candidate, LayerShape
+from space.errors import UserError
 
 KL = Metric("kl", "nats/token", "min", 2)
 LATENCY = Metric("latency_ms", "ms", "min", 1)
@@ -66,57 +69,187 @@ class Page(HTMLParser):
         return loaded
 
 
-def page(tmp_path: Path, front: pd.DataFrame = FRONT, run_dir: str = "results/run", title: str = "tiny") -> Page:
-    """The page that is written for a front."""
-    write_front_html(tmp_path / "front.html", front, DOMINATED, (KL, LATENCY), run_dir=run_dir, title=title)
-    return Page((tmp_path / "front.html").read_text(encoding="utf-8"))
+FACTS = {"model": {"name": "tiny", "revision": "r1"}, "text": "t", "dtype": "d", "latency": {"device": "cpu"}}
+
+
+def figure(
+    front: pd.DataFrame = FRONT,
+    evaluated: pd.DataFrame = DOMINATED,
+    objectives: tuple[Metric, ...] = (KL, LATENCY),
+    title: str = "tiny",
+    run_dir: str = "results/run",
+    compared: tuple[FinishedRun, ...] = (),
+) -> dict[str, Any]:
+    return front_figure_data(front, evaluated, objectives, title, run_dir, FACTS, compared)
+
+
+def page(**changes: Any) -> Page:
+    """The page of a figure."""
+    return Page(page_html(figure(**changes)))
+
+
+def run_of(directory: Path, front: pd.DataFrame = FRONT, **facts: Any) -> Path:
+    """A finished run's directory."""
+    directory.mkdir(parents=True)
+    write_front_csv(directory / "front.csv", front)
+    write_front_csv(directory / "points.csv", front)
+    (directory / "config.yaml").write_text("seed: 0")
+    (directory / "summary.json").write_text(json.dumps(FACTS | facts))
+    return directory
+
+
+def series(data: dict[str, Any], role: str, run: int = 0) -> dict[str, Any]:
+    (found,) = [one for one in data["series"] if (one["role"], one["run"]) == (role, run)]
+    assert isinstance(found, dict)
+    return found
+
+
+def column(data: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(one for one in data["columns"] if one["name"] == name)
+
+
+def uniform(channels: int, **values: float) -> Point:
+    return Candidate((LayerShape(2, 1, channels),) * 3), {**DENSE[1], "decoder_params": 2.0 * channels, **values}
 
 
 def test_the_data_hold_every_point_with_its_role_values_and_layers() -> None:
-    data = front_figure_data(FRONT, DOMINATED, (KL, LATENCY))
-    assert [p["role"] for p in data["points"]] == ["dense", "front", "front", "front", "dominated"]
-    assert [p["key"] for p in data["points"]] == [*FRONT["key"], *DOMINATED["key"]]
-    names = [column["name"] for column in data["columns"]]
-    front = data["points"][1]
-    assert dict(zip(names, front["values"], strict=True))["kl"] == FRONT["kl"][1]
-    assert front["layers"] == [[2, 1, 64], [0, 0, 0], [0, 0, 64]]
-    off_front = dict(zip(names, data["points"][-1]["values"], strict=True))
-    assert off_front["heldout_ppl"] is None
-    assert (data["x"][0], data["y"]) == ("latency_ms", ["kl", "heldout_ppl"])
+    data = figure()
+    assert {(one["role"], tuple(one["keys"])) for one in data["series"]} == {
+        ("dense", (DENSE[0].key,)),
+        ("front", tuple(FRONT["key"][1:])),
+        ("uniform", ()),
+        ("dominated", tuple(DOMINATED["key"])),
+    }
+    front = series(data, "front")
+    assert front["values"]["kl"] == pytest.approx(FRONT["kl"][1:].tolist(), rel=1e-5)
+    assert [data["shapes"][letter] for letter in front["layers"][0]] == [[2, 1, 64], [0, 0, 0], [0, 0, 64]]
+    assert series(data, "dominated")["values"]["heldout_ppl"] == []
+    assert (data["x"], data["y"]) == ("latency_ms", "kl")
 
 
 def test_the_knee_is_selected_and_marked_else_the_dense_model() -> None:
-    data = front_figure_data(FRONT, DOMINATED, (KL, LATENCY))
-    marked = {mark: p["key"] for p in data["points"] for mark in p["marks"]}
-    assert set(marked) == {"knee", "smallest", "fastest"}
-    assert data["selected"] == marked["knee"]
-    assert front_figure_data(front_table([], DENSE), DOMINATED, (KL, LATENCY))["selected"] == DENSE[0].key
+    data = figure()
+    assert set(data["marks"]) == {"knee", "smallest", "fastest"}
+    assert data["selected"] == data["marks"]["knee"] in set(FRONT["key"])
+    assert figure(front=front_table([], DENSE))["selected"] == DENSE[0].key
 
 
-def test_a_point_of_the_front_is_not_drawn_as_dominated_too() -> None:
-    data = front_figure_data(FRONT, FRONT, (KL, LATENCY))
-    assert [p["role"] for p in data["points"]] == ["dense", "front", "front", "front"]
+def test_designs_with_equal_layers_stand_apart_but_not_from_the_front() -> None:
+    ladder = points_table([uniform(16, kl=1.0), uniform(32, kl=0.5), point(48)], DENSE)
+    data = figure(evaluated=ladder)
+    assert set(series(data, "uniform")["keys"]) == {uniform(16)[0].key, uniform(32)[0].key}
+    assert series(data, "dominated")["keys"] == [point(48)[0].key]
+    again = figure(evaluated=FRONT)
+    assert [len(one["keys"]) for one in again["series"]] == [0, 0, 3, 1]
+    assert series(figure(front=front_table([uniform(16)], DENSE), evaluated=ladder), "uniform")["keys"] == [
+        uniform(32)[0].key
+    ]
 
 
 def test_without_latency_the_first_cost_objective_is_the_axis() -> None:
     objectives = (KL, Metric("params", "", "min", 0))
-    data = front_figure_data(FRONT.drop(columns="latency_ms"), DOMINATED, objectives)
-    assert data["x"][0] == "params"
-    other = front_figure_data(FRONT.assign(energy=1.0), DOMINATED, (Metric("energy", "mJ", "max", 1), LATENCY))
-    assert other["y"][0] == "latency_ms"
-    column = next(column for column in other["columns"] if column["name"] == "energy")
-    assert column == {"name": "energy", "label": "energy", "unit": "mJ", "kind": "plain", "goal": "max"}
+    assert figure(front=FRONT.drop(columns="latency_ms"), objectives=objectives)["x"] == "params"
+    other = figure(front=FRONT.assign(energy=1.0), objectives=(Metric("energy", "mJ", "max", 1), LATENCY))
+    assert (other["x"], other["y"]) == ("latency_ms", "energy")
+    known = column(other, "energy")
+    assert (known["label"], known["unit"], known["goal"]) == ("energy", "mJ", "max")
 
 
-def test_numbers_that_are_not_finite_do_not_reach_the_json(tmp_path: Path) -> None:
-    front = FRONT.assign(heldout_ppl=[10.0, math.nan, math.inf, 12.0])
-    data = page(tmp_path, front).data
-    index = [column["name"] for column in data["columns"]].index("heldout_ppl")
-    assert [p["values"][index] for p in data["points"][:4]] == [10, None, None, 12]
+def test_values_are_in_the_unit_of_their_column() -> None:
+    big = {"params": 134_515_008.0, "kv_bytes": 23_592_960.0, "decoder_params": 1000.0}
+    data = figure(front=front_table([], (DENSE[0], {**DENSE[1], **big})))
+    dense = {name: values[0] for name, values in series(data, "dense")["values"].items()}
+    assert (dense["params"], column(data, "params")["unit"]) == (134.515, "M")
+    assert (dense["kv_bytes"], column(data, "kv_bytes")["unit"]) == (22.5, "MiB")
+    removed = figure()
+    assert series(removed, "front")["values"]["decoder_params_removed"][0] == 87.2
 
 
-def test_the_page_loads_nothing_from_anywhere(tmp_path: Path) -> None:
-    written = page(tmp_path)
+def test_any_numeric_column_is_offered_with_what_stands_behind_its_error() -> None:
+    data = figure(front=FRONT.assign(acc_piqa=[0.7, 0.6, 0.5, 0.4], acc_piqa_stderr=0.01))
+    task = column(data, "acc_piqa")
+    assert (task["group"], task["goal"], task["spread"], task["log"]) == ("Tasks", "max", "acc_piqa_stderr", False)
+    assert series(data, "front")["values"]["acc_piqa"] == [0.6, 0.5, 0.4]
+    names = [one["name"] for one in data["columns"]]
+    assert names.index("heldout_ppl") < names.index("acc_piqa") < names.index("latency_ms")
+
+
+def test_a_column_that_says_the_same_as_another_is_left_out() -> None:
+    same = FRONT.assign(prefill_ms=FRONT["latency_ms"])
+    assert "prefill_ms" not in figure(front=same)["columns"].__repr__()
+    assert column(figure(front=same.assign(prefill_ms=1.0)), "prefill_ms")["unit"] == "ms"
+
+
+def test_untuned_designs_do_not_pass_for_tuned_ones() -> None:
+    tuned = FRONT.assign(untuned_kl=2 * FRONT["kl"])
+    data = figure(front=tuned)
+    assert column(data, "kl")["before"] == "untuned_kl"
+    others = series(data, "dominated")["values"]
+    assert (others["kl"], len(others["untuned_kl"])) == ([], 1)
+    assert column(figure(), "kl")["before"] is None
+
+
+def test_fronts_of_other_runs_are_laid_over_with_what_makes_them_unlike(tmp_path: Path) -> None:
+    near, far = run_of(tmp_path / "a" / "run"), run_of(tmp_path / "b" / "run", text="other")
+    data = figure(compared=tuple(finished_runs([str(near), str(far)])))
+    assert [run["name"] for run in data["runs"]] == ["results/run", str(near), str(far)]
+    assert [run["notes"] for run in data["runs"]][:2] == [[], []]
+    assert "other text" in data["runs"][2]["notes"][0]
+    assert data["runs"][2]["command"] == f"python export_subnet.py run_dir={far} pick="
+    assert series(data, "front", 2)["keys"] == series(data, "front")["keys"]
+    assert series(data, "dense", 1)["keys"] == [DENSE[0].key]
+
+
+def test_one_run_may_be_named_without_brackets_and_an_unfinished_one_is_an_error(tmp_path: Path) -> None:
+    assert [run.run_dir for run in finished_runs(str(run_of(tmp_path / "one")))] == [tmp_path / "one"]
+    assert finished_runs(None) == []
+    with pytest.raises(UserError, match=r"front\.csv, but there is no such file.*search that has ended"):
+        finished_runs([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"model": {"name": "other", "revision": "r1"}}, "another model (other)"),
+        ({"dtype": "float32"}, "another dtype (float32)"),
+        ({"latency": {"device": "gpu"}}, "latency"),
+        ({"latency": {"device": "cpu", "newer": 1}}, None),
+    ],
+)
+def test_runs_are_compared_by_model_text_and_device(changed: dict[str, Any], words: str | None) -> None:
+    told = unlike(FACTS, FACTS | changed)
+    assert len(told) == (words is not None)
+    assert (words or "") in "".join(told)
+
+
+def test_numbers_that_are_not_finite_do_not_reach_the_json() -> None:
+    data = page(front=FRONT.assign(heldout_ppl=[10.0, math.nan, math.inf, 12.0])).data
+    assert series(data, "front")["values"]["heldout_ppl"] == [None, None, 12]
+
+
+def test_five_thousand_points_of_eighty_layers_fit_into_six_megabytes() -> None:
+    rng = random.Random(0)
+    shapes = [LayerShape(heads, 1, 64 * step) for heads in range(1, 10) for step in range(1, 15)]
+    values = dict.fromkeys(("nll", "prefill_ms", "macs_per_token", "kv_bytes"), 0.123456789)
+    points = [
+        (
+            Candidate(tuple(rng.choices(shapes, k=80))),
+            {**DENSE[1], **values, "kl": rng.random(), "latency_ms": rng.random()},
+        )
+        for _ in range(5000)
+    ]
+    data = figure(evaluated=points_table(points, DENSE))
+    first = series(data, "dominated")
+    shapes_of_first = dict(zip(first["keys"], first["layers"], strict=True))[points[0][0].key]
+    assert [data["shapes"][letter] for letter in shapes_of_first] == [
+        [layer.query_heads, layer.kv_heads, layer.mlp_channels] for layer in points[0][0].layers
+    ]
+    assert len(page_html(data).encode()) < 6_000_000
+
+
+def test_the_page_loads_nothing_from_anywhere() -> None:
+    text = page_html(figure())
+    written = Page(text)
     for tag, attributes in written.elements:
         assert tag not in ("link", "iframe", "img", "base", "object", "embed")
         assert not {"src", "href", "srcset"} & set(attributes), tag
@@ -124,7 +257,7 @@ def test_the_page_loads_nothing_from_anywhere(tmp_path: Path) -> None:
     assert policy is not None
     assert policy.startswith("default-src 'none'")
     assert "http" not in policy
-    style = (tmp_path / "front.html").read_text(encoding="utf-8").split("<style>")[1].split("</style>")[0]
+    style = text.split("<style>")[1].split("</style>")[0]
     assert "@import" not in style
     assert re.findall(r"url\((?!#)", style) == []
     assert "Plotly" in written.scripts[1]
@@ -132,10 +265,10 @@ def test_the_page_loads_nothing_from_anywhere(tmp_path: Path) -> None:
     assert len(written.scripts) == 3
 
 
-def test_the_page_holds_every_key_and_the_export_command(tmp_path: Path) -> None:
-    data = page(tmp_path).data
-    assert {p["key"] for p in data["points"]} == {*FRONT["key"], *DOMINATED["key"]}
-    assert data["command"] == "python export_subnet.py run_dir=results/run pick="
+def test_the_page_holds_every_key_and_the_export_command() -> None:
+    data = page().data
+    assert {key for one in data["series"] for key in one["keys"]} == {*FRONT["key"], *DOMINATED["key"]}
+    assert data["runs"][0]["command"] == "python export_subnet.py run_dir=results/run pick="
 
 
 @pytest.mark.parametrize(
@@ -148,12 +281,12 @@ def test_the_page_holds_every_key_and_the_export_command(tmp_path: Path) -> None
         ("it's", "run_dir="),
     ],
 )
-def test_the_command_says_the_run_directory_to_shell_and_hydra(tmp_path: Path, run_dir: str, override: str) -> None:
+def test_the_command_says_the_run_directory_to_shell_and_hydra(run_dir: str, override: str) -> None:
     import shlex
 
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    command = page(tmp_path, run_dir=run_dir).data["command"]
+    command = figure(run_dir=run_dir)["runs"][0]["command"]
     words = shlex.split(command)
     assert words[:2] == ["python", "export_subnet.py"]
     assert OverridesParser.create().parse_override(words[2]).value() == run_dir
@@ -161,14 +294,17 @@ def test_the_command_says_the_run_directory_to_shell_and_hydra(tmp_path: Path, r
     assert shlex.split(override)[0] in words[2]
 
 
-def test_hostile_names_stay_text(tmp_path: Path) -> None:
-    plain, hostile = page(tmp_path), page(tmp_path, run_dir=HOSTILE, title=HOSTILE)
+def test_hostile_names_stay_text() -> None:
+    plain, hostile = page(), page(run_dir=HOSTILE, title=HOSTILE)
     assert hostile.elements == plain.elements, "a name made an element"
     assert len(hostile.scripts) == len(plain.scripts)
-    assert (hostile.data["title"], hostile.data["run_dir"]) == (HOSTILE, HOSTILE)
+    assert (hostile.data["title"], hostile.data["runs"][0]["run_dir"]) == (HOSTILE, HOSTILE)
     assert hostile.scripts[2] == plain.scripts[2]
 
 
-def test_the_script_sets_names_as_text_only() -> None:
-    script = (Path(__file__).parents[1] / "search" / "page" / "front.js").read_text(encoding="utf-8")
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
+def test_the_scripts_set_names_as_text_only() -> None:
+    scripts = list((Path(__file__).parents[1] / "search" / "page").glob("*.js"))
+    assert {script.name for script in scripts} == set(SCRIPTS)
+    for script in scripts:
+        text = script.read_text(encoding="utf-8")
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write\b|eval\(", text), script.name

@@ -1,291 +1,275 @@
-"use strict";
-(() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const { columns, points } = data;
-  const byName = Object.fromEntries(columns.map((column, index) => [column.name, { ...column, index }]));
-  const value = (point, name) => (name in byName ? point.values[byName[name].index] : null);
-  const dense = points.find((point) => point.role === "dense");
-  const front = points.filter((point) => point.role === "front");
-  const dominated = points.filter((point) => point.role === "dominated");
-  const state = { x: data.x[0], y: data.y[0], point: points.find((point) => point.key === data.selected) };
-  const $ = (id) => document.getElementById(id);
-  const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+/* The page: the user's choices, and what follows from them. `paretoprune.show(data)` takes newer data and keeps the choices. */
 
-  // ---- numbers as people read them
-  const scaled = (number, base, suffixes) => {
-    let step = 0;
-    while (Math.abs(number) >= base && step < suffixes.length - 1) { number /= base; step += 1; }
-    return number.toFixed(step && number < 100 ? 1 : 0) + suffixes[step];
+const $ = (id) => document.getElementById(id);
+const STEPS = 1000; // of the limit's slider
+const state = { x: null, y: null, colour: "", picked: null, pinned: null, limited: null, limit: null, brush: false, hidden: new Set() };
+let model = null;
+
+const say = (text) => { $("said").textContent = text; };
+const pickedPoint = () => model.points.get(state.picked);
+
+// ---- drawing
+// no double click, which would swallow the second of two quick clicks on two points
+const config = { displaylogo: false, doubleClickDelay: 0, modeBarButtons: [["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]] };
+
+const draw = () => {
+  const { data, layout } = figure(model, state, palette());
+  Plotly.react("plot", data, layout, config);
+  $("note").textContent = caveats(model, state).join(" ");
+};
+
+/** A function that waits until it was not called for some milliseconds. */
+const settled = (wait, act) => {
+  let timer;
+  return () => { clearTimeout(timer); timer = setTimeout(act, wait); };
+};
+const drawSoon = settled(80, draw);
+
+/** The marks alone, behind the next frame, so that the panel is on the screen first: a pick moves no point. */
+const placeMarks = settled(0, () =>
+  Plotly.relayout("plot", marks(model, state, palette(), scaleOf(model, state.x), scaleOf(model, state.y))));
+const drawMarks = () => requestAnimationFrame(placeMarks);
+
+const showPicked = () => {
+  const pinned = model.points.get(state.pinned);
+  showPicks(model, pinned ? [pinned, pickedPoint()] : [pickedPoint()], say);
+  const front = alongX(model.front);
+  const at = front.indexOf(pickedPoint());
+  $("previous").disabled = at === 0 || !front.length;
+  $("next").disabled = at === front.length - 1;
+  $("compare").setAttribute("aria-pressed", String(Boolean(pinned)));
+  $("compare").textContent = pinned ? "End comparison" : "Compare";
+  document.querySelectorAll("#marks button").forEach((chip) => chip.setAttribute("aria-pressed", String(chip.dataset.id === state.picked)));
+};
+
+/** Points of the plot from left to right. */
+const alongX = (points) => points
+  .filter((point) => visible(model, state, point.series) && drawn(model, point, state.x) !== null && drawn(model, point, state.y) !== null)
+  .sort((a, b) => drawn(model, a, state.x) - drawn(model, b, state.x));
+
+// ---- choices
+const pick = (id, compare = false) => {
+  if (!model.points.has(id)) return;
+  if (compare && !state.pinned) state.pinned = state.picked;
+  state.picked = id;
+  showPicked();
+  const point = pickedPoint();
+  say(`${place(model, point)}: ${point.key}. ${[state.y, state.x].map((name) => {
+    const column = model.columns.get(name);
+    return `${named(column)} ${written(value(point, name), column)}`;
+  }).join(", ")}.`);
+  document.dispatchEvent(new CustomEvent("paretoprune:pick", { detail: { key: point.key, run: point.runPlace } }));
+  drawMarks();
+};
+
+const compare = (on) => {
+  state.pinned = on ? state.picked : null;
+  showPicked();
+  drawMarks();
+  say(on ? "A is pinned. Choose B: click a point, or go along the front with the arrow keys." : "");
+};
+
+/** The next of some points, to the right or to the left. */
+const step = (by, points) => {
+  const at = points.indexOf(pickedPoint());
+  const target = points[at < 0 ? (by > 0 ? 0 : points.length - 1) : at + by];
+  if (target) pick(target.id);
+};
+
+// ---- the limit: a number field, a slider and a brush that say the same
+const candidates = (name) => model.front.map((point) => drawn(model, point, name)).filter((number) => number !== null);
+
+const slide = (name) => {
+  const { goal, log } = model.columns.get(name);
+  const [low, high] = reach(candidates(name));
+  const bent = log && low > 0;
+  const [from, to] = goal === "max" ? [high, low] : [low, high]; // to the right it is looser
+  return {
+    value: (at) => (bent ? from * (to / from) ** (at / STEPS) : from + (to - from) * (at / STEPS)),
+    at: (number) => Math.round(STEPS * Math.min(1, Math.max(0, to === from ? 1 : bent ? Math.log(number / from) / Math.log(to / from) : (number - from) / (to - from)))),
   };
-  const write = (number, kind) => {
-    if (number === null) return "–";
-    if (kind === "count") return scaled(number, 1000, ["", " k", " M", " G", " T"]);
-    if (kind === "bytes") return scaled(number, 1024, [" B", " KiB", " MiB", " GiB", " TiB"]);
-    if (kind === "percent") return `${(100 * number).toFixed(1)} %`;
-    const size = Math.abs(number);
-    if (size >= 1000) return scaled(number, 1000, ["", " k", " M", " G"]);
-    if (kind === "fine") return size > 0 && size < 0.0005 ? number.toExponential(1) : number.toFixed(4);
-    return size >= 100 ? number.toFixed(1) : number.toFixed(2);
+};
+
+const showLimit = () => {
+  const column = model.columns.get(state.limited);
+  $("relation").textContent = column.goal === "max" ? "≥" : "≤";
+  $("limit-unit").textContent = column.unit;
+  $("limit-slider").value = state.limit ? slide(state.limited).at(state.limit.value) : STEPS;
+  $("limit-slider").setAttribute("aria-valuetext", state.limit ? `${written(state.limit.value, column)} ${column.unit}` : "no limit");
+  if (document.activeElement !== $("limit-number")) $("limit-number").value = state.limit ? Number(state.limit.value.toPrecision(6)) : "";
+  $("clear").disabled = !state.limit;
+  const best = bestPick(model, state);
+  const chip = $("marks").querySelector('[data-mark="best"]');
+  chip.disabled = !best;
+  chip.dataset.id = best ? best.id : "";
+  $("best").className = state.limit ? "" : "hint";
+  if (!state.limit) {
+    $("best").textContent = "Set a limit to have the best point under it marked.";
+  } else if (best) {
+    const by = judgedBy(model, state);
+    const inside = model.front.filter((point) => keepsTo(model, point, state.limit)).length;
+    $("best").textContent = `Best of ${inside}: ${best.key}, ${by.goal === "max" ? "highest" : "lowest"} ${named(by)}.`;
+  } else {
+    const reached = candidates(state.limited);
+    const nearest = reached.length ? reach(reached)[column.goal === "max" ? 1 : 0] : null;
+    $("best").textContent = `No point of the front keeps to this; the nearest has ${written(nearest, column)} ${column.unit}.`;
+  }
+};
+
+const limit = (number) => {
+  const faded = fades(state);
+  state.limit = number === null || !Number.isFinite(number) ? null : { name: state.limited, value: number };
+  const best = bestPick(model, state);
+  showLimit();
+  if (best && best.id !== state.picked) pick(best.id);
+  if (faded || fades(state)) drawSoon();
+  else drawMarks();
+};
+
+// ---- lists, chips and the legend, which follow the data
+const fillSelect = (select, chosen, none) => {
+  const groups = new Map();
+  model.columns.forEach((column) => {
+    if (!groups.has(column.group)) groups.set(column.group, make("optgroup", { label: column.group }));
+    groups.get(column.group).append(make("option", { value: column.name, textContent: named(column) }));
+  });
+  select.replaceChildren(...(none ? [make("option", { value: "", textContent: none })] : []), ...groups.values());
+  select.value = chosen;
+};
+
+const swatch = (series) => {
+  const { symbol, colour } = look(series, palette());
+  const drawing = svgNode("svg", { viewBox: "-7 -7 14 14", "aria-hidden": "true", class: "symbol" });
+  const paths = { diamond: "M0-6L5 0 0 6-5 0Z", x: "M-4-4L4 4M4-4L-4 4", "square-open": "M-4-4H4V4H-4Z", square: "M-4.5-4.5H4.5V4.5H-4.5Z",
+    "triangle-up": "M0-5L5 4H-5Z", "triangle-down": "M0 5L5-4H-5Z", pentagon: "M0-5L5-1 3 5H-3L-5-1Z", hexagon: "M5 0L2.5 4.5H-2.5L-5 0-2.5-4.5H2.5Z" };
+  const open = symbol === "x" || symbol.endsWith("open");
+  const line = open ? { fill: "none", stroke: colour, "stroke-width": 2 } : { fill: colour };
+  drawing.append(symbol === "circle" ? svgNode("circle", { r: 5, ...line }) : svgNode("path", { d: paths[symbol], ...line }));
+  return drawing;
+};
+
+const showLists = () => {
+  fillSelect($("x-axis"), state.x);
+  fillSelect($("y-axis"), state.y);
+  fillSelect($("colour"), state.colour, "by kind");
+  fillSelect($("limited"), state.limited);
+  const chip = (mark, point) => {
+    const button = make("button", { type: "button", textContent: mark, disabled: !point });
+    Object.assign(button.dataset, { mark, id: point ? point.id : "" });
+    button.addEventListener("click", (event) => pick(button.dataset.id, event.shiftKey));
+    return button;
   };
-  const named = (column) => column.label + (column.unit ? ` (${column.unit})` : "");
-
-  // ---- the plot
-  const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-
-  /** The least value that the log axis shows, half the least of the pruned points: the dense model's KL is 0 or nearly so. */
-  const floor = () => {
-    const seen = [...front, ...dominated].map((point) => value(point, state.y)).filter((number) => number > 1e-6);
-    return seen.length ? seen.reduce((least, number) => Math.min(least, number)) / 2 : 1e-6;
-  };
-
-  const hover = (point) => {
-    const role = { front: "on the front", dominated: "off the front", dense: "dense model" }[point.role];
-    const head = `<b>${escaped(point.key)}</b>  ${[role, ...point.marks].join(", ")}`;
-    const lines = columns.filter((column) => value(point, column.name) !== null)
-      .map((column) => `${escaped(column.label)}: <b>${write(value(point, column.name), column.kind)}</b> ${escaped(column.unit)}`);
-    return [head, ...lines].join("<br>");
-  };
-
-  const trace = (chosen, y, extra) => {
-    const shown = chosen.filter((point) => value(point, state.x) !== null && value(point, state.y) !== null);
-    return {
-      mode: "markers", hoverinfo: "text", ...extra,
-      type: shown.length > 1500 ? "scattergl" : "scatter",
-      x: shown.map((point) => value(point, state.x)),
-      y: shown.map(y),
-      customdata: shown.map((point) => point.key),
-      hovertext: shown.map(hover),
-    };
-  };
-
-  /** The points that no other beats on the two axes shown, for the line; none when an axis is not to be minimised. */
-  const staircase = () => {
-    if (byName[state.x].goal === "max" || byName[state.y].goal === "max") return [];
-    const shown = [...front].filter((point) => value(point, state.x) !== null && value(point, state.y) !== null)
-      .sort((a, b) => value(a, state.x) - value(b, state.x) || value(a, state.y) - value(b, state.y));
-    let best = Infinity;
-    return shown.filter((point) => value(point, state.y) < best && ((best = value(point, state.y)), true));
-  };
-
-  const ticks = (low, high) => {
-    const decades = Math.log10(high / low);
-    const digits = decades > 4 ? [1] : decades > 1.3 ? [1, 2, 5] : [1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9];
-    const values = [];
-    for (let power = -7; power < 8; power += 1) digits.forEach((digit) => values.push(Number(`${digit}e${power}`)));
-    return { tickvals: values, ticktext: values.map((number) => (number >= 1e-3 ? String(number) : number.toExponential())) };
-  };
-
-  const draw = () => {
-    const colours = Object.fromEntries(
-      ["ink", "soft", "card", "line", "grid", "accent", "dense", "dominated"].map((name) => [name, style(`--${name}`)]));
-    const { fontFamily: family } = getComputedStyle(document.body);
-    const least = floor();
-    const y = (point) => Math.max(value(point, state.y), least);
-    const line = { ...trace(staircase(), y, {}), type: "scatter", mode: "lines", hoverinfo: "skip", showlegend: false,
-      line: { color: colours.accent, width: 1.5, shape: "hv" }, opacity: 0.45 };
-    const traces = [
-      trace(dominated, y, { name: "other candidates",
-        marker: { symbol: "x", size: 5, color: colours.dominated, opacity: 0.5 } }),
-      line,
-      trace(front, y, { name: "front", cliponaxis: false,
-        marker: { symbol: "circle", size: 10, color: colours.accent, line: { color: colours.card, width: 1.2 } } }),
-      trace([dense], y, { name: "dense model", cliponaxis: false,
-        marker: { symbol: "diamond", size: 14, color: colours.dense, line: { color: colours.card, width: 1.2 } } }),
-      trace([state.point], y, { hoverinfo: "skip", showlegend: false, mode: "markers",
-        marker: { symbol: "circle-open", size: 20, color: colours.ink, line: { color: colours.ink, width: 2.2 } } }),
-    ];
-    const numbers = traces.flatMap((one) => one.y);
-    const [low, high] = numbers.reduce(([least, most], one) => [Math.min(least, one), Math.max(most, one)], [Infinity, -Infinity]);
-    const annotations = [...front, dense].filter((point) => value(point, state.x) !== null && value(point, state.y) !== null)
-      .map((point) => ({ x: value(point, state.x), y: Math.log10(y(point)), showarrow: false, font: { size: 12 },
-        ...(point === dense ? { text: "dense", yanchor: "bottom", yshift: 10 }
-          : { text: point.marks.join("<br>"), align: "right", xanchor: "right", yanchor: "top", xshift: 6, yshift: -10 }) }));
-    const range = [Math.log10(low / 1.25), Math.log10(high * 1.25)];
-    const axis = { gridcolor: colours.grid, linecolor: colours.line, zeroline: false, ticks: "outside", tickcolor: colours.line,
-      tickfont: { color: colours.soft }, automargin: true };
-    Plotly.react("plot", traces, {
-      uirevision: `${state.x} ${state.y}`,
-      font: { family, size: 12.5, color: colours.ink },
-      paper_bgcolor: colours.card, plot_bgcolor: colours.card, margin: { l: 62, r: 14, t: 30, b: 52 },
-      xaxis: { ...axis, title: { text: escaped(named(byName[state.x])), standoff: 10 } },
-      yaxis: { ...axis, ...ticks(low, high), type: "log", range,
-        title: { text: escaped(named(byName[state.y])), standoff: 8 } },
-      legend: { orientation: "h", x: 0, y: 1.005, yanchor: "bottom", font: { color: colours.soft } },
-      annotations, hovermode: "closest", hoverlabel: { bgcolor: colours.card, bordercolor: colours.line, align: "left",
-        font: { color: colours.ink, size: 12, family } },
-    }, { responsive: true, displaylogo: false,
-      modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]] });
-    const clipped = value(dense, state.y) !== null && value(dense, state.y) < least;
-    const unseen = dominated.filter((point) => value(point, state.y) === null).length;
-    $("note").textContent = [
-      clipped ? "The dense model stands at the lower edge: its value is too near 0 for a log axis." : "",
-      unseen ? `Points off the front are not shown (${unseen}): the run measures this of the front alone.` : "",
-    ].join(" ").trim();
-  };
-
-  // ---- the chosen point
-  const element = (name, attributes = {}, text = "") => {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-    Object.entries(attributes).forEach(([key, content]) => node.setAttribute(key, content));
-    node.textContent = text;
-    return node;
-  };
-
-  const picture = (layers) => {
-    const [denseQuery, denseGroups] = dense.layers.reduce((most, layer) => [Math.max(most[0], layer[0]), Math.max(most[1], layer[1])], [1, 1]);
-    const denseChannels = Math.max(1, ...dense.layers.map((layer) => layer[2]));
-    const pitch = Math.min(18, Math.max(11, 400 / layers.length));
-    const [tall, top, left, right] = [pitch - 3.4, 16, 22, 262];
-    const [attentionWide, mlpWide] = [176, 146];
-    const svg = element("svg", { viewBox: `0 0 440 ${top + pitch * layers.length + 2}`, role: "img",
-      "aria-label": "Query heads and MLP channels kept in each layer" });
-    const pattern = element("pattern", { id: "hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" });
-    pattern.append(element("line", { x1: 0, y1: 0, x2: 0, y2: 5, class: "hatch" }));
-    svg.append(pattern);
-    const box = (parent, kind, x, y, width) =>
-      parent.append(element("rect", { class: kind, x, y, width: Math.max(width, 0.4), height: tall, rx: Math.min(1.6, width / 4) }));
-    const hole = (parent, x, y, width, text) => {
-      box(parent, "hole absent", x, y, width);
-      parent.append(element("text", { class: "label", x: x + width / 2, y: y + tall / 2 + 2.7, "text-anchor": "middle" }, text));
-    };
-    svg.append(element("text", { class: "title", x: left, y: 9 }, "Attention"), element("text", { class: "title", x: right, y: 9 }, "MLP"));
-    svg.append(element("text", { x: left + attentionWide + 5, y: 9 }, "Q / KV"));
-    layers.forEach(([query, groups, channels], index) => {
-      const y = top + index * pitch;
-      const row = element("g");
-      row.append(element("title", {}, `Layer ${index}: ${query} query heads in ${groups} KV groups, ${channels} MLP channels`));
-      row.append(element("text", { x: left - 6, y: y + tall / 2 + 3, "text-anchor": "end" }, String(index)));
-      if (!query && !channels) {
-        hole(row, left, y, right + mlpWide - left, "layer removed");
-        svg.append(row);
-        return;
-      }
-      if (query) {
-        const wide = attentionWide / denseGroups;
-        const gap = Math.min(4, wide * 0.2);
-        const perGroup = denseQuery / denseGroups;
-        for (let group = 0; group < denseGroups; group += 1) {
-          const x = left + group * wide;
-          if (group >= groups) { box(row, "hole", x, y, wide - gap); continue; }
-          box(row, "group", x, y, wide - gap);
-          const cell = (wide - gap) / perGroup;
-          const between = Math.min(1.2, cell * 0.15);
-          for (let head = 0; head < perGroup; head += 1) {
-            box(row, head < query / groups ? "attention" : "hole", x + head * cell + between / 2, y, cell - between);
-          }
-        }
-        row.append(element("text", { x: left + attentionWide + 5, y: y + tall / 2 + 3 }, `${query} / ${groups}`));
-      } else {
-        hole(row, left, y, attentionWide - Math.min(4, (attentionWide / denseGroups) * 0.2), "no attention");
-      }
-      if (channels) {
-        const kept = (mlpWide * channels) / denseChannels;
-        box(row, "mlp", right, y, kept);
-        if (channels < denseChannels) box(row, "hole", right + kept + 0.6, y, mlpWide - kept - 0.6);
-        row.append(element("text", { x: right + mlpWide + 5, y: y + tall / 2 + 3 }, String(channels)));
-      } else {
-        hole(row, right, y, mlpWide, "no MLP");
-      }
-      svg.append(row);
-    });
-    return svg;
-  };
-
-  const cell = (tag, text, unit = "") => {
-    const node = document.createElement(tag);
-    node.textContent = text;
-    if (unit) {
-      const small = document.createElement("span");
-      small.className = "unit";
-      small.textContent = ` ${unit}`;
-      node.append(small);
-    }
-    return node;
-  };
-
-  const metricRow = (column) => {
-    const [mine, its] = [value(state.point, column.name), value(dense, column.name)];
-    const ratio = mine !== null && its && Math.abs(its) > 1e-6 && column.kind !== "percent" ? `${(mine / its).toFixed(3)} ×` : "";
-    const row = document.createElement("tr");
-    const head = cell("th", column.label, column.unit);
-    head.scope = "row";
-    row.append(head, cell("td", write(mine, column.kind)), cell("td", write(its, column.kind)), cell("td", ratio));
-    return row;
-  };
-
-  const showPoint = () => {
-    const { point } = state;
-    const place = front.indexOf(point);
-    $("place").textContent = point.role === "dense" ? "The dense model"
-      : point.role === "front" ? `Point ${place + 1} of ${front.length} on the front` : "Off the front";
-    $("key").textContent = point.key;
-    $("badges").replaceChildren(...point.marks.map((mark) => {
-      const badge = cell("span", mark);
-      badge.className = "badge";
-      return badge;
+  const named = model.front.filter((point) => point.marks.length);
+  $("marks").replaceChildren(...named.map((point) => chip(point.marks.join(", "), point)), chip("best", null), chip("dense", model.dense[0]));
+  $("legend").replaceChildren(...[...model.series].reverse().filter((series) => series.role !== "dense" || !series.run || series.keys[0] !== model.dense[0].key)
+    .map((series) => {
+      const button = make("button", { type: "button" }, swatch(series), series.role === "dense" ? series.label : `${series.label} (${series.points.length})`);
+      button.setAttribute("aria-pressed", String(!state.hidden.has(series.label)));
+      button.addEventListener("click", () => {
+        if (!state.hidden.delete(series.label)) state.hidden.add(series.label);
+        button.setAttribute("aria-pressed", String(!state.hidden.has(series.label)));
+        drawSoon();
+      });
+      return button;
     }));
-    $("metrics").replaceChildren(...columns.filter((column) => value(point, column.name) !== null).map(metricRow));
-    $("command").textContent = data.command + point.key;
-    $("picture").replaceChildren(picture(point.layers));
-    $("previous").disabled = place === 0 || front.length === 0;
-    $("next").disabled = place === front.length - 1;
-    document.querySelectorAll("#marks button").forEach((chip) => chip.setAttribute("aria-pressed", String(chip.dataset.key === point.key)));
-  };
+  showScale();
+};
 
-  const select = (key) => {
-    state.point = points.find((point) => point.key === key) ?? state.point;
-    showPoint();
-    draw();
-  };
-  const step = (by) => {
-    const place = front.indexOf(state.point);
-    const target = front[place < 0 ? (by > 0 ? 0 : front.length - 1) : place + by];
-    if (target) select(target.key);
-  };
+const showScale = () => {
+  $("scale").classList.toggle("none", !state.colour);
+  if (!state.colour) return;
+  const { column, low, high } = scaleOf(model, state.colour);
+  $("scale-low").textContent = written(low, column);
+  $("scale-high").textContent = written(high, column);
+};
 
-  const copy = async () => {
-    const text = $("command").textContent;
-    try {
-      await navigator.clipboard.writeText(text);
-    } catch {  // no clipboard for a page from a file in some browsers: the old way
-      const range = document.createRange();
-      range.selectNodeContents($("command"));
-      getSelection().removeAllRanges();
-      getSelection().addRange(range);
-      document.execCommand("copy");
-    }
-    $("copy").textContent = "Copied";
-    setTimeout(() => { $("copy").textContent = "Copy"; }, 1500);
-  };
+// ---- pictures to keep
+const save = (format) => {
+  document.documentElement.classList.add("light");
+  const { data, layout } = figure(model, state, palette());
+  document.documentElement.classList.remove("light");
+  const name = `front-${model.title.replace(/[^\w.-]+/g, "-")}`.slice(0, 80);
+  const title = { text: escaped(model.title), x: 0.02, xanchor: "left" };
+  const legend = { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" };
+  Plotly.downloadImage({ data, layout: { ...layout, title, legend, showlegend: true, margin: { ...layout.margin, t: 84 } } },
+    { format, filename: name, width: 960, height: 640, scale: format === "png" ? 2 : 1 });
+};
 
-  // ---- wiring
+// ---- the data
+/** Shows data, as `front_figure_data` of search/plot.py makes them; choices that still have a meaning stay. */
+const show = (data) => {
+  model = readModel(data);
+  const known = (name) => model.columns.has(name);
+  if (!known(state.x)) state.x = data.x;
+  if (!known(state.y)) state.y = data.y;
+  if (!known(state.colour)) state.colour = "";
+  if (!known(state.limited)) state.limited = state.x;
+  if (state.limit && !known(state.limit.name)) state.limit = null;
+  if (!model.points.has(state.picked)) state.picked = `0 ${data.selected}`;
+  if (!model.points.has(state.pinned)) state.pinned = null;
+  const others = model.series.filter((series) => !series.run && ["dominated", "uniform"].includes(series.role))
+    .reduce((sum, series) => sum + series.points.length, 0);
   $("title").textContent = data.title;
-  $("subtitle").textContent = `${front.length} points on the front, ${dominated.length} other candidates · ${data.run_dir}`;
-  [["x-axis", data.x, "x"], ["y-axis", data.y, "y"]].forEach(([id, names, field]) => {
-    $(id).append(...names.map((name) => {
-      const option = cell("option", byName[name].label);
-      option.value = name;
-      return option;
-    }));
-    $(id).addEventListener("change", (event) => { state[field] = event.target.value; draw(); });
-  });
-  $("marks").append(...[...front.filter((point) => point.marks.length), dense].map((point) => {
-    const chip = cell("button", point.role === "dense" ? "dense" : point.marks.join(", "));
-    chip.type = "button";
-    chip.dataset.key = point.key;
-    chip.addEventListener("click", () => select(point.key));
-    return chip;
-  }));
-  $("previous").addEventListener("click", () => step(-1));
-  $("next").addEventListener("click", () => step(1));
-  $("copy").addEventListener("click", copy);
-  document.addEventListener("keydown", (event) => {
-    if (event.target.tagName === "SELECT" || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "ArrowLeft") step(-1);
-    if (event.key === "ArrowRight") step(1);
-  });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  showPoint();
+  $("subtitle").textContent = `${model.front.length} points on the front, ${others} other candidates · ${data.runs[0].run_dir}`;
+  showLists();
+  showLimit();
+  showPicked();
   draw();
-  $("plot").on("plotly_click", (event) => select(event.points[0].customdata));
-})();
+};
+
+show(JSON.parse($("data").textContent));
+
+// ---- wiring
+$("x-axis").addEventListener("change", (event) => {
+  state.x = event.target.value;
+  if (!state.limit) { state.limited = state.x; $("limited").value = state.x; }
+  showLimit();
+  draw();
+});
+$("y-axis").addEventListener("change", (event) => { state.y = event.target.value; showLimit(); draw(); });
+$("colour").addEventListener("change", (event) => { state.colour = event.target.value; showScale(); draw(); });
+$("limited").addEventListener("change", (event) => { state.limited = event.target.value; $("limit-number").value = ""; limit(null); });
+$("limit-number").addEventListener("input", (event) => limit(event.target.value.trim() === "" ? null : event.target.valueAsNumber));
+$("limit-slider").addEventListener("input", (event) => limit(slide(state.limited).value(Number(event.target.value))));
+$("clear").addEventListener("click", () => { $("limit-number").value = ""; limit(null); });
+$("brush").addEventListener("click", () => {
+  state.brush = !state.brush;
+  $("brush").setAttribute("aria-pressed", String(state.brush));
+  draw();
+});
+$("previous").addEventListener("click", () => step(-1, alongX(model.front)));
+$("next").addEventListener("click", () => step(1, alongX(model.front)));
+$("compare").addEventListener("click", () => compare(!state.pinned));
+$("save-png").addEventListener("click", () => save("png"));
+$("save-svg").addEventListener("click", () => save("svg"));
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName)) return;
+  if (event.key === "Escape" && state.pinned) compare(false);
+  if (event.key === "ArrowLeft") step(-1, alongX(model.front));
+  if (event.key === "ArrowRight") step(1, alongX(model.front));
+  if (event.target !== $("plot") || !["ArrowUp", "ArrowDown"].includes(event.key)) return;
+  event.preventDefault();
+  step(event.key === "ArrowUp" ? 1 : -1, alongX([...model.points.values()]));
+});
+$("plot").on("plotly_click", ({ points: [point], event }) => { if (point?.customdata) pick(point.customdata, event.shiftKey); });
+$("plot").on("plotly_selected", (event) => {
+  if (!event?.range) return;
+  if (state.limited !== state.y) { state.limited = state.x; $("limited").value = state.x; }
+  const ends = event.range[state.limited === state.y ? "y" : "x"];
+  limit(model.columns.get(state.limited).goal === "max" ? Math.min(...ends) : Math.max(...ends));
+  Plotly.relayout("plot", { selections: [] });
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { showLists(); draw(); });
+new ResizeObserver(() => {
+  if (!document.documentElement.classList.contains("print")) Plotly.Plots.resize("plot");
+}).observe($("plot"));
+addEventListener("beforeprint", () => {
+  document.documentElement.classList.add("light", "print");
+  draw();
+  Plotly.relayout("plot", { width: 680, height: 400 });
+});
+addEventListener("afterprint", () => {
+  document.documentElement.classList.remove("light", "print");
+  Plotly.relayout("plot", { width: null, height: null, autosize: true }).then(draw);
+});
+window.paretoprune = { show };

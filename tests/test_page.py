@@ -1,0 +1,342 @@
+"""front.html in a real browser: load, hover, click, compare, copy, limit, and names that mean harm."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluators.base import Metric
+from search.finished import finished_runs
+from search.plot import front_figure_data, page_html
+from search.report import Point, front_table, points_table, write_front_csv
+from space.candidate import Candidate, LayerShape
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+
+OBJECTIVES = (Metric("kl", "nats/token", "min", 2), Metric("latency_ms", "ms", "min", 1))
+FACTS = {"model": {"name": "tiny", "revision": "r"}, "text": "t", "dtype": "d", "latency": {"device": "cpu"}}
+HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>\"'{{data}}"
+DENSE_VALUES = {"kl": 0.0, "heldout_ppl": 10.0, "acc_piqa": 0.7, "acc_piqa_stderr": 0.01}
+
+
+def point(latency: float, kl: float, heads: tuple[int, ...], channels: int, *, front: bool = True) -> Point:
+    layers = tuple(LayerShape(n, max(1, n // 2) if n else 0, channels) for n in heads)
+    cost = float(sum(n * 10 + channels for n in heads))
+    values = {"kl": kl, "latency_ms": latency, "params": 500.0 + cost, "decoder_params": cost}
+    held = {"heldout_ppl": 10 + 20 * kl, "acc_piqa": 0.7 - kl / 10, "acc_piqa_stderr": 0.01}
+    return Candidate(layers), values | (held if front else {})
+
+
+DENSE = (
+    Candidate((LayerShape(4, 2, 96),) * 4),
+    {**DENSE_VALUES, "latency_ms": 100.0, "params": 924.0, "decoder_params": 424.0},
+)
+MEMBERS = [point(80, 0.1, (4, 4, 0, 2), 96), point(60, 0.3, (4, 2, 0, 2), 64), point(40, 0.6, (2, 0, 0, 2), 64)]
+MEMBERS.append(point(30, 2.0, (2, 0, 0, 1), 32))
+OTHERS = [point(70, 0.9, (4, 1, 0, 2), 80, front=False), point(50, 1.5, (2, 2, 2, 2), 48, front=False)]
+FRONT = front_table(MEMBERS, DENSE)
+KEYS = [candidate.key for candidate, _ in MEMBERS]
+
+
+def data(title: str = "tiny", run_dir: str = "results/run", front: Any = FRONT, **more: Any) -> dict[str, Any]:
+    others = more.pop("others", OTHERS)
+    return front_figure_data(front, points_table(others, DENSE), OBJECTIVES, title, run_dir, FACTS, **more)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+class Shown:
+    """The page in a tab of its own, with everything that went wrong in it."""
+
+    def __init__(self, browser: Any, file: Path) -> None:
+        self.file = file
+        self.context = browser.new_context(viewport={"width": 1280, "height": 860}, accept_downloads=True)
+        self.tab = self.context.new_page()
+        self.wrong: list[str] = []
+        self.tab.on("console", lambda message: message.type == "error" and self.wrong.append(message.text))
+        self.tab.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.tab.on("dialog", lambda dialog: (self.wrong.append(dialog.message), dialog.dismiss()))
+        self.tab.on(
+            "request", lambda request: request.url.startswith(("data:", "blob:")) or self.asked.append(request.url)
+        )
+        self.asked: list[str] = []
+
+    def open(self, figure: dict[str, Any]) -> Shown:
+        self.file.write_text(page_html(figure), encoding="utf-8")
+        self.tab.goto(self.file.as_uri())
+        self.tab.wait_for_selector("#plot .main-svg")
+        return self
+
+    def text(self, selector: str) -> str:
+        return str(self.tab.inner_text(selector))
+
+    def place(self, key: str) -> tuple[float, float]:
+        """Where a point of the plot is on the screen."""
+        found = self.tab.evaluate(
+            """key => {
+              const plot = document.getElementById("plot"), { xaxis, yaxis } = plot._fullLayout;
+              const box = plot.getBoundingClientRect();
+              for (const { customdata, x, y } of plot.data) {
+                const at = (customdata ?? []).findIndex((id) => id.endsWith(key));
+                if (at < 0) continue;
+                return [box.x + xaxis._offset + xaxis.d2p(x[at]), box.y + yaxis._offset + yaxis.d2p(y[at])];
+              }
+              return null;
+            }""",
+            key,
+        )
+        assert found is not None, f"{key} is not in the plot"
+        return found[0], found[1]
+
+    def click(self, key: str, *, shift: bool = False) -> None:
+        self.tab.mouse.move(*self.place(key))
+        self.tab.wait_for_selector(f".hoverlayer .hovertext:has-text('{key}')")
+        if shift:
+            self.tab.keyboard.down("Shift")
+        self.tab.mouse.down()
+        self.tab.mouse.up()
+        if shift:
+            self.tab.keyboard.up("Shift")
+        self.tab.wait_for_selector(f"#picks h2:has-text('{key}')")
+        self.tab.wait_for_function(  # the ring; drawing it takes the hover away that a next click needs
+            """key => {
+              const { data, layout } = document.getElementById("plot");
+              return data.some(({ customdata, x }) => (customdata ?? []).some((id, at) => id.endsWith(key)
+                && layout.shapes.some(({ path, xanchor }) => path && xanchor === x[at])));
+            }""",
+            arg=key,
+        )
+
+    def picked(self) -> list[str]:
+        return [str(text) for text in self.tab.locator("#picks h2 > span:first-child").all_inner_texts()]
+
+    def row(self, label: str) -> list[str]:
+        return [str(text) for text in self.tab.locator(f"#metrics tr:has(th:has-text('{label}')) td").all_inner_texts()]
+
+    def annotations(self) -> list[str]:
+        return [
+            str(text)
+            for text in self.tab.evaluate("document.getElementById('plot').layout.annotations.map((one) => one.text)")
+        ]
+
+
+@pytest.fixture
+def shown(browser: Any, tmp_path: Path) -> Iterator[Shown]:
+    page = Shown(browser, tmp_path / "front.html")
+    yield page
+    page.context.close()
+    assert page.wrong == []
+    assert page.asked == [page.file.as_uri()], "the page asked for something"
+
+
+def test_load_hover_click_and_copy(shown: Shown) -> None:
+    figure = data()
+    shown.open(figure)
+    assert shown.tab.title() == "tiny – Pareto front"
+    assert "4 points on the front, 2 other candidates" in shown.text("#subtitle")
+    assert shown.picked() == [figure["marks"]["knee"]]
+    assert {"dense", "knee"} <= set(shown.annotations())
+    shown.tab.mouse.move(*shown.place(KEYS[1]))
+    hover = shown.tab.wait_for_selector(".hoverlayer .hovertext").text_content()
+    assert KEYS[1] in hover
+    assert "Point 2 of 4" in hover
+    shown.click(KEYS[0])
+    assert shown.row("KL to dense, search text")[0] == "0.1000"
+    assert shown.row("Latency, table") == ["80.00", "0.800", "100.00"]
+    assert shown.row("acc_piqa") == ["0.6900 ± 0.0100", "0.986", "0.7000"]
+    assert shown.text("#picks code") == f"python export_subnet.py run_dir=results/run pick={KEYS[0]}"
+    titles = shown.tab.locator("#picture title").all_text_contents()
+    assert titles[0] == "Layer 0: 4 query heads in 2 KV groups, 96 MLP channels"
+    assert titles[2] == "Layer 2: 0 query heads in 0 KV groups, 96 MLP channels"
+    assert shown.tab.text_content("#picture .label") == "no attention"
+    shown.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    shown.tab.click("#picks .copy")
+    shown.tab.wait_for_selector("#picks .copy:has-text('Copied')")
+    assert shown.tab.evaluate("navigator.clipboard.readText()") == shown.text("#picks code")
+    shown.click(OTHERS[0][0].key)
+    assert shown.row("Perplexity, held-out")[0] == "–"
+
+
+def test_shift_click_or_the_button_compares_two_and_escape_ends_it(shown: Shown) -> None:
+    shown.open(data())
+    shown.click(KEYS[0])
+    plot = shown.tab.locator("#plot").bounding_box()
+    shown.click(KEYS[2], shift=True)
+    assert shown.picked() == [KEYS[0], KEYS[2]]
+    assert shown.row("Latency, table") == ["80.00", "0.800", "40.00", "0.400"]
+    assert shown.tab.locator("#picture svg").count() == 2
+    assert "3 of 4 layers differ" in shown.text("#differing") or "4 of 4 layers differ" in shown.text("#differing")
+    shown.tab.wait_for_function(
+        "document.getElementById('plot').layout.annotations.some((one) => one.text === '<b>B</b>')"
+    )
+    shown.tab.keyboard.press("Escape")
+    assert shown.picked() == [KEYS[2]]
+    shown.tab.focus("#compare")
+    shown.tab.keyboard.press("Enter")
+    shown.tab.keyboard.press("ArrowRight")
+    assert shown.picked() == [KEYS[2], KEYS[1]]
+    assert shown.tab.locator("#plot").bounding_box() == plot, "the layout jumped"
+
+
+def test_a_limit_by_number_slider_or_brush_marks_the_best_point_that_keeps_to_it(shown: Shown) -> None:
+    shown.open(data())
+    shown.tab.fill("#limit-number", "65")
+    assert shown.picked() == [KEYS[1]]
+    assert "Best of 3" in shown.text("#best")
+    shown.tab.wait_for_function(
+        "document.getElementById('plot').layout.annotations.some((one) => one.text === '<b>best</b>')"
+    )
+    assert "≤ 65 ms" in shown.annotations()
+    shown.tab.focus("#limit-slider")
+    for _ in range(3):
+        shown.tab.keyboard.press("PageDown")
+    assert float(shown.tab.input_value("#limit-number")) < 60
+    assert shown.picked() == [KEYS[2]]
+    shown.tab.fill("#limit-number", "1")
+    assert "the nearest has 30.00 ms" in shown.text("#best")
+    shown.tab.click("#clear")
+    assert shown.tab.locator('[data-mark="best"]').is_disabled()
+    shown.tab.select_option("#limited", "acc_piqa")
+    assert shown.text("#relation") == "≥"
+    shown.tab.fill("#limit-number", "0.66")
+    assert shown.picked() == [KEYS[0]], "of those that keep to it, the lowest on the upright axis"
+    shown.tab.select_option("#limited", "latency_ms")
+    shown.tab.click("#brush")
+    (left, top), (right, bottom) = shown.place(KEYS[3]), shown.place(KEYS[1])
+    shown.tab.mouse.move(left - 10, top + 5)
+    shown.tab.mouse.down()
+    shown.tab.mouse.move((left + right) / 2, (top + bottom) / 2)
+    shown.tab.mouse.move(right + 8, bottom)
+    shown.tab.mouse.up()
+    shown.tab.wait_for_function("document.getElementById('limit-number').value !== ''")
+    assert 60 < float(shown.tab.input_value("#limit-number")) < 65
+    assert shown.picked() == [KEYS[1]]
+
+
+def test_axes_colour_and_series_are_chosen_and_the_picture_is_kept(shown: Shown, tmp_path: Path) -> None:
+    rival = tmp_path / "rival"
+    rival.mkdir()
+    write_front_csv(rival / "front.csv", FRONT.assign(latency_ms=1.1 * FRONT["latency_ms"]))
+    write_front_csv(rival / "points.csv", FRONT)
+    (rival / "config.yaml").write_text("seed: 0")
+    (rival / "summary.json").write_text(json.dumps({**FACTS, "text": "other"}))
+    shown.open(data(compared=finished_runs(str(rival))))
+    shown.tab.select_option("#x-axis", "params")
+    shown.tab.select_option("#y-axis", "acc_piqa")
+    shown.tab.select_option("#colour", "latency_ms")
+    layout = shown.tab.evaluate(
+        "(({ xaxis, yaxis }) => [xaxis.title.text, yaxis.title.text, yaxis.type])(plot._fullLayout)"
+    )
+    assert layout == ["Parameters", "acc_piqa", "linear"]
+    assert shown.text("#scale") != ""
+    assert "2 points are not shown" in shown.text("#note")
+    assert "rival: other text" in shown.text("#note")
+    button = shown.tab.locator("#legend button", has_text="front of rival (4)")
+    names = "document.getElementById('plot').data.map((trace) => trace.name)"
+    assert "front of rival" in shown.tab.evaluate(names)
+    button.click()
+    shown.tab.wait_for_function(f"!{names}.includes('front of rival')")
+    assert button.get_attribute("aria-pressed") == "false"
+    with shown.tab.expect_download() as download:
+        shown.tab.click("#save-svg")
+    assert download.value.suggested_filename == "front-tiny.svg"
+    text = Path(download.value.path()).read_text(encoding="utf-8")
+    assert text.startswith("<svg")
+    assert all(words in text for words in ("dense model", "front", "acc_piqa", "Parameters"))
+    assert "front of rival" not in text
+
+
+def test_newer_data_keep_the_choices(shown: Shown) -> None:
+    shown.open(data())
+    shown.tab.select_option("#colour", "params")
+    shown.tab.fill("#limit-number", "65")
+    shown.click(KEYS[0])
+    shown.click(KEYS[3], shift=True)
+    newer = data(front=front_table([*MEMBERS, point(20, 4.0, (1, 0, 0, 0), 16)], DENSE))
+    shown.tab.evaluate("(newer) => paretoprune.show(newer)", newer)
+    assert "5 points on the front" in shown.text("#subtitle")
+    assert shown.picked() == [KEYS[0], KEYS[3]]
+    assert shown.tab.input_value("#colour") == "params"
+    assert (shown.tab.input_value("#limit-number"), "Best of 4" in shown.text("#best")) == ("65", True)
+
+
+def test_it_is_used_by_keyboard_alone(shown: Shown) -> None:
+    shown.open(data())
+    reached = set()
+    for _ in range(40):
+        shown.tab.keyboard.press("Tab")
+        reached.add(shown.tab.evaluate("document.activeElement.id || document.activeElement.className"))
+    assert {
+        "x-axis",
+        "colour",
+        "limit-number",
+        "limit-slider",
+        "brush",
+        "plot",
+        "compare",
+        "copy",
+        "save-svg",
+    } <= reached
+    shown.tab.focus("#plot")
+    for _ in range(9):
+        shown.tab.keyboard.press("ArrowDown")
+    assert shown.picked() == [KEYS[3]], "the leftmost of all points"
+    seen = {shown.picked()[0]}
+    for _ in range(9):
+        shown.tab.keyboard.press("ArrowUp")
+        seen |= set(shown.picked())
+    assert seen == {*KEYS, *(candidate.key for candidate, _ in OTHERS), DENSE[0].key}
+
+
+def test_nothing_sticks_out_at_any_width_nor_on_paper(shown: Shown) -> None:
+    shown.open(data(title="a-model-with-a-name-" * 5, run_dir="results/" + "long" * 30))
+    shown.tab.click("#compare")
+    shown.tab.click("#previous")
+    for width in (1400, 800, 360):
+        shown.tab.set_viewport_size({"width": width, "height": 800})
+        shown.tab.wait_for_function("plot._fullLayout.width <= document.getElementById('chart').clientWidth")
+        assert shown.tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), width
+    assert shown.tab.pdf().startswith(b"%PDF")
+
+
+def test_names_that_mean_harm_do_nothing(shown: Shown, tmp_path: Path) -> None:
+    rival = tmp_path / "<b onclick=alert(3)>.."
+    rival.mkdir()
+    write_front_csv(rival / "front.csv", FRONT.assign(latency_ms=1.3 * FRONT["latency_ms"]))
+    write_front_csv(rival / "points.csv", FRONT)
+    (rival / "config.yaml").write_text("seed: 0")
+    (rival / "summary.json").write_text(json.dumps({**FACTS, "model": {"name": HOSTILE, "revision": HOSTILE}}))
+    front = FRONT.assign(**{"<i>acc</i>": 0.5})
+    shown.open(data(title=HOSTILE, run_dir=f"../../{HOSTILE}", front=front, compared=finished_runs([str(rival)])))
+    assert shown.text("h1") == HOSTILE
+    shown.tab.select_option("#y-axis", "<i>acc</i>")
+    shown.tab.select_option("#y-axis", "kl")
+    at = shown.place(KEYS[1])
+    shown.tab.mouse.move(at[0], at[1])
+    shown.tab.wait_for_selector(".hoverlayer .hovertext")
+    shown.tab.click("#legend button:has-text('onclick')")
+    assert shown.tab.evaluate("[document.scripts.length, document.images.length, document.links.length]") == [3, 0, 0]
+
+
+def test_thousands_of_points_are_drawn_and_picked(shown: Shown) -> None:
+    many = [
+        point(20 + at / 30, 1 + (at * 7919 % 2000) / 300, (4, 2, at % 3, at % 5), 1 + at, front=False)
+        for at in range(2000)
+    ]
+    shown.open(data(others=many))
+    key = many[1234][0].key
+    shown.click(key)
+    assert shown.picked() == [key]
