@@ -40,15 +40,6 @@ LABELS: dict[str, tuple[str, str, str, str]] = {
 SPREADS = ("_stderr", "_se", "_std", "_spread")  # `acc_piqa_stderr` is shown as the ± of `acc_piqa`
 # starts of names of what is better when higher
 HIGHER = (REMOVED, "tokens_per_s", "acc", "exact_match", "f1", "bleu", "rouge", "mcc")
-    REMOVED,
-    "tokens_per_s",
-    "acc",
-    "exact_match",
-    "f1",
-    "bleu",
-    "rouge",
-    "mcc",
-)  # starts of names of what is better when higher
 STEPS = {"count": (1000.0, ("", "k", "M", "G", "T")), "bytes": (1024.0, ("B", "KiB", "MiB", "GiB", "TiB"))}
 SAME = {f"{part}_{kind}ms": f"latency_{kind}ms" for part in ("prefill", "decode") for kind in ("", "e2e_")}
 
