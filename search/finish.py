@@ -19,6 +19,7 @@ from search.archive import Archive
 from search.pareto import minimised, spread_subset
 from search.plot import write_front_html
 from search.report import confirmed, dense_row, front_table, is_dense, points_table, write_front_csv
+from search.report_page import report_text, versions
 from search.run_directory import atomic_write
 from space.candidate import Candidate
 from space.errors import UserError
@@ -26,6 +27,7 @@ from space.errors import UserError
 FRONT_FILE = "front.csv"
 POINTS_FILE = "points.csv"  # every candidate that the search evaluated
 PAGE_FILE = "front.html"
+REPORT_FILE = "report.md"
 SUMMARY_FILE = "summary.json"
 BEFORE_TUNING = {"kl": "untuned_kl", "nll": "untuned_nll"}
 HELDOUT_BEFORE_TUNING = {"heldout_kl": "refit_kl", "heldout_ppl": "refit_ppl"}
@@ -49,6 +51,12 @@ class Finish:
     table_error: TableError
     dropped: int
     agreement: Mapping[str, float]
+
+    def numbers(self) -> dict[str, float]:
+        """The facts beside the front, by name; NaN where there is none."""
+        error = {f"latency_table_error/{name}": value for name, value in asdict(self.table_error).items()}
+        taus = {f"rank_correlation/{names.replace(', ', ' to ')}": tau for names, tau in self.agreement.items()}
+        return {"front_points": len(self.front) - 1, "dropped": self.dropped, **error, **taus}
 
     def remarks(self) -> list[str]:
         """What a person should know of it beside the front, in lines."""
@@ -104,6 +112,7 @@ def finish(
     run_name: str,
     title: str,
     facts: Mapping[str, Any],
+    config: Mapping[str, Any],
     show: Show = lambda done, of: None,
 ) -> Finish:
     """Scores, times and writes the front of a finished search.
@@ -123,10 +132,11 @@ def finish(
         tuned: Gives the same of tuned subnets; then those of `heldout` are columns `refit_kl` and `refit_ppl`.
         timed: Gives `latency_e2e_ms`.
         points: How many members at most.
-        run_dir: Where `front.csv`, `points.csv`, `front.html` and `summary.json` go.
+        run_dir: Where `front.csv`, `points.csv`, `front.html`, `summary.json` and `report.md` go.
         run_name: The run directory as commands are to name it.
         title: Heading of the page.
-        facts: What `summary.json` says besides.
+        facts: What `summary.json` says besides; the report needs `model`, `text`, `dtype` and `latency`.
+        config: The run's configuration, nested mappings, for the report.
         show: Called with how much of a step of this is done, of how much.
 
     Raises:
@@ -177,14 +187,18 @@ def finish(
     write_front_html(run_dir / PAGE_FILE, front, everything, objectives, run_dir=run_name, title=title)
     summary = {
         **facts,
+        "evaluations": len(archive.evaluations(search.fidelity)),
         "objectives": [asdict(metric) for metric in objectives],
         "latency_table_error": {name: None if value != value else value for name, value in asdict(error).items()},
         "rank_correlation": {names: None if tau != tau else tau for names, tau in agreement.items()},
         "front_points": len(front) - 1,
         "dropped": len(scored) - len(front),
+        "versions": versions(),
         "dense": {name: float(value) for name, value in dense_row(front).items() if isinstance(value, Real)},
     }
     atomic_write(run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+    report = report_text(Path(run_name), front, objectives, summary, config, archive.evaluations())
+    atomic_write(run_dir / REPORT_FILE, report)
     return Finish(front, error, len(scored) - len(front), agreement)
 
 

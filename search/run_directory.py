@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,11 @@ _ABSENT = _Absent()
 
 class RunDirectoryError(UserError):
     """A run directory that cannot be used: not writable, or of a run with other settings."""
+
+
+def new_name(name: str) -> str:
+    """The directory of a run that begins now: `results/<name>-<time>`."""
+    return f"results/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def open_run_directory(path: str | os.PathLike[str], config: Mapping[str, Any], *, free: Collection[str] = ()) -> Path:

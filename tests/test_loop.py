@@ -19,12 +19,12 @@ from pathlib import Path
 import pytest
 from helpers_toy import toy_spec
 from rich.console import Console
+from search.progress import duration, show_progress
 
 from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
 from search.algorithms import NSGA2
 from search.archive import Archive
 from search.loop import Budget, SearchProgress, run_loop
-from search.progress import duration, show_progress
 from search.protocol import Question, Task
 from space.candidate import Candidate
 from space.errors import UserError
