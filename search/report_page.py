@@ -99,7 +99,7 @@ _FRONT_NOTE = (
 def _summary(front: pd.DataFrame, objectives: Sequence[Metric], evaluations: Sequence[Evaluation]) -> str:
     designs = len({e.candidate.key for e in evaluations})
     points = len(front) - int(is_dense(front).sum())
-    lines = [f"{points} pruned models are on the front, of {designs} designs that were looked at."]
+    lines = [f"Pruned models on the front: {points}, of {designs} designs that were looked at."]
     dense = dense_row(front)
     for mark, key in landmarks(front, objectives).items():
         row = front[front["key"] == key].iloc[0]

@@ -192,12 +192,17 @@ def _module(name: str, package: str) -> Any:
     """A module of a package that may not be installed.
 
     Raises:
-        UserError: It is not.
+        UserError: The package is not installed, or something that it needs is not.
     """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == package:
+            raise UserError(
+                f"tracker={package}: expected the package {package}, but it is not installed. "
+                f"Install it (pip install {package}) or choose tracker=none."
+            ) from error
         raise UserError(
-            f"tracker={package}: expected the package {package}, but {error.name} is not installed. "
-            f"Install it (pip install {package}) or choose tracker=none."
+            f"tracker={package}: {package} is there, but its installation is not whole: {error}. Mend it "
+            f"(pip check says what does not fit; pip install --force-reinstall {package}) or choose tracker=none."
         ) from error
