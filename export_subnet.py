@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 
 from evaluators.data import text_of
 from evaluators.recovery import recover_pick
@@ -22,13 +21,13 @@ from search.constraints import quoted
 from search.finished import FinishedRun
 from search.picks import candidate_of
 from search.report import HELDOUT_QUALITY
-from search.stages import mistakes_told, stage, told
+from search.watch.run import Watch, watched
 from space.formats import format_of
 from space.reveal import require_free
 from space.supernet import Supernet
 
 
-def export(cfg: DictConfig, console: Console) -> None:
+def export(cfg: DictConfig, watch: Watch) -> None:
     """Loads the run's model, activates the pick, and exports it."""
     run_dir = Path(cfg.run_dir)
     run = FinishedRun.open(run_dir)
@@ -37,7 +36,7 @@ def export(cfg: DictConfig, console: Console) -> None:
     form = format_of(cfg.format, cfg.gguf.type)
     out = Path(cfg.out or run_dir / "exports" / f"{candidate.key}{form.suffix}")
     require_free(out)
-    console.print(f"pick {cfg.pick}: {candidate.key}, to {out}", highlight=False)
+    watch.told([f"pick {cfg.pick}: {candidate.key}, to {out}"])
     loaded = instantiate(config["model"])()
     run.require_held(candidate, partial(form.check, loaded.model.config, loaded.tokenizer, loaded.spec))
     supernet = Supernet.load(loaded.model, loaded.spec, run_dir / "supernet", dtype=loaded.dtype)
@@ -46,13 +45,13 @@ def export(cfg: DictConfig, console: Console) -> None:
     tuning = make_tuning(config["search"]["distillation"], supernet, run_dir, *recipe, text, config["data"]["length"])
     if tuning and not cfg.tuning:  # the row's held-out figures are not those of this checkpoint
         row, tuning = row.drop([*HELDOUT_QUALITY], errors="ignore"), None
-    with stage("tuning", console):
+    with watch.stage("tuning"):
         source = tuning.model(candidate, len(tuning.rungs)) if tuning else supernet.materialise(candidate)
     recovery, checkpoints = instantiate(cfg.recover), out.with_name(f"{out.name}.recovery")
     recovered: dict[str, str] = {}
     if recovery.tokens:
         given = recovery, source, supernet, candidate, text(), config["data"], checkpoints
-        scores, recovered = recover_pick(*given, partial(console.print, highlight=False))
+        scores, recovered = recover_pick(*given, lambda line: watch.told([line]))
         row = pd.concat([row.drop([*scores], errors="ignore"), pd.Series(scores)])
     done = form.export(
         source,
@@ -78,14 +77,14 @@ def export(cfg: DictConfig, console: Console) -> None:
         tolerance=cfg.tolerance,
     )
     shutil.rmtree(checkpoints, ignore_errors=True)
-    told(console, done.remarks())
+    watch.told(done.remarks())
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="export")
 def main(cfg: DictConfig) -> None:
     """Exports, and tells of mistakes in one message."""
-    with mistakes_told():
-        export(cfg, Console())
+    with watched(cfg.progress) as watch:
+        export(cfg, watch)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-import time
-from pathlib import Path
 from typing import Any, cast
 
 import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from evaluators.base import choose_metrics
 from evaluators.data import text_of
@@ -23,42 +20,41 @@ from search.constraints import constrained, quoted
 from search.finish import finish
 from search.finished import finished_runs
 from search.loop import run_loop
-from search.progress import show_progress
 from search.protocol import Task
-from search.report import terminal_table
-from search.run_directory import kept, open_run_directory
-from search.stages import mistakes_told, stage, told
+from search.run_directory import kept, new_name, open_run_directory
+from search.watch.events import Found
+from search.watch.run import Watch, watched
 from space.candidate import Candidate
 from space.embedded import cache_dir
 
-FREE_SETTINGS = ("run_dir", "name", "budget", "profile_only", "compare")
+FREE_SETTINGS = ("run_dir", "name", "budget", "profile_only", "compare", "progress", "tracker")
 
 
-def run(cfg: DictConfig, console: Console) -> None:
+def run(cfg: DictConfig, watch: Watch) -> None:
     """The main job, start to end; resumes when `cfg.run_dir` holds a run."""
-    with stage("model and text", console):
+    with watch.stage("model and text"):
         loaded = instantiate(cfg.model)()
         spec, data = loaded.spec, cfg.data
         space, preparation = instantiate(cfg.space)(spec=spec), instantiate(cfg.supernet)
         workload, budget, compared = instantiate(cfg.latency)(), instantiate(cfg.budget), finished_runs(cfg.compare)
         text = text_of(data, loaded.tokenizer, spec.vocab)
         blocks = {p: text.blocks(p, data[f"{p}_windows"], data.length) for p in ("calibration", "search", "heldout")}
-    run_dir = Path(cfg.run_dir or f"results/{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    open_run_directory(run_dir, cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True)), free=FREE_SETTINGS)
-    told(console, [f"run directory: {run_dir}"])
-    with stage("calibration and order of units", console) as show:
+    config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    run_dir = open_run_directory(cfg.run_dir or new_name(cfg.name), config, free=FREE_SETTINGS)
+    watch.opened(run_dir, spec.name, config, cfg.tracker)
+    with watch.stage("calibration and order of units") as show:
         supernet = preparation.supernet(
             loaded, blocks["calibration"], run_dir / "supernet", lambda index: show(index + 1, spec.layers)
         )
     mode, recipe = cfg.search.distillation, (instantiate(cfg.correction), instantiate(cfg.distillation))
     tuning = make_tuning(mode, supernet, run_dir, *recipe, lambda: text, data.length)
     bench = LatencyBench(supernet, workload, cache_dir() / "latency", loaded.tokenizer)
-    with stage("latency table", console) as show:
+    with watch.stage("latency table") as show:
         shapes, designs = (space.attention_shapes, space.mlp_shapes), space.samples(workload.fit + workload.check)
         text_of_table = kept(run_dir / "latency.json", lambda: bench.table(*shapes, designs, show).to_json())
         table = LatencyTable.from_json(text_of_table)
     dense = Candidate.dense(spec)
-    told(console, [*table.remarks(), *(table.profile(dense) if cfg.profile_only else [])])
+    watch.told([*table.remarks(), *(table.profile(dense) if cfg.profile_only else [])])
     if cfg.profile_only:
         return
     asked = fidelities(supernet, table, blocks["search"], blocks["heldout"], tuning, **cfg.evaluators)
@@ -70,28 +66,29 @@ def run(cfg: DictConfig, console: Console) -> None:
     task = Task(space, objectives, cfg.seed, asked.free, starts, len(rungs), len(trained), budget.tokens)
     algorithm, batch = instantiate(cfg.search.algorithm)(task), cfg.search.batch
     settings = {"model": spec.to_json(), "text": text.digest, "dtype": str(loaded.dtype), "latency": table.digest}
+    sources = {name: len(tokens) for name, tokens in text.tokens.items()}
+    told = {"sources": sources, "latency_table": table.remarks(), "arguments": sys.argv[1:]}
     with Archive(run_dir / "archive.jsonl", settings) as archive:
-        with show_progress(objectives, console) as on_progress:
-            run_loop(algorithm, rungs, archive, objectives, budget, batch=batch, on_progress=on_progress)
-        with stage("front: tuning, held-out text and end-to-end timing", console) as show:
+        with watch.stage("search"):
+            run_loop(algorithm, rungs, archive, objectives, budget, batch=batch, on_progress=watch.searched)
+        with watch.stage("front: tuning, held-out text and end-to-end timing") as show:
             result = finish(
                 archive, objectives, dense, search=asked.search[-1], trained=trained[-1] if trained else None,
                 heldout=asked.heldout, tuned=asked.tuned, timed=EndToEnd(bench, table.dense_ms, show), title=spec.name,
-                facts={**settings, "latency": {**table.device, "scenario": workload.scenario}}, compared=compared,
-                reference=space.uniform_ladder(), points=cfg.front_points, run_dir=run_dir, show=show,
+                facts={**settings, **told, "latency": {**table.device, "scenario": workload.scenario}}, config=config,
+                reference=space.uniform_ladder(), compared=compared, points=cfg.front_points, run_dir=run_dir,
+                show=show,
             )  # fmt: skip
     if tuning:
         tuning.keep(set(result.front["key"]))
-    console.print(terminal_table(result.front, objectives, title=f"Pareto front of {spec.name}"))
-    commands = f"open {run_dir / 'front.html'}", f"export: python export_subnet.py run_dir={run_dir} pick=knee"
-    told(console, [*result.remarks(), *commands])
+    watch.send(Found(run_dir, spec.name, objectives, result))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
     """Runs, and tells of mistakes in one message."""
-    with mistakes_told():
-        run(cfg, Console() if sys.stdout.isatty() else Console(width=120))
+    with watched(cfg.progress) as watch:
+        run(cfg, watch)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How to look: `algorithms` (ask and tell), `loop`, `archive`, `pareto`; nothing here imports torch.
 
-Around the loop: `run_directory`, `stages` and `progress` (what a person sees), `finish` (held-out scores and timings of
-the front), `report` (tables), `plot`, `columns` and `page/` (front.html), `picks`, `finished` (a run after its end).
+Around the loop: `run_directory`, `watch/` (what a person, a log or a tracker sees), `finish` (held-out scores and
+timings of the front), `report` (tables), `report_page` (report.md), `plot`, `columns` and `page/` (front.html),
+`picks`, `commands`, `finished` (a run after its end).
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -22,11 +23,8 @@ def agreement(metric: str, surrogate: Surrogate, unseen: Sequence[Evaluation]) -
         unseen: Evaluations with predictions.
     """
     text = f"{metric} by {surrogate.chosen} (cross-validated tau {surrogate.taus[surrogate.chosen]:.2f})"
-    pairs = np.array([[e.predicted[metric], e.values[metric]] for e in unseen if e.predicted])
-    if len(pairs) < 2:
-        return text
-    off = np.median(np.abs(pairs[:, 0] - pairs[:, 1]) / np.maximum(np.abs(pairs[:, 1]), 1e-9))
-    return f"{text}: tau {rank_correlation(list(pairs)):.2f} and {off:.0%} off on {len(pairs)} unseen"
+    found = next((row for row in unseen_agreement(unseen) if row.metric == metric and row.count > 1), None)
+    return text if found is None else f"{text}: tau {found.tau:.2f} and {found.off:.0%} off on {found.count} unseen"
 
 
 def rung_agreement(metric: str, answers: Sequence[Mapping[str, Evaluation]]) -> list[str]:
@@ -38,13 +36,70 @@ def rung_agreement(metric: str, answers: Sequence[Mapping[str, Evaluation]]) -> 
     """
     notes = []
     for rung, (low, high) in enumerate(pairwise(answers)):
-        both = [(low[key].values[metric], high[key].values[metric]) for key in high if key in low]
-        if len(both) > 2:
-            rho = float(spearmanr(*np.array(both).T).statistic)
-            notes.append(
-                f"fidelity {rung} to {rung + 1}: tau {rank_correlation(both):.2f}, rho {rho:.2f} on {len(both)}"
-            )
+        if alike := fidelity_agreement(metric, low, high):
+            notes.append(f"fidelity {rung} to {rung + 1}: tau {alike.tau:.2f}, rho {alike.rho:.2f} on {alike.count}")
     return notes
+
+
+@dataclass(frozen=True)
+class Alike:
+    """How alike two fidelities rank designs.
+
+    Attributes:
+        count: Designs that have both.
+        tau: Kendall's.
+        rho: Spearman's.
+    """
+
+    count: int
+    tau: float
+    rho: float
+
+
+def fidelity_agreement(
+    metric: str, low: Mapping[str, Evaluation], high: Mapping[str, Evaluation], *, positive: bool = False
+) -> Alike | None:
+    """How alike two fidelities rank the designs that have both; None for fewer than three.
+
+    Args:
+        metric: What is compared.
+        low: Evaluations of the one by key.
+        high: Of the other.
+        positive: Whether designs with a value of 0, as the dense model has of a divergence, are left out.
+    """
+    both = [(low[key].values[metric], high[key].values[metric]) for key in high if key in low]
+    both = [pair for pair in both if min(pair) > 0 or not positive]
+    if len(both) < 3:
+        return None
+    return Alike(len(both), rank_correlation(both), float(spearmanr(*np.array(both).T).statistic))
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """How good surrogates were at one metric of designs that they had not learned from.
+
+    Attributes:
+        metric: The metric.
+        count: Designs.
+        tau: Kendall's tau of what was expected and what was measured; NaN where it is undefined.
+        off: Median absolute error, as a fraction of what was measured.
+    """
+
+    metric: str
+    count: int
+    tau: float
+    off: float
+
+
+def unseen_agreement(evaluations: Sequence[Evaluation]) -> list[Unseen]:
+    """How good surrogates were at these evaluations, metric by metric, as far as they were predicted."""
+    predicted = [e for e in evaluations if e.predicted and e.status == "ok"]
+    found = []
+    for metric in dict.fromkeys(name for e in predicted for name in e.predicted):
+        pairs = [(e.predicted[metric], e.values[metric]) for e in predicted if metric in e.predicted]
+        off = float(np.median([abs(one - other) / max(abs(other), 1e-9) for one, other in pairs]))
+        found.append(Unseen(metric, len(pairs), rank_correlation(pairs), off))
+    return found
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:

@@ -20,7 +20,8 @@ from search.finished import FinishedRun
 from search.pareto import minimised, spread_subset
 from search.plot import front_figure_data, page_html
 from search.report import BEFORE_TUNING, confirmed, dense_row, front_table, is_dense, points_table, write_front_csv
-from search.run_directory import FRONT_FILE, PAGE_FILE, POINTS_FILE, SUMMARY_FILE, atomic_write
+from search.report_page import report_text, versions
+from search.run_directory import FRONT_FILE, PAGE_FILE, POINTS_FILE, REPORT_FILE, SUMMARY_FILE, atomic_write
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import evenly
@@ -47,6 +48,12 @@ class Finish:
     table_error: TableError
     dropped: int
     agreement: Mapping[str, float]
+
+    def numbers(self) -> dict[str, float]:
+        """The facts beside the front, by name; NaN where there is none."""
+        error = {f"latency_table_error/{name}": value for name, value in asdict(self.table_error).items()}
+        taus = {f"rank_correlation/{names.replace(', ', ' to ')}": tau for names, tau in self.agreement.items()}
+        return {"front_points": len(self.front) - 1, "dropped": self.dropped, **error, **taus}
 
     def remarks(self) -> list[str]:
         """What a person should know of it beside the front, in lines."""
@@ -101,6 +108,7 @@ def finish(
     run_dir: Path,
     title: str,
     facts: Mapping[str, Any],
+    config: Mapping[str, Any],
     reference: Sequence[Candidate] = (),
     compared: Sequence[FinishedRun] = (),
     show: Show = lambda done, of: None,
@@ -122,9 +130,11 @@ def finish(
         tuned: Gives the same of tuned subnets; then those of `heldout` are columns `refit_kl` and `refit_ppl`.
         timed: Gives `latency_e2e_ms`.
         points: How many members at most.
-        run_dir: Where `front.csv`, `points.csv`, `front.html` and `summary.json` go; commands on the page name it so.
+        run_dir: Where `front.csv`, `points.csv`, `front.html`, `summary.json` and `report.md` go; commands on the page
+            name it so.
         title: Heading of the page.
-        facts: What `summary.json` says besides.
+        facts: What `summary.json` says besides; the report needs `model`, `text`, `dtype` and `latency`.
+        config: The run's configuration, nested mappings, for the report.
         reference: Plain designs that anyone would try, evaluated like the search's own at the end of every run, so that
             the page can show what the search is worth; `REFERENCE_POINTS` of them, evenly chosen.
         compared: Other runs, whose fronts the page lays over this one's.
@@ -185,9 +195,12 @@ def finish(
         "rank_correlation": {names: None if tau != tau else tau for names, tau in agreement.items()},
         "front_points": len(front) - 1,
         "dropped": len(scored) - len(front),
+        "versions": versions(),
         "dense": {name: float(value) for name, value in dense_row(front).items() if isinstance(value, Real)},
     }
     atomic_write(run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+    report = report_text(run_dir, front, objectives, summary, config, archive.evaluations())
+    atomic_write(run_dir / REPORT_FILE, report)
     return Finish(front, error, len(scored) - len(front), agreement)
 
 

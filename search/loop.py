@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from evaluators.base import Evaluation, Evaluator, Metric
 from search.archive import Archive
-from search.pareto import Floats, hypervolume, knee, minimised, non_dominated, reference_point
+from search.pareto import Floats, hypervolume, minimised, non_dominated, reference_point
 from search.protocol import Algorithm, Question
 from space.errors import UserError
 
@@ -63,47 +63,45 @@ class SearchProgress:
 
     Attributes:
         budget: What may be spent.
+        objectives: What the front is about.
         generation: Batches asked so far, from 1.
         generation_done: Whether this was the batch's last evaluation.
-        done: Evaluations at the full fidelity so far.
-        cheap: Evaluations at lower fidelities so far.
-        replayed: Those of both that the archive held already.
-        failed: Those of both that failed.
+        latest: The evaluation.
+        counts: Evaluations so far by fidelity, cheapest first.
+        replayed: Those of all that the archive held already.
+        failed: Those of all that failed.
         tokens: Tokens sent through candidates so far.
         seconds: Time that the evaluations took, as it was measured when each was made.
         fidelity: Whose the front is: the dearest one that has answered so far.
         hypervolume: Of the front, below a reference that its first batch fixes; None before that.
-        front: Points on the front.
-        best: For each objective, by name, the evaluation with its best value; empty before the first success.
-        knee: The knee of the front; None before the first success.
+        front: Its points.
         remark: What the algorithm says of itself.
     """
 
     budget: Budget
+    objectives: tuple[Metric, ...]
     generation: int
     generation_done: bool
-    done: int
-    cheap: int
+    latest: Evaluation
+    counts: Mapping[str, int]
     replayed: int
     failed: int
     tokens: int
     seconds: float
     fidelity: str
     hypervolume: float | None
-    front: int
-    best: Mapping[str, Evaluation]
-    knee: Evaluation | None
+    front: tuple[Evaluation, ...]
     remark: str
+
+    @property
+    def done(self) -> int:
+        """Evaluations at the full fidelity so far."""
+        return [*self.counts.values()][-1]
 
     @property
     def fraction(self) -> float:
         """The part of the budget that is spent, 0..1."""
         return min(1.0, self.budget.fraction(self.done, self.tokens))
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Expected time to the end of the budget, in seconds; None as long as nothing of it is spent."""
-        return self.seconds * (1.0 - self.fraction) / self.fraction if self.fraction else None
 
 
 def run_loop(
@@ -166,7 +164,7 @@ def run_loop(
             if batch_done:
                 state.end_batch()
                 algorithm.tell(told)
-            on_progress(state.progress(generation_done=batch_done, remark=algorithm.remark))
+            on_progress(state.progress(evaluation, generation_done=batch_done, remark=algorithm.remark))
             if batch_done:
                 break
 
@@ -185,10 +183,9 @@ class _State:
     objectives: tuple[Metric, ...]
     budget: Budget
     fidelities: Sequence[str]
+    counts: dict[str, int] = field(init=False)  # by fidelity
     rung: int = 0  # the front's
     generation: int = 0
-    done: int = 0
-    cheap: int = 0
     replayed: int = 0
     failed: int = 0
     tokens: int = 0
@@ -197,6 +194,14 @@ class _State:
     reference: Floats | None = None
     volumes: list[float] = field(default_factory=list)  # one a batch with full evaluations
     done_before: int = 0  # full evaluations at the end of the last batch
+
+    def __post_init__(self) -> None:
+        self.counts = dict.fromkeys(self.fidelities, 0)
+
+    @property
+    def done(self) -> int:
+        """Full evaluations."""
+        return self.counts[self.fidelities[-1]]
 
     @property
     def exhausted(self) -> bool:
@@ -214,9 +219,7 @@ class _State:
         Raises:
             UserError: More than half of them failed, and there are enough of them to give up.
         """
-        full = rung == len(self.fidelities) - 1
-        self.done += full
-        self.cheap += not full
+        self.counts[evaluation.fidelity] += 1
         self.replayed += replayed
         self.tokens += evaluation.tokens
         self.seconds += evaluation.seconds
@@ -229,7 +232,7 @@ class _State:
                 self.front = [e for e, kept in zip(front, mask, strict=True) if kept]
             return
         self.failed += 1
-        made = self.done + self.cheap
+        made = sum(self.counts.values())
         if made >= EVALUATIONS_BEFORE_GIVING_UP and self.failed > made / 2:
             raise UserError(
                 f"Search: expected most evaluations to succeed, but {self.failed} of {made} failed. The last one "
@@ -247,28 +250,21 @@ class _State:
             self.volumes.append(hypervolume(values, self.reference))
         self.done_before = self.done
 
-    def progress(self, *, generation_done: bool, remark: str) -> SearchProgress:
-        values = self._values(self.front)
-        best = (
-            {m.name: self.front[row] for m, row in zip(self.objectives, values.argmin(axis=0), strict=True)}
-            if self.front
-            else {}
-        )
+    def progress(self, latest: Evaluation, *, generation_done: bool, remark: str) -> SearchProgress:
         return SearchProgress(
             budget=self.budget,
+            objectives=self.objectives,
             generation=self.generation,
             generation_done=generation_done,
-            done=self.done,
-            cheap=self.cheap,
+            latest=latest,
+            counts=dict(self.counts),
             replayed=self.replayed,
             failed=self.failed,
             tokens=self.tokens,
             seconds=self.seconds,
             fidelity=self.fidelities[self.rung],
-            hypervolume=None if self.reference is None else hypervolume(values, self.reference),
-            front=len(self.front),
-            best=best,
-            knee=self.front[knee(values)] if self.front else None,
+            hypervolume=None if self.reference is None else hypervolume(self._values(self.front), self.reference),
+            front=tuple(self.front),
             remark=remark,
         )
 

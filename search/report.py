@@ -1,18 +1,14 @@
-"""The front as a table: built from candidates and their metrics, kept as front.csv, shown in the terminal."""
+"""The front as a table: built from candidates and their metrics, kept as front.csv."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from evaluators.base import Metric
 from search.pareto import knee, non_dominated
@@ -56,7 +52,7 @@ def points_table(points: Iterable[Point], dense: Point) -> pd.DataFrame:
     for name in COUNTS:
         if name in frame and np.isfinite(frame[name].to_numpy(dtype=float)).all():
             frame[name] = frame[name].astype("int64")
-    return _in_order(frame)
+    return in_order(frame)
 
 
 def front_table(points: Iterable[Point], dense: Point) -> pd.DataFrame:
@@ -175,46 +171,6 @@ def read_front_csv(path: Path) -> pd.DataFrame:
     return frame.assign(**{name: [json.loads(text) for text in frame[name]] for name in SHAPES})
 
 
-def terminal_table(frame: pd.DataFrame, objectives: Sequence[Metric], title: str = "Pareto front") -> Table:
-    """The front for the terminal, the dense model first and then faster and faster; fits 120 columns."""
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("key", no_wrap=True)
-    heads = ("latency\nms, table", "latency\nms, timed", "speed-up", "params", "decoder\nremoved")
-    for head in (*heads, "search\nKL", "held-out\nperplexity", "× dense"):
-        table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    marks = landmarks(frame, objectives)
-    dense = dense_row(frame)
-    for _, row in _in_order(frame).iterrows():
-        names = [mark for mark, key in marks.items() if key == row["key"]]
-        is_dense_row = row["key"] == dense["key"]
-        timed = "latency_ms" if math.isnan(_number(row, "latency_e2e_ms")) else "latency_e2e_ms"
-        table.add_row(
-            str(row["key"]),
-            _cell("{:.2f}", _number(row, "latency_ms")),
-            _cell("{:.2f}", _number(row, "latency_e2e_ms")),
-            _cell("{:.2f}×", _number(dense, timed), over=_number(row, timed)),
-            short_count(_number(row, "params")),
-            _cell("{:.1%}", _number(row, REMOVED)),
-            _cell("{:.4f}", _number(row, "kl")),
-            _cell("{:.2f}", _number(row, "heldout_ppl")),
-            _cell("{:.3f}×", _number(row, "heldout_ppl"), over=_number(dense, "heldout_ppl")),
-            "dense" if is_dense_row else ", ".join(names),
-            style="dim" if is_dense_row else "bold green" if "knee" in names else None,
-        )
-    return table
-
-
-def short_count(count: float) -> str:
-    """A count in three or four digits, `98.3M`; a dash when it is not known."""
-    if math.isnan(count):
-        return "–"
-    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(count) >= size:
-            return f"{count / size:.1f}{suffix}"
-    return f"{count:.0f}"
-
-
 _REMEDY = "Delete it and run run_search.py on the same run directory again: that writes it anew from the archive."
 
 
@@ -239,21 +195,11 @@ def _column_order(names: set[str]) -> list[str]:
     return [name for name in (*head, *extra, *tail) if name in names]
 
 
-def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+def in_order(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows from dense to ever faster (smaller, when no latency was measured)."""
     column = latency_column(frame) or ("decoder_params" if "decoder_params" in frame else REMOVED)
     cost = frame[column].to_numpy(dtype=float)
     return frame.iloc[np.lexsort((-cost if column != REMOVED else cost, ~is_dense(frame)))].reset_index(drop=True)
-
-
-def _number(row: pd.Series, name: str) -> float:
-    """A cell's number; NaN when the column or the number is not there."""
-    return float(row[name]) if name in row.index else math.nan
-
-
-def _cell(form: str, value: float, over: float = 1.0) -> str:
-    """A number as text, over a reference value where one is given; a dash when either is not known."""
-    return form.format(value / over) if math.isfinite(value) and math.isfinite(over) and over else "–"
 
 
 def _problem(frame: pd.DataFrame) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ CONFIG_FILE = "config.yaml"
 FRONT_FILE = "front.csv"
 POINTS_FILE = "points.csv"  # every candidate that was evaluated at the search's full fidelity
 PAGE_FILE = "front.html"
+REPORT_FILE = "report.md"
 SUMMARY_FILE = "summary.json"
 
 
@@ -31,6 +33,11 @@ _ABSENT = _Absent()
 
 class RunDirectoryError(UserError):
     """A run directory that cannot be used: not writable, or of a run with other settings."""
+
+
+def new_name(name: str) -> str:
+    """The directory of a run that begins now: `results/<name>-<time>`."""
+    return f"results/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def open_run_directory(path: str | os.PathLike[str], config: Mapping[str, Any], *, free: Collection[str] = ()) -> Path:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
 from space.spec import ModelSpec
+
+
+def default_config(*overrides: str) -> dict[str, Any]:
+    """The configuration of a search, as its run directory keeps it."""
+    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+        return cast("dict[str, Any]", OmegaConf.to_container(compose("config", overrides=[*overrides]), resolve=True))
 
 
 def toy_spec(layers: int) -> ModelSpec:

@@ -144,6 +144,7 @@ def test_the_default_composes_with_every_part_and_its_objectives_exist() -> None
     known = [*cost_measure(SPEC, context=cfg.evaluators.context).metrics, *OBJECTIVES]
     assert [metric.name for metric in choose_metrics(cfg.objectives, known)] == ["kl", "latency_ms"]
     assert cfg.front_points >= 8
+    assert (cfg.progress, cfg.tracker) == ("auto", "none")  # "none" is a word here, not YAML's null
 
 
 def test_an_experiment_keeps_what_it_does_not_name() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from helpers_toy import default_config, toy_spec
 
 from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
 from search.archive import Archive
@@ -24,7 +25,8 @@ DECODER = Metric("decoder_params", "", "min", 0)
 OBJECTIVES = (KL, LATENCY)
 HELDOUT = (Metric("heldout_kl", "nats/token", "min", 2), Metric("heldout_ppl", "", "min", 2))
 TIMED = (Metric("latency_e2e_ms", "ms", "min", 2),)
-FACTS = {"model": {"name": "toy"}, "text": "0123", "dtype": "float32"}
+FACTS = {"model": toy_spec(4).to_json(), "text": "0123", "dtype": "float32", "latency": {"device": "toy"}}
+CONFIG = default_config()
 DENSE = Candidate((LayerShape(4, 2, 32),) * 4)
 
 
@@ -114,6 +116,7 @@ class Run:
                 title="toy",
                 facts=FACTS,
                 reference=reference,
+                config=CONFIG,
             )
 
     def calls(self) -> dict[str, list[list[str]]]:

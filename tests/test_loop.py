@@ -5,10 +5,8 @@ Run as a script, this file is such a run: `python tests/test_loop.py <archive>`.
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -18,13 +16,11 @@ from pathlib import Path
 
 import pytest
 from helpers_toy import toy_spec
-from rich.console import Console
 
 from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
 from search.algorithms import NSGA2
 from search.archive import Archive
 from search.loop import Budget, SearchProgress, run_loop
-from search.progress import duration, show_progress
 from search.protocol import Question, Task
 from space.candidate import Candidate
 from space.errors import UserError
@@ -199,53 +195,13 @@ def test_progress_counts_what_happened(tmp_path, undisturbed):
     assert last.failed == sum(e.status == "failed" for e in undisturbed)
     assert last.tokens == sum(e.tokens for e in undisturbed)
     assert last.fraction == 1.0
-    assert last.seconds_left == 0.0
     ok = [e for e in undisturbed if e.status == "ok"]
     for name in ("error", "size"):
-        assert last.best[name].values[name] == min(e.values[name] for e in ok)
+        assert min(e.values[name] for e in last.front) == min(e.values[name] for e in ok)
     volumes = [p.hypervolume for p in seen]
     assert volumes[: BATCH - 1] == [None] * (BATCH - 1)
     assert volumes[BATCH - 1 :] == sorted(volumes[BATCH - 1 :])
     assert volumes[-1] > volumes[BATCH - 1] > 0
-
-
-def test_progress_without_a_terminal_is_one_plain_line_a_generation(tmp_path):
-    stream = io.StringIO()
-    with show_progress(OBJECTIVES, Console(file=stream, width=40)) as on_progress:
-        search(tmp_path / "archive.jsonl", CountingEvaluator(), Budget(evaluations=20), on_progress)
-    lines = stream.getvalue().splitlines()
-    assert [line.split(":")[0] for line in lines] == ["generation 1", "generation 2", "generation 3"]
-    assert stream.getvalue().isprintable() is False  # only for its line ends:
-    assert "".join(lines).isprintable()
-    assert re.search(
-        r"20/20 evaluations.* s each.*hypervolume [\d.]+; best error: s\w+ \(error .*best size.*knee", lines[-1]
-    )
-
-
-def test_progress_without_a_terminal_is_not_silent_in_a_long_generation(tmp_path, monkeypatch):
-    monkeypatch.setattr("search.progress.QUIET_S", -1)
-    stream = io.StringIO()
-    with show_progress(OBJECTIVES, Console(file=stream)) as on_progress:
-        search(tmp_path / "archive.jsonl", CountingEvaluator(), Budget(evaluations=20), on_progress)
-    assert [line.split(" evaluations")[0].split(" ")[-1] for line in stream.getvalue().splitlines()] == [
-        f"{done}/20" for done in range(1, 21)
-    ]
-
-
-def test_progress_on_a_terminal_shows_a_bar_and_the_best_points(tmp_path):
-    stream = io.StringIO()
-    console = Console(file=stream, force_terminal=True, width=120)
-    with show_progress(OBJECTIVES, console) as on_progress:
-        search(tmp_path / "archive.jsonl", CountingEvaluator(), Budget(evaluations=20), on_progress)
-    text = stream.getvalue()
-    assert "━" in text
-    assert "20/20 evaluations" in text
-    assert "knee" in text
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(45.4, "45 s"), (720.0, "12 min"), (11100.0, "3 h 05 min")])
-def test_durations_read_well(seconds, text):
-    assert duration(seconds) == text
 
 
 def test_what_cannot_work_is_refused_before_anything_is_evaluated(tmp_path):
@@ -310,12 +266,13 @@ def test_fidelities_are_never_mixed_and_predictions_are_kept(tmp_path):
     seen, made = climb(tmp_path / "archive.jsonl", Budget(evaluations=5))
     cheap, full = ([e for e in made if e.fidelity == name] for name in ("cheap", "search"))
     last = seen[-1]
-    assert (last.done, last.cheap) == (len(full), len(cheap))
+    assert last.counts == {"cheap": len(cheap), "search": len(full)}
+    assert last.latest.candidate == made[-1].candidate
     assert last.done == 5
     assert last.tokens == sum(e.tokens for e in made)
     assert last.remark == "climbing"
     assert [e.predicted["error"] for e in full] == [0.0] * 5
-    assert last.best["error"].fidelity == "search"  # the cheap ones say that all errors are 0
+    assert {e.fidelity for e in last.front} == {"search"}  # the cheap ones say that all errors are 0
     assert seen[0].hypervolume is None
     assert last.hypervolume > 0
     again, replayed = climb(tmp_path / "archive.jsonl", Budget(evaluations=5))

@@ -22,9 +22,9 @@ from search.report import (
     landmarks,
     points_table,
     read_front_csv,
-    terminal_table,
     write_front_csv,
 )
+from search.watch.front_table import terminal_table
 from space.candidate import Candidate, LayerShape
 
 KL = Metric("kl", "nats/token", "min", 2)

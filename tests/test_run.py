@@ -25,7 +25,7 @@ from evaluators.base import Evaluation
 from evaluators.data import split_tokens
 from search.finish import REFERENCE_POINTS
 from search.report import is_dense, read_front_csv
-from search.run_directory import FRONT_FILE, PAGE_FILE, POINTS_FILE, SUMMARY_FILE
+from search.run_directory import FRONT_FILE, PAGE_FILE, POINTS_FILE, REPORT_FILE, SUMMARY_FILE
 
 Done = subprocess.CompletedProcess[str]
 Process = subprocess.Popen[str]
@@ -120,7 +120,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 def test_a_run_leaves_its_front_and_nothing_beside_its_directory(place: Place) -> None:
     assert {path.name for path in place.run("run").iterdir()} == {
-        *(FRONT_FILE, POINTS_FILE, PAGE_FILE, SUMMARY_FILE),
+        *(FRONT_FILE, POINTS_FILE, PAGE_FILE, SUMMARY_FILE, REPORT_FILE),
         *("archive.jsonl", "config.yaml", "latency.json", "supernet", "tuned"),
     }
     assert list(place.cwd.iterdir()) == []
@@ -158,7 +158,9 @@ def test_the_summary_and_the_page_tell_of_the_run(place: Place) -> None:
     assert 0 <= summary["latency_table_error"]["median"] <= summary["latency_table_error"]["worst"]
     assert summary["evaluations"] == len(archived(place.run("run")))
     page = (place.run("run") / PAGE_FILE).read_text()
-    assert all(key in page for key in front["key"])
+    report = (place.run("run") / REPORT_FILE).read_text()
+    assert all(key in page and f"| `{key}` |" in report for key in front["key"])
+    assert f"run_dir={place.run('run')}" in report
 
 
 def wait_for(process: Process, reached: Callable[[], bool]) -> None:
@@ -245,9 +247,9 @@ def test_training_in_the_loop_keeps_its_share_and_makes_the_front(looped: Path) 
 def test_a_longer_budget_goes_on_with_a_run_that_has_ended(llama: Place) -> None:
     longer = llama.copy("run", "longer")
     done = good(ended(llama.search("longer", f"budget.evaluations={EVALUATIONS + 20}", "name=other")))
-    assert f"{EVALUATIONS + 20}/{EVALUATIONS + 20} evaluations (" in done.stdout
+    assert f"{EVALUATIONS + 20} of {EVALUATIONS + 20} evaluations" in done.stdout
     asked = EVALUATIONS + len(archived(llama.run("run"), "search-8"))
-    replayed = re.findall(r", (\d+) replayed\)", done.stdout)[-1]
+    replayed = re.findall(r"\((\d+) replayed\)", done.stdout)[-1]
     assert asked <= int(replayed) <= asked + REFERENCE_POINTS
     assert "block shapes, spread between rounds" in done.stdout
     old, new = archived(llama.run("run")), archived(longer)

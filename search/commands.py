@@ -1,0 +1,47 @@
+"""The commands that a person may want next, ready for a shell."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+PLAIN_VALUE = re.compile(r"[\w./+-]+", re.ASCII)
+OF_ONE_START = ("run_dir", "progress", "tracker")  # settings that say nothing of the search
+
+
+def override(key: str, value: str) -> str:
+    """`key=value` for a shell and for Hydra, which both give a meaning to blanks, commas, quotes and brackets."""
+    if PLAIN_VALUE.fullmatch(value):
+        return f"{key}={value}"
+    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+    return shlex.quote(f"{key}='{quoted}'")
+
+
+def next_commands(run_dir: Path) -> dict[str, str]:
+    """What to do with a finished run, by what for: look at it, export a pick, score it on tasks."""
+    run = override("run_dir", str(run_dir))
+    opener = "open" if sys.platform == "darwin" else "xdg-open"
+    return {
+        "look": f"{opener} {shlex.quote(str(run_dir / 'front.html'))}",
+        "export": f"python export_subnet.py {run} pick=knee",
+        "score": f"python score_subnet.py {run} pick=knee {shlex.quote('tasks=[hellaswag,piqa]')}",
+    }
+
+
+def search_commands(run_dir: Path, arguments: Sequence[str]) -> dict[str, str]:
+    """How a search is started anew, gone on with, and how its latencies alone are had, by what for.
+
+    Args:
+        run_dir: Of the run.
+        arguments: Those that it was started with.
+    """
+    own = [argument for argument in arguments if argument.lstrip("+").partition("=")[0] not in OF_ONE_START]
+    start = shlex.join(["python", "run_search.py", *own])
+    return {
+        "run": start,
+        "resume": f"{start} {override('run_dir', str(run_dir))}",
+        "profile": f"{start} profile_only=true",
+    }

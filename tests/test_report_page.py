@@ -1,0 +1,102 @@
+"""report.md: complete, of the run's own numbers, and harmless whatever a model or a run is called."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers_toy import default_config, toy_spec
+from markdown_it import MarkdownIt
+from test_watch import KL, LATENCY, answer, found, narrow
+
+from evaluators.base import Evaluation
+from search.agreement import unseen_agreement
+from search.markdown import code, escaped, table
+from search.report_page import report_text, versions
+
+HOSTILE = "<script>alert(1)</script> | `a` *b* [c](http://d) ![e](f) $g$\n# h"
+RUN_DIR = Path("results/x\n```\n<script>")
+SUMMARY = {
+    "model": {**toy_spec(3).to_json(), "name": HOSTILE},
+    "text": "0123",
+    "dtype": "torch.float32",
+    "latency": {"device": "a | b", "threads": 2},
+    "latency_table": ["prefill of 1 x 64 tokens: median error 2.0%"],
+    "latency_table_error": {"median": 0.02, "worst": 0.05, "rank_correlation": None},
+    "rank_correlation": {"kl, heldout_kl": None, "untuned_kl, kl": 0.5},
+    "sources": {"<b>corpus.txt": 12345},
+    "arguments": ["space=depth", "name=```"],
+    "dropped": 1,
+    "versions": versions(),
+    "dense": {"params": 2e6, "decoder_params": 1e6},
+}
+
+
+def trained(channels: int) -> Evaluation:
+    low = answer(channels)
+    return replace(low, fidelity="distilled-64", values={**low.values, "kl": low.values["kl"] / 2}, predicted={})
+
+
+EVALUATIONS = [
+    *map(answer, (16, 14, 12, 8, 4)),
+    *map(trained, (14, 12, 8)),
+    Evaluation(narrow(2), "search", "failed", error="x"),
+]
+
+
+def report(run_dir: Path = RUN_DIR) -> str:
+    front = found().result.front
+    tuned = front.assign(untuned_kl=2 * front["kl"], refit_ppl=3 * front["heldout_ppl"])
+    return report_text(run_dir, tuned, (KL, LATENCY), SUMMARY, default_config(), EVALUATIONS)
+
+
+def test_hostile_names_are_text() -> None:
+    tokens = MarkdownIt("commonmark").enable("table").parse(report())
+    inline = [child for token in tokens for child in token.children or []]
+    assert not [token for token in [*tokens, *inline] if token.type.startswith("html")]
+    assert [t.attrs["href"] for t in inline if t.type == "link_open"] == ["front.html", "front.csv"]
+    assert not [token for token in inline if token.type == "image"]
+    heads = [tokens[place + 1].content for place, token in enumerate(tokens) if token.type == "heading_open"]
+    assert heads[1:] == [
+        *("The front", "What was searched", "What was asked", "Before and after refit and distillation"),
+        *("How far to trust it", "To do it again"),
+    ]
+    (commands,) = [token.content for token in tokens if token.type == "fence"]
+    assert "python run_search.py space=depth 'name=```'" in commands
+    assert commands.count("<script>") == 3  # of the run's directory: resume, export, score
+
+
+def test_every_table_has_as_many_cells_in_each_row() -> None:
+    tables = re.findall(r"(?:^\|.*\|\n)+", report(), flags=re.MULTILINE)
+    assert len(tables) == 6
+    for rows in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows.splitlines()}) == 1
+
+
+def test_the_numbers_are_the_runs_own() -> None:
+    text = report()
+    eight = answer(8).candidate.key
+    assert f"| `{eight}` | 0.5000 | 0.2500 | 30.00 | 10.00 |" in text
+    assert "| `search` | 6 | 1 | 500 | 0 s |" in text
+    assert "| `search` | `kl` | 5 | 1.00 |" in text
+    assert "| `search` | `distilled-64` | 3 | 1.00 | 1.00 |" in text
+    assert "median error 2.0%, worst 5.0%\n" in text
+    assert "`kl` and `heldout_kl`: not defined" in text
+    assert "12,345 tokens" in text
+    assert f"torch {versions()['torch']}" in text
+    assert "Seeds: search 0, distillation 0." in text
+
+
+def test_a_surrogate_is_judged_by_what_it_expected_alone() -> None:
+    (row,) = unseen_agreement(EVALUATIONS)
+    assert (row.metric, row.count, row.tau) == ("kl", 5, pytest.approx(1.0))
+    assert row.off == pytest.approx(1.0)  # expected 0.5 for 0.25, in the middle
+    assert unseen_agreement([trained(8)]) == []
+
+
+def test_markdown() -> None:
+    assert escaped("a|b_<c>&\n") == r"a\|b\_&lt;c&gt;&amp; "
+    assert table(["x", "y"], [["1", "2"]]) == "| x | y |\n| :-- | --: |\n| 1 | 2 |\n"
+    assert code("a ```` b").splitlines()[0] == "`````"

@@ -1,0 +1,308 @@
+"""What a person or a program sees of a run: live, in lines, quietly, as JSON; and every way in which a run ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers_toy import toy_spec
+from rich.console import Console
+
+from evaluators.base import Evaluation, Metric
+from evaluators.table_error import TableError
+from search.commands import next_commands, override, search_commands
+from search.finish import Finish
+from search.loop import Budget, SearchProgress
+from search.report import front_table
+from search.watch.events import Event, Failed, Found, Opened, Said, Searched, StageBegun, StageEnded, StageStep
+from search.watch.json_lines import JsonLines
+from search.watch.lines import Lines
+from search.watch.progress import Clock, clock, duration, printable, sparkline, standouts
+from search.watch.run import VIEWS, watched
+from search.watch.screen import Screen, screen
+from space.candidate import Candidate, LayerShape
+from space.errors import UserError
+
+KL, LATENCY = Metric("kl", "nats/token", "min", 2), Metric("latency_ms", "ms", "min", 1)
+DENSE = Candidate.dense(toy_spec(3))
+NAME = "model\x1b[31m [bold]x[/bold] " + "long" * 30
+RUN_DIR = Path("results/a run")
+
+
+def narrow(channels: int) -> Candidate:
+    return Candidate((LayerShape(4, 2, channels),) * 3)
+
+
+def answer(channels: int, fidelity: str = "search") -> Evaluation:
+    removed = 1 - channels / 16
+    values = {"kl": removed**2, "latency_ms": 200.0 + channels, "decoder_params_removed": removed}
+    candidate = DENSE if channels == 16 else narrow(channels)
+    return Evaluation(candidate, fidelity, values=values, tokens=100, predicted={"kl": removed})
+
+
+PROGRESS = SearchProgress(
+    budget=Budget(tokens=1_000_000),
+    objectives=(KL, LATENCY),
+    generation=3,
+    generation_done=True,
+    latest=answer(4),
+    counts={"search-128": 500, "search": 40},
+    replayed=7,
+    failed=2,
+    tokens=250_000,
+    seconds=60.0,
+    fidelity="search",
+    hypervolume=0.75,
+    front=tuple(answer(channels) for channels in (16, 14, 8, 4)),
+    remark="kl by gp (cross-validated tau 0.91): tau 0.87; fidelity 0 to 1: tau 0.95",
+)
+
+
+def found() -> Found:
+    size = {"decoder_params": 1000.0, "params": 2000.0, "heldout_ppl": 10.0, "latency_e2e_ms": 200.0}
+    points = [(answer(n).candidate, {**answer(n).values, **size, "decoder_params": 60.0 * n}) for n in (8, 4)]
+    front = front_table(points, (DENSE, {**answer(16).values, **size}))
+    result = Finish(front, TableError(0.02, 0.05, float("nan")), 1, {"kl, heldout_kl": float("nan")})
+    return Found(RUN_DIR, NAME, (KL, LATENCY), result)
+
+
+EVENTS: tuple[Event, ...] = (
+    StageBegun("latency table"),
+    StageStep("latency table", 3, 12),
+    StageEnded("latency table", 12.0),
+    Opened(RUN_DIR, NAME),
+    Said(["the table is good", "WARNING: it is not"]),
+    StageBegun("search"),
+    Searched(PROGRESS, 120.0),
+    Searched(replace(PROGRESS, tokens=500_000, hypervolume=0.9), 60.0),
+)
+
+
+def printed(*events: Event, quiet: bool = False) -> list[str]:
+    console = Console(file=io.StringIO(), width=120)
+    lines = Lines(console, quiet=quiet)
+    for event in events:
+        lines(event)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_lines_tell_of_each_batch_and_a_remark_once() -> None:
+    lines = printed(*EVENTS)
+    assert lines[:4] == ["latency table: 12 s", f"run directory: {RUN_DIR}", "the table is good", "WARNING: it is not"]
+    first, second = lines[4:]
+    assert first.startswith("generation 3: 250,000 of 1,000,000 tokens, 2 min left; evaluations: search-128 500, ")
+    assert "search 40 (7 replayed, 2 failed); hypervolume 0.75 (search, 4 points); closest" in first
+    assert "tau 0.95" in first
+    assert "tau" not in second
+
+
+def test_lines_are_not_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    within = (StageStep("latency table", 3, 12), Searched(replace(PROGRESS, generation_done=False), None))
+    assert printed(*within) == []
+    monkeypatch.setattr("search.watch.lines.SILENT_S", -1)
+    step, batch = printed(*within)
+    assert step == "latency table: 3 of 12"
+    assert batch.startswith("generation 3: 250,000 of 1,000,000 tokens; ")
+
+
+def test_quiet_is_the_directory_warnings_and_the_next_commands() -> None:
+    commands = next_commands(RUN_DIR)
+    lines = printed(*EVENTS, found(), quiet=True)
+    assert lines[:2] == [f"run directory: {RUN_DIR}", "WARNING: it is not"]
+    assert [line.split(maxsplit=1) for line in lines[2:]] == [[f"{what}:", text] for what, text in commands.items()]
+
+
+def test_the_end_in_lines_has_the_front_and_commands_that_a_shell_reads_right() -> None:
+    lines = printed(found())
+    assert any(answer(4).candidate.key in line for line in lines)
+    assert lines[-2] == "export: python export_subnet.py 'run_dir='\"'\"'results/a run'\"'\"'' pick=knee"
+    assert override("run_dir", "results/plain-1.0") == "run_dir=results/plain-1.0"
+    started = search_commands(
+        RUN_DIR, ["space=depth", "run_dir=x", "progress=json", "tracker=none", "objectives=[kl,params]"]
+    )
+    assert started["run"] == "python run_search.py space=depth 'objectives=[kl,params]'"
+    assert started["resume"].startswith(started["run"] + " 'run_dir=")
+
+
+def test_json_is_one_strict_object_a_line() -> None:
+    file = io.StringIO()
+    listen = JsonLines(file)
+    for event in (*EVENTS, found(), Failed("error", 'expected "x",\ngot y')):
+        listen(event)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    records = [json.loads(line, parse_constant=refuse) for line in file.getvalue().splitlines()]
+    kinds = ["stage", "stage_end", "run", "message", "message", "stage", "search", "search", "front", "error"]
+    assert [record["event"] for record in records] == kinds
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", record["time"]) for record in records)
+    search, front = records[6], records[8]
+    assert (search["tokens"], search["budget_tokens"], search["seconds_left"]) == (250_000, 1_000_000, 120.0)
+    assert search["evaluations"] == PROGRESS.counts
+    assert search["picks"]["latency_ms"] == {"key": answer(4).candidate.key, "kl": 0.5625, "latency_ms": 204.0}
+    assert [point["key"] for point in front["points"]] == [DENSE.key, answer(8).candidate.key, answer(4).candidate.key]
+    assert front["numbers"]["latency_table_error/rank_correlation"] is None
+    assert records[9]["message"] == 'expected "x",\ngot y'
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_screen_fits_and_shows_the_search(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    shown = Screen(console)
+    for event in EVENTS:
+        shown(event)
+    with console.capture() as capture:
+        console.print(shown.render())
+    text = capture.get()
+    assert max(map(len, text.splitlines())) <= width
+    assert "\x1b[31m" not in text
+    assert "[bold]" in text  # a name is text, not markup
+    if width >= 80:
+        for words in (
+            "500,000 of 1,000,000",
+            "50%",
+            "about 60 s",
+            "▁",
+            "█  0.9",
+            "closest",
+            "fastest",
+            "knee",
+            "tau 0.95",
+        ):
+            assert words in text
+        assert DENSE.key not in text
+        assert not re.search(r"\n.*latency table", text)  # a stage that has ended
+
+
+def test_hypervolumes_of_different_fidelities_are_not_one_curve() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    shown = Screen(console)
+    for event in (*EVENTS, Searched(replace(PROGRESS, fidelity="distilled", hypervolume=100.0, tokens=600_000), None)):
+        shown(event)
+    with console.capture() as capture:
+        console.print(shown.render())
+    assert "▁" not in capture.get()
+    assert "100" in capture.get()
+
+
+def test_a_live_screen_leaves_the_cursor_as_it_was() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    with screen(console) as listen:
+        for event in EVENTS:
+            listen(event)
+        assert isinstance(console.file, io.StringIO)
+        text = console.file.getvalue()
+        assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")  # visible while it runs: kill -9 changes nothing
+
+
+def test_standouts_are_never_the_dense_model() -> None:
+    picks = {name: best.values["latency_ms"] for name, best in standouts(PROGRESS).items()}
+    assert picks == {"kl": 214.0, "latency_ms": 204.0, "knee": 208.0}
+    assert standouts(replace(PROGRESS, front=(answer(16),))) == {}
+
+
+def test_time_left_counts_from_where_replaying_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 1.0, 11.0])
+    monkeypatch.setattr("search.watch.progress.time.monotonic", lambda: next(times))
+    watch = Clock()
+    assert watch.left(replace(PROGRESS, tokens=100_000, replayed=1)) is None
+    assert watch.left(replace(PROGRESS, tokens=500_000, replayed=2)) is None  # as fast as a disk
+    assert watch.left(replace(PROGRESS, tokens=600_000, replayed=2)) == pytest.approx(40.0)
+
+
+def test_small_texts() -> None:
+    assert [duration(seconds) for seconds in (45.4, 720.0, 11100.0)] == ["45 s", "12 min", "3 h 05 min"]
+    assert [clock(seconds) for seconds in (45.4, 720.0, 11100.0)] == ["0:45", "12:00", "3:05:00"]
+    assert sparkline([(0, 1), (10, 2), (100, 3)], 4) == "▁▁▁█"
+    assert sparkline([(0, 1), (50, 1), (100, 3)], 4, bars="_#") == "___#"
+    assert sparkline([(5, 1)], 8) == "▅"
+    assert sparkline([], 8) == ""
+    assert printable("a\x1b[0m\nb·") == "a?[0m?b·"
+
+
+@contextmanager
+def seen(mode: str) -> Iterator[None]:
+    with watched(mode) as watch:
+        watch.opened(RUN_DIR, NAME, {}, "none")
+        yield
+
+
+@pytest.mark.parametrize("mode", VIEWS)
+def test_mistakes_and_interrupts_end_with_one_message(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="error: expected x"), seen(mode):
+        raise UserError("expected x")
+    with pytest.raises(SystemExit, match=r"stopped; run again with .*results/a run.* to go on"), seen(mode):
+        raise KeyboardInterrupt
+    with pytest.raises(ZeroDivisionError), seen(mode):
+        _ = 1 / 0
+    out = capsys.readouterr().out
+    if mode == "json":
+        kinds = [json.loads(line)["event"] for line in out.splitlines()]
+        assert kinds == ["run", "error", "run", "stopped", "run", "crash"]
+
+
+def test_an_unknown_mode_is_a_mistake() -> None:
+    with (
+        pytest.raises(SystemExit, match="progress: expected auto, live, lines, quiet, json, got loud"),
+        watched("loud"),
+    ):
+        pass
+
+
+def test_sigterm_is_an_interrupt_while_a_run_is_watched() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="stopped"), seen("lines"):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+LIVE = """
+from search.watch.run import watched
+with watched("auto") as watch, watch.stage("sleeping") as show:
+    show(1, 2)
+    print("from elsewhere", flush=True)
+    input()
+"""
+
+
+def test_ctrl_c_on_a_terminal_leaves_it_in_order() -> None:
+    main, other = pty.openpty()
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "30"}
+    command = [sys.executable, "-c", LIVE]
+    process = subprocess.Popen(command, stdin=other, stdout=other, stderr=other, cwd=root, env=environment)
+    os.close(other)
+    text = ""
+    interrupted = False
+    try:
+        while select.select([main], [], [], 60)[0]:
+            try:
+                text += os.read(main, 65536).decode()
+            except OSError:  # Linux's word for the end of a terminal
+                break
+            if "1 of 2" in text and "from elsewhere" in text and not interrupted:
+                process.send_signal(signal.SIGINT)
+                interrupted = True
+    finally:
+        process.kill()
+        code = process.wait()
+        os.close(main)
+    assert interrupted
+    assert code == 1
+    assert "stopped; run again with the same run_dir= to go on" in text.splitlines()[-1]
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")
+    assert "Traceback" not in text
