@@ -9,7 +9,6 @@ import html
 import json
 import math
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -22,12 +21,12 @@ from plotly.offline import get_plotlyjs
 
 from evaluators.base import Metric
 from search.columns import Column, page_columns
+from search.commands import override
 from search.finished import FinishedRun
 from search.report import BEFORE_TUNING, SEARCH_QUALITY, SHAPES, dense_row, is_dense, landmarks
 
 SCRIPTS = ("numbers.js", "model.js", "picture.js", "plot.js", "panel.js", "front.js")  # in the order of their use
 DIGITS = 6  # of a number that the page gets
-PLAIN_VALUE = re.compile(r"[\w./+-]+", re.ASCII)
 
 
 def front_figure_data(
@@ -160,7 +159,7 @@ def _axes(columns: Sequence[str], objectives: Sequence[Metric]) -> tuple[str, st
 
 
 def _run(name: str, run_dir: str, notes: list[str]) -> dict[str, Any]:
-    command = f"python export_subnet.py {_override('run_dir', run_dir)} pick="
+    command = f"python export_subnet.py {override('run_dir', run_dir)} pick="
     return {"name": name, "run_dir": run_dir, "command": command, "notes": notes}
 
 
@@ -194,14 +193,6 @@ def _short(value: float) -> float | int | None:
         return None
     rounded = float(f"{value:.{DIGITS}g}")
     return int(rounded) if rounded.is_integer() else rounded
-
-
-def _override(key: str, value: str) -> str:
-    """`key=value` for a shell and for Hydra, which both give a meaning to blanks, commas, quotes and brackets."""
-    if PLAIN_VALUE.fullmatch(value):
-        return f"{key}={value}"
-    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-    return shlex.quote(f"{key}='{quoted}'")
 
 
 def _script_json(data: Mapping[str, Any]) -> str:

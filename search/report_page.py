@@ -101,15 +101,17 @@ def _summary(front: pd.DataFrame, objectives: Sequence[Metric], evaluations: Seq
     points = len(front) - int(is_dense(front).sum())
     lines = [f"Pruned models on the front: {points}, of {designs} designs that were looked at."]
     dense = dense_row(front)
-    for mark, key in landmarks(front, objectives).items():
+    marks = landmarks(front, objectives)
+    for key in dict.fromkeys(marks.values()):
         row = front[front["key"] == key].iloc[0]
+        names = ", ".join(mark for mark, marked in marks.items() if marked == key)
         facts = [f"{row[REMOVED]:.1%} of the decoder parameters removed"]
         if _known(row, "latency_e2e_ms"):
             facts.insert(0, f"{dense['latency_e2e_ms'] / row['latency_e2e_ms']:.2f} × as fast")
         if _known(row, "heldout_ppl"):
             over = row["heldout_ppl"] / dense["heldout_ppl"]
             facts.append(f"held-out perplexity {row['heldout_ppl']:.2f} ({over:.2f} × dense)")
-        lines.append(f"- **{mark}**, `{key}`: {', '.join(facts)}")
+        lines.append(f"- **{names}**, `{key}`: {', '.join(facts)}")
     return "\n".join([lines[0], "", *lines[1:]]) + "\n"
 
 
