@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
-from pathlib import Path
 from typing import Any, cast
 
 import hydra
@@ -12,79 +10,78 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from evaluators.base import choose_metrics
+from evaluators.base import OPTIMISED, choose_metrics
 from evaluators.data import text_of
 from evaluators.fidelities import fidelities
+from evaluators.harness import Harness
 from evaluators.latency import EndToEnd, LatencyBench
 from evaluators.latency_table import LatencyTable
 from evaluators.tuning import make_tuning
 from search.archive import Archive
 from search.constraints import constrained, quoted
 from search.finish import finish
+from search.finished import FinishedRun
 from search.loop import run_loop
 from search.progress import show_progress
 from search.protocol import Task
 from search.report import terminal_table
-from search.run_directory import kept, open_run_directory
+from search.run_directory import FREE_SETTINGS, fresh_name, kept, open_run_directory
 from search.stages import mistakes_told, stage, told
 from space.candidate import Candidate
 from space.embedded import cache_dir
-
-FREE_SETTINGS = ("run_dir", "name", "budget", "profile_only")
 
 
 def run(cfg: DictConfig, console: Console) -> None:
     """The main job, start to end; resumes when `cfg.run_dir` holds a run."""
     with stage("model and text", console):
         loaded = instantiate(cfg.model)()
-        spec, data = loaded.spec, cfg.data
-        space, preparation = instantiate(cfg.space)(spec=spec), instantiate(cfg.supernet)
+        spec, data, dense = loaded.spec, cfg.data, Candidate.dense(loaded.spec)
+        space, prepare = instantiate(cfg.space)(spec=spec), instantiate(cfg.supernet).supernet
         workload, budget = instantiate(cfg.latency)(), instantiate(cfg.budget)
         text = text_of(data, loaded.tokenizer, spec.vocab)
+        harness = Harness(loaded.tokenizer, **{name: value for name, value in cfg.evaluate.items() if name != "picks"})
         blocks = {p: text.blocks(p, data[f"{p}_windows"], data.length) for p in ("calibration", "search", "heldout")}
-    run_dir = Path(cfg.run_dir or f"results/{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    open_run_directory(run_dir, cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True)), free=FREE_SETTINGS)
-    told(console, [f"run directory: {run_dir}"])
+    settings = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    run_dir = open_run_directory(cfg.run_dir or fresh_name(cfg.name), settings, free=FREE_SETTINGS)
+    told(console, [f"run directory: {run_dir}", *harness.remarks(cfg.objectives)])
     with stage("calibration and order of units", console) as show:
-        supernet = preparation.supernet(
-            loaded, blocks["calibration"], run_dir / "supernet", lambda index: show(index + 1, spec.layers)
-        )
+        supernet = prepare(loaded, blocks["calibration"], run_dir / "supernet", lambda n: show(n + 1, spec.layers))
     mode, recipe = cfg.search.distillation, (instantiate(cfg.correction), instantiate(cfg.distillation))
     tuning = make_tuning(mode, supernet, run_dir, *recipe, lambda: text, data.length)
     bench = LatencyBench(supernet, workload, cache_dir() / "latency")
     with stage("latency table", console) as show:
-        shapes, designs = (space.attention_shapes, space.mlp_shapes), space.samples(workload.fit + workload.check)
-        text_of_table = kept(run_dir / "latency.json", lambda: bench.table(*shapes, designs, show).to_json())
-        table = LatencyTable.from_json(text_of_table)
-    dense = Candidate.dense(spec)
+        timed = space.attention_shapes, space.mlp_shapes, space.samples(workload.fit + workload.check)
+        table = LatencyTable.from_json(kept(run_dir / "latency.json", lambda: bench.table(*timed, show).to_json()))
     told(console, [*table.remarks(), *(table.profile(dense) if cfg.profile_only else [])])
     if cfg.profile_only:
         return
-    asked = fidelities(supernet, table, blocks["search"], blocks["heldout"], tuning, **cfg.evaluators)
-    trained = asked.trained if mode == "loop" else ()
-    rungs = (*asked.search, *trained)
+    accuracy = harness.measure if "acc" in cfg.objectives else None
+    asked = fidelities(supernet, table, blocks["search"], blocks["heldout"], tuning, accuracy, **cfg.evaluators)
+    rungs = (*asked.search, *(trained := asked.trained if mode == "loop" else ()))
     objectives = choose_metrics(cfg.objectives, asked.search[-1].metrics)
     space = constrained(space, cfg.constraints, asked.free)
     starts = [dense, *space.uniform_ladder(), *space.depth_ladder(supernet.removal_order)]
     task = Task(space, objectives, cfg.seed, asked.free, starts, len(rungs), len(trained), budget.tokens)
     algorithm, batch = instantiate(cfg.search.algorithm)(task), cfg.search.batch
     settings = {"model": spec.to_json(), "text": text.digest, "dtype": str(loaded.dtype), "latency": table.digest}
+    settings |= {OPTIMISED: harness.fidelities} if accuracy else {}
     with Archive(run_dir / "archive.jsonl", settings) as archive:
         with show_progress(objectives, console) as on_progress:
             run_loop(algorithm, rungs, archive, objectives, budget, batch=batch, on_progress=on_progress)
         with stage("front: tuning, held-out text and end-to-end timing", console) as show:
-            facts = {**settings, "latency": dict(table.device), "evaluations": len(archive.evaluations("search"))}
             result = finish(
                 archive, objectives, dense, search=asked.search[-1], trained=trained[-1] if trained else None,
-                heldout=asked.heldout, tuned=asked.tuned, show=show,
-                timed=EndToEnd(bench, table.dense_ms, show),
-                points=cfg.front_points, run_dir=run_dir, run_name=str(run_dir), title=spec.name, facts=facts,
+                heldout=asked.heldout, tuned=asked.tuned, timed=EndToEnd(bench, table.dense_ms, show), show=show,
+                points=cfg.front_points, run_dir=run_dir, facts=settings | {"latency": dict(table.device)},
             )  # fmt: skip
-    if tuning:
-        tuning.keep(set(result.front["key"]))
+        if tuning:
+            tuning.keep(set(result.front["key"]))
+        if harness.questions:
+            finished, ask = FinishedRun.open(run_dir), lambda show: harness.evaluators(supernet, tuning, show)
+            finished.score(archive, ask, finished.picks(cfg.evaluate.picks), console)
     console.print(terminal_table(result.front, objectives, title=f"Pareto front of {spec.name}"))
-    commands = f"open {run_dir / 'front.html'}", f"export: python export_subnet.py run_dir={run_dir} pick=knee"
-    told(console, [*result.remarks(), *commands])
+    told(console, [*result.remarks(), f"open {run_dir / 'front.html'}"])
+    told(console, [f"export: python export_subnet.py run_dir={run_dir} pick=knee"])
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

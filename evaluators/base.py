@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol
 from space.candidate import Candidate
 from space.errors import UserError
 
+OPTIMISED = "optimised"  # names, in settings and columns, the tasks that were an objective of the search
+
 
 @dataclass(frozen=True)
 class Metric:

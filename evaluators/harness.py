@@ -9,18 +9,21 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
-from evaluators.harness_tasks import COST_RANK, FEWSHOT_SEED, Question, alone, column_of, load_questions
+from evaluators.harness_tasks import ACCURACIES, COST_RANK, FEWSHOT_SEED, Question, alone, column_of, load_questions
+from evaluators.tuning import Tuning, finished_model
 from space.candidate import Candidate
 from space.errors import UserError
+from space.supernet import Supernet
 
 Models = Callable[[Candidate], AbstractContextManager[Any]]  # a candidate to its causal language model, while in use
 Show = Callable[[int, int], None]
@@ -32,7 +35,7 @@ _STDERR = "_stderr"
 
 
 class Harness:
-    """Tasks of lm-eval under one set of settings, to be asked of models.
+    """Tasks of lm-eval under one set of settings, to be asked of models that share a tokenizer.
 
     Attributes:
         questions: The tasks.
@@ -40,7 +43,8 @@ class Harness:
 
     def __init__(
         self,
-        tasks: Sequence[str],
+        tokenizer: Any,
+        tasks: str | Sequence[str],
         *,
         num_fewshot: int | None = None,
         limit: float | None = None,
@@ -50,12 +54,14 @@ class Harness:
         """Loads the tasks and their data, and builds all requests; without tasks, nothing.
 
         Args:
+            tokenizer: Of the models that will be asked.
             tasks: Names of tasks, groups or tags, patterns of such (`arc_*`), or task files.
             num_fewshot: Examples in every prompt; None for each task's own number. Tasks that fix it at 0 keep it.
             limit: Items of each task, from its first on; below 1 a fraction of them; None for all.
             include_path: Directory with task files of your own; they come before lm-eval's.
-            batch_size: Sequences of a forward pass. `auto`: on CUDA what fits, as lm-eval finds it; elsewhere 1, lm-eval's
-                own default: nothing is padded, so that an item scores the same in any company, low precision or not.
+            batch_size: Sequences of a forward pass. `auto`: on CUDA what fits, as lm-eval finds it; elsewhere 1,
+                lm-eval's own default: nothing is padded, so that an item scores the same in any company, in bfloat16
+                too.
 
         Raises:
             UserError: A setting is wrong, lm-eval is missing, or a task is unknown or its data cannot be had.
@@ -73,48 +79,75 @@ class Harness:
             )
         if include_path is not None and not Path(include_path).is_dir():
             raise UserError(f"Task scores: expected include_path to be a directory, there is none at {include_path}.")
+        self._tokenizer = tokenizer
         self._limit = int(limit) if limit is not None and limit >= 1 else limit
         self._batch_size = batch_size
+        tasks = [tasks] if isinstance(tasks, str) else tasks
         self.questions: tuple[Question, ...] = ()
         if tasks:
             with alone():
                 self.questions = tuple(load_questions([*tasks], num_fewshot, self._limit, include_path))
 
-    def evaluators(self, tokenizer: Any, models: Models, show: Show = lambda done, of: None) -> list[TaskEvaluator]:
-        """One for each question.
+    def evaluators(
+        self, supernet: Supernet, tuning: Tuning | None, show: Show = lambda done, of: None
+    ) -> list[TaskEvaluator]:
+        """One for each question, to score candidates as they are exported.
 
         Args:
-            tokenizer: The models'.
-            models: What is scored.
+            supernet: The run's.
+            tuning: The run's, if it has any.
             show: Called with how many requests of a question are answered, of how many.
         """
-        return [TaskEvaluator(self, question, tokenizer, models, show) for question in self.questions]
+        model = lru_cache(maxsize=1)(partial(finished_model, supernet, tuning))  # for all questions about a candidate
 
-    def measure(self, tokenizer: Any, models: Models, part: float = 1.0) -> Measure:
+        def models(candidate: Candidate) -> AbstractContextManager[Any]:
+            return nullcontext(model(candidate))
+
+        return [TaskEvaluator(self, question, models, show) for question in self.questions]
+
+    @property
+    def fidelities(self) -> dict[str, str]:
+        """By task, under which name answers are stored."""
+        return {question.name: question.fidelity for question in self.questions}
+
+    def remarks(self, objectives: Sequence[str]) -> list[str]:
+        """What a person should know of a search with these objectives, in lines."""
+        if ACC.name not in objectives:
+            return []
+        names = ", ".join(question.name for question in self.questions)
+        return [f"warning: scores on {names} will not be held out, as the search optimises them; judge by other tasks"]
+
+    def measure(self, models: Models, part: float = 1.0) -> Measure:
         """The mean over tasks of `acc_norm`, or `acc` of tasks without, as an objective named `acc`.
 
         Args:
-            tokenizer: The models'.
             models: What is scored.
             part: Of the items of every task, from the first on.
 
         Raises:
-            UserError: A task has neither.
+            UserError: A task has neither, or there are no tasks.
         """
-        columns = [(question, question.accuracy) for question in self.questions]
+        if not self.questions:
+            raise UserError("objectives=[acc, ...]: expected tasks to measure it on, got none: evaluate.tasks=[piqa].")
+        columns = [(question, question.facts["accuracy"]) for question in self.questions]
+        for question, column in columns:
+            if column is None:
+                raise UserError(
+                    f"objectives=[acc, ...]: expected tasks with {' or '.join(ACCURACIES)}, but {question.name} has "
+                    f"{', '.join(metric.name for metric in question.metrics)}. Leave it out of evaluate.tasks."
+                )
 
         def values(candidate: Candidate) -> Mapping[str, float]:
             with models(candidate) as model:
-                scores = [self.ask(q, model, tokenizer, part=part)[0][column] for q, column in columns]
+                scores = [self.ask(q, model, part=part)[0][column] for q, column in columns]
             return {ACC.name: sum(scores) / len(scores)}
 
-        return Measure((ACC,), values, sum(self._tokens(q, tokenizer, part) for q in self.questions))
+        return Measure((ACC,), values, sum(self._tokens(q, part) for q in self.questions))
 
     def ask(
         self,
         question: Question,
         model: Any,
-        tokenizer: Any,
         *,
         part: float = 1.0,
         show: Show = lambda done, of: None,
@@ -124,7 +157,6 @@ class Harness:
         Args:
             question: One of `questions`.
             model: A causal language model; scored in its own dtype, on its device.
-            tokenizer: Its tokenizer.
             part: Of the items, from the first on.
             show: Called with how many requests are answered, of how many.
 
@@ -140,7 +172,7 @@ class Harness:
         if batch_size == AUTO and model.device.type != "cuda":
             batch_size = 1
         with alone():
-            lm = HFLM(model, backend="causal", tokenizer=deepcopy(tokenizer), batch_size=batch_size)
+            lm = HFLM(model, backend="causal", tokenizer=deepcopy(self._tokenizer), batch_size=batch_size)
             lm.set_cache_hook(_Counter(show, question.requests))
             for task in question.loaded["tasks"].values():
                 task.set_fewshot_seed(FEWSHOT_SEED)
@@ -169,7 +201,7 @@ class Harness:
             return math.ceil(self._limit * part)
         return part * (self._limit or 1.0)
 
-    def _tokens(self, question: Question, tokenizer: Any, part: float) -> int:
+    def _tokens(self, question: Question, part: float) -> int:
         """Tokens of all requests, what is generated not counted."""
         from lm_eval.evaluator_utils import get_sample_size
 
@@ -177,21 +209,21 @@ class Harness:
         for task in question.loaded["tasks"].values():
             items = get_sample_size(task, self._part(part))
             asked = [_text(i) for i in task.instances if items is None or i.doc_id < items]
-            count += sum(map(len, tokenizer(asked)["input_ids"]))
+            count += sum(map(len, self._tokenizer(asked)["input_ids"]))
         return count
 
 
 class TaskEvaluator(MeasureEvaluator):
     """One question as an `Evaluator`: its evaluations have facts."""
 
-    def __init__(self, harness: Harness, question: Question, tokenizer: Any, models: Models, show: Show) -> None:
+    def __init__(self, harness: Harness, question: Question, models: Models, show: Show) -> None:
         """Asks nothing yet; see `Harness.evaluators`."""
         self._answered: Mapping[str, Any] = {}
         self._question = question
 
         def values(candidate: Candidate) -> Mapping[str, float]:
             with models(candidate) as model:
-                scores, self._answered = harness.ask(question, model, tokenizer, show=show)
+                scores, self._answered = harness.ask(question, model, show=show)
             return scores
 
         super().__init__(question.fidelity, [Measure(question.metrics, values)])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evaluators.base import Metric
 from evaluators.isolation import quiet, seeded
@@ -55,22 +55,6 @@ class Question:
         """Under which answers are stored."""
         names = "lm_eval", "task", "num_fewshot", "items", "digest"
         return "lm-eval {} {} {}-shot {} items {}".format(*(self.facts[name] for name in names))
-
-    @property
-    def accuracy(self) -> str:
-        """The column that the task is judged by when its accuracy is an objective.
-
-        Raises:
-            UserError: It has none.
-        """
-        known = [metric.name for metric in self.metrics]
-        for name in (column_of(self.name, accuracy) for accuracy in ACCURACIES):
-            if name in known:
-                return name
-        raise UserError(
-            f"objectives=[acc, ...]: expected tasks with a metric {' or '.join(ACCURACIES)}, but {self.name} has "
-            f"{', '.join(known)}. Leave it out of evaluate.tasks."
-        )
 
 
 def load_questions(
@@ -126,9 +110,9 @@ def _loaded(name: str, manager: Any) -> Any:
                 len(task.eval_docs)  # what is loaded late, is loaded now
     except Exception as error:  # task files are code, and the errors of the hub have no common class
         raise UserError(
-            f"Task scores: expected to load {name} and its data, got {type(error).__name__}: {error} Tasks of the hub "
-            "need the network (and HF_HUB_OFFLINE unset) at least once; tasks on local files are found with "
-            "include_path=DIRECTORY."
+            f"Task scores: expected to load {name} and its data, got {type(error).__name__}: {error}\n"
+            "Tasks of the hub need the network (and HF_HUB_OFFLINE unset) once. Tasks on local files are found with "
+            "include_path=DIRECTORY; paths that they name are relative to the current directory."
         ) from error
     for part, task in loaded["tasks"].items():
         if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
@@ -163,19 +147,23 @@ def _question(name: str, loaded: Any, num_fewshot: int | None, limit: float | No
             items += len(docs)
     better = {metric: up for task in tasks.values() for metric, up in task.higher_is_better().items()}
     group = loaded["groups"].get(name)
-    metrics = [each.metric for each in group.aggregate_metric_list] if group else list(tasks[name].aggregation())
+    names = [each.metric for each in group.aggregate_metric_list] if group else list(tasks[name].aggregation())
+    judged = next((metric for metric in ACCURACIES if metric in names), None)
+
+    def goal(metric: str) -> Literal["min", "max"]:
+        return "min" if better.get(metric) is False else "max"
+
     return Question(
         name=name,
         loaded=loaded,
-        metrics=tuple(
-            Metric(column_of(name, m), "", "min" if better.get(m) is False else "max", COST_RANK) for m in metrics
-        ),
+        metrics=tuple(Metric(column_of(name, metric), "", goal(metric), COST_RANK) for metric in names),
         facts={
             "task": name,
             "lm_eval": version("lm-eval"),
             "version": str(group.version if group else tasks[name].VERSION),
             "num_fewshot": "/".join(sorted({str(task.get_config("num_fewshot")) for task in tasks.values()})),
             "items": items,
+            "accuracy": column_of(name, judged) if judged else None,
             "digest": digest.hexdigest()[:12],
         },
         requests=requests,

@@ -20,6 +20,7 @@ from search.pareto import minimised, spread_subset
 from search.plot import write_front_html
 from search.report import confirmed, dense_row, front_table, is_dense, points_table, write_front_csv
 from search.run_directory import atomic_write
+from search.scores import score_metrics, with_scores
 from space.candidate import Candidate
 from space.errors import UserError
 
@@ -27,7 +28,7 @@ FRONT_FILE = "front.csv"
 POINTS_FILE = "points.csv"  # every candidate that the search evaluated
 PAGE_FILE = "front.html"
 SUMMARY_FILE = "summary.json"
-BEFORE_TUNING = {"kl": "untuned_kl", "nll": "untuned_nll"}
+BEFORE_TUNING = {"kl": "untuned_kl", "nll": "untuned_nll", "acc": "untuned_acc"}
 HELDOUT_BEFORE_TUNING = {"heldout_kl": "refit_kl", "heldout_ppl": "refit_ppl"}
 
 Show = Callable[[int, int], None]
@@ -101,8 +102,6 @@ def finish(
     timed: Evaluator,
     points: int,
     run_dir: Path,
-    run_name: str,
-    title: str,
     facts: Mapping[str, Any],
     show: Show = lambda done, of: None,
 ) -> Finish:
@@ -123,10 +122,8 @@ def finish(
         tuned: Gives the same of tuned subnets; then those of `heldout` are columns `refit_kl` and `refit_ppl`.
         timed: Gives `latency_e2e_ms`.
         points: How many members at most.
-        run_dir: Where `front.csv`, `points.csv`, `front.html` and `summary.json` go.
-        run_name: The run directory as commands are to name it.
-        title: Heading of the page.
-        facts: What `summary.json` says besides.
+        run_dir: Where `front.csv`, `points.csv`, `front.html` and `summary.json` go; commands on the page name it.
+        facts: What `summary.json` says besides, `model` with its `name` among it.
         show: Called with how much of a step of this is done, of how much.
 
     Raises:
@@ -172,11 +169,10 @@ def finish(
     front = confirmed(measured, [_timed_for(metric, timed.metrics) for metric in objectives])
     evaluated = [(e.candidate, e.values) for e in archive.evaluations(search.fidelity) if e.status == "ok"]
     everything = points_table(evaluated, merged[dense.key])
-    write_front_csv(run_dir / FRONT_FILE, front)
-    write_front_csv(run_dir / POINTS_FILE, everything)
-    write_front_html(run_dir / PAGE_FILE, front, everything, objectives, run_dir=run_name, title=title)
+    front = write_front(run_dir, archive, front, everything, objectives, title=facts["model"]["name"])
     summary = {
         **facts,
+        "evaluations": len(archive.evaluations(search.fidelity)),
         "objectives": [asdict(metric) for metric in objectives],
         "latency_table_error": {name: None if value != value else value for name, value in asdict(error).items()},
         "rank_correlation": {names: None if tau != tau else tau for names, tau in agreement.items()},
@@ -186,6 +182,36 @@ def finish(
     }
     atomic_write(run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
     return Finish(front, error, len(scored) - len(front), agreement)
+
+
+def write_front(
+    run_dir: Path,
+    archive: Archive,
+    front: pd.DataFrame,
+    everything: pd.DataFrame,
+    objectives: Sequence[Metric],
+    *,
+    title: str,
+) -> pd.DataFrame:
+    """Writes `front.csv`, `points.csv` and `front.html` with the task scores that the archive has.
+
+    Args:
+        run_dir: See `finish`.
+        archive: The run's.
+        front: The front's table.
+        everything: The table of all that was evaluated.
+        objectives: See `finish`.
+        title: Heading of the page.
+
+    Returns:
+        The front's table with the scores.
+    """
+    front, everything = with_scores(front, archive), with_scores(everything, archive)
+    write_front_csv(run_dir / FRONT_FILE, front)
+    write_front_csv(run_dir / POINTS_FILE, everything)
+    scores = score_metrics(archive)
+    write_front_html(run_dir / PAGE_FILE, front, everything, objectives, scores, run_dir=str(run_dir), title=title)
+    return front
 
 
 def _agreement(members: Iterable[tuple[Candidate, Mapping[str, float]]], one: str, other: str) -> float:

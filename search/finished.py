@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
+from rich.console import Console
 
-from evaluators.base import Metric
-from search.finish import FRONT_FILE, POINTS_FILE, SUMMARY_FILE
+from evaluators.base import Evaluator, Metric
+from search.archive import Archive
+from search.finish import FRONT_FILE, POINTS_FILE, SUMMARY_FILE, Show, write_front
+from search.pareto import spread_subset
 from search.picks import candidate_of, select
-from search.report import is_dense, read_front_csv
+from search.report import dense_row, is_dense, landmarks, objective_values, quality_column, read_front_csv
 from search.run_directory import CONFIG_FILE
+from search.scores import answer_line, score, score_table
+from search.stages import stage, told
 from space.candidate import Candidate
 from space.errors import ShapeError, UserError
 
@@ -25,12 +30,14 @@ class FinishedRun:
     """A run with a front.
 
     Attributes:
+        directory: The run directory.
         config: The configuration, nested mappings.
         summary: Facts of the run.
         front: The front's table.
         points: All candidates that the search evaluated.
     """
 
+    directory: Path
     config: dict[str, Any]
     summary: dict[str, Any]
     front: pd.DataFrame
@@ -51,7 +58,7 @@ class FinishedRun:
             raise UserError(
                 f"Expected {run_dir} to hold a finished run, got: {error}. Run the search again."
             ) from error
-        return cls(config, summary, front, points)
+        return cls(run_dir, config, summary, front, points)
 
     def row(self, pick: str) -> pd.Series[Any]:
         """The row of a pick: a key, of the front or of any other point, or what `search.picks.select` knows.
@@ -61,7 +68,48 @@ class FinishedRun:
         """
         if pick in set(self.points["key"]) - set(self.front["key"]):  # the page offers points off the front too
             return self.points[self.points["key"] == pick].iloc[0]
-        return select(self.front, pick, [Metric(**metric) for metric in self.summary["objectives"]])
+        return select(self.front, pick, self._objectives)
+
+    def picks(self, count: int) -> list[Candidate]:
+        """The knee, and so many other points, spread along the front; all that there are when there are not so many."""
+        pruned = self.front[~is_dense(self.front)]
+        knee = landmarks(self.front, self._objectives).get("knee")
+        others = pruned[pruned["key"] != knee]
+        if len(others) > count:
+            values = objective_values(others, self._objectives, quality_column(others) or "")
+            others = others.iloc[sorted(spread_subset(values, count))] if count else others[:0]
+        chosen = pd.concat([pruned[pruned["key"] == knee], others])
+        return [candidate_of(row) for _, row in chosen.iterrows()]
+
+    def score(
+        self,
+        archive: Archive,
+        ask: Callable[[Show], Sequence[Evaluator]],
+        candidates: Sequence[Candidate],
+        console: Console,
+    ) -> None:
+        """Scores the dense model and candidates on tasks, as far as they are not, and adds that to the front's files.
+
+        Args:
+            archive: The run's.
+            ask: Evaluators, one a task, that tell of their progress.
+            candidates: Whom to score.
+            console: Where new answers, and then all scores, are shown.
+
+        Raises:
+            UserError: A candidate cannot be scored.
+        """
+        dense = candidate_of(dense_row(self.front))
+        with stage("task scores", console) as show:
+            evaluators = ask(show)
+            score(evaluators, archive, [dense, *candidates], lambda answer: told(console, [answer_line(answer)]))
+        title = self.summary["model"]["name"]
+        write_front(self.directory, archive, self.front, self.points, self._objectives, title=title)
+        console.print(score_table(archive, evaluators, dense, [one for one in candidates if one != dense] or [dense]))
+
+    @property
+    def _objectives(self) -> list[Metric]:
+        return [Metric(**metric) for metric in self.summary["objectives"]]
 
     def require_held(self, candidate: Candidate, check: Callable[[Candidate], object]) -> None:
         """Checks that a format holds a pick; where it does not, names the nearest point of the run that it holds.

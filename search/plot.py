@@ -21,6 +21,7 @@ from plotly.offline import get_plotlyjs
 from evaluators.base import Metric
 from search.report import COSTS, REMOVED, SEARCH_QUALITY, SHAPES, dense_row, landmarks
 from search.run_directory import atomic_write
+from search.script import FREE_RANK
 
 # Column: what people call it, its unit, and how the page writes its numbers.
 LABELS: dict[str, tuple[str, str, str]] = {
@@ -28,6 +29,7 @@ LABELS: dict[str, tuple[str, str, str]] = {
     "nll": ("NLL, search text", "nats/token", "fine"),
     "heldout_kl": ("KL to dense, held-out text", "nats/token", "fine"),
     "heldout_ppl": ("Perplexity, held-out text", "", "plain"),
+    "acc": ("Accuracy, tasks of the search (not held out)", "", "fine"),
     "latency_ms": ("Latency, from the table", "ms", "plain"),
     "latency_e2e_ms": ("Latency, end to end", "ms", "plain"),
     "prefill_ms": ("Prefill, from the table", "ms", "plain"),
@@ -43,13 +45,16 @@ LABELS: dict[str, tuple[str, str, str]] = {
 PLAIN_VALUE = re.compile(r"[\w./+-]+", re.ASCII)
 
 
-def front_figure_data(front: pd.DataFrame, dominated: pd.DataFrame, objectives: Sequence[Metric]) -> dict[str, Any]:
+def front_figure_data(
+    front: pd.DataFrame, dominated: pd.DataFrame, objectives: Sequence[Metric], scores: Sequence[Metric] = ()
+) -> dict[str, Any]:
     """Everything that the page draws, as JSON-ready values; numbers that nobody measured are None.
 
     Args:
         front: The front's table, the dense model's row in it.
         dominated: Points off the front, with the same shapes and some of the same metrics; may be empty.
         objectives: The search's objectives; they choose the axes that the page opens with.
+        scores: Task scores that are columns of both tables.
 
     Returns:
         `columns` (name, label, unit, kind, goal); `x` and `y` (columns to choose from, the first is shown first);
@@ -60,6 +65,7 @@ def front_figure_data(front: pd.DataFrame, dominated: pd.DataFrame, objectives: 
     marks = landmarks(front, objectives)
     columns = [name for name in front.columns if pd.api.types.is_numeric_dtype(front[name])]
     x, y = _axes(columns, objectives)
+    y += [metric.name for metric in scores if metric.name in columns]
     front_keys = set(front["key"])
     points = list(_points(front, "front", columns)) + [
         point for point in _points(dominated, "dominated", columns) if point["key"] not in front_keys
@@ -69,7 +75,7 @@ def front_figure_data(front: pd.DataFrame, dominated: pd.DataFrame, objectives: 
             point["role"] = "dense"
         point["marks"] = [mark for mark, key in marks.items() if key == point["key"]]
     return {
-        "columns": [_column(name, objectives) for name in columns],
+        "columns": [_column(name, [*objectives, *scores]) for name in columns],
         "x": x,
         "y": y,
         "points": points,
@@ -82,6 +88,7 @@ def write_front_html(
     front: pd.DataFrame,
     dominated: pd.DataFrame,
     objectives: Sequence[Metric],
+    scores: Sequence[Metric] = (),
     *,
     run_dir: str,
     title: str,
@@ -93,10 +100,11 @@ def write_front_html(
         front: The front's table, the dense model's row in it.
         dominated: Points off the front, with shapes, as `points_table` makes them.
         objectives: The search's objectives.
+        scores: See `front_figure_data`.
         run_dir: The run directory, as the export command is to name it.
         title: Heading; usually the model's name.
     """
-    data = front_figure_data(front, dominated, objectives) | {
+    data = front_figure_data(front, dominated, objectives, scores) | {
         "title": title,
         "run_dir": run_dir,
         "command": f"python export_subnet.py {_override('run_dir', run_dir)} pick=",
@@ -117,16 +125,16 @@ def write_front_html(
 def _axes(columns: Sequence[str], objectives: Sequence[Metric]) -> tuple[list[str], list[str]]:
     """The columns to choose each axis from."""
     names = [metric.name for metric in objectives]
-    costs = [name for name in names if name not in SEARCH_QUALITY]
-    quality = [name for name in names if name in SEARCH_QUALITY]
+    quality = [metric.name for metric in objectives if metric.name in SEARCH_QUALITY or metric.cost_rank > FREE_RANK]
+    costs = [name for name in names if name not in quality]
     x = ["latency_ms", *costs, *(name for name in COSTS if name != REMOVED)]
     y = [*quality, "heldout_ppl"] if quality else [*names[1:], "heldout_ppl", *names[:1]]
     return [_ for _ in dict.fromkeys(x) if _ in columns], [_ for _ in dict.fromkeys(y) if _ in columns]
 
 
-def _column(name: str, objectives: Sequence[Metric]) -> dict[str, str]:
+def _column(name: str, known: Sequence[Metric]) -> dict[str, str]:
     """What the page knows of a column; one that `LABELS` has not goes by its metric's name and unit."""
-    metric = next((metric for metric in objectives if metric.name == name), Metric(name, "", "min", 0))
+    metric = next((metric for metric in known if metric.name == name), Metric(name, "", "min", 0))
     label, unit, kind = LABELS.get(name, (name, metric.unit, "plain"))
     return {"name": name, "label": label, "unit": unit, "kind": kind, "goal": metric.goal}
 

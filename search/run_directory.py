@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from space.errors import UserError
 
 CONFIG_FILE = "config.yaml"
+FREE_SETTINGS = ("run_dir", "name", "budget", "profile_only", "evaluate")  # what a run may be gone on with, changed
 
 
 class _Absent:
@@ -122,6 +124,11 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def fresh_name(name: str) -> str:
+    """The directory of a run that was given none: named after the time."""
+    return f"results/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def kept(path: Path, make: Callable[[], str]) -> str:

@@ -108,8 +108,6 @@ class Run:
                 timed=self.timed,
                 points=points,
                 run_dir=self.directory,
-                run_name="results/toy",
-                title="toy",
                 facts=FACTS,
             )
 
