@@ -64,7 +64,8 @@ class Harness:
                 too.
 
         Raises:
-            UserError: A setting is wrong, lm-eval is missing, or a task is unknown or its data cannot be had.
+            UserError: A setting is wrong, lm-eval is missing, a task is unknown or its data cannot be had, or the
+                tokenizer has neither a BOS nor an EOS token.
         """
         if not (num_fewshot is None or num_fewshot >= 0) or not (limit is None or limit > 0):
             raise UserError(
@@ -79,6 +80,11 @@ class Harness:
             )
         if include_path is not None and not Path(include_path).is_dir():
             raise UserError(f"Task scores: expected include_path to be a directory, there is none at {include_path}.")
+        if tasks and tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+            raise UserError(
+                "Task scores: expected a tokenizer with a BOS or EOS token, as lm-eval needs one, got neither. Set "
+                "bos_token or eos_token in the model's tokenizer_config.json."
+            )
         self._tokenizer = tokenizer
         self._limit = int(limit) if limit is not None and limit >= 1 else limit
         self._batch_size = batch_size

@@ -39,7 +39,7 @@ def rung_agreement(metric: str, answers: Sequence[Mapping[str, Evaluation]]) -> 
     notes = []
     for rung, (low, high) in enumerate(pairwise(answers)):
         both = [(low[key].values[metric], high[key].values[metric]) for key in high if key in low]
-        if len(both) > 2:
+        if len(both) > 2 and np.ptp(both, axis=0).all():  # ranks of equal values say nothing
             rho = float(spearmanr(*np.array(both).T).statistic)
             notes.append(
                 f"fidelity {rung} to {rung + 1}: tau {rank_correlation(both):.2f}, rho {rho:.2f} on {len(both)}"

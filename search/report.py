@@ -179,7 +179,8 @@ def terminal_table(frame: pd.DataFrame, objectives: Sequence[Metric], title: str
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("key", no_wrap=True)
     heads = ("latency\nms, table", "latency\nms, timed", "speed-up", "params", "decoder\nremoved")
-    for head in (*heads, "search\nKL", "held-out\nperplexity", "× dense"):
+    accuracy = ["search\naccuracy"] if "acc" in frame else []
+    for head in (*heads, "search\nKL", *accuracy, "held-out\nperplexity", "× dense"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     marks = landmarks(frame, objectives)
@@ -196,6 +197,7 @@ def terminal_table(frame: pd.DataFrame, objectives: Sequence[Metric], title: str
             short_count(_number(row, "params")),
             _cell("{:.1%}", _number(row, REMOVED)),
             _cell("{:.4f}", _number(row, "kl")),
+            *(_cell("{:.3f}", _number(row, "acc")) for _ in accuracy),
             _cell("{:.2f}", _number(row, "heldout_ppl")),
             _cell("{:.3f}×", _number(row, "heldout_ppl"), over=_number(dense, "heldout_ppl")),
             "dense" if is_dense_row else ", ".join(names),

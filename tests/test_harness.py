@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from helpers_run import CHARACTERS, save_tiny
+from helpers_tasks import ITEMS, TASKS, write_tasks
 from transformers import AutoTokenizer
 
 from evaluators.harness import Harness
@@ -25,51 +26,7 @@ from space.export import MODELING_FILE, checkpoint_config, checkpoint_state, ren
 from space.loading import LoadedModel, load_model
 from space.supernet import Supernet
 
-ITEMS = 12
 UNEVEN = Candidate((LayerShape(4, 2, 40), LayerShape(0, 0, 32), LayerShape(3, 3, 0), LayerShape(6, 3, 24)))
-TASKS: dict[str, dict[str, Any]] = {
-    "choose": {
-        "output_type": "multiple_choice",
-        "doc_to_text": "{{question}}",
-        "doc_to_target": "{{gold}}",
-        "doc_to_choice": "{{choices}}",
-        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
-        "fewshot_split": "test",
-    },
-    "last": {
-        "output_type": "loglikelihood",
-        "doc_to_text": "{{question}}",
-        "doc_to_target": " {{choices[0]}}",
-        "metric_list": [{"metric": "perplexity"}, {"metric": "acc"}],
-        "num_fewshot": 0,
-    },
-    "write": {
-        "output_type": "generate_until",
-        "doc_to_text": "{{question}}",
-        "doc_to_target": "{{choices[0]}}",
-        "generation_kwargs": {"until": ["."], "max_gen_toks": 4},
-        "metric_list": [{"metric": "exact_match"}],
-        "num_fewshot": 0,
-    },
-    "gone": {"output_type": "loglikelihood", "dataset_path": "nobody/nothing"},
-}
-
-
-def write_tasks(directory: Path) -> Path:
-    """Task files over a file of random words."""
-    generator = random.Random(0)
-
-    def words(most: int) -> str:
-        return "".join(generator.choice(CHARACTERS) for _ in range(generator.randint(1, most)))
-
-    directory.mkdir()
-    docs = [{"question": words(9), "choices": [words(4), words(4), words(4)], "gold": n % 3} for n in range(ITEMS)]
-    (directory / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
-    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(directory / "docs.jsonl")}}}
-    for name, task in TASKS.items():
-        text = yaml.safe_dump(data | {"task": name, "test_split": "test", "metadata": {"version": 1.5}} | task)
-        (directory / f"{name}.yaml").write_text(text)
-    return directory
 
 
 class Place:
@@ -78,9 +35,6 @@ class Place:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         saved = save_tiny("llama", directory / "model")
-        tokenizer = AutoTokenizer.from_pretrained(saved)
-        tokenizer.eos_token = "."
-        tokenizer.save_pretrained(saved)
         with quiet_transformers():
             self.loaded: LoadedModel = load_model(str(saved), dtype="bfloat16", device="cpu")
         tokens = torch.randint(len(CHARACTERS), (12, 24), generator=torch.Generator().manual_seed(0))
@@ -257,6 +211,10 @@ def test_a_mistake_is_one_clear_error(place: Place, tasks: list[str], settings: 
 def test_a_missing_directory_or_lm_eval_is_a_clear_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="include_path to be a directory, there is none at nowhere"):
         Harness(place.loaded.tokenizer, ["choose"], include_path="nowhere")
+    plain = AutoTokenizer.from_pretrained(place.loaded.source)
+    plain.eos_token = None
+    with pytest.raises(UserError, match="a BOS or EOS token"):
+        Harness(plain, ["choose"], include_path=str(place.tasks))
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(UserError, match="cannot be imported here"):
         place.harness("choose")
