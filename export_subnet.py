@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from evaluators.data import text_of
 from evaluators.recovery import recover_pick
-from evaluators.tuning import make_tuning
+from evaluators.tuning import finished_model, make_tuning
 from search.constraints import quoted
 from search.finished import FinishedRun
 from search.picks import candidate_of
@@ -46,7 +46,7 @@ def export(cfg: DictConfig, watch: Watch) -> None:
     if tuning and not cfg.tuning:  # the row's held-out figures are not those of this checkpoint
         row, tuning = row.drop([*HELDOUT_QUALITY], errors="ignore"), None
     with watch.stage("tuning"):
-        source = tuning.model(candidate, len(tuning.rungs)) if tuning else supernet.materialise(candidate)
+        source = finished_model(supernet, tuning, candidate)
     recovery, checkpoints = instantiate(cfg.recover), out.with_name(f"{out.name}.recovery")
     recovered: dict[str, str] = {}
     if recovery.tokens:

@@ -9,63 +9,62 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from evaluators.base import choose_metrics
+from evaluators.base import OPTIMISED, choose_metrics
 from evaluators.data import text_of
 from evaluators.fidelities import fidelities
+from evaluators.harness import Harness
 from evaluators.latency import EndToEnd, LatencyBench
 from evaluators.latency_table import LatencyTable
 from evaluators.tuning import make_tuning
 from search.archive import Archive
 from search.constraints import constrained, quoted
 from search.finish import finish
-from search.finished import finished_runs
+from search.finished import FinishedRun, finished_runs
 from search.loop import run_loop
 from search.protocol import Task
-from search.run_directory import kept, new_name, open_run_directory
+from search.run_directory import FREE_SETTINGS, kept, new_name, open_run_directory
+from search.scoring import score_run
 from search.watch.events import Found
 from search.watch.run import Watch, watched
 from space.candidate import Candidate
 from space.embedded import cache_dir
-
-FREE_SETTINGS = ("run_dir", "name", "budget", "profile_only", "compare", "progress", "tracker")
 
 
 def run(cfg: DictConfig, watch: Watch) -> None:
     """The main job, start to end; resumes when `cfg.run_dir` holds a run."""
     with watch.stage("model and text"):
         loaded = instantiate(cfg.model)()
-        spec, data = loaded.spec, cfg.data
-        space, preparation = instantiate(cfg.space)(spec=spec), instantiate(cfg.supernet)
+        spec, data, dense = loaded.spec, cfg.data, Candidate.dense(loaded.spec)
+        space, prepare = instantiate(cfg.space)(spec=spec), instantiate(cfg.supernet).supernet
         workload, budget, compared = instantiate(cfg.latency)(), instantiate(cfg.budget), finished_runs(cfg.compare)
         text = text_of(data, loaded.tokenizer, spec.vocab)
+        harness = Harness(loaded.tokenizer, **{name: value for name, value in cfg.evaluate.items() if name != "picks"})
         blocks = {p: text.blocks(p, data[f"{p}_windows"], data.length) for p in ("calibration", "search", "heldout")}
     config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     run_dir = open_run_directory(cfg.run_dir or new_name(cfg.name), config, free=FREE_SETTINGS)
     watch.opened(run_dir, spec.name, config, cfg.tracker)
+    watch.told(harness.remarks(cfg.objectives))
     with watch.stage("calibration and order of units") as show:
-        supernet = preparation.supernet(
-            loaded, blocks["calibration"], run_dir / "supernet", lambda index: show(index + 1, spec.layers)
-        )
+        supernet = prepare(loaded, blocks["calibration"], run_dir / "supernet", lambda n: show(n + 1, spec.layers))
     mode, recipe = cfg.search.distillation, (instantiate(cfg.correction), instantiate(cfg.distillation))
     tuning = make_tuning(mode, supernet, run_dir, *recipe, lambda: text, data.length)
     bench = LatencyBench(supernet, workload, cache_dir() / "latency", loaded.tokenizer)
     with watch.stage("latency table") as show:
-        shapes, designs = (space.attention_shapes, space.mlp_shapes), space.samples(workload.fit + workload.check)
-        text_of_table = kept(run_dir / "latency.json", lambda: bench.table(*shapes, designs, show).to_json())
-        table = LatencyTable.from_json(text_of_table)
-    dense = Candidate.dense(spec)
+        timed = space.attention_shapes, space.mlp_shapes, space.samples(workload.fit + workload.check)
+        table = LatencyTable.from_json(kept(run_dir / "latency.json", lambda: bench.table(*timed, show).to_json()))
     watch.told([*table.remarks(), *(table.profile(dense) if cfg.profile_only else [])])
     if cfg.profile_only:
         return
-    asked = fidelities(supernet, table, blocks["search"], blocks["heldout"], tuning, **cfg.evaluators)
-    trained = asked.trained if mode == "loop" else ()
-    rungs = (*asked.search, *trained)
+    accuracy = harness.measure if "acc" in cfg.objectives else None
+    asked = fidelities(supernet, table, blocks["search"], blocks["heldout"], tuning, accuracy, **cfg.evaluators)
+    rungs = (*asked.search, *(trained := asked.trained if mode == "loop" else ()))
     objectives = choose_metrics(cfg.objectives, asked.search[-1].metrics)
     space = constrained(space, cfg.constraints, asked.free)
     starts = [dense, *space.uniform_ladder(), *space.depth_ladder(supernet.removal_order)]
     task = Task(space, objectives, cfg.seed, asked.free, starts, len(rungs), len(trained), budget.tokens)
     algorithm, batch = instantiate(cfg.search.algorithm)(task), cfg.search.batch
     settings = {"model": spec.to_json(), "text": text.digest, "dtype": str(loaded.dtype), "latency": table.digest}
+    settings |= {OPTIMISED: harness.fidelities} if accuracy else {}
     sources = {name: len(tokens) for name, tokens in text.tokens.items()}
     told = {"sources": sources, "latency_table": table.remarks(), "arguments": sys.argv[1:]}
     with Archive(run_dir / "archive.jsonl", settings) as archive:
@@ -74,13 +73,15 @@ def run(cfg: DictConfig, watch: Watch) -> None:
         with watch.stage("front: tuning, held-out text and end-to-end timing") as show:
             result = finish(
                 archive, objectives, dense, search=asked.search[-1], trained=trained[-1] if trained else None,
-                heldout=asked.heldout, tuned=asked.tuned, timed=EndToEnd(bench, table.dense_ms, show), title=spec.name,
+                heldout=asked.heldout, tuned=asked.tuned, timed=EndToEnd(bench, table.dense_ms, show), show=show,
                 facts={**settings, **told, "latency": {**table.device, "scenario": workload.scenario}}, config=config,
                 reference=space.uniform_ladder(), compared=compared, points=cfg.front_points, run_dir=run_dir,
-                show=show,
             )  # fmt: skip
-    if tuning:
-        tuning.keep(set(result.front["key"]))
+        if tuning:
+            tuning.keep(set(result.front["key"]))
+        if harness.questions:
+            finished, ask = FinishedRun.open(run_dir), lambda show: harness.evaluators(supernet, tuning, show)
+            score_run(finished, archive, ask, finished.picks(cfg.evaluate.picks), watch)
     watch.send(Found(run_dir, spec.name, objectives, result))
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol
 from space.candidate import Candidate
 from space.errors import UserError
 
+OPTIMISED = "optimised"  # names, in settings and columns, the tasks that were an objective of the search
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -50,13 +52,14 @@ class Evaluation:
 
     Attributes:
         candidate: The architecture.
-        fidelity: Which question was asked: `search`, `heldout`, `timed`.
+        fidelity: Which question was asked: `search`, `heldout`, `timed`, or that of `evaluators.harness`.
         status: `ok`, or `failed` with `error` set and no values.
         values: Metric name to value.
         seconds: Wall time.
         tokens: Tokens of text that went through the candidate.
         error: The failure's message.
         predicted: What a surrogate that had not seen the candidate expected, metric name to value.
+        facts: What else has to be known to compare the values with others, JSON-ready.
     """
 
     candidate: Candidate
@@ -67,6 +70,7 @@ class Evaluation:
     tokens: int = 0
     error: str | None = None
     predicted: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status not in ("ok", "failed"):
@@ -86,6 +90,7 @@ class Evaluation:
             "tokens": self.tokens,
             "error": self.error,
             "predicted": dict(self.predicted),
+            **({"facts": dict(self.facts)} if self.facts else {}),
         }
 
     @classmethod
@@ -100,6 +105,7 @@ class Evaluation:
             tokens=record["tokens"],
             error=record["error"],
             predicted=record["predicted"],
+            facts=record.get("facts", {}),
         )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from evaluators.base import Evaluator, MeasureEvaluator, together
+from evaluators.base import Evaluator, Measure, MeasureEvaluator, together
 from evaluators.cost import cost_measure
 from evaluators.divergence import Divergence
+from evaluators.harness import Models
 from evaluators.latency_table import LatencyTable
 from evaluators.refit_error import refit_error_measure
 from evaluators.tuning import Tuning, tuned
@@ -43,6 +45,7 @@ def fidelities(
     search: Tensor,
     heldout: Tensor,
     tuning: Tuning | None = None,
+    accuracy: Callable[[Models, float], Measure] | None = None,
     *,
     context: int,
     batch: int,
@@ -57,6 +60,8 @@ def fidelities(
         search: Token windows of the search, shape (windows, length).
         heldout: Token windows of the final scores, shape (windows, length).
         tuning: What follows the cached refit, if anything.
+        accuracy: What is asked besides of models, on a part of the items, such as `Harness.measure`; every rung asks it
+            on the part of the items that it sees of the text, trained ones on all.
         context: Tokens at which KV-cache bytes and attention's share of the work are counted.
         batch: Windows of a forward pass.
         rungs: The part of every window of `search`, from its start, that each cheaper fidelity looks at; cheapest
@@ -79,6 +84,9 @@ def fidelities(
     def divergence(tokens: int) -> Divergence:
         return Divergence(supernet, search[:, :tokens], batch=batch, cache_bytes=cache_bytes // len(sizes))
 
+    def extra(models: Models, part: float = 1.0) -> list[Measure]:
+        return [accuracy(models, part)] if accuracy else []
+
     rungs_of_search = {f"search-{tokens}": divergence(tokens) for tokens in sizes[:-1]} | {"search": divergence(length)}
     unseen = Divergence(supernet, heldout, batch=batch)
     trained: tuple[Evaluator, ...] = ()
@@ -88,13 +96,22 @@ def fidelities(
         names = [f"distilled-{tokens}" for tokens in tuning.rungs]
         full = rungs_of_search["search"]
         trained = tuple(
-            tuned(name, tuning, rung, full.measure, costs=costs) for rung, name in enumerate(names, start=1)
+            tuned(name, tuning, rung, full.measure, costs=[*costs, *extra(_after(tuning, rung))])
+            for rung, name in enumerate(names, start=1)
         )
         final = tuned("tuned", tuning, len(names), unseen.heldout_measure)
     return Fidelities(
         free=together([*costs, refit_error_measure(supernet)]),
-        search=tuple(MeasureEvaluator(n, [*costs, asked.measure()]) for n, asked in rungs_of_search.items()),
+        search=tuple(
+            MeasureEvaluator(name, [*costs, asked.measure(), *extra(supernet.activate, size / length)])
+            for size, (name, asked) in zip(sizes, rungs_of_search.items(), strict=True)
+        ),
         trained=trained,
         heldout=MeasureEvaluator("heldout", [unseen.heldout_measure()]),
         tuned=final,
     )
+
+
+def _after(tuning: Tuning, rung: int) -> Models:
+    """Subnets after a rung of their tuning."""
+    return lambda candidate: nullcontext(tuning.model(candidate, rung))

@@ -249,6 +249,16 @@ def make_tuning(
     return Tuning(supernet, run_dir / _TUNED, correction, settings, text, length)
 
 
+def finished_model(supernet: Supernet, tuning: Tuning | None, candidate: Candidate) -> Any:
+    """A candidate's own model as it is exported: after all of the run's tuning.
+
+    Raises:
+        DivergedError: See `Tuning.model`.
+        UserError: See `Tuning.model`.
+    """
+    return tuning.model(candidate, len(tuning.rungs)) if tuning else supernet.materialise(candidate)
+
+
 def _read(file: Path) -> State:
     try:
         state: State = torch.load(file, map_location="cpu", weights_only=True)

@@ -66,6 +66,20 @@ class Archive:
             self.close()
             raise
 
+    @classmethod
+    def reopen(cls, path: Path) -> Self:
+        """Opens an archive that exists, with the settings that it was made with.
+
+        Raises:
+            ArchiveError: There is none, or it cannot be opened.
+        """
+        try:
+            with path.open("rb") as file:
+                header = _record(file.readline())
+        except OSError as error:
+            raise ArchiveError(f"Expected the archive of a run in {path}, got: {error}.") from error
+        return cls(path, (header or {}).get("settings", {}))
+
     def __enter__(self) -> Self:
         return self
 

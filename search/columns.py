@@ -19,6 +19,7 @@ LABELS: dict[str, tuple[str, str, str, str]] = {
     "nll": ("NLL, search text", "nats", "fine", QUALITY),
     "heldout_kl": ("KL to dense, held-out", "nats", "fine", QUALITY),
     "heldout_ppl": ("Perplexity, held-out", "", "plain", QUALITY),
+    "acc": ("Accuracy, tasks of the search", "", "fine", QUALITY),
     "latency_ms": ("Latency, table", "ms", "plain", COST),
     "latency_e2e_ms": ("Latency, end to end", "ms", "plain", COST),
     "prefill_ms": ("Prefill, table", "ms", "plain", COST),
@@ -34,6 +35,7 @@ LABELS: dict[str, tuple[str, str, str, str]] = {
     "weights_bytes": ("Weights", "", "bytes", COST),
     "untuned_kl": ("KL, search text, untuned", "nats", "fine", BEFORE),
     "untuned_nll": ("NLL, search text, untuned", "nats", "fine", BEFORE),
+    "untuned_acc": ("Accuracy, untuned", "", "fine", BEFORE),
     "refit_kl": ("KL, held-out, untuned", "nats", "fine", BEFORE),
     "refit_ppl": ("Perplexity, held-out, untuned", "", "plain", BEFORE),
 }

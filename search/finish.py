@@ -17,11 +17,11 @@ from evaluators.table_error import TableError
 from search.agreement import rank_correlation
 from search.archive import Archive
 from search.finished import FinishedRun
+from search.front_files import write_front
 from search.pareto import minimised, spread_subset
-from search.plot import front_figure_data, page_html
-from search.report import BEFORE_TUNING, confirmed, dense_row, front_table, is_dense, points_table, write_front_csv
+from search.report import BEFORE_TUNING, confirmed, dense_row, front_table, is_dense, points_table
 from search.report_page import report_text, versions
-from search.run_directory import FRONT_FILE, PAGE_FILE, POINTS_FILE, REPORT_FILE, SUMMARY_FILE, atomic_write
+from search.run_directory import REPORT_FILE, SUMMARY_FILE, atomic_write
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import evenly
@@ -106,7 +106,6 @@ def finish(
     timed: Evaluator,
     points: int,
     run_dir: Path,
-    title: str,
     facts: Mapping[str, Any],
     config: Mapping[str, Any],
     reference: Sequence[Candidate] = (),
@@ -132,8 +131,7 @@ def finish(
         points: How many members at most.
         run_dir: Where `front.csv`, `points.csv`, `front.html`, `summary.json` and `report.md` go; commands on the page
             name it so.
-        title: Heading of the page.
-        facts: What `summary.json` says besides; the report needs `model`, `text`, `dtype` and `latency`.
+        facts: What `summary.json` says besides; the page and the report need `model`, `text`, `dtype` and `latency`.
         config: The run's configuration, nested mappings, for the report.
         reference: Plain designs that anyone would try, evaluated like the search's own at the end of every run, so that
             the page can show what the search is worth; `REFERENCE_POINTS` of them, evenly chosen.
@@ -183,10 +181,7 @@ def finish(
     front = confirmed(measured, [_timed_for(metric, timed.metrics) for metric in objectives])
     evaluated = [(e.candidate, e.values) for e in archive.evaluations(search.fidelity) if e.status == "ok"]
     everything = points_table(evaluated, merged[dense.key])
-    write_front_csv(run_dir / FRONT_FILE, front)
-    write_front_csv(run_dir / POINTS_FILE, everything)
-    figure = front_figure_data(front, everything, objectives, title, str(run_dir), facts, compared)
-    atomic_write(run_dir / PAGE_FILE, page_html(figure))
+    front = write_front(run_dir, archive, front, everything, objectives, facts, compared)
     summary = {
         **facts,
         "evaluations": len(archive.evaluations(search.fidelity)),

@@ -12,8 +12,9 @@ import pandas as pd
 import yaml
 
 from evaluators.base import Metric
+from search.pareto import spread_subset
 from search.picks import candidate_of, select
-from search.report import is_dense, read_front_csv
+from search.report import is_dense, landmarks, objective_values, quality_column, read_front_csv
 from search.run_directory import CONFIG_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE
 from space.candidate import Candidate
 from space.errors import ShapeError, UserError
@@ -62,7 +63,23 @@ class FinishedRun:
         """
         if pick in set(self.points["key"]) - set(self.front["key"]):  # the page offers points off the front too
             return self.points[self.points["key"] == pick].iloc[0]
-        return select(self.front, pick, [Metric(**metric) for metric in self.summary["objectives"]])
+        return select(self.front, pick, self.objectives)
+
+    def picks(self, count: int) -> list[Candidate]:
+        """The knee, and so many other points, spread along the front; all that there are when there are not so many."""
+        pruned = self.front[~is_dense(self.front)]
+        knee = landmarks(self.front, self.objectives).get("knee")
+        others = pruned[pruned["key"] != knee]
+        if len(others) > count:
+            values = objective_values(others, self.objectives, quality_column(others) or "")
+            others = others.iloc[sorted(spread_subset(values, count))] if count else others[:0]
+        chosen = pd.concat([pruned[pruned["key"] == knee], others])
+        return [candidate_of(row) for _, row in chosen.iterrows()]
+
+    @property
+    def objectives(self) -> list[Metric]:
+        """What its search was for."""
+        return [Metric(**metric) for metric in self.summary["objectives"]]
 
     def require_held(self, candidate: Candidate, check: Callable[[Candidate], object]) -> None:
         """Checks that a format holds a pick; where it does not, names the nearest point of the run that it holds.

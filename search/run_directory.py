@@ -19,6 +19,8 @@ POINTS_FILE = "points.csv"  # every candidate that was evaluated at the search's
 PAGE_FILE = "front.html"
 REPORT_FILE = "report.md"
 SUMMARY_FILE = "summary.json"
+# What a run may be gone on with, changed.
+FREE_SETTINGS = ("run_dir", "name", "budget", "profile_only", "compare", "progress", "tracker", "evaluate")
 
 
 class _Absent:

@@ -41,7 +41,7 @@ def save_tiny(family: str, directory: Path) -> Path:
     vocab = {("Ġ" if char == " " else char): index for index, char in enumerate(CHARACTERS)}
     backend = Tokenizer(models.BPE(vocab, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(directory)
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=".").save_pretrained(directory)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(len(CHARACTERS), (64, 1), generator=generator)
     with torch.inference_mode():

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from evaluators.base import Metric, choose_metrics
 from evaluators.cost import cost_measure
 from evaluators.data import load_texts
+from evaluators.harness import Harness
 from evaluators.workload import LATENCY, Workload
 from search.protocol import Task
 from space.candidate import Candidate
@@ -170,7 +171,17 @@ def test_the_export_composes() -> None:
     assert format_of("gguf", cfg.gguf.type).suffix == "-gguf-f16"
 
 
-@pytest.mark.parametrize("name", ["config", "export"])
+def test_the_settings_of_task_scores_are_those_of_the_harness() -> None:
+    accepted = set(inspect.signature(Harness).parameters) - {"tokenizer"}
+    after, alone = composed().evaluate, compose("score", overrides=["run_dir=results/x", "tasks=[piqa,arc_easy]"])
+    assert set(after) - {"picks"} == accepted == set(alone) - {"run_dir", "pick"}
+    settings = {name: value for name, value in after.items() if name != "picks"}
+    assert Harness(None, **settings).questions == ()
+    assert {**settings, "tasks": alone.tasks} == {name: alone[name] for name in settings}
+    assert OmegaConf.is_missing(compose("score"), "tasks")
+
+
+@pytest.mark.parametrize("name", ["config", "export", "score"])
 def test_hydra_litters_nothing(name: str) -> None:
     cfg: Any = compose(name, return_hydra_config=True)
     assert cfg.hydra.output_subdir is None

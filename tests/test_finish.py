@@ -113,7 +113,6 @@ class Run:
                 timed=self.timed,
                 points=points,
                 run_dir=self.directory,
-                title="toy",
                 facts=FACTS,
                 reference=reference,
                 config=CONFIG,

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers_run import TINY_RUN, ended, save_tiny, start
+from helpers_tasks import write_tasks
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from evaluators.base import Evaluation
@@ -62,6 +63,9 @@ class Place:
 
     def export(self, run: str, *settings: str) -> Process:
         return start("export_subnet.py", f"run_dir={self.run(run)}", *settings, cwd=self.cwd, cache=self.cache)
+
+    def score(self, run: str, *settings: str) -> Process:
+        return start("score_subnet.py", f"run_dir={self.run(run)}", *settings, cwd=self.cwd, cache=self.cache)
 
     def run(self, name: str) -> Path:
         return self.directory / name
@@ -542,3 +546,38 @@ def test_no_command_left_anything_in_the_working_directory(
     llama: Place, failed: dict[str, Done], exported: dict[str, Done]
 ) -> None:
     assert list(llama.cwd.iterdir()) == []
+
+
+def test_task_scores_are_kept_shown_and_not_asked_again(llama: Place) -> None:
+    run, tasks = llama.copy("run", "scored"), write_tasks(llama.directory / "tasks")
+    done = good(ended(llama.score("scored", "tasks=[choose]", f"include_path={tasks}", "limit=8")))
+    before = read_front_csv(llama.run("run") / FRONT_FILE)
+    front = read_front_csv(run / FRONT_FILE)
+    assert front[before.columns].equals(before)
+    (scored,) = front.index[front["choose_acc_norm"].notna() & ~is_dense(front)]
+    assert f"pick knee: {front['key'][scored]}" in done.stdout
+    assert front["choose_acc_norm_stderr"].notna().tolist() == [row in (0, scored) for row in front.index]
+    assert f"{front['choose_acc'][scored]:.3f} ± " in done.stdout
+    assert (
+        '"name":"choose_acc","label":"choose_acc","unit":"","kind":"plain","goal":"max"'
+        in (run / PAGE_FILE).read_text()
+    )
+    settings = (
+        "evaluate.tasks=[choose,last]",
+        f"evaluate.include_path={tasks}",
+        "evaluate.limit=8",
+        "evaluate.picks=1",
+    )
+    lines = whole_lines(run / "archive.jsonl")
+    done = good(ended(llama.search("scored", *settings)))
+    after = read_front_csv(run / FRONT_FILE)
+    members = min(2, len(after) - 1)
+    assert after["last_acc"].notna().sum() == after["choose_acc"].notna().sum() == 1 + members
+    assert after["choose_acc"][scored] == front["choose_acc"][scored]
+    assert done.stdout.count(", last: ") == 1 + members
+    assert done.stdout.count(", choose: ") == members - 1
+    assert whole_lines(run / "archive.jsonl")[: len(lines)] == lines
+    done = ended(llama.score("scored", "tasks=[gone]", f"include_path={tasks}"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: Task scores: expected to load gone and its data")
+    assert "Traceback" not in done.stderr

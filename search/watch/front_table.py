@@ -45,6 +45,8 @@ def terminal_table(
         "held-out\nperplexity": lambda row: _cell("{:.2f}", _number(row, "heldout_ppl")),
         "× dense": lambda row: _cell("{:.3f}×", _number(row, "heldout_ppl"), over=_number(dense, "heldout_ppl")),
     }
+    if "acc" in frame:
+        columns["search\naccuracy"] = lambda row: _cell("{:.3f}", _number(row, "acc"))
     if width < WIDE:
         columns = {head: cell for head, cell in columns.items() if head not in LEFT_OUT}
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
