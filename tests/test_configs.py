@@ -174,7 +174,7 @@ def test_the_export_composes() -> None:
 def test_the_settings_of_task_scores_are_those_of_the_harness() -> None:
     accepted = set(inspect.signature(Harness).parameters) - {"tokenizer"}
     after, alone = composed().evaluate, compose("score", overrides=["run_dir=results/x", "tasks=[piqa,arc_easy]"])
-    assert set(after) - {"picks"} == accepted == set(alone) - {"run_dir", "pick"}
+    assert set(after) - {"picks"} == accepted == set(alone) - {"run_dir", "pick", "progress"}
     settings = {name: value for name, value in after.items() if name != "picks"}
     assert Harness(None, **settings).questions == ()
     assert {**settings, "tasks": alone.tasks} == {name: alone[name] for name in settings}
