@@ -97,11 +97,12 @@ class FinishedRun:
             console: Where new answers, and then all scores, are shown.
 
         Raises:
-            UserError: A candidate cannot be scored.
+            UserError: There are no tasks, or a candidate cannot be scored.
         """
         dense = candidate_of(dense_row(self.front))
         with stage("task scores", console) as show:
-            evaluators = ask(show)
+            if not (evaluators := ask(show)):
+                raise UserError("Task scores: expected tasks to score, got none. Name some: tasks=[piqa,arc_easy].")
             score(evaluators, archive, [dense, *candidates], lambda answer: told(console, [answer_line(answer)]))
         title = self.summary["model"]["name"]
         write_front(self.directory, archive, self.front, self.points, self._objectives, title=title)
