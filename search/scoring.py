@@ -16,6 +16,7 @@ from search.report import dense_row
 from search.scores import answer_line, score, score_table
 from search.watch.run import Watch
 from space.candidate import Candidate
+from space.errors import UserError
 
 _WIDTH = 120  # characters of a line of the table
 
@@ -37,11 +38,12 @@ def score_run(
         watch: Told of new answers, and then of all scores.
 
     Raises:
-        UserError: A candidate cannot be scored.
+        UserError: There are no tasks, or a candidate cannot be scored.
     """
     dense = candidate_of(dense_row(run.front))
     with watch.stage("task scores") as show:
-        evaluators = ask(show)
+        if not (evaluators := ask(show)):
+            raise UserError("Task scores: expected tasks to score, got none. Name some: tasks=[piqa,arc_easy].")
         score(evaluators, archive, [dense, *candidates], lambda answer: watch.told([answer_line(answer)]))
     compared = finished_runs(run.config.get("compare"))
     write_front(run.run_dir, archive, run.front, run.points, run.objectives, run.summary, compared)

@@ -178,7 +178,7 @@ def test_the_settings_of_task_scores_are_those_of_the_harness() -> None:
     settings = {name: value for name, value in after.items() if name != "picks"}
     assert Harness(None, **settings).questions == ()
     assert {**settings, "tasks": alone.tasks} == {name: alone[name] for name in settings}
-    assert OmegaConf.is_missing(compose("score"), "tasks")
+    assert Harness(None, **{name: compose("score")[name] for name in settings}).questions == ()
 
 
 @pytest.mark.parametrize("name", ["config", "export", "score"])
