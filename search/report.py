@@ -212,6 +212,8 @@ def _problem(frame: pd.DataFrame) -> str | None:
         return f"expected numbers in the columns {', '.join(words)}, got something else."
     if frame["key"].isna().any() or frame["key"].duplicated().any():
         return f"expected a key of its own on each row, got {list(frame['key'])}."
+    if not frame["key"].str.fullmatch(r"\w+").all():  # they are pasted into shells
+        return f"expected keys of letters and digits, got {list(frame['key'])}."
     if not is_dense(frame).any():
         return f"expected the dense model's row ({REMOVED} = 0), got {len(frame)} rows without it."
     lengths = {_layers(text) for name in SHAPES for text in frame[name]}

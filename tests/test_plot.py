@@ -207,6 +207,12 @@ def test_one_run_may_be_named_without_brackets_and_an_unfinished_one_is_an_error
         finished_runs([str(tmp_path)])
 
 
+def test_a_run_whose_keys_would_be_commands_is_refused(tmp_path: Path) -> None:
+    front = FRONT.assign(key=[*FRONT["key"][:-1], "x; rm -rf ~"])
+    with pytest.raises(UserError, match="expected keys of letters and digits"):
+        finished_runs(str(run_of(tmp_path / "run", front)))
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
