@@ -72,7 +72,7 @@ def run() -> FinishedRun:
     front = pd.DataFrame([row([DENSE] * 4, 0, 100), row(UNEQUAL, 0.5, 80), row([*UNEQUAL[:3], GONE], 1.0, 60)])
     points = pd.DataFrame([row([(6, 3, 32)] * 4, 2.0, 50), row([(2, 1, 32)] * 4, 0.6, 78)])
     objectives = [{"name": name, "unit": "", "goal": "min", "cost_rank": 1} for name in ("kl", "latency_ms")]
-    return FinishedRun({}, {"objectives": objectives}, front, points)
+    return FinishedRun(Path("run"), {}, {"objectives": objectives}, front, points)
 
 
 def uniform(candidate: Candidate) -> None:
