@@ -382,7 +382,7 @@ def test_a_full_disk_ends_the_search_where_the_next_run_goes_on(llama: Place, fa
     assert (run / FRONT_FILE).read_bytes() == (llama.run("run") / FRONT_FILE).read_bytes()
     good(ended(llama.search(run.name, f"budget.evaluations={EVALUATIONS + 20}")))
     assert whole_lines(run / "archive.jsonl")[: len(before)] == before
-    assert len(archived(run)) == EVALUATIONS + 20
+    assert EVALUATIONS + 20 <= len(archived(run)) <= EVALUATIONS + 20 + REFERENCE_POINTS  # uniform designs at its end
 
 
 def beside_the_front(place: Place) -> pd.Series:

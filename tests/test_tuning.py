@@ -24,7 +24,7 @@ from space.errors import UserError
 from space.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
-CUT = Candidate.from_json([[6, 3, 16], [4, 2, 48], [0, 0, 24], [6, 1, 16]])
+CUT = Candidate.from_json([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])
 GONE = Candidate.from_json([[6, 3, 48], [0, 0, 0], [6, 3, 48], [6, 3, 48]])
 LENGTH = 12
 SETTINGS = Distillation(rungs=(8 * LENGTH, 40 * LENGTH), rank=2, learning_rate=2e-3)
