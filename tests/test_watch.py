@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -271,7 +272,9 @@ def test_sigterm_is_an_interrupt_while_a_run_is_watched() -> None:
 
 
 LIVE = """
+import signal
 from search.watch.run import watched
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in a shell's background, it is ignored
 with watched("auto") as watch, watch.stage("sleeping") as show:
     show(1, 2)
     print("from elsewhere", flush=True)
@@ -289,7 +292,8 @@ def test_ctrl_c_on_a_terminal_leaves_it_in_order() -> None:
     text = ""
     interrupted = False
     try:
-        while select.select([main], [], [], 60)[0]:
+        end = time.monotonic() + 60  # the screen is drawn again and again, so that there is always something to read
+        while time.monotonic() < end and select.select([main], [], [], 60)[0]:
             try:
                 text += os.read(main, 65536).decode()
             except OSError:  # Linux's word for the end of a terminal
