@@ -19,10 +19,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.quality import best_of_size
 from evaluators.data import load_texts, split_tokens
 from evaluators.divergence import Divergence
 from search.picks import candidate_of
-from search.report import REMOVED, read_front_csv
+from search.report import read_front_csv
 from space.candidate import Candidate, LayerShape
 from space.correction import Correction
 from space.corrective_refit import correct
@@ -31,7 +32,6 @@ from space.size import decoder_params
 from space.supernet import Supernet
 
 LENGTH = 512
-ROUNDING = 1e-3  # as in benchmarks/quality.py
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
     if arguments.removed:
         points = read_front_csv(arguments.run_dir / "points.csv")
         for size in arguments.removed:
-            candidates.append(candidate_of(points[points[REMOVED] >= size - ROUNDING].sort_values("kl").iloc[0]))
+            candidates.append(candidate_of(best_of_size(points, size)))
     corrections: dict[str, Correction] = {}
     divergence = Divergence(supernet, text.blocks("heldout", arguments.heldout, LENGTH))
     dense = decoder_params(spec, Candidate.dense(spec))

@@ -17,13 +17,11 @@ from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.quality import best_of_size
 from evaluators.latency import make_clock
 from search.finished import FinishedRun
 from search.picks import candidate_of
-from search.report import REMOVED
 from space.supernet import Supernet
-
-ROUNDING = 1e-3  # as in benchmarks/quality.py
 
 
 def main() -> None:
@@ -37,10 +35,7 @@ def main() -> None:
     loaded = instantiate(run.config["model"])()
     supernet = Supernet.load(loaded.model, loaded.spec, arguments.run_dir / "supernet", dtype=loaded.dtype)
     points = {
-        f"{removed:.1%} removed": candidate_of(
-            run.points[run.points[REMOVED] >= removed - ROUNDING].sort_values("kl").iloc[0]
-        )
-        for removed in arguments.removed
+        f"{removed:.1%} removed": candidate_of(best_of_size(run.points, removed)) for removed in arguments.removed
     }
     console = Console(width=120)
     table = Table("scenario", "engine", "dense, ms", *(f"{name}\n{c.key}" for name, c in points.items()))

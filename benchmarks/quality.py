@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -50,6 +51,11 @@ def perplexity(model: Any, tokenizer: Any, text: str) -> float:
     return math.exp(total / (WINDOWS * (LENGTH - 1)))
 
 
+def best_of_size(points: pd.DataFrame, removed: float) -> pd.Series:
+    """The row of the lowest KL with at least this fraction of the decoder-layer parameters removed."""
+    return points[points[REMOVED] >= removed - ROUNDING].sort_values("kl").iloc[0]
+
+
 def main() -> None:
     """Searches, exports, scores and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -74,7 +80,7 @@ def main() -> None:
     table = Table("removed", "key", "search KL", "perplexity", "÷ dense", "aim", "best published")
     table.add_row("0 %", str(dense_row(points)["key"]), "0", f"{dense:.2f}", "1.00", "", "")
     for size, (published, aim) in SIZES.items():
-        row = points[points[REMOVED] >= size - ROUNDING].sort_values("kl").iloc[0]
+        row = best_of_size(points, size)
         out = arguments.run_dir / "exports" / row["key"]
         if not out.exists():
             pick = [f"run_dir={arguments.run_dir}", f"pick={row['key']}"]

@@ -21,12 +21,11 @@ from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.quality import ROOT, ROUNDING, load, perplexity
+from benchmarks.quality import ROOT, best_of_size, load, perplexity
 from evaluators.data import text_of
 from evaluators.tuning import make_tuning
 from search.finished import FinishedRun
 from search.picks import candidate_of
-from search.report import REMOVED
 from space.supernet import Supernet
 
 REMOVE = 0.5
@@ -52,7 +51,7 @@ def main() -> None:
     ]  # fmt: skip
     subprocess.run(command, check=True)
     run = FinishedRun.open(arguments.run_dir)
-    candidate = candidate_of(run.points[run.points[REMOVED] >= REMOVE - ROUNDING].sort_values("kl").iloc[0])
+    candidate = candidate_of(best_of_size(run.points, REMOVE))
     config, test = run.config, arguments.test.read_text(encoding="utf-8")
     loaded = instantiate(config["model"])()
     supernet = Supernet.load(loaded.model, loaded.spec, arguments.run_dir / "supernet", dtype=loaded.dtype)

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from space.candidate import Candidate
 from space.errors import UserError
 
+STDERR = "_stderr"  # behind the name of a task score: its standard error
 OPTIMISED = "optimised"  # names, in settings and columns, the tasks that were an objective of the search
 
 

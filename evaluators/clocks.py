@@ -32,8 +32,8 @@ class Clock(Protocol):
         """The device and the engine, as far as times depend on them."""
         ...
 
-    def failure(self, candidate: Candidate) -> str | None:
-        """Why a candidate cannot be timed, or None when it can."""
+    def check(self, candidate: Candidate) -> None:
+        """Raises what keeps a candidate from being timed."""
         ...
 
     def session(
@@ -66,15 +66,11 @@ class TorchClock:
             "format": _FORMAT,
         }
 
-    def failure(self, candidate: Candidate) -> str | None:
+    def check(self, candidate: Candidate) -> None:
         """See `Clock`."""
-        try:
-            for phase in self._workload.phases.values():
-                with self._supernet.activate(candidate) as model, torch.inference_mode():
-                    self._step(model, phase, candidate)()
-        except Exception as error:  # an evaluation boundary: the failure is stored with the candidate
-            return f"{type(error).__name__}: {error}"
-        return None
+        for phase in self._workload.phases.values():
+            with self._supernet.activate(candidate) as model, torch.inference_mode():
+                self._step(model, phase, candidate)()
 
     def session(
         self, phase: Phase, models: Mapping[str, Candidate], on_round: OnRound

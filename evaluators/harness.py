@@ -18,8 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
-from evaluators.harness_tasks import ACCURACIES, COST_RANK, FEWSHOT_SEED, Question, alone, column_of, load_questions
+from evaluators.base import STDERR, Evaluation, Measure, MeasureEvaluator, Metric
+from evaluators.harness_tasks import (
+    ACCURACIES,
+    COST_RANK,
+    FEWSHOT_SEED,
+    Question,
+    alone,
+    column_of,
+    goal_of,
+    load_questions,
+)
 from evaluators.tuning import Tuning, finished_model
 from space.candidate import Candidate
 from space.errors import UserError
@@ -31,7 +40,6 @@ Show = Callable[[int, int], None]
 AUTO = "auto"
 ACC = Metric("acc", "", "max", COST_RANK)  # the mean over tasks, as an objective
 BOOTSTRAP = 1000  # resamples for the standard error of a metric that is no mean
-_STDERR = "_stderr"
 
 
 class Harness:
@@ -189,11 +197,11 @@ class Harness:
         goals, outcomes = {}, {}
         for result, value in done["results"][name].items():
             metric, _, key = result.partition(",")
-            if not key or metric.endswith(_STDERR) or not _finite(value):
+            if not key or metric.endswith(STDERR) or not _finite(value):
                 continue
-            column, error = column_of(name, metric, key), done["results"][name].get(f"{metric}{_STDERR},{key}")
-            values |= {column: float(value)} | ({column + _STDERR: float(error)} if _finite(error) else {})
-            goals[column] = "min" if better.get(metric) is False else "max"
+            column, error = column_of(name, metric, key), done["results"][name].get(f"{metric}{STDERR},{key}")
+            values |= {column: float(value)} | ({column + STDERR: float(error)} if _finite(error) else {})
+            goals[column] = goal_of(metric, better)
             items = [sample.get(metric) for sample in done["samples"].get(name, ()) if sample["filter"] == key]
             if items and all(item in (0, 1) for item in items):
                 outcomes[column] = "".join(str(int(item)) for item in items)

@@ -150,13 +150,10 @@ def _question(name: str, loaded: Any, num_fewshot: int | None, limit: float | No
     names = [each.metric for each in group.aggregate_metric_list] if group else list(tasks[name].aggregation())
     judged = next((metric for metric in ACCURACIES if metric in names), None)
 
-    def goal(metric: str) -> Literal["min", "max"]:
-        return "min" if better.get(metric) is False else "max"
-
     return Question(
         name=name,
         loaded=loaded,
-        metrics=tuple(Metric(column_of(name, metric), "", goal(metric), COST_RANK) for metric in names),
+        metrics=tuple(Metric(column_of(name, metric), "", goal_of(metric, better), COST_RANK) for metric in names),
         facts={
             "task": name,
             "lm_eval": version("lm-eval"),
@@ -168,6 +165,11 @@ def _question(name: str, loaded: Any, num_fewshot: int | None, limit: float | No
         },
         requests=requests,
     )
+
+
+def goal_of(metric: str, higher_is_better: Mapping[str, bool]) -> Literal["min", "max"]:
+    """Which way a metric is better; the higher where lm-eval does not say."""
+    return "min" if higher_is_better.get(metric) is False else "max"
 
 
 def column_of(task: str, metric: str, key: str = NO_FILTER) -> str:

@@ -167,7 +167,7 @@ class EndToEnd:
     def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
         """See `Evaluator`; a candidate that cannot run fails alone, before the session."""
         start = time.perf_counter()
-        failures = {candidate.key: self._bench.clock.failure(candidate) for candidate in candidates}
+        failures = {candidate.key: self._failure(candidate) for candidate in candidates}
         able = [candidate for candidate in candidates if failures[candidate.key] is None]
         ratios = self._bench.ratios(able, self._on_round)
         values = {candidate.key: self._values(found) for candidate, found in zip(able, ratios, strict=True)}
@@ -178,6 +178,13 @@ class EndToEnd:
             else Evaluation(candidate, self.fidelity, "failed", seconds=seconds, error=failures[candidate.key])
             for candidate in candidates
         ]
+
+    def _failure(self, candidate: Candidate) -> str | None:
+        try:
+            self._bench.clock.check(candidate)
+        except Exception as error:  # an evaluation boundary: the failure is stored with the candidate
+            return f"{type(error).__name__}: {error}"
+        return None
 
     def _values(self, ratios: Mapping[str, float]) -> dict[str, float]:
         times = {name: ratio * self._dense_ms[name] for name, ratio in ratios.items()}

@@ -7,7 +7,7 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -219,6 +219,14 @@ class Archive:
                 "flight: free some space or make the file writable, then run again with the same run_dir."
             ) from error
         self._end += len(line)
+
+
+def by_fidelity(evaluations: Iterable[Evaluation]) -> dict[str, dict[str, Evaluation]]:
+    """Evaluations by fidelity and key, in the order in which they were made."""
+    found: dict[str, dict[str, Evaluation]] = {}
+    for evaluation in evaluations:
+        found.setdefault(evaluation.fidelity, {})[evaluation.candidate.key] = evaluation
+    return found
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

@@ -43,7 +43,7 @@ def write_front(
     front, everything = with_scores(front, archive), with_scores(everything, archive)
     write_front_csv(run_dir / FRONT_FILE, front)
     write_front_csv(run_dir / POINTS_FILE, everything)
-    known, title = [*objectives, *score_metrics(archive)], facts["model"]["name"]
-    figure = front_figure_data(front, everything, objectives, title, str(run_dir), facts, compared, known)
+    scores, title = score_metrics(archive), facts["model"]["name"]
+    figure = front_figure_data(front, everything, objectives, title, str(run_dir), facts, compared, scores)
     atomic_write(run_dir / PAGE_FILE, page_html(figure))
     return front

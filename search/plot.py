@@ -37,7 +37,7 @@ def front_figure_data(
     run_dir: str,
     facts: Mapping[str, Any],
     compared: Sequence[FinishedRun] = (),
-    known: Sequence[Metric] = (),
+    scores: Sequence[Metric] = (),
 ) -> dict[str, Any]:
     """Everything that the page draws, as JSON-ready values; numbers that nobody measured are None.
 
@@ -49,7 +49,7 @@ def front_figure_data(
         run_dir: The run directory, as the export command is to name it.
         facts: Model, text, dtype and device of the run, as in `summary.json`.
         compared: Other runs, whose fronts are laid over.
-        known: Metrics that say of columns what is better; the objectives when not given.
+        scores: Task scores that are columns of the tables; they say what is better.
 
     Returns:
         `title`; `columns`, see `Column`; `x` and `y`, the columns to open with; `shapes`, from a letter to the
@@ -70,7 +70,7 @@ def front_figure_data(
         ("dense", 0, front[is_dense(front)]),
     ]
     frames = _alike([frame for _, _, frame in sets])
-    columns = page_columns([frames[-1], *frames[:-1]], known or objectives)
+    columns = page_columns([frames[-1], *frames[:-1]], [*objectives, *scores])
     occurring = Counter(shape for frame in frames for layers in _layers(frame) for shape in layers)
     letters = {shape: letter for (shape, _), letter in zip(occurring.most_common(), _letters(), strict=False)}
     marks = landmarks(front, objectives)

@@ -12,10 +12,11 @@ from typing import Any
 import pandas as pd
 
 from evaluators.base import Evaluation, Metric
+from search.archive import by_fidelity
 from search.commands import next_commands, search_commands
 from search.markdown import code, escaped, number, table
 from search.report import REMOVED, SEARCH_QUALITY, dense_row, is_dense, landmarks
-from search.report_trust import by_fidelity, trust
+from search.report_trust import trust
 from search.watch.front_table import short_count
 from search.watch.progress import duration
 

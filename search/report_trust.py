@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluators.base import Evaluation, Metric
+from evaluators.table_error import TableError
 from search.agreement import fidelity_agreement, unseen_agreement
+from search.archive import by_fidelity
 from search.markdown import escaped, number, table
 from search.report import SEARCH_QUALITY
 
@@ -27,11 +30,8 @@ def _latency(summary: Mapping[str, Any]) -> str:
     error, lines = summary["latency_table_error"], ["**Latency.** The search adds up the times of blocks."]
     lines += [f"- the table: {escaped(line)}" for line in summary.get("latency_table", [])]
     if error["median"] is not None:
-        rank = "" if error["rank_correlation"] is None else f", rank correlation {error['rank_correlation']:.2f}"
-        lines.append(
-            f"- against end-to-end timings of the front: median error {error['median']:.1%}, worst "
-            f"{error['worst']:.1%}{rank}"
-        )
+        known = TableError(**{name: math.nan if value is None else value for name, value in error.items()})
+        lines.append(f"- against end-to-end timings of the front: {known}")
     return "\n".join([lines[0], "", *lines[1:]]) + "\n"
 
 
@@ -90,14 +90,6 @@ def _fidelities(evaluations: Sequence[Evaluation], objectives: Sequence[Metric])
     )
     heads = ["cheaper", "dearer", "designs with both", "Kendall's tau", "Spearman's rho"]
     return "\n".join([note, table(heads, rows, left=2)])
-
-
-def by_fidelity(evaluations: Sequence[Evaluation]) -> dict[str, dict[str, Evaluation]]:
-    """Evaluations by fidelity and key, in the order in which they were made."""
-    found: dict[str, dict[str, Evaluation]] = {}
-    for evaluation in evaluations:
-        found.setdefault(evaluation.fidelity, {})[evaluation.candidate.key] = evaluation
-    return found
 
 
 def _succeeded(made: Mapping[str, Evaluation], metric: str) -> dict[str, Evaluation]:

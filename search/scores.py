@@ -11,13 +11,11 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from evaluators.base import OPTIMISED, Evaluation, Evaluator, Metric
-from search.archive import Archive
+from evaluators.base import OPTIMISED, STDERR, Evaluation, Evaluator, Metric
+from search.archive import Archive, by_fidelity
 from search.report import SHAPES
 from space.candidate import Candidate
 from space.errors import UserError
-
-STDERR = "_stderr"  # behind the name of a score's column: its standard error's
 
 
 def score(
@@ -160,11 +158,7 @@ def answer_line(answer: Evaluation) -> str:
 
 def _scored(archive: Archive) -> dict[str, dict[str, Evaluation]]:
     """The answers to questions about tasks, by fidelity and key."""
-    known: dict[str, dict[str, Evaluation]] = {}
-    for answer in archive.evaluations():
-        if "task" in answer.facts:
-            known.setdefault(answer.fidelity, {})[answer.candidate.key] = answer
-    return known
+    return by_fidelity(answer for answer in archive.evaluations() if "task" in answer.facts)
 
 
 def _shown(known: Mapping[str, Mapping[str, Evaluation]]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from space.calibration import Captured
 from space.importance import damped
 from space.spec import ModelSpec
-from space.surgery import BlockWeights, dense_weights, put
+from space.surgery import BlockWeights, dense_weights, own_parameters, put
 
 _TINY = 1e-12
 
@@ -150,19 +150,19 @@ def _projections(attention: Any, spec: ModelSpec, groups: int, moments: _Moments
     def keep(name: str, key: str, rows: Tensor) -> None:
         parameters[name][key] = nn.Parameter(rows.contiguous(), requires_grad=False)
 
-    for key, dense in _own(attention.q_proj):
+    for key, dense in own_parameters(attention.q_proj):
         rows = dense.view(spec.kv_heads, queries, 2, width // 2, -1)
         keep("q_proj", key, _times(to_query[:, None], rows).reshape(dense.shape))
-    for key, dense in _own(attention.k_proj):
+    for key, dense in own_parameters(attention.k_proj):
         rows = _times(from_key, dense.view(spec.kv_heads, 2, width // 2, -1))
         rows = rows.view(groups, size, width, -1).sum(1)
         keep("k_proj", key, rows.reshape(groups * width, *dense.shape[1:]))
-    for key, dense in _own(attention.v_proj):
+    for key, dense in own_parameters(attention.v_proj):
         parts = dense.view(groups, size * width, -1)
         rows = torch.stack([shared @ part for (shared, _), part in zip(maps, parts, strict=True)])
         keep("v_proj", key, rows.reshape(groups * width, *dense.shape[1:]))
     back = torch.stack([group for _, groups_back in maps for group in groups_back])  # (kv_heads, width, width)
-    parameters["o_proj"] = dict(_own(attention.o_proj))
+    parameters["o_proj"] = dict(own_parameters(attention.o_proj))
     keep("o_proj", "weight", torch.einsum("hgqc,gcd->hgqd", output, back).flatten(1))
     return BlockWeights(parameters, queries * size, 0)
 
@@ -258,7 +258,3 @@ def _outputs(attention: Any, names: Sequence[str]) -> Iterator[dict[str, Tensor]
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _own(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, parameter) for name, parameter in module._parameters.items() if parameter is not None)

@@ -82,7 +82,7 @@ def attention_weights(attention: Any, spec: ModelSpec, shape: LayerShape, output
     parameters: dict[str, dict[str, nn.Parameter]] = {}
     for name in _INPUT_PROJECTIONS:
         parameters[name] = {}
-        for key, dense in _own_parameters(getattr(attention, name)):
+        for key, dense in own_parameters(getattr(attention, name)):
             if name == "q_proj":
                 heads = dense.view(spec.kv_heads, spec.queries_per_group, spec.head_dim, *dense.shape[1:])
                 rows = heads[:groups, :kept].reshape(shape.query_heads * spec.head_dim, *dense.shape[1:])
@@ -95,7 +95,7 @@ def attention_weights(attention: Any, spec: ModelSpec, shape: LayerShape, output
 def mlp_weights(mlp: Any, channels: int, output: Tensor) -> BlockWeights:
     """An MLP's weights at a level: views of the first `channels` rows, `output` (hidden, channels) for `down_proj`."""
     parameters = {
-        name: {key: _frozen(dense[:channels]) for key, dense in _own_parameters(getattr(mlp, name))}
+        name: {key: _frozen(dense[:channels]) for key, dense in own_parameters(getattr(mlp, name))}
         for name in ("gate_proj", "up_proj")
     }
     return _with_output(parameters, mlp, "down_proj", output, None)
@@ -115,7 +115,7 @@ def put(block: Any, weights: BlockWeights) -> None:
 def dense_weights(block: Any, queries_per_group: int | None) -> BlockWeights:
     """The weights that a block holds now, to be `put` back later."""
     names = (*_INPUT_PROJECTIONS, "o_proj") if queries_per_group is not None else ("gate_proj", "up_proj", "down_proj")
-    parameters = {name: dict(_own_parameters(getattr(block, name))) for name in names}
+    parameters = {name: dict(own_parameters(getattr(block, name))) for name in names}
     return BlockWeights(parameters, queries_per_group, 0)
 
 
@@ -123,14 +123,15 @@ def _with_output(
     parameters: dict[str, dict[str, nn.Parameter]], block: Any, name: str, output: Tensor, kept: int | None
 ) -> BlockWeights:
     projection = getattr(block, name)
-    parameters[name] = dict(_own_parameters(projection)) | {"weight": _frozen(output)}
+    parameters[name] = dict(own_parameters(projection)) | {"weight": _frozen(output)}
     storages = {dense.untyped_storage().data_ptr() for dense in block.parameters()}
     held = [parameter for group in parameters.values() for parameter in group.values()]
     owned = sum(p.nbytes for p in held if p.untyped_storage().data_ptr() not in storages)
     return BlockWeights(parameters, kept, owned)
 
 
-def _own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+def own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """A projection's parameters by name, a bias that it has not left out."""
     return ((name, parameter) for name, parameter in module._parameters.items() if parameter is not None)
 
 

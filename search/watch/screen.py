@@ -108,7 +108,7 @@ class Screen:
         if self._search is not None and self._search.progress.fidelity != progress.fidelity:
             self._curve = []  # hypervolumes of different fidelities cannot be compared
         if progress.hypervolume is not None:
-            self._curve = [*self._curve, (progress.tokens, progress.hypervolume)]
+            self._curve.append((progress.tokens, progress.hypervolume))
         self._search = searched
 
     def _panel(self, searched: Searched) -> RenderableType:
