@@ -27,9 +27,7 @@ from search.report import BEFORE_TUNING, SEARCH_QUALITY, SHAPES, dense_row, is_d
 
 SCRIPTS = ("numbers.js", "model.js", "picture.js", "plot.js", "panel.js", "front.js")  # in the order of their use
 STYLES = ("front.css",)
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
-)
+POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
 DIGITS = 6  # of a number that the page gets
 
 

@@ -1,1 +1,1 @@
-"""The live page of a run: `follow` its archive, its `course`, what `live_run` shows, `jobs` and who may ask, the `app`."""
+"""The live page of a run: it follows the archive and the search's course, guards who may ask, and queues jobs."""

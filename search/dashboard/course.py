@@ -16,6 +16,7 @@ from search.pareto import Floats, hypervolume, minimised, non_dominated, referen
 from search.watch.tracking import JUDGED
 
 _RUNG = re.compile(r"(search|distilled)(?:-(\d+))?")
+REFERENCE_FROM = 5  # evaluations of a fidelity, whose worst values are the reference of its hypervolume
 BETWEEN_TAUS = 8  # predicted evaluations
 
 Curve = list[tuple[int, float]]
@@ -39,20 +40,18 @@ class Course:
         tokens: Sent through candidates by the search; what comes after it does not count.
         failed: Evaluations that failed.
         volumes: For each of the search's fidelities, tokens and the hypervolume below a reference that its first
-            batch fixes. It ends where a dearer fidelity begins.
+            few fix. It ends where a dearer fidelity begins.
         taus: For each fidelity and metric, tokens and Kendall's tau of surrogate and answer over the last designs that
             the surrogate had not seen.
     """
 
-    def __init__(self, objectives: Sequence[Metric], batch: int) -> None:
+    def __init__(self, objectives: Sequence[Metric]) -> None:
         """Nothing has happened yet.
 
         Args:
             objectives: What the front is about.
-            batch: The search's.
         """
         self._objectives = tuple(objectives)
-        self._batch = batch
         self.made: dict[str, dict[str, Evaluation]] = {}
         self.fronts: dict[str, list[Evaluation]] = {}
         self.tokens = 0
@@ -95,7 +94,7 @@ class Course:
         mask = non_dominated(values)
         self.fronts[fidelity] = [e for e, kept in zip(front, mask, strict=True) if kept]
         self._values[fidelity] = values[mask]
-        if fidelity not in self._references and len(self.made[fidelity]) >= self._batch:
+        if fidelity not in self._references and len(self.made[fidelity]) >= REFERENCE_FROM:
             self._references[fidelity] = reference_point(values[mask])
         if fidelity == self.rungs[-1] and fidelity in self._references:
             volume = hypervolume(values[mask], self._references[fidelity])

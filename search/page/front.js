@@ -2,7 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const STEPS = 1000; // of the limit's slider
-const state = { x: null, y: null, colour: "", picked: null, pinned: null, limited: null, limit: null, brush: false, hidden: new Set() };
+const state = { x: null, y: null, colour: "", picked: null, chosen: false, pinned: null, limited: null, limit: null, brush: false, hidden: new Set() };
 let model = null;
 
 let shown = ""; // of the picks
@@ -57,6 +57,7 @@ const pick = (id, compare = false) => {
   if (!model.points.has(id)) return;
   if (compare && !state.pinned) state.pinned = state.picked;
   state.picked = id;
+  state.chosen = true;
   showPicked();
   const point = pickedPoint();
   say(`${place(model, point)}: ${point.key}. ${[state.y, state.x].map((name) => {
@@ -217,7 +218,7 @@ const show = (data) => {
   if (!known(state.colour)) state.colour = "";
   if (!known(state.limited)) state.limited = state.x;
   if (state.limit && !known(state.limit.name)) state.limit = null;
-  if (!model.points.has(state.picked)) state.picked = `0 ${data.selected}`;
+  if (!state.chosen || !model.points.has(state.picked)) state.picked = `0 ${data.selected}`;
   if (!model.points.has(state.pinned)) state.pinned = null;
   const others = model.series.filter((series) => !series.run && ["dominated", "uniform"].includes(series.role))
     .reduce((sum, series) => sum + series.points.length, 0);
