@@ -51,11 +51,12 @@ def make_app(run: LiveRun, jobs: Jobs, orders: Orders, guard: Guard) -> Flask:
     """
     index = page(HEAD, SCRIPTS, "{%app_entry%}")
     app = Dash(
-        "paretoprune",
+        __name__,
+        server=Flask(__name__, static_folder=None),
         index_string=index,
         update_title="",
         include_assets_files=False,
-        assets_folder=str(resources.files("search") / "page"),  # else Dash serves a folder of where it was started
+        assets_folder=str(resources.files("search") / "page"),  # else a folder `assets` of where it was started
         enable_mcp=False,
     )
     app.layout = _layout()

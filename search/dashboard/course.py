@@ -39,6 +39,7 @@ class Course:
         fronts: Of each of the search's fidelities, the evaluations that no other dominates.
         tokens: Sent through candidates by the search; what comes after it does not count.
         failed: Evaluations that failed.
+        scoring: Whether the last evaluation was one that comes after the search.
         volumes: For each of the search's fidelities, tokens and the hypervolume below a reference that its first
             few fix. It ends where a dearer fidelity begins.
         taus: For each fidelity and metric, tokens and Kendall's tau of surrogate and answer over the last designs that
@@ -56,6 +57,7 @@ class Course:
         self.fronts: dict[str, list[Evaluation]] = {}
         self.tokens = 0
         self.failed = 0
+        self.scoring = False
         self.volumes: dict[str, Curve] = {}
         self.taus: dict[tuple[str, str], Curve] = {}
         self._values: dict[str, Floats] = {}  # of the fronts
@@ -69,17 +71,13 @@ class Course:
         found = [(rung, name) for name in self.made if (rung := rung_of(name))]
         return [name for _, name in sorted(found)]
 
-    @property
-    def scored(self) -> int:
-        """Evaluations that were made after the search: on held-out text, end to end, on tasks."""
-        return sum(len(made) for name, made in self.made.items() if rung_of(name) is None)
-
     def add(self, evaluation: Evaluation) -> None:
         """Takes one more evaluation in."""
         fidelity = evaluation.fidelity
         self.made.setdefault(fidelity, {})[evaluation.candidate.key] = evaluation
         self.failed += evaluation.status == "failed"
-        if rung_of(fidelity) is None:
+        self.scoring = rung_of(fidelity) is None
+        if self.scoring:
             return
         self.tokens += evaluation.tokens
         if evaluation.status == "ok" and all(metric.name in evaluation.values for metric in self._objectives):

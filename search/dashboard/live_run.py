@@ -208,12 +208,12 @@ class LiveRun:
         if self._ended and self._finished is not None:
             return f"Ended: {len(self._finished.front) - 1} points on the front. Choose one to export or to score."
         if held is False and course.made:
-            return "Not running: no process here has the archive open. The same command with run_dir= goes on."
+            return "Not searching: no process here has the archive open. The same command with run_dir= goes on."
         if not course.made:
             return "Preparing: the order of units and the latency table come before the first evaluation."
         ago = time.monotonic() - self._news_at
         news = f"; nothing new for {duration(ago)}" if ago > QUIET_S else ""
-        if course.scored and self._spent() >= 1:
+        if course.scoring:
             return f"Scoring the front: tuning, held-out text, end-to-end timing{news}."
         spent = f"{course.tokens:,} tokens"
         if self._budget.tokens is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from search.commands import setting
@@ -48,7 +48,7 @@ class Orders:
         """The same of task scores."""
         if not (self.scripts / "score_subnet.py").is_file():
             return "Task scores: score_subnet.py is not there."
-        if importlib.util.find_spec("lm_eval") is None:
+        if find_spec("lm_eval") is None:
             return "Task scores: lm-eval is not installed (pip install lm-eval)."
         return _why_not(pick, keys)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import socket
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 from space.errors import UserError
@@ -35,7 +35,7 @@ def serve(
     Raises:
         UserError: Dash is not installed, there is no such run, or the address cannot be had.
     """
-    if importlib.util.find_spec("dash") is None:
+    if find_spec("dash") is None:
         raise UserError("dashboard: expected the package dash, but it is not installed: pip install -e '.[dashboard]'")
     from werkzeug.serving import make_server
 
@@ -54,12 +54,8 @@ def serve(
         app = make_app(run, jobs, Orders(run_dir, scripts, include_path), Guard(host, port, asked))
         server = make_server(host, port, app, threaded=True, fd=listening.fileno())
         tell(_addresses(host, port, asked))
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            tell(["stopped"])
-        finally:
-            server.server_close()
+        server.serve_forever()  # returns after Ctrl-C
+        tell(["stopped"])
 
 
 def _listen(host: str, port: int) -> socket.socket:
