@@ -119,12 +119,12 @@ def test_the_course_has_front_hypervolume_and_tokens_of_the_search_alone() -> No
 
 def test_the_course_judges_surrogates_by_designs_that_they_had_not_seen() -> None:
     course = Course(OBJECTIVES)
-    for place in range(16):
-        right = place < 8
+    for place in range(32):
+        right = place < 16
         predicted = {"kl": float(place if right else -place)}
         course.add(evaluation(design(place), float(place), 50.0, predicted=predicted))
     (tokens, first), (_, second) = course.taus["search", "kl"]
-    assert (tokens, first) == (800, pytest.approx(1.0))
+    assert (tokens, first) == (1600, pytest.approx(1.0))
     assert second < 0.5
 
 

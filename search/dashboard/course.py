@@ -17,7 +17,7 @@ from search.watch.tracking import JUDGED
 
 _RUNG = re.compile(r"(search|distilled)(?:-(\d+))?")
 REFERENCE_FROM = 5  # evaluations of a fidelity, whose worst values are the reference of its hypervolume
-BETWEEN_TAUS = 8  # predicted evaluations
+BETWEEN_TAUS = 16  # predicted evaluations
 
 Curve = list[tuple[int, float]]
 

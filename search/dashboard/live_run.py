@@ -23,7 +23,7 @@ from search.watch.progress import duration
 from space.errors import UserError
 
 AT_THE_END = (FRONT_FILE, POINTS_FILE, SUMMARY_FILE)
-BUSY = 0.05  # the largest part of the time that goes into new figures, as a search may need the machine
+BUSY = 0.1  # the largest part of the time that goes into new figures, as a search may need the machine
 CURVE_POINTS = 300
 PACE = 50  # evaluations from which the time left is told
 QUIET_S = 60.0  # without news, after which that is said
