@@ -144,7 +144,7 @@ def test_a_pick_is_exported_and_scored(opened: Callable[[Path], Any], tmp_path: 
     for width in (1400, 800, 390):
         tab.set_viewport_size({"width": width, "height": 800})
         tab.wait_for_function("plot._fullLayout.width <= document.getElementById('chart').clientWidth")
-        assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), width
+        tab.wait_for_function("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
 def test_names_that_mean_harm_do_nothing(opened: Callable[[Path], Any], tmp_path: Path) -> None:
