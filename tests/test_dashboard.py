@@ -341,7 +341,7 @@ class Client:
         body = {
             "output": "..answer.children...asked.data..",
             "outputs": [{"id": "answer", "property": "children"}, {"id": "asked", "property": "data"}],
-            "inputs": [*given, []],
+            "inputs": given,
             "changedPropIds": [f"{button}.n_clicks"],
             "state": [{"id": name, "property": kind, "value": value} for name, (kind, value) in values.items()],
         }

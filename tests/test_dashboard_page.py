@@ -28,7 +28,12 @@ given = dict(argument.split("=", 1) for argument in sys.argv[1:])
 print(json.dumps({"event": "stage", "stage": "tuning"}))
 print(json.dumps({"event": "message", "text": "exported <b>" + given["pick"] + "</b>"}))
 """
-SCORE = "import sys; print(*sys.argv[2:]); sys.exit('error: no such task')"
+SCORE = """
+import sys, time
+print(*sys.argv[2:], flush=True)
+time.sleep(600 if "tasks=[slow]" in sys.argv else 0)
+sys.exit("error: no such task")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +144,13 @@ def test_a_pick_is_exported_and_scored(opened: Callable[[Path], Any], tmp_path: 
     tab.click("#score")
     shown(tab, ".job.failed", f"Score {key} on piqa, arc_easy", ".job.failed pre", "error: no such task")
     shown(tab, ".job.failed pre", f"pick={key} tasks=[piqa,arc_easy] limit=20")
-    assert tab.locator(".job").count() == 2
-    assert tab.inner_text("#answer") == ""
+    tab.fill("#tasks", "slow")
+    tab.click("#score")
+    shown(tab, ".job.running pre", "tasks=[slow]")
+    tab.click(".job.running button")
+    shown(tab, ".job.stopped", f"Score {key} on slow")
+    assert tab.locator(".job").count() == 3
+    tab.wait_for_selector("#answer:empty", state="attached")
     for width in (1400, 800, 390):
         tab.set_viewport_size({"width": width, "height": 800})
         tab.wait_for_function("plot._fullLayout.width <= document.getElementById('chart').clientWidth")

@@ -77,9 +77,10 @@ def make_app(run: LiveRun, jobs: Jobs, orders: Orders, guard: Guard) -> Flask:
         Input("look", "n_intervals"),
         Input("pick", "data"),
         Input("asked", "data"),
+        Input("stopped", "data"),
         State("version", "data"),
     )
-    def look(ticks: Any, pick: Any, asked: Any, version: Any) -> tuple[Any, ...]:
+    def look(ticks: Any, pick: Any, asked: Any, stopped: Any, version: Any) -> tuple[Any, ...]:
         view = run.view()
         no_export, no_score = orders.why_no_export(pick, view.keys), orders.why_no_score(pick, view.keys)
         new = view.version != version
@@ -96,26 +97,33 @@ def make_app(run: LiveRun, jobs: Jobs, orders: Orders, guard: Guard) -> Flask:
         Output("asked", "data"),
         Input("export", "n_clicks"),
         Input("score", "n_clicks"),
-        Input({"stop": ALL}, "n_clicks"),
         State("pick", "data"),
         State("tasks", "value"),
         State("items", "value"),
         prevent_initial_call=True,
     )
-    def ask(exports: Any, scores: Any, stops: Any, pick: Any, tasks: Any, limit: Any) -> tuple[Any, Any]:
-        asked = ctx.triggered_id
-        if not ctx.triggered or not ctx.triggered[0]["value"]:  # a button that came with a new job
-            return no_update, no_update
+    def ask(exports: Any, scores: Any, pick: Any, tasks: Any, limit: Any) -> tuple[Any, Any]:
+        keys = run.view().keys
         try:
-            if isinstance(asked, dict):
-                jobs.stop(int(asked["stop"]))
-            else:
-                keys = run.view().keys
-                order = orders.score(pick, keys, tasks, limit) if asked == "score" else orders.export(pick, keys)
+            for clicked in ctx.triggered_prop_ids.values():  # two quick clicks may come together
+                order = orders.score(pick, keys, tasks, limit) if clicked == "score" else orders.export(pick, keys)
                 jobs.add(*order)
         except UserError as error:
             return str(error), no_update
         return "", len(jobs.all())
+
+    # A callback of its own: it is called for each new button too, and Dash drops what a callback said when it is called
+    # again before that has come.
+    @app.callback(  # type: ignore[untyped-decorator]
+        Output("stopped", "data"),
+        Input({"stop": ALL}, "n_clicks"),
+        prevent_initial_call=True,
+    )
+    def stop(clicks: Any) -> Any:
+        clicked = [each for each in ctx.triggered if each["value"]]
+        for each in clicked:
+            jobs.stop(int(ctx.triggered_prop_ids[each["prop_id"]]["stop"]))
+        return [each["prop_id"] for each in clicked] or no_update
 
     for function, output, source in (
         ("draw", Output("drawn", "data"), Input("version", "data")),
@@ -175,7 +183,7 @@ def _layout() -> Component:
                 **{"aria-label": "Export and score the chosen point"},
             ),
             dcc.Interval(id="look", interval=LOOK_MS),
-            *(dcc.Store(id=name) for name in ("version", "curves", "pick", "asked", "drawn")),
+            *(dcc.Store(id=name) for name in ("version", "curves", "pick", "asked", "stopped", "drawn")),
         ],
         id="live",
     )
