@@ -14,10 +14,15 @@ OF_ONE_START = ("run_dir", "progress", "tracker")  # settings that say nothing o
 
 def override(key: str, value: str) -> str:
     """`key=value` for a shell and for Hydra, which both give a meaning to blanks, commas, quotes and brackets."""
+    return shlex.quote(setting(key, value))
+
+
+def setting(key: str, value: str) -> str:
+    """`key=value` for Hydra, as one argument of a process."""
     if PLAIN_VALUE.fullmatch(value):
         return f"{key}={value}"
     quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-    return shlex.quote(f"{key}='{quoted}'")
+    return f"{key}='{quoted}'"
 
 
 def next_commands(run_dir: Path) -> dict[str, str]:

@@ -26,6 +26,8 @@ from search.finished import FinishedRun
 from search.report import BEFORE_TUNING, SEARCH_QUALITY, SHAPES, dense_row, is_dense, landmarks
 
 SCRIPTS = ("numbers.js", "model.js", "picture.js", "plot.js", "panel.js", "front.js")  # in the order of their use
+STYLES = ("front.css",)
+POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
 DIGITS = 6  # of a number that the page gets
 
 
@@ -107,22 +109,42 @@ def front_figure_data(
 def page_html(data: Mapping[str, Any]) -> str:
     """The page: some 5 MB of HTML that needs no network.
 
-    Its script draws `data`, and offers `paretoprune.show(data)` to a live page that has newer ones.
-
     Args:
         data: As `front_figure_data` gives them.
     """
-    page = resources.files("search") / "page"
-    parts = {
-        "title": html.escape(str(data["title"])),
-        "style": (page / "front.css").read_text(encoding="utf-8"),
-        "script": "\n".join((page / name).read_text(encoding="utf-8") for name in SCRIPTS),
-        "plotly": get_plotlyjs(),
-        "data": _script_json(data),
-    }
-    template = (page / "front.html").read_text(encoding="utf-8")
-    # One pass, so that a title such as {{data}} stays a title.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+    head = f"""<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>{html.escape(str(data["title"]))} – Pareto front</title>
+<style>{page_style()}</style>"""
+    scripts = f"""<script type="application/json" id="data">{_script_json(data)}</script>
+<script>{get_plotlyjs()}</script>
+<script>{page_script()}</script>"""
+    return page(head, scripts)
+
+
+def page(head: str, scripts: str, live: str = "") -> str:
+    """The page's HTML around its style, data and scripts.
+
+    Args:
+        head: What the head holds besides: title and style.
+        scripts: The end of the body: an element `data` with JSON, null for none yet; plotly.js; and `page_script`.
+        live: What a live page has between heading and plot.
+    """
+    parts = {"head": head, "scripts": scripts, "live": live}
+    # One pass, so that a title such as {{scripts}} stays a title.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _text("front.html"))
+
+
+def page_style(*more: str) -> str:
+    """The style sheet, and others of `search/page/` behind it."""
+    return "\n".join(map(_text, (*STYLES, *more)))
+
+
+def page_script(*more: str) -> str:
+    """The page's JavaScript, and other files of `search/page/` behind it in the same scope.
+
+    It draws the data on the page, and offers `paretoprune.show(data)` to a live page that has newer ones.
+    """
+    return '(() => {\n"use strict";\n' + "\n".join(map(_text, (*SCRIPTS, *more))) + "\n})();"
 
 
 def unlike(facts: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
@@ -195,6 +217,10 @@ def _short(value: float) -> float | int | None:
         return None
     rounded = float(f"{value:.{DIGITS}g}")
     return int(rounded) if rounded.is_integer() else rounded
+
+
+def _text(name: str) -> str:
+    return (resources.files("search") / "page" / name).read_text(encoding="utf-8")
 
 
 def _script_json(data: Mapping[str, Any]) -> str:

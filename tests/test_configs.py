@@ -181,7 +181,13 @@ def test_the_settings_of_task_scores_are_those_of_the_harness() -> None:
     assert Harness(None, **{name: compose("score")[name] for name in settings}).questions == ()
 
 
-@pytest.mark.parametrize("name", ["config", "export", "score"])
+def test_the_dashboard_is_for_this_machine_alone_unless_told_otherwise() -> None:
+    cfg = compose("dashboard", overrides=["run_dir=results/x"])
+    assert (cfg.host, cfg.token) == ("127.0.0.1", None)
+    assert OmegaConf.is_missing(compose("dashboard"), "run_dir")
+
+
+@pytest.mark.parametrize("name", ["config", "export", "score", "dashboard"])
 def test_hydra_litters_nothing(name: str) -> None:
     cfg: Any = compose(name, return_hydra_config=True)
     assert cfg.hydra.output_subdir is None

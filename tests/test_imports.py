@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("space", "evaluators", "search")
-ENTRIES = ("run_search.py", "export_subnet.py", "score_subnet.py")
+ENTRIES = ("run_search.py", "export_subnet.py", "score_subnet.py", "dashboard.py")
 MODULES = sorted(
     str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")
 )  # such as space/spec.py
@@ -86,6 +86,7 @@ def test_some_libraries_are_seen_in_one_place() -> None:
     assert importers("pymoo") == ["search/algorithms.py"]
     assert importers("hydra") == list(ENTRIES)
     assert set(importers("omegaconf")) <= set(ENTRIES)
+    assert set(importers("dash")) == {"search/dashboard/app.py"}
     assert importers("lm_eval") == ["evaluators/harness.py", "evaluators/harness_tasks.py"]
 
 

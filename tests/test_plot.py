@@ -310,7 +310,7 @@ def test_hostile_names_stay_text() -> None:
 
 def test_the_scripts_set_names_as_text_only() -> None:
     scripts = list((Path(__file__).parents[1] / "search" / "page").glob("*.js"))
-    assert {script.name for script in scripts} == set(SCRIPTS)
+    assert {script.name for script in scripts} == {*SCRIPTS, "live.js"}  # which is the dashboard's alone
     for script in scripts:
         text = script.read_text(encoding="utf-8")
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write\b|eval\(", text), script.name

@@ -2,9 +2,10 @@
 
 const $ = (id) => document.getElementById(id);
 const STEPS = 1000; // of the limit's slider
-const state = { x: null, y: null, colour: "", picked: null, pinned: null, limited: null, limit: null, brush: false, hidden: new Set() };
+const state = { x: null, y: null, colour: "", picked: null, chosen: false, pinned: null, limited: null, limit: null, brush: false, hidden: new Set() };
 let model = null;
 
+let shown = ""; // of the picks
 const say = (text) => { $("said").textContent = text; };
 const pickedPoint = () => model.points.get(state.picked);
 
@@ -32,7 +33,10 @@ const drawMarks = () => requestAnimationFrame(placeMarks);
 
 const showPicked = () => {
   const pinned = model.points.get(state.pinned);
-  showPicks(model, pinned ? [pinned, pickedPoint()] : [pickedPoint()], say);
+  const picks = pinned ? [pinned, pickedPoint()] : [pickedPoint()];
+  const now = JSON.stringify(picks.map((point) => [point.id, place(model, point), point.marks, [...model.columns.keys()].map((name) => [name, value(point, name)])]));
+  if (now !== shown) showPicks(model, picks, say);
+  shown = now;
   const front = alongX(model.front);
   const at = front.indexOf(pickedPoint());
   $("previous").disabled = at === 0 || !front.length;
@@ -40,6 +44,7 @@ const showPicked = () => {
   $("compare").setAttribute("aria-pressed", String(Boolean(pinned)));
   $("compare").textContent = pinned ? "End comparison" : "Compare";
   document.querySelectorAll("#marks button").forEach((chip) => chip.setAttribute("aria-pressed", String(chip.dataset.id === state.picked)));
+  document.dispatchEvent(new CustomEvent("paretoprune:pick", { detail: { key: pickedPoint().key, run: pickedPoint().runPlace } }));
 };
 
 /** Points of the plot from left to right. */
@@ -52,13 +57,13 @@ const pick = (id, compare = false) => {
   if (!model.points.has(id)) return;
   if (compare && !state.pinned) state.pinned = state.picked;
   state.picked = id;
+  state.chosen = true;
   showPicked();
   const point = pickedPoint();
   say(`${place(model, point)}: ${point.key}. ${[state.y, state.x].map((name) => {
     const column = model.columns.get(name);
     return `${named(column)} ${written(value(point, name), column)}`;
   }).join(", ")}.`);
-  document.dispatchEvent(new CustomEvent("paretoprune:pick", { detail: { key: point.key, run: point.runPlace } }));
   drawMarks();
 };
 
@@ -128,6 +133,11 @@ const limit = (number) => {
 
 // ---- lists, chips and the legend, which follow the data
 const fillSelect = (select, chosen, none) => {
+  const names = [...(none ? [""] : []), ...model.columns.keys()];
+  if (names.join() === [...select.options].map((option) => option.value).join()) { // newer data leave an open list open
+    select.value = chosen;
+    return;
+  }
   const groups = new Map();
   model.columns.forEach((column) => {
     if (!groups.has(column.group)) groups.set(column.group, make("optgroup", { label: column.group }));
@@ -164,6 +174,7 @@ const showLists = () => {
   $("legend").replaceChildren(...[...model.series].reverse().filter((series) => series.role !== "dense" || !series.run || series.keys[0] !== model.dense[0].key)
     .map((series) => {
       const button = make("button", { type: "button" }, swatch(series), series.role === "dense" ? series.label : `${series.label} (${series.points.length})`);
+      button.dataset.series = series.label;
       button.setAttribute("aria-pressed", String(!state.hidden.has(series.label)));
       button.addEventListener("click", () => {
         if (!state.hidden.delete(series.label)) state.hidden.add(series.label);
@@ -198,78 +209,88 @@ const save = (format) => {
 // ---- the data
 /** Shows data, as `front_figure_data` of search/plot.py makes them; choices that still have a meaning stay. */
 const show = (data) => {
+  const begins = !model;
   model = readModel(data);
+  $("chart").parentElement.hidden = false;
   const known = (name) => model.columns.has(name);
   if (!known(state.x)) state.x = data.x;
   if (!known(state.y)) state.y = data.y;
   if (!known(state.colour)) state.colour = "";
   if (!known(state.limited)) state.limited = state.x;
   if (state.limit && !known(state.limit.name)) state.limit = null;
-  if (!model.points.has(state.picked)) state.picked = `0 ${data.selected}`;
+  if (!state.chosen || !model.points.has(state.picked)) state.picked = `0 ${data.selected}`;
   if (!model.points.has(state.pinned)) state.pinned = null;
   const others = model.series.filter((series) => !series.run && ["dominated", "uniform"].includes(series.role))
     .reduce((sum, series) => sum + series.points.length, 0);
   $("title").textContent = data.title;
   $("subtitle").textContent = `${model.front.length} points on the front, ${others} other candidates · ${data.runs[0].run_dir}`;
+  const { mark, series } = document.activeElement.dataset;
   showLists();
+  if (mark) $("marks").querySelector(`[data-mark="${CSS.escape(mark)}"]`)?.focus();
+  if (series) $("legend").querySelector(`[data-series="${CSS.escape(series)}"]`)?.focus();
   showLimit();
   showPicked();
   draw();
+  if (begins) wire();
 };
 
-show(JSON.parse($("data").textContent));
-
 // ---- wiring
-$("x-axis").addEventListener("change", (event) => {
-  state.x = event.target.value;
-  if (!state.limit) { state.limited = state.x; $("limited").value = state.x; }
-  showLimit();
-  draw();
-});
-$("y-axis").addEventListener("change", (event) => { state.y = event.target.value; showLimit(); draw(); });
-$("colour").addEventListener("change", (event) => { state.colour = event.target.value; showScale(); draw(); });
-$("limited").addEventListener("change", (event) => { state.limited = event.target.value; $("limit-number").value = ""; limit(null); });
-$("limit-number").addEventListener("input", (event) => limit(event.target.value.trim() === "" ? null : event.target.valueAsNumber));
-$("limit-slider").addEventListener("input", (event) => limit(slide(state.limited).value(Number(event.target.value))));
-$("clear").addEventListener("click", () => { $("limit-number").value = ""; limit(null); });
-$("brush").addEventListener("click", () => {
-  state.brush = !state.brush;
-  $("brush").setAttribute("aria-pressed", String(state.brush));
-  draw();
-});
-$("previous").addEventListener("click", () => step(-1, alongX(model.front)));
-$("next").addEventListener("click", () => step(1, alongX(model.front)));
-$("compare").addEventListener("click", () => compare(!state.pinned));
-$("save-png").addEventListener("click", () => save("png"));
-$("save-svg").addEventListener("click", () => save("svg"));
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName)) return;
-  if (event.key === "Escape" && state.pinned) compare(false);
-  if (event.key === "ArrowLeft") step(-1, alongX(model.front));
-  if (event.key === "ArrowRight") step(1, alongX(model.front));
-  if (event.target !== $("plot") || !["ArrowUp", "ArrowDown"].includes(event.key)) return;
-  event.preventDefault();
-  step(event.key === "ArrowUp" ? 1 : -1, alongX([...model.points.values()]));
-});
-$("plot").on("plotly_click", ({ points: [point], event }) => { if (point?.customdata) pick(point.customdata, event.shiftKey); });
-$("plot").on("plotly_selected", (event) => {
-  if (!event?.range) return;
-  if (state.limited !== state.y) { state.limited = state.x; $("limited").value = state.x; }
-  const ends = event.range[state.limited === state.y ? "y" : "x"];
-  limit(model.columns.get(state.limited).goal === "max" ? Math.min(...ends) : Math.max(...ends));
-  Plotly.relayout("plot", { selections: [] });
-});
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { showLists(); draw(); });
-new ResizeObserver(() => {
-  if (!document.documentElement.classList.contains("print")) Plotly.Plots.resize("plot");
-}).observe($("plot"));
-addEventListener("beforeprint", () => {
-  document.documentElement.classList.add("light", "print");
-  draw();
-  Plotly.relayout("plot", { width: 680, height: 400 });
-});
-addEventListener("afterprint", () => {
-  document.documentElement.classList.remove("light", "print");
-  Plotly.relayout("plot", { width: null, height: null, autosize: true }).then(draw);
-});
+const wire = () => {
+  $("x-axis").addEventListener("change", (event) => {
+    state.x = event.target.value;
+    if (!state.limit) { state.limited = state.x; $("limited").value = state.x; }
+    showLimit();
+    draw();
+  });
+  $("y-axis").addEventListener("change", (event) => { state.y = event.target.value; showLimit(); draw(); });
+  $("colour").addEventListener("change", (event) => { state.colour = event.target.value; showScale(); draw(); });
+  $("limited").addEventListener("change", (event) => { state.limited = event.target.value; $("limit-number").value = ""; limit(null); });
+  $("limit-number").addEventListener("input", (event) => limit(event.target.value.trim() === "" ? null : event.target.valueAsNumber));
+  $("limit-slider").addEventListener("input", (event) => limit(slide(state.limited).value(Number(event.target.value))));
+  $("clear").addEventListener("click", () => { $("limit-number").value = ""; limit(null); });
+  $("brush").addEventListener("click", () => {
+    state.brush = !state.brush;
+    $("brush").setAttribute("aria-pressed", String(state.brush));
+    draw();
+  });
+  $("previous").addEventListener("click", () => step(-1, alongX(model.front)));
+  $("next").addEventListener("click", () => step(1, alongX(model.front)));
+  $("compare").addEventListener("click", () => compare(!state.pinned));
+  $("save-png").addEventListener("click", () => save("png"));
+  $("save-svg").addEventListener("click", () => save("svg"));
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName)) return;
+    if (event.key === "Escape" && state.pinned) compare(false);
+    if (event.key === "ArrowLeft") step(-1, alongX(model.front));
+    if (event.key === "ArrowRight") step(1, alongX(model.front));
+    if (event.target !== $("plot") || !["ArrowUp", "ArrowDown"].includes(event.key)) return;
+    event.preventDefault();
+    step(event.key === "ArrowUp" ? 1 : -1, alongX([...model.points.values()]));
+  });
+  $("plot").on("plotly_click", ({ points: [point], event }) => { if (point?.customdata) pick(point.customdata, event.shiftKey); });
+  $("plot").on("plotly_selected", (event) => {
+    if (!event?.range) return;
+    if (state.limited !== state.y) { state.limited = state.x; $("limited").value = state.x; }
+    const ends = event.range[state.limited === state.y ? "y" : "x"];
+    limit(model.columns.get(state.limited).goal === "max" ? Math.min(...ends) : Math.max(...ends));
+    Plotly.relayout("plot", { selections: [] });
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { showLists(); draw(); });
+  new ResizeObserver(() => {
+    if (!document.documentElement.classList.contains("print")) Plotly.Plots.resize("plot");
+  }).observe($("plot"));
+  addEventListener("beforeprint", () => {
+    document.documentElement.classList.add("light", "print");
+    draw();
+    Plotly.relayout("plot", { width: 680, height: 400 });
+  });
+  addEventListener("afterprint", () => {
+    document.documentElement.classList.remove("light", "print");
+    Plotly.relayout("plot", { width: null, height: null, autosize: true }).then(draw);
+  });
+};
+
+const first = JSON.parse($("data").textContent); // null where a live page has none yet
+$("chart").parentElement.hidden = !first;
+if (first) show(first);
 window.paretoprune = { show };

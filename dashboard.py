@@ -1,0 +1,30 @@
+"""Show a run as a live page, while it searches and after; `--help` shows the settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from search.dashboard.serve import serve
+from search.watch.run import watched
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="dashboard")
+def main(cfg: DictConfig) -> None:
+    """Serves, and tells of mistakes in one message."""
+    with watched("lines") as watch:
+        serve(
+            Path(str(cfg.run_dir)),
+            Path(__file__).parent,
+            watch.told,
+            host=str(cfg.host),
+            port=cfg.port,
+            token=None if cfg.token is None else str(cfg.token),
+            include_path=cfg.include_path,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A run directory that grows line by line, as a search leaves it, and its end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evaluators.base import Evaluation
+from search.archive import FORMAT
+from search.report import front_table, points_table, write_front_csv
+from space.candidate import Candidate, LayerShape
+from space.spec import ModelSpec
+
+SPEC = ModelSpec(
+    name="tiny",
+    revision="r",
+    family="llama",
+    layers=4,
+    hidden=32,
+    query_heads=4,
+    kv_heads=2,
+    head_dim=8,
+    mlp_channels=96,
+    vocab=64,
+    tied_embeddings=True,
+)
+DENSE = Candidate.dense(SPEC)
+OBJECTIVES = [
+    {"name": "kl", "unit": "nats/token", "goal": "min", "cost_rank": 2},
+    {"name": "latency_ms", "unit": "ms", "goal": "min", "cost_rank": 1},
+]
+
+
+def design(channels: int) -> Candidate:
+    """A design by the channels of its first layer."""
+    return Candidate((LayerShape(4, 2, channels), *DENSE.layers[1:]))
+
+
+def evaluation(candidate: Candidate, kl: float, latency: float, fidelity: str = "search", **more: Any) -> Evaluation:
+    """An answer of the search."""
+    size = float(sum(shape.mlp_channels + 10 * shape.query_heads for shape in candidate.layers))
+    dense = float(sum(shape.mlp_channels + 10 * shape.query_heads for shape in DENSE.layers))
+    values = {"kl": kl, "latency_ms": latency, "decoder_params": size, "decoder_params_removed": 1 - size / dense}
+    return Evaluation(candidate, fidelity, values=values, tokens=100, **more)
+
+
+SEARCHED = [
+    evaluation(DENSE, 0.0, 100.0),
+    evaluation(design(64), 0.2, 80.0),
+    evaluation(design(32), 0.6, 60.0),
+    evaluation(design(16), 0.9, 70.0),
+    evaluation(design(0), 2.0, 40.0),
+]
+
+
+def lines(evaluations: list[Evaluation]) -> str:
+    """What an archive has of evaluations."""
+    return "".join(json.dumps(each.to_json()) + "\n" for each in evaluations)
+
+
+def header(model: dict[str, Any] | None = None) -> str:
+    """An archive's first line."""
+    settings = {"model": model or SPEC.to_json(), "text": "t", "dtype": "float32", "latency": "l"}
+    return json.dumps({"format": FORMAT, "settings": settings}) + "\n"
+
+
+def begin(run_dir: Path, evaluations: list[Evaluation], *, tokens: int = 2000, model: Any = None) -> Path:
+    """A run that searches."""
+    run_dir.mkdir(parents=True)
+    config = {
+        "budget": {"_target_": "search.loop.Budget", "evaluations": None, "tokens": tokens},
+        "objectives": ["kl", "latency_ms"],
+        "search": {"batch": 5, "distillation": "off"},
+    }
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+    (run_dir / "archive.jsonl").write_text(header(model) + lines(evaluations))
+    return run_dir
+
+
+def end(run_dir: Path, evaluations: list[Evaluation], *, model: Any = None) -> None:
+    """The files with which a run ends."""
+    points = [(e.candidate, {**e.values, "heldout_ppl": 10 + 20 * e.values["kl"]}) for e in evaluations]
+    dense = next(point for point in points if point[0] == DENSE)
+    front = [point for point in points if point[0] != design(16)]
+    write_front_csv(run_dir / "points.csv", points_table(points, dense))
+    write_front_csv(run_dir / "front.csv", front_table(front, dense))
+    facts = {"model": model or SPEC.to_json(), "text": "t", "dtype": "float32", "objectives": OBJECTIVES}
+    (run_dir / "summary.json").write_text(json.dumps({**facts, "evaluations": len(evaluations)}))
