@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from threadpoolctl import threadpool_limits
+
 from evaluators.base import Evaluation, Evaluator, Metric
 from search.archive import Archive
 from search.pareto import Floats, hypervolume, minimised, non_dominated, reference_point
@@ -145,7 +147,8 @@ def run_loop(
             )
     state = _State(tuple(objectives), budget, [evaluator.fidelity for evaluator in evaluators])
     while not state.spent:
-        questions = algorithm.ask(batch)
+        with threadpool_limits(1, "blas"):  # the same bits, and so the same way, however many threads a resumed run has
+            questions = algorithm.ask(batch)
         if not questions:
             return
         state.generation += 1
@@ -163,7 +166,8 @@ def run_loop(
             batch_done = state.exhausted or len(told) == len(questions)
             if batch_done:
                 state.end_batch()
-                algorithm.tell(told)
+                with threadpool_limits(1, "blas"):
+                    algorithm.tell(told)
             on_progress(state.progress(evaluation, generation_done=batch_done, remark=algorithm.remark))
             if batch_done:
                 break

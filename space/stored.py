@@ -1,4 +1,8 @@
-"""What a prepared supernet keeps on disk: the order of each layer's units, and what its refits and merges need."""
+"""What a prepared supernet keeps on disk: the order of each layer's units, and what its refits and merges need.
+
+What blocks lose at every level is kept too, though it follows from the rest: a search is steered by these numbers, and
+made again with another number of threads they would differ in their last bits, and with them the way of a resumed run.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from space.calibration import LayerStatistics, gather
-from space.compensation import factor
+from space.compensation import factor, lost_energy
 from space.errors import UserError
 from space.importance import AttentionOrder, attention_order, damped, mlp_order, rule_of
 from space.merging import merged_attention
 from space.spec import ModelSpec
 from space.surgery import attention_columns, permute_attention, permute_mlp
 
-FORMAT = 2  # of the files
+FORMAT = 3  # of the files
 _META = "supernet.json"
 
 
@@ -172,10 +176,11 @@ def _layer_file(index: int) -> str:
     return f"layer-{index:03d}.safetensors"
 
 
+@torch.no_grad()
 def _order_and_factor(
     layer: Any, statistics: LayerStatistics, spec: ModelSpec, rule: Any, damping: float, steps: int
 ) -> dict[str, Tensor]:
-    """Orders and permutes one layer; returns its orders and the factors of its Gram matrices."""
+    """Orders and permutes one layer; returns its orders, the factors of its Gram matrices, and what levels lose."""
     attention_gram, mlp_gram = damped(statistics.attention_gram, damping), damped(statistics.mlp_gram, damping)
     try:
         heads = attention_order(
@@ -188,9 +193,13 @@ def _order_and_factor(
         permuted = units[heads.groups[:, None], heads.heads[heads.groups]].reshape(-1)
         tensors = {"group_order": heads.groups, "head_order": heads.heads, "mlp_order": channels}
         tensors["mlp_factor"] = factor(mlp_gram[channels][:, channels])
+        tensors["mlp_lost"] = lost_energy(layer.mlp.down_proj.weight, tensors["mlp_factor"])
         for kept in range(1, spec.queries_per_group + 1):
-            columns = permuted[attention_columns(spec, kept).to(permuted.device)]
-            tensors[f"attention_factor_{kept}"] = factor(attention_gram[columns][:, columns])
+            columns = attention_columns(spec, kept).to(permuted.device)
+            gram = attention_gram[permuted[columns]][:, permuted[columns]]
+            tensors[f"attention_factor_{kept}"] = factor(gram)
+            output = layer.self_attn.o_proj.weight[:, columns]
+            tensors[f"attention_lost_{kept}"] = lost_energy(output, tensors[f"attention_factor_{kept}"])
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise UserError(
             f"Layer {statistics.index}: expected a positive definite Gram matrix, but "

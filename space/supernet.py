@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from space.byte_cache import ByteCache
 from space.candidate import Candidate, LayerShape
-from space.compensation import lost_energy, refit
+from space.compensation import refit
 from space.families import family_of
 from space.pruned_modeling import NoAttention, NoLayer, NoMLP
 from space.spec import ModelSpec
@@ -135,17 +135,15 @@ class Supernet:
             For attention by (query_heads, kv_heads), and for the MLP by channels kept, (mlp_channels + 1,): fractions
             of the dense output's energy on the calibration text, see `space.compensation.lost_energy`.
         """
-        layer, spec = self._layers[index], self.spec
-        output = layer.self_attn.o_proj.weight
+        spec = self.spec
         attention = {(0, 0): 1.0}
         for kept in range(1, spec.queries_per_group + 1):
-            columns = attention_columns(spec, kept).to(output.device)
-            lost = lost_energy(output[:, columns], self._stored(index, f"attention_factor_{kept}"))
+            lost = self._stored(index, f"attention_lost_{kept}")
             for groups in range(1, spec.kv_heads + 1):
                 attention[groups * kept, groups] = lost[groups * kept * spec.head_dim].item()
         for groups in spec.merged_kv_heads:
             attention[spec.query_heads, groups] = self._stored(index, lost_name(groups)).item()
-        return attention, lost_energy(layer.mlp.down_proj.weight, self._stored(index, "mlp_factor")).tolist()
+        return attention, self._stored(index, "mlp_lost").tolist()
 
     @contextmanager
     def activate(self, candidate: Candidate, correction: Correction | None = None) -> Iterator[Any]:

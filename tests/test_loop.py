@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from helpers_toy import toy_spec
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
 from search.algorithms import NSGA2
@@ -120,6 +121,22 @@ def test_an_archive_of_any_length_is_completed_to_the_same_one(tmp_path, undistu
     evaluator = CountingEvaluator()
     assert search(path, evaluator) == undisturbed
     assert len(evaluator.asked) == 90 - kept
+
+
+def test_an_algorithm_reckons_in_one_thread_wherever_it_runs(tmp_path, monkeypatch):
+    """Sums in another order have other last bits, and a fit may make another question of them."""
+    threads = set()
+
+    def ask(self, count):
+        threads.update(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        return original(self, count)
+
+    original = NSGA2.ask
+    monkeypatch.setattr(NSGA2, "ask", ask)
+    with threadpool_limits(2, "blas"):
+        search(tmp_path / "archive.jsonl", CountingEvaluator(), Budget(evaluations=10))
+        assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"} == {2}
+    assert threads == {1}
 
 
 def test_an_interrupt_loses_only_the_evaluation_in_flight(tmp_path, undisturbed):
