@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,8 +14,11 @@ import torch
 from torch.utils.benchmark import Timer
 from transformers import DynamicCache
 
-from evaluators.workload import Phase, Workload
+from evaluators.base import Metric
+from evaluators.memory import peak_bytes
+from evaluators.workload import PEAK, Phase, Workload
 from space.candidate import Candidate
+from space.size import total_params
 from space.supernet import Supernet
 
 BETWEEN_DENSE = 6  # so many models are timed between two timings of the dense one
@@ -28,12 +32,17 @@ OnRound = Callable[[int, int], None]
 class Clock(Protocol):
     """Times candidates against the dense model."""
 
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What `try_out` gives."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """The device and the engine, as far as times depend on them."""
         ...
 
-    def check(self, candidate: Candidate) -> None:
-        """Raises what keeps a candidate from being timed."""
+    def try_out(self, candidate: Candidate) -> dict[str, float]:
+        """What is known of a candidate without timing it; raises what keeps it from being timed."""
         ...
 
     def session(
@@ -45,6 +54,8 @@ class Clock(Protocol):
 
 class TorchClock:
     """Forward passes of the supernet's subnets, on its device and in its dtype."""
+
+    metrics = (PEAK,)
 
     def __init__(self, supernet: Supernet, workload: Workload) -> None:
         """Times nothing yet."""
@@ -66,11 +77,15 @@ class TorchClock:
             "format": _FORMAT,
         }
 
-    def check(self, candidate: Candidate) -> None:
-        """See `Clock`."""
+    def try_out(self, candidate: Candidate) -> dict[str, float]:
+        """See `Clock`; the peak is of the weights and of what the hungriest phase takes besides, KV cache included."""
+        taken = []
         for phase in self._workload.phases.values():
             with self._supernet.activate(candidate) as model, torch.inference_mode():
-                self._step(model, phase, candidate)()
+                run = partial(self._run_once, model, phase, candidate)
+                taken.append(peak_bytes(model, run))
+                weight_bytes = total_params(self._supernet.spec, candidate) * model.dtype.itemsize
+        return {PEAK.name: weight_bytes + max(taken)}
 
     def session(
         self, phase: Phase, models: Mapping[str, Candidate], on_round: OnRound
@@ -106,6 +121,9 @@ class TorchClock:
                 self._flushed.add_(1)
                 times.append(timer.timeit(1).median * 1e3)
             return statistics.fmean(times)
+
+    def _run_once(self, model: Any, phase: Phase, candidate: Candidate) -> None:
+        self._step(model, phase, candidate)()
 
     def _step(self, model: Any, phase: Phase, candidate: Candidate) -> Callable[[], Any]:
         """A forward pass of a phase; in decoding, the cache becomes a token longer each time."""

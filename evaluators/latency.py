@@ -159,7 +159,8 @@ class EndToEnd:
         self._dense_ms = dense_ms
         self._on_round = on_round
         phases = [*dense_ms] if len(dense_ms) > 1 else []
-        self.metrics = (LATENCY_E2E, THROUGHPUT, *(Metric(f"{name}_e2e_ms", "ms", "min", 2) for name in phases))
+        times = (Metric(f"{name}_e2e_ms", "ms", "min", 2) for name in phases)
+        self.metrics = (LATENCY_E2E, THROUGHPUT, *times, *bench.clock.metrics)
 
     def expect(self, candidates: Sequence[Candidate]) -> None:
         """See `Evaluator`; timings share nothing."""
@@ -167,10 +168,16 @@ class EndToEnd:
     def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
         """See `Evaluator`; a candidate that cannot run fails alone, before the session."""
         start = time.perf_counter()
-        failures = {candidate.key: self._failure(candidate) for candidate in candidates}
-        able = [candidate for candidate in candidates if failures[candidate.key] is None]
+        tried: dict[str, dict[str, float]] = {}
+        failures: dict[str, str] = {}
+        for candidate in candidates:
+            try:
+                tried[candidate.key] = self._bench.clock.try_out(candidate)
+            except Exception as error:  # an evaluation boundary: the failure is stored with the candidate
+                failures[candidate.key] = f"{type(error).__name__}: {error}"
+        able = [candidate for candidate in candidates if candidate.key in tried]
         ratios = self._bench.ratios(able, self._on_round)
-        values = {candidate.key: self._values(found) for candidate, found in zip(able, ratios, strict=True)}
+        values = {c.key: self._values(found) | tried[c.key] for c, found in zip(able, ratios, strict=True)}
         seconds = (time.perf_counter() - start) / max(1, len(candidates))
         return [
             Evaluation(candidate, self.fidelity, values=values[candidate.key], seconds=seconds)
@@ -178,13 +185,6 @@ class EndToEnd:
             else Evaluation(candidate, self.fidelity, "failed", seconds=seconds, error=failures[candidate.key])
             for candidate in candidates
         ]
-
-    def _failure(self, candidate: Candidate) -> str | None:
-        try:
-            self._bench.clock.check(candidate)
-        except Exception as error:  # an evaluation boundary: the failure is stored with the candidate
-            return f"{type(error).__name__}: {error}"
-        return None
 
     def _values(self, ratios: Mapping[str, float]) -> dict[str, float]:
         times = {name: ratio * self._dense_ms[name] for name, ratio in ratios.items()}

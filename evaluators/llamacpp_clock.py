@@ -28,6 +28,8 @@ _FORMAT = 1  # as in `evaluators.clocks`
 class LlamaCppClock:
     """GGUF files of a supernet's subnets, each in turns with the dense model's in one fresh process, on the CPU."""
 
+    metrics = ()
+
     def __init__(self, supernet: Supernet, workload: Workload, tokenizer: Any) -> None:
         """Times nothing yet.
 
@@ -40,7 +42,7 @@ class LlamaCppClock:
         self._tokenizer = tokenizer
         self._threads = workload.threads or torch.get_num_threads()
         self._config = supernet.model.config
-        self.check(Candidate.dense(supernet.spec))
+        self.try_out(Candidate.dense(supernet.spec))
         self._described = gguf_tokenizer(tokenizer, supernet.spec.vocab)  # the same in every file
 
     def describe(self) -> dict[str, Any]:
@@ -53,9 +55,10 @@ class LlamaCppClock:
             "format": _FORMAT,
         }
 
-    def check(self, candidate: Candidate) -> None:
-        """See `evaluators.clocks.Clock`: what the format cannot hold."""
+    def try_out(self, candidate: Candidate) -> dict[str, float]:
+        """See `evaluators.clocks.Clock`; raises for what the format cannot hold."""
         check_gguf(self._config, self._tokenizer, self._supernet.spec, candidate)
+        return {}
 
     def session(
         self, phase: Phase, models: Mapping[str, Candidate], on_round: OnRound

@@ -33,6 +33,7 @@ LABELS: dict[str, tuple[str, str, str, str]] = {
     "macs_per_token": ("MACs a token", "", "count", COST),
     "kv_bytes": ("KV cache", "", "bytes", COST),
     "weights_bytes": ("Weights", "", "bytes", COST),
+    "peak_bytes": ("Peak memory", "", "bytes", COST),
     "untuned_kl": ("KL, search text, untuned", "nats", "fine", BEFORE),
     "untuned_nll": ("NLL, search text, untuned", "nats", "fine", BEFORE),
     "untuned_acc": ("Accuracy, untuned", "", "fine", BEFORE),
