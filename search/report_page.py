@@ -139,13 +139,14 @@ def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives:
     algorithm = str(config["search"]["algorithm"]["_target_"]).rpartition(".")[2]
     switches = [name for name, value in space.items() if value is True and not name.startswith("_")]
     limits = [f"{value:,} {name}" for name, value in budget.items() if name in ("tokens", "evaluations") and value]
+    step = f"steps of {space['mlp_step']} MLP channels; " if space["mlp_step"] else ""
     rows = {
         "model": f"{escaped(model['name'])}, revision `{escaped(model['revision'])}`, {escaped(model['family'])}",
         "its shape": f"{model['layers']} layers, hidden size {model['hidden']}, {model['query_heads']} query heads in "
         f"{model['kv_heads']} KV groups, {model['mlp_channels']} MLP channels",
         "parameters": f"{short_count(summary['dense']['params'])}, of them "
         f"{short_count(summary['dense']['decoder_params'])} in decoder layers",
-        "space": f"{', '.join(f'`{name}`' for name in switches)}; steps of {space['mlp_step']} MLP channels; "
+        "space": f"{', '.join(f'`{name}`' for name in switches)}; {step}"
         f"{space['min_decoder_params']:.0%} to {space['max_decoder_params']:.0%} of the decoder parameters; "
         f"for `{escaped(space['deploy'])}`",
         "objectives": ", ".join(f"`{m.name}` ({m.goal})" for m in objectives),

@@ -16,6 +16,9 @@ from space.repair import Rules
 from space.size import attention_params, decoder_params, mlp_params
 from space.spec import ModelSpec
 
+TILE = 64  # channels; whole tiles of tensor cores in half precision, and of the matrix units of CPUs
+MLP_LEVELS = 12
+
 Kind = Literal["attention", "mlp", "layer"]
 
 # the columns of a candidate's rows [query_heads, kv_heads, mlp_channels] that a block of each kind sets
@@ -91,6 +94,11 @@ def attention_options(spec: ModelSpec, *, widths: bool, merge: bool, remove: boo
         pairs += [(spec.query_heads, groups) for groups in spec.merged_kv_heads]
     pairs.sort(key=lambda pair: (attention_params(spec, *pair), pair[1]))
     return [(0, 0), *pairs] if remove else [*pairs]
+
+
+def default_mlp_step(channels: int) -> int:
+    """The smallest multiple of `TILE` that makes at most `MLP_LEVELS` levels of so many channels; at most all."""
+    return min(channels, TILE * math.ceil(channels / (MLP_LEVELS * TILE)))
 
 
 def mlp_options(spec: ModelSpec, *, step: int | None, remove: bool) -> list[tuple[int, ...]]:

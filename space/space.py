@@ -20,6 +20,7 @@ from space.blocks import (
     check_flag,
     check_fraction,
     check_layers,
+    default_mlp_step,
     make_blocks,
     make_rules,
     mlp_options,
@@ -68,7 +69,7 @@ class SearchSpace:
         whole_layers: bool = False,
         same_for_all_layers: bool = False,
         deploy: str = "any",
-        mlp_step: int = 128,
+        mlp_step: int | None = None,
         freeze_layers: Sequence[int] = (),
         freeze_attention: Sequence[int] = (),
         freeze_mlp: Sequence[int] = (),
@@ -90,8 +91,8 @@ class SearchSpace:
             same_for_all_layers: Whether all layers that are not frozen have one shape.
             deploy: Row of `space.deploy.ENGINES` that is to serve the model; what it cannot run is not in the space,
                 whatever other settings allow.
-            mlp_step: MLP channels between two levels; says nothing without `mlp_widths`. Where the engine wants a
-                multiple of something, the least common multiple.
+            mlp_step: MLP channels between two levels, None for `space.blocks.default_mlp_step`; says nothing without
+                `mlp_widths`. Where the engine wants a multiple of something, the least common multiple.
             freeze_layers: Layers that stay dense; indices from 0, negative ones count from the end.
             freeze_attention: Layers whose attention stays dense.
             freeze_mlp: Layers whose MLP stays dense.
@@ -133,8 +134,10 @@ class SearchSpace:
         frozen = check_layers("freeze_layers", freeze_layers, spec.layers)
         frozen_attention = frozen | check_layers("freeze_attention", freeze_attention, spec.layers)
         frozen_mlp = frozen | check_layers("freeze_mlp", freeze_mlp, spec.layers)
-        step = check_count("mlp_step", mlp_step, 1, spec.mlp_channels) if mlp_widths else None
-        if step is not None:
+        step = None
+        if mlp_widths:
+            step = default_mlp_step(spec.mlp_channels) if mlp_step is None else mlp_step
+            step = check_count("mlp_step", step, 1, spec.mlp_channels)
             step = check_count("mlp_step", math.lcm(step, engine.mlp_multiple), 1, spec.mlp_channels)
         min_layers = check_count("min_layers", min_layers, 1, spec.layers)
         least = check_fraction("min_decoder_params", min_decoder_params)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import conf
+from space.blocks import default_mlp_step
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 from space.size import decoder_params
@@ -264,6 +265,14 @@ def test_attention_options_are_all_group_and_query_counts_by_size() -> None:
     assert [(s.query_heads, s.kv_heads) for s in shapes] == [(0, 0), (1, 1), (2, 1), (2, 2), (4, 2), (3, 3), (6, 3)]
     assert space.attention_shapes == ((1, 1), (2, 1), (2, 2), (3, 3), (4, 2), (6, 3))
     assert space.mlp_shapes == (48,)
+
+
+@pytest.mark.parametrize(
+    ("channels", "step"), [(1536, 128), (4864, 448), (14336, 1216), (1000, 128), (100, 64), (48, 48)]
+)
+def test_levels_are_few_and_in_whole_tiles(channels: int, step: int) -> None:
+    assert default_mlp_step(channels) == step
+    assert len(range(step, channels, step)) < 12
 
 
 def test_mlp_options_are_the_multiples_of_the_step_and_the_dense_count() -> None:
