@@ -46,7 +46,7 @@ def main() -> None:
                 workload = instantiate(compose("config", overrides).latency)()
             clock = make_clock(supernet, workload, loaded.tokenizer)
             phase = workload.phases[scenario]
-            ratios, dense_ms = clock.session(phase, points, lambda done, of: None)
+            ratios, dense_ms = clock.session(phase, points, workload.front_rounds, lambda done, of: None)
             medians = [statistics.median(ratios[name]) for name in points]
             about = clock.describe()
             row = (

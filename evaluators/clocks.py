@@ -46,7 +46,7 @@ class Clock(Protocol):
         ...
 
     def session(
-        self, phase: Phase, models: Mapping[str, Candidate], on_round: OnRound
+        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_round: OnRound
     ) -> tuple[dict[str, list[float]], float]:
         """Ratios of every model to the dense one in every round, and the dense model's median milliseconds."""
         ...
@@ -88,12 +88,12 @@ class TorchClock:
         return {PEAK.name: weight_bytes + max(taken)}
 
     def session(
-        self, phase: Phase, models: Mapping[str, Candidate], on_round: OnRound
+        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_round: OnRound
     ) -> tuple[dict[str, list[float]], float]:
         """See `Clock`; models take turns in an order that changes, with the dense model between every few."""
         dense, generator = Candidate.dense(self._supernet.spec), np.random.default_rng(0)
         names, ratios, all_dense = [*models], {name: list[float]() for name in models}, list[float]()
-        for number in range(self._workload.rounds):
+        for number in range(rounds):
             before = self._time(dense, phase)
             all_dense.append(before)
             order = generator.permutation(len(names))
@@ -105,7 +105,7 @@ class TorchClock:
                     ratios[name].append(2 * ms / (before + after))
                 all_dense.append(after)
                 before = after
-            on_round(number + 1, self._workload.rounds)
+            on_round(number + 1, rounds)
         return ratios, statistics.median(all_dense)
 
     def _time(self, candidate: Candidate, phase: Phase) -> float:

@@ -129,7 +129,7 @@ class Harness:
         if ACC.name not in objectives:
             return []
         names = ", ".join(question.name for question in self.questions)
-        return [f"warning: scores on {names} will not be held out, as the search optimises them; judge by other tasks"]
+        return [f"WARNING: scores on {names} will not be held out, as the search optimises them; judge by other tasks"]
 
     def measure(self, models: Models, part: float = 1.0) -> Measure:
         """The mean over tasks of `acc_norm`, or `acc` of tasks without, as an objective named `acc`.

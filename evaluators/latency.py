@@ -19,8 +19,8 @@ from evaluators.base import Evaluation, Metric
 from evaluators.clocks import Clock, OnRound, TorchClock
 from evaluators.latency_table import NOISY, LatencyTable, PhaseTable
 from evaluators.llamacpp_clock import LlamaCppClock
-from evaluators.timings import Timings
-from evaluators.workload import LATENCY_E2E, THROUGHPUT, Phase, Workload
+from evaluators.timings import Timings, spread
+from evaluators.workload import LATENCY_E2E, SPREAD, THROUGHPUT, Phase, Workload
 from space.candidate import Candidate, LayerShape
 from space.supernet import Supernet
 
@@ -104,19 +104,19 @@ class LatencyBench:
 
     def ratios(
         self, candidates: Sequence[Candidate], on_round: OnRound = lambda done, of: None
-    ) -> list[dict[str, float]]:
-        """End-to-end time of each candidate relative to the dense model's, by phase, measured now.
+    ) -> list[dict[str, list[float]]]:
+        """End-to-end times of each candidate relative to the dense model's, by phase and round, measured now.
 
         Args:
             candidates: What to time.
             on_round: Called with how many rounds of a phase are done, of how many.
         """
         models = {str(index): candidate for index, candidate in enumerate(candidates)}
-        found: list[dict[str, float]] = [{} for _ in candidates]
+        found: list[dict[str, list[float]]] = [{} for _ in candidates]
         for name, phase in self.workload.phases.items():
-            rows, _ = self.clock.session(phase, models, on_round)
+            rows, _ = self.clock.session(phase, models, self.workload.front_rounds, on_round)
             for index in range(len(candidates)):
-                found[index][name] = statistics.median(rows[str(index)])
+                found[index][name] = rows[str(index)]
         return found
 
     def _timings(self, phase: Phase, models: Mapping[str, Candidate], on_round: OnRound) -> Timings:
@@ -132,7 +132,7 @@ class LatencyBench:
         missing = {name: candidate for name, candidate in models.items() if name not in timings.ratios}
         if not missing and timings.dense_ms is not None:
             return timings
-        rows, dense_ms = self.clock.session(phase, missing, on_round)
+        rows, dense_ms = self.clock.session(phase, missing, self.workload.rounds, on_round)
         timings.ratios |= rows
         timings.dense_ms = timings.dense_ms or dense_ms
         if timings.spread() <= NOISY:
@@ -141,7 +141,10 @@ class LatencyBench:
 
 
 class EndToEnd:
-    """The `Evaluator` behind `latency_e2e_ms`: all candidates of a call are timed in one interleaved session."""
+    """The `Evaluator` behind `latency_e2e_ms`: all candidates of a call are timed in one interleaved session.
+
+    Each time is the median over the rounds, with half of their interquartile range in `latency_e2e_ms_spread`.
+    """
 
     fidelity = "timed"
 
@@ -159,8 +162,9 @@ class EndToEnd:
         self._dense_ms = dense_ms
         self._on_round = on_round
         phases = [*dense_ms] if len(dense_ms) > 1 else []
-        times = (Metric(f"{name}_e2e_ms", "ms", "min", 2) for name in phases)
-        self.metrics = (LATENCY_E2E, THROUGHPUT, *times, *bench.clock.metrics)
+        names = (LATENCY_E2E.name, *(f"{name}_e2e_ms" for name in phases))
+        times = (Metric(f"{name}{end}", "ms", "min", 2) for name in names for end in ("", SPREAD))
+        self.metrics = (*times, THROUGHPUT, *bench.clock.metrics)
 
     def expect(self, candidates: Sequence[Candidate]) -> None:
         """See `Evaluator`; timings share nothing."""
@@ -186,14 +190,17 @@ class EndToEnd:
             for candidate in candidates
         ]
 
-    def _values(self, ratios: Mapping[str, float]) -> dict[str, float]:
-        times = {name: ratio * self._dense_ms[name] for name, ratio in ratios.items()}
+    def _values(self, ratios: Mapping[str, Sequence[float]]) -> dict[str, float]:
         workload = self._bench.workload
-        latency = workload.total(times)
-        values = {LATENCY_E2E.name: latency, THROUGHPUT.name: workload.tokens_per_s(latency)}
+        times = {name: [ratio * self._dense_ms[name] for ratio in found] for name, found in ratios.items()}
+        middle = {name: statistics.median(ms) for name, ms in times.items()}
+        rounds = [dict(zip(times, one, strict=True)) for one in zip(*times.values(), strict=True)]
+        latency, latencies = workload.total(middle), [workload.total(one) for one in rounds]
+        values = {LATENCY_E2E.name: latency, f"{LATENCY_E2E.name}{SPREAD}": spread(latencies) * latency / 2}
         if len(times) > 1:
-            values |= {f"{name}_e2e_ms": ms for name, ms in times.items()}
-        return values
+            for name, ms in times.items():
+                values |= {f"{name}_e2e_ms": middle[name], f"{name}_e2e_ms{SPREAD}": spread(ms) * middle[name] / 2}
+        return values | {THROUGHPUT.name: workload.tokens_per_s(latency)}
 
 
 def _name(shape: tuple[int, int] | int) -> str:

@@ -61,7 +61,7 @@ class LlamaCppClock:
         return {}
 
     def session(
-        self, phase: Phase, models: Mapping[str, Candidate], on_round: OnRound
+        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_round: OnRound
     ) -> tuple[dict[str, list[float]], float]:
         """See `evaluators.clocks.Clock`; a round of progress is a model with all of its rounds.
 
@@ -82,11 +82,11 @@ class LlamaCppClock:
                     "prompt": prompt,
                     "context": phase.tokens + _ROOM,
                     "threads": self._threads,
-                    "rounds": self._workload.rounds,
+                    "rounds": rounds,
                 }
-                rounds = in_llamacpp(request, f"llama.cpp did not time {candidate.key}")["ms"]
-                ratios[model] = [subnet_ms / dense_ms for dense_ms, subnet_ms in rounds]
-                all_dense += [dense_ms for dense_ms, _ in rounds]
+                times = in_llamacpp(request, f"llama.cpp did not time {candidate.key}")["ms"]
+                ratios[model] = [subnet_ms / dense_ms for dense_ms, subnet_ms in times]
+                all_dense += [dense_ms for dense_ms, _ in times]
                 file.unlink()
                 on_round(number + 1, len(models))
         return ratios, statistics.median(all_dense) if all_dense else 0.0

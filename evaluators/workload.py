@@ -12,6 +12,7 @@ from space.errors import UserError
 LATENCY = Metric("latency_ms", "ms", "min", 1)
 LATENCY_E2E = Metric("latency_e2e_ms", "ms", "min", 2)
 THROUGHPUT = Metric("tokens_per_s", "tokens/s", "max", 2)
+SPREAD = "_spread"  # the end of the name of what stands behind the ± of a time
 PEAK = Metric("peak_bytes", "bytes", "min", 2)
 PHASE_METRICS = {name: Metric(f"{name}_ms", "ms", "min", 1) for name in ("prefill", "decode")}
 
@@ -42,7 +43,8 @@ class Workload:
         length: Tokens of each: in the prompt, or in the cache before the one that is decoded.
         new_tokens: What a request asks for; the first one comes from the prefill.
         threads: Intra-op threads; 0 for torch's own choice.
-        rounds: In which all that is timed takes turns; what counts is the median over them.
+        rounds: In which all that the table is made of takes turns; what counts is the median over them.
+        front_rounds: The same for the front's members, timed end to end.
         fit: Random designs timed whole, on which the sum of blocks is corrected.
         check: Random designs besides, on which the table's error is found.
         error_limit: Median error above which the user is warned.
@@ -58,6 +60,7 @@ class Workload:
     new_tokens: int = 128
     threads: int = 0
     rounds: int = 3
+    front_rounds: int = 5
     fit: int = 6
     check: int = 6
     error_limit: float = 0.08
@@ -78,11 +81,11 @@ class Workload:
                 "latency.engine=llamacpp: expected latency.batch=1 and latency.cold=false, as it is asked one thing at "
                 f"a time and keeps its own memory, got batch={self.batch} and cold={self.cold}."
             )
-        counts = min(self.batch, self.length, self.new_tokens, self.rounds) < 1
+        counts = min(self.batch, self.length, self.new_tokens, self.rounds, self.front_rounds) < 1
         if counts or min(self.threads, self.fit, self.check) < 0 or not self.error_limit > 0:
             raise UserError(
-                "latency: expected batch, length, new_tokens and rounds of at least 1, threads, fit and check of at "
-                f"least 0, and error_limit above 0, got {asdict(self)}."
+                "latency: expected batch, length, new_tokens, rounds and front_rounds of at least 1, threads, fit and "
+                f"check of at least 0, and error_limit above 0, got {asdict(self)}."
             )
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from evaluators.base import Metric
-from search.pareto import knee, non_dominated
+from search.pareto import knee
 from search.run_directory import atomic_write
 from space.candidate import Candidate
 from space.errors import UserError
@@ -84,12 +84,19 @@ def confirmed(frame: pd.DataFrame, objectives: Sequence[Metric]) -> pd.DataFrame
     """The points that held-out text does not show to be dominated, and the dense model.
 
     The search's quality objectives give way to `heldout_ppl`, the others stay; so in a two-objective run held-out
-    perplexity rises as latency falls. A point without a held-out value is not confirmed.
+    perplexity rises as latency falls. A point without a held-out value is not confirmed. Where a column says by how
+    much an objective's values spread, a point is dominated only by one that is better by more than both spreads.
     """
     values = objective_values(frame, objectives, quality="heldout_ppl")
+    spreads = (f"{name}_spread" for name in _deciding(objectives, quality="heldout_ppl"))
+    doubt = np.stack([frame.get(name, pd.Series(0.0, frame.index)).fillna(0.0) for name in spreads], axis=1)
     finite = np.isfinite(values).all(axis=1)
-    keep = np.zeros(len(frame), dtype=bool)
-    keep[finite] = non_dominated(values[finite])
+    keep = finite.copy()
+    for index in np.flatnonzero(finite):
+        others = np.flatnonzero(finite & (np.arange(len(frame)) != index))
+        rivals = others[(values[others] + doubt[others] <= values[index] - doubt[index]).all(axis=1)]
+        better = (values[rivals] < values[index]).any(axis=1) | (rivals < index)  # of equal points the first one stays
+        keep[index] = not better.any()
     return frame.iloc[np.flatnonzero(keep | is_dense(frame))].reset_index(drop=True)
 
 
@@ -101,14 +108,20 @@ def objective_values(frame: pd.DataFrame, objectives: Sequence[Metric], quality:
         objectives: The search's objectives.
         quality: Column that stands in for `kl` and `nll`.
     """
-    signs: dict[str, float] = {}
-    for metric in objectives:
-        name = quality if metric.name in SEARCH_QUALITY else metric.name
-        signs.setdefault(name, 1.0 if metric.goal == "min" else -1.0)
+    signs = _deciding(objectives, quality)
     missing = [name for name in signs if name not in frame]
     if missing:
         raise ValueError(f"Expected columns {', '.join(missing)} in the front's table, got {', '.join(frame.columns)}.")
     return np.asarray(frame[list(signs)].to_numpy(dtype=float) * np.array(list(signs.values())))
+
+
+def _deciding(objectives: Sequence[Metric], quality: str) -> dict[str, float]:
+    """The columns that objectives are judged by, with `quality` for the search's own, and the sign of each."""
+    signs: dict[str, float] = {}
+    for metric in objectives:
+        name = quality if metric.name in SEARCH_QUALITY else metric.name
+        signs.setdefault(name, 1.0 if metric.goal == "min" else -1.0)
+    return signs
 
 
 def quality_column(frame: pd.DataFrame) -> str | None:
@@ -192,7 +205,9 @@ def _column_order(names: set[str]) -> list[str]:
     head = ("key", *SEARCH_QUALITY)
     tail = (*HELDOUT_QUALITY, *COSTS, *SHAPES)
     extra = sorted(names.difference(head, tail))
-    return [name for name in (*head, *extra, *tail) if name in names]
+    spreads = {f"{name}_spread" for name in names} & names
+    ordered = [name for name in (*head, *extra, *tail) if name in names - spreads]
+    return [name for column in ordered for name in (column, f"{column}_spread") if name in names]
 
 
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:

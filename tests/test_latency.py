@@ -203,6 +203,7 @@ def test_times_are_in_the_unit_of_the_table(make_supernet: MakeSupernet) -> None
     asked = EndToEnd(LatencyBench(supernet, SERVING), {"prefill": 100.0, "decode": 10.0})
     (request,) = asked([HOLES])
     prefill, decode = (request.values[f"{name}_e2e_ms"] for name in ("prefill", "decode"))
+    assert 0 < request.values["latency_e2e_ms_spread"] < request.values["latency_e2e_ms"]
     assert request.values["latency_e2e_ms"] == pytest.approx(prefill + 4 * decode)
     assert [metric.name for metric in asked.metrics] == [*request.values]
 

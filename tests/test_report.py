@@ -156,6 +156,15 @@ def test_confirmed_keeps_a_third_objective_and_minds_goals() -> None:
     assert set(kept["key"]) == {dense[0].key, better[0].key, other[0].key}
 
 
+def test_what_lies_within_the_spread_of_a_time_rules_nothing_out() -> None:
+    better = point(1, latency_ms=5.0, heldout_ppl=11.0, latency_ms_spread=0.2)
+    for spread, kept in ((0.0, 2), (0.29, 2), (0.31, 3)):
+        worse = point(2, latency_ms=5.5, heldout_ppl=12.0, latency_ms_spread=spread)
+        frame = front_table([better, worse], DENSE)
+        assert len(confirmed(frame, OBJECTIVES)) == kept, spread
+    assert list(frame.columns)[frame.columns.get_loc("latency_ms") + 1] == "latency_ms_spread"
+
+
 def test_a_point_without_a_heldout_value_is_not_confirmed() -> None:
     kept = confirmed(front_table([point(1, latency_ms=1.0, heldout_ppl=math.nan)], DENSE), OBJECTIVES)
     assert kept["key"].tolist() == [DENSE[0].key]
