@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
 import yaml
 
-from evaluators.base import Metric
+from evaluators.base import Evaluation, Metric
 from search.columns import HIGHER, LABELS
 from search.dashboard.course import Course, Curve, rung_of, thinned
 from search.dashboard.follow import Follower
@@ -224,9 +225,14 @@ class LiveRun:
 
     def _counts(self) -> str:
         course = self._course
-        told = [f"{name} {len(made)}" for name, made in course.made.items()]
+        told = [f"{_asked(name, made)} {len(made)}" for name, made in course.made.items()]
         told += [f"{course.failed} failed"] if course.failed else []
         return f"Evaluations: {', '.join(told)}" if told else "No evaluations yet"
+
+
+def _asked(fidelity: str, made: Mapping[str, Evaluation]) -> str:
+    """What people call a fidelity: of those that are about a task, its name says all that scores depend on."""
+    return str(next((e.facts["task"] for e in made.values() if "task" in e.facts), fidelity))
 
 
 def _metric(name: str) -> Metric:
