@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
+import timeit
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,18 +12,24 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.benchmark import Timer
-from transformers import DynamicCache
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+from torch.utils.benchmark.utils.common import set_torch_threads
+from torch.utils.benchmark.utils.timer import timer
+from transformers import Cache, DynamicCache, StaticCache
 
 from evaluators.base import Metric
 from evaluators.memory import peak_bytes
 from evaluators.workload import PEAK, Phase, Workload
 from space.candidate import Candidate
+from space.errors import UserError
 from space.size import total_params
 from space.supernet import Supernet
 
 BETWEEN_DENSE = 6  # so many models are timed between two timings of the dense one
-REPEATS = {"prefill": 2, "decode": 8}  # forward passes of one timing
+REPEATS = {"prefill": 3, "decode": 8}  # forward passes of one timing
+WARM = 2  # those before it: the first compiles where that is asked, the second records CUDA graphs
+MOST_SHAPES = 10_000  # that compiled code is kept of
 _FLUSHED_BYTES = 1 << 28
 _FORMAT = 2  # raised when a step or a model that is timed becomes another: timings from before are then not used
 
@@ -58,12 +65,27 @@ class TorchClock:
     metrics = (PEAK,)
 
     def __init__(self, supernet: Supernet, workload: Workload) -> None:
-        """Times nothing yet."""
+        """Times nothing yet.
+
+        Raises:
+            UserError: Decoding is to be compiled for a model with sliding windows.
+        """
         self._supernet = supernet
         self._workload = workload
         self._device = next(supernet.model.parameters()).device
         self._threads = workload.threads or torch.get_num_threads()
         self._flushed = torch.empty(_FLUSHED_BYTES if workload.cold else 0, dtype=torch.uint8, device=self._device)
+        self._caches: dict[tuple[str, Phase], StaticCache] = {}
+        self._compiled: Any = None
+        if workload.compile:
+            static = StaticCache(config=supernet.model.config, max_cache_len=1)
+            if "decode" in workload.phases and any(layer.is_sliding for layer in static.layers):
+                raise UserError(
+                    "latency.compile=true: expected latency=prefill or a model without sliding windows, whose cache "
+                    "would have every token compiled anew. Set latency.compile=false."
+                )
+            mode = "reduce-overhead" if self._device.type == "cuda" else "default"
+            self._compiled = torch.compile(supernet.model, dynamic=False, mode=mode)
 
     def describe(self) -> dict[str, Any]:
         """See `Clock`."""
@@ -73,7 +95,7 @@ class TorchClock:
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
             "attention": model.config._attn_implementation,
             "threads": self._threads,
-            "engine": f"torch {torch.__version__}",
+            "engine": f"torch {torch.__version__}{', compiled' if self._workload.compile else ''}",
             "format": _FORMAT,
         }
 
@@ -90,9 +112,14 @@ class TorchClock:
     def session(
         self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_round: OnRound
     ) -> tuple[dict[str, list[float]], float]:
-        """See `Clock`; models take turns in an order that changes, with the dense model between every few."""
+        """See `Clock`; models take turns in an order that changes, with the dense model between every few.
+
+        Raises:
+            UserError: torch.compile cannot compile a model.
+        """
         dense, generator = Candidate.dense(self._supernet.spec), np.random.default_rng(0)
         names, ratios, all_dense = [*models], {name: list[float]() for name in models}, list[float]()
+        self._caches.clear()
         for number in range(rounds):
             before = self._time(dense, phase)
             all_dense.append(before)
@@ -110,16 +137,26 @@ class TorchClock:
 
     def _time(self, candidate: Candidate, phase: Phase) -> float:
         """Milliseconds of a warm forward pass, the mean of a few."""
-        with self._supernet.activate(candidate) as model, torch.inference_mode():
-            step, repeats = self._step(model, phase, candidate), REPEATS[phase.kind]
-            timer = Timer("step()", globals={"step": step}, num_threads=self._threads)
-            timer.timeit(1)  # warm
+        repeats = REPEATS[phase.kind]
+        many = torch._dynamo.config.patch(recompile_limit=MOST_SHAPES, accumulated_recompile_limit=MOST_SHAPES)
+        threads = set_torch_threads(self._threads)
+        with self._supernet.activate(candidate) as model, torch.inference_mode(), threads, many:
+            step = (self._step if self._compiled is None else self._compiled_step)(model, phase, candidate)
+            watch = timeit.Timer(step, timer=timer)  # which waits for the device before it reads the time
+            try:
+                watch.timeit(WARM)
+            except TorchDynamoException as error:
+                raise UserError(
+                    f"latency.compile=true: expected torch.compile to compile {candidate.key}, got "
+                    f"{type(error).__name__}: {_in_one_line(error)}. Install what it wants (on a CPU a C++ compiler), "
+                    "or set latency.compile=false."
+                ) from error
             if not self._workload.cold:
-                return timer.timeit(repeats).median * 1e3
+                return watch.timeit(repeats) / repeats * 1e3
             times = []
             for _ in range(repeats):
                 self._flushed.add_(1)
-                times.append(timer.timeit(1).median * 1e3)
+                times.append(watch.timeit(1) * 1e3)
             return statistics.fmean(times)
 
     def _run_once(self, model: Any, phase: Phase, candidate: Candidate) -> None:
@@ -127,21 +164,47 @@ class TorchClock:
 
     def _step(self, model: Any, phase: Phase, candidate: Candidate) -> Callable[[], Any]:
         """A forward pass of a phase; in decoding, the cache becomes a token longer each time."""
-        spec, generator = self._supernet.spec, torch.Generator().manual_seed(0)
-        count = phase.tokens if phase.kind == "prefill" else 1
-        tokens = torch.randint(spec.vocab, (phase.batch, count), generator=generator).to(self._device)
+        tokens = self._tokens(phase)
         if phase.kind == "prefill":
             return lambda: model(tokens, use_cache=True)
-        cache, dtype = DynamicCache(config=model.config), next(model.parameters()).dtype
+        cache = DynamicCache(config=model.config)
+        self._fill(cache, model, phase, candidate)
+        return lambda: model(tokens, past_key_values=cache, use_cache=True)
+
+    def _compiled_step(self, model: Any, phase: Phase, candidate: Candidate) -> Callable[[], Any]:
+        """The same of the compiled model; a cache that would grow would have it compiled anew for each token."""
+        tokens = self._tokens(phase)
+        if phase.kind == "prefill":
+            return partial(self._compiled, tokens, use_cache=True)
+        key = candidate.key, phase
+        if key not in self._caches:  # compiled code is of the very tensors of its cache
+            room = WARM + REPEATS["decode"]
+            self._caches[key] = StaticCache(config=model.config, max_cache_len=phase.tokens + room)
+        cache = self._caches[key]
+        cache.reset()
+        self._fill(cache, model, phase, candidate)
+        return partial(self._compiled, tokens, past_key_values=cache, use_cache=True)
+
+    def _tokens(self, phase: Phase) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        count = phase.tokens if phase.kind == "prefill" else 1
+        return torch.randint(self._supernet.spec.vocab, (phase.batch, count), generator=generator).to(self._device)
+
+    def _fill(self, cache: Cache, model: Any, phase: Phase, candidate: Candidate) -> None:
+        """Puts made-up tokens into an empty cache."""
+        spec, generator = self._supernet.spec, torch.Generator().manual_seed(0)
         for index, (layer, shape) in enumerate(zip(model.model.layers, candidate.layers, strict=True)):
-            hole = layer if shape.gone else layer.self_attn
             if not shape.kv_heads:
-                hole.mark(cache)
+                (layer if shape.gone else layer.self_attn).mark(cache)
                 continue
             state = torch.randn((phase.batch, shape.kv_heads, phase.tokens, spec.head_dim), generator=generator)
-            state = state.to(self._device, dtype)
+            state = state.to(self._device, model.dtype)
             cache.update(state, state.clone(), index)
-        return lambda: model(tokens, past_key_values=cache, use_cache=True)
+
+
+def _in_one_line(error: TorchDynamoException) -> str:
+    """What an error of torch.compile says, without its advice on debugging."""
+    return " ".join(str(error).partition("Set TORCH")[0].split()).rstrip(".")
 
 
 def cpu_name() -> str:

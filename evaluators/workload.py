@@ -49,6 +49,7 @@ class Workload:
         check: Random designs besides, on which the table's error is found.
         error_limit: Median error above which the user is warned.
         cold: Whether the device's caches are overwritten before each timing.
+        compile: Whether torch.compile compiles the model first, on CUDA with CUDA graphs.
         engine: What runs it: `torch`, or `llamacpp` on the CPU, from GGUF files.
         gguf_type: For llama.cpp, `f16` or `q8_0`.
         cache: Whether timings of earlier runs on this machine are used again, and these kept for later ones.
@@ -65,6 +66,7 @@ class Workload:
     check: int = 6
     error_limit: float = 0.08
     cold: bool = False
+    compile: bool = False
     engine: Literal["torch", "llamacpp"] = "torch"
     gguf_type: Literal["f16", "q8_0"] = "f16"
     cache: bool = True
@@ -76,10 +78,11 @@ class Workload:
             raise UserError(f"latency.engine: expected torch or llamacpp, got {self.engine!r}.")
         if self.gguf_type not in ("f16", "q8_0"):
             raise UserError(f"latency.gguf_type: expected f16 or q8_0, got {self.gguf_type!r}.")
-        if self.engine == "llamacpp" and (self.batch > 1 or self.cold):
+        if self.engine == "llamacpp" and (self.batch > 1 or self.cold or self.compile):
             raise UserError(
-                "latency.engine=llamacpp: expected latency.batch=1 and latency.cold=false, as it is asked one thing at "
-                f"a time and keeps its own memory, got batch={self.batch} and cold={self.cold}."
+                "latency.engine=llamacpp: expected latency.batch=1, latency.cold=false and latency.compile=false, as "
+                "it is asked one thing at a time and has its own memory and code, got "
+                f"batch={self.batch}, cold={self.cold} and compile={self.compile}."
             )
         counts = min(self.batch, self.length, self.new_tokens, self.rounds, self.front_rounds) < 1
         if counts or min(self.threads, self.fit, self.check) < 0 or not self.error_limit > 0:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import helpers_formats
 import pytest
@@ -194,6 +196,64 @@ def test_a_decoding_step_is_that_of_a_full_cache(
         assert found.logits.shape == expected.logits.shape
         assert shapes(found.past_key_values) == shapes(real)
         assert shapes(step().past_key_values)[3][2] == 8 + 2
+
+
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """torch.compile without a C++ compiler: what is traced runs as it is; the modes that were asked for."""
+    compile_, modes = torch.compile, list[str]()
+
+    def traced(model: Any, **settings: Any) -> Any:
+        modes.append(settings.pop("mode"))
+        return compile_(model, backend="eager", **settings)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    yield modes
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("scenario", ["prefill", "decode"])
+def test_compiled_steps_are_the_same_steps_and_compiled_once(
+    scenario: Any, family: str, make_supernet: MakeSupernet, compiling: list[str]
+) -> None:
+    supernet, workload = make_supernet(family), Workload(scenario, length=8, threads=1, compile=True)
+    if (family, scenario) == ("gemma3_text", "decode"):
+        with pytest.raises(UserError, match="a model without sliding windows"):
+            TorchClock(supernet, workload)
+        return
+    clock = TorchClock(supernet, workload)
+    assert compiling == ["default"]
+    phase = Phase(scenario, 2, 8)
+    for candidate in (HOLES, CUT):
+        with supernet.activate(candidate) as model, torch.inference_mode():
+            expected = clock._step(model, phase, candidate)().logits
+            for _ in range(2):  # the second one with the cache of the first
+                found = clock._compiled_step(model, phase, candidate)().logits
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    ratios, dense_ms = clock.session(phase, {"holes": HOLES, "cut": CUT}, 3, lambda done, of: None)
+    assert [len(times) for times in ratios.values()] == [3, 3]
+    assert dense_ms > 0
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3  # the dense model's, and one each
+    assert "compiled" in clock.describe()["engine"]
+
+
+def test_a_model_that_does_not_compile_is_told_in_one_sentence(
+    make_supernet: MakeSupernet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no compiler here")
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, mode, **settings: compile_(model, backend=broken, **settings))
+    bench = LatencyBench(make_supernet("llama"), replace(WORKLOAD, compile=True))
+    with pytest.raises(UserError, match=r"expected torch.compile .* no compiler here.* set latency.compile=false"):
+        bench.table([(6, 3)], [48])
+    with pytest.raises(UserError, match=r"latency\.compile=false, as it is asked one thing at a time"):
+        Workload(engine="llamacpp", compile=True)
 
 
 def test_times_are_in_the_unit_of_the_table(make_supernet: MakeSupernet) -> None:
