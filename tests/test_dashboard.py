@@ -167,6 +167,12 @@ def test_trained_points_stand_beside_what_they_were_before(tmp_path: Path) -> No
     assert (front["keys"], front["values"]["kl"], front["values"]["untuned_kl"]) == ([design(64).key], [0.1], [0.2])
 
 
+def test_a_fidelity_that_has_asked_the_dense_model_alone_has_no_front_yet(tmp_path: Path) -> None:
+    run = LiveRun(begin(tmp_path / "run", [*SEARCHED, evaluation(DENSE, 0.0, 100.0, "distilled-96")]))
+    run.view()
+    assert series(run, "front") == [design(64).key, design(32).key, design(0).key]
+
+
 def test_without_the_dense_model_its_size_is_known(tmp_path: Path) -> None:
     run = LiveRun(begin(tmp_path / "run", SEARCHED[1:]))
     assert run.view().problem == ""

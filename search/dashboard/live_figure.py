@@ -41,9 +41,13 @@ def searching_figure(
     Returns:
         See `search.plot.front_figure_data`; None before there is a point.
     """
-    rungs = [name for name in course.rungs if course.fronts.get(name)]
-    if not rungs:
+    spec = ModelSpec(**settings["model"])
+    key = Candidate.dense(spec).key
+    answered = [name for name in course.rungs if course.fronts.get(name)]
+    if not answered:
         return None
+    # a dear fidelity begins with the dense model, which is no front yet
+    rungs = [name for name in answered if any(e.candidate.key != key for e in course.fronts[name])] or answered
     trained = _trained(rungs[-1])
     plain = course.made[next((name for name in reversed(rungs) if not _trained(name)), rungs[-1])]
 
@@ -55,7 +59,6 @@ def searching_figure(
         untuned = {name: before.values[old] for old, name in BEFORE_TUNING.items() if old in before.values}
         return {**evaluation.values, **untuned}
 
-    spec = ModelSpec(**settings["model"])
     dense = _dense(Candidate.dense(spec), course, plain)
     front = [(e.candidate, values(e)) for e in course.fronts[rungs[-1]]]
     evaluated = [(e.candidate, dict(e.values)) for e in plain.values() if e.status == "ok"]
