@@ -3,8 +3,8 @@
     python -m benchmarks.scenarios [--tokens 400000] [--length 960] [--new-tokens 128] [--settings model.path=DIR ...]
 
 Two runs of run_search.py in one scenario, whose table has both latencies (decoding after length + new_tokens / 2
-tokens), one on KL and prefill_ms and one on KL and decode_ms, without training. Hypervolume of each front in both
-planes, below a KL of 3 and the dense model's latency, in percent of that area.
+tokens), one on KL and prefill_ms and one on KL and decode_ms, without training. Hypervolume of each search's front in
+both planes, below a KL of 3 and the dense model's latency, in percent of that area.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.quality import ROOT
+from search.pareto import non_dominated
 from search.report import dense_row, read_front_csv
 
 WORST_KL = 3.0
@@ -43,8 +44,8 @@ def main() -> None:
             "search.distillation=off", f"budget.tokens={arguments.tokens}", *arguments.settings,
         ]  # fmt: skip
         subprocess.run(command, check=True)
-        front = read_front_csv(directory / "front.csv")
-        dense = dense_row(front)
+        points = read_front_csv(directory / "points.csv")
+        dense, front = dense_row(points), points[non_dominated(points[["kl", searched]])]
         areas = [
             hypervolume(front[["kl", latency]].to_numpy(dtype=float), ref=[WORST_KL, dense[latency]])
             / (WORST_KL * dense[latency])
