@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 
 search: $(VENV)/installed
 	$(BIN)/python run_search.py $(ARGS)
+	@echo "before the commands above: . $(BIN)/activate"
 
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check .
