@@ -65,12 +65,11 @@ def start(
         cache: Its cache directory; the user's when None.
         preexec: Called in the child before it starts.
     """
+    # one thread: several such processes run at once, and threads that wait in turn for a core crawl
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     if cache is not None:
         environment["PARETOPRUNE_CACHE"] = str(cache)
         environment["HF_HOME"] = str(cache / "hub")
-    else:
-        del environment["OMP_NUM_THREADS"]
     return subprocess.Popen(
         [sys.executable, str(ROOT / script), *overrides],
         cwd=cwd,
