@@ -66,7 +66,7 @@ def run(cfg: DictConfig, watch: Watch) -> None:
     settings = {"model": spec.to_json(), "text": text.digest, "dtype": str(loaded.dtype), "latency": table.digest}
     settings |= {OPTIMISED: harness.fidelities} if accuracy else {}
     sources = {name: len(tokens) for name, tokens in text.tokens.items()}
-    told = {"sources": sources, "latency_table": table.remarks(), "arguments": sys.argv[1:]}
+    told = {"sources": sources, "latency_table": table.remarks(), "arguments": sys.argv[1:], "mlp_step": space.mlp_step}
     with Archive(run_dir / "archive.jsonl", settings) as archive:
         with watch.stage("search"):
             run_loop(algorithm, rungs, archive, objectives, budget, batch=batch, on_progress=watch.searched)

@@ -29,9 +29,10 @@ from space.supernet import Supernet
 BETWEEN_DENSE = 6  # so many models are timed between two timings of the dense one
 REPEATS = {"prefill": 3, "decode": 8}  # forward passes of one timing
 WARM = 2  # those before it: the first compiles where that is asked, the second records CUDA graphs
-MOST_SHAPES = 10_000  # that compiled code is kept of
+# that compiled code is kept of, and CUDA graphs recorded
+MOST_SHAPES = 10_000
 _FLUSHED_BYTES = 1 << 28
-_FORMAT = 2  # raised when a step or a model that is timed becomes another: timings from before are then not used
+_FORMAT = 3  # raised when a step or a model that is timed becomes another: timings from before are then not used
 
 OnRound = Callable[[int, int], None]
 
@@ -75,7 +76,7 @@ class TorchClock:
         self._device = next(supernet.model.parameters()).device
         self._threads = workload.threads or torch.get_num_threads()
         self._flushed = torch.empty(_FLUSHED_BYTES if workload.cold else 0, dtype=torch.uint8, device=self._device)
-        self._caches: dict[tuple[str, Phase], StaticCache] = {}
+        self._caches: dict[tuple[int, ...], StaticCache] = {}
         self._compiled: Any = None
         if workload.compile:
             static = StaticCache(config=supernet.model.config, max_cache_len=1)
@@ -100,13 +101,14 @@ class TorchClock:
         }
 
     def try_out(self, candidate: Candidate) -> dict[str, float]:
-        """See `Clock`; the peak is of the weights and of what the hungriest phase takes besides, KV cache included."""
+        """See `Clock`; the peak is of the weights and of what the hungriest phase takes besides, not compiled."""
         taken = []
         for phase in self._workload.phases.values():
             with self._supernet.activate(candidate) as model, torch.inference_mode():
-                run = partial(self._run_once, model, phase, candidate)
-                taken.append(peak_bytes(model, run))
+                taken.append(peak_bytes(model, partial(self._run_once, model, phase, candidate)))
                 weight_bytes = total_params(self._supernet.spec, candidate) * model.dtype.itemsize
+            if self._compiled is not None:
+                self._time(candidate, phase)
         return {PEAK.name: weight_bytes + max(taken)}
 
     def session(
@@ -119,7 +121,6 @@ class TorchClock:
         """
         dense, generator = Candidate.dense(self._supernet.spec), np.random.default_rng(0)
         names, ratios, all_dense = [*models], {name: list[float]() for name in models}, list[float]()
-        self._caches.clear()
         for number in range(rounds):
             before = self._time(dense, phase)
             all_dense.append(before)
@@ -133,14 +134,16 @@ class TorchClock:
                 all_dense.append(after)
                 before = after
             on_round(number + 1, rounds)
+        self._caches.clear()
         return ratios, statistics.median(all_dense)
 
     def _time(self, candidate: Candidate, phase: Phase) -> float:
         """Milliseconds of a warm forward pass, the mean of a few."""
         repeats = REPEATS[phase.kind]
-        many = torch._dynamo.config.patch(recompile_limit=MOST_SHAPES, accumulated_recompile_limit=MOST_SHAPES)
         threads = set_torch_threads(self._threads)
-        with self._supernet.activate(candidate) as model, torch.inference_mode(), threads, many:
+        many = torch._dynamo.config.patch(recompile_limit=MOST_SHAPES, accumulated_recompile_limit=MOST_SHAPES)
+        graphs = torch._inductor.config.patch({"triton.cudagraph_unexpected_rerecord_limit": MOST_SHAPES})
+        with self._supernet.activate(candidate) as model, torch.inference_mode(), threads, many, graphs:
             step = (self._step if self._compiled is None else self._compiled_step)(model, phase, candidate)
             watch = timeit.Timer(step, timer=timer)  # which waits for the device before it reads the time
             try:
@@ -176,7 +179,7 @@ class TorchClock:
         tokens = self._tokens(phase)
         if phase.kind == "prefill":
             return partial(self._compiled, tokens, use_cache=True)
-        key = candidate.key, phase
+        key = (phase.tokens, *(shape.kv_heads for shape in candidate.layers))
         if key not in self._caches:  # compiled code is of the very tensors of its cache
             room = WARM + REPEATS["decode"]
             self._caches[key] = StaticCache(config=model.config, max_cache_len=phase.tokens + room)
@@ -192,13 +195,13 @@ class TorchClock:
 
     def _fill(self, cache: Cache, model: Any, phase: Phase, candidate: Candidate) -> None:
         """Puts made-up tokens into an empty cache."""
-        spec, generator = self._supernet.spec, torch.Generator().manual_seed(0)
+        spec, generator = self._supernet.spec, torch.Generator(self._device).manual_seed(0)
         for index, (layer, shape) in enumerate(zip(model.model.layers, candidate.layers, strict=True)):
             if not shape.kv_heads:
                 (layer if shape.gone else layer.self_attn).mark(cache)
                 continue
-            state = torch.randn((phase.batch, shape.kv_heads, phase.tokens, spec.head_dim), generator=generator)
-            state = state.to(self._device, model.dtype)
+            size = (phase.batch, shape.kv_heads, phase.tokens, spec.head_dim)
+            state = torch.randn(size, generator=generator, device=self._device, dtype=model.dtype)
             cache.update(state, state.clone(), index)
 
 

@@ -24,6 +24,7 @@ def peak_bytes(model: nn.Module, run: Callable[[], object]) -> int:
     """
     device = next(model.parameters()).device
     if device.type == "cuda":
+        run()  # libraries take memory of their own in the first call
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -139,7 +139,7 @@ def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives:
     algorithm = str(config["search"]["algorithm"]["_target_"]).rpartition(".")[2]
     switches = [name for name, value in space.items() if value is True and not name.startswith("_")]
     limits = [f"{value:,} {name}" for name, value in budget.items() if name in ("tokens", "evaluations") and value]
-    step = f"steps of {space['mlp_step']} MLP channels; " if space["mlp_step"] else ""
+    step = f"steps of {summary['mlp_step']} MLP channels; " if summary.get("mlp_step") else ""
     rows = {
         "model": f"{escaped(model['name'])}, revision `{escaped(model['revision'])}`, {escaped(model['family'])}",
         "its shape": f"{model['layers']} layers, hidden size {model['hidden']}, {model['query_heads']} query heads in "

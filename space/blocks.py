@@ -96,9 +96,27 @@ def attention_options(spec: ModelSpec, *, widths: bool, merge: bool, remove: boo
     return [(0, 0), *pairs] if remove else [*pairs]
 
 
-def default_mlp_step(channels: int) -> int:
-    """The smallest multiple of `TILE` that makes at most `MLP_LEVELS` levels of so many channels; at most all."""
-    return min(channels, TILE * math.ceil(channels / (MLP_LEVELS * TILE)))
+def default_mlp_step(channels: int, multiple: int) -> int:
+    """The smallest step that makes at most `MLP_LEVELS` levels of so many channels; all of them where that is less.
+
+    Args:
+        channels: The dense model's.
+        multiple: What an engine wants a multiple of; it is one of that and of `TILE`.
+    """
+    tile = math.lcm(TILE, multiple)
+    return min(channels, tile * math.ceil(channels / (MLP_LEVELS * tile)))
+
+
+def least_mlp_step(step: int, channels: int, multiple: int, deploy: str) -> int:
+    """The least common multiple of a step and of what an engine wants; raises UserError when that is all channels."""
+    step = check_count("mlp_step", step, 1, channels)
+    common = math.lcm(step, multiple)
+    if common > channels:
+        raise UserError(
+            f"space.mlp_step={step} with space.deploy={deploy}: expected a common multiple with {multiple}, which that "
+            f"engine wants, of at most {channels} channels, got {common}. Set mlp_step to null, or to a multiple of it."
+        )
+    return common
 
 
 def mlp_options(spec: ModelSpec, *, step: int | None, remove: bool) -> list[tuple[int, ...]]:

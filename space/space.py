@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -21,6 +20,7 @@ from space.blocks import (
     check_fraction,
     check_layers,
     default_mlp_step,
+    least_mlp_step,
     make_blocks,
     make_rules,
     mlp_options,
@@ -51,6 +51,7 @@ class SearchSpace:
 
     Attributes:
         spec: The dense model.
+        mlp_step: MLP channels between two levels; None where MLPs have no widths.
         levels: `(genes,)` int64, options of each gene; option 0 is the smallest, the last is dense.
         kinds: What each gene chooses: `attention`, `mlp` or `layer`; genes stand in the order of their layers.
         attention_shapes: All pairs (query_heads, kv_heads) that occur, without (0, 0).
@@ -91,8 +92,8 @@ class SearchSpace:
             same_for_all_layers: Whether all layers that are not frozen have one shape.
             deploy: Row of `space.deploy.ENGINES` that is to serve the model; what it cannot run is not in the space,
                 whatever other settings allow.
-            mlp_step: MLP channels between two levels, None for `space.blocks.default_mlp_step`; says nothing without
-                `mlp_widths`. Where the engine wants a multiple of something, the least common multiple.
+            mlp_step: MLP channels between two levels, None for a multiple of 64 that makes at most 12; says nothing
+                without `mlp_widths`. Where the engine wants a multiple of something, the least common multiple.
             freeze_layers: Layers that stay dense; indices from 0, negative ones count from the end.
             freeze_attention: Layers whose attention stays dense.
             freeze_mlp: Layers whose MLP stays dense.
@@ -136,9 +137,10 @@ class SearchSpace:
         frozen_mlp = frozen | check_layers("freeze_mlp", freeze_mlp, spec.layers)
         step = None
         if mlp_widths:
-            step = default_mlp_step(spec.mlp_channels) if mlp_step is None else mlp_step
-            step = check_count("mlp_step", step, 1, spec.mlp_channels)
-            step = check_count("mlp_step", math.lcm(step, engine.mlp_multiple), 1, spec.mlp_channels)
+            channels, multiple = spec.mlp_channels, engine.mlp_multiple
+            step = default_mlp_step(channels, multiple)
+            if mlp_step is not None:
+                step = least_mlp_step(mlp_step, channels, multiple, deploy)
         min_layers = check_count("min_layers", min_layers, 1, spec.layers)
         least = check_fraction("min_decoder_params", min_decoder_params)
         most = check_fraction("max_decoder_params", max_decoder_params)
@@ -165,6 +167,7 @@ class SearchSpace:
             )
 
         self.spec = spec
+        self.mlp_step = step
         self._blocks = tuple(blocks)
         self._free = tuple(block for block in blocks if block.free)
         self._rules = make_rules(spec, blocks, min_layers=min_layers, min_fraction=least, max_fraction=most)

@@ -195,7 +195,8 @@ def test_a_run_that_has_ended_shows_its_front_until_it_searches_on(
     assert "heldout_ppl" in [column["name"] for column in json.loads(run.figure())["columns"]]
     with (run_dir / "archive.jsonl").open("a") as file:
         file.write(lines([evaluation(design(80), 0.1, 90.0)]))
-    assert not run.view().state.startswith("Ended")
+    assert not (view := run.view()).state.startswith("Ended")
+    assert view.keys == frozenset()  # nothing is exported or scored while it searches on
     assert design(80).key in series(run, "front")
     (run_dir / "front.csv").write_text("key\n")
     assert "front.csv" in run.view().problem
@@ -276,6 +277,19 @@ def test_what_is_exported_already_says_where(orders: Orders) -> None:
 # ---- jobs
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
+
+
+def test_a_job_that_does_not_end_when_asked_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.dashboard.jobs.PATIENCE_S", 0.3)
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    )
+    with Jobs() as jobs:
+        first, second = jobs.add("deaf", python(deaf)), jobs.add("next", python("print('b')"))
+        until(lambda: list(first.lines) == ["deaf"])
+        jobs.stop(first.number)
+        until(lambda: not second.open)
+        assert (first.state, second.state) == ("stopped", "done")
 
 
 def test_jobs_run_one_after_the_other_and_tell_what_they_do() -> None:

@@ -268,11 +268,20 @@ def test_attention_options_are_all_group_and_query_counts_by_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "step"), [(1536, 128), (4864, 448), (14336, 1216), (1000, 128), (100, 64), (48, 48)]
+    ("channels", "multiple", "step"),
+    [
+        *((1536, 1, 128), (4864, 32, 448), (14336, 1, 1216), (1000, 1, 128), (100, 1, 64), (48, 1, 48)),
+        *((8192, 256, 768), (14336, 256, 1280), (200, 256, 200)),
+    ],
 )
-def test_levels_are_few_and_in_whole_tiles(channels: int, step: int) -> None:
-    assert default_mlp_step(channels) == step
+def test_levels_are_few_and_in_whole_tiles(channels: int, multiple: int, step: int) -> None:
+    assert default_mlp_step(channels, multiple) == step
     assert len(range(step, channels, step)) < 12
+
+
+def test_a_step_that_an_engine_cannot_have_says_which_engine() -> None:
+    with pytest.raises(UserError, match=r"mlp_step=20 with space.deploy=llamacpp: .* multiple with 32, .* got 160"):
+        tiny_space(mlp_step=20, deploy="llamacpp", attention_widths=True)
 
 
 def test_mlp_options_are_the_multiples_of_the_step_and_the_dense_count() -> None:

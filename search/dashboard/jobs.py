@@ -113,6 +113,9 @@ class Jobs:
                 if job.number == number and job.open:
                     if job.state == "running" and self._process is not None:
                         _signal(self._process, signal.SIGTERM)
+                        last = threading.Timer(PATIENCE_S, _end, [self._process])
+                        last.daemon = True
+                        last.start()
                     job.state = "stopped"
 
     def close(self) -> None:
@@ -179,6 +182,12 @@ def _start(command: Sequence[str]) -> subprocess.Popen[str]:
         start_new_session=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ends a process that has not ended by itself."""
+    if process.poll() is None:
+        _signal(process, signal.SIGKILL)
 
 
 def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:

@@ -187,8 +187,9 @@ class LiveRun:
         self._draw_again_at = time.monotonic() + (time.monotonic() - begun) / BUSY
 
     def _keys(self) -> frozenset[str]:
-        run = self._finished
-        return frozenset() if run is None else frozenset(map(str, [*run.front["key"], *run.points["key"]]))
+        if not self._ended or self._finished is None:
+            return frozenset()
+        return frozenset(map(str, [*self._finished.front["key"], *self._finished.points["key"]]))
 
     def _spent(self) -> float:
         """The part of the budget, as `search.loop` counts it."""

@@ -155,12 +155,13 @@ const marks = (model, state, colours, x, y) => {
   }
   const ownFront = model.series.find((series) => series.role === "front" && !series.run);
   if (ownFront && visible(model, state, ownFront)) {
-    const landmarks = model.front.filter((point) => point.marks.length && stands(point));
+    const landmarks = model.front.filter((point) => point.marks.length && stands(point)).sort((a, b) => stands(b)[1] - stands(a)[1]); // from the top
     const part = (scale, at) => ((scale.log ? Math.log10(at) : at) - scale.range[0]) / (scale.range[1] - scale.range[0]);
     const parts = landmarks.map((point) => stands(point).map((at, index) => part(index ? y : x, at)));
     landmarks.forEach((point, index) => {
-      const near = parts.slice(0, index).filter(([across, up]) => Math.abs(across - parts[index][0]) < 0.09 && Math.abs(up - parts[index][1]) < 0.06);
-      says(point, point.marks.join("<br>"), { align: "right", xanchor: "right", yanchor: "top", xshift: -4, yshift: -5 - 16 * near.length });
+      const above = landmarks.slice(0, index).filter((other, at) => Math.abs(parts[at][0] - parts[index][0]) < 0.09 && parts[at][1] - parts[index][1] < 0.03);
+      const lines = above.reduce((sum, other) => sum + other.marks.length, 0);
+      says(point, point.marks.join("<br>"), { align: "right", xanchor: "right", yanchor: "top", xshift: -4, yshift: -5 - 16 * lines });
     });
   }
   if (stands(model.dense[0]) && !state.hidden.has(model.dense[0].series.label)) says(model.dense[0], "dense", { yanchor: "bottom", yshift: 9 });
