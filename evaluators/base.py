@@ -11,6 +11,7 @@ from space.candidate import Candidate
 from space.errors import UserError
 
 STDERR = "_stderr"  # behind the name of a task score: its standard error
+SPREAD = "_spread"  # behind the name of a time: half the interquartile range of its rounds
 OPTIMISED = "optimised"  # names, in settings and columns, the tasks that were an objective of the search
 
 

@@ -15,12 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluators.base import Evaluation, Metric
+from evaluators.base import SPREAD, Evaluation, Metric
 from evaluators.clocks import Clock, OnRound, TorchClock
 from evaluators.latency_table import NOISY, LatencyTable, PhaseTable
 from evaluators.llamacpp_clock import LlamaCppClock
 from evaluators.timings import Timings, spread
-from evaluators.workload import LATENCY_E2E, SPREAD, THROUGHPUT, Phase, Workload
+from evaluators.workload import LATENCY_E2E, THROUGHPUT, Phase, Workload
 from space.candidate import Candidate, LayerShape
 from space.supernet import Supernet
 

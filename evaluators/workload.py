@@ -12,7 +12,6 @@ from space.errors import UserError
 LATENCY = Metric("latency_ms", "ms", "min", 1)
 LATENCY_E2E = Metric("latency_e2e_ms", "ms", "min", 2)
 THROUGHPUT = Metric("tokens_per_s", "tokens/s", "max", 2)
-SPREAD = "_spread"  # the end of the name of what stands behind the ± of a time
 PEAK = Metric("peak_bytes", "bytes", "min", 2)
 PHASE_METRICS = {name: Metric(f"{name}_ms", "ms", "min", 1) for name in ("prefill", "decode")}
 

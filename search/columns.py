@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from evaluators.base import Metric
+from evaluators.base import SPREAD, STDERR, Metric
 from search.report import BEFORE_TUNING, REMOVED
 
 QUALITY, TASKS, COST, BEFORE = "Quality", "Tasks", "Cost", "Before tuning"
@@ -40,7 +40,7 @@ LABELS: dict[str, tuple[str, str, str, str]] = {
     "refit_kl": ("KL, held-out, untuned", "nats", "fine", BEFORE),
     "refit_ppl": ("Perplexity, held-out, untuned", "", "plain", BEFORE),
 }
-SPREADS = ("_stderr", "_se", "_std", "_spread")  # `acc_piqa_stderr` is shown as the ± of `acc_piqa`
+SPREADS = (STDERR, "_se", "_std", SPREAD)  # `acc_piqa_stderr` is shown as the ± of `acc_piqa`
 # starts of names of what is better when higher
 HIGHER = (REMOVED, "tokens_per_s", "acc", "exact_match", "f1", "bleu", "rouge", "mcc")
 STEPS = {"count": (1000.0, ("", "k", "M", "G", "T")), "bytes": (1024.0, ("B", "KiB", "MiB", "GiB", "TiB"))}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluators.base import Metric
+from evaluators.base import SPREAD, Metric
 from search.pareto import knee
 from search.run_directory import atomic_write
 from space.candidate import Candidate
@@ -88,7 +88,7 @@ def confirmed(frame: pd.DataFrame, objectives: Sequence[Metric]) -> pd.DataFrame
     much an objective's values spread, a point is dominated only by one that is better by more than both spreads.
     """
     values = objective_values(frame, objectives, quality="heldout_ppl")
-    spreads = (f"{name}_spread" for name in _deciding(objectives, quality="heldout_ppl"))
+    spreads = (f"{name}{SPREAD}" for name in _deciding(objectives, quality="heldout_ppl"))
     doubt = np.stack([frame.get(name, pd.Series(0.0, frame.index)).fillna(0.0) for name in spreads], axis=1)
     finite = np.isfinite(values).all(axis=1)
     keep = finite.copy()
@@ -205,9 +205,9 @@ def _column_order(names: set[str]) -> list[str]:
     head = ("key", *SEARCH_QUALITY)
     tail = (*HELDOUT_QUALITY, *COSTS, *SHAPES)
     extra = sorted(names.difference(head, tail))
-    spreads = {f"{name}_spread" for name in names} & names
+    spreads = {f"{name}{SPREAD}" for name in names} & names
     ordered = [name for name in (*head, *extra, *tail) if name in names - spreads]
-    return [name for column in ordered for name in (column, f"{column}_spread") if name in names]
+    return [name for column in ordered for name in (column, f"{column}{SPREAD}") if name in names]
 
 
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:

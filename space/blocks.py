@@ -108,7 +108,7 @@ def default_mlp_step(channels: int, multiple: int) -> int:
 
 
 def least_mlp_step(step: int, channels: int, multiple: int, deploy: str) -> int:
-    """The least common multiple of a step and of what an engine wants; raises UserError when that is all channels."""
+    """The least common multiple of a step and of what an engine wants; raises UserError when that is more than all."""
     step = check_count("mlp_step", step, 1, channels)
     common = math.lcm(step, multiple)
     if common > channels:

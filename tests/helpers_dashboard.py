@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from helpers_toy import toy_spec
 
 from evaluators.base import Evaluation
 from search.archive import FORMAT
 from search.report import front_table, points_table, write_front_csv
 from space.candidate import Candidate, LayerShape
-from space.spec import ModelSpec
 
-SPEC = ModelSpec(
-    name="tiny",
-    revision="r",
-    family="llama",
-    layers=4,
-    hidden=32,
-    query_heads=4,
-    kv_heads=2,
-    head_dim=8,
-    mlp_channels=96,
-    vocab=64,
-    tied_embeddings=True,
-)
+SPEC = replace(toy_spec(layers=4), name="tiny", mlp_channels=96)
 DENSE = Candidate.dense(SPEC)
 OBJECTIVES = [
     {"name": "kl", "unit": "nats/token", "goal": "min", "cost_rank": 2},

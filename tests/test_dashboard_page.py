@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +14,7 @@ from search.dashboard.jobs import Jobs
 from search.dashboard.live_run import LiveRun
 from search.dashboard.orders import Orders
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytest.importorskip("dash", reason="the package dash is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
 
 HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>{%config%}"
 EXPORT = """
@@ -34,14 +30,6 @@ print(*sys.argv[2:], flush=True)
 time.sleep(600 if "tasks=[slow]" in sys.argv else 0)
 sys.exit("error: no such task")
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,6 @@ from search.finished import finished_runs
 from search.plot import front_figure_data, page_html
 from search.report import Point, front_table, points_table, write_front_csv
 from space.candidate import Candidate, LayerShape
-
-playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
 
 OBJECTIVES = (Metric("kl", "nats/token", "min", 2), Metric("latency_ms", "ms", "min", 1))
 FACTS = {"model": {"name": "tiny", "revision": "r"}, "text": "t", "dtype": "d", "latency": {"device": "cpu"}}
@@ -48,14 +43,6 @@ KEYS = [candidate.key for candidate, _ in MEMBERS]
 def data(title: str = "tiny", run_dir: str = "results/run", front: Any = FRONT, **more: Any) -> dict[str, Any]:
     others = more.pop("others", OTHERS)
     return front_figure_data(front, points_table(others, DENSE), OBJECTIVES, title, run_dir, FACTS, **more)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 class Shown:

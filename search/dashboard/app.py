@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from search.dashboard.guard import Guard
 from search.dashboard.jobs import Job, Jobs
 from search.dashboard.live_run import LiveRun
-from search.dashboard.orders import Orders
+from search.dashboard.orders import Orders, why_not
 from search.plot import page, page_script, page_style
 from space.errors import UserError
 
@@ -82,7 +82,7 @@ def make_app(run: LiveRun, jobs: Jobs, orders: Orders, guard: Guard) -> Flask:
     )
     def look(ticks: Any, pick: Any, asked: Any, stopped: Any, version: Any) -> tuple[Any, ...]:
         view = run.view()
-        no_export, no_score = orders.why_no_export(pick, view.keys), orders.why_no_score(pick, view.keys)
+        no_export, no_score = orders.why_no_export(pick, view.keys), why_not(pick, view.keys)
         new = view.version != version
         return (
             *(view.state, str(view.spent), view.counts, view.problem),

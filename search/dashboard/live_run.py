@@ -93,7 +93,7 @@ class LiveRun:
             return View(
                 version=f"{self._start}-{self._drawn[0]}",
                 state=self._state(),
-                spent=1.0 if self._ended else self._spent(),
+                spent=1.0 if self._ended is not None else self._spent(),
                 counts=self._counts(),
                 problem=" ".join(filter(None, [self._follower.problem, *self._problems.values()])),
                 keys=self._keys(),
@@ -107,13 +107,13 @@ class LiveRun:
             return self._figure
 
     @property
-    def _ended(self) -> bool:
-        """Whether there is a front, and no search that goes on behind it with a larger budget."""
+    def _ended(self) -> FinishedRun | None:
+        """The run with its front, unless a search goes on behind it with a larger budget."""
         run = self._finished
         if run is None:
-            return False
+            return None
         searched = len(self._course.made.get("search", ()))
-        return searched <= int(run.summary.get("evaluations", searched))
+        return run if searched <= int(run.summary.get("evaluations", searched)) else None
 
     def _changed(self, *names: str) -> bool:
         """Whether some files are others than when this was asked before."""
@@ -167,7 +167,8 @@ class LiveRun:
 
     def _draw(self) -> None:
         """Makes the figure anew when something changed, but not so often that it takes the machine from the search."""
-        state = (self._changes, self._ended)
+        ended = self._ended
+        state = (self._changes, ended is not None)
         if state == self._drawn or time.monotonic() < self._draw_again_at:
             return
         begun = time.monotonic()
@@ -175,8 +176,8 @@ class LiveRun:
         data = None
         try:
             compared = finished_runs(self._compare)
-            if self._ended and self._finished is not None:
-                data = ended_figure(self._finished, compared)
+            if ended is not None:
+                data = ended_figure(ended, compared)
             else:
                 settings = self._follower.settings
                 data = searching_figure(self._course, settings, self._objectives, self.run_dir, compared)
@@ -187,9 +188,8 @@ class LiveRun:
         self._draw_again_at = time.monotonic() + (time.monotonic() - begun) / BUSY
 
     def _keys(self) -> frozenset[str]:
-        if not self._ended or self._finished is None:
-            return frozenset()
-        return frozenset(map(str, [*self._finished.front["key"], *self._finished.points["key"]]))
+        ended = self._ended
+        return frozenset() if ended is None else frozenset(map(str, [*ended.front["key"], *ended.points["key"]]))
 
     def _spent(self) -> float:
         """The part of the budget, as `search.loop` counts it."""
@@ -206,9 +206,9 @@ class LiveRun:
         return (now - begun) * (1 - after) / (after - before) if after > before else None
 
     def _state(self) -> str:
-        course, held = self._course, self._follower.held()
-        if self._ended and self._finished is not None:
-            return f"Ended: {len(self._finished.front) - 1} points on the front. Choose one to export or to score."
+        course, held, ended = self._course, self._follower.held(), self._ended
+        if ended is not None:
+            return f"Ended: {len(ended.front) - 1} points on the front. Choose one to export or to score."
         if held is False and course.made:
             return "Not searching: no process here has the archive open. The same command with run_dir= goes on."
         if not course.made:

@@ -38,14 +38,10 @@ class Orders:
             pick: What the browser says was picked.
             keys: The points that can be.
         """
-        if why := _why_not(pick, keys):
+        if why := why_not(pick, keys):
             return why
         out = self.run_dir / "exports" / str(pick)
         return f"Exported: {out}" if out.exists() else ""
-
-    def why_no_score(self, pick: object, keys: frozenset[str]) -> str:
-        """The same of task scores."""
-        return _why_not(pick, keys)
 
     def export(self, pick: object, keys: frozenset[str]) -> Order:
         """An export, which is verified in a fresh process before it says that it is done.
@@ -67,9 +63,9 @@ class Orders:
             limit: Items of each task; None or empty for all, below 1 a part of them.
 
         Raises:
-            UserError: See `why_no_score`, or tasks or limit are not what they should be.
+            UserError: See `why_not`, or tasks or limit are not what they should be.
         """
-        if why := self.why_no_score(pick, keys):
+        if why := why_not(pick, keys):
             raise UserError(why)
         names = tasks.replace(",", " ").split() if isinstance(tasks, str) else []
         if not 0 < len(names) <= MOST_TASKS or not all(TASK.fullmatch(name) for name in names):
@@ -93,7 +89,13 @@ class Orders:
         ]
 
 
-def _why_not(pick: object, keys: frozenset[str]) -> str:
+def why_not(pick: object, keys: frozenset[str]) -> str:
+    """Why nothing can be asked about a pick; empty when something can.
+
+    Args:
+        pick: What the browser says was picked.
+        keys: The points that can be exported and scored.
+    """
     if not keys:
         return "Possible once the search has ended and its front is written."
     return "" if isinstance(pick, str) and pick in keys else "Choose a point of this run."
