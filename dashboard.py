@@ -7,8 +7,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from search.dashboard.serve import serve
-from search.watch.run import watched
+from search.views.dashboard.serve import serve
+from search.views.watch.run import watched
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="dashboard")

@@ -15,16 +15,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from evaluators.data import text_of
-from evaluators.recovery import recover_pick
-from evaluators.tuning import finished_model, make_tuning
+from evaluators.training.recovery import recover_pick
+from evaluators.training.tuning import finished_model, make_tuning
 from search.constraints import quoted
-from search.finished import FinishedRun
-from search.picks import candidate_of
-from search.report import HELDOUT_QUALITY
-from search.watch.run import Watch, watched
-from space.formats import format_of
-from space.reveal import require_free
-from space.supernet import Supernet
+from search.run.finished import FinishedRun
+from search.run.front import HELDOUT_QUALITY
+from search.run.picks import candidate_of
+from search.views.watch.run import Watch, watched
+from space.formats.registry import format_of
+from space.formats.reveal import require_free
+from space.supernet.supernet import Supernet
 
 
 def export(cfg: DictConfig, watch: Watch) -> None:

@@ -12,22 +12,22 @@ from omegaconf import DictConfig, OmegaConf
 from evaluators.base import OPTIMISED, choose_metrics
 from evaluators.data import text_of
 from evaluators.fidelities import fidelities
-from evaluators.harness import Harness
-from evaluators.latency import EndToEnd, LatencyBench
-from evaluators.latency_table import LatencyTable
-from evaluators.tuning import make_tuning
+from evaluators.latency.bench import EndToEnd, LatencyBench
+from evaluators.latency.table import LatencyTable
+from evaluators.tasks.harness import Harness
+from evaluators.training.tuning import make_tuning
 from search.archive import Archive
 from search.constraints import constrained, quoted
-from search.finish import finish
-from search.finished import FinishedRun, finished_runs
 from search.loop import run_loop
 from search.protocol import Task
-from search.run_directory import FREE_SETTINGS, kept, new_name, open_run_directory
-from search.scoring import score_run
-from search.watch.events import Found
-from search.watch.run import Watch, watched
+from search.run.directory import FREE_SETTINGS, kept, new_name, open_run_directory
+from search.run.finish import finish
+from search.run.finished import FinishedRun, finished_runs
+from search.run.scoring import score_run
+from search.views.watch.events import Found
+from search.views.watch.run import Watch, watched
 from space.candidate import Candidate
-from space.embedded import cache_dir
+from space.models.embedded import cache_dir
 
 
 def run(cfg: DictConfig, watch: Watch) -> None:

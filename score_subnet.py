@@ -11,15 +11,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from evaluators.data import text_of
-from evaluators.harness import Harness
-from evaluators.tuning import make_tuning
+from evaluators.tasks.harness import Harness
+from evaluators.training.tuning import make_tuning
 from search.archive import Archive
 from search.constraints import quoted
-from search.finished import FinishedRun
-from search.picks import candidate_of
-from search.scoring import score_run
-from search.watch.run import Watch, watched
-from space.supernet import Supernet
+from search.run.finished import FinishedRun
+from search.run.picks import candidate_of
+from search.run.scoring import score_run
+from search.views.watch.run import Watch, watched
+from space.supernet.supernet import Supernet
 
 SETTINGS = ("num_fewshot", "limit", "include_path", "batch_size")
 

@@ -22,14 +22,14 @@ from rich.table import Table
 from benchmarks.quality import best_of_size
 from evaluators.data import load_texts, split_tokens
 from evaluators.divergence import Divergence
-from search.picks import candidate_of
-from search.report import read_front_csv
+from search.run.front import read_front_csv
+from search.run.picks import candidate_of
 from space.candidate import Candidate, LayerShape
-from space.correction import Correction
-from space.corrective_refit import correct
-from space.loading import load_model
+from space.models.loading import load_model
 from space.size import decoder_params
-from space.supernet import Supernet
+from space.supernet.correction import Correction
+from space.supernet.corrective_refit import correct
+from space.supernet.supernet import Supernet
 
 LENGTH = 512
 

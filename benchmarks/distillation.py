@@ -23,14 +23,14 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from evaluators.corrections import CorrectiveRefit
 from evaluators.data import text_of
-from evaluators.distillation import Distillation, Student
 from evaluators.divergence import Divergence
-from evaluators.teacher import Teacher
+from evaluators.training.corrections import CorrectiveRefit
+from evaluators.training.distillation import Distillation, Student
+from evaluators.training.teacher import Teacher
 from space.candidate import Candidate, LayerShape
 from space.spec import ModelSpec
-from space.supernet import Supernet
+from space.supernet.supernet import Supernet
 
 ROWS = ["norms:0.001", "outputs:0.0002", "adapters:0.0003", "adapters:0.001", "adapters:0.003", "all:0.0001"]
 

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.quality import best_of_size
-from evaluators.latency import make_clock
-from search.finished import FinishedRun
-from search.picks import candidate_of
-from space.supernet import Supernet
+from evaluators.latency.bench import make_clock
+from search.run.finished import FinishedRun
+from search.run.picks import candidate_of
+from space.supernet.supernet import Supernet
 
 
 def main() -> None:

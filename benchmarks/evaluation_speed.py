@@ -34,11 +34,11 @@ from torch.nn import functional as F
 from evaluators.data import text_of
 from evaluators.divergence import Divergence
 from evaluators.refit_error import refit_error_measure
-from search.sensitivity import REFIT_ERROR, Sweep
+from search.surrogate.sensitivity import REFIT_ERROR, Sweep
 from search.tables import tabulate
 from space.candidate import Candidate
-from space.supernet import Supernet
-from space.surgery import attention_columns
+from space.supernet.supernet import Supernet
+from space.supernet.units import attention_columns
 
 Ask = Callable[[Candidate], float]
 

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM
 
-from space.embedded import default_model_dir
+from space.models.embedded import default_model_dir
 
 ROUNDS = 11
 

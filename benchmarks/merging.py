@@ -21,8 +21,8 @@ from rich.table import Table
 from evaluators.data import text_of
 from evaluators.divergence import Divergence
 from space.candidate import Candidate, LayerShape
-from space.corrective_refit import correct
 from space.size import decoder_params
+from space.supernet.corrective_refit import correct
 
 
 def main() -> None:

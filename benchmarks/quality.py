@@ -25,8 +25,8 @@ from rich.table import Table
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from search.report import REMOVED, dense_row, read_front_csv
-from space.embedded import default_model_dir
+from search.run.front import REMOVED, dense_row, read_front_csv
+from space.models.embedded import default_model_dir
 
 ROOT = Path(__file__).resolve().parent.parent
 # Perplexity over dense of the best published training-free method that was run by this protocol (2SSP), and the aim.

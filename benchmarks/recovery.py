@@ -23,10 +23,10 @@ from rich.table import Table
 
 from benchmarks.quality import ROOT, best_of_size, load, perplexity
 from evaluators.data import text_of
-from evaluators.tuning import make_tuning
-from search.finished import FinishedRun
-from search.picks import candidate_of
-from space.supernet import Supernet
+from evaluators.training.tuning import make_tuning
+from search.run.finished import FinishedRun
+from search.run.picks import candidate_of
+from space.supernet.supernet import Supernet
 
 REMOVE = 0.5
 

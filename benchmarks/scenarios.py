@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks.quality import ROOT
 from search.pareto import non_dominated
-from search.report import dense_row, read_front_csv
+from search.run.front import dense_row, read_front_csv
 
 WORST_KL = 3.0
 LATENCIES = ("prefill_ms", "decode_ms")

@@ -35,13 +35,13 @@ from rich.table import Table
 from evaluators.base import Evaluation, choose_metrics
 from evaluators.data import text_of
 from evaluators.fidelities import fidelities
-from evaluators.latency import LatencyBench
-from evaluators.latency_table import LatencyTable
+from evaluators.latency.bench import LatencyBench
+from evaluators.latency.table import LatencyTable
 from search.archive import Archive
 from search.loop import Budget, run_loop
 from search.pareto import hypervolume, minimised
 from search.protocol import Algorithm, Question, Task
-from search.run_directory import kept
+from search.run.directory import kept
 from space.candidate import Candidate
 from space.size import decoder_params
 

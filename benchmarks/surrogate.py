@@ -24,12 +24,12 @@ from rich.table import Table as Printed
 
 from evaluators.refit_error import refit_error_measure
 from search.agreement import rank_correlation
-from search.features import BlockFeatures, Described
-from search.predictor import ROWS, Surrogate
-from search.sensitivity import REFIT_ERROR, Sweep
+from search.surrogate.features import BlockFeatures, Described
+from search.surrogate.predictor import ROWS, Surrogate
+from search.surrogate.sensitivity import REFIT_ERROR, Sweep
 from search.tables import Genes, Table, tabulate
 from space.candidate import Candidate
-from space.supernet import Supernet
+from space.supernet.supernet import Supernet
 
 Describe = Callable[[Genes], Described]
 

@@ -28,13 +28,13 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluators.data import text_of
-from evaluators.distillation import Distillation, Student
 from evaluators.divergence import Divergence
-from evaluators.tuning import Tuning
-from search.finished import FinishedRun
-from search.picks import candidate_of
-from search.report import is_dense
-from space.supernet import Supernet
+from evaluators.training.distillation import Distillation, Student
+from evaluators.training.tuning import Tuning
+from search.run.finished import FinishedRun
+from search.run.front import is_dense
+from search.run.picks import candidate_of
+from space.supernet.supernet import Supernet
 
 
 def seconds(job: Callable[[], Any]) -> float:

@@ -54,7 +54,7 @@ class Evaluation:
 
     Attributes:
         candidate: The architecture.
-        fidelity: Which question was asked: `search`, `heldout`, `timed`, or that of `evaluators.harness`.
+        fidelity: Which question was asked: `search`, `heldout`, `timed`, or that of `evaluators.tasks.harness`.
         status: `ok`, or `failed` with `error` set and no values.
         values: Metric name to value.
         seconds: Wall time.

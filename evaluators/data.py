@@ -16,9 +16,9 @@ import torch
 from huggingface_hub import HfApi, is_offline_mode
 from transformers import PreTrainedTokenizerBase
 
-from space.embedded import default_texts
 from space.errors import UserError
-from space.hub import HUB_TIMEOUT_S, hub_errors
+from space.models.embedded import default_texts
+from space.models.hub import HUB_TIMEOUT_S, hub_errors
 
 Part = Literal["calibration", "search", "heldout"]
 

@@ -25,7 +25,7 @@ from evaluators.output_head import OutputHead
 from evaluators.prefix import PrefixForward
 from space.candidate import Candidate
 from space.errors import UserError
-from space.supernet import Supernet
+from space.supernet.supernet import Supernet
 
 Models = Callable[[Candidate], Any | None]  # a candidate to a causal language model with its weights
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from evaluators.base import Evaluator, Measure, MeasureEvaluator, together
 from evaluators.cost import cost_measure
 from evaluators.divergence import Divergence
-from evaluators.harness import Models
-from evaluators.latency_table import LatencyTable
+from evaluators.latency.table import LatencyTable
 from evaluators.refit_error import refit_error_measure
-from evaluators.tuning import Tuning, tuned
+from evaluators.tasks.harness import Models
+from evaluators.training.tuning import Tuning, tuned
 from space.candidate import Candidate
 from space.errors import UserError
-from space.supernet import Supernet
+from space.supernet.supernet import Supernet
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from space.embedded import quiet_transformers
+from space.models.embedded import quiet_transformers
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from space.errors import UserError
-from space.products import fast_products
+from space.supernet.products import fast_products
 
 
 class OutputHead:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from space.byte_cache import ByteCache
 from space.candidate import Candidate, LayerShape
-from space.supernet import Supernet
+from space.supernet.supernet import Supernet
 
 _GONE = LayerShape(0, 0, 0)
 _Key = tuple[int, tuple[LayerShape, ...]]  # number of the batch, the layers before the residual stream

@@ -7,7 +7,7 @@ from functools import cache
 
 from evaluators.base import Measure, Metric
 from space.candidate import Candidate
-from space.supernet import Supernet
+from space.supernet.supernet import Supernet
 
 REFIT_ERROR = Metric("refit_error", "", "min", 0)
 

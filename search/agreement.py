@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
 from evaluators.base import Evaluation
-from search.predictor import Surrogate
+from search.surrogate.predictor import Surrogate
 
 
 def agreement(metric: str, surrogate: Surrogate, unseen: Sequence[Evaluation]) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from evaluators.base import Evaluation, Metric
 from search.pareto import minimised, non_dominated
-from search.run_directory import differences
+from search.run.directory import differences
 from space.errors import UserError
 
 FORMAT = 2

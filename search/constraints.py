@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from search.protocol import Free
-from search.report import COUNTS
+from search.run.front import COUNTS
 from search.tables import tabulate
 from space.errors import UserError
 from space.space import SearchSpace

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from space.candidate import Candidate, LayerShape
-from space.families import family_of
+from space.models.architectures import family_of
 from space.spec import ModelSpec
 
 
@@ -21,7 +21,7 @@ def attention_params(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
     """Parameters of one attention block with its biases and norms; 0 for a removed block, which takes its norms along.
 
     Raises:
-        UnsupportedFamilyError: `spec.family` has no row in `space.families.FAMILIES`.
+        UnsupportedFamilyError: `spec.family` has no row in `space.models.architectures.FAMILIES`.
     """
     family = family_of(spec.family)
     if query_heads == 0:
@@ -41,7 +41,7 @@ def mlp_params(spec: ModelSpec, mlp_channels: int) -> int:
     """Parameters of one MLP block with its biases and norms; 0 for a removed block, which takes its norms along.
 
     Raises:
-        UnsupportedFamilyError: `spec.family` has no row in `space.families.FAMILIES`.
+        UnsupportedFamilyError: `spec.family` has no row in `space.models.architectures.FAMILIES`.
     """
     family = family_of(spec.family)
     if mlp_channels == 0:

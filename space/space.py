@@ -83,7 +83,7 @@ class SearchSpace:
         Args:
             spec: The dense model.
             attention_widths: Whether KV groups, and query heads evenly in each group, may be dropped.
-            merge_groups: Whether KV groups may be merged, all query heads kept; see `space.merging`.
+            merge_groups: Whether KV groups may be merged, all query heads kept; see `space.supernet.merging`.
             mlp_widths: Whether MLP channels may be dropped.
             remove_attention: Whether an attention block may be removed.
             remove_mlp: Whether an MLP block may be removed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from space.families import family_of
+from space.models.architectures import family_of
 
 MOST_MERGES = 3
 
@@ -16,7 +16,7 @@ class ModelSpec:
     Attributes:
         name: Hub id, directory name, or the embedded default's name.
         revision: Digest of the weights' identity; two models with equal revisions give equal numbers.
-        family: Key of `space.families.FAMILIES`, which is transformers' `model_type`.
+        family: Key of `space.models.architectures.FAMILIES`, which is transformers' `model_type`.
         layers: Decoder layers.
         hidden: Width of the residual stream.
         query_heads: Query heads of a layer.

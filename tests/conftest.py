@@ -19,7 +19,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
 from space.spec import ModelSpec
-from space.supernet import Supernet
+from space.supernet.supernet import Supernet
 
 torch.set_num_threads(1)
 # The same examples every time, and no clock: a busy machine fails no test.

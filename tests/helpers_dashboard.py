@@ -12,7 +12,7 @@ from helpers_toy import toy_spec
 
 from evaluators.base import Evaluation
 from search.archive import FORMAT
-from search.report import front_table, points_table, write_front_csv
+from search.run.front import front_table, points_table, write_front_csv
 from space.candidate import Candidate, LayerShape
 
 SPEC = replace(toy_spec(layers=4), name="tiny", mlp_channels=96)

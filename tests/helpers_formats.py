@@ -10,7 +10,7 @@ from conftest import random_tokens, tiny_model
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from space.supernet import Supernet
+from space.supernet.supernet import Supernet
 
 VOCAB = 400
 TEXT = (

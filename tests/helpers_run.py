@@ -15,7 +15,7 @@ from conftest import tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from space.embedded import quiet_transformers
+from space.models.embedded import quiet_transformers
 
 ROOT = Path(__file__).parents[1]
 CHARACTERS = string.ascii_letters + string.digits + " ."

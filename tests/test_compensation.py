@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from space.calibration import gather
-from space.compensation import factor, lost_energy, refit
-from space.importance import RULES, attention_order, damped, mlp_order, obs_order
+from space.supernet.calibration import gather
+from space.supernet.compensation import factor, lost_energy, refit
+from space.supernet.importance import RULES, attention_order, damped, mlp_order, obs_order
 
 
 def correlated(rows: int, columns: int, seed: int = 0) -> torch.Tensor:

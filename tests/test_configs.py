@@ -17,15 +17,15 @@ from omegaconf import DictConfig, OmegaConf
 from evaluators.base import Metric, choose_metrics
 from evaluators.cost import cost_measure
 from evaluators.data import load_texts
-from evaluators.harness import Harness
-from evaluators.workload import LATENCY, Workload
+from evaluators.latency.workload import LATENCY, Workload
+from evaluators.tasks.harness import Harness
 from search.protocol import Task
 from space.candidate import Candidate
-from space.formats import format_of
-from space.loading import load_model
-from space.preparation import Preparation
+from space.formats.registry import format_of
+from space.models.loading import load_model
 from space.space import SearchSpace
 from space.spec import ModelSpec
+from space.supernet.preparation import Preparation
 
 CONF = Path(__file__).parents[1] / "conf"
 SPEC = ModelSpec(

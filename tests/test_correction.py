@@ -11,11 +11,11 @@ import torch
 from conftest import random_tokens
 
 from space.candidate import Candidate
-from space.correction import Correction
-from space.corrective_refit import correct
-from space.corrective_step import Moments, corrective_step, ridge
 from space.errors import UserError
-from space.supernet import Supernet
+from space.supernet.correction import Correction
+from space.supernet.corrective_refit import correct
+from space.supernet.corrective_step import Moments, corrective_step, ridge
+from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
 DENSE = (6, 3, 48)

@@ -19,13 +19,13 @@ from helpers_run import ROOT
 
 from evaluators.base import Metric
 from search.archive import Archive
-from search.dashboard import serve as serving
-from search.dashboard.course import Course, rung_of, thinned
-from search.dashboard.follow import Follower
-from search.dashboard.jobs import Job, Jobs
-from search.dashboard.live_run import LiveRun
-from search.dashboard.orders import Orders
 from search.pareto import hypervolume, minimised, reference_point
+from search.views.dashboard import serve as serving
+from search.views.dashboard.course import Course, rung_of, thinned
+from search.views.dashboard.follow import Follower
+from search.views.dashboard.jobs import Job, Jobs
+from search.views.dashboard.live_run import LiveRun
+from search.views.dashboard.orders import Orders
 from space.errors import UserError
 
 pytest.importorskip("dash", reason="the package dash is not installed")
@@ -140,7 +140,7 @@ def series(run: LiveRun, role: str) -> list[str]:
 
 
 def test_a_run_that_searches_shows_the_archives_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.dashboard.live_run.BUSY", 1e9)  # as fast as the test looks
+    monkeypatch.setattr("search.views.dashboard.live_run.BUSY", 1e9)  # as fast as the test looks
     run_dir = begin(tmp_path / "run", [])
     run = LiveRun(run_dir)
     assert run.view().state.startswith("Preparing")
@@ -184,7 +184,7 @@ def test_without_the_dense_model_its_size_is_known(tmp_path: Path) -> None:
 def test_a_run_that_has_ended_shows_its_front_until_it_searches_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.dashboard.live_run.BUSY", 1e9)
+    monkeypatch.setattr("search.views.dashboard.live_run.BUSY", 1e9)
     run_dir = begin(tmp_path / "run", SEARCHED)
     run = LiveRun(run_dir)
     run.view()
@@ -280,7 +280,7 @@ def python(code: str) -> list[str]:
 
 
 def test_a_job_that_does_not_end_when_asked_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.dashboard.jobs.PATIENCE_S", 0.3)
+    monkeypatch.setattr("search.views.dashboard.jobs.PATIENCE_S", 0.3)
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
     )
@@ -342,8 +342,8 @@ class Client:
     """Asks an app as a browser would."""
 
     def __init__(self, run_dir: Path, scripts: Path, host: str = "127.0.0.1", token: str | None = None) -> None:
-        from search.dashboard.app import make_app
-        from search.dashboard.guard import Guard
+        from search.views.dashboard.app import make_app
+        from search.views.dashboard.guard import Guard
 
         self.jobs = Jobs()
         self.run = LiveRun(run_dir)
@@ -469,7 +469,7 @@ def test_names_that_mean_harm_stay_out_of_the_html(tmp_path: Path) -> None:
 
 
 def test_tokens_are_long_and_made_up_where_others_can_reach_the_host() -> None:
-    from search.dashboard.guard import choose_token, is_loopback
+    from search.views.dashboard.guard import choose_token, is_loopback
 
     assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "10.0.0.1", "box", "::")] == [
         True, True, True, False, False, False, False

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from helpers_dashboard import SEARCHED, SPEC, begin, design, end, evaluation, header, lines
 
-from search.dashboard.jobs import Jobs
-from search.dashboard.live_run import LiveRun
-from search.dashboard.orders import Orders
+from search.views.dashboard.jobs import Jobs
+from search.views.dashboard.live_run import LiveRun
+from search.views.dashboard.orders import Orders
 
 pytest.importorskip("dash", reason="the package dash is not installed")
 
@@ -37,11 +37,11 @@ def opened(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     """Opens the dashboard of a run in a tab; at the end, nothing has gone wrong in it."""
     from werkzeug.serving import make_server
 
-    from search.dashboard.app import make_app
-    from search.dashboard.guard import Guard
+    from search.views.dashboard.app import make_app
+    from search.views.dashboard.guard import Guard
 
-    monkeypatch.setattr("search.dashboard.live_run.BUSY", 1e9)
-    monkeypatch.setattr("search.dashboard.app.LOOK_MS", 200)
+    monkeypatch.setattr("search.views.dashboard.live_run.BUSY", 1e9)
+    monkeypatch.setattr("search.views.dashboard.app.LOOK_MS", 200)
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     (scripts / "export_subnet.py").write_text(EXPORT)

@@ -11,12 +11,12 @@ import torch
 from conftest import random_tokens
 from torch.nn import functional as F
 
-from evaluators.distillation import TRAINABLE, Distillation, DivergedError, Student, cross_entropy
 from evaluators.output_head import OutputHead
-from evaluators.teacher import Teacher, spread_layers
+from evaluators.training.distillation import TRAINABLE, Distillation, DivergedError, Student, cross_entropy
+from evaluators.training.teacher import Teacher, spread_layers
 from space.candidate import Candidate
 from space.errors import UserError
-from space.supernet import Supernet
+from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
 CUT = Candidate.from_json([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])

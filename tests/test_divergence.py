@@ -13,7 +13,7 @@ from evaluators.base import MeasureEvaluator
 from evaluators.divergence import Divergence
 from space.candidate import Candidate
 from space.errors import UserError
-from space.supernet import Supernet
+from space.supernet.supernet import Supernet
 
 SMALLER = Candidate.from_json([[4, 2, 16], [0, 0, 32], [6, 3, 0], [3, 3, 48]])
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from space import embedded
-from space.embedded import TEXT_WHEEL, cache_dir, default_model_dir, default_texts
 from space.errors import UserError
-from space.loading import load_model
+from space.models import embedded
+from space.models.embedded import TEXT_WHEEL, cache_dir, default_model_dir, default_texts
+from space.models.loading import load_model
 
 TEXTS = {"wiki": "Über alles.\n", "c4": "Some text.\n", "technical": "ls -la\n", "tiny": "Once upon a time.\n"}
 

@@ -15,15 +15,15 @@ from safetensors import safe_open
 from tokenizers import Tokenizer, models
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-import space.export
+import space.formats.hf.export
 from space.candidate import Candidate
 from space.errors import UserError
-from space.export import Export, export_checkpoint
-from space.reload_check import cache_differences, logits_difference
-from space.reveal import ExportError
+from space.formats.hf.export import Export, export_checkpoint
+from space.formats.hf.reload_check import cache_differences, logits_difference
+from space.formats.reveal import ExportError
+from space.formats.verify import Verification, VerificationError, verify_checkpoint
 from space.size import total_params
-from space.supernet import Supernet
-from space.verify import Verification, VerificationError, verify_checkpoint
+from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
 DENSE = (6, 3, 48)
@@ -76,7 +76,7 @@ def verify_here(
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(space.export, "verify_checkpoint", verify_here)
+    monkeypatch.setattr(space.formats.hf.export, "verify_checkpoint", verify_here)
 
 
 def logits_of(model: Any, tokens: torch.Tensor) -> torch.Tensor:
@@ -202,7 +202,7 @@ def test_a_failed_write_leaves_nothing(
         (directory / "model.safetensors").write_bytes(b"half")
         raise failure
 
-    monkeypatch.setattr(space.export, "save_torch_state_dict", fail)
+    monkeypatch.setattr(space.formats.hf.export, "save_torch_state_dict", fail)
     target = tmp_path / "out" / "pruned"
     with pytest.raises(expected, match=message):
         export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), target)

@@ -10,12 +10,12 @@ from conftest import random_tokens
 
 from evaluators.divergence import Divergence
 from evaluators.fidelities import Fidelities, fidelities
-from evaluators.latency_table import LatencyTable, PhaseTable
+from evaluators.latency.table import LatencyTable, PhaseTable
+from evaluators.latency.workload import Workload
 from evaluators.refit_error import refit_error_measure
-from evaluators.workload import Workload
 from space.candidate import Candidate
 from space.errors import UserError
-from space.supernet import Supernet
+from space.supernet.supernet import Supernet
 
 SMALLER = Candidate.from_json([[4, 2, 16], [0, 0, 32], [6, 3, 0], [3, 3, 48]])
 PREFILL = PhaseTable(20.0, 1.0, {(4, 2): 1.0, (6, 3): 2.0, (3, 3): 1.5}, {16: 1.0, 32: 2.0, 48: 3.0}, 0.0)

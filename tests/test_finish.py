@@ -12,9 +12,9 @@ from helpers_toy import default_config, toy_spec
 
 from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
 from search.archive import Archive
-from search.finish import REFERENCE_POINTS, Finish, finish
-from search.report import is_dense, read_front_csv
-from search.run_directory import FRONT_FILE, PAGE_FILE, POINTS_FILE, SUMMARY_FILE
+from search.run.directory import FRONT_FILE, PAGE_FILE, POINTS_FILE, SUMMARY_FILE
+from search.run.finish import REFERENCE_POINTS, Finish, finish
+from search.run.front import is_dense, read_front_csv
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 

@@ -13,12 +13,12 @@ from conftest import tiny_model
 from helpers_formats import DENSE, GONE, supernet
 from transformers import AutoModelForCausalLM
 
-import space.equal_forms
-from search.finished import FinishedRun
+import space.formats.deci.equal_forms
+from search.run.finished import FinishedRun
 from space.candidate import Candidate, LayerShape
 from space.errors import ShapeError, UserError
-from space.formats import FORMATS, format_of
-from space.verify import Verification
+from space.formats.registry import FORMATS, format_of
+from space.formats.verify import Verification
 
 UNEQUAL = [(6, 3, 48), DENSE, DENSE, DENSE]
 NARROW = [(4, 2, 32), GONE, (4, 2, 32), (4, 2, 32)]
@@ -34,7 +34,7 @@ def test_a_format_has_a_name() -> None:
 
 def test_a_uniform_checkpoint_needs_no_code_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passed = Verification(0.0, 0.0, 0.0, 1, 0.0)  # tests/test_export.py checks the checking
-    monkeypatch.setattr("space.export.verify_checkpoint", lambda *given, **settings: passed)
+    monkeypatch.setattr("space.formats.hf.export.verify_checkpoint", lambda *given, **settings: passed)
     net, candidate = supernet("llama", tmp_path / "supernet"), Candidate.from_json(NARROW)
     form = format_of("hf_uniform", "f16")
     form.check(net.model.config, None, net.spec, candidate)
@@ -105,7 +105,7 @@ def test_a_wider_layer_computes_the_same(family: str, old: Any, new: Any, tmp_pa
     net = supernet(family, tmp_path / "supernet")
     narrow, wide = ([DENSE, shape, DENSE, DENSE] for shape in (old, new))
     source, target = (net.materialise(Candidate.from_json(shapes)) for shapes in (narrow, wide))
-    state = space.equal_forms.widened(source.state_dict(), 1, LayerShape(*old), LayerShape(*new), net.spec)
+    state = space.formats.deci.equal_forms.widened(source.state_dict(), 1, LayerShape(*old), LayerShape(*new), net.spec)
     target.load_state_dict(state)
     tokens = torch.arange(3, 40)[None]
     with torch.inference_mode():

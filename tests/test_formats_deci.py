@@ -17,15 +17,15 @@ from helpers_formats import DENSE, GONE, byte_level, supernet
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
-import space.deci
+import space.formats.deci.export
 from space.candidate import Candidate, LayerShape
-from space.configuration_decilm import DeciLMConfig, Section
-from space.deci import DeciExport, block_config, export_deci, held_shapes
-from space.deci_check import Weights, channels, logits_of
 from space.errors import ShapeError, UserError
-from space.formats import format_of
-from space.supernet import Supernet
-from space.verify import VerificationError
+from space.formats.deci.check import Weights, channels, logits_of
+from space.formats.deci.configuration_decilm import DeciLMConfig, Section
+from space.formats.deci.export import DeciExport, block_config, export_deci, held_shapes
+from space.formats.registry import format_of
+from space.formats.verify import VerificationError
+from space.supernet.supernet import Supernet
 
 CARD = {"Metrics": {"kl": 0.25}}
 SHAPES = {
@@ -83,7 +83,7 @@ def export(net: Supernet, shapes: Any, out: Path) -> DeciExport:
 def test_the_loader_reads_the_subnet(
     llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes: Any
 ) -> None:
-    monkeypatch.setattr(space.deci, "_verified", verified_here)
+    monkeypatch.setattr(space.formats.deci.export, "_verified", verified_here)
     done = export(llama, shapes, tmp_path / "out")
     config = json.loads((done.directory / "config.json").read_text())
     assert (config["model_type"], config["architectures"]) == ("nemotron-nas", ["DeciLMForCausalLM"])
@@ -108,8 +108,8 @@ def test_a_fresh_process_reads_an_untied_head_and_llama_3_rotation(tmp_path: Pat
 def test_a_checkpoint_that_reads_otherwise_is_found_out(
     llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(space.deci, "_verified", verified_here)
-    monkeypatch.setattr(space.deci, "widened", lambda state, *shapes: state)
+    monkeypatch.setattr(space.formats.deci.export, "_verified", verified_here)
+    monkeypatch.setattr(space.formats.deci.export, "widened", lambda state, *shapes: state)
     with pytest.raises(ValueError, match=r"self_attn.q_proj.weight: the loader wants \(64, 96\)"):
         export(llama, SHAPES["KV groups and query heads"], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -118,7 +118,7 @@ def test_a_checkpoint_that_reads_otherwise_is_found_out(
 def test_logits_that_differ_leave_nothing(llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "answer.json").write_text('{"logits_difference": NaN}')
     answer = tmp_path / "answer.json"
-    monkeypatch.setattr(space.deci, "run_check", lambda script, work, failure: shutil.copy(answer, work))
+    monkeypatch.setattr(space.formats.deci.export, "run_check", lambda script, work, failure: shutil.copy(answer, work))
     with pytest.raises(VerificationError, match="they differ by nan"):
         export(llama, [DENSE] * 4, tmp_path / "out")
     assert list(tmp_path.iterdir()) == [answer]

@@ -14,16 +14,16 @@ from helpers_formats import DENSE, GONE, byte_level, sentencepiece, supernet
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-import space.gguf_file
-import space.gguf_tokenizer
-from space import llamacpp
+import space.formats.gguf.file
+import space.formats.gguf.tokenizer
 from space.candidate import Candidate
 from space.errors import ShapeError, UserError
-from space.formats import format_of
-from space.gguf_export import GGUFExport, export_gguf
-from space.gguf_tokenizer import UnsupportedTokenizerError, gguf_tokenizer
-from space.supernet import Supernet
-from space.verify import VerificationError
+from space.formats.gguf import llamacpp
+from space.formats.gguf.export import GGUFExport, export_gguf
+from space.formats.gguf.tokenizer import UnsupportedTokenizerError, gguf_tokenizer
+from space.formats.registry import format_of
+from space.formats.verify import VerificationError
+from space.supernet.supernet import Supernet
 
 CARD = {"Metrics": {"kl": 0.25}}
 NO_FIRST_ATTENTION = [(0, 0, 64), DENSE, DENSE, DENSE]
@@ -84,7 +84,7 @@ def test_a_file_that_llama_cpp_runs_otherwise_is_found_out(
     llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes: Any, words: str
 ) -> None:
     """Without the equal forms one of these does not load, and the other loads and is wrong."""
-    monkeypatch.setattr(space.gguf_file, "held_shapes", list)
+    monkeypatch.setattr(space.formats.gguf.file, "held_shapes", list)
     with pytest.raises(VerificationError, match=words):
         export(llama, shapes, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -93,7 +93,7 @@ def test_a_file_that_llama_cpp_runs_otherwise_is_found_out(
 def test_rotary_pairs_in_the_wrong_order_are_found_out(
     llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(space.gguf_file, "_interleaved", lambda values, heads: values)
+    monkeypatch.setattr(space.formats.gguf.file, "_interleaved", lambda values, heads: values)
     with pytest.raises(VerificationError, match="failed its check"):
         export(llama, [DENSE] * 4, tmp_path / "out")
 
@@ -162,7 +162,7 @@ def test_llama_cpp_cuts_text_as_the_tokenizer_does(llama: Supernet, tmp_path: Pa
 def test_text_that_llama_cpp_cuts_otherwise_is_found_out(
     llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(space.gguf_tokenizer, "_byte_level", lambda parts: "smollm")
+    monkeypatch.setattr(space.formats.gguf.tokenizer, "_byte_level", lambda parts: "smollm")
     with pytest.raises(VerificationError, match="cut text as the tokenizer does"):
         export(llama, [(2, 1, 16)] * 4, tmp_path / "out", byte_level("gpt-2"))
     assert list(tmp_path.iterdir()) == []

@@ -18,13 +18,19 @@ from helpers_run import CHARACTERS, save_tiny
 from helpers_tasks import ITEMS, TASKS, write_tasks
 from transformers import AutoTokenizer
 
-from evaluators.harness import Harness
+from evaluators.tasks.harness import Harness
 from space.candidate import Candidate, LayerShape
-from space.embedded import quiet_transformers
 from space.errors import UserError
-from space.export import MODELING_FILE, checkpoint_config, checkpoint_state, render_modeling, write_checkpoint
-from space.loading import LoadedModel, load_model
-from space.supernet import Supernet
+from space.formats.hf.export import (
+    MODELING_FILE,
+    checkpoint_config,
+    checkpoint_state,
+    render_modeling,
+    write_checkpoint,
+)
+from space.models.embedded import quiet_transformers
+from space.models.loading import LoadedModel, load_model
+from space.supernet.supernet import Supernet
 
 UNEVEN = Candidate((LayerShape(4, 2, 40), LayerShape(0, 0, 32), LayerShape(3, 3, 0), LayerShape(6, 3, 24)))
 

@@ -9,8 +9,8 @@ import pytest
 from helpers_toy import toy_spec
 
 from evaluators.cost import cost_measure
-from search.features import BlockFeatures
-from search.knapsack import improved_designs, knapsack, spread_designs
+from search.surrogate.features import BlockFeatures
+from search.surrogate.knapsack import improved_designs, knapsack, spread_designs
 from search.tables import Table, single_changes, tabulate
 from space.candidate import Candidate
 from space.space import SearchSpace

@@ -13,15 +13,15 @@ import torch
 from conftest import random_tokens
 from transformers import DynamicCache
 
-from evaluators.clocks import TorchClock
-from evaluators.latency import EndToEnd, LatencyBench
-from evaluators.latency_table import LatencyTable, PhaseTable
-from evaluators.table_error import TableError
-from evaluators.timings import Timings
-from evaluators.workload import Phase, Workload
+from evaluators.latency.bench import EndToEnd, LatencyBench
+from evaluators.latency.clocks import TorchClock
+from evaluators.latency.table import LatencyTable, PhaseTable
+from evaluators.latency.table_error import TableError
+from evaluators.latency.timings import Timings
+from evaluators.latency.workload import Phase, Workload
 from space.candidate import Candidate
 from space.errors import UserError
-from space.supernet import Supernet
+from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
 WORKLOAD = Workload(batch=1, length=8, threads=1, rounds=2, fit=1, check=1)
@@ -126,7 +126,7 @@ def test_the_profile_says_what_is_to_be_had_from_each_kind_of_block() -> None:
 def test_nothing_known_is_timed_again(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evaluators.latency.NOISY", 1e9)  # the machine of a test may be busy
+    monkeypatch.setattr("evaluators.latency.bench.NOISY", 1e9)  # the machine of a test may be busy
     timed: list[Candidate] = []
     real = TorchClock._time
 
@@ -161,7 +161,7 @@ def test_nothing_known_is_timed_again(
 def test_timings_of_a_busy_machine_are_not_kept(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evaluators.latency.NOISY", -1.0)
+    monkeypatch.setattr("evaluators.latency.bench.NOISY", -1.0)
     LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path / "cache").table(*SHAPES)
     assert not (tmp_path / "cache").exists()
 

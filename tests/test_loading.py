@@ -21,10 +21,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from space import hub
 from space.errors import UserError
-from space.families import FAMILIES, UnsupportedFamilyError
-from space.loading import fingerprint, load_model, resolve_device, resolve_dtype
+from space.models import hub
+from space.models.architectures import FAMILIES, UnsupportedFamilyError
+from space.models.loading import fingerprint, load_model, resolve_device, resolve_dtype
 
 SIZES = {
     "vocab_size": 256,
@@ -140,7 +140,7 @@ def test_revision_pins_weights_and_config_but_not_the_place(saved, llama):
 
 
 def test_large_weights_are_pinned_by_header_size_and_time(llama, monkeypatch):
-    monkeypatch.setattr("space.loading._HASHED_BYTES", 0)
+    monkeypatch.setattr("space.models.loading._HASHED_BYTES", 0)
     before = fingerprint(llama)
     assert fingerprint(llama) == before
     weights = llama / "model.safetensors"

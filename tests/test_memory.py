@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators.latency import EndToEnd, LatencyBench
-from evaluators.memory import peak_bytes
-from evaluators.workload import Workload
+from evaluators.latency.bench import EndToEnd, LatencyBench
+from evaluators.latency.memory import peak_bytes
+from evaluators.latency.workload import Workload
 from space.candidate import Candidate, LayerShape
 from space.size import total_params
 

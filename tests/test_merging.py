@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from space.blocks import attention_options
 from space.candidate import Candidate, LayerShape
-from space.supernet import Supernet
+from space.supernet.supernet import Supernet
 
 MERGES = ("llama", "mistral", "qwen2")  # families without norms of keys; qwen2's projections carry biases
 MakeSupernet = Callable[..., Supernet]

@@ -9,7 +9,7 @@ import pytest
 from helpers_toy import toy_spec
 
 from evaluators.cost import cost_measure
-from search.operators import Operators
+from search.surrogate.operators import Operators
 from search.tables import tabulate
 from space.space import SearchSpace
 

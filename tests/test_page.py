@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from evaluators.base import Metric
-from search.finished import finished_runs
-from search.plot import front_figure_data, page_html
-from search.report import Point, front_table, points_table, write_front_csv
+from search.run.finished import finished_runs
+from search.run.front import Point, front_table, points_table, write_front_csv
+from search.views.page.plot import front_figure_data, page_html
 from space.candidate import Candidate, LayerShape
 
 OBJECTIVES = (Metric("kl", "nats/token", "min", 2), Metric("latency_ms", "ms", "min", 1))

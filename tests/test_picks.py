@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from evaluators.base import Metric
-from search.picks import PickError, candidate_of, select
-from search.report import Point, front_table
+from search.run.front import Point, front_table
+from search.run.picks import PickError, candidate_of, select
 from space.candidate import Candidate, LayerShape
 
 OBJECTIVES = (Metric("kl", "nats/token", "min", 2), Metric("latency_ms", "ms", "min", 1))

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 from evaluators.base import Metric
-from search.finished import FinishedRun, finished_runs
-from search.plot import SCRIPTS, front_figure_data, page_html, unlike
-from search.report import Point, front_table, points_table, write_front_csv
+from search.run.finished import FinishedRun, finished_runs
+from search.run.front import Point, front_table, points_table, write_front_csv
+from search.views.page.plot import SCRIPTS, front_figure_data, page_html, unlike
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from search.features import Described
-from search.predictor import ROWS, Surrogate
+from search.surrogate.features import Described
+from search.surrogate.predictor import ROWS, Surrogate
 from space.errors import UserError
 
 

@@ -13,7 +13,7 @@ from evaluators.divergence import Divergence
 from evaluators.prefix import PrefixForward
 from space.candidate import Candidate
 from space.space import SearchSpace
-from space.supernet import Supernet
+from space.supernet.supernet import Supernet
 
 PARENT = Candidate.from_json([[6, 3, 48], [4, 2, 16], [0, 0, 32], [6, 3, 0]])
 CHILD = Candidate.from_json([[6, 3, 48], [4, 2, 16], [0, 0, 32], [2, 1, 16]])

@@ -13,10 +13,10 @@ from conftest import VOCAB, random_tokens, tiny_model
 
 from space.candidate import Candidate
 from space.errors import UserError
-from space.loading import LoadedModel
-from space.preparation import Preparation
-from space.stored import is_prepared
-from space.supernet import Supernet
+from space.models.loading import LoadedModel
+from space.supernet.preparation import Preparation
+from space.supernet.store import is_prepared
+from space.supernet.supernet import Supernet
 
 TOKENS = random_tokens(12, 24)
 PRUNED = Candidate.from_json([(4, 2, 32), (6, 3, 0), (0, 0, 16), (3, 3, 48)])

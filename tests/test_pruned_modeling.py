@@ -13,10 +13,10 @@ import torch
 from conftest import random_tokens, tiny_model
 from transformers import DynamicCache, GenerationConfig
 
-from space.export import render_modeling
-from space.families import FAMILIES
-from space.pruned_modeling import NoLayer
-from space.reload_check import CACHES, cache_differences
+from space.formats.hf.export import render_modeling
+from space.formats.hf.reload_check import CACHES, cache_differences
+from space.models.architectures import FAMILIES
+from space.models.modeling_pruned import NoLayer
 
 WINDOW = 6
 LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]

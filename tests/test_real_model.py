@@ -10,11 +10,11 @@ import torch
 from helpers_run import ROOT, ended, start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from search.report import is_dense, read_front_csv
+from search.run.front import is_dense, read_front_csv
 from space.candidate import Candidate, LayerShape
-from space.loading import load_model
+from space.models.loading import load_model
 from space.size import total_params
-from space.supernet import Supernet
+from space.supernet.supernet import Supernet
 
 pytestmark = pytest.mark.slow
 

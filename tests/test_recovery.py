@@ -13,10 +13,10 @@ import torch
 from conftest import random_tokens
 
 from evaluators.data import TokenSplits
-from evaluators.recovery import Recovery, Told, recover, recover_pick
+from evaluators.training.recovery import Recovery, Told, recover, recover_pick
 from space.candidate import Candidate
 from space.errors import UserError
-from space.supernet import Supernet
+from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
 CUT = Candidate.from_json([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])
@@ -108,7 +108,7 @@ def test_accumulated_steps_are_those_of_a_larger_batch(make_supernet: MakeSupern
 def test_it_is_never_silent_for_long(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evaluators.recovery.QUIET_S", -1)
+    monkeypatch.setattr("evaluators.training.recovery.QUIET_S", -1)
     supernet, told = make_supernet("llama"), list[Told]()
     settings = replace(SETTINGS, tokens=4 * 2 * LENGTH, save_tokens=2 * 2 * LENGTH)
     recover(supernet.materialise(CUT), supernet.model, TOKENS, settings, tmp_path / "r", told.append)

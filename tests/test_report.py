@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from evaluators.base import Metric
-from search.report import (
+from search.run.front import (
     FrontError,
     Point,
     confirmed,
@@ -24,7 +24,7 @@ from search.report import (
     read_front_csv,
     write_front_csv,
 )
-from search.watch.front_table import terminal_table
+from search.views.watch.front_table import terminal_table
 from space.candidate import Candidate, LayerShape
 
 KL = Metric("kl", "nats/token", "min", 2)

@@ -33,7 +33,7 @@ from search.pareto import minimised, non_dominated
 from search.protocol import Question, Task
 from search.rivals.axis import budget_axis
 from search.rivals.window import exchange, settle, window
-from search.sensitivity import interpolated
+from search.surrogate.sensitivity import interpolated
 from space.candidate import Candidate, LayerShape
 from space.space import SearchSpace
 

@@ -24,9 +24,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from evaluators.base import Evaluation
 from evaluators.data import split_tokens
-from search.finish import REFERENCE_POINTS
-from search.report import is_dense, read_front_csv
-from search.run_directory import FRONT_FILE, PAGE_FILE, POINTS_FILE, REPORT_FILE, SUMMARY_FILE
+from search.run.directory import FRONT_FILE, PAGE_FILE, POINTS_FILE, REPORT_FILE, SUMMARY_FILE
+from search.run.finish import REFERENCE_POINTS
+from search.run.front import is_dense, read_front_csv
 
 Done = subprocess.CompletedProcess[str]
 Process = subprocess.Popen[str]

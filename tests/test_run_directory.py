@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from search.run_directory import RunDirectoryError, atomic_write, open_run_directory
+from search.run.directory import RunDirectoryError, atomic_write, open_run_directory
 
 CONFIG = {
     "name": "demo",

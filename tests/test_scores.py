@@ -14,8 +14,8 @@ from rich.console import Console
 
 from evaluators.base import OPTIMISED, Evaluation, Measure, MeasureEvaluator, Metric
 from search.archive import Archive, ArchiveError
-from search.report import front_table
-from search.scores import Retention, answer_line, score, score_metrics, score_table, with_scores
+from search.run.front import front_table
+from search.run.scores import Retention, answer_line, score, score_metrics, score_table, with_scores
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 

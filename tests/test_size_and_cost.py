@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from evaluators.cost import cost_measure
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
-from space.families import FAMILIES, UnsupportedFamilyError
+from space.models.architectures import FAMILIES, UnsupportedFamilyError
 from space.size import attention_params, decoder_params, layer_params, mlp_params, total_params
 from space.spec import ModelSpec
 

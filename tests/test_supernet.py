@@ -11,9 +11,9 @@ from conftest import random_tokens, tiny_model
 
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
-from space.importance import RULES
 from space.size import total_params
-from space.supernet import Supernet
+from space.supernet.importance import RULES
+from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
 DENSE = (6, 3, 48)

@@ -18,7 +18,7 @@ from search.archive import Archive
 from search.loop import Budget, SearchProgress, run_loop
 from search.pareto import hypervolume, minimised, non_dominated, spread_subset
 from search.protocol import Algorithm, Task
-from search.surrogate import SurrogateNSGA2
+from search.surrogate.surrogate import SurrogateNSGA2
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from test_watch import NAME, PROGRESS, found
 
-from search.run_directory import REPORT_FILE
-from search.watch.events import Failed, Found, Searched
-from search.watch.trackers import TRACKERS
-from search.watch.tracking import FILES, TRACKER_FILE, Tracking
+from search.run.directory import REPORT_FILE
+from search.views.watch.events import Failed, Found, Searched
+from search.views.watch.trackers import TRACKERS
+from search.views.watch.tracking import FILES, TRACKER_FILE, Tracking
 from space.errors import UserError
 
 CONFIG = {"seed": 0, "space": {"mlp_step": 128}}

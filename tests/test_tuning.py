@@ -13,15 +13,15 @@ import torch
 from conftest import random_tokens
 
 from evaluators.base import Evaluator
-from evaluators.corrections import Corrections, CorrectiveRefit
-from evaluators.distillation import Distillation, Student
 from evaluators.divergence import Divergence
-from evaluators.teacher import Lesson
-from evaluators.tuning import SAVED_EVERY, Tuning, make_tuning, tuned
+from evaluators.training.corrections import Corrections, CorrectiveRefit
+from evaluators.training.distillation import Distillation, Student
+from evaluators.training.teacher import Lesson
+from evaluators.training.tuning import SAVED_EVERY, Tuning, make_tuning, tuned
 from space.candidate import Candidate
-from space.correction import Correction
 from space.errors import UserError
-from space.supernet import Supernet
+from space.supernet.correction import Correction
+from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
 CUT = Candidate.from_json([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])

@@ -22,17 +22,17 @@ from helpers_toy import toy_spec
 from rich.console import Console
 
 from evaluators.base import Evaluation, Metric
-from evaluators.table_error import TableError
-from search.commands import next_commands, override, search_commands
-from search.finish import Finish
+from evaluators.latency.table_error import TableError
 from search.loop import Budget, SearchProgress
-from search.report import front_table
-from search.watch.events import Event, Failed, Found, Opened, Said, Searched, StageBegun, StageEnded, StageStep
-from search.watch.json_lines import JsonLines
-from search.watch.lines import Lines
-from search.watch.progress import Clock, clock, duration, printable, sparkline, standouts
-from search.watch.run import VIEWS, watched
-from search.watch.screen import Screen, screen
+from search.run.commands import next_commands, override, search_commands
+from search.run.finish import Finish
+from search.run.front import front_table
+from search.views.watch.events import Event, Failed, Found, Opened, Said, Searched, StageBegun, StageEnded, StageStep
+from search.views.watch.json_lines import JsonLines
+from search.views.watch.lines import Lines
+from search.views.watch.progress import Clock, clock, duration, printable, sparkline, standouts
+from search.views.watch.run import VIEWS, watched
+from search.views.watch.screen import Screen, screen
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 
@@ -113,7 +113,7 @@ def test_lines_tell_of_each_batch_and_a_remark_once() -> None:
 def test_lines_are_not_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     within = (StageStep("latency table", 3, 12), Searched(replace(PROGRESS, generation_done=False), None))
     assert printed(*within) == []
-    monkeypatch.setattr("search.watch.lines.SILENT_S", -1)
+    monkeypatch.setattr("search.views.watch.lines.SILENT_S", -1)
     step, batch = printed(*within)
     assert step == "latency table: 3 of 12"
     assert batch.startswith("generation 3: 250,000 of 1,000,000 tokens; ")
@@ -218,7 +218,7 @@ def test_standouts_are_never_the_dense_model() -> None:
 
 def test_time_left_counts_from_where_replaying_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 1.0, 11.0])
-    monkeypatch.setattr("search.watch.progress.time.monotonic", lambda: next(times))
+    monkeypatch.setattr("search.views.watch.progress.time.monotonic", lambda: next(times))
     watch = Clock()
     assert watch.left(replace(PROGRESS, tokens=100_000, replayed=1)) is None
     assert watch.left(replace(PROGRESS, tokens=500_000, replayed=2)) is None  # as fast as a disk
@@ -273,7 +273,7 @@ def test_sigterm_is_an_interrupt_while_a_run_is_watched() -> None:
 
 LIVE = """
 import signal
-from search.watch.run import watched
+from search.views.watch.run import watched
 signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in a shell's background, it is ignored
 with watched("auto") as watch, watch.stage("sleeping") as show:
     show(1, 2)

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from search.knapsack import GRID, knapsack
 from search.pareto import Floats
 from search.protocol import FULL, Task
 from search.rivals.axis import budget_axis
 from search.rivals.script import Rival
 from search.script import Script, at
-from search.sensitivity import REFIT_ERROR, Sweep
+from search.surrogate.knapsack import GRID, knapsack
+from search.surrogate.sensitivity import REFIT_ERROR, Sweep
 from search.tables import empty_steps, tabulate
 from space.errors import UserError
 from space.space import SearchSpace
@@ -43,7 +43,7 @@ class AdditiveDesigns(Rival):
             task: What to search, starts apart; levels that are not asked about are interpolated over the free metric
                 `refit_error` or, without that, over the number of the level.
             axis: The free metric that is the budget; None for the first objective that is free, or the decoder's size.
-            levels: Levels of each gene that are asked about, see `search.sensitivity.Sweep`.
+            levels: Levels of each gene that are asked about, see `search.surrogate.sensitivity.Sweep`.
             designs: Budgets of the first round.
 
         Raises:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluators.base import Metric
-from search.knapsack import knapsack
 from search.pareto import minimised
 from search.protocol import Task
 from search.script import FREE_RANK
+from search.surrogate.knapsack import knapsack
 from search.tables import Genes, Table, tabulate
 from space.candidate import Candidate
 from space.errors import UserError

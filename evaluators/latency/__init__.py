@@ -1,0 +1,1 @@
+"""What is timed, with which clock, and the table that prices any candidate."""

@@ -1,0 +1,212 @@
+"""Timing of subnets on the device: block shapes for the latency table, and end to end.
+
+A block's entry is measured in place: the time of a whole stack with that shape in every layer and the other block gone,
+less the empty stack's, a layer's share. Weights thus stream from memory as they do in use, and no block is timed in a
+warm cache of its own. All times are relative to the dense model's, timed in turns with the others: a machine that
+becomes slower or faster changes neither ratios nor ranks.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evaluators.base import SPREAD, Evaluation, Metric
+from evaluators.latency.clocks import Clock, OnRound, TorchClock
+from evaluators.latency.llamacpp_clock import LlamaCppClock
+from evaluators.latency.table import NOISY, LatencyTable, PhaseTable
+from evaluators.latency.timings import Timings, spread
+from evaluators.latency.workload import LATENCY_E2E, THROUGHPUT, Phase, Workload
+from space.candidate import Candidate, LayerShape
+from space.supernet.supernet import Supernet
+
+
+def make_clock(supernet: Supernet, workload: Workload, tokenizer: Any) -> Clock:
+    """The clock that `latency.engine` names."""
+    if workload.engine == "llamacpp":
+        return LlamaCppClock(supernet, workload, tokenizer)
+    return TorchClock(supernet, workload)
+
+
+class LatencyBench:
+    """Times a supernet's subnets as they will be served."""
+
+    def __init__(
+        self, supernet: Supernet, workload: Workload, cache: Path | None = None, tokenizer: Any = None
+    ) -> None:
+        """Times nothing yet.
+
+        Args:
+            supernet: The model.
+            workload: What is timed.
+            cache: Directory of timings that are used again and kept, if the workload wants that; None for none.
+            tokenizer: The model's, which engines other than torch want with it.
+
+        Raises:
+            UserError: The engine is not installed, or cannot run the model.
+        """
+        self.workload = workload
+        self.clock = make_clock(supernet, workload, tokenizer)
+        self._spec = supernet.spec
+        self._cache = cache if workload.cache else None
+
+    def table(
+        self,
+        attention_shapes: Sequence[tuple[int, int]],
+        mlp_shapes: Sequence[int],
+        designs: Sequence[Candidate] = (),
+        on_round: OnRound = lambda done, of: None,
+    ) -> LatencyTable:
+        """The latency table of a space; what the cache knows is not measured again.
+
+        Args:
+            attention_shapes: (query_heads, kv_heads) pairs, without the empty one.
+            mlp_shapes: Channel counts, without 0.
+            designs: That are timed whole: the workload's `fit` first ones to correct the table, the rest to check it.
+            on_round: Called with how many rounds of a phase are done, of how many.
+        """
+        layers = self._spec.layers
+        # One layer must keep attention, so the empty stack is one block of the smallest shape, taken off again below.
+        smallest = min(attention_shapes)
+        empty = LayerShape(0, 0, 0)
+        models = {"one": Candidate((LayerShape(*smallest, 0), *(empty,) * (layers - 1)))}
+        models |= {_name(shape): Candidate((LayerShape(*shape, 0),) * layers) for shape in attention_shapes}
+        models |= {
+            _name(channels): Candidate((LayerShape(*smallest, channels), *(LayerShape(0, 0, channels),) * (layers - 1)))
+            for channels in mlp_shapes
+        }
+        models |= {design.key: design for design in designs}
+        phases = {}
+        for name, phase in self.workload.phases.items():
+            timings = self._timings(phase, models, on_round)
+            dense_ms = timings.dense_ms or 0.0
+            times = {model: dense_ms * timings.ratio(model) for model in models}
+            # a single layer cannot be told from the rest of the model
+            block = (times[_name(smallest)] - times["one"]) / (layers - 1) if layers > 1 else 0.0
+            base = max(0.0, times["one"] - block)
+            table = PhaseTable(
+                dense_ms=dense_ms,
+                base_ms=base,
+                attention_ms={shape: max(0.0, (times[_name(shape)] - base) / layers) for shape in attention_shapes},
+                mlp_ms={
+                    channels: max(0.0, (times[_name(channels)] - times["one"]) / layers) for channels in mlp_shapes
+                },
+                spread=timings.spread(),
+            )
+            whole = {design: times[design.key] for design in designs}
+            fit, check = ({d: whole[d] for d in part} for part in _split(designs, self.workload.fit))
+            phases[name] = table.fitted({Candidate.dense(self._spec): dense_ms, **fit}).checked(check)
+        return LatencyTable(phases, self.clock.describe(), self.workload)
+
+    def ratios(
+        self, candidates: Sequence[Candidate], on_round: OnRound = lambda done, of: None
+    ) -> list[dict[str, list[float]]]:
+        """End-to-end times of each candidate relative to the dense model's, by phase and round, measured now.
+
+        Args:
+            candidates: What to time.
+            on_round: Called with how many rounds of a phase are done, of how many.
+        """
+        models = {str(index): candidate for index, candidate in enumerate(candidates)}
+        found: list[dict[str, list[float]]] = [{} for _ in candidates]
+        for name, phase in self.workload.phases.items():
+            rows, _ = self.clock.session(phase, models, self.workload.front_rounds, on_round)
+            for index in range(len(candidates)):
+                found[index][name] = rows[str(index)]
+        return found
+
+    def _timings(self, phase: Phase, models: Mapping[str, Candidate], on_round: OnRound) -> Timings:
+        """Timings that have all of some models; the missing ones are measured, and kept unless the machine is busy."""
+        spec = self._spec.to_json() | {"name": "", "revision": ""}  # times do not depend on weights
+        about = {
+            **self.clock.describe(),
+            "model": spec,
+            "phase": asdict(phase),
+            "cold": self.workload.cold,
+        }
+        timings = Timings.of(about, self._cache)
+        missing = {name: candidate for name, candidate in models.items() if name not in timings.ratios}
+        if not missing and timings.dense_ms is not None:
+            return timings
+        rows, dense_ms = self.clock.session(phase, missing, self.workload.rounds, on_round)
+        timings.ratios |= rows
+        timings.dense_ms = timings.dense_ms or dense_ms
+        if timings.spread() <= NOISY:
+            timings.save()
+        return timings
+
+
+class EndToEnd:
+    """The `Evaluator` behind `latency_e2e_ms`: all candidates of a call are timed in one interleaved session.
+
+    Each time is the median over the rounds, with half of their interquartile range in `latency_e2e_ms_spread`.
+    """
+
+    fidelity = "timed"
+
+    def __init__(
+        self, bench: LatencyBench, dense_ms: Mapping[str, float], on_round: OnRound = lambda done, of: None
+    ) -> None:
+        """Times nothing yet.
+
+        Args:
+            bench: The clock.
+            dense_ms: The dense model's milliseconds by phase, as in the latency table: the unit of all times.
+            on_round: Called with how many rounds of a phase are done, of how many.
+        """
+        self._bench = bench
+        self._dense_ms = dense_ms
+        self._on_round = on_round
+        phases = [*dense_ms] if len(dense_ms) > 1 else []
+        names = (LATENCY_E2E.name, *(f"{name}_e2e_ms" for name in phases))
+        times = (Metric(f"{name}{end}", "ms", "min", 2) for name in names for end in ("", SPREAD))
+        self.metrics = (*times, THROUGHPUT, *bench.clock.metrics)
+
+    def expect(self, candidates: Sequence[Candidate]) -> None:
+        """See `Evaluator`; timings share nothing."""
+
+    def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
+        """See `Evaluator`; a candidate that cannot run fails alone, before the session."""
+        start = time.perf_counter()
+        tried: dict[str, dict[str, float]] = {}
+        failures: dict[str, str] = {}
+        for candidate in candidates:
+            try:
+                tried[candidate.key] = self._bench.clock.try_out(candidate)
+            except Exception as error:  # an evaluation boundary: the failure is stored with the candidate
+                failures[candidate.key] = f"{type(error).__name__}: {error}"
+        able = [candidate for candidate in candidates if candidate.key in tried]
+        ratios = self._bench.ratios(able, self._on_round)
+        values = {c.key: self._values(found) | tried[c.key] for c, found in zip(able, ratios, strict=True)}
+        seconds = (time.perf_counter() - start) / max(1, len(candidates))
+        return [
+            Evaluation(candidate, self.fidelity, values=values[candidate.key], seconds=seconds)
+            if candidate.key in values
+            else Evaluation(candidate, self.fidelity, "failed", seconds=seconds, error=failures[candidate.key])
+            for candidate in candidates
+        ]
+
+    def _values(self, ratios: Mapping[str, Sequence[float]]) -> dict[str, float]:
+        workload = self._bench.workload
+        times = {name: [ratio * self._dense_ms[name] for ratio in found] for name, found in ratios.items()}
+        middle = {name: statistics.median(ms) for name, ms in times.items()}
+        rounds = [dict(zip(times, one, strict=True)) for one in zip(*times.values(), strict=True)]
+        latency, latencies = workload.total(middle), [workload.total(one) for one in rounds]
+        values = {LATENCY_E2E.name: latency, f"{LATENCY_E2E.name}{SPREAD}": spread(latencies) * latency / 2}
+        if len(times) > 1:
+            for name, ms in times.items():
+                values |= {f"{name}_e2e_ms": middle[name], f"{name}_e2e_ms{SPREAD}": spread(ms) * middle[name] / 2}
+        return values | {THROUGHPUT.name: workload.tokens_per_s(latency)}
+
+
+def _name(shape: tuple[int, int] | int) -> str:
+    """Of the stack of a block shape."""
+    return f"mlp {shape}" if isinstance(shape, int) else f"attention {shape[0]}/{shape[1]}"
+
+
+def _split(designs: Sequence[Candidate], first: int) -> tuple[Sequence[Candidate], Sequence[Candidate]]:
+    return designs[:first], designs[first:]

@@ -1,0 +1,99 @@
+"""Times subnets in real llama.cpp, so that a search sees the milliseconds of the engine that will serve its models."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evaluators.latency.clocks import OnRound, cpu_name
+from evaluators.latency.workload import Phase, Workload
+from space.candidate import Candidate
+from space.formats.gguf.export import check_gguf
+from space.formats.gguf.file import write_gguf
+from space.formats.gguf.llamacpp import in_llamacpp, require_llamacpp
+from space.formats.gguf.tokenizer import gguf_tokenizer
+from space.formats.hf.export import checkpoint_state
+from space.supernet.supernet import Supernet
+
+_ROOM = 32  # tokens of the context beside those of a phase
+_FORMAT = 1  # as in `evaluators.latency.clocks`
+
+
+class LlamaCppClock:
+    """GGUF files of a supernet's subnets, each in turns with the dense model's in one fresh process, on the CPU."""
+
+    metrics = ()
+
+    def __init__(self, supernet: Supernet, workload: Workload, tokenizer: Any) -> None:
+        """Times nothing yet.
+
+        Raises:
+            UserError: llama.cpp is not installed, or cannot hold the dense model.
+        """
+        require_llamacpp()
+        self._supernet = supernet
+        self._workload = workload
+        self._tokenizer = tokenizer
+        self._threads = workload.threads or torch.get_num_threads()
+        self._config = supernet.model.config
+        self.try_out(Candidate.dense(supernet.spec))
+        self._described = gguf_tokenizer(tokenizer, supernet.spec.vocab)  # the same in every file
+
+    def describe(self) -> dict[str, Any]:
+        """See `evaluators.latency.clocks.Clock`."""
+        return {
+            "device": cpu_name(),
+            "dtype": self._workload.gguf_type,
+            "threads": self._threads,
+            "engine": f"llama.cpp of xllamacpp {version('xllamacpp')}",
+            "format": _FORMAT,
+        }
+
+    def try_out(self, candidate: Candidate) -> dict[str, float]:
+        """See `evaluators.latency.clocks.Clock`; raises for what the format cannot hold."""
+        check_gguf(self._config, self._tokenizer, self._supernet.spec, candidate)
+        return {}
+
+    def session(
+        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_round: OnRound
+    ) -> tuple[dict[str, list[float]], float]:
+        """See `evaluators.latency.clocks.Clock`; a round of progress is a model with all of its rounds.
+
+        Raises:
+            VerificationError: llama.cpp does not load or run a model.
+        """
+        ratios, all_dense = dict[str, list[float]](), list[float]()
+        generator = torch.Generator().manual_seed(0)
+        prompt = torch.randint(self._supernet.spec.vocab, (phase.tokens,), generator=generator).tolist()
+        with tempfile.TemporaryDirectory(prefix="paretoprune-gguf-") as name:
+            dense = self._write(Path(name) / "dense.gguf", Candidate.dense(self._supernet.spec))
+            for number, (model, candidate) in enumerate(models.items()):
+                file = self._write(Path(name) / "subnet.gguf", candidate)
+                request = {
+                    "job": "time",
+                    "files": [str(dense), str(file)],
+                    "kind": phase.kind,
+                    "prompt": prompt,
+                    "context": phase.tokens + _ROOM,
+                    "threads": self._threads,
+                    "rounds": rounds,
+                }
+                times = in_llamacpp(request, f"llama.cpp did not time {candidate.key}")["ms"]
+                ratios[model] = [subnet_ms / dense_ms for dense_ms, subnet_ms in times]
+                all_dense += [dense_ms for dense_ms, _ in times]
+                file.unlink()
+                on_round(number + 1, len(models))
+        return ratios, statistics.median(all_dense) if all_dense else 0.0
+
+    def _write(self, file: Path, candidate: Candidate) -> Path:
+        spec = self._supernet.spec
+        shapes = [shape for shape in candidate.layers if not shape.gone]
+        state = checkpoint_state(self._supernet.materialise(candidate), candidate)
+        write_gguf(file, state, shapes, self._config, spec, self._described, self._workload.gguf_type, candidate.key)
+        return file

@@ -1,0 +1,1 @@
+"""Task scores by lm-eval."""

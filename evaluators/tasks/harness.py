@@ -1,0 +1,274 @@
+"""Task scores by lm-eval (Gao et al., "A framework for few-shot language model evaluation"), of models in memory.
+
+Each task is asked alone, so that what it scores does not depend on the tasks beside it. lm-eval is imported here and in
+`harness_tasks` alone, and not before it is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluators.base import STDERR, Evaluation, Measure, MeasureEvaluator, Metric
+from evaluators.tasks.questions import (
+    ACCURACIES,
+    COST_RANK,
+    FEWSHOT_SEED,
+    Question,
+    alone,
+    column_of,
+    goal_of,
+    load_questions,
+)
+from evaluators.training.tuning import Tuning, finished_model
+from space.candidate import Candidate
+from space.errors import UserError
+from space.supernet.supernet import Supernet
+
+Models = Callable[[Candidate], AbstractContextManager[Any]]  # a candidate to its causal language model, while in use
+Show = Callable[[int, int], None]
+
+AUTO = "auto"
+ACC = Metric("acc", "", "max", COST_RANK)  # the mean over tasks, as an objective
+BOOTSTRAP = 1000  # resamples for the standard error of a metric that is no mean
+
+
+class Harness:
+    """Tasks of lm-eval under one set of settings, to be asked of models that share a tokenizer.
+
+    Attributes:
+        questions: The tasks.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        tasks: str | Sequence[str],
+        *,
+        num_fewshot: int | None = None,
+        limit: float | None = None,
+        include_path: str | None = None,
+        batch_size: int | str = AUTO,
+    ) -> None:
+        """Loads the tasks and their data, and builds all requests; without tasks, nothing.
+
+        Args:
+            tokenizer: Of the models that will be asked.
+            tasks: Names of tasks, groups or tags, patterns of such (`arc_*`), or task files.
+            num_fewshot: Examples in every prompt; None for each task's own number. Tasks that fix it at 0 keep it.
+            limit: Items of each task, from its first on; below 1 a fraction of them; None for all.
+            include_path: Directory with task files of your own; they come before lm-eval's.
+            batch_size: Sequences of a forward pass. `auto`: on CUDA what fits, as lm-eval finds it; elsewhere 1,
+                lm-eval's own default: nothing is padded, so that an item scores the same in any company, in bfloat16
+                too.
+
+        Raises:
+            UserError: A setting is wrong, lm-eval is missing, a task is unknown or its data cannot be had, or the
+                tokenizer has neither a BOS nor an EOS token.
+        """
+        if not (num_fewshot is None or num_fewshot >= 0) or not (limit is None or limit > 0):
+            raise UserError(
+                "Task scores: expected num_fewshot of at least 0 and a limit above 0, or null for all, "
+                f"got {num_fewshot} and {limit}."
+            )
+        if batch_size != AUTO and (isinstance(batch_size, str) or batch_size < 1):
+            raise UserError(f"Task scores: expected batch_size of at least 1, or {AUTO}, got {batch_size!r}.")
+        if include_path is not None and not tasks:
+            raise UserError(
+                f"Task scores: got include_path={include_path} but no tasks. Name them too: tasks=[my_task]."
+            )
+        if include_path is not None and not Path(include_path).is_dir():
+            raise UserError(f"Task scores: expected include_path to be a directory, there is none at {include_path}.")
+        if tasks and tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+            raise UserError(
+                "Task scores: expected a tokenizer with a BOS or EOS token, as lm-eval needs one, got neither. Set "
+                "bos_token or eos_token in the model's tokenizer_config.json."
+            )
+        self._tokenizer = tokenizer
+        self._limit = int(limit) if limit is not None and limit >= 1 else limit
+        self._batch_size = batch_size
+        tasks = [tasks] if isinstance(tasks, str) else tasks
+        self.questions: tuple[Question, ...] = ()
+        if tasks:
+            with alone():
+                self.questions = tuple(load_questions([*tasks], num_fewshot, self._limit, include_path))
+
+    def evaluators(
+        self, supernet: Supernet, tuning: Tuning | None, show: Show = lambda done, of: None
+    ) -> list[TaskEvaluator]:
+        """One for each question, to score candidates as they are exported.
+
+        Args:
+            supernet: The run's.
+            tuning: The run's, if it has any.
+            show: Called with how many requests of a question are answered, of how many.
+        """
+        model = lru_cache(maxsize=1)(partial(finished_model, supernet, tuning))  # for all questions about a candidate
+
+        def models(candidate: Candidate) -> AbstractContextManager[Any]:
+            return nullcontext(model(candidate))
+
+        return [TaskEvaluator(self, question, models, show) for question in self.questions]
+
+    @property
+    def fidelities(self) -> dict[str, str]:
+        """By task, under which name answers are stored."""
+        return {question.name: question.fidelity for question in self.questions}
+
+    def remarks(self, objectives: Sequence[str]) -> list[str]:
+        """What a person should know of a search with these objectives, in lines."""
+        if ACC.name not in objectives:
+            return []
+        names = ", ".join(question.name for question in self.questions)
+        return [f"WARNING: scores on {names} will not be held out, as the search optimises them; judge by other tasks"]
+
+    def measure(self, models: Models, part: float = 1.0) -> Measure:
+        """The mean over tasks of `acc_norm`, or `acc` of tasks without, as an objective named `acc`.
+
+        Args:
+            models: What is scored.
+            part: Of the items of every task, from the first on.
+
+        Raises:
+            UserError: A task has neither, or there are no tasks.
+        """
+        if not self.questions:
+            raise UserError("objectives=[acc, ...]: expected tasks to measure it on, got none: evaluate.tasks=[piqa].")
+        columns = [(question, question.facts["accuracy"]) for question in self.questions]
+        for question, column in columns:
+            if column is None:
+                raise UserError(
+                    f"objectives=[acc, ...]: expected tasks with {' or '.join(ACCURACIES)}, but {question.name} has "
+                    f"{', '.join(metric.name for metric in question.metrics)}. Leave it out of evaluate.tasks."
+                )
+
+        def values(candidate: Candidate) -> Mapping[str, float]:
+            with models(candidate) as model:
+                scores = [self.ask(q, model, part=part)[0][column] for q, column in columns]
+            return {ACC.name: sum(scores) / len(scores)}
+
+        return Measure((ACC,), values, sum(self._tokens(q, part) for q in self.questions))
+
+    def ask(
+        self,
+        question: Question,
+        model: Any,
+        *,
+        part: float = 1.0,
+        show: Show = lambda done, of: None,
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """A model's scores.
+
+        Args:
+            question: One of `questions`.
+            model: A causal language model; scored in its own dtype, on its device.
+            part: Of the items, from the first on.
+            show: Called with how many requests are answered, of how many.
+
+        Returns:
+            Columns and their finite values, `_stderr` behind the name of a standard error; and facts of this answer:
+            `batch_size`, `goals` of the columns, lm-eval's own `task_hash` of each task, and `outcomes`, a digit 0 or 1
+            an item for each column where items have no other values, in the order of lm-eval's samples.
+        """
+        import lm_eval
+        from lm_eval.models.huggingface import HFLM
+
+        batch_size = self._batch_size
+        if batch_size == AUTO and model.device.type != "cuda":
+            batch_size = 1
+        with alone():
+            lm = HFLM(model, backend="causal", tokenizer=deepcopy(self._tokenizer), batch_size=batch_size)
+            lm.set_cache_hook(_Counter(show, question.requests))
+            for task in question.loaded["tasks"].values():
+                task.set_fewshot_seed(FEWSHOT_SEED)
+            done = lm_eval.evaluate(lm, question.loaded, limit=self._part(part), bootstrap_iters=BOOTSTRAP)
+        name, hashes = question.name, {task: _task_hash(samples) for task, samples in done["samples"].items()}
+        better = done["higher_is_better"].get(name) or {}
+        values: dict[str, float] = {}
+        goals, outcomes = {}, {}
+        for result, value in done["results"][name].items():
+            metric, _, key = result.partition(",")
+            if not key or metric.endswith(STDERR) or not _finite(value):
+                continue
+            column, error = column_of(name, metric, key), done["results"][name].get(f"{metric}{STDERR},{key}")
+            values |= {column: float(value)} | ({column + STDERR: float(error)} if _finite(error) else {})
+            goals[column] = goal_of(metric, better)
+            items = [sample.get(metric) for sample in done["samples"].get(name, ()) if sample["filter"] == key]
+            if items and all(item in (0, 1) for item in items):
+                outcomes[column] = "".join(str(int(item)) for item in items)
+        return values, {"batch_size": batch_size, "task_hash": hashes, "goals": goals, "outcomes": outcomes}
+
+    def _part(self, part: float) -> float | int | None:
+        """lm-eval's limit for a part of the items."""
+        if part >= 1:
+            return self._limit
+        if isinstance(self._limit, int):
+            return math.ceil(self._limit * part)
+        return part * (self._limit or 1.0)
+
+    def _tokens(self, question: Question, part: float) -> int:
+        """Tokens of all requests, what is generated not counted."""
+        from lm_eval.evaluator_utils import get_sample_size
+
+        count = 0
+        for task in question.loaded["tasks"].values():
+            items = get_sample_size(task, self._part(part))
+            asked = [_text(i) for i in task.instances if items is None or i.doc_id < items]
+            count += sum(map(len, self._tokenizer(asked)["input_ids"]))
+        return count
+
+
+class TaskEvaluator(MeasureEvaluator):
+    """One question as an `Evaluator`: its evaluations have facts."""
+
+    def __init__(self, harness: Harness, question: Question, models: Models, show: Show) -> None:
+        """Asks nothing yet; see `Harness.evaluators`."""
+        self._answered: Mapping[str, Any] = {}
+        self._question = question
+
+        def values(candidate: Candidate) -> Mapping[str, float]:
+            with models(candidate) as model:
+                scores, self._answered = harness.ask(question, model, show=show)
+            return scores
+
+        super().__init__(question.fidelity, [Measure(question.metrics, values)])
+
+    def _evaluate(self, candidate: Candidate) -> Evaluation:
+        done = super()._evaluate(candidate)
+        return replace(done, facts={**self._question.facts, **self._answered}) if done.status == "ok" else done
+
+
+class _Counter:
+    """lm-eval's cache hook, which is told of every answer."""
+
+    def __init__(self, show: Show, requests: int) -> None:
+        self._show, self._requests, self._done = show, requests, 0
+
+    def add_partial(self, *answer: object) -> None:
+        self._done += 1
+        self._show(self._done, self._requests)
+
+
+def _text(instance: Any) -> str:
+    """All text of a request."""
+    return "".join(part for part in instance.args if isinstance(part, str))
+
+
+def _task_hash(samples: Sequence[Mapping[str, Any]]) -> str:
+    """As lm-eval's own results files have it."""
+    text = "".join(sample["doc_hash"] + sample["prompt_hash"] + sample["target_hash"] for sample in samples)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _finite(value: object) -> bool:
+    """Whether this is a number; lm-eval writes `N/A` for others."""
+    return isinstance(value, (int, float, np.number)) and math.isfinite(value)

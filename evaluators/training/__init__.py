@@ -1,0 +1,1 @@
+"""What follows the cached refit: corrective refit, distillation, recovery."""

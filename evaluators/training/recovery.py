@@ -1,0 +1,331 @@
+"""Longer distillation of one pick, after the search: transformers' Trainer on the divergence from the dense model.
+
+All decoder weights are trained, in float32 with bfloat16 autocast where the run is in bfloat16; embeddings and the
+output matrix stay. The teacher runs beside the student: each text is needed once. Windows are taken in order, from the
+beginning again when they are used up, so that a run that was killed goes on from its last checkpoint to the same end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+
+from evaluators.data import TokenSplits
+from evaluators.divergence import Divergence
+from evaluators.output_head import OutputHead
+from evaluators.training.distillation import cross_entropy
+from space.candidate import Candidate
+from space.errors import UserError
+from space.models.embedded import quiet_transformers
+from space.supernet.supernet import Supernet
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Settings of the distillation of a pick.
+
+    Attributes:
+        tokens: Of training text, rounded up to whole steps; 0 for none.
+        learning_rate: Of AdamW, after the warm-up; it falls to 0 along a cosine.
+        warmup: Part of the steps in which the learning rate rises.
+        batch: Windows of a forward pass.
+        accumulation: Forward passes of a step.
+        clip: Largest norm of the gradient.
+        save_tokens: Training tokens between two checkpoints, and between two looks at held-out text.
+        seed: Of the trainer.
+    """
+
+    tokens: float = 0
+    learning_rate: float = 2e-4
+    warmup: float = 0.02
+    batch: int = 2
+    accumulation: int = 1
+    clip: float = 1.0
+    save_tokens: float = 100_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tokens < 0 or self.save_tokens < 1:
+            raise UserError(
+                "recover: expected tokens of at least 0 and save_tokens of at least 1, got "
+                f"{self.tokens:g} and {self.save_tokens:g}."
+            )
+        for name in ("batch", "accumulation"):
+            if getattr(self, name) < 1:
+                raise UserError(f"recover.{name}: expected at least 1, got {getattr(self, name)}.")
+        if not self.learning_rate > 0 or not self.clip > 0 or not 0 <= self.warmup < 1:
+            raise UserError(
+                "recover: expected learning_rate and clip above 0 and warmup from 0 to below 1, got "
+                f"{self.learning_rate}, {self.clip} and {self.warmup}."
+            )
+
+    @property
+    def step_windows(self) -> int:
+        """Windows of a step of the optimizer."""
+        return self.batch * self.accumulation
+
+
+QUIET_S = 60  # at most so long without a word
+_SETTINGS_FILE = "recovery.json"
+
+
+class _Windows(Dataset[dict[str, Tensor]]):
+    """Windows of tokens, by number; past the last one, from the first again."""
+
+    def __init__(self, tokens: Tensor, count: int) -> None:
+        self._tokens, self._count = tokens, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        return {"input_ids": self._tokens[number % len(self._tokens)]}
+
+
+class _Distiller(Trainer):
+    """A Trainer whose loss is the divergence from a teacher, and which takes examples in order."""
+
+    teacher: Any
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The mean divergence a token, in nats."""
+        tokens = inputs["input_ids"]
+        head = OutputHead(self.teacher.lm_head, tokens.numel())
+        with torch.inference_mode(), torch.autocast(tokens.device.type, enabled=False):
+            states = self.teacher.model(tokens, use_cache=False).last_hidden_state.flatten(0, 1).float()
+            lse, embedding = head.expected(states)
+            cross = (lse - (states * embedding).sum(-1)).mean()
+        hidden = model.model(tokens, use_cache=False).last_hidden_state.flatten(0, 1)
+        with torch.autocast(tokens.device.type, enabled=False):
+            loss = cross_entropy(hidden, head, embedding.clone()) - cross.clone()
+        return (loss, {"hidden": hidden}) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+
+@dataclass(frozen=True)
+class Told:
+    """How far a recovery is.
+
+    Attributes:
+        tokens: Of training text so far.
+        of: In all.
+        loss: Mean since the last checkpoint.
+        tokens_per_s: Since this process began.
+        saved: Whether a checkpoint was just written.
+    """
+
+    tokens: int
+    of: int
+    loss: float
+    tokens_per_s: float
+    saved: bool
+
+    @property
+    def seconds_left(self) -> float:
+        """At the speed so far."""
+        return (self.of - self.tokens) / self.tokens_per_s
+
+
+Tell = Callable[[Told], None]
+
+
+class _Watch(TrainerCallback):
+    """Tells of each checkpoint, and now and then in between."""
+
+    def __init__(self, tell: Tell, step_tokens: int) -> None:
+        self._tell, self._step_tokens = tell, step_tokens
+        self._losses: list[float] = []
+        self._begun = self._last = (time.monotonic(), 0)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See `TrainerCallback`."""
+        self._begun = self._last = (time.monotonic(), state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """See `TrainerCallback`."""
+        if "loss" in logs:
+            self._losses.append(logs["loss"])
+        if self._losses and time.monotonic() - self._last[0] > QUIET_S:
+            self._say(state, saved=False)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See `TrainerCallback`."""
+        self._say(state, saved=True)
+        self._losses = []
+
+    def _say(self, state: Any, *, saved: bool) -> None:
+        self._last = now, step = time.monotonic(), state.global_step
+        begun, first = self._begun
+        speed = (step - first) * self._step_tokens / max(now - begun, 1e-9)
+        tokens, of = (count * self._step_tokens for count in (step, state.max_steps))
+        self._tell(Told(tokens, of, fmean(self._losses), speed, saved))
+
+
+def recover(
+    student: Any,
+    teacher: Any,
+    tokens: Tensor,
+    settings: Recovery,
+    directory: Path,
+    tell: Tell = lambda told: None,
+) -> int:
+    """Trains a model in place, from its last checkpoint where there is one.
+
+    Args:
+        student: A subnet's own model; afterwards in the dtype that it came in, without gradients.
+        teacher: The dense model.
+        tokens: Windows of training text, `(windows, length)`.
+        settings: How long, and how.
+        directory: Of the checkpoints; it is the caller's to delete once the result is safe.
+        tell: Called at each checkpoint, and about every `QUIET_S` seconds.
+
+    Returns:
+        Tokens of training.
+
+    Raises:
+        UserError: A checkpoint cannot be written.
+    """
+    dtype, step_tokens = next(student.parameters()).dtype, settings.step_windows * tokens.shape[1]
+    steps, every = (max(1, math.ceil(count / step_tokens)) for count in (settings.tokens, settings.save_tokens))
+    student.float()
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(name.startswith("model.") and "embed_tokens" not in name)
+    arguments = TrainingArguments(
+        output_dir=str(directory),
+        max_steps=steps,
+        per_device_train_batch_size=settings.batch,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(settings.warmup * steps),
+        weight_decay=0.0,
+        max_grad_norm=settings.clip,
+        bf16=dtype == torch.bfloat16,
+        use_cpu=next(teacher.parameters()).device.type == "cpu",
+        save_steps=every,
+        save_total_limit=2,
+        logging_steps=1,
+        report_to=[],
+        disable_tqdm=True,
+        seed=settings.seed,
+        remove_unused_columns=False,
+    )
+    trainer = _Distiller(student, arguments, train_dataset=_Windows(tokens.cpu(), steps * settings.step_windows))
+    trainer.teacher = teacher
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Watch(tell, step_tokens))
+    try:
+        with quiet_transformers():
+            trainer.train(resume_from_checkpoint=_last_checkpoint(directory))
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"Expected to write a checkpoint of the recovery to {directory}, got: {error}. Free some space, then run "
+            "the same command again: it goes on from the last checkpoint."
+        ) from error
+    trainer.accelerator.unwrap_model(student, keep_fp32_wrapper=False)  # its forward is no longer under autocast
+    for parameter in student.parameters():  # buffers stay: rotary frequencies are in float32
+        parameter.data = parameter.data.to(dtype)
+    student.eval().requires_grad_(False)
+    return steps * step_tokens
+
+
+def _last_checkpoint(directory: Path) -> str | None:
+    """The last checkpoint that was written to its end; those that were not are deleted."""
+    for checkpoint in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        try:
+            json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))  # the trainer writes it last
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint)
+    last: str | None = get_last_checkpoint(str(directory)) if directory.exists() else None
+    return last
+
+
+def recover_pick(
+    settings: Recovery,
+    source: Any,
+    supernet: Supernet,
+    candidate: Candidate,
+    text: TokenSplits,
+    data: Mapping[str, Any],
+    directory: Path,
+    say: Callable[[str], None],
+) -> tuple[dict[str, float], dict[str, str]]:
+    """`recover` on the calibration part of a run's text, looked at on its held-out part.
+
+    Args:
+        settings: How long, and how.
+        source: The pick's own model, trained in place.
+        supernet: The run's, for the teacher.
+        candidate: The pick.
+        text: The run's.
+        data: Its `data` settings.
+        directory: Of the checkpoints.
+        say: Called with a line of progress.
+
+    Returns:
+        `heldout_kl` and `heldout_ppl` after it, and what a model card should say.
+
+    Raises:
+        UserError: See `recover`; or the directory holds checkpoints of another recovery.
+    """
+    length = data["length"]
+    needed = math.ceil(settings.tokens / (settings.step_windows * length)) * settings.step_windows
+    windows = text.blocks("calibration", min(needed, text.room("calibration", length)), length)
+    heldout = Divergence(supernet, text.blocks("heldout", data["heldout_windows"], length))
+
+    def look() -> dict[str, float]:
+        with torch.autocast(windows.device.type, dtype=torch.bfloat16, enabled=supernet.model.dtype == torch.bfloat16):
+            return dict(heldout.heldout_measure(lambda candidate: source).values(candidate))
+
+    def tell(told: Told) -> None:
+        line = f"{told.tokens}/{told.of} tokens: loss {told.loss:.4g}"
+        if told.saved:
+            say(", ".join([line, *(f"{name} {value:.4g}" for name, value in look().items())]))
+        else:
+            say(f"{line}, {told.tokens_per_s:.0f} tokens a second, {told.seconds_left / 60:.0f} min left")
+
+    _claim(directory, {"pick": candidate.key, "text": text.digest, "length": length, **asdict(settings)})
+    before = look()
+    say(f"before: {', '.join(f'{name} {value:.4g}' for name, value in before.items())}")
+    tokens = recover(source, supernet.model, windows, settings, directory, tell)
+    after = look()
+    facts = {
+        "recovery": f"{tokens} tokens of {windows.numel()} of the run's calibration text",
+        "held-out perplexity before recovery": f"{before['heldout_ppl']:.4g}",
+        "held-out perplexity after recovery": f"{after['heldout_ppl']:.4g}",
+    }
+    return after, facts
+
+
+def _claim(directory: Path, recipe: Mapping[str, Any]) -> None:
+    """Marks a directory as a recovery's, so that no other goes on from its checkpoints."""
+    file = directory / _SETTINGS_FILE
+    if not file.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(recipe, indent=2), encoding="utf-8")
+    there = json.loads(file.read_text(encoding="utf-8"))
+    other = [f"{name} {there.get(name)}, now {value}" for name, value in recipe.items() if there.get(name) != value]
+    if other:
+        raise UserError(
+            f"Expected {directory} to hold checkpoints of the same recovery, but it was begun with {'; '.join(other)}. "
+            "Give the settings that it was begun with, or delete the directory, or export to another with out."
+        )

@@ -1,0 +1,300 @@
+"""Subnets after what follows their cached refit: the corrective refit and distillation, kept on disk as they go.
+
+A subnet that is promoted goes on where it was: weights, optimizer and position in the text are its own. What is stored
+is what was fit or trained alone; the rest are views of the supernet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evaluators.base import Evaluator, Measure, MeasureEvaluator
+from evaluators.data import TokenSplits
+from evaluators.divergence import Models
+from evaluators.training.corrections import Corrections, CorrectiveRefit
+from evaluators.training.distillation import Distillation, Student
+from evaluators.training.teacher import Teacher, spread_layers
+from space.candidate import Candidate
+from space.errors import UserError
+from space.supernet.correction import Correction
+from space.supernet.supernet import Supernet
+
+State = dict[str, Any]
+
+MODES = ("off", "final", "loop")
+CORRECTED_AT_ONCE = 4  # how many subnets' hidden states are in memory
+SAVED_EVERY = 16  # steps of a student between two states on disk: what a killed run loses at most
+_TUNED = "tuned"
+_TEACHER = "teacher"
+
+
+class Tuning:
+    """Makes and remembers the tuned subnets of one run.
+
+    Attributes:
+        rungs: Training tokens of each trained fidelity, in total; empty without distillation.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        directory: Path,
+        correction: CorrectiveRefit | None,
+        distillation: Distillation | None,
+        text: Callable[[], TokenSplits],
+        length: int,
+    ) -> None:
+        """Runs nothing yet.
+
+        Args:
+            supernet: The model.
+            directory: Where tuned subnets are kept.
+            correction: The corrective refit, which comes first; None for none.
+            distillation: What follows; None for nothing.
+            text: The run's, of which the calibration part is used; asked for when it is needed first.
+            length: Tokens in a window.
+        """
+        self.rungs: tuple[int, ...] = distillation.rungs if distillation else ()
+        self._settings = distillation
+        self._supernet = supernet
+        self._directory = directory
+        self._correction = correction
+        self._text = text
+        self._length = length
+        self._expected: list[Candidate] = []
+
+    def check_text(self) -> None:
+        """Looks, before any work is done, whether there is text enough.
+
+        Raises:
+            UserError: There is not.
+        """
+        _ = self._corrections, self._windows
+
+    def facts(self) -> dict[str, object]:
+        """What a model card should say of it."""
+        settings, correction = self._settings, self._correction
+        return {
+            "corrective refit": f"{correction.windows * self._length} tokens" if correction else "none",
+            "distillation": f"{self._tokens(len(self.rungs))} tokens, {settings.trainable}" if settings else "none",
+        }
+
+    def expect(self, candidates: Sequence[Candidate]) -> None:
+        """Says who will be asked about next: their corrective refits share the dense model's passes over the text."""
+        self._expected = [*candidates]
+
+    def new_tokens(self, rung: int) -> int:
+        """Tokens of text that a rung takes of a candidate that was at the one below; rung 0 is the corrective refit."""
+        if rung == 0:
+            return self._corrections.tokens.numel() if self._corrections else 0
+        return self._tokens(rung) - (self._tokens(rung - 1) if rung > 1 else -self.new_tokens(0))
+
+    def model(self, candidate: Candidate, rung: int) -> Any:
+        """A candidate's own model after some rung.
+
+        Args:
+            candidate: Who; where it was tuned before, to this rung or less, it goes on from there.
+            rung: 0 for the corrective refit alone, 1 and up for those of `distillation.rungs`.
+
+        Returns:
+            The model, in evaluation mode and without gradients.
+
+        Raises:
+            DivergedError: Training did.
+            UserError: The text is too short or has changed, or a state cannot be stored.
+        """
+        if candidate == Candidate.dense(self._supernet.spec):  # its own teacher
+            return self._supernet.materialise(candidate)
+        state, last = self._state(candidate), self._steps(rung)
+        if state is None:
+            state = self._corrected(candidate)
+        elif state["step"] > last or (0 < state["step"] < last and "optimizer" not in state["student"]):
+            state |= {"step": 0, "student": None}
+        weights = state["correction"]
+        model = self._supernet.materialise(candidate, weights and Correction(candidate, weights))
+        if not last:
+            return model
+        assert self._settings is not None
+        student = Student(model, self._settings, self._settings.batch * self._length)
+        if state["step"]:
+            student.restore(state["student"])
+        while student.step < last:
+            student.learn(self._teacher.lesson(student.step))
+            if student.step % SAVED_EVERY == 0 or student.step == last:
+                state |= {"step": student.step, "student": student.state()}
+                self._store(candidate, state)
+        return student.merged()
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Deletes all that is stored of other candidates, and what only going on with these would need."""
+        for file in self._directory.glob("s*.pt"):
+            if file.stem not in keys:
+                file.unlink()
+                continue
+            state = _read(file)
+            if state["step"] and state["student"].pop("optimizer", None):
+                _write(file, state)
+
+    @cached_property
+    def _corrections(self) -> Corrections | None:
+        return self._correction.on(self._supernet, self._text(), self._length) if self._correction else None
+
+    @cached_property
+    def _windows(self) -> Tensor | None:
+        """Text of the distillation, `(windows, length)`."""
+        if self._settings is None:
+            return None
+        count = self._steps(len(self._settings.rungs)) * self._settings.batch
+        return self._text().blocks("calibration", count, self._length)
+
+    @cached_property
+    def _teacher(self) -> Teacher:
+        assert self._settings is not None
+        assert self._windows is not None
+        settings, layers = self._settings, self._supernet.spec.layers
+        return Teacher(
+            self._supernet.model,
+            self._supernet.spec.revision,
+            self._windows,
+            self._directory / _TEACHER,
+            batch=settings.batch,
+            temperature=settings.temperature,
+            layers=spread_layers(settings.stream_layers, layers) if settings.streams else (),
+        )
+
+    def _steps(self, rung: int) -> int:
+        if rung == 0:
+            return 0
+        assert self._settings is not None
+        return -(-self._settings.rungs[rung - 1] // (self._settings.batch * self._length))
+
+    def _tokens(self, rung: int) -> int:
+        assert self._settings is not None
+        return self._steps(rung) * self._settings.batch * self._length
+
+    def _corrected(self, candidate: Candidate) -> State:
+        """Corrects a candidate, and with it others that are expected, and stores them."""
+        corrections, group = self._corrections, [candidate]
+        found: list[Any] = [None]
+        if corrections is not None:
+            waiting = [c for c in self._expected if c != candidate and not self._file(c).exists()]
+            group += waiting[: CORRECTED_AT_ONCE - 1]
+            try:
+                found = [made.weights for made in corrections.of(group)]
+            except RuntimeError:  # perhaps another's fault
+                group = [candidate]
+                found = [made.weights for made in corrections.of(group)]
+        states: list[State] = [{"step": 0, "student": None, "correction": weights} for weights in found]
+        for member, state in zip(group, states, strict=True):
+            self._store(member, state)
+        return states[0]
+
+    def _file(self, candidate: Candidate) -> Path:
+        return self._directory / f"{candidate.key}.pt"
+
+    def _state(self, candidate: Candidate) -> State | None:
+        """What is stored of a candidate, None when nothing is."""
+        file = self._file(candidate)
+        return _read(file) if file.exists() else None
+
+    def _store(self, candidate: Candidate, state: State) -> None:
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            _write(self._file(candidate), state)
+        except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError on a full disk
+            raise UserError(
+                f"Expected to store a tuned subnet in {self._directory}, got: {error}. Free some space, then run again "
+                "with the same run_dir."
+            ) from error
+
+
+def make_tuning(
+    mode: str,
+    supernet: Supernet,
+    run_dir: Path,
+    correction: CorrectiveRefit | None,
+    distillation: Distillation,
+    text: Callable[[], TokenSplits],
+    length: int,
+) -> Tuning | None:
+    """The tuning of a run; None when nothing follows the cached refit.
+
+    Args:
+        mode: `off`: subnets are not trained; `final`: those of the front are; `loop`: the search looks at trained ones.
+        supernet: The run's.
+        run_dir: Its directory.
+        correction: See `Tuning`.
+        distillation: Settings for where the mode wants it.
+        text: See `Tuning`.
+        length: See `Tuning`.
+
+    Raises:
+        UserError: There is no such mode.
+    """
+    if mode not in MODES:
+        raise UserError(f"search.distillation: expected one of {', '.join(MODES)}, got {mode!r}.")
+    settings = None if mode == "off" else distillation
+    if not correction and not settings:
+        return None
+    return Tuning(supernet, run_dir / _TUNED, correction, settings, text, length)
+
+
+def finished_model(supernet: Supernet, tuning: Tuning | None, candidate: Candidate) -> Any:
+    """A candidate's own model as it is exported: after all of the run's tuning.
+
+    Raises:
+        DivergedError: See `Tuning.model`.
+        UserError: See `Tuning.model`.
+    """
+    return tuning.model(candidate, len(tuning.rungs)) if tuning else supernet.materialise(candidate)
+
+
+def _read(file: Path) -> State:
+    try:
+        state: State = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        raise UserError(f"Expected {file} to be a tuned subnet, got: {error}. Delete it; it is made again.") from error
+    return state
+
+
+def _write(file: Path, state: State) -> None:
+    """So that the name holds the old state or all of the new one."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(state, partial)
+        partial.replace(file)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def tuned(
+    fidelity: str,
+    tuning: Tuning,
+    rung: int,
+    measure: Callable[[Models], Measure],
+    *,
+    costs: Sequence[Measure] = (),
+) -> Evaluator:
+    """An evaluator of candidates after a rung of their tuning.
+
+    Args:
+        fidelity: Its name.
+        tuning: Where their models come from.
+        rung: See `Tuning.model`.
+        measure: What is asked about the models.
+        costs: What is asked about the candidates besides.
+    """
+    asked = measure(lambda candidate: tuning.model(candidate, rung))
+    asked = replace(asked, tokens=asked.tokens + tuning.new_tokens(rung))
+    return MeasureEvaluator(fidelity, [*costs, asked], expect=tuning.expect)

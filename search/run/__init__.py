@@ -1,0 +1,1 @@
+"""One run on disk: its directory, its front, its end, picks and scores."""

@@ -1,0 +1,131 @@
+"""A run directory after its search: what the entry scripts that come after need of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from evaluators.base import Metric
+from search.pareto import spread_subset
+from search.run.directory import CONFIG_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE
+from search.run.front import is_dense, landmarks, objective_values, quality_column, read_front_csv
+from search.run.picks import candidate_of, select
+from space.candidate import Candidate
+from space.errors import ShapeError, UserError
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run with a front.
+
+    Attributes:
+        run_dir: Its directory, as it was given.
+        config: The configuration, nested mappings.
+        summary: Facts of the run.
+        front: The front's table.
+        points: All candidates that the search evaluated.
+    """
+
+    run_dir: Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    front: pd.DataFrame
+    points: pd.DataFrame
+
+    @classmethod
+    def open(cls, run_dir: Path) -> FinishedRun:
+        """Reads it.
+
+        Raises:
+            UserError: The directory does not hold a finished run.
+        """
+        front, points = (read_front_csv(run_dir / name) for name in (FRONT_FILE, POINTS_FILE))
+        try:
+            config = yaml.safe_load((run_dir / CONFIG_FILE).read_text(encoding="utf-8"))
+            summary = json.loads((run_dir / SUMMARY_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(
+                f"Expected {run_dir} to hold a finished run, got: {error}. Run the search again."
+            ) from error
+        return cls(run_dir, config, summary, front, points)
+
+    def row(self, pick: str) -> pd.Series[Any]:
+        """The row of a pick: a key, of the front or of any other point, or what `search.run.picks.select` knows.
+
+        Raises:
+            UserError: There is no such point.
+        """
+        if pick in set(self.points["key"]) - set(self.front["key"]):  # the page offers points off the front too
+            return self.points[self.points["key"] == pick].iloc[0]
+        return select(self.front, pick, self.objectives)
+
+    def picks(self, count: int) -> list[Candidate]:
+        """The knee, and so many other points, spread along the front; all that there are when there are not so many."""
+        pruned = self.front[~is_dense(self.front)]
+        knee = landmarks(self.front, self.objectives).get("knee")
+        others = pruned[pruned["key"] != knee]
+        if len(others) > count:
+            values = objective_values(others, self.objectives, quality_column(others) or "")
+            others = others.iloc[sorted(spread_subset(values, count))] if count else others[:0]
+        chosen = pd.concat([pruned[pruned["key"] == knee], others])
+        return [candidate_of(row) for _, row in chosen.iterrows()]
+
+    @property
+    def objectives(self) -> list[Metric]:
+        """What its search was for."""
+        return [Metric(**metric) for metric in self.summary["objectives"]]
+
+    def require_held(self, candidate: Candidate, check: Callable[[Candidate], object]) -> None:
+        """Checks that a format holds a pick; where it does not, names the nearest point of the run that it holds.
+
+        Near is by the objectives, each as a part of its range over the run's points.
+
+        Args:
+            candidate: The pick.
+            check: Raises ShapeError where the format holds only other shapes of the model.
+
+        Raises:
+            ShapeError: The format does not hold the pick.
+            UserError: Whatever else `check` raises.
+        """
+        try:
+            check(candidate)
+        except ShapeError as error:
+            raise ShapeError(f"{error} {self._advice(candidate, check)}") from error
+
+    def _advice(self, candidate: Candidate, check: Callable[[Candidate], object]) -> str:
+        """What to pick instead."""
+        names = [metric["name"] for metric in self.summary["objectives"]]
+        known = pd.concat([self.front, self.points]).drop_duplicates("key")
+        values = known[names].astype(float)
+        spread = (values.max() - values.min()).replace(0.0, 1.0)
+        here = values[(known["key"] == candidate.key).to_numpy()].iloc[0]
+        distance = (((values - here) / spread) ** 2).sum(axis=1)
+        pruned = known.iloc[distance.to_numpy().argsort(kind="stable")].loc[lambda rows: ~is_dense(rows)]
+        for _, row in pruned.iterrows():
+            try:
+                check(candidate_of(row))
+            except ShapeError:
+                continue
+            metrics = ", ".join(f"{name} {row[name]:.4g}" for name in names)
+            return f"The nearest point of this run that it can hold is {row['key']} ({metrics}): pick={row['key']}."
+        return (
+            "No point of this run has a shape that it can hold; uniform ones are searched for with: "
+            "python run_search.py space=uniform"
+        )
+
+
+def finished_runs(directories: str | Sequence[str] | None) -> list[FinishedRun]:
+    """The runs of some directories, or of a single one.
+
+    Raises:
+        UserError: One of them does not hold a finished run.
+    """
+    given = [directories] if isinstance(directories, str) else list(directories or ())
+    return [FinishedRun.open(Path(directory)) for directory in given]

@@ -1,0 +1,252 @@
+"""The front as a table: built from candidates and their metrics, kept as front.csv."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evaluators.base import SPREAD, Metric
+from search.pareto import knee
+from search.run.directory import atomic_write
+from space.candidate import Candidate
+from space.errors import UserError
+
+SEARCH_QUALITY = ("kl", "nll")
+HELDOUT_QUALITY = ("heldout_kl", "heldout_ppl")
+BEFORE_TUNING = {"kl": "untuned_kl", "nll": "untuned_nll", "acc": "untuned_acc"}
+COUNTS = ("params", "decoder_params", "macs_per_token", "kv_bytes", "weights_bytes", "peak_bytes")
+SHAPES = ("query_heads", "kv_heads", "mlp_channels")
+REMOVED = "decoder_params_removed"
+LATENCIES = tuple(f"{name}_{kind}ms" for name in ("latency", "prefill", "decode") for kind in ("", "e2e_"))
+COSTS = (*LATENCIES, "params", "decoder_params", REMOVED, "macs_per_token", "kv_bytes")
+
+Point = tuple[Candidate, Mapping[str, float]]
+
+
+class FrontError(UserError):
+    """A front.csv that is missing or that does not read as a front."""
+
+
+def points_table(points: Iterable[Point], dense: Point) -> pd.DataFrame:
+    """One row a candidate: its key, its metrics and its shape, in front.csv's column order.
+
+    Metrics without a place of their own follow `kl` and `nll`; a column that nothing measured is left out.
+
+    Args:
+        points: Candidates with all their metric values merged, `decoder_params` among them.
+        dense: The dense model, against which removal is counted.
+
+    Raises:
+        ValueError: A candidate stands there twice, or its `decoder_params` are missing.
+    """
+    rows = [_row(candidate, values, dense[1]) for candidate, values in points]
+    columns = _column_order({name for row in rows for name in row})
+    frame = pd.DataFrame(rows, columns=columns)
+    if frame["key"].duplicated().any():
+        raise ValueError(f"points_table: expected distinct candidates, got {_twice(frame['key'])} more than once.")
+    for name in COUNTS:
+        if name in frame and np.isfinite(frame[name].to_numpy(dtype=float)).all():
+            frame[name] = frame[name].astype("int64")
+    return in_order(frame)
+
+
+def front_table(points: Iterable[Point], dense: Point) -> pd.DataFrame:
+    """`points_table` with the dense model as its first row, whether or not it is among `points`."""
+    others = [point for point in points if point[0].key != dense[0].key]
+    return points_table([dense, *others], dense)
+
+
+def is_dense(frame: pd.DataFrame) -> np.ndarray:
+    """Which rows are the dense model, as a mask of shape `(rows,)`."""
+    return np.asarray(frame[REMOVED].to_numpy(dtype=float) == 0.0)
+
+
+def dense_row(frame: pd.DataFrame) -> pd.Series:
+    """The dense model's row.
+
+    Raises:
+        ValueError: The table has none.
+    """
+    mask = is_dense(frame)
+    if not mask.any():
+        raise ValueError(
+            f"Expected the dense model ({REMOVED} = 0) in the front's table, got {len(frame)} rows without."
+        )
+    return frame.iloc[int(mask.argmax())]
+
+
+def confirmed(frame: pd.DataFrame, objectives: Sequence[Metric]) -> pd.DataFrame:
+    """The points that held-out text does not show to be dominated, and the dense model.
+
+    The search's quality objectives give way to `heldout_ppl`, the others stay; so in a two-objective run held-out
+    perplexity rises as latency falls. A point without a held-out value is not confirmed. Where a column says by how
+    much an objective's values spread, a point is dominated only by one that is better by more than both spreads.
+    """
+    values = objective_values(frame, objectives, quality="heldout_ppl")
+    spreads = (f"{name}{SPREAD}" for name in _deciding(objectives, quality="heldout_ppl"))
+    doubt = np.stack([frame.get(name, pd.Series(0.0, frame.index)).fillna(0.0) for name in spreads], axis=1)
+    finite = np.isfinite(values).all(axis=1)
+    keep = finite.copy()
+    for index in np.flatnonzero(finite):
+        others = np.flatnonzero(finite & (np.arange(len(frame)) != index))
+        rivals = others[(values[others] + doubt[others] <= values[index] - doubt[index]).all(axis=1)]
+        better = (values[rivals] < values[index]).any(axis=1) | (rivals < index)  # of equal points the first one stays
+        keep[index] = not better.any()
+    return frame.iloc[np.flatnonzero(keep | is_dense(frame))].reset_index(drop=True)
+
+
+def objective_values(frame: pd.DataFrame, objectives: Sequence[Metric], quality: str) -> np.ndarray:
+    """What the objectives say of each row, all to be minimised, as an array `(rows, objectives)`.
+
+    Args:
+        frame: The front's table.
+        objectives: The search's objectives.
+        quality: Column that stands in for `kl` and `nll`.
+    """
+    signs = _deciding(objectives, quality)
+    missing = [name for name in signs if name not in frame]
+    if missing:
+        raise ValueError(f"Expected columns {', '.join(missing)} in the front's table, got {', '.join(frame.columns)}.")
+    return np.asarray(frame[list(signs)].to_numpy(dtype=float) * np.array(list(signs.values())))
+
+
+def _deciding(objectives: Sequence[Metric], quality: str) -> dict[str, float]:
+    """The columns that objectives are judged by, with `quality` for the search's own, and the sign of each."""
+    signs: dict[str, float] = {}
+    for metric in objectives:
+        name = quality if metric.name in SEARCH_QUALITY else metric.name
+        signs.setdefault(name, 1.0 if metric.goal == "min" else -1.0)
+    return signs
+
+
+def quality_column(frame: pd.DataFrame) -> str | None:
+    """The column to judge quality by: held-out text before the search's own; None when nothing measured it."""
+    return next((name for name in (*HELDOUT_QUALITY, *SEARCH_QUALITY) if name in frame), None)
+
+
+def latency_column(frame: pd.DataFrame) -> str | None:
+    """The column that says which point is fastest; None when no latency was measured."""
+    return next((name for name in frame.columns if name.startswith("latency_")), None)
+
+
+def landmarks(frame: pd.DataFrame, objectives: Sequence[Metric]) -> dict[str, str]:
+    """Keys of the points with a name: `knee`, `smallest` and `fastest`, as far as the table tells.
+
+    Never the dense model; ties go to the better quality.
+    """
+    points = frame[~is_dense(frame)]
+    quality = quality_column(points)
+    if quality is not None:
+        points = points.sort_values(quality, kind="stable")
+    if points.empty:
+        return {}
+    marks: dict[str, str] = {}
+    values = objective_values(points, objectives, quality or "")
+    finite = np.isfinite(values).all(axis=1)
+    if finite.any():
+        marks["knee"] = str(points["key"].to_numpy()[finite][knee(values[finite])])
+    size = "params" if "params" in points else "decoder_params"
+    for mark, column in (("smallest", size), ("fastest", latency_column(points))):
+        if column is not None and points[column].notna().any():
+            marks[mark] = str(points["key"].iloc[int(np.nanargmin(points[column].to_numpy(dtype=float)))])
+    return marks
+
+
+def write_front_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Writes the table whole or not at all; floats read back exactly, shapes are JSON lists."""
+    text = frame.assign(**{name: [json.dumps(shape) for shape in frame[name]] for name in SHAPES})
+    atomic_write(path, text.to_csv(index=False))
+
+
+def read_front_csv(path: Path) -> pd.DataFrame:
+    """The inverse of `write_front_csv`.
+
+    Raises:
+        FrontError: There is no such file, or it does not read as a front; the message says what to do.
+    """
+    try:
+        frame = pd.read_csv(path, dtype={"key": str})
+    except FileNotFoundError:
+        raise FrontError(
+            f"Expected the search's front in {path}, but there is no such file. "
+            "Give the run directory of a search that has ended, or run run_search.py on it again to go on."
+        ) from None
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors, as are undecodable bytes
+        raise FrontError(f"{path} does not read as a table ({error}). {_REMEDY}") from error
+    problem = _problem(frame)
+    if problem:
+        raise FrontError(f"{path}: {problem} {_REMEDY}")
+    return frame.assign(**{name: [json.loads(text) for text in frame[name]] for name in SHAPES})
+
+
+_REMEDY = "Delete it and run run_search.py on the same run directory again: that writes it anew from the archive."
+
+
+def _row(candidate: Candidate, values: Mapping[str, float], dense_values: Mapping[str, float]) -> dict[str, Any]:
+    """One candidate's cells."""
+    if "decoder_params" not in values or "decoder_params" not in dense_values:
+        raise ValueError(f"{candidate.key}: expected decoder_params among its metrics, got {sorted(values)}.")
+    return {
+        **values,
+        "key": candidate.key,
+        REMOVED: 1.0 - values["decoder_params"] / dense_values["decoder_params"],
+        **{name: [getattr(shape, name) for shape in candidate.layers] for name in SHAPES},
+    }
+
+
+def _column_order(names: set[str]) -> list[str]:
+    """The columns that there are, in front.csv's order; the bare table of no points keeps key, removal and shapes."""
+    names = names | {"key", REMOVED, *SHAPES}
+    head = ("key", *SEARCH_QUALITY)
+    tail = (*HELDOUT_QUALITY, *COSTS, *SHAPES)
+    extra = sorted(names.difference(head, tail))
+    spreads = {f"{name}{SPREAD}" for name in names} & names
+    ordered = [name for name in (*head, *extra, *tail) if name in names - spreads]
+    return [name for column in ordered for name in (column, f"{column}{SPREAD}") if name in names]
+
+
+def in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows from dense to ever faster (smaller, when no latency was measured)."""
+    column = latency_column(frame) or ("decoder_params" if "decoder_params" in frame else REMOVED)
+    cost = frame[column].to_numpy(dtype=float)
+    return frame.iloc[np.lexsort((-cost if column != REMOVED else cost, ~is_dense(frame)))].reset_index(drop=True)
+
+
+def _problem(frame: pd.DataFrame) -> str | None:
+    """What keeps a table that was just read from being a front."""
+    missing = [name for name in ("key", REMOVED, *SHAPES) if name not in frame]
+    if missing:
+        return f"expected the columns {', '.join(missing)}, got {', '.join(map(str, frame.columns))}."
+    words = [n for n in frame.columns if n not in ("key", *SHAPES) and not pd.api.types.is_numeric_dtype(frame[n])]
+    if words:
+        return f"expected numbers in the columns {', '.join(words)}, got something else."
+    if frame["key"].isna().any() or frame["key"].duplicated().any():
+        return f"expected a key of its own on each row, got {list(frame['key'])}."
+    if not frame["key"].str.fullmatch(r"\w+").all():  # they are pasted into shells
+        return f"expected keys of letters and digits, got {list(frame['key'])}."
+    if not is_dense(frame).any():
+        return f"expected the dense model's row ({REMOVED} = 0), got {len(frame)} rows without it."
+    lengths = {_layers(text) for name in SHAPES for text in frame[name]}
+    if len(lengths) != 1 or None in lengths:
+        return f"expected JSON lists of counts, one a layer, in {', '.join(SHAPES)}, got something else in a cell."
+    return None
+
+
+def _layers(text: object) -> int | None:
+    """Layers that a shape cell speaks of; None when it is not a list of counts."""
+    try:
+        counts = json.loads(str(text))
+    except json.JSONDecodeError:
+        return None
+    good = isinstance(counts, list) and counts and all(type(count) is int and count >= 0 for count in counts)
+    return len(counts) if good else None
+
+
+def _twice(keys: pd.Series) -> str:
+    """The keys that a column holds more than once."""
+    return ", ".join(sorted(set(keys[keys.duplicated()])))

@@ -1,0 +1,157 @@
+"""Picks: the words by which a person names one point of the front, from a key to `params<=0.6`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from evaluators.base import Metric
+from search.constraints import parsed, relative
+from search.run.front import (
+    COSTS,
+    SEARCH_QUALITY,
+    SHAPES,
+    dense_row,
+    is_dense,
+    landmarks,
+    latency_column,
+    quality_column,
+)
+from space.candidate import Candidate, LayerShape
+from space.errors import UserError
+
+NAMED = ("knee", "smallest", "fastest")
+SHORTEST_PREFIX = 4
+
+
+class PickError(UserError):
+    """A pick that names no point of the front."""
+
+
+def select(frame: pd.DataFrame, pick: str, objectives: Sequence[Metric]) -> pd.Series:
+    """The point of the front that a pick names.
+
+    A pick is one of:
+
+    * a key, or the start of one (at least 4 characters) that only one point has;
+    * `knee`, `smallest` (fewest parameters) or `fastest`;
+    * `metric<=value` or `metric>=value` on any numeric column. A constraint on a cost takes the point of best quality
+      (`heldout_kl`, else `kl`) that satisfies it; one on quality takes the fastest. For latencies, parameters, MACs and
+      KV bytes a value of at most 1 is a fraction of the dense model's: `params<=0.6`, but `latency_ms<=25` is in ms.
+
+    The dense model is picked by its key alone.
+
+    Raises:
+        PickError: The pick names no point; the message says what would.
+    """
+    text = pick.strip()
+    if text in NAMED:
+        return _landmark(frame, text, objectives)
+    if constraint := parsed(text):
+        return _constrained(frame, *constraint, objectives)
+    return _keyed(frame, text)
+
+
+def candidate_of(row: pd.Series) -> Candidate:
+    """The architecture that a row of the front describes.
+
+    Raises:
+        PickError: The shapes are not those that the row's key stands for, so the table has been changed by hand.
+    """
+    try:
+        candidate = Candidate(tuple(LayerShape(*shape) for shape in zip(*(row[n] for n in SHAPES), strict=True)))
+    except ValueError as error:
+        raise PickError(f"Point {row['key']}: its shapes are not an architecture ({error}).") from error
+    if candidate.key != row["key"]:
+        raise PickError(
+            f"Expected the shapes of point {row['key']}, but those in its row are {candidate.key}'s. "
+            "The table was changed after the search; delete it and run run_search.py on the same run directory again."
+        )
+    return candidate
+
+
+def _landmark(frame: pd.DataFrame, name: str, objectives: Sequence[Metric]) -> pd.Series:
+    """The knee, the smallest or the fastest point."""
+    marks = landmarks(frame, objectives)
+    if name not in marks:
+        why = "the front holds the dense model alone" if is_dense(frame).all() else "the run did not measure it"
+        raise PickError(f"pick={name}: there is no such point, {why}. {_what_works(frame)}")
+    return frame[frame["key"] == marks[name]].iloc[0]
+
+
+def _keyed(frame: pd.DataFrame, text: str) -> pd.Series:
+    """The point whose key is `text` or, alone among all, starts with it."""
+    keys = frame["key"].astype(str)
+    hits = frame[keys == text]
+    if hits.empty and len(text) >= SHORTEST_PREFIX:
+        hits = frame[keys.str.startswith(text)]
+    if len(hits) > 1:
+        raise PickError(f"pick={text}: expected the start of one key, but {', '.join(hits['key'])} all start with it.")
+    if hits.empty:
+        raise PickError(f"pick={text}: that names no point of the front. {_what_works(frame)}")
+    return hits.iloc[0]
+
+
+def _constrained(
+    frame: pd.DataFrame, name: str, relation: str, value: float, objectives: Sequence[Metric]
+) -> pd.Series:
+    """The best point that satisfies a constraint."""
+    if name not in _metrics(frame):
+        raise PickError(f"pick={name}{relation}{value:g}: expected a metric of the front. {_what_works(frame)}")
+    limit = value * float(dense_row(frame)[name]) if relative(name, value) else value
+    points = frame[~is_dense(frame) & frame[name].notna()]
+    if points.empty:
+        raise PickError(f"pick={name}{relation}{value:g}: no pruned point of the front has a value of {name}.")
+    satisfied = points[points[name] <= limit] if relation == "<=" else points[points[name] >= limit]
+    if satisfied.empty:
+        values = points[name].to_numpy(dtype=float)
+        nearest = points.iloc[int(values.argmin() if relation == "<=" else values.argmax())]
+        said = ("", "")
+        if relative(name, value):
+            said = (f" ({value:g} of dense)", f" ({nearest[name] / dense_row(frame)[name]:.3f} of dense)")
+        raise PickError(
+            f"No pruned point of the front has {name}{relation}{_said(limit)}{said[0]}; "
+            f"the nearest has {_said(float(nearest[name]))}{said[1]}: pick={nearest['key']}."
+        )
+    column, sign = _preference(frame, name, objectives)
+    wanted = sign * satisfied[column].to_numpy(dtype=float)
+    if np.isnan(wanted).all():
+        return satisfied.iloc[0]
+    return satisfied.iloc[int(np.nanargmin(wanted))]
+
+
+def _preference(frame: pd.DataFrame, constrained: str, objectives: Sequence[Metric]) -> tuple[str, float]:
+    """What to ask of the points that satisfy a constraint: a column, and 1 to want it low or -1 high."""
+    costs = [m for m in objectives if m.name not in SEARCH_QUALITY and m.name in frame]
+    cheap = {m.name for m in costs if m.cost_rank <= 1}
+    is_cost = constrained in cheap.union(COSTS) or constrained.endswith("_ms")
+    quality = quality_column(frame)
+    if is_cost and quality is not None:
+        return quality, 1.0
+    fastest = latency_column(frame)
+    if fastest is not None:
+        return fastest, 1.0
+    if costs:
+        return costs[0].name, 1.0 if costs[0].goal == "min" else -1.0
+    return constrained, 1.0
+
+
+def _metrics(frame: pd.DataFrame) -> list[str]:
+    """The columns that a constraint may speak of."""
+    return [name for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])]
+
+
+def _said(value: float) -> str:
+    """A value as one reads it: all digits of a count, six of a measurement."""
+    return f"{value:.0f}" if abs(value) >= 1e5 else f"{value:.6g}"
+
+
+def _what_works(frame: pd.DataFrame) -> str:
+    """The picks that this front knows."""
+    return (
+        f"Expected {', '.join(NAMED)}, a constraint such as params<=0.6 or latency_ms<=25 on one of "
+        f"{', '.join(_metrics(frame))}, or a key (or the start of one, {SHORTEST_PREFIX} characters or more) among "
+        f"{', '.join(frame['key'].astype(str))}."
+    )

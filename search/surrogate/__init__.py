@@ -1,0 +1,1 @@
+"""The default search: a sweep, knapsacks, and NSGA-II on a surrogate that answers correct."""

@@ -1,0 +1,135 @@
+"""What each fidelity will say of a design: a surrogate for every learned objective, each fidelity's on the one below.
+
+A dear fidelity has few answers, a cheap one many. So the surrogate of a fidelity sees, beside the design, what that of
+the next cheaper one says of it, and learns the difference: the autoregressive scheme of Kennedy and O'Hagan,
+"Predicting the output from a complex computer code when fast approximations are available", Biometrika 87(1), 2000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from evaluators.base import Evaluation, Metric
+from search.pareto import Floats, minimised
+from search.script import FREE_RANK
+from search.surrogate.features import BlockFeatures, Described
+from search.surrogate.predictor import Surrogate
+from search.tables import Genes, Table
+from space.space import SearchSpace
+
+FEWEST = 10  # answers of a fidelity to learn from
+ALIKE = 0.1  # of a learned metric, which is in nats a token: below this, designs are about equally good
+
+
+class Forecast:
+    """Objectives of designs at every fidelity: learned where they cost tokens, read from tables where they do not.
+
+    Attributes:
+        learned: The objectives that cost tokens.
+        priced: The others.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        objectives: Sequence[Metric],
+        tables: Mapping[str, Table],
+        rungs: int,
+        predictor: str,
+    ) -> None:
+        """Learns nothing yet.
+
+        Args:
+            space: The genes.
+            objectives: All objectives.
+            tables: The priced ones among them, by name.
+            rungs: How many fidelities there are.
+            predictor: See `search.surrogate.predictor.Surrogate`.
+        """
+        self._space = space
+        self._objectives = tuple(objectives)
+        self._tables = tables
+        self.learned = [metric for metric in objectives if metric.cost_rank > FREE_RANK]
+        self.priced = [metric for metric in objectives if metric.cost_rank <= FREE_RANK]
+        self._surrogates = [{metric.name: Surrogate(predictor) for metric in self.learned} for _ in range(rungs)]
+        # of each fidelity, how many answers there were for it and each one below when it was last fit
+        self._answers: list[tuple[int, ...]] = [()] * rungs
+
+    def describe_by(self, features: BlockFeatures) -> None:
+        """Sets what surrogates see of a design."""
+        self._features = features
+
+    def fit(self, rung: int, evaluations: Sequence[Evaluation]) -> None:
+        """Learns anew from all answers of a fidelity, when there are enough, and more here or below than the last time.
+
+        The fidelities below are to be fit first.
+        """
+        genes = self.genes(evaluations)
+        pruned = (genes < self._space.levels - 1).any(1)  # dense diverges by 0, which has no logarithm
+        answers = (int(pruned.sum()), *(self._answers[rung - 1] if rung else ()))
+        if answers[0] < (FEWEST if rung else 1) or answers == self._answers[rung]:
+            return
+        self._answers[rung] = answers
+        described = self._described(genes[pruned], rung)
+        for metric in self.learned:
+            values = np.array([e.values[metric.name] for e in evaluations])
+            self._surrogates[rung][metric.name].fit(described, values[pruned])
+
+    def knows(self, rung: int) -> bool:
+        """Whether this fidelity's surrogates have learned anything."""
+        return bool(self._answers[rung])
+
+    def surrogate(self, metric: Metric, rung: int) -> Surrogate:
+        """The surrogate of a learned objective at a fidelity."""
+        return self._surrogates[rung][metric.name]
+
+    def values(self, genes: Genes, rung: int) -> Floats:
+        """Expected objectives of designs at a fidelity that is known, to be minimised, `(designs, objectives)`."""
+        described = self._described(genes, rung)
+        columns = []
+        for metric in self._objectives:
+            if metric in self.learned:
+                values, _ = self._surrogates[rung][metric.name].predict(described)
+            else:
+                values = self._tables[metric.name].total(genes)
+            columns.append(values if metric.goal == "min" else -values)
+        return np.stack(columns, axis=-1)
+
+    def truth(self, evaluations: Sequence[Evaluation]) -> Floats:
+        """Measured objectives, to be minimised, `(evaluations, objectives)`."""
+        return minimised([e.values for e in evaluations], self._objectives)
+
+    def evened(self, values: Floats) -> Floats:
+        """Objectives with the learned ones, which are not negative, as logarithms of themselves and `ALIKE`.
+
+        So all of a front counts about alike: neither its worst end, nor the many designs that differ little from dense.
+        """
+        columns = [
+            np.log(np.maximum(column, 0.0) + ALIKE) if metric in self.learned and metric.goal == "min" else column
+            for metric, column in zip(self._objectives, values.T, strict=True)
+        ]
+        return np.stack(columns, axis=-1)
+
+    def learned_part(self, values: Floats) -> Floats:
+        """The columns of the learned objectives alone."""
+        return np.asarray(values[:, [metric in self.learned for metric in self._objectives]])
+
+    def named(self, values: Floats) -> dict[str, float]:
+        """The learned objectives of one design by name, from a row of `values`."""
+        signs = [1.0 if metric.goal == "min" else -1.0 for metric in self._objectives]
+        pairs = zip(self._objectives, signs, values, strict=True)
+        return {metric.name: float(sign * value) for metric, sign, value in pairs if metric in self.learned}
+
+    def genes(self, evaluations: Sequence[Evaluation]) -> Genes:
+        """Of evaluated designs, `(evaluations, genes)`."""
+        rows = [self._space.encode(e.candidate) for e in evaluations]
+        return np.stack(rows) if rows else self._space.levels[None][:0]
+
+    def _described(self, genes: Genes, rung: int) -> Described:
+        described = self._features(genes)
+        if rung == 0 or not self.knows(rung - 1):
+            return described
+        below = self.learned_part(self.evened(self.values(genes, rung - 1)))
+        return Described(np.hstack([described.sums, below]), described.blocks)

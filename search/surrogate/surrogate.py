@@ -1,0 +1,290 @@
+"""The default search: a sensitivity sweep, knapsack designs, then NSGA-II on a surrogate that true evaluations correct.
+
+    starts     dense, uniform and depth-only designs: a front that anyone could have, for little
+    sweep      every gene alone, at the cheapest fidelity: what each block is worth on its own
+    designs    the knapsack of that additive model along the whole budget axis; first of one level of each gene, which
+               costs little, then of a few levels
+    training   once most of the untrained budget is spent, and from then on after each round: the most promising designs
+               at the trained fidelities; with ten answers there, rounds look for what training is expected to leave
+    rounds     fit surrogates on all answers; let knapsacks around the front and NSGA-II minimise what they expect, the
+               free costs beside it; ask the most promising new candidates, and neighbours of the front, at the cheapest
+               fidelity; promote the best to the next one; repeat, without the cheap one once the surrogate knows more
+
+An answer at one fidelity is never compared with one at another. The order of questions is a function of the seed and
+the answers, so that a replay asks the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import numpy as np
+
+from search.agreement import agreement, rung_agreement
+from search.algorithms import minimise
+from search.pareto import Floats, fill_front, minimised, non_dominated, reference_point, spread_subset
+from search.protocol import Question, Task
+from search.script import FREE_RANK, Answers, Script, Scripted, at
+from search.surrogate.features import BlockFeatures
+from search.surrogate.forecast import FEWEST, Forecast
+from search.surrogate.halving import Halving
+from search.surrogate.knapsack import improved_designs, spread_designs
+from search.surrogate.operators import Operators
+from search.surrogate.sensitivity import REFIT_ERROR, Sweep
+from search.tables import Genes, Table, tabulate
+from space.candidate import Candidate
+from space.errors import UserError
+from space.space import evenly
+
+SIZE = "decoder_params"
+CHILDREN = 15  # looked at by the surrogate for each new candidate of a round
+
+FIRST_TRAINED = 0.8  # part of the untrained share of the budget after which the first designs are trained
+TRAINED_AT_ONCE = 4
+
+
+class SurrogateNSGA2(Scripted):
+    """See the module. The learned objectives are those that cost tokens; the others are priced exactly."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        predictor: str = "auto",
+        starts: int = 16,
+        sweep_levels: int = 4,
+        designs: int = 12,
+        improved: int = 12,
+        population: int = 100,
+        generations: int = 30,
+        round_size: int = 16,
+        explored: float = 0.5,
+        promoted: float = 0.4,
+        trained: float = 0.5,
+        moves: float = 1.0,
+        crossover: float = 0.7,
+    ) -> None:
+        """Set up; nothing is asked yet.
+
+        Args:
+            task: What to search: at least one objective that costs tokens (`cost_rank` above 1) and one that does not,
+                `refit_error` among the free metrics.
+            predictor: Row of `search.surrogate.predictor.ROWS`, or `auto`.
+            starts: How many of the task's starts are evaluated, evenly chosen, before all others.
+            sweep_levels: Levels at which a gene is looked at alone, the dense one not counted.
+            designs: Knapsack designs after one level of each gene, and again after all of these.
+            improved: Designs of the front that are improved by knapsacks of the surrogate's single changes, in every
+                round; the results are parents of NSGA-II.
+            population: Parents of NSGA-II on the surrogate.
+            generations: Its generations in every round.
+            round_size: New candidates of a round.
+            explored: Part of them that are neighbours of the front; the others are the surrogate's own optimum.
+            promoted: Part of a stage's candidates that go on to the next fidelity.
+            trained: Part of the budget in tokens that goes to trained fidelities, when there are any.
+            moves: Moves that make a mutation, on average.
+            crossover: Chance that a child has two parents.
+
+        Raises:
+            UserError: An argument is out of its range, no objective has to be learned, there is nothing else, or there
+                are trained fidelities and no budget in tokens.
+        """
+        super().__init__(task)
+        counts = {
+            "sweep_levels": sweep_levels,
+            "designs": designs,
+            "improved": improved,
+            "population": population,
+            "generations": generations,
+            "round_size": round_size,
+        }
+        for name, count in counts.items():
+            if count < 1:
+                raise UserError(f"search=surrogate: expected {name} of at least 1, got {count}.")
+        if starts < 0 or not 0 < promoted <= 1 or not 0 <= crossover <= 1 or not 0 <= explored <= 1:
+            raise UserError(
+                "search=surrogate: expected starts of at least 0, promoted above 0 and at most 1, and crossover "
+                f"and explored from 0 to 1, got {starts}, {promoted}, {crossover} and {explored}."
+            )
+        if not 0 < trained < 1 or (task.trained and task.tokens is None):
+            raise UserError(
+                "search=surrogate: expected trained above 0 and below 1, and a budget.tokens that it is a part of, got "
+                f"{trained} and {task.tokens}. Set them, or search.distillation=final."
+            )
+        priced = [metric.name for metric in self.objectives if metric.cost_rank <= FREE_RANK]
+        if len(priced) in (0, len(self.objectives)):
+            raise UserError(
+                "search=surrogate: expected at least one objective that is measured on text (kl, nll) and one that "
+                f"is not, got {', '.join(m.name for m in self.objectives)}. Change the objectives, or search=nsga2."
+            )
+        self._rng = np.random.default_rng(task.seed)
+        self._sweep_levels = sweep_levels
+        self._designs = designs
+        self._starts = starts
+        self._improved = improved
+        self._population = population
+        self._generations = generations
+        self._round_size = round_size
+        self._explored = explored
+        self._promoted = promoted
+        self._trained = trained
+        self._tables = tabulate(self.space, task.free, [*priced, REFIT_ERROR, SIZE])
+        self._operators = Operators(self.space, self._tables[SIZE].steps, moves=moves, crossover=crossover)
+        self._forecast = Forecast(self.space, self.objectives, self._tables, task.rungs, predictor)
+        self._aim = 0  # the fidelity by whose expected answers new designs are looked for
+        self._halving = Halving(self._forecast, task.rungs, task.trained, self.was_asked)
+
+    def script(self) -> Script:
+        """See `Scripted`."""
+        starts = [candidate for candidate in self.task.starts if self.space.contains(candidate)]
+        yield from self._first(evenly(starts, self._starts))
+        for levels in sorted({1, self._sweep_levels}):
+            worth = yield from self._sweep(levels)
+            designs = spread_designs(self.space, worth, self._costs(), self._designs)
+            yield from self._first([self.space.decode(genes) for genes in designs])
+        self._forecast.describe_by(BlockFeatures(self.space.kinds, self._tables[REFIT_ERROR], worth))
+        while True:
+            found = (yield from self._round()) if self._explores() else False
+            trained = (yield from self._train()) if self.task.trained else 0
+            if not found and not trained:
+                return
+
+    def _sweep(self, levels: int) -> Generator[list[Question], Answers, list[Table]]:
+        """Looks at every gene alone; the answers are not a part of what the surrogate learns from.
+
+        Returns:
+            What each level of each gene adds on its own to the learned objectives.
+        """
+        sweep = Sweep(self.space, self._tables[REFIT_ERROR].steps, levels)
+        answers = yield at(0, sweep.designs)
+        worth = []
+        for metric in self._forecast.learned:
+            values = [None if e is None else float(minimised([e.values], [metric])[0, 0]) for e in answers]
+            worth.append(Table(0.0, sweep.losses(values)))
+        return worth
+
+    def _first(self, designs: Sequence[Candidate]) -> Script:
+        """Designs that no surrogate chose, and the best of them at the next fidelity."""
+        yield from self._halving.ask(0, designs)
+        yield from self._halving.promote(round(self._promoted * len(designs)), first=0)
+
+    def _explores(self) -> bool:
+        """Whether new designs are to be looked at; else all that is left of the budget is for training."""
+        if not self.task.trained or self.task.tokens is None:
+            return True
+        return sum(self.spent[: self.task.untrained]) < (1 - self._trained) * self.task.tokens
+
+    def _train(self) -> Generator[list[Question], Answers, int]:
+        """Trains the most promising designs, when there is training to be done by now.
+
+        At first so many that a surrogate learns what training does, once little of the untrained share of the budget is
+        left; then a group whenever training is behind.
+
+        Returns:
+            How many designs were trained.
+        """
+        task, untrained = self.task, sum(self.spent[: self.task.untrained])
+        assert task.tokens is not None
+        due = (untrained / ((1 - self._trained) * task.tokens) - FIRST_TRAINED) / (1 - FIRST_TRAINED)
+        spent = sum(self.spent[task.untrained :])
+        if due < 0 or spent >= min(due, 1.0) * self._trained * task.tokens:
+            return 0
+        self._fit()
+        sent = yield from self._halving.train(TRAINED_AT_ONCE if spent else FEWEST)
+        self.remark = "; ".join(rung_agreement(self._forecast.learned[0].name, self._halving.answers))
+        return sent
+
+    def _round(self) -> Generator[list[Question], Answers, bool]:
+        """One fit and what it leads to; False when nothing new was found."""
+        forecast, rung = self._forecast, self._halving.entry
+        self._fit()
+        known = list(self._halving.answers[rung].values())
+        if not forecast.knows(rung):
+            return False
+        self._aim = max(each for each in range(self.task.rungs) if each <= rung or self._steers(each))
+        genes = forecast.genes(known)
+        values = forecast.truth(known) if self._aim == rung else forecast.values(genes, self._aim)
+        on_front = non_dominated(values)
+        front, front_values = genes[on_front], forecast.evened(values[on_front])
+        around = list(front[spread_subset(front_values, self._improved)])
+        better = improved_designs(self.space, self._loss, self._costs(), around)
+        found, _ = minimise(
+            self.space,
+            lambda genes: forecast.values(genes, self._aim),
+            np.stack([*front, *better]),
+            child=self._operators.child,
+            population=self._population,
+            generations=self._generations,
+            rng=self._rng,
+        )
+        if rung:  # what was asked below is known well, and not here yet
+            found = np.concatenate([found, forecast.genes(list(self._halving.answers[rung - 1].values()))])
+        explored = round(self._explored * self._round_size)
+        picks = self._infill(found, front_values, self._round_size - explored)
+        picks += self._explore(self._children(front), front_values, explored)
+        if not picks:  # what is left to learn is what cheap answers got wrong
+            return (yield from self._halving.promote(self._round_size, first=0)) > 0
+        expected = forecast.values(np.stack([self.space.encode(pick) for pick in picks]), rung)
+        predicted = {pick.key: forecast.named(row) for pick, row in zip(picks, expected, strict=True)}
+        unseen = yield from self._halving.ask(rung, picks, predicted)
+        notes = [agreement(m.name, forecast.surrogate(m, rung), unseen) for m in forecast.learned]
+        notes += rung_agreement(forecast.learned[0].name, self._halving.answers)
+        yield from self._halving.promote(max(1, round(self._promoted * len(picks))), first=rung)
+        self.remark = "; ".join([*notes, *self._halving.enter_higher()])
+        return True
+
+    def _fit(self) -> None:
+        for rung, answers in enumerate(self._halving.answers):
+            self._forecast.fit(rung, list(answers.values()))
+
+    def _steers(self, rung: int) -> bool:
+        """Whether new designs are looked for by what a fidelity above the one where they enter is expected to say."""
+        return rung >= self.task.untrained and self._forecast.knows(rung)
+
+    def _costs(self) -> list[Table]:
+        """Of the priced objectives, less being cheaper."""
+        return [self._tables[m.name] if m.goal == "min" else -self._tables[m.name] for m in self._forecast.priced]
+
+    def _loss(self, genes: Genes) -> Floats:
+        """The sum of the learned objectives of designs, as far as they can be as logarithms, `(designs,)`."""
+        values = self._forecast.evened(self._forecast.values(genes, self._aim))
+        return np.asarray(self._forecast.learned_part(values).sum(-1))
+
+    def _infill(self, genes: Genes, front: Floats, count: int) -> list[Candidate]:
+        """The new designs that together promise the largest gain of hypervolume, objectives evened out."""
+        fresh = self._fresh(genes)
+        if not len(fresh):
+            return []
+        expected = self._forecast.evened(self._forecast.values(fresh, self._aim))
+        order = fill_front(expected, front, reference_point(np.vstack([front, expected])), count)
+        return [self.space.decode(fresh[i]) for i in order]
+
+    def _children(self, front: Genes) -> Genes:
+        """Neighbours of designs on the front, `(children, genes)`: answers tell apart what a surrogate cannot."""
+        children = []
+        for one, other in self._rng.integers(len(front), size=(CHILDREN * self._round_size, 2)):
+            child = self._operators.child(front[one], front[other], self._rng)
+            children.append(self.space.repair(child, self._rng))
+        return np.stack(children)
+
+    def _explore(self, genes: Genes, front: Floats, count: int) -> list[Candidate]:
+        """Of new designs, those that are expected to be least far behind the front, spread along it."""
+        fresh = self._fresh(genes)
+        if not len(fresh) or count < 1:
+            return []
+        expected = self._forecast.evened(self._forecast.values(fresh, self._aim))
+        span = np.ptp(front, axis=0)
+        scale = np.where(span > 0, span, 1.0)
+        behind = ((expected[:, None] - front[None]) / scale).min(-1).max(-1)  # below 0: not dominated
+        # each part of the front sends its best: parts are cut along the first priced objective
+        axis = expected[:, self.objectives.index(self._forecast.priced[0])]
+        parts = np.array_split(np.argsort(axis, kind="stable"), min(count, len(fresh)))
+        return [self.space.decode(fresh[int(part[behind[part].argmin()])]) for part in parts]
+
+    def _fresh(self, genes: Genes) -> Genes:
+        """Of designs those that were not asked about yet at the rung where new ones enter, each once."""
+        fresh: dict[str, Genes] = {}
+        for row in genes:
+            candidate = self.space.decode(row)
+            if not self.was_asked(candidate, self._halving.entry):
+                fresh.setdefault(candidate.key, row)
+        return np.stack(list(fresh.values())) if fresh else genes[:0]

@@ -1,0 +1,83 @@
+"""What the page draws: the archive's points while a search runs, the front's table once it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluators.base import Evaluation, Metric
+from search.run.finished import FinishedRun
+from search.run.front import BEFORE_TUNING, REMOVED, SEARCH_QUALITY, Point, front_table, points_table
+from search.views.dashboard.course import Course, rung_of
+from search.views.page.plot import front_figure_data
+from space.candidate import Candidate
+from space.spec import ModelSpec
+
+
+def ended_figure(run: FinishedRun, compared: Sequence[FinishedRun]) -> dict[str, Any]:
+    """The same data as those of the run's front.html."""
+    objectives = [Metric(**metric) for metric in run.summary["objectives"]]
+    title = str(run.summary["model"]["name"])
+    return front_figure_data(run.front, run.points, objectives, title, str(run.run_dir), run.summary, compared)
+
+
+def searching_figure(
+    course: Course,
+    settings: Mapping[str, Any],
+    objectives: Sequence[Metric],
+    run_dir: Path,
+    compared: Sequence[FinishedRun],
+) -> dict[str, Any] | None:
+    """The front of the dearest fidelity that has answered, as the end of a search would take it from the archive.
+
+    Args:
+        course: The evaluations so far.
+        settings: The archive's.
+        objectives: What the front is about.
+        run_dir: As commands are to name it.
+        compared: Other runs, whose fronts are laid over.
+
+    Returns:
+        See `search.views.page.plot.front_figure_data`; None before there is a point.
+    """
+    spec = ModelSpec(**settings["model"])
+    key = Candidate.dense(spec).key
+    answered = [name for name in course.rungs if course.fronts.get(name)]
+    if not answered:
+        return None
+    # a dear fidelity begins with the dense model, which is no front yet
+    rungs = [name for name in answered if any(e.candidate.key != key for e in course.fronts[name])] or answered
+    trained = _trained(rungs[-1])
+    plain = course.made[next((name for name in reversed(rungs) if not _trained(name)), rungs[-1])]
+
+    def values(evaluation: Evaluation) -> dict[str, float]:
+        """An evaluation's, and where it is of a trained subnet, those from before."""
+        before = plain.get(evaluation.candidate.key)
+        if not trained or before is None:
+            return dict(evaluation.values)
+        untuned = {name: before.values[old] for old, name in BEFORE_TUNING.items() if old in before.values}
+        return {**evaluation.values, **untuned}
+
+    dense = _dense(Candidate.dense(spec), course, plain)
+    front = [(e.candidate, values(e)) for e in course.fronts[rungs[-1]]]
+    evaluated = [(e.candidate, dict(e.values)) for e in plain.values() if e.status == "ok"]
+    facts = {"model": settings["model"], "text": settings.get("text"), "dtype": settings.get("dtype")}
+    tables = front_table(front, dense), points_table(evaluated, dense)
+    return front_figure_data(*tables, objectives, spec.name, str(run_dir), facts, compared)
+
+
+def _trained(fidelity: str) -> bool:
+    return (rung_of(fidelity) or (False,))[0]
+
+
+def _dense(dense: Candidate, course: Course, plain: Mapping[str, Evaluation]) -> Point:
+    """The dense model with what is known of it: its costs of any fidelity, its quality of the plain points' alone."""
+    if dense.key in plain and plain[dense.key].status == "ok":
+        return dense, dict(plain[dense.key].values)
+    others = [made[dense.key] for name, made in course.made.items() if dense.key in made and rung_of(name)]
+    for evaluation in others:
+        if evaluation.status == "ok":
+            return dense, {n: v for n, v in evaluation.values.items() if n not in SEARCH_QUALITY}
+    known = next(e.values for e in plain.values() if e.status == "ok")
+    return dense, {"decoder_params": round(known["decoder_params"] / (1 - known[REMOVED]))}

@@ -1,0 +1,250 @@
+"""A run directory looked at again and again: what its search does now, and the figure of its points."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import yaml
+
+from evaluators.base import Evaluation, Metric
+from search.loop import Budget
+from search.run.directory import CONFIG_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE
+from search.run.finished import FinishedRun, finished_runs
+from search.views.dashboard.course import Course, Curve, rung_of, thinned
+from search.views.dashboard.follow import Follower
+from search.views.dashboard.live_figure import ended_figure, searching_figure
+from search.views.page.columns import HIGHER, LABELS
+from search.views.watch.progress import duration
+from space.errors import UserError
+
+AT_THE_END = (FRONT_FILE, POINTS_FILE, SUMMARY_FILE)
+BUSY = 0.1  # the largest part of the time that goes into new figures, as a search may need the machine
+CURVE_POINTS = 300
+PACE = 50  # evaluations from which the time left is told
+QUIET_S = 60.0  # without news, after which that is said
+
+
+@dataclass(frozen=True)
+class View:
+    """What the page says of a run beside the figure.
+
+    Attributes:
+        version: Changes with the figure.
+        state: What the run does now, in words.
+        spent: The part of the budget that is spent, 0..1.
+        counts: How often each question was asked, in words.
+        problem: What a person should mend; empty when nothing.
+        keys: Points that can be exported and scored: none before a run has ended.
+        volumes: See `Course`.
+        taus: The same, by a name for people.
+    """
+
+    version: str
+    state: str
+    spent: float
+    counts: str
+    problem: str
+    keys: frozenset[str]
+    volumes: dict[str, Curve]
+    taus: dict[str, Curve]
+
+
+class LiveRun:
+    """A run, begun or ended. What has not changed on disk is not read again. Safe between threads."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Looks for the first time.
+
+        Args:
+            run_dir: As commands are to name it.
+
+        Raises:
+            UserError: There is no run with a readable configuration.
+        """
+        self.run_dir = run_dir
+        self._lock = Lock()
+        self._follower = Follower(run_dir / "archive.jsonl")
+        self._stamps: dict[str, object] = {}
+        self._problems: dict[str, str] = {}  # by what has them
+        self._read_config()
+        self._course = Course(self._objectives)
+        self._finished: FinishedRun | None = None
+        self._pace: deque[tuple[float, float]] = deque(maxlen=PACE)  # when, and the part of the budget
+        self._news_at = time.monotonic()
+        self._start = f"{time.time_ns():x}"  # a page that was open before a restart takes the new one's figure
+        self._changes = 0
+        self._figure = "null"
+        self._drawn: tuple[int, bool] = (-1, False)  # the changes that the figure knows, and whether it is the end's
+        self._draw_again_at = 0.0
+        self._read(first=True)
+
+    def view(self) -> View:
+        """What there is to say now."""
+        with self._lock:
+            self._read()
+            self._draw()
+            course = self._course
+            return View(
+                version=f"{self._start}-{self._drawn[0]}",
+                state=self._state(),
+                spent=1.0 if self._ended is not None else self._spent(),
+                counts=self._counts(),
+                problem=" ".join(filter(None, [self._follower.problem, *self._problems.values()])),
+                keys=self._keys(),
+                volumes={name: thinned(curve, CURVE_POINTS) for name, curve in course.volumes.items()},
+                taus={f"{m}, {name}": thinned(curve, CURVE_POINTS) for (name, m), curve in course.taus.items()},
+            )
+
+    def figure(self) -> str:
+        """What `search.views.page.plot.front_figure_data` makes of it, as JSON; `null` before there is a point."""
+        with self._lock:
+            return self._figure
+
+    @property
+    def _ended(self) -> FinishedRun | None:
+        """The run with its front, unless a search goes on behind it with a larger budget."""
+        run = self._finished
+        if run is None:
+            return None
+        searched = len(self._course.made.get("search", ()))
+        return run if searched <= int(run.summary.get("evaluations", searched)) else None
+
+    def _changed(self, *names: str) -> bool:
+        """Whether some files are others than when this was asked before."""
+        stamps = [_stamp(self.run_dir / name) for name in names]
+        before, self._stamps[names[0]] = self._stamps.get(names[0]), stamps
+        return stamps != before
+
+    def _read_config(self) -> None:
+        self._changed(CONFIG_FILE)
+        try:
+            config = yaml.safe_load((self.run_dir / CONFIG_FILE).read_text(encoding="utf-8"))
+            budget = Budget(**{name: value for name, value in config["budget"].items() if name != "_target_"})
+            objectives = [_metric(str(name)) for name in config["objectives"]]
+            self._trained = config["search"]["distillation"] == "loop"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+            raise UserError(
+                f"Expected {self.run_dir} to hold a run, begun or ended, but its {CONFIG_FILE} does not read as one "
+                f"({type(error).__name__}: {error}). Give a run's directory, or begin its search first."
+            ) from error
+        self._compare, self._budget, self._objectives = config.get("compare"), budget, objectives
+
+    def _read(self, *, first: bool = False) -> None:
+        """Takes in what is new on disk."""
+        if self._changed(CONFIG_FILE):
+            self._problems.pop(CONFIG_FILE, None)
+            try:
+                self._read_config()
+            except UserError as error:  # what was read before still holds, and a resumed run writes it anew
+                self._problems[CONFIG_FILE] = str(error)
+        void, new = self._follower.read()
+        if void:
+            self._course = Course(self._objectives)
+        for evaluation in new:
+            self._course.add(evaluation)
+        if void or new:
+            self._changes += 1
+            self._news_at = time.monotonic()
+        if void or self._follower.held() is False:
+            self._pace.clear()  # a pause says nothing of the pace
+        if not first and any(rung_of(evaluation.fidelity) for evaluation in new):
+            self._pace.append((time.monotonic(), self._spent()))
+        if self._changed(*AT_THE_END):
+            self._changes += 1
+            self._problems.pop(FRONT_FILE, None)
+            self._finished = None
+            if all((self.run_dir / name).exists() for name in AT_THE_END):
+                try:
+                    self._finished = FinishedRun.open(self.run_dir)
+                except UserError as error:
+                    self._problems[FRONT_FILE] = str(error)
+
+    def _draw(self) -> None:
+        """Makes the figure anew when something changed, but not so often that it takes the machine from the search."""
+        ended = self._ended
+        state = (self._changes, ended is not None)
+        if state == self._drawn or time.monotonic() < self._draw_again_at:
+            return
+        begun = time.monotonic()
+        self._problems.pop("figure", None)
+        data = None
+        try:
+            compared = finished_runs(self._compare)
+            if ended is not None:
+                data = ended_figure(ended, compared)
+            else:
+                settings = self._follower.settings
+                data = searching_figure(self._course, settings, self._objectives, self.run_dir, compared)
+        except (UserError, KeyError, TypeError, ValueError) as error:  # what people changed by hand; told on the page
+            self._problems["figure"] = f"The points cannot be drawn: {type(error).__name__}: {error}"
+        self._figure = json.dumps(data, separators=(",", ":"), allow_nan=False)
+        self._drawn = state
+        self._draw_again_at = time.monotonic() + (time.monotonic() - begun) / BUSY
+
+    def _keys(self) -> frozenset[str]:
+        ended = self._ended
+        return frozenset() if ended is None else frozenset(map(str, [*ended.front["key"], *ended.points["key"]]))
+
+    def _spent(self) -> float:
+        """The part of the budget, as `search.loop` counts it."""
+        full = "distilled-" if self._trained else "search"
+        dearest = self._course.rungs[-1] if self._course.rungs else ""
+        counts = dearest == full or (self._trained and dearest.startswith(full))
+        done = len(self._course.made[dearest]) if counts else 0
+        return min(1.0, self._budget.fraction(done, self._course.tokens))
+
+    def _seconds_left(self) -> float | None:
+        if len(self._pace) < 2:
+            return None
+        (begun, before), (now, after) = self._pace[0], self._pace[-1]
+        return (now - begun) * (1 - after) / (after - before) if after > before else None
+
+    def _state(self) -> str:
+        course, held, ended = self._course, self._follower.held(), self._ended
+        if ended is not None:
+            return f"Ended: {len(ended.front) - 1} points on the front. Choose one to export or to score."
+        if held is False and course.made:
+            return "Not searching: no process here has the archive open. The same command with run_dir= goes on."
+        if not course.made:
+            return "Preparing: the order of units and the latency table come before the first evaluation."
+        ago = time.monotonic() - self._news_at
+        news = f"; nothing new for {duration(ago)}" if ago > QUIET_S else ""
+        if course.scoring:
+            return f"Scoring the front: tuning, held-out text, end-to-end timing{news}."
+        spent = f"{course.tokens:,} tokens"
+        if self._budget.tokens is not None:
+            spent = f"{course.tokens:,} of {self._budget.tokens:,} tokens"
+        left = self._seconds_left()
+        told = "" if left is None else f", some {duration(left)} left"
+        return f"Searching: {self._spent():.0%} of the budget, {spent}{told}{news}."
+
+    def _counts(self) -> str:
+        course = self._course
+        told = [f"{_asked(name, made)} {len(made)}" for name, made in course.made.items()]
+        told += [f"{course.failed} failed"] if course.failed else []
+        return f"Evaluations: {', '.join(told)}" if told else "No evaluations yet"
+
+
+def _asked(fidelity: str, made: Mapping[str, Evaluation]) -> str:
+    """What people call a fidelity: of those that are about a task, its name says all that scores depend on."""
+    return str(next((e.facts["task"] for e in made.values() if "task" in e.facts), fidelity))
+
+
+def _metric(name: str) -> Metric:
+    """An objective by its name."""
+    unit = LABELS[name][1] if name in LABELS else ""
+    return Metric(name, unit, "max" if name.startswith(HIGHER) else "min", 2)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,1 @@
+"""The front as one offline page."""

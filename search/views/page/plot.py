@@ -1,0 +1,229 @@
+"""front.html: the front as one self-contained page, drawn by plotly.js from data that this file prepares.
+
+The page's own HTML, style and scripts lie in `search/views/page/`; they see nothing but the JSON made here.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from plotly.offline import get_plotlyjs
+
+from evaluators.base import Metric
+from search.run.commands import override
+from search.run.finished import FinishedRun
+from search.run.front import BEFORE_TUNING, SEARCH_QUALITY, SHAPES, dense_row, is_dense, landmarks
+from search.views.page.columns import Column, page_columns
+
+SCRIPTS = ("numbers.js", "model.js", "picture.js", "plot.js", "panel.js", "front.js")  # in the order of their use
+STYLES = ("front.css",)
+POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
+DIGITS = 6  # of a number that the page gets
+
+
+def front_figure_data(
+    front: pd.DataFrame,
+    evaluated: pd.DataFrame,
+    objectives: Sequence[Metric],
+    title: str,
+    run_dir: str,
+    facts: Mapping[str, Any],
+    compared: Sequence[FinishedRun] = (),
+    scores: Sequence[Metric] = (),
+) -> dict[str, Any]:
+    """Everything that the page draws, as JSON-ready values; numbers that nobody measured are None.
+
+    Args:
+        front: The front's table, the dense model's row in it.
+        evaluated: What the search evaluated, with the same shapes and some of the same metrics; may be empty.
+        objectives: The search's objectives; they choose the axes that the page opens with.
+        title: Heading; usually the model's name.
+        run_dir: The run directory, as the export command is to name it.
+        facts: Model, text, dtype and device of the run, as in `summary.json`.
+        compared: Other runs, whose fronts are laid over.
+        scores: Task scores that are columns of the tables; they say what is better.
+
+    Returns:
+        `title`; `columns`, see `Column`; `x` and `y`, the columns to open with; `shapes`, from a letter to the
+        `[query_heads, kv_heads, mlp_channels]` that it stands for; `runs`, this one first, each with name, directory,
+        export command and what makes its numbers unlike this one's; `series`, sets of points of one run and one role
+        (`dense`, `front`, `uniform`, `dominated`), each with keys, the values of every column in its unit, and layers
+        as words of such letters; `marks`, from the names of landmarks to keys; `selected`, the key to open with.
+    """
+    dense = str(dense_row(front)["key"])
+    others = evaluated[~evaluated["key"].isin(front["key"])]
+    same_in_all = others[list(SHAPES)].map(lambda counts: len(set(counts)) == 1).all(axis=1).astype(bool)
+    sets = [
+        ("dominated", 0, others[~same_in_all]),
+        ("uniform", 0, others[same_in_all]),
+        *(("front", place, run.front[~is_dense(run.front)]) for place, run in enumerate(compared, 1)),
+        ("front", 0, front[~is_dense(front)]),
+        *(("dense", place, run.front[is_dense(run.front)]) for place, run in enumerate(compared, 1)),
+        ("dense", 0, front[is_dense(front)]),
+    ]
+    frames = _alike([frame for _, _, frame in sets])
+    columns = page_columns([frames[-1], *frames[:-1]], [*objectives, *scores])
+    occurring = Counter(shape for frame in frames for layers in _layers(frame) for shape in layers)
+    letters = {shape: letter for (shape, _), letter in zip(occurring.most_common(), _letters(), strict=False)}
+    marks = landmarks(front, objectives)
+    x, y = _axes([column.name for column in columns if column.name in front], objectives)
+    names = _short_names([run_dir, *(str(run.run_dir) for run in compared)])
+    return {
+        "title": title,
+        "columns": [asdict(column) for column in columns],
+        "x": x,
+        "y": y,
+        "shapes": {letter: list(shape) for shape, letter in letters.items()},
+        "runs": [
+            _run(names[0], run_dir, []),
+            *(
+                _run(name, str(run.run_dir), unlike(facts, run.summary))
+                for name, run in zip(names[1:], compared, strict=True)
+            ),
+        ],
+        "series": [
+            {
+                "role": role,
+                "run": run,
+                "keys": [str(key) for key in frame["key"]],
+                "values": {column.name: _values(frame, column) for column in columns},
+                "layers": ["".join(letters[shape] for shape in layers) for layers in _layers(frame)],
+            }
+            for (role, run, _), frame in zip(sets, frames, strict=True)
+        ],
+        "marks": marks,
+        "selected": marks.get("knee", dense),
+    }
+
+
+def page_html(data: Mapping[str, Any]) -> str:
+    """The page: some 5 MB of HTML that needs no network.
+
+    Args:
+        data: As `front_figure_data` gives them.
+    """
+    head = f"""<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>{html.escape(str(data["title"]))} – Pareto front</title>
+<style>{page_style()}</style>"""
+    scripts = f"""<script type="application/json" id="data">{_script_json(data)}</script>
+<script>{get_plotlyjs()}</script>
+<script>{page_script()}</script>"""
+    return page(head, scripts)
+
+
+def page(head: str, scripts: str, live: str = "") -> str:
+    """The page's HTML around its style, data and scripts.
+
+    Args:
+        head: What the head holds besides: title and style.
+        scripts: The end of the body: an element `data` with JSON, null for none yet; plotly.js; and `page_script`.
+        live: What a live page has between heading and plot.
+    """
+    parts = {"head": head, "scripts": scripts, "live": live}
+    # One pass, so that a title such as {{scripts}} stays a title.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _text("front.html"))
+
+
+def page_style(*more: str) -> str:
+    """The style sheet, and others of `search/views/page/` behind it."""
+    return "\n".join(map(_text, (*STYLES, *more)))
+
+
+def page_script(*more: str) -> str:
+    """The page's JavaScript, and other files of `search/views/page/` behind it in the same scope.
+
+    It draws the data on the page, and offers `paretoprune.show(data)` to a live page that has newer ones.
+    """
+    return '(() => {\n"use strict";\n' + "\n".join(map(_text, (*SCRIPTS, *more))) + "\n})();"
+
+
+def unlike(facts: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """What makes the numbers of two runs unlike, in words; empty when they can be compared."""
+    model, other = facts.get("model") or {}, theirs.get("model") or {}
+    told = []
+    if [model.get(name) for name in ("name", "revision")] != [other.get(name) for name in ("name", "revision")]:
+        told.append(f"another model ({other.get('name')}), so KL is to another dense model")
+    if facts.get("text") != theirs.get("text"):
+        told.append("other text, so KL and perplexity are on other tokens")
+    if facts.get("dtype") != theirs.get("dtype"):
+        told.append(f"another dtype ({theirs.get('dtype')})")
+    device, their_device = facts.get("latency") or {}, theirs.get("latency") or {}
+    if any(device[name] != their_device[name] for name in device.keys() & their_device.keys()):
+        told.append("latency of something else, or on another device")
+    return told
+
+
+def _alike(frames: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Tables whose `kl` means one thing: where one has qualities before tuning beside it, untuned ones move there."""
+    if not any(name in frame for frame in frames for name in BEFORE_TUNING.values()):
+        return frames
+    return [
+        frame if any(name in frame for name in BEFORE_TUNING.values()) else frame.rename(columns=BEFORE_TUNING)
+        for frame in frames
+    ]
+
+
+def _axes(columns: Sequence[str], objectives: Sequence[Metric]) -> tuple[str, str]:
+    """The columns that the page opens with: latency, else a cost objective, and a quality objective."""
+    names = [metric.name for metric in objectives]
+    costs = [name for name in names if name not in SEARCH_QUALITY]
+    quality = [name for name in names if name in SEARCH_QUALITY]
+    x = next(name for name in ("latency_ms", *costs, *columns) if name in columns)
+    return x, next(name for name in (*quality, *names, "heldout_ppl", *columns) if name in columns and name != x)
+
+
+def _run(name: str, run_dir: str, notes: list[str]) -> dict[str, Any]:
+    command = f"python export_subnet.py {override('run_dir', run_dir)} pick="
+    return {"name": name, "run_dir": run_dir, "command": command, "notes": notes}
+
+
+def _short_names(run_dirs: Sequence[str]) -> list[str]:
+    """Last parts of directories, or all of a directory whose last part another has too."""
+    last = [Path(run_dir).name or run_dir for run_dir in run_dirs]
+    return [name if last.count(name) == 1 else run_dir for name, run_dir in zip(last, run_dirs, strict=True)]
+
+
+def _layers(frame: pd.DataFrame) -> Iterable[list[tuple[int, ...]]]:
+    """The shapes of all layers of each row."""
+    for counts in zip(*(frame[name] for name in SHAPES), strict=True):
+        yield list(zip(*counts, strict=True))
+
+
+def _letters() -> Iterator[str]:
+    """Characters that JSON and HTML leave as they are, those of one byte first, as 5,000 deep designs are to fit in."""
+    return (chr(code) for code in range(33, 0xD800) if chr(code).isprintable() and chr(code) not in '"\\&<>')
+
+
+def _values(frame: pd.DataFrame, column: Column) -> list[float | int | None]:
+    """A column's numbers in its unit, as JSON has them; empty for one that the table has not."""
+    if column.name not in frame:
+        return []
+    return [_short(value / column.scale) for value in frame[column.name].tolist()]
+
+
+def _short(value: float) -> float | int | None:
+    """A number with as many digits as the page needs; None for one that is not finite."""
+    if not math.isfinite(value):
+        return None
+    rounded = float(f"{value:.{DIGITS}g}")
+    return int(rounded) if rounded.is_integer() else rounded
+
+
+def _text(name: str) -> str:
+    return (resources.files("search.views.page") / name).read_text(encoding="utf-8")
+
+
+def _script_json(data: Mapping[str, Any]) -> str:
+    """JSON that no text in it can break out of a script element."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

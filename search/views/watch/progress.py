@@ -1,0 +1,133 @@
+"""What is said of a running search, in words and in small pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from evaluators.base import Evaluation, Metric
+from search.loop import SearchProgress
+from search.pareto import knee, minimised
+from search.run.front import REMOVED, SEARCH_QUALITY
+from search.views.watch.front_table import short_count
+
+BARS = "▁▂▃▄▅▆▇█"
+ASCII_BARS = "_.-~=+*#"
+
+
+def standouts(progress: SearchProgress) -> dict[str, Evaluation]:
+    """The front's best point by each objective, under the objective's name, and its `knee`; never the dense model."""
+    points = [e for e in progress.front if e.values.get(REMOVED) != 0.0]
+    if not points:
+        return {}
+    values = minimised([e.values for e in points], progress.objectives)
+    best = zip(progress.objectives, values.argmin(axis=0), strict=True)
+    return {**{metric.name: points[row] for metric, row in best}, "knee": points[knee(values)]}
+
+
+def title_of(standout: str) -> str:
+    """What people call a standout: `closest`, `fastest`, `smallest`, `best <metric>` or `knee`."""
+    if standout in SEARCH_QUALITY:
+        return "closest" if standout == "kl" else "likeliest"
+    known = {"latency_ms": "fastest", "params": "smallest", "decoder_params": "smallest", "knee": "knee"}
+    return known.get(standout, f"best {standout}")
+
+
+def value_text(metric: Metric, value: float) -> str:
+    """A value as one reads it: `98.3M`, `244.4`, `0.0310`."""
+    if abs(value) >= 1e4:
+        return short_count(value)
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.4g}" if metric.cost_rank < 2 else f"{value:.4f}"
+
+
+def spent_text(progress: SearchProgress) -> str:
+    """What is spent of the budget: `20,992 of 100,000 tokens`, evaluations too where they are limited."""
+    parts = []
+    if progress.budget.evaluations is not None:
+        parts.append(f"{progress.done} of {progress.budget.evaluations} evaluations")
+    if progress.budget.tokens is not None:
+        parts.append(f"{progress.tokens:,} of {progress.budget.tokens:,} tokens")
+    return ", ".join(parts)
+
+
+def counts_text(progress: SearchProgress) -> str:
+    """How often each fidelity was asked: `search-128 528, search 115`."""
+    made = ", ".join(f"{fidelity} {count}" for fidelity, count in progress.counts.items())
+    parts = [f"{progress.replayed} replayed"] * bool(progress.replayed)
+    parts += [f"{progress.failed} failed"] * bool(progress.failed)
+    return f"{made} ({', '.join(parts)})" if parts else made
+
+
+def progress_line(progress: SearchProgress, seconds_left: float | None, remark: str) -> str:
+    """One line of plain text: budget, time left, hypervolume, best points.
+
+    Args:
+        progress: Of what.
+        seconds_left: To the end of the budget; None when not known.
+        remark: What is to be said of the algorithm; empty for nothing.
+    """
+    left = "" if seconds_left is None else f", {duration(seconds_left)} left"
+    parts = [f"{spent_text(progress)}{left}"]
+    parts.append(f"evaluations: {counts_text(progress)}")
+    if progress.hypervolume is not None:
+        parts.append(f"hypervolume {progress.hypervolume:.5g} ({progress.fidelity}, {len(progress.front)} points)")
+    for name, best in standouts(progress).items():
+        values = ", ".join(f"{m.name} {value_text(m, best.values[m.name])}" for m in progress.objectives)
+        parts.append(f"{title_of(name)} {best.candidate.key} ({values})")
+    return f"generation {progress.generation}: {'; '.join([*parts, *([remark] if remark else [])])}"
+
+
+class Clock:
+    """How long a search will take, from how fast it was since it last replayed an answer."""
+
+    def __init__(self) -> None:
+        self._start: tuple[float, float] | None = None  # time and part of the budget
+        self._replayed = 0
+
+    def left(self, progress: SearchProgress) -> float | None:
+        """Seconds to the end of the budget; None as long as nothing is known of its speed."""
+        now = time.monotonic()
+        if self._start is None or progress.replayed != self._replayed:
+            self._start, self._replayed = (now, progress.fraction), progress.replayed
+        since, fraction = self._start
+        made = progress.fraction - fraction
+        return (now - since) * (1 - progress.fraction) / made if made > 0 else None
+
+
+def duration(seconds: float) -> str:
+    """A time span for people: `45 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def clock(seconds: float) -> str:
+    """A time span that is seen to grow: `0:45`, `12:00`, `3:05:00`."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def sparkline(curve: Sequence[tuple[float, float]], width: int, *, bars: str = BARS) -> str:
+    """A growing curve as a row of at most `width` characters; empty for one without points.
+
+    Args:
+        curve: Points `(x, y)`, x rising.
+        width: Characters.
+        bars: Characters from low to high.
+    """
+    if not curve or width < 1:
+        return ""
+    x, y = np.array(curve, dtype=float).T
+    edges = x[0] + (x[-1] - x[0]) * np.arange(1, width + 1) / width
+    last = y[np.clip(np.searchsorted(x, edges, side="right") - 1, 0, None)] if x[-1] > x[0] else y[-1:]
+    low, high = float(last.min()), float(last.max())
+    levels = (last - low) / (high - low) if high > low else np.full(len(last), 0.5)
+    return "".join(bars[round(float(level) * (len(bars) - 1))] for level in levels)
+
+
+def printable(text: str) -> str:
+    """Text that does nothing to a terminal: what is not printable becomes a question mark."""
+    return "".join(character if character.isprintable() else "?" for character in text)

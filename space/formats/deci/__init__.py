@@ -1,0 +1,1 @@
+"""Checkpoints in NVIDIA's block_configs schema, for vLLM's DeciLM loader."""

@@ -1,0 +1,220 @@
+"""A pruned Llama in NVIDIA's `block_configs` schema, which vLLM's DeciLM loader (`nemotron-nas`) reads.
+
+vLLM itself runs neither here nor in the tests of this project. What is checked (`space.formats.deci.check`) is that
+a reader with that loader's rules finds every weight in the size that it wants, and gets the subnet's logits.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from space.candidate import Candidate, LayerShape
+from space.errors import ShapeError
+from space.formats.deci import check as deci_check
+from space.formats.deci.equal_forms import widened
+from space.formats.hf.export import checkpoint_state, write_checkpoint
+from space.formats.llama_arithmetic import longest_context, require_llama_arithmetic
+from space.formats.model_card import model_card
+from space.formats.reveal import ExportError, revealed_when_complete
+from space.formats.verify import VerificationError, run_check
+from space.spec import ModelSpec
+
+FAMILIES = ("llama", "mistral")
+_CONFIG_FILE = "configuration_decilm.py"
+_MULT_STEP = 256  # channels: an `ffn_mult` stands for a multiple of these
+# Of the dense model's config: what is said whatever a class's default, and what is said by block or by the context.
+_SAID = ("hidden_size", "vocab_size", "hidden_act", "rms_norm_eps", "rope_parameters", "tie_word_embeddings")
+_DROPPED = ("num_key_value_heads", "intermediate_size", "sliding_window", "layer_types")
+
+
+@dataclass(frozen=True)
+class DeciExport:
+    """A finished checkpoint.
+
+    Attributes:
+        directory: Where it is.
+        logits_difference: The reader's logits against the subnet's in float32, the largest difference as a fraction of
+            the largest logit, since it sums in another order.
+        added_parameters: Zeros that the schema made necessary.
+    """
+
+    directory: Path
+    logits_difference: float
+    added_parameters: int
+
+    def remarks(self) -> list[str]:
+        """What a person should know of it, in lines."""
+        return [
+            f"read back in a fresh process by the rules of vLLM's DeciLM loader: logits within "
+            f"{self.logits_difference:.1e} (relative) of the search's own subnet; vLLM itself did not run",
+            f"{self.added_parameters:,} zeros added where the schema has no word for a shape",
+            f"exported; serve with: vllm serve {self.directory} --trust-remote-code",
+        ]
+
+
+def check_deci(config: Any, spec: ModelSpec, candidate: Candidate) -> None:
+    """Refuses, before any work, what the schema cannot hold.
+
+    Raises:
+        ExportError: The family is another, or its arithmetic.
+        ShapeError: No layer keeps attention, or no number of query heads fits all layers.
+    """
+    if spec.family not in FAMILIES:
+        raise ExportError(
+            f"Expected a model of one of the families {', '.join(FAMILIES)} for format=deci, got {spec.family}. "
+            "Export it with format=hf."
+        )
+    require_llama_arithmetic(config, "deci")
+    held_shapes([shape for shape in candidate.layers if not shape.gone], spec)
+
+
+def held_shapes(shapes: Sequence[LayerShape], spec: ModelSpec) -> list[LayerShape]:
+    """The shapes to write for those of the layers that are left, so that the loader computes the same.
+
+    The loader has one number of query heads for all layers, and a number of KV groups that divides it for each; and its
+    first layer must have attention, since the residual stream starts there. Shapes that do not fit get query heads and
+    KV groups of zeros. Of the possible numbers of query heads, the one with the fewest parameters is taken.
+
+    Raises:
+        ShapeError: There is none, or no attention.
+    """
+    if not any(shape.query_heads for shape in shapes):
+        raise ShapeError("Expected a pick that keeps attention in at least one layer, got one with none.")
+    smallest = LayerShape(1, 1, shapes[0].mlp_channels)
+    wanted = [shapes[0] if shapes[0].query_heads else smallest, *shapes[1:]]
+    choices = []
+    for heads in range(1, spec.query_heads + 1):
+        groups = [_groups(shape, heads) if shape.query_heads else 0 for shape in wanted]
+        if spec.hidden % heads == 0 and -1 not in groups:  # Llama's own config wants them to divide
+            held = [
+                LayerShape(heads if count else 0, count, shape.mlp_channels)
+                for count, shape in zip(groups, wanted, strict=True)
+            ]
+            choices.append((sum(shape.query_heads + shape.kv_heads for shape in held), heads, held))
+    if not choices:
+        raise ShapeError(
+            f"Expected a pick whose layers fit one number of query heads, which divides the hidden size {spec.hidden}, "
+            f"got layers of {sorted({shape.query_heads for shape in shapes})}. format=hf writes it."
+        )
+    return min(choices)[2]
+
+
+def _groups(shape: LayerShape, heads: int) -> int:
+    """The fewest KV groups that hold a shape in a layer of so many query heads, -1 where none does."""
+    for groups in range(shape.kv_heads, heads + 1):
+        if heads % groups == 0 and heads // groups >= shape.queries_per_group:
+            return groups
+    return -1
+
+
+def block_config(shape: LayerShape, hidden: int) -> dict[str, dict[str, Any]]:
+    """A layer in the schema's words.
+
+    A width is said as `ffn_mult`, which every loader of the schema reads, where that can say it: w channels are
+    int(2 · ffn_mult · hidden / 3) rounded up to a multiple of 256. Other widths are `intermediate_size`, which vLLM
+    reads where there is no `ffn_mult`.
+    """
+    attention: dict[str, Any] = {"n_heads_in_group": None, "no_op": True, "replace_with_linear": False}
+    ffn: dict[str, Any] = {"no_op": not shape.mlp_channels, "replace_with_linear": False}
+    if shape.query_heads:
+        attention |= {"n_heads_in_group": shape.queries_per_group, "no_op": False}
+    if shape.mlp_channels % _MULT_STEP:
+        ffn["intermediate_size"] = shape.mlp_channels
+    else:
+        ffn["ffn_mult"] = 3 * shape.mlp_channels / (2 * hidden) if shape.mlp_channels else None
+    return {"attention": attention, "ffn": ffn}
+
+
+def export_deci(
+    source: nn.Module,
+    tokenizer: Any,
+    spec: ModelSpec,
+    candidate: Candidate,
+    out_dir: Path,
+    *,
+    input_ids: torch.Tensor,
+    expected_logits: torch.Tensor,
+    card: Mapping[str, Mapping[str, object]],
+    generation_config: Any = None,
+    tolerance: float = 1e-4,
+) -> DeciExport:
+    """Writes, verifies and only then reveals a checkpoint; arguments as of `space.formats.hf.export.export_checkpoint`.
+
+    Raises:
+        ExportError: As `check_deci`, or `out_dir` is taken or cannot be written.
+        ShapeError: As `check_deci`.
+        VerificationError: The reader finds other weights than it wants, or computes something else.
+    """
+    check_deci(source.config, spec, candidate)
+    shapes = [shape for shape in candidate.layers if not shape.gone]
+    held, state = held_shapes(shapes, spec), checkpoint_state(source, candidate)
+    before = sum(tensor.numel() for tensor in state.values())
+    for index, (old, new) in enumerate(zip(shapes, held, strict=True)):
+        state = widened(state, index, old, new, spec)
+    added = sum(tensor.numel() for tensor in state.values()) - before
+    with revealed_when_complete(out_dir) as directory:
+        config = _config(source.config, held, spec)
+        text = resources.files("space.formats.deci").joinpath(_CONFIG_FILE).read_text(encoding="utf-8")
+        (directory / _CONFIG_FILE).write_text(text, encoding="utf-8")
+        write_checkpoint(directory, state, config, tokenizer, generation_config)
+        difference = _verified(directory, input_ids, expected_logits, tolerance)
+        checks = {"largest difference of logits, relative": f"{difference:.2g}", "zeros added": added}
+        text = model_card(
+            spec,
+            candidate,
+            {**card, "Read back by the rules of vLLM's loader, in float32 (vLLM itself did not run)": checks},
+            kind="It is written in NVIDIA's `block_configs` schema, for vLLM's DeciLM loader.",
+            library="vllm",
+            use='from vllm import LLM\n\nmodel = LLM("path/to/this/directory", trust_remote_code=True)',
+        )
+        (directory / "README.md").write_text(text, encoding="utf-8")
+    return DeciExport(out_dir, difference, added)
+
+
+def _config(dense_config: Any, held: Sequence[LayerShape], spec: ModelSpec) -> dict[str, Any]:
+    """The contents of config.json."""
+    values = {key: value for key, value in dense_config.to_diff_dict().items() if key not in _DROPPED}
+    rope = dense_config.rope_parameters
+    values |= {name: getattr(dense_config, name) for name in _SAID}
+    return values | {
+        "rope_theta": rope["rope_theta"],  # engines of before transformers 5 read these two
+        "rope_scaling": None if rope["rope_type"] == "default" else rope,
+        "model_type": "nemotron-nas",
+        "architectures": ["DeciLMForCausalLM"],
+        "auto_map": {"AutoConfig": f"{_CONFIG_FILE.removesuffix('.py')}.DeciLMConfig"},
+        "num_hidden_layers": len(held),
+        "num_attention_heads": max(shape.query_heads for shape in held),
+        "head_dim": spec.head_dim,
+        "max_position_embeddings": longest_context(dense_config),
+        "block_configs": [block_config(shape, spec.hidden) for shape in held],
+    }
+
+
+def _verified(directory: Path, input_ids: torch.Tensor, expected: torch.Tensor, tolerance: float) -> float:
+    """Reads the checkpoint back in a fresh process; the largest difference of logits, relative."""
+    with tempfile.TemporaryDirectory(prefix="paretoprune-verify-") as name:
+        work = Path(name)
+        request = {"directory": str(directory.resolve()), "threads": torch.get_num_threads()}
+        (work / "request.json").write_text(json.dumps(request))
+        tensors = {"input_ids": input_ids, "expected_logits": expected.float()}
+        save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, work / "tensors.safetensors")
+        run_check(Path(deci_check.__file__), work, "The exported checkpoint could not be read back")
+        answer = json.loads((work / "answer.json").read_text())
+    difference = float(answer["logits_difference"])
+    if not difference <= tolerance:
+        raise VerificationError(
+            f"The exported checkpoint failed its check: expected logits within {tolerance:g} (relative, float32) of "
+            f"the searched model's, but they differ by {difference:.3g}. Export another point, or report this one "
+            "with its key."
+        )
+    return difference

@@ -1,0 +1,136 @@
+"""Writes a pruned model as a GGUF file, which real llama.cpp has run before it appears."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from space.candidate import Candidate
+from space.errors import ShapeError
+from space.formats.gguf.file import TYPES, architecture, held_shapes, write_gguf
+from space.formats.gguf.llamacpp import TOLERANCES, LlamaCppCheck, check_in_llamacpp, require_llamacpp
+from space.formats.gguf.tokenizer import gguf_tokenizer
+from space.formats.hf.export import checkpoint_state
+from space.formats.llama_arithmetic import longest_context, require_llama_arithmetic
+from space.formats.model_card import model_card
+from space.formats.reveal import ExportError, revealed_when_complete
+from space.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class GGUFExport:
+    """A finished file.
+
+    Attributes:
+        file: Where it is.
+        architecture: llama.cpp's name for what it holds.
+        kind: Type of its matrices.
+        check: What llama.cpp did with it.
+    """
+
+    file: Path
+    architecture: str
+    kind: str
+    check: LlamaCppCheck
+
+    def remarks(self) -> list[str]:
+        """What a person should know of it, in lines."""
+        check, allowed = self.check, TOLERANCES[self.kind]
+        return [
+            f"run by llama.cpp in a fresh process (architecture {self.architecture}): {check.steps} greedy tokens, "
+            f"{check.ties} of them ties; log-probabilities within {check.worst_difference:.2g} nats of the checkpoint "
+            f"(at most {allowed.worst:g}), {check.mean_difference:.2g} on average (at most {allowed.mean:g})",
+            f"llama.cpp's own speed on this CPU: prompt {check.prompt_tokens_per_s:.0f} tokens/s, "
+            f"decode {check.decode_tokens_per_s:.0f} tokens/s",
+            f"exported: {self.file}",
+        ]
+
+
+def require_gguf_kind(kind: str) -> None:
+    """Checks, before any work is done, that a file of this type can be written and run.
+
+    Raises:
+        ExportError: There is no such type.
+        UserError: llama.cpp is not installed.
+    """
+    if kind not in TYPES:
+        raise ExportError(f"Expected gguf.type to be one of {', '.join(TYPES)}, got {kind!r}.")
+    require_llamacpp()
+
+
+def check_gguf(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidate) -> str:
+    """Refuses, before any work, what llama.cpp cannot hold; returns the name of the architecture that holds the rest.
+
+    Args:
+        config: The dense model's transformers config.
+        tokenizer: The dense model's.
+        spec: The dense model.
+        candidate: What is to be written.
+
+    Raises:
+        ExportError: The family is another, or its arithmetic.
+        UnsupportedTokenizerError: The tokenizer is.
+        ShapeError: No layer keeps attention, or the family's architecture cannot have layers that differ.
+    """
+    shapes = [shape for shape in candidate.layers if not shape.gone]
+    if not any(shape.query_heads for shape in shapes):
+        raise ShapeError("Expected a pick that keeps attention in at least one layer, got one with none.")
+    name = architecture(held_shapes(shapes), spec)
+    require_llama_arithmetic(config, "gguf")
+    gguf_tokenizer(tokenizer, spec.vocab)
+    return name
+
+
+def export_gguf(
+    source: nn.Module,
+    tokenizer: Any,
+    spec: ModelSpec,
+    candidate: Candidate,
+    out_dir: Path,
+    *,
+    kind: str,
+    card: Mapping[str, Mapping[str, object]],
+) -> GGUFExport:
+    """Writes, verifies and only then reveals a directory with one GGUF file and its model card.
+
+    Args:
+        source: The candidate as a causal language model of its own, see `space.formats.hf.export.export_checkpoint`.
+        tokenizer: The dense model's.
+        spec: The dense model.
+        candidate: What `source` is.
+        out_dir: Must not exist, or be an empty directory.
+        kind: `f16` or `q8_0`.
+        card: Tables of the model card: title to rows of name and value.
+
+    Raises:
+        ExportError: As `require_gguf_kind` and `check_gguf`, or `out_dir` is taken or cannot be written.
+        UserError: As `require_gguf_kind` and `check_gguf`.
+        VerificationError: llama.cpp does not load the file, or computes something else than the checkpoint.
+    """
+    require_gguf_kind(kind)
+    arch = check_gguf(source.config, tokenizer, spec, candidate)
+    shapes = [shape for shape in candidate.layers if not shape.gone]
+    title = f"{spec.name.rpartition('/')[2]}-{candidate.key}"
+    file = f"{title}-{kind.upper()}.gguf"
+    with revealed_when_complete(out_dir) as directory:
+        described = gguf_tokenizer(tokenizer, spec.vocab)
+        state = checkpoint_state(source, candidate)
+        write_gguf(directory / file, state, shapes, source.config, spec, described, kind, title)
+        reference = copy.deepcopy(source).float().cpu()
+        check = check_in_llamacpp(directory / file, reference, tokenizer, kind, longest_context(source.config))
+        text = model_card(
+            spec,
+            candidate,
+            {**card, "Checked on export, llama.cpp against the checkpoint in float32": check.rows()},
+            kind=f"It is one GGUF file of llama.cpp's architecture `{arch}`, its matrices in {kind.upper()}.",
+            library="gguf",
+            use="import xllamacpp\n\nparams = xllamacpp.CommonParams()\n"
+            f'params.model.path = "path/to/this/directory/{file}"\nserver = xllamacpp.Server(params)',
+        )
+        (directory / "README.md").write_text(text, encoding="utf-8")
+    return GGUFExport(out_dir / file, arch, kind, check)

@@ -1,0 +1,247 @@
+"""A pruned model as one GGUF file: which architecture of llama.cpp holds it, in what equal form, and the writing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from torch import Tensor
+
+from space.candidate import LayerShape
+from space.errors import ShapeError
+from space.formats.deci.equal_forms import State, widened
+from space.formats.gguf.tokenizer import GGUFTokenizer
+from space.formats.llama_arithmetic import longest_context
+from space.formats.reveal import ExportError
+from space.spec import ModelSpec
+
+_BLOCK = 32  # values of a row that Q8_0 stores with one scale
+_TENSORS = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+_OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How llama.cpp holds a family.
+
+    Attributes:
+        equal: Its architecture for layers of one shape.
+        unequal: Its architecture for layers of any shape, or None.
+        interleaved: Whether rotary pairs are neighbours there, where transformers has them half a head apart.
+        narrow: Whether a layer's query heads together may be narrower than the residual stream.
+    """
+
+    equal: str
+    unequal: str | None
+    interleaved: bool
+    narrow: bool = True
+
+
+ENGINES = {
+    "llama": Engine("llama", "deci", True),
+    "mistral": Engine("llama", "deci", True),
+    "qwen2": Engine("qwen2", None, False, narrow=False),
+    "qwen3": Engine("qwen3", None, False),
+}
+TYPES = {
+    "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
+    "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
+}
+
+
+def held_shapes(shapes: Sequence[LayerShape]) -> list[LayerShape]:
+    """The shapes to write for those of the layers that are left, so that llama.cpp computes the same.
+
+    It does not load a model whose first layer has no attention; and it skips a layer that has attention but no MLP
+    altogether, and says nothing. So the first layer gets one KV group of zeros, and an absent MLP 32 channels of zeros.
+    """
+    held = [shape if shape.mlp_channels else replace(shape, mlp_channels=_BLOCK) for shape in shapes]
+    if not held[0].query_heads:
+        held[0] = LayerShape(1, 1, held[0].mlp_channels)
+    return held
+
+
+def architecture(shapes: Sequence[LayerShape], spec: ModelSpec) -> str:
+    """The architecture that holds these shapes, as `held_shapes` gives them.
+
+    Raises:
+        ExportError: llama.cpp has none for the family.
+        ShapeError: It has none for layers that differ, or for so few query heads.
+    """
+    engine = ENGINES.get(spec.family)
+    if engine is None:
+        raise ExportError(
+            f"Expected a model of one of the families {', '.join(ENGINES)} for format=gguf, got {spec.family}. "
+            "Export it with format=hf."
+        )
+    if not engine.narrow and any(shape.query_heads * spec.head_dim != spec.hidden for shape in shapes):
+        raise ShapeError(
+            f"Expected a pick for format=gguf that keeps all of its {spec.query_heads} query heads in every "
+            f"layer, since llama.cpp's {engine.equal} has them as wide as the hidden size, got layers of "
+            f"{sorted({shape.query_heads for shape in shapes})}. format=hf writes it."
+        )
+    if len(set(shapes)) == 1:
+        return engine.equal
+    if engine.unequal is None:
+        raise ShapeError(
+            f"Expected a pick with equal layers for format=gguf, since llama.cpp's {engine.equal} has one shape for "
+            f"all layers, got one of a {spec.family} with {len(set(shapes))} shapes. format=hf writes it."
+        )
+    return engine.unequal
+
+
+def write_gguf(
+    path: Path,
+    state: State,
+    shapes: Sequence[LayerShape],
+    config: Any,
+    spec: ModelSpec,
+    tokenizer: GGUFTokenizer,
+    kind: str,
+    name: str,
+) -> None:
+    """Writes one file.
+
+    Args:
+        path: Of the file.
+        state: The checkpoint's tensors, a tied LM head left out.
+        shapes: Of the layers in `state`.
+        config: The dense model's transformers config.
+        spec: The dense model.
+        tokenizer: What the file says of it.
+        kind: Row of `TYPES`, for the matrices. Norms and biases stay in float32, and in a Q8_0 file a matrix whose rows
+            are no whole blocks of 32 values is F16.
+        name: What the file calls itself.
+
+    Raises:
+        ExportError: A weight is too large for F16.
+    """
+    held = held_shapes(shapes)
+    for index, (old, new) in enumerate(zip(shapes, held, strict=True)):
+        state = widened(state, index, old, new, spec)
+    arch = architecture(held, spec)
+    writer = gguf.GGUFWriter(path, arch)
+    try:
+        writer.add_name(name)
+        _describe(writer, held, config, spec, equal=len(set(held)) == 1)
+        writer.add_file_type(TYPES[kind][1])
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        _add_tokenizer(writer, tokenizer)
+        if config.rope_parameters["rope_type"] == "llama3":
+            writer.add_tensor("rope_freqs.weight", llama3_factors(config.rope_parameters, spec.head_dim))
+        for key, tensor in state.items():
+            _add_tensor(writer, key, tensor, held, ENGINES[spec.family], TYPES[kind][0])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()
+
+
+def llama3_factors(rope: dict[str, Any], head_dim: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """What llama.cpp divides the rotary frequencies by, `(head_dim / 2,)`: Llama 3.1's stretch of the slow ones."""
+    frequencies = rope["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim)
+    turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)  # in the original context
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    fast = np.clip((turns - low) / (high - low), 0, 1)
+    return (1 / ((1 - fast) / rope["factor"] + fast)).astype(np.float32)
+
+
+def _describe(
+    writer: gguf.GGUFWriter, held: Sequence[LayerShape], config: Any, spec: ModelSpec, *, equal: bool
+) -> None:
+    """Sizes and constants; by layer where the layers differ."""
+
+    def sizes(values: list[int]) -> int | list[int]:
+        return values[0] if equal else values
+
+    rope = config.rope_parameters
+    writer.add_block_count(len(held))
+    writer.add_context_length(longest_context(config))
+    writer.add_embedding_length(spec.hidden)
+    writer.add_vocab_size(spec.vocab)
+    writer.add_head_count(sizes([shape.query_heads for shape in held]))
+    writer.add_head_count_kv(sizes([shape.kv_heads for shape in held]))
+    writer.add_feed_forward_length(sizes([shape.mlp_channels for shape in held]))
+    writer.add_key_length(spec.head_dim)
+    writer.add_value_length(spec.head_dim)
+    writer.add_rope_dimension_count(spec.head_dim)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if rope["rope_type"] == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: GGUFTokenizer) -> None:
+    writer.add_tokenizer_model(tokenizer.model)
+    writer.add_tokenizer_pre(tokenizer.pre)
+    writer.add_token_list(tokenizer.tokens)
+    writer.add_token_types(tokenizer.types)
+    if tokenizer.model == "gpt2":
+        writer.add_token_merges(tokenizer.merges)
+    else:
+        writer.add_token_scores(tokenizer.scores)
+        writer.add_add_space_prefix(tokenizer.add_space_prefix)
+    for name, index in tokenizer.ids.items():
+        getattr(writer, f"add_{name}_token_id")(index)
+    writer.add_add_bos_token(tokenizer.add_bos)
+    writer.add_add_eos_token(tokenizer.add_eos)
+    if tokenizer.chat_template is not None:
+        writer.add_chat_template(tokenizer.chat_template)
+
+
+def _add_tensor(
+    writer: gguf.GGUFWriter,
+    key: str,
+    tensor: Tensor,
+    held: Sequence[LayerShape],
+    engine: Engine,
+    kind: gguf.GGMLQuantizationType,
+) -> None:
+    """Writes one tensor under llama.cpp's name, in its order of rows and in its type."""
+    module, _, parameter = key.rpartition(".")
+    values = tensor.detach().cpu().float()
+    if module in _OUTER:
+        name = f"{_OUTER[module]}.{parameter}"
+    else:
+        _, _, index, part = module.split(".", 3)
+        name = f"blk.{index}.{_TENSORS[part]}.{parameter}"
+        if engine.interleaved and part in ("self_attn.q_proj", "self_attn.k_proj"):
+            shape = held[int(index)]
+            values = _interleaved(values, shape.query_heads if part.endswith("q_proj") else shape.kv_heads)
+    if values.ndim == 1:
+        writer.add_tensor(name, values.numpy())
+    elif kind is gguf.GGMLQuantizationType.Q8_0 and values.shape[1] % _BLOCK == 0:
+        writer.add_tensor(name, gguf.quants.quantize(values.numpy(), kind), raw_dtype=kind)
+    elif values.abs().max() <= torch.finfo(torch.float16).max:
+        writer.add_tensor(name, values.half().numpy())
+    else:
+        raise ExportError(
+            f"Expected weights of at most {torch.finfo(torch.float16).max:g}, which is the largest in F16, but {key} "
+            f"has {float(values.abs().max()):g}. Export it with gguf.type=q8_0 or format=hf."
+        )
+
+
+def _interleaved(values: Tensor, heads: int) -> Tensor:
+    """Rows of a query or key projection with the two of each rotary pair as neighbours, head by head."""
+    halves = values.view(heads, 2, -1, *values.shape[1:])  # (heads, half, pair, ...)
+    return halves.transpose(1, 2).reshape(values.shape)

@@ -1,0 +1,124 @@
+"""What a fresh process does with GGUF files: load them in llama.cpp, and check one or time some against each other.
+
+`space.formats.gguf.llamacpp` and `evaluators.latency.llamacpp_clock` run this file by its path, so it imports
+xllamacpp only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+TOP = 10  # most likely tokens of a step whose log-probabilities are handed back
+DECODED = 16  # tokens of a timing
+
+
+class Engine:
+    """llama.cpp's server with one model, on the CPU, asked one thing at a time."""
+
+    def __init__(self, file: str, context: int, threads: int) -> None:
+        """Loads the file.
+
+        Raises:
+            SystemExit: llama.cpp cannot.
+        """
+        import xllamacpp
+
+        params = xllamacpp.CommonParams()
+        params.model.path = file
+        params.n_ctx, params.n_parallel, params.n_gpu_layers, params.warmup = context, 1, 0, False
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        try:
+            self._server = xllamacpp.Server(params)
+        except RuntimeError as error:  # what llama.cpp has said on stderr tells more than a traceback
+            raise SystemExit(f"xllamacpp: {error}") from error
+        self._address = urlsplit(self._server.listening_address)
+
+    def ask(self, path: str, **body: Any) -> dict[str, Any]:
+        """Posts one request; http.client asks no proxy."""
+        connection = HTTPConnection(self._address.hostname or "", self._address.port)
+        try:
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read()
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise RuntimeError(f"llama.cpp answered {path} with {answer.status}: {text.decode(errors='replace')[:500]}")
+        return dict(json.loads(text))
+
+    def continued(self, prompt: list[int], new_tokens: int, **settings: Any) -> dict[str, Any]:
+        """The most likely continuation of a prompt of token ids, to its full length."""
+        fixed = {"temperature": 0, "ignore_eos": True, "return_tokens": True}
+        return self.ask("/completion", prompt=prompt, n_predict=new_tokens, **fixed, **settings)
+
+    def steps(self, prompt: list[int], new_tokens: int) -> list[dict[str, Any]]:
+        """A continuation token by token: for each its id and, as `[id, log-probability]`, the likeliest ones.
+
+        Each token is a request of its own on the cache of those before: the server leaves out the log-probabilities of
+        tokens that end inside a character, and in a longer answer does not say of which. Such a step has none.
+        """
+        found: list[dict[str, Any]] = []
+        for _ in range(new_tokens):
+            context = prompt + [step["token"] for step in found]
+            answer = self.continued(context, 1, n_probs=TOP, cache_prompt=True)
+            given = answer.get("completion_probabilities") or [{"top_logprobs": []}]
+            top = [[other["id"], other["logprob"]] for other in given[0]["top_logprobs"]]
+            found.append({"token": answer["tokens"][0], "top": top})
+        return found
+
+    def milliseconds(self, kind: str, prompt: list[int]) -> float:
+        """llama.cpp's own time of a prompt from its start, or of a further token after it."""
+        if kind == "prefill":
+            return float(self.continued(prompt, 1, cache_prompt=False)["timings"]["prompt_ms"])
+        timings = self.continued(prompt, DECODED + 1, cache_prompt=True)["timings"]
+        return float(timings["predicted_ms"]) / DECODED  # the clock starts at the first of them
+
+
+def checked(request: dict[str, Any]) -> dict[str, Any]:
+    """How a file cuts texts and continues prompts, and how fast."""
+    start = time.perf_counter()
+    engine = Engine(request["file"], request["context"], request["threads"])
+    load_seconds = time.perf_counter() - start
+    cut = [engine.ask("/tokenize", content=text, add_special=True)["tokens"] for text in request["texts"]]
+    runs = [engine.steps(prompt, request["new_tokens"]) for prompt in request["prompts"]]
+    timed = engine.continued(request["timed_prompt"], request["timed_new_tokens"], cache_prompt=False)
+    return {
+        "cut": cut,
+        "runs": runs,
+        "load_seconds": load_seconds,
+        "ends": [bias["token"] for bias in timed["generation_settings"]["logit_bias"]],  # never chosen: `ignore_eos`
+        "prompt_tokens_per_s": timed["timings"]["prompt_per_second"],
+        "decode_tokens_per_s": timed["timings"]["predicted_per_second"],
+    }
+
+
+def timed(request: dict[str, Any]) -> dict[str, Any]:
+    """Milliseconds of each of some files, in rounds in which they take turns; once before, to be warm."""
+    engines = [Engine(file, request["context"], request["threads"]) for file in request["files"]]
+    ask = request["kind"], request["prompt"]
+    for engine in engines:
+        engine.milliseconds(*ask)
+    return {"ms": [[engine.milliseconds(*ask) for engine in engines] for _ in range(request["rounds"])]}
+
+
+JOBS = {"check": checked, "time": timed}
+
+
+def main(work: Path) -> None:
+    """Reads `request.json` of a directory and writes `answer.json` there.
+
+    Args:
+        work: A temporary directory of the process that wants an answer.
+    """
+    request = json.loads((work / "request.json").read_text())
+    (work / "answer.json").write_text(json.dumps(JOBS[request["job"]](request)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,38 @@
+"""What engines take for granted of a Llama: SwiGLU, one of three rotary embeddings, full attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from space.formats.reveal import ExportError
+
+_ROTARY = ("default", "linear", "llama3")
+
+
+def require_llama_arithmetic(config: Any, form: str) -> None:
+    """Refuses a model that a format has no words for.
+
+    Args:
+        config: The dense model's transformers config.
+        form: The format, for the message.
+
+    Raises:
+        ExportError: Its activation or its rotary embedding is another.
+    """
+    rope = config.rope_parameters
+    if config.hidden_act != "silu":
+        raise ExportError(
+            f"Expected the activation silu, the only one of format={form}, got {config.hidden_act}. "
+            "Export it with format=hf."
+        )
+    if rope.get("rope_type") not in _ROTARY or rope.get("partial_rotary_factor", 1) != 1:
+        raise ExportError(
+            f"Expected a rotary embedding of type {', '.join(_ROTARY)} for format={form}, got {rope}. "
+            "Export it with format=hf."
+        )
+
+
+def longest_context(config: Any) -> int:
+    """Tokens up to which full attention is what the model does: all positions, or those inside a sliding window."""
+    window = getattr(config, "sliding_window", None)
+    return min(config.max_position_embeddings, window or config.max_position_embeddings)

@@ -1,0 +1,277 @@
+"""Hub id, local directory or embedded default -> dense model, tokenizer and ModelSpec.
+
+Everything that can be refused is refused before the weights are read, and every refusal is a `UserError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError as ConfigError
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from space.errors import UserError
+from space.models.architectures import family_of
+from space.models.embedded import DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
+from space.models.hub import WEIGHT_FILES, model_snapshot
+from space.models.vector_math import settle_vector_math
+from space.spec import ModelSpec
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_WITHOUT_HUB = "leave model.path unset for the embedded default, or set it to a local directory"
+_HASHED_BYTES = 4 << 30
+
+# Keys of config.json that, when set, stand for something that the search does not do.
+_REFUSED_CONFIG = {
+    "quantization_config": "quantised weights; use the checkpoint that it was made from",
+    "per_layer_config": "layers of unequal shape (an already pruned model); use the dense model that it was made from",
+    "final_logit_softcapping": "soft-capped logits, whose divergence is not supported",
+    "num_experts": "a mixture of experts, which is not supported",
+    "num_local_experts": "a mixture of experts, which is not supported",
+}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A dense model, ready for the search.
+
+    Attributes:
+        model: The causal language model with float32 weights, in eval mode, without gradients.
+        tokenizer: Its tokenizer.
+        spec: Its facts.
+        dtype: What forward passes of the search are to run in.
+        device: Where the model is.
+        source: The directory or hub id that it came from.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    spec: ModelSpec
+    dtype: torch.dtype
+    device: torch.device
+    source: str
+
+
+def load_model(
+    path: str | None = None,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Loads a dense model.
+
+    Args:
+        path: Local directory with `config.json` and safetensors, or hub id; None is the embedded default.
+        revision: Branch, tag or commit of a hub id.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the device is fast at it, else float32.
+        device: A torch device, or `auto`: CUDA where there is one, else the CPU.
+        trust_remote_code: Whether modelling code that comes with the checkpoint may run.
+
+    Raises:
+        UserError: An argument is wrong, the model can not be had, or it is not one that can be pruned here.
+    """
+    settle_vector_math()
+    run_device = resolve_device(device)
+    run_dtype = resolve_dtype(dtype, run_device)
+    directory, name, commit = _locate(path, revision, trust_remote_code)
+    family = _check_directory(directory)
+    tokenizer, model = _read(directory, trust_remote_code)
+    try:
+        spec = _read_spec(model, name, commit or fingerprint(directory), family)
+    except (AttributeError, ValueError) as error:
+        raise UserError(f"Expected {name} to have the layers of a {family} model, but got: {error}") from error
+    model.eval().requires_grad_(False).to(run_device)
+    return LoadedModel(model, tokenizer, spec, run_dtype, run_device, str(directory) if commit is None else name)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of that name, or for `auto` CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: There is no such device here.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"Expected a device that works here (auto, cpu, cuda, cuda:1, mps), got device={device}: {reason}"
+        ) from error
+    return torch.device(name)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name, or for `auto` bfloat16 where the device is fast at it, else float32.
+
+    Raises:
+        UserError: The name is not one of `DTYPES`.
+    """
+    if dtype == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = device.type == "cpu" and (
+                torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+            )
+        return torch.bfloat16 if fast else torch.float32
+    if dtype not in DTYPES:
+        raise UserError(f"Expected dtype to be one of auto, {', '.join(DTYPES)}, got {dtype!r}.")
+    return DTYPES[dtype]
+
+
+def fingerprint(directory: Path) -> str:
+    """16 hex digits that pin `config.json` and the weights of a checkpoint directory.
+
+    Weights are hashed by content; beyond 4 GB, where that takes long, by header, size and time of change.
+    """
+    files = sorted(directory.glob(WEIGHT_FILES))
+    whole = sum(file.stat().st_size for file in files) <= _HASHED_BYTES
+    digest = hashlib.sha256((directory / "config.json").read_bytes())
+    for file in files:
+        state = file.stat()
+        digest.update(f"{file.name}\0{state.st_size}\0".encode())
+        with file.open("rb") as content:
+            if whole:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+            else:
+                digest.update(content.read(int.from_bytes(content.read(8), "little")))
+                digest.update(str(state.st_mtime_ns).encode())
+    return digest.hexdigest()[:16]
+
+
+def _locate(path: str | None, revision: str | None, trust_remote_code: bool) -> tuple[Path, str, str | None]:
+    """The checkpoint's directory and name, and the commit where it comes from the hub."""
+    local = path is None or path.startswith(("/", "./", "../", "~")) or Path(path).exists()
+    if local and revision is not None:
+        raise UserError(f"model.revision={revision} is for hub ids, got model.path={path}. Leave one of them unset.")
+    if path is None:
+        return default_model_dir(), DEFAULT_MODEL_NAME, None
+    if not local:
+        directory = model_snapshot(path, revision, trust_remote_code, _check_config, _WITHOUT_HUB)
+        return directory, path, directory.name
+    directory = Path(path).expanduser()
+    if not directory.is_dir():
+        raise UserError(f"Expected model.path to be a directory, but there is no such directory: {path}")
+    return directory, directory.resolve().name, None
+
+
+def _check_directory(directory: Path) -> str:
+    """Refuses a directory that is not a safetensors checkpoint of a supported family; returns the family's name."""
+    found = sorted(file.name for file in directory.iterdir())
+    if "config.json" not in found or not list(directory.glob(WEIGHT_FILES)):
+        pickles = [name for name in found if name.endswith((".bin", ".pt", ".pth", ".gguf"))]
+        hint = (
+            f"{pickles[0]} is not read: convert it with save_pretrained, which writes safetensors."
+            if pickles
+            else "Set model.path to a checkpoint directory."
+        )
+        raise UserError(
+            f"Expected config.json and model.safetensors (or its shards) in {directory}, "
+            f"got {', '.join(found[:8]) or 'an empty directory'}. {hint}"
+        )
+    return _check_config(directory)
+
+
+def _check_config(directory: Path) -> str:
+    """Refuses a configuration that is broken or not supported; returns its `model_type`."""
+    file = directory / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"Expected {file} to be JSON, but got: {error}.") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise UserError(f"Expected {file} to be a JSON object with a model_type, as transformers writes it.")
+    family: str = config["model_type"]
+    family_of(family)
+    for key, meaning in _REFUSED_CONFIG.items():
+        if config.get(key):
+            raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
+    return family
+
+
+def _read(directory: Path, trust_remote_code: bool) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Tokenizer and model, weights complete."""
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(directory, **options)
+    except Exception as error:  # a broken tokenizer.json raises no narrower class
+        raise UserError(f"Expected a tokenizer (tokenizer.json) in {directory}, but got: {error}") from error
+    try:
+        with quiet_transformers():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=torch.float32,
+                use_safetensors=True,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, ConfigError) as error:
+        raise UserError(f"Expected a model that transformers can load in {directory}, but got: {error}") from error
+    # transformers fills what is missing with random numbers and drops what is left over.
+    missing = report["missing_keys"]
+    left_over = {key for key in report["unexpected_keys"] if ".layers." in key and "rotary_emb" not in key}
+    for what, keys in (("missing", missing), ("left over", left_over)):
+        if keys:
+            raise UserError(
+                f"Expected the weights in {directory} to fit its config.json, but {len(keys)} are {what}, such as "
+                f"{min(keys)}. Use a checkpoint of a causal language model whose config.json belongs to it."
+            )
+    return tokenizer, model
+
+
+def _read_spec(model: PreTrainedModel, name: str, revision: str, family: str) -> ModelSpec:
+    """The facts of a loaded model, read from its configuration and checked against its modules."""
+    config: Any = model.config
+    heads, kv_heads, hidden = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
+    head_dim = getattr(config, "head_dim", None) or hidden // heads
+    channels = config.intermediate_size
+    expected = {
+        "self_attn.q_proj": (heads * head_dim, hidden),
+        "self_attn.k_proj": (kv_heads * head_dim, hidden),
+        "self_attn.v_proj": (kv_heads * head_dim, hidden),
+        "self_attn.o_proj": (hidden, heads * head_dim),
+        "mlp.gate_proj": (channels, hidden),
+        "mlp.up_proj": (channels, hidden),
+        "mlp.down_proj": (hidden, channels),
+    }
+    layers: nn.ModuleList = model.model.layers
+    biases = {path: layers[0].get_submodule(path).bias is not None for path in expected}
+    for index, layer in enumerate(layers):
+        for path, shape in expected.items():
+            projection: Any = layer.get_submodule(path)
+            got = (projection.weight.shape[0], projection.weight.shape[1])
+            if got != shape or (projection.bias is not None) != biases[path]:
+                raise UserError(
+                    f"Expected every layer of {name} to have the same shape, {path} being {shape}, but in layer "
+                    f"{index} it is {got}: an already pruned model? Use the dense model that it was made from."
+                )
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    return ModelSpec(
+        name=name,
+        revision=revision,
+        family=family,
+        layers=len(layers),
+        hidden=hidden,
+        query_heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        mlp_channels=channels,
+        vocab=embedding.shape[0],
+        tied_embeddings=head is embedding,
+        qkv_bias=biases["self_attn.q_proj"],
+        o_bias=biases["self_attn.o_proj"],
+        mlp_bias=biases["mlp.down_proj"],
+    )

@@ -1,0 +1,195 @@
+"""Carries the dense model's and the candidates' residual streams through the layers, correcting one block at a time.
+
+Hidden states of all calibration tokens are kept for the dense model and for each candidate (tokens × hidden values of
+the supernet's dtype), and the projection's inputs for one block of one candidate. Each block runs alone, as a candidate
+of which nothing else is left in that layer, so that masks, rotary embeddings and norms are transformers' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from space.candidate import Candidate, LayerShape
+from space.errors import UserError
+from space.models.architectures import Family, family_of
+from space.supernet.calibration import Captured, first_inputs, layer_arguments
+from space.supernet.correction import BLOCKS, Correction
+from space.supernet.corrective_step import Moments, corrective_step
+from space.supernet.supernet import Supernet
+
+States = list[Tensor]  # residual stream, one tensor (windows, time, hidden) a batch
+
+
+@dataclass
+class _Subnet:
+    """A candidate on its way through the layers; `states` is None as long as it is the dense model."""
+
+    candidate: Candidate
+    states: States | None = None
+    weights: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+@torch.no_grad()
+def correct(
+    supernet: Supernet,
+    candidates: Sequence[Candidate],
+    tokens: Tensor,
+    *,
+    damping: float = 0.001,
+    batch: int = 8,
+    on_layer: Callable[[int], None] = lambda index: None,
+) -> list[Correction]:
+    """Corrections of candidates, in their order; they share the dense model's pass over the text.
+
+    Args:
+        supernet: The model; no candidate may be active.
+        candidates: What to correct.
+        tokens: Token ids, shape (windows, length), of at least two windows. More text is better, and costs time in
+            proportion.
+        damping: Pull towards the refit, as a fraction of the mean diagonal of the inputs' Gram matrix. A little is
+            enough: what keeps little text from doing harm is the length of the steps.
+        batch: Windows of a forward pass.
+        on_layer: Called with the number of each layer that is done.
+
+    Raises:
+        UserError: There are fewer than two windows, or the damping is not above 0.
+        ValueError: A candidate does not fit the model, or one is active, or the model has one layer only.
+    """
+    if tokens.ndim != 2 or len(tokens) < 2:
+        raise UserError(f"Correction: expected at least 2 windows of tokens, got shape {tuple(tokens.shape)}.")
+    if damping <= 0:
+        raise UserError(f"Correction: expected damping above 0, got {damping}.")
+    for candidate in candidates:
+        with supernet.activate(candidate):  # refuses what does not fit before the work begins
+            pass
+    model, whole = supernet.model, Candidate.dense(supernet.spec)
+    tokens = tokens.to(next(model.parameters()).device)
+    batches = tokens.split(min(batch, -(-len(tokens) // 2)))
+    arguments = layer_arguments(model, tokens)
+    dense = first_inputs(model, batches)
+    subnets = [_Subnet(candidate) for candidate in candidates]
+    for index in range(supernet.spec.layers):
+        for subnet in subnets:
+            subnet.weights.append({})
+        for name in BLOCKS:
+            block = _Block(supernet, index, name, arguments[index])
+            target = block.outputs(dense)
+            for subnet in subnets:
+                shape = _alone(subnet.candidate.layers[index], name)
+                if subnet.states is None and shape != _alone(whole.layers[index], name):
+                    subnet.states = dense  # the first cut: until here it was the dense model
+                if subnet.states is not None and not shape.gone:
+                    weight, subnet.states = block.fit(shape, subnet.states, target, damping)
+                    subnet.weights[index][name] = weight
+            dense = target
+        on_layer(index)
+    return [Correction(subnet.candidate, tuple(subnet.weights)) for subnet in subnets]
+
+
+def _alone(shape: LayerShape, name: str) -> LayerShape:
+    """The layer's shape with nothing but the block of that output projection."""
+    if name == "o_proj":
+        return LayerShape(shape.query_heads, shape.kv_heads, 0)
+    return LayerShape(0, 0, shape.mlp_channels)
+
+
+class _Block:
+    """One block of one layer: the dense one, and each candidate's."""
+
+    def __init__(self, supernet: Supernet, index: int, name: str, arguments: dict[str, Any]) -> None:
+        self._supernet = supernet
+        self._index = index
+        self._name = name
+        self._arguments = arguments
+        self._whole = Candidate.dense(supernet.spec)
+        family: Family = family_of(supernet.spec.family)
+        norms = family.attention_norms if name == "o_proj" else family.mlp_norms
+        # of a block's norms, the first stands before it, and another one between it and the residual addition
+        self._norm_after = norms[1] if len(norms) > 1 else None
+
+    def outputs(self, states: States) -> States:
+        """The residual stream after the dense block."""
+        with self._layer(_alone(self._whole.layers[self._index], self._name)) as layer:
+            return [layer(state, **self._arguments) for state in states]
+
+    def fit(self, shape: LayerShape, states: States, target: States, damping: float) -> tuple[Tensor, States]:
+        """The corrected output projection of a candidate's block, and the candidate's residual stream after it.
+
+        Batches take turns as one of two halves of the text, which check each other.
+
+        Args:
+            shape: The layer with nothing but this block.
+            states: The candidate's residual stream before the block.
+            target: The dense model's residual stream after its block.
+            damping: As for `correct`.
+        """
+        with self._layer(shape) as layer:
+            projection: nn.Linear = getattr(getattr(layer, BLOCKS[self._name]), self._name)
+            norm: nn.Module | None = getattr(layer, self._norm_after) if self._norm_after else None
+            refit, bias = projection.weight, projection.bias
+            inputs = [self._input(layer, projection, state) for state in states]
+            halves = Moments.zeros_for(refit), Moments.zeros_for(refit)
+            for number, (rows, state, wanted) in enumerate(zip(inputs, states, target, strict=True)):
+                output = F.linear(rows, refit, bias)
+                scale = None if norm is None else _root_mean_square(output)
+                output = output if norm is None else norm(output)
+                residual = wanted.float() - state.float() - output.float()
+                rows = rows.float() if scale is None else rows.float() / scale
+                halves[number % 2].add(rows.flatten(0, 1), residual.flatten(0, 1), refit.dtype)
+            change = corrective_step(halves, damping).change
+            if norm is not None:
+                change *= _inverse_gain(norm, refit)
+            weight = (refit.float() + change).to(refit.dtype)
+            after: States = []
+            for rows, state in zip(inputs, states, strict=True):
+                output = F.linear(rows, weight, bias)
+                after.append(state + (output if norm is None else norm(output)))
+        return weight, after
+
+    @contextmanager
+    def _layer(self, shape: LayerShape) -> Iterator[Any]:
+        layers = list(self._whole.layers)
+        layers[self._index] = shape
+        with self._supernet.activate(Candidate(tuple(layers))) as model:
+            yield model.model.layers[self._index]
+
+    def _input(self, layer: Any, projection: nn.Linear, state: Tensor) -> Tensor:
+        """What the block hands to its output projection, shape (windows, time, columns)."""
+        seen: list[Tensor] = []
+
+        def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen.append(inputs[0])
+            raise Captured
+
+        handle = projection.register_forward_pre_hook(record)
+        try:
+            layer(state, **self._arguments)
+        except Captured:
+            pass
+        finally:
+            handle.remove()
+        return seen[0]
+
+
+def _root_mean_square(output: Tensor) -> Tensor:
+    """What a norm behind the projection divides each token by, float32, shape (windows, time, 1)."""
+    return output.float().pow(2).mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _inverse_gain(norm: nn.Module, weight: Tensor) -> Tensor:
+    """From a change behind a norm to one before it: one over the norm's weights, held back where they are small.
+
+    To first order, and with each token's root mean square as it is, a norm multiplies by its weights.
+
+    Returns:
+        Factors, float32, shape (hidden, 1).
+    """
+    gain: Tensor = norm(weight.new_ones(1, len(weight))).float().T  # ones have a root mean square of one
+    return gain / (gain.square() + 0.01 * gain.square().mean())

@@ -1,0 +1,208 @@
+"""What a prepared supernet keeps on disk: the order of each layer's units, and what its refits and merges need.
+
+What blocks lose at every level is kept too, though it follows from the rest: a search is steered by these numbers, and
+made again with another number of threads they would differ in their last bits, and with them the way of a resumed run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from space.errors import UserError
+from space.spec import ModelSpec
+from space.supernet.calibration import LayerStatistics, gather
+from space.supernet.compensation import factor, lost_energy
+from space.supernet.importance import AttentionOrder, attention_order, damped, mlp_order, rule_of
+from space.supernet.merging import merged_attention
+from space.supernet.units import attention_columns, permute_attention, permute_mlp
+
+FORMAT = 3  # of the files
+_META = "supernet.json"
+
+
+def is_prepared(directory: Path) -> bool:
+    """Whether a directory holds a whole prepared supernet (its description is written last)."""
+    return (directory / _META).is_file()
+
+
+def merged_name(groups: int, parameter: str) -> str:
+    """The tensor of a projection with so many merged groups."""
+    return f"merged_{groups}.{parameter}"
+
+
+def lost_name(groups: int) -> str:
+    """The tensor that says what an attention block loses with so many merged groups."""
+    return f"merged_{groups}.lost"
+
+
+class StoredLayers:
+    """A directory with one file a layer.
+
+    Attributes:
+        directory: Where.
+        spec: The dense model.
+        influence: Block influence of every layer on the calibration text; small means that it changes little.
+    """
+
+    def __init__(self, directory: Path, spec: ModelSpec, influence: tuple[float, ...]) -> None:
+        """Takes what is known to be there; use `make` or `open`."""
+        self.directory = directory
+        self.spec = spec
+        self.influence = influence
+
+    @classmethod
+    def make(
+        cls,
+        model: Any,
+        spec: ModelSpec,
+        tokens: Tensor,
+        directory: Path,
+        *,
+        dtype: torch.dtype,
+        importance: str,
+        damping: float,
+        steps: int,
+        batch: int,
+        on_layer: Callable[[int], None],
+    ) -> StoredLayers:
+        """Calibrates, orders and permutes a float32 model, and writes the directory, whole or not at all.
+
+        Args and errors are those of `Supernet.prepare`.
+        """
+        rule = rule_of(importance)
+        influence: list[float] = []
+        partial = directory.with_name(f"{directory.name}.partial-{os.getpid()}")
+        try:
+            partial.mkdir(parents=True)
+            for statistics in gather(model, tokens, forward_dtype=dtype, batch=batch):
+                layer = model.model.layers[statistics.index]
+                tensors = _order_and_factor(layer, statistics, spec, rule, damping, steps)
+                merges = merged_attention(
+                    layer, spec, statistics.inputs, statistics.arguments, damping=damping, forward_dtype=dtype
+                )
+                for groups, merged in merges.items():
+                    tensors[lost_name(groups)] = torch.tensor(merged.lost)
+                    tensors |= {merged_name(groups, name): t.to(dtype) for name, t in merged.parameters.items()}
+                save_file(tensors, partial / _layer_file(statistics.index))
+                influence.append(statistics.influence)
+                on_layer(statistics.index)
+            meta = {"format": FORMAT, "spec": spec.to_json(), "influence": influence}
+            (partial / _META).write_text(json.dumps(meta, indent=1))
+            if is_prepared(directory):  # another process was faster; its result is the same
+                shutil.rmtree(partial)
+            else:
+                shutil.rmtree(directory, ignore_errors=True)
+                partial.replace(directory)
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"Expected to write the calibration to {directory}, got: {error}. Free space or choose another place."
+            ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return cls(directory, spec, tuple(influence))
+
+    @classmethod
+    def open(cls, directory: Path, spec: ModelSpec) -> StoredLayers:
+        """What is there for a model.
+
+        Raises:
+            UserError: There is nothing, or it belongs to another model or version.
+        """
+        if not is_prepared(directory):
+            raise UserError(f"Expected a prepared supernet in {directory}, found none. Run the search once more.")
+        meta = json.loads((directory / _META).read_text())
+        if meta["format"] != FORMAT:
+            raise UserError(
+                f"The supernet in {directory} was stored by another version of paretoprune (format {meta['format']}, "
+                f"expected {FORMAT}). Start a new run, or go on with the version that began this one."
+            )
+        if meta["spec"] != spec.to_json():
+            raise UserError(
+                f"The supernet in {directory} was prepared for {meta['spec']['name']} "
+                f"(revision {meta['spec']['revision']}), but the model is {spec.name} (revision {spec.revision}). "
+                "Use the model of the run, or start a new run."
+            )
+        return cls(directory, spec, tuple(meta["influence"]))
+
+    def permute(self, model: Any) -> None:
+        """Puts a dense model's units in their order."""
+        for index, layer in enumerate(model.model.layers):
+            device = next(layer.parameters()).device
+            groups, heads, channels = (
+                self.tensor(index, name, device) for name in ("group_order", "head_order", "mlp_order")
+            )
+            permute_attention(layer.self_attn, self.spec, AttentionOrder(groups, heads))
+            permute_mlp(layer.mlp, channels)
+
+    def tensor(self, index: int, name: str, device: torch.device) -> Tensor:
+        """One tensor of a layer."""
+        with safe_open(self.directory / _layer_file(index), framework="pt", device=str(device)) as stored:
+            return stored.get_tensor(name)
+
+    def link_to(self, directory: Path) -> None:
+        """Puts the stored factors into another directory, as hard links where the file system can.
+
+        Raises:
+            UserError: The directory cannot be written.
+        """
+        if is_prepared(directory):
+            return
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            files = sorted(self.directory.iterdir(), key=lambda path: path.name == _META)  # description last
+            for file in files:
+                target = directory / file.name
+                target.unlink(missing_ok=True)
+                try:
+                    os.link(file, target)
+                except OSError:  # another file system
+                    shutil.copy2(file, target)
+        except OSError as error:
+            raise UserError(f"Expected to write {directory}, got: {error}. Free space, then run again.") from error
+        self.directory = directory
+
+
+def _layer_file(index: int) -> str:
+    return f"layer-{index:03d}.safetensors"
+
+
+@torch.no_grad()
+def _order_and_factor(
+    layer: Any, statistics: LayerStatistics, spec: ModelSpec, rule: Any, damping: float, steps: int
+) -> dict[str, Tensor]:
+    """Orders and permutes one layer; returns its orders, the factors of its Gram matrices, and what levels lose."""
+    attention_gram, mlp_gram = damped(statistics.attention_gram, damping), damped(statistics.mlp_gram, damping)
+    try:
+        heads = attention_order(
+            attention_gram, layer.self_attn.o_proj.weight, spec.kv_heads, spec.queries_per_group, rule
+        )
+        channels = mlp_order(mlp_gram, layer.mlp.down_proj.weight, rule, steps)
+        permute_attention(layer.self_attn, spec, heads)
+        permute_mlp(layer.mlp, channels)
+        units = torch.arange(len(attention_gram), device=attention_gram.device).view(*heads.heads.shape, spec.head_dim)
+        permuted = units[heads.groups[:, None], heads.heads[heads.groups]].reshape(-1)
+        tensors = {"group_order": heads.groups, "head_order": heads.heads, "mlp_order": channels}
+        tensors["mlp_factor"] = factor(mlp_gram[channels][:, channels])
+        tensors["mlp_lost"] = lost_energy(layer.mlp.down_proj.weight, tensors["mlp_factor"])
+        for kept in range(1, spec.queries_per_group + 1):
+            columns = attention_columns(spec, kept).to(permuted.device)
+            gram = attention_gram[permuted[columns]][:, permuted[columns]]
+            tensors[f"attention_factor_{kept}"] = factor(gram)
+            output = layer.self_attn.o_proj.weight[:, columns]
+            tensors[f"attention_lost_{kept}"] = lost_energy(output, tensors[f"attention_factor_{kept}"])
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise UserError(
+            f"Layer {statistics.index}: expected a positive definite Gram matrix, but "
+            f"it could not be factored ({error}). Raise supernet.damping, or calibrate on more or other text."
+        ) from error
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
