@@ -64,7 +64,7 @@ def run(cfg: DictConfig, watch: Watch) -> None:
     task = Task(space, objectives, cfg.seed, asked.free, starts, len(rungs), len(trained), budget.tokens)
     algorithm, batch = instantiate(cfg.search.algorithm)(task), cfg.search.batch
     settings = {"model": spec.to_json(), "text": text.digest, "dtype": str(loaded.dtype), "latency": table.digest}
-    settings |= {OPTIMISED: harness.fidelities} if accuracy else {}
+    settings |= {"fidelities": [rung.fidelity for rung in rungs], **({OPTIMISED: harness.fidelities} if accuracy else {})}
     sources = {name: len(tokens) for name, tokens in text.tokens.items()}
     told = {"sources": sources, "latency_table": table.remarks(), "arguments": sys.argv[1:], "mlp_step": space.mlp_step}
     with Archive(run_dir / "archive.jsonl", settings) as archive:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from evaluators.base import COUNTS
 from search.protocol import Free
-from search.run.front import COUNTS
 from search.tables import tabulate
 from space.errors import UserError
 from space.space import SearchSpace

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -54,13 +54,13 @@ class CountingEvaluator:
     fidelity: str = "search"
     metrics: tuple[Metric, ...] = OBJECTIVES
 
-    def expect(self, candidates: Sequence[Candidate]) -> None:
-        pass
+    groups: list[list[str]] = field(default_factory=list)  # who was asked about together
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        assert len(candidates) == 1
-        self.asked += [candidate.key for candidate in candidates]
-        return MeasureEvaluator("search", [Measure(OBJECTIVES, self.values, TOKENS)])(candidates)
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
+        self.groups.append([candidate.key for candidate in candidates])
+        for candidate in candidates:
+            self.asked.append(candidate.key)
+            yield from MeasureEvaluator(self.fidelity, [Measure(OBJECTIVES, self.values, TOKENS)]).evaluate([candidate])
 
 
 def search(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluators.base import SPREAD, Metric
+from evaluators.base import COUNTS, SPREAD, Metric
 from search.pareto import knee
 from search.run.directory import atomic_write
 from space.candidate import Candidate
@@ -19,7 +19,6 @@ from space.errors import UserError
 SEARCH_QUALITY = ("kl", "nll")
 HELDOUT_QUALITY = ("heldout_kl", "heldout_ppl")
 BEFORE_TUNING = {"kl": "untuned_kl", "nll": "untuned_nll", "acc": "untuned_acc"}
-COUNTS = ("params", "decoder_params", "macs_per_token", "kv_bytes", "weights_bytes", "peak_bytes")
 SHAPES = ("query_heads", "kv_heads", "mlp_channels")
 REMOVED = "decoder_params_removed"
 LATENCIES = tuple(f"{name}_{kind}ms" for name in ("latency", "prefill", "decode") for kind in ("", "e2e_"))

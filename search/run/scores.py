@@ -39,7 +39,7 @@ def score(
         for evaluator in evaluators:
             if archive.get(candidate.key, evaluator.fidelity) is not None:
                 continue
-            (answer,) = evaluator([candidate])
+            (answer,) = evaluator.evaluate([candidate])
             if answer.status == "failed":
                 raise UserError(
                     f"Expected {evaluator.fidelity} to be answered by {candidate.key}, but it failed: {answer.error} "
