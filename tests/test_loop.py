@@ -174,6 +174,22 @@ def test_the_token_budget_ends_the_run_replayed_or_not(tmp_path, undisturbed):
     assert again.asked == []
 
 
+def test_a_batch_is_asked_together_as_far_as_the_archive_lacks_it(tmp_path, undisturbed):
+    path = tmp_path / "archive.jsonl"
+    with Archive(path, SETTINGS) as archive:
+        for place in (*range(BATCH), BATCH + 2):
+            archive.add(undisturbed[place])
+    evaluator = CountingEvaluator()
+    told = search(path, evaluator, Budget(evaluations=2 * BATCH + 3))
+    keys = [e.candidate.key for e in undisturbed]
+    second = [key for place, key in enumerate(keys[BATCH : 2 * BATCH]) if place != 2]
+    assert [group for group in evaluator.groups if group] == [second, keys[2 * BATCH : 3 * BATCH]]
+    assert evaluator.asked == [*second, *keys[2 * BATCH : 2 * BATCH + 3]]  # nothing beyond the budget is computed
+    assert {e.candidate.key: e.generation for e in told} == {
+        key: place // BATCH + 1 for place, key in enumerate(keys[: 2 * BATCH + 3])
+    }
+
+
 def test_failures_are_stored_and_the_search_goes_on(undisturbed):
     failed = [e for e in undisturbed if e.status == "failed"]
     assert 0 < len(failed) < 45

@@ -13,8 +13,9 @@ from test_watch import KL, LATENCY, answer, found, narrow
 
 from evaluators.base import Evaluation
 from search.agreement import unseen_agreement
+from search.run.versions import versions
 from search.views.report.markdown import code, escaped, table
-from search.views.report.page import report_text, versions
+from search.views.report.page import report_text
 
 HOSTILE = "<script>alert(1)</script> | `a` *b* [c](http://d) ![e](f) $g$\n# h"
 RUN_DIR = Path("results/x\n```\n<script>")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,6 @@ from search.views.report.markdown import code, escaped, number, table
 from search.views.report.trust import trust
 from search.views.watch.front_table import short_count
 from search.views.watch.progress import duration
-
-PACKAGES = ("paretoprune", "torch", "transformers", "peft", "numpy", "scikit-learn", "pymoo")
 
 # Columns of the front's table: head, how a value is written, and whether it is over the dense model's.
 FRONT_COLUMNS = {
@@ -37,17 +33,6 @@ TUNED_COLUMNS = (
     ("refit_kl", "heldout_kl", "KL, held-out text"),
     ("refit_ppl", "heldout_ppl", "perplexity, held-out text"),
 )
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a run's numbers depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a source tree
-            found[package] = "not installed"
-    return found
 
 
 def report_text(

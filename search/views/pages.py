@@ -1,0 +1,36 @@
+"""front.html and report.md of a finished run, from what its directory and its archive hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from search.archive import Archive
+from search.run.directory import PAGE_FILE, REPORT_FILE, atomic_write
+from search.run.finished import FinishedRun, finished_runs
+from search.run.scores import score_metrics
+from search.views.page.plot import front_figure_data, page_html
+from search.views.report.page import report_text
+
+
+def write_pages(run_dir: Path, archive: Archive) -> None:
+    """Writes both files; the fronts of the runs that its configuration compares with are laid over the page's.
+
+    Args:
+        run_dir: Of the run, as commands on the page are to name it.
+        archive: The run's.
+
+    Raises:
+        UserError: The directory, or that of a run to compare with, does not hold a finished run.
+    """
+    run = FinishedRun.open(run_dir)
+    title, compared, scores = (
+        run.summary["model"]["name"],
+        finished_runs(run.config.get("compare")),
+        score_metrics(archive),
+    )
+    figure = front_figure_data(
+        run.front, run.points, run.objectives, title, str(run_dir), run.summary, compared, scores
+    )
+    atomic_write(run_dir / PAGE_FILE, page_html(figure))
+    report = report_text(run_dir, run.front, run.objectives, run.summary, run.config, archive.evaluations())
+    atomic_write(run_dir / REPORT_FILE, report)
