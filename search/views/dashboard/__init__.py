@@ -1,1 +1,1 @@
-"""The live page of a run: it follows the archive and the search's course, guards who may ask, and queues jobs."""
+"""The live page of a run: it follows the archive, draws points and curves, guards who may ask, and queues jobs."""
