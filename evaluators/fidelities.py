@@ -96,9 +96,7 @@ def fidelities(
         names = [f"distilled-{tokens}" for tokens in tuning.rungs]
         full = rungs_of_search["search"]
         trained = tuple(
-            TunedEvaluator(
-                name, tuning, rung, lambda models: [*extra(models), full.measure(models)], costs=costs
-            )
+            TunedEvaluator(name, tuning, rung, lambda models: [*extra(models), full.measure(models)], costs=costs)
             for rung, name in enumerate(names, start=1)
         )
         final = TunedEvaluator("tuned", tuning, len(names), lambda models: [unseen.heldout_measure(models)])
