@@ -20,9 +20,8 @@ from space.candidate import Candidate
 from space.errors import ShapeError, UserError
 from space.formats.gguf import llamacpp
 from space.formats.gguf.export import GGUFExport, export_gguf
-from space.formats.gguf.tokenizer import UnsupportedTokenizerError, gguf_tokenizer
+from space.formats.gguf.tokenizer import gguf_tokenizer
 from space.formats.registry import format_of
-from space.formats.verify import VerificationError
 from space.supernet.supernet import Supernet
 
 CARD = {"Metrics": {"kl": 0.25}}
@@ -85,7 +84,7 @@ def test_a_file_that_llama_cpp_runs_otherwise_is_found_out(
 ) -> None:
     """Without the equal forms one of these does not load, and the other loads and is wrong."""
     monkeypatch.setattr(space.formats.gguf.file, "held_shapes", list)
-    with pytest.raises(VerificationError, match=words):
+    with pytest.raises(UserError, match=words):
         export(llama, shapes, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -94,7 +93,7 @@ def test_rotary_pairs_in_the_wrong_order_are_found_out(
     llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(space.formats.gguf.file, "_interleaved", lambda values, heads: values)
-    with pytest.raises(VerificationError, match="failed its check"):
+    with pytest.raises(UserError, match="failed its check"):
         export(llama, [DENSE] * 4, tmp_path / "out")
 
 
@@ -163,14 +162,14 @@ def test_text_that_llama_cpp_cuts_otherwise_is_found_out(
     llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(space.formats.gguf.tokenizer, "_byte_level", lambda parts: "smollm")
-    with pytest.raises(VerificationError, match="cut text as the tokenizer does"):
+    with pytest.raises(UserError, match="cut text as the tokenizer does"):
         export(llama, [(2, 1, 16)] * 4, tmp_path / "out", byte_level("gpt-2"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_tokenizers_that_llama_cpp_lacks_are_refused_by_name() -> None:
     def refused(backend: Tokenizer, words: str, rows: int = 400) -> None:
-        with pytest.raises(UnsupportedTokenizerError, match=words):
+        with pytest.raises(UserError, match=words):
             gguf_tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend), rows)
 
     refused(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), "a WordLevel tokenizer")
@@ -182,7 +181,7 @@ def test_tokenizers_that_llama_cpp_lacks_are_refused_by_name() -> None:
     backend = sentencepiece().backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     refused(backend, "byte fallback")
-    with pytest.raises(UnsupportedTokenizerError, match=r"without a tokenizer\.json"):
+    with pytest.raises(UserError, match=r"without a tokenizer\.json"):
         gguf_tokenizer(object(), 400)
 
 
@@ -234,5 +233,5 @@ def test_figures_that_are_no_numbers_fail() -> None:
 
     answer = json.loads('{"runs": [[{"token": 1, "top": [[1, null]]}]], "ends": [3]}')
     answer |= dict.fromkeys(("prompt_tokens_per_s", "decode_tokens_per_s", "load_seconds"), 1.0)
-    with pytest.raises(VerificationError, match="differ by nan"):
+    with pytest.raises(UserError, match="differ by nan"):
         llamacpp._compared(model, [[2]], answer, llamacpp.TOLERANCES["f16"])

@@ -21,13 +21,8 @@ from transformers import AutoTokenizer
 from evaluators.tasks.harness import Harness
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
-from space.formats.hf.export import (
-    MODELING_FILE,
-    checkpoint_config,
-    checkpoint_state,
-    render_modeling,
-    write_checkpoint,
-)
+from space.formats.checkpoint import checkpoint_parts, write_checkpoint
+from space.formats.hf.export import MODELING_FILE, checkpoint_config, render_modeling
 from space.models.embedded import quiet_transformers
 from space.models.loading import LoadedModel, load_model
 from space.supernet.supernet import Supernet
@@ -75,9 +70,9 @@ def checkpoint(place: Place) -> Path:
     """The uneven candidate, exported."""
     out = place.directory / "export"
     out.mkdir()
-    source, loaded = place.supernet.materialise(UNEVEN), place.loaded
-    config = checkpoint_config(source.config, UNEVEN, loaded.spec)
-    write_checkpoint(out, checkpoint_state(source, UNEVEN), config, loaded.tokenizer, loaded.model.generation_config)
+    parts, loaded = checkpoint_parts(place.supernet.materialise(UNEVEN), UNEVEN), place.loaded
+    config = checkpoint_config(parts.config, UNEVEN, loaded.spec)
+    write_checkpoint(out, parts.state, config, loaded.tokenizer, loaded.model.generation_config)
     (out / f"{MODELING_FILE}.py").write_text(render_modeling("llama"))
     return out
 
