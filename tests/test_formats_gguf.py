@@ -45,12 +45,10 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Supernet:
     return supernet("llama", tmp_path_factory.mktemp("llama") / "supernet")
 
 
-def export(
-    net: Supernet, shapes: list[tuple[int, int, int]], out: Path, tokenizer: Any = None, kind: str = "f16"
-) -> GGUFExport:
+def export(net: Supernet, shapes: list[tuple[int, int, int]], out: Path, tokenizer: Any = None) -> GGUFExport:
     candidate = Candidate.from_json(shapes)
     tokenizer = tokenizer or byte_level()
-    return export_gguf(net.materialise(candidate), tokenizer, net.spec, candidate, out, kind=kind, card=CARD)
+    return export_gguf(net.materialise(candidate), tokenizer, net.spec, candidate, out, kind="f16", card=CARD)
 
 
 @pytest.mark.parametrize(("shapes", "architecture"), SHAPES.values(), ids=SHAPES)
@@ -70,7 +68,10 @@ def test_llama_cpp_computes_what_the_checkpoint_does(
 
 
 def test_q8_0_keeps_rows_that_are_no_whole_blocks_in_f16(llama: Supernet, tmp_path: Path) -> None:
-    done = export(llama, [DENSE, (4, 2, 48), (0, 0, 64), DENSE], tmp_path / "out", kind="q8_0")
+    candidate, form = Candidate.from_json([DENSE, (4, 2, 48), (0, 0, 64), DENSE]), format_of("gguf", "q8_0")
+    subnet = llama.materialise(candidate), byte_level(), llama.spec, candidate
+    done = form.export(*subnet, tmp_path / "out", card=CARD, generation_config=None, tolerance=0.0)
+    assert isinstance(done, GGUFExport)
     types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(done.file).tensors}
     assert types["blk.0.ffn_down.weight"] == types["token_embd.weight"] == "Q8_0"
     assert types["blk.1.ffn_down.weight"] == "F16"
