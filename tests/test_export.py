@@ -185,8 +185,8 @@ def test_a_checkpoint_that_does_not_load_is_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("failure", "expected", "message"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), ExportError, "Free some space"),
-        (PermissionError(errno.EACCES, "Permission denied"), ExportError, "can be written to"),
+        (OSError(errno.ENOSPC, "No space left on device"), UserError, "Free some space"),
+        (PermissionError(errno.EACCES, "Permission denied"), UserError, "can be written to"),
         (KeyboardInterrupt(), KeyboardInterrupt, None),
     ],
 )
@@ -215,7 +215,7 @@ def test_a_taken_directory_is_refused(make_supernet: MakeSupernet, tmp_path: Pat
         export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
     (tmp_path / "file").touch()
-    with pytest.raises(ExportError, match="Could not write"):
+    with pytest.raises(UserError, match="Expected to write"):
         export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), tmp_path / "file" / "pruned")
 
 
