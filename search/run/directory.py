@@ -33,10 +33,6 @@ class _Absent:
 _ABSENT = _Absent()
 
 
-class RunDirectoryError(UserError):
-    """A run directory that cannot be used: not writable, or of a run with other settings."""
-
-
 def new_name(name: str) -> str:
     """The directory of a run that begins now: `results/<name>-<time>`."""
     return f"results/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -55,13 +51,13 @@ def open_run_directory(path: str | os.PathLike[str], config: Mapping[str, Any], 
         The directory.
 
     Raises:
-        RunDirectoryError: It cannot be written, its `config.yaml` cannot be read, or another key differs.
+        UserError: It cannot be written, its `config.yaml` cannot be read, or another key differs.
     """
     directory = Path(path)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunDirectoryError(
+        raise UserError(
             f"Expected run_dir={directory} to be a directory that can be written, got: {error}. "
             "Choose another run_dir, or remove what is in the way."
         ) from error
@@ -70,7 +66,7 @@ def open_run_directory(path: str | os.PathLike[str], config: Mapping[str, Any], 
     if stored is not None:
         changed = differences(stored, yaml.safe_load(text), free=free)
         if changed:
-            raise RunDirectoryError(
+            raise UserError(
                 f"The run in {directory} was made with other settings (stored -> given):\n"
                 + "\n".join(f"  {line}" for line in changed)
                 + "\nGive the stored values to go on with that run, or a new run_dir to start another."
@@ -114,11 +110,11 @@ def _stored_config(path: Path) -> Mapping[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunDirectoryError(
+        raise UserError(
             f"Expected {path} to be the configuration of a run, but it cannot be read: {error}. Choose a new run_dir."
         ) from error
     if not isinstance(stored, Mapping):
-        raise RunDirectoryError(
+        raise UserError(
             f"Expected {path} to be the configuration of a run, got {type(stored).__name__}. Choose a new run_dir."
         )
     return stored

@@ -12,20 +12,14 @@ from space.errors import UserError
 from space.files import whole_directory
 
 
-class ExportError(UserError):
-    """A checkpoint that cannot be written, or written there."""
-
-
 def require_free(out_dir: Path) -> None:
     """Checks, before any work is done for it, that a directory can be exported to.
 
     Raises:
-        ExportError: It is a file, or has contents.
+        UserError: It is a file, or has contents.
     """
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise ExportError(
-            f"Expected a new or empty directory to export to, but {out_dir} has contents. Choose another."
-        )
+        raise UserError(f"Expected a new or empty directory to export to, but {out_dir} has contents. Choose another.")
 
 
 @contextmanager
