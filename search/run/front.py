@@ -12,9 +12,9 @@ import pandas as pd
 
 from evaluators.base import SPREAD, Metric
 from search.pareto import knee
-from search.run.directory import atomic_write
 from space.candidate import Candidate
 from space.errors import UserError
+from space.files import write_whole
 
 SEARCH_QUALITY = ("kl", "nll")
 HELDOUT_QUALITY = ("heldout_kl", "heldout_ppl")
@@ -156,7 +156,7 @@ def landmarks(frame: pd.DataFrame, objectives: Sequence[Metric]) -> dict[str, st
 def write_front_csv(path: Path, frame: pd.DataFrame) -> None:
     """Writes the table whole or not at all; floats read back exactly, shapes are JSON lists."""
     text = frame.assign(**{name: [json.dumps(shape) for shape in frame[name]] for name in SHAPES})
-    atomic_write(path, text.to_csv(index=False))
+    write_whole(path, text.to_csv(index=False))
 
 
 def read_front_csv(path: Path) -> pd.DataFrame:
