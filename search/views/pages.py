@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from search.archive import Archive
-from search.run.directory import PAGE_FILE, REPORT_FILE, atomic_write
+from search.run.directory import PAGE_FILE, REPORT_FILE
 from search.run.finished import FinishedRun, finished_runs
 from search.run.scores import score_metrics
 from search.views.page.plot import front_figure_data, page_html
 from search.views.report.page import report_text
+from space.files import write_whole
 
 
 def write_pages(run_dir: Path, archive: Archive) -> None:
@@ -31,6 +32,6 @@ def write_pages(run_dir: Path, archive: Archive) -> None:
     figure = front_figure_data(
         run.front, run.points, run.objectives, title, str(run_dir), run.summary, compared, scores
     )
-    atomic_write(run_dir / PAGE_FILE, page_html(figure))
+    write_whole(run_dir / PAGE_FILE, page_html(figure))
     report = report_text(run_dir, run.front, run.objectives, run.summary, run.config, archive.evaluations())
-    atomic_write(run_dir / REPORT_FILE, report)
+    write_whole(run_dir / REPORT_FILE, report)
