@@ -84,7 +84,7 @@ def main() -> None:
     losses = Table(0.0, sweep.losses([kl.get(design.key) for design in sweep.designs]))
     swept = {design.key for design in sweep.designs}
     keys = [key for key in kl if key not in swept]
-    genes = np.stack([space.encode(Candidate.from_json(layers[key])) for key in keys])
+    genes = np.stack([space.encode(Candidate.from_rows(layers[key])) for key in keys])
     values = np.array([kl[key] for key in keys])
 
     full = BlockFeatures(space.kinds, errors, [losses])

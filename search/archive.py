@@ -19,7 +19,7 @@ from search.pareto import minimised, non_dominated
 from search.run.directory import differences
 from space.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 _log = logging.getLogger(__name__)
 
 

@@ -26,7 +26,7 @@ candidates = st.lists(shapes(), min_size=1, max_size=6).map(lambda layers: Candi
 @settings(deadline=None)
 @given(candidates)
 def test_json_round_trip_keeps_the_candidate_and_its_key(candidate: Candidate) -> None:
-    again = Candidate.from_json(candidate.to_json())
+    again = Candidate.from_rows(candidate.to_json())
     assert again == candidate
     assert again.key == candidate.key
     assert candidate.key[0].isalpha()
@@ -74,7 +74,7 @@ def test_impossible_shapes_are_refused(counts: tuple[int, int, int], message: st
 
 def test_row_with_a_missing_count_is_refused_by_its_layer() -> None:
     with pytest.raises(ValueError, match=r"layer 1: expected \[query_heads, kv_heads, mlp_channels\], got \[4, 2\]"):
-        Candidate.from_json([[4, 2, 24], [4, 2]])
+        Candidate.from_rows([[4, 2, 24], [4, 2]])
 
 
 def test_impossible_specs_are_refused() -> None:

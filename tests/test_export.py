@@ -97,7 +97,7 @@ def export(supernet: Supernet, candidate: Candidate, directory: Path, **changes:
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("shapes", UNEQUAL.values(), ids=UNEQUAL)
 def test_unequal_layers_reload(family: str, shapes: Any, make_supernet: MakeSupernet, tmp_path: Path) -> None:
-    supernet, candidate = make_supernet(family), Candidate.from_json(shapes)
+    supernet, candidate = make_supernet(family), Candidate.from_rows(shapes)
     done = export(supernet, candidate, tmp_path / "pruned")
     config = json.loads((done.directory / "config.json").read_text())
     assert config["model_type"] == f"pruned_{family}"
@@ -114,7 +114,7 @@ def test_unequal_layers_reload(family: str, shapes: Any, make_supernet: MakeSupe
 def test_equal_layers_are_a_plain_checkpoint(
     family: str, shapes: Any, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
-    supernet, candidate = make_supernet(family), Candidate.from_json(shapes)
+    supernet, candidate = make_supernet(family), Candidate.from_rows(shapes)
     done = export(supernet, candidate, tmp_path / "pruned")
     assert not done.trust_remote_code
     assert {path.name for path in done.directory.iterdir()} == {"config.json", "model.safetensors", "README.md"}
@@ -127,14 +127,14 @@ def test_equal_layers_are_a_plain_checkpoint(
 def test_equal_layers_whose_heads_do_not_divide_the_hidden_size(family: str, tmp_path: Path) -> None:
     dense, spec = tiny_model(family, hidden_size=48, num_attention_heads=6, num_key_value_heads=6)
     supernet = Supernet.prepare(dense, spec, random_tokens(12, 24), tmp_path / "supernet", dtype=torch.float32)
-    done = export(supernet, Candidate.from_json([(5, 5, 16)] * 4), tmp_path / "pruned")
+    done = export(supernet, Candidate.from_rows([(5, 5, 16)] * 4), tmp_path / "pruned")
     assert done.trust_remote_code == (family in ("llama", "gemma3_text"))  # whose stock configs insist
 
 
 def test_merged_groups_are_exported(tmp_path: Path, make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("qwen2")
     for shapes, own_code in (([(6, 1, 48)] * 4, False), ([(6, 1, 48), DENSE, (6, 1, 16), (2, 2, 48)], True)):
-        done = export(supernet, Candidate.from_json(shapes), tmp_path / f"pruned-{own_code}")
+        done = export(supernet, Candidate.from_rows(shapes), tmp_path / f"pruned-{own_code}")
         assert done.trust_remote_code == own_code
         assert done.verification.logits_difference <= 1e-4
 
@@ -144,7 +144,7 @@ def test_a_fresh_process_loads_the_checkpoint(make_supernet: MakeSupernet, tmp_p
         tokenizer_object=Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
     )
     supernet = make_supernet("gemma3_text")
-    candidate = Candidate.from_json([(0, 0, 48), GONE, (4, 2, 0), (3, 3, 16)])
+    candidate = Candidate.from_rows([(0, 0, 48), GONE, (4, 2, 0), (3, 3, 16)])
     done = export(
         supernet,
         candidate,
@@ -168,7 +168,7 @@ def test_a_fresh_process_loads_the_checkpoint(make_supernet: MakeSupernet, tmp_p
 
 def test_a_failed_verification_leaves_nothing(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     target = tmp_path / "out" / "pruned"
-    candidate = Candidate.from_json(EQUAL["narrow"])
+    candidate = Candidate.from_rows(EQUAL["narrow"])
     wrong = torch.zeros(2, 20, VOCAB)
     with pytest.raises(VerificationError, match="expected differences of at most"):
         export(make_supernet("llama"), candidate, target, expected_logits=wrong)
@@ -205,30 +205,30 @@ def test_a_failed_write_leaves_nothing(
     monkeypatch.setattr(space.formats.hf.export, "save_torch_state_dict", fail)
     target = tmp_path / "out" / "pruned"
     with pytest.raises(expected, match=message):
-        export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), target)
+        export(make_supernet("llama"), Candidate.from_rows(EQUAL["narrow"]), target)
     assert list(target.parent.iterdir()) == []
 
 
 def test_a_taken_directory_is_refused(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ExportError, match="new or empty directory"):
-        export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), tmp_path)
+        export(make_supernet("llama"), Candidate.from_rows(EQUAL["narrow"]), tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
     (tmp_path / "file").touch()
     with pytest.raises(ExportError, match="Could not write"):
-        export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), tmp_path / "file" / "pruned")
+        export(make_supernet("llama"), Candidate.from_rows(EQUAL["narrow"]), tmp_path / "file" / "pruned")
 
 
 @pytest.mark.usefixtures("in_process")
 def test_an_empty_directory_is_used(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     (tmp_path / "pruned").mkdir()
-    done = export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), tmp_path / "pruned")
+    done = export(make_supernet("llama"), Candidate.from_rows(EQUAL["narrow"]), tmp_path / "pruned")
     assert (done.directory / "config.json").is_file()
 
 
 def test_a_model_without_attention_is_refused(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet = make_supernet("llama")
-    none = Candidate.from_json([(0, 0, 48)] * 4)
+    none = Candidate.from_rows([(0, 0, 48)] * 4)
     with pytest.raises(UserError, match="attention in at least one layer"):
         export_checkpoint(
             supernet.model,
@@ -245,7 +245,7 @@ def test_a_model_without_attention_is_refused(make_supernet: MakeSupernet, tmp_p
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("shapes", [EQUAL["narrow"], UNEQUAL["no MLP"]], ids=["equal", "unequal"])
 def test_weights_keep_their_dtype(shapes: Any, make_supernet: MakeSupernet, tmp_path: Path) -> None:
-    supernet, candidate = make_supernet("qwen3"), Candidate.from_json(shapes)
+    supernet, candidate = make_supernet("qwen3"), Candidate.from_rows(shapes)
     source = supernet.materialise(candidate).to(torch.bfloat16)
     tokens = random_tokens(2, 20, seed=2)
     rounded = supernet.materialise(candidate)  # not `.to(bfloat16).float()`, which would round rotary frequencies too
@@ -262,7 +262,7 @@ def test_weights_keep_their_dtype(shapes: Any, make_supernet: MakeSupernet, tmp_
 def test_a_tied_head_is_stored_once(tied: bool, make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet = make_supernet("llama" if tied else "qwen2")
     assert supernet.spec.tied_embeddings == tied
-    done = export(supernet, Candidate.from_json(UNEQUAL["no MLP"]), tmp_path / "pruned")
+    done = export(supernet, Candidate.from_rows(UNEQUAL["no MLP"]), tmp_path / "pruned")
     with safe_open(done.directory / "model.safetensors", framework="pt") as stored:
         assert ("lm_head.weight" in stored.keys()) != tied  # noqa: SIM118  (not a mapping)
 
@@ -270,7 +270,7 @@ def test_a_tied_head_is_stored_once(tied: bool, make_supernet: MakeSupernet, tmp
 @pytest.mark.usefixtures("in_process")
 def test_a_reloaded_checkpoint_can_be_saved_again(family: str, make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet = make_supernet(family)
-    candidate = Candidate.from_json(UNEQUAL["attention in the last layer only"])
+    candidate = Candidate.from_rows(UNEQUAL["attention in the last layer only"])
     done = export(supernet, candidate, tmp_path / "first")
     model = load(done.directory, trust_remote_code=True)
     model.save_pretrained(tmp_path / "second")

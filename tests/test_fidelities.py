@@ -17,7 +17,7 @@ from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
 
-SMALLER = Candidate.from_json([[4, 2, 16], [0, 0, 32], [6, 3, 0], [3, 3, 48]])
+SMALLER = Candidate.from_rows([[4, 2, 16], [0, 0, 32], [6, 3, 0], [3, 3, 48]])
 PREFILL = PhaseTable(20.0, 1.0, {(4, 2): 1.0, (6, 3): 2.0, (3, 3): 1.5}, {16: 1.0, 32: 2.0, 48: 3.0}, 0.0)
 TABLE = LatencyTable({"prefill": PREFILL}, {}, Workload(length=8))
 
@@ -55,7 +55,7 @@ def test_refit_error_adds_up_over_blocks(family: str, make_supernet: Callable[..
     error = refit_error_measure(supernet).values
 
     def of(layers: list[list[int]]) -> float:
-        return error(Candidate.from_json(layers))["refit_error"]
+        return error(Candidate.from_rows(layers))["refit_error"]
 
     dense = [[6, 3, 48]] * 4
     assert of(dense) == pytest.approx(0.0, abs=1e-6)

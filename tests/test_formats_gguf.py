@@ -49,7 +49,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Supernet:
 def export(
     net: Supernet, shapes: list[tuple[int, int, int]], out: Path, tokenizer: Any = None, kind: str = "f16"
 ) -> GGUFExport:
-    candidate = Candidate.from_json(shapes)
+    candidate = Candidate.from_rows(shapes)
     tokenizer = tokenizer or byte_level()
     return export_gguf(net.materialise(candidate), tokenizer, net.spec, candidate, out, kind=kind, card=CARD)
 
@@ -190,7 +190,7 @@ def test_models_that_it_has_no_words_for_are_refused(llama: Supernet, tmp_path: 
     def check(net: Supernet, shapes: Any, **changes: Any) -> None:
         config = net.model.config.to_dict() | changes
         check = format_of("gguf", "f16").check
-        check(type(net.model.config).from_dict(config), byte_level(), net.spec, Candidate.from_json(shapes))
+        check(type(net.model.config).from_dict(config), byte_level(), net.spec, Candidate.from_rows(shapes))
 
     check(llama, [DENSE] * 4)
     with pytest.raises(UserError, match=r"one of the families .*, got gemma3_text"):

@@ -26,8 +26,8 @@ from space.supernet.supernet import Supernet
 MakeSupernet = Callable[..., Supernet]
 WORKLOAD = Workload(batch=1, length=8, threads=1, rounds=2, fit=1, check=1)
 SERVING = Workload("serving", batch=2, length=8, new_tokens=5, threads=1, rounds=2, fit=0, check=0)
-HOLES = Candidate.from_json([[0, 0, 48], [4, 2, 0], [0, 0, 0], [3, 3, 16]])
-CUT = Candidate.from_json([[4, 2, 16]] * 4)
+HOLES = Candidate.from_rows([[0, 0, 48], [4, 2, 0], [0, 0, 0], [3, 3, 16]])
+CUT = Candidate.from_rows([[4, 2, 16]] * 4)
 SHAPES: tuple[list[tuple[int, int]], list[int]] = [(2, 1), (4, 2), (3, 3), (6, 3)], [16, 48]
 
 
@@ -51,13 +51,13 @@ def test_a_table_covers_the_shapes_and_survives_the_disk(make_supernet: MakeSupe
 
 
 TABLE = PhaseTable(20.0, 5.0, {(6, 3): 2.0, (2, 1): 1.0}, {48: 3.0}, 0.01)
-FOUR = Candidate.from_json([[6, 3, 48], [0, 0, 48], [2, 1, 0], [0, 0, 0]])
+FOUR = Candidate.from_rows([[6, 3, 48], [0, 0, 48], [2, 1, 0], [0, 0, 0]])
 
 
 def test_latency_is_base_plus_blocks() -> None:
     assert TABLE.ms(FOUR) == 5 + 2 + 3 + 3 + 1
     with pytest.raises(KeyError):
-        TABLE.ms(Candidate.from_json([[6, 3, 16]]))
+        TABLE.ms(Candidate.from_rows([[6, 3, 16]]))
 
 
 def test_a_request_is_a_prefill_and_the_decoding_of_all_tokens_but_the_first() -> None:
@@ -72,8 +72,8 @@ def test_a_request_is_a_prefill_and_the_decoding_of_all_tokens_but_the_first() -
 
 
 def test_the_fit_brings_the_sum_to_what_was_timed_whole() -> None:
-    designs = [FOUR, Candidate.from_json([[6, 3, 48]] * 4), Candidate.from_json([[2, 1, 0]] * 4)]
-    designs += [Candidate.from_json([[2, 1, 48], [2, 1, 48], [6, 3, 0], [0, 0, 0]])]
+    designs = [FOUR, Candidate.from_rows([[6, 3, 48]] * 4), Candidate.from_rows([[2, 1, 0]] * 4)]
+    designs += [Candidate.from_rows([[2, 1, 48], [2, 1, 48], [6, 3, 0], [0, 0, 0]])]
     real = {
         design: 1.1 * base + 0.8 * attention + 1.3 * mlp
         for design in designs
@@ -111,7 +111,7 @@ def test_a_table_that_is_not_to_be_believed_says_so() -> None:
 
 
 def test_the_profile_says_what_is_to_be_had_from_each_kind_of_block() -> None:
-    dense = Candidate.from_json([[6, 3, 48]] * 4)
+    dense = Candidate.from_rows([[6, 3, 48]] * 4)
     lines = LatencyTable({"prefill": TABLE}, {}, WORKLOAD).profile(dense)
     assert [" ".join(line.split()) for line in lines] == [
         "prefill: 25.00 ms, sum of blocks (end to end 20.00 ms)",
@@ -144,7 +144,7 @@ def test_nothing_known_is_timed_again(
     more = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table([*SHAPES[0], (1, 1)], SHAPES[1], [CUT, HOLES])
     assert {candidate.key for candidate in timed} == {
         Candidate.dense(make_supernet("llama").spec).key,
-        Candidate.from_json([[1, 1, 0]] * 4).key,
+        Candidate.from_rows([[1, 1, 0]] * 4).key,
         *(c.key for c in timed if c.layers[0].query_heads == 1),  # the smallest shape, on which other stacks stand
     }
     assert more.dense_ms == first.dense_ms
@@ -270,7 +270,7 @@ def test_times_are_in_the_unit_of_the_table(make_supernet: MakeSupernet) -> None
 
 def test_a_candidate_that_cannot_run_fails_alone(make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("llama")
-    good, broken = Candidate.dense(supernet.spec), Candidate.from_json([[0, 0, 48]] * 4)
+    good, broken = Candidate.dense(supernet.spec), Candidate.from_rows([[0, 0, 48]] * 4)
     first, second, third = EndToEnd(LatencyBench(supernet, WORKLOAD), {"prefill": 1.0})([good, broken, good])
     assert (first.status, second.status, third.status) == ("ok", "failed", "ok")
     assert "at least one layer with attention" in str(second.error)
@@ -288,8 +288,8 @@ def test_llama_cpp_times_what_it_will_run(tmp_path: Path) -> None:
     assert "in llama.cpp of xllamacpp" in table.remarks()[0]
     assert ", f16, 1 threads" in table.remarks()[0]
     assert seen == [(1, 3), (2, 3), (3, 3)] * 2  # one block, and a stack of each shape
-    holes = Candidate.from_json([[0, 0, 64], [4, 2, 0], [0, 0, 0], [6, 1, 32]])
-    nothing = Candidate.from_json([[0, 0, 64]] * 4)
+    holes = Candidate.from_rows([[0, 0, 64], [4, 2, 0], [0, 0, 0], [6, 1, 32]])
+    nothing = Candidate.from_rows([[0, 0, 64]] * 4)
     timed, failed = EndToEnd(bench, table.dense_ms)([holes, nothing])
     assert timed.values["latency_e2e_ms"] > 0
     assert failed.status == "failed"

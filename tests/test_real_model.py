@@ -80,7 +80,7 @@ def test_activating_a_whole_candidate_allocates_output_projections_alone(run: Pa
     supernet = Supernet.load(loaded.model, loaded.spec, run / "supernet", dtype=loaded.dtype)
     dense = storages(supernet.model)
     cycle = [(9, 3, 1024), (6, 2, 1536), (6, 3, 512), (2, 1, 128), (0, 0, 768), (9, 3, 0), (0, 0, 0), (3, 3, 1536)]
-    candidate = Candidate.from_json([cycle[index % len(cycle)] for index in range(30)])
+    candidate = Candidate.from_rows([cycle[index % len(cycle)] for index in range(30)])
     expected = set()
     for index, shape in enumerate(candidate.layers):
         if 0 < shape.query_heads < 9:

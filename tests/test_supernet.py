@@ -30,7 +30,7 @@ HOLES = {
 
 @pytest.fixture(params=HOLES)
 def candidate(request: pytest.FixtureRequest) -> Candidate:
-    return Candidate.from_json(HOLES[request.param])
+    return Candidate.from_rows(HOLES[request.param])
 
 
 def logits_of(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
@@ -114,7 +114,7 @@ def test_misfits_are_refused(make_supernet: MakeSupernet, tmp_path: Path) -> Non
         ([(3, 1, 48), DENSE, DENSE, DENSE], "no part of the dense"),
         ([(0, 0, 48)] * 4, "at least one layer with attention"),
     ):
-        with pytest.raises(ValueError, match=message), supernet.activate(Candidate.from_json(rows)):
+        with pytest.raises(ValueError, match=message), supernet.activate(Candidate.from_rows(rows)):
             pass
     model, spec = tiny_model("qwen2")
     with pytest.raises(UserError, match="prepared for tiny-llama"):

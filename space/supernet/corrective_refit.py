@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
-from space.models.architectures import Family, family_of
+from space.models.architectures import architecture_of
 from space.supernet.calibration import Captured, first_inputs, layer_arguments
 from space.supernet.correction import BLOCKS, Correction
 from space.supernet.corrective_step import Moments, corrective_step
@@ -109,8 +109,8 @@ class _Block:
         self._name = name
         self._arguments = arguments
         self._whole = Candidate.dense(supernet.spec)
-        family: Family = family_of(supernet.spec.family)
-        norms = family.attention_norms if name == "o_proj" else family.mlp_norms
+        architecture = architecture_of(supernet.spec.family)
+        norms = architecture.attention_norms if name == "o_proj" else architecture.mlp_norms
         # of a block's norms, the first stands before it, and another one between it and the residual addition
         self._norm_after = norms[1] if len(norms) > 1 else None
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from space.byte_cache import ByteCache
 from space.candidate import Candidate, LayerShape
-from space.models.architectures import family_of
+from space.models.architectures import architecture_of
 from space.models.modeling_pruned import NoAttention, NoLayer, NoMLP
 from space.spec import ModelSpec
 from space.supernet.compensation import refit
@@ -51,7 +51,7 @@ class Supernet:
         self.spec = spec = files.spec
         self.influence = files.influence
         self._files = files
-        self._family = family_of(spec.family)
+        self._family = architecture_of(spec.family)
         self._layers: list[Any] = list(model.model.layers)
         self._dense = [
             (dense_weights(layer.self_attn, spec.queries_per_group), dense_weights(layer.mlp, None))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from space.candidate import LayerShape
-from space.models.architectures import family_of
+from space.models.architectures import architecture_of
 from space.spec import ModelSpec
 
 State = dict[str, Tensor]
@@ -30,7 +30,7 @@ def widened(state: State, index: int, old: LayerShape, new: LayerShape, spec: Mo
     assert new.queries_per_group >= old.queries_per_group
     assert new.mlp_channels >= old.mlp_channels
     prefix = f"model.layers.{index}."
-    result, family = dict(state), family_of(spec.family)
+    result, family = dict(state), architecture_of(spec.family)
     like = state["model.embed_tokens.weight"]
 
     def grow(name: str, was: tuple[int, ...], now: tuple[int, ...]) -> None:

@@ -20,7 +20,7 @@ from space.errors import ShapeError
 from space.formats.model_card import model_card
 from space.formats.reveal import revealed_when_complete
 from space.formats.verify import Verification, verify_checkpoint
-from space.models.architectures import family_of
+from space.models.architectures import architecture_of
 from space.spec import ModelSpec
 
 MODELING_FILE = "modeling_pruned"
@@ -163,7 +163,7 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
     if values.get("layer_types") is not None:
         values["layer_types"] = [values["layer_types"][index] for index in kept]
 
-    family = family_of(spec.family)
+    family = architecture_of(spec.family)
     if len(set(shapes)) == 1 and shapes[0].mlp_channels:
         uniform = values | _overrides(shapes[0]) | {"architectures": [family.classes[-1]]}
         if _is_valid(type(dense_config), uniform):
@@ -187,11 +187,11 @@ def render_modeling(family_name: str) -> str:
     """The text of `space/models/modeling_pruned.py` with the imports and names of a family.
 
     Raises:
-        UnsupportedFamilyError: There is no such family.
+        UserError: There is no such family.
     """
-    family = family_of(family_name)
+    family = architecture_of(family_name)
     text = resources.files("space.models").joinpath("modeling_pruned.py").read_text(encoding="utf-8")
-    llama = family_of("llama")
+    llama = architecture_of("llama")
     for kind, old, new in zip(
         ("configuration", "modeling", "modeling", "modeling"), llama.classes, family.classes, strict=True
     ):
