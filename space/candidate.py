@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 from space.spec import ModelSpec
@@ -96,7 +96,6 @@ class LayerShape:
         return tuple(values)
 
 
-@cache
 def _defaults(form: type[LayerShape] | type[Candidate]) -> dict[str, Any]:
     """The default value of every field in their order; `MISSING`, which no value equals, of those without one."""
     return {field.name: field.default for field in fields(form)}

@@ -62,9 +62,7 @@ def depth_designs(
     """
     layers = list(dense.layers)
     if len(set(order)) != len(order) or not set(order) <= set(range(len(layers))):
-        raise ValueError(
-            f"SearchSpace.depth_ladder: expected distinct layers below {len(layers)}, got {list(order)}."
-        )
+        raise ValueError(f"SearchSpace.depth_ladder: expected distinct layers below {len(layers)}, got {list(order)}.")
     fixed = {layer for block in blocks if not block.vanishes for layer in block.layers}
     ladder = []
     for layer in order:

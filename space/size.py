@@ -19,7 +19,7 @@ def mlp_weights(spec: ModelSpec, mlp_channels: int) -> int:
 
 
 def attention_params(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
-    """Parameters of one attention block with its biases and norms; 0 for a removed block, which takes its norms along."""
+    """Parameters of one attention block with its biases and norms; 0 for a removed one, which takes its norms along."""
     if query_heads == 0:
         return 0
     count = attention_weights(spec, query_heads, kv_heads)
@@ -34,7 +34,7 @@ def attention_params(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
 
 
 def mlp_params(spec: ModelSpec, mlp_channels: int) -> int:
-    """Parameters of one MLP block with its biases and norms; 0 for a removed block, which takes its norms along."""
+    """Parameters of one MLP block with its biases and norms; 0 for a removed one, which takes its norms along."""
     if mlp_channels == 0:
         return 0
     count = mlp_weights(spec, mlp_channels) + spec.mlp_norms * spec.hidden

@@ -76,8 +76,8 @@ class SearchSpace:
             whole_layers: Whether a layer is dense or gone, and nothing else; `remove_attention` and `remove_mlp` then
                 say nothing.
             same_for_all_layers: Whether all layers that are not frozen have one shape.
-            deploy: Row of `space.deploy.DEPLOYMENTS` that is to serve the model; what it cannot run is not in the space,
-                whatever other settings allow.
+            deploy: Row of `space.deploy.DEPLOYMENTS` by which the model is to be served; what it cannot run is not in
+                the space, whatever other settings allow.
             mlp_step: MLP channels between two levels, None for a multiple of 64 that makes at most 12 levels; says
                 nothing without `mlp_widths`. Where the engine wants a multiple of something, the least common multiple.
             freeze_layers: Layers that stay dense; indices from 0, negative ones count from the end.

@@ -67,7 +67,8 @@ def test_what_is_kept_behind_the_first_cut_is_corrected(candidate: Candidate, ma
     supernet = make_supernet("llama")
     (correction,) = correct(supernet, [candidate], TOKENS)
     cut = False
-    for weights, (queries, _, channels), full in zip(correction.weights, candidate.to_json(), [DENSE] * 4, strict=True):
+    rows = [shape.row for shape in candidate.layers]
+    for weights, (queries, _, channels), full in zip(correction.weights, rows, [DENSE] * 4, strict=True):
         for name, kept, dense, width in (("o_proj", queries, full[0], 6), ("down_proj", channels, full[2], 1)):
             cut = cut or kept != dense
             assert (name in weights) == (cut and kept > 0)

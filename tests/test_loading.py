@@ -103,6 +103,9 @@ def test_spec_of_each_family(family, tmp_path):
     assert spec.head_dim == (8 if family in ("llama", "qwen2") else 16)
     assert spec.tied_embeddings == (family == "gemma3_text")
     assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias) == (family == "qwen2", False, False)
+    norms = [name for name in vars(loaded.model.model.layers[0])["_modules"] if name.endswith("norm")]
+    assert spec.attention_norms + spec.mlp_norms == len(norms)
+    assert spec.qk_norm == hasattr(loaded.model.model.layers[0].self_attn, "k_norm")
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     tokens = loaded.tokenizer("cat", add_special_tokens=False, return_tensors="pt")

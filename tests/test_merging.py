@@ -12,8 +12,8 @@ from conftest import random_tokens, tiny_model
 from torch import Tensor
 from transformers import DynamicCache
 
-from space.blocks import attention_options
 from space.candidate import Candidate, LayerShape
+from space.options import attention_options
 from space.supernet.supernet import Supernet
 
 MERGES = ("llama", "mistral", "qwen2")  # families without norms of keys; qwen2's projections carry biases

@@ -53,7 +53,9 @@ class GreedyRemoval(Rival):
         top = self.space.levels - 1
         pairs = zip(self.space.decode(_without(top, gene)).layers, self.space.decode(top).layers, strict=True)
         return all(
-            not small.keeps(kind) or small.option(kind) == dense.option(kind) for small, dense in pairs for kind in KINDS
+            not small.keeps(kind) or small.option(kind) == dense.option(kind)
+            for small, dense in pairs
+            for kind in KINDS
         )
 
     def _leads_inside(self, genes: Genes, rng: np.random.Generator) -> bool:
