@@ -20,13 +20,14 @@ from search.archive import Archive
 from search.constraints import constrained, quoted
 from search.loop import run_loop
 from search.protocol import Task
-from search.run.directory import FREE_SETTINGS, kept, new_name, open_run_directory
+from search.run.directory import FREE_SETTINGS, new_name, open_run_directory
 from search.run.finish import finish
 from search.run.finished import FinishedRun, finished_runs
 from search.run.scoring import score_run
 from search.views.watch.events import Found
 from search.views.watch.run import Watch, watched
 from space.candidate import Candidate
+from space.files import kept
 from space.models.embedded import cache_dir
 
 

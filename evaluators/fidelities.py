@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -104,7 +103,7 @@ def fidelities(
     return Fidelities(
         free=together([*costs, refit_error_measure(supernet)]),
         search=tuple(
-            MeasureEvaluator(name, [*costs, asked.measure(), *extra(supernet.activate, size / length)])
+            MeasureEvaluator(name, [*costs, asked.measure(), *extra(supernet.view, size / length)])
             for size, (name, asked) in zip(sizes, rungs_of_search.items(), strict=True)
         ),
         trained=trained,
@@ -115,4 +114,4 @@ def fidelities(
 
 def _after(tuning: Tuning, rung: int) -> Models:
     """Subnets after a rung of their tuning."""
-    return lambda candidate: nullcontext(tuning.model(candidate, rung))
+    return lambda candidate: tuning.model(candidate, rung)

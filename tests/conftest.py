@@ -22,6 +22,7 @@ from space.models.architectures import ARCHITECTURES
 from space.spec import ModelSpec
 from space.supernet.supernet import Supernet
 
+pytest_plugins = ("helpers_commands",)  # whose runs several files of tests look at
 torch.set_num_threads(1)
 # The same examples every time, and no clock: a busy machine fails no test.
 settings.register_profile(

@@ -76,7 +76,7 @@ def test_the_top_level_of_space_knows_none_of_its_rooms() -> None:
 
 def test_search_knows_the_torch_free_types_alone() -> None:
     allowed = {
-        "space": {"candidate", "spec", "space", "errors"},
+        "space": {"candidate", "spec", "space", "errors", "files"},
         "evaluators": {"base", "table_error"},
     }
     forbidden = {"torch", "transformers", "safetensors"}

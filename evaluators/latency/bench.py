@@ -70,10 +70,15 @@ class LatencyBench:
         layers = self._spec.layers
         # One layer must keep attention, so the empty stack is one block of the smallest shape, taken off again below.
         smallest = min(block_options["attention"])
-        models = {"one": _stack(layers, {}, smallest)}
+        standing = f"on {_name('attention', smallest)}"  # times are kept by name from run to run; smallest ones differ
+        models = {standing: _stack(layers, {}, smallest)}
         for kind, options in block_options.items():
-            carrier = None if kind == "attention" else smallest
-            models |= {_name(kind, option): _stack(layers, {kind: option}, carrier) for option in options}
+            if kind == "attention":
+                models |= {_name(kind, option): _stack(layers, {kind: option}, None) for option in options}
+            else:
+                models |= {
+                    f"{_name(kind, option)} {standing}": _stack(layers, {kind: option}, smallest) for option in options
+                }
         models |= {design.key: design for design in designs}
         phases = {}
         for name, phase in self.workload.phases.items():
@@ -81,18 +86,19 @@ class LatencyBench:
             dense_ms = timings.dense_ms or 0.0
             times = {model: dense_ms * timings.ratio(model) for model in models}
             # a single layer cannot be told from the rest of the model
-            block = (times[_name("attention", smallest)] - times["one"]) / (layers - 1) if layers > 1 else 0.0
-            base = max(0.0, times["one"] - block)
+            block = (times[_name("attention", smallest)] - times[standing]) / (layers - 1) if layers > 1 else 0.0
+            base = max(0.0, times[standing] - block)
             table = PhaseTable(
                 dense_ms=dense_ms,
                 base_ms=base,
                 block_ms={
                     kind: {
-                        option: max(0.0, (times[_name(kind, option)] - without) / layers)
-                        for option in block_options[kind]
+                        option: max(0.0, (times[_name(kind, option)] - base) / layers)
+                        if kind == "attention"
+                        else max(0.0, (times[f"{_name(kind, option)} {standing}"] - times[standing]) / layers)
+                        for option in options
                     }
-                    for kind in block_options
-                    for without in [base if kind == "attention" else times["one"]]
+                    for kind, options in block_options.items()
                 },
                 spread=timings.spread(),
             )

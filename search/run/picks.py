@@ -26,10 +26,6 @@ NAMED = ("knee", "smallest", "fastest")
 SHORTEST_PREFIX = 4
 
 
-class PickError(UserError):
-    """A pick that names no point of the front."""
-
-
 def select(frame: pd.DataFrame, pick: str, objectives: Sequence[Metric]) -> pd.Series:
     """The point of the front that a pick names.
 
@@ -44,7 +40,7 @@ def select(frame: pd.DataFrame, pick: str, objectives: Sequence[Metric]) -> pd.S
     The dense model is picked by its key alone.
 
     Raises:
-        PickError: The pick names no point; the message says what would.
+        UserError: The pick names no point; the message says what would.
     """
     text = pick.strip()
     if text in NAMED:
@@ -65,7 +61,7 @@ def _landmark(frame: pd.DataFrame, name: str, objectives: Sequence[Metric]) -> p
     marks = landmarks(frame, objectives)
     if name not in marks:
         why = "the front holds the dense model alone" if is_dense(frame).all() else "the run did not measure it"
-        raise PickError(f"pick={name}: there is no such point, {why}. {_what_works(frame)}")
+        raise UserError(f"pick={name}: there is no such point, {why}. {_what_works(frame)}")
     return frame[frame["key"] == marks[name]].iloc[0]
 
 
@@ -76,9 +72,9 @@ def _keyed(frame: pd.DataFrame, text: str) -> pd.Series:
     if hits.empty and len(text) >= SHORTEST_PREFIX:
         hits = frame[keys.str.startswith(text)]
     if len(hits) > 1:
-        raise PickError(f"pick={text}: expected the start of one key, but {', '.join(hits['key'])} all start with it.")
+        raise UserError(f"pick={text}: expected the start of one key, but {', '.join(hits['key'])} all start with it.")
     if hits.empty:
-        raise PickError(f"pick={text}: that names no point of the front. {_what_works(frame)}")
+        raise UserError(f"pick={text}: that names no point of the front. {_what_works(frame)}")
     return hits.iloc[0]
 
 
@@ -87,11 +83,11 @@ def _constrained(
 ) -> pd.Series:
     """The best point that satisfies a constraint."""
     if name not in _metrics(frame):
-        raise PickError(f"pick={name}{relation}{value:g}: expected a metric of the front. {_what_works(frame)}")
+        raise UserError(f"pick={name}{relation}{value:g}: expected a metric of the front. {_what_works(frame)}")
     limit = value * float(dense_row(frame)[name]) if relative(name, value) else value
     points = frame[~is_dense(frame) & frame[name].notna()]
     if points.empty:
-        raise PickError(f"pick={name}{relation}{value:g}: no pruned point of the front has a value of {name}.")
+        raise UserError(f"pick={name}{relation}{value:g}: no pruned point of the front has a value of {name}.")
     satisfied = points[points[name] <= limit] if relation == "<=" else points[points[name] >= limit]
     if satisfied.empty:
         values = points[name].to_numpy(dtype=float)
@@ -99,7 +95,7 @@ def _constrained(
         said = ("", "")
         if relative(name, value):
             said = (f" ({value:g} of dense)", f" ({nearest[name] / dense_row(frame)[name]:.3f} of dense)")
-        raise PickError(
+        raise UserError(
             f"No pruned point of the front has {name}{relation}{_said(limit)}{said[0]}; "
             f"the nearest has {_said(float(nearest[name]))}{said[1]}: pick={nearest['key']}."
         )
