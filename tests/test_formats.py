@@ -76,9 +76,8 @@ def test_what_stock_classes_do_not_load_is_refused(shapes: Any, words: str) -> N
 
 def row(shapes: Any, kl: float, latency_ms: float) -> dict[str, Any]:
     candidate = Candidate.from_rows(shapes)
-    names = ("query_heads", "kv_heads", "mlp_channels")
-    layers = {name: [getattr(shape, name) for shape in candidate.layers] for name in names}
-    return {"key": candidate.key, "kl": kl, "latency_ms": latency_ms, "decoder_params_removed": kl, **layers}
+    values = {"kl": kl, "latency_ms": latency_ms, "decoder_params_removed": kl}
+    return {"key": candidate.key, **values, "candidate": candidate}
 
 
 @pytest.fixture
