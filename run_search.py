@@ -52,7 +52,7 @@ def run(cfg: DictConfig, watch: Watch) -> None:
     tuning = make_tuning(mode, supernet, run_dir, *recipe, lambda: text, data.length)
     bench = LatencyBench(supernet, workload, cache_dir() / "latency", loaded.tokenizer)
     with watch.stage("latency table") as show:
-        timed = space.attention_shapes, space.mlp_shapes, space.samples(workload.fit + workload.check)
+        timed = space.block_options, space.samples(workload.fit + workload.check)
         table = LatencyTable.from_json(kept(run_dir / "latency.json", lambda: bench.table(*timed, show).to_json()))
     watch.told([*table.remarks(), *(table.profile(dense) if cfg.profile_only else [])])
     if cfg.profile_only:

@@ -89,7 +89,7 @@ class Evaluation:
         """The evaluation as a JSON-ready mapping."""
         return {
             "key": self.candidate.key,
-            "layers": self.candidate.to_json(),
+            "candidate": self.candidate.to_json(),
             "fidelity": self.fidelity,
             "status": self.status,
             "values": dict(self.values),
@@ -105,7 +105,7 @@ class Evaluation:
     def from_json(cls, record: Mapping[str, Any]) -> Evaluation:
         """The inverse of `to_json`."""
         return cls(
-            candidate=Candidate.from_json(record["layers"]),
+            candidate=Candidate.from_json(record["candidate"]),
             fidelity=record["fidelity"],
             status=record["status"],
             values=record["values"],

@@ -79,7 +79,8 @@ def fidelities(
             f"evaluators.rungs: expected rising fractions of a window above 0 and below 1, of at least 2 of "
             f"data.length={length} tokens, got {list(rungs)}. Change one of them; rungs=[] leaves the full fidelity."
         )
-    costs = [cost_measure(supernet.spec, context=context), table.measure()]
+    element = supernet.model.dtype.itemsize
+    costs = [cost_measure(supernet.spec, context=context, bytes_per_element=element), table.measure()]
 
     def divergence(tokens: int) -> Divergence:
         return Divergence(supernet, search[:, :tokens], batch=batch, cache_bytes=cache_bytes // len(sizes))

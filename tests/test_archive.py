@@ -165,7 +165,7 @@ def test_numbers_of_other_settings_are_refused_with_the_difference(path):
 
 def test_an_archive_of_another_format_is_refused(path):
     path.write_text(path.read_text().replace('"format": 3', '"format": 2'))
-    with pytest.raises(UserError, match="format 2"):
+    with pytest.raises(UserError, match="expected an archive of format 3, got format 2"):
         Archive(path, SETTINGS)
 
 

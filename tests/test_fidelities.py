@@ -17,8 +17,9 @@ from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
 
-SMALLER = Candidate.from_json([[4, 2, 16], [0, 0, 32], [6, 3, 0], [3, 3, 48]])
-PREFILL = PhaseTable(20.0, 1.0, {(4, 2): 1.0, (6, 3): 2.0, (3, 3): 1.5}, {16: 1.0, 32: 2.0, 48: 3.0}, 0.0)
+SMALLER = Candidate.from_rows([[4, 2, 16], [0, 0, 32], [6, 3, 0], [3, 3, 48]])
+BLOCKS = {"attention": {(4, 2): 1.0, (6, 3): 2.0, (3, 3): 1.5}, "mlp": {(16,): 1.0, (32,): 2.0, (48,): 3.0}}
+PREFILL = PhaseTable(20.0, 1.0, BLOCKS, 0.0)
 TABLE = LatencyTable({"prefill": PREFILL}, {}, Workload(length=8))
 
 
@@ -42,6 +43,17 @@ def test_each_rung_is_the_divergence_on_its_windows(make_supernet: Callable[...,
     assert {"latency_ms", "params", "kv_bytes", "refit_error"} <= set(asked.free(SMALLER))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_are_those_of_the_dtype_that_runs(dtype: torch.dtype, make_supernet: Callable[..., Supernet]) -> None:
+    supernet = make_supernet("llama", dtype)
+    asked = made(supernet, [])
+    (evaluation,) = asked.search[-1]([SMALLER])
+    for values in (asked.free(SMALLER), evaluation.values):
+        assert values["weights_bytes"] == dtype.itemsize * values["params"]
+        kept = sum(shape.kv_heads for shape in SMALLER.layers)
+        assert values["kv_bytes"] == 2 * kept * supernet.spec.head_dim * 16 * dtype.itemsize
+
+
 @pytest.mark.parametrize("rungs", [[1.0], [0.5, 0.25], [0.5, 0.5], [0.1, 0.5], [0.0]])
 def test_rungs_that_do_not_rise_below_a_whole_window_are_refused(
     rungs: list[float], make_supernet: Callable[..., Supernet]
@@ -55,7 +67,7 @@ def test_refit_error_adds_up_over_blocks(family: str, make_supernet: Callable[..
     error = refit_error_measure(supernet).values
 
     def of(layers: list[list[int]]) -> float:
-        return error(Candidate.from_json(layers))["refit_error"]
+        return error(Candidate.from_rows(layers))["refit_error"]
 
     dense = [[6, 3, 48]] * 4
     assert of(dense) == pytest.approx(0.0, abs=1e-6)

@@ -157,7 +157,7 @@ def test_the_front_falls_from_dense_and_points_holds_all_that_was_searched(run: 
     assert front["latency_ms"].is_monotonic_decreasing
     assert front["heldout_ppl"].is_monotonic_increasing
     assert front["latency_e2e_ms"].tolist() == pytest.approx([1.25 * latency(c) for c in (DENSE, *MEMBERS)])
-    assert front["mlp_channels"].tolist() == [[width] * 4 for width in (32, *WIDTHS)]
+    assert front["candidate"].tolist() == [DENSE, *MEMBERS]
     assert done.front["key"].tolist() == front["key"].tolist()
     assert done.dropped == 0
     points = read_front_csv(run.directory / POINTS_FILE)

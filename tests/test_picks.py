@@ -121,14 +121,6 @@ def test_a_front_of_the_dense_model_alone_has_no_knee() -> None:
         select(front_table([], DENSE), "knee", OBJECTIVES)
 
 
-def test_a_row_gives_its_candidate_back_unless_someone_changed_it() -> None:
+def test_a_row_gives_its_candidate_back() -> None:
     candidate = POINTS["slim"][0]
-    row = select(FRAME, candidate.key, OBJECTIVES)
-    assert candidate_of(row) == candidate
-    changed = row.copy()
-    changed["mlp_channels"] = [96, 128]
-    with pytest.raises(UserError, match="changed after the search"):
-        candidate_of(changed)
-    changed["kv_heads"] = [3, 3]
-    with pytest.raises(UserError, match="not an architecture"):
-        candidate_of(changed)
+    assert candidate_of(select(FRAME, candidate.key, OBJECTIVES)) == candidate

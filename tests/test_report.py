@@ -58,11 +58,10 @@ def test_columns_stand_in_their_order_and_unknown_metrics_follow_kl_and_nll() ->
     assert list(frame.columns) == [
         *("key", "kl", "nll", "accuracy", "zeta", "heldout_kl", "heldout_ppl", "latency_ms", "latency_e2e_ms"),
         *("params", "decoder_params", "decoder_params_removed", "macs_per_token", "kv_bytes"),
-        *("query_heads", "kv_heads", "mlp_channels"),
+        "candidate",
     ]
     assert frame["decoder_params_removed"].tolist() == [0.0, pytest.approx(0.501)]
-    assert frame["query_heads"].tolist() == [[4, 4, 4], [2, 0, 2]]
-    assert frame["mlp_channels"].tolist() == [[256, 256, 256], [255, 0, 255]]
+    assert frame["candidate"].tolist() == [DENSE[0], point(1)[0]]
 
 
 def test_dense_comes_first_then_ever_faster_points() -> None:
@@ -97,10 +96,15 @@ def test_a_missing_csv_says_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("mlp_channels", "channels", "expected the columns mlp_channels"),
-        ("[2, 0, 2]", "[2, 0", "JSON lists of counts"),
-        ("[2, 0, 2]", "[2, -1, 2]", "JSON lists of counts"),
-        ("[2, 0, 2]", "[2, 2]", "JSON lists of counts"),
+        (",candidate", ",design", "expected the columns candidate"),
+        ("[2, 1, 255]", "[2, 1, 255", "candidates as JSON"),
+        ("[2, 1, 255]", "[2, 1, -255]", "candidates as JSON.*counts of at least 0"),
+        ("[2, 1, 255]", "[2, 255]", "candidates as JSON.*layer 0: expected"),
+        ("[2, 1, 255]", '[2, 1, ""255""]', "candidates as JSON.*layer 0: expected"),
+        ('{""layers"": [[2', "[[2", "candidates as JSON"),
+        ('{""layers""', '{""rows""', "candidates as JSON.*a mapping with layers"),
+        ("[2, 1, 255]", "[2, 1, 254]", f"the candidates of their keys, not so at {point(1)[0].key}"),
+        ("[2, 1, 255], ", "", f"the candidates of their keys, not so at {point(1)[0].key}"),
         ("0.25", "much", "expected numbers in the columns kl"),
         (DENSE[0].key, "", "a key of its own"),
         (DENSE[0].key, point(1)[0].key, "a key of its own"),

@@ -13,7 +13,7 @@ from search.run.front import is_dense, read_front_csv
 
 COLUMNS = (
     *("key", "kl", "refit_kl", "refit_ppl", "heldout_kl", "heldout_ppl", "latency_ms", "latency_e2e_ms", "params"),
-    *("decoder_params_removed", "macs_per_token", "kv_bytes", "query_heads", "kv_heads", "mlp_channels"),
+    *("decoder_params_removed", "macs_per_token", "kv_bytes", "candidate"),
 )
 
 

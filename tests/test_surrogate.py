@@ -18,6 +18,7 @@ from search.archive import Archive
 from search.loop import Budget, SearchProgress, run_loop
 from search.pareto import hypervolume, minimised, non_dominated, spread_subset
 from search.protocol import Algorithm, Task
+from search.surrogate.forecast import Forecast
 from search.surrogate.surrogate import SurrogateNSGA2
 from space.candidate import Candidate
 from space.errors import UserError
@@ -85,6 +86,25 @@ def search(
 
 def starts(space: SearchSpace) -> list[Candidate]:
     return [Candidate.dense(SPEC), *space.uniform_ladder(), *space.depth_ladder(range(LAYERS))]
+
+
+def test_a_design_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = SearchSpace(SPEC, **SPACES["full"])
+    forecast = Forecast(space, OBJECTIVES, {}, rungs=2, predictor="ridge")
+    answers = [Evaluation(candidate, "search", values={"kl": 1.0}) for candidate in space.samples(6)]
+    expected = [space.encode(answer.candidate).tolist() for answer in answers]
+    encoded: list[str] = []
+    encode = SearchSpace.encode
+
+    def counted(self: SearchSpace, candidate: Candidate) -> Any:
+        encoded.append(candidate.key)
+        return encode(self, candidate)
+
+    monkeypatch.setattr(SearchSpace, "encode", counted)
+    assert forecast.genes(answers[:4]).tolist() == expected[:4]
+    assert forecast.genes(answers[::-1]).tolist() == expected[::-1]
+    assert forecast.genes(answers[:0]).shape == (0, len(space.levels))
+    assert sorted(encoded) == sorted(answer.candidate.key for answer in answers)
 
 
 def volume(made: list[Evaluation], tokens: int) -> float:

@@ -25,9 +25,9 @@ from space.supernet.correction import Correction
 from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
-CUT = Candidate.from_json([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])
-SMALL = Candidate.from_json([[3, 3, 16]] * 4)
-GONE = Candidate.from_json([[6, 3, 48], [0, 0, 0], [6, 3, 48], [6, 3, 48]])
+CUT = Candidate.from_rows([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])
+SMALL = Candidate.from_rows([[3, 3, 16]] * 4)
+GONE = Candidate.from_rows([[6, 3, 48], [0, 0, 0], [6, 3, 48], [6, 3, 48]])
 LENGTH = 12
 SETTINGS = Distillation(rungs=(8 * LENGTH, 40 * LENGTH), rank=2, learning_rate=2e-3)
 REFIT = CorrectiveRefit(16, batch=4)

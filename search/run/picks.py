@@ -10,16 +10,16 @@ import pandas as pd
 from evaluators.base import Metric
 from search.constraints import parsed, relative
 from search.run.front import (
+    CANDIDATE,
     COSTS,
     SEARCH_QUALITY,
-    SHAPES,
     dense_row,
     is_dense,
     landmarks,
     latency_column,
     quality_column,
 )
-from space.candidate import Candidate, LayerShape
+from space.candidate import Candidate
 from space.errors import UserError
 
 NAMED = ("knee", "smallest", "fastest")
@@ -51,20 +51,8 @@ def select(frame: pd.DataFrame, pick: str, objectives: Sequence[Metric]) -> pd.S
 
 
 def candidate_of(row: pd.Series) -> Candidate:
-    """The architecture that a row of the front describes.
-
-    Raises:
-        UserError: The shapes are not those that the row's key stands for, so the table has been changed by hand.
-    """
-    try:
-        candidate = Candidate(tuple(LayerShape(*shape) for shape in zip(*(row[n] for n in SHAPES), strict=True)))
-    except ValueError as error:
-        raise UserError(f"Point {row['key']}: its shapes are not an architecture ({error}).") from error
-    if candidate.key != row["key"]:
-        raise UserError(
-            f"Expected the shapes of point {row['key']}, but those in its row are {candidate.key}'s. "
-            "The table was changed after the search; delete it and run run_search.py on the same run directory again."
-        )
+    """The architecture that a row of the front is about."""
+    candidate: Candidate = row[CANDIDATE]
     return candidate
 
 

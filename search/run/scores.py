@@ -11,7 +11,7 @@ import pandas as pd
 
 from evaluators.base import OPTIMISED, STDERR, Evaluation, Evaluator, Metric
 from search.archive import Archive, by_fidelity
-from search.run.front import SHAPES
+from search.run.front import CANDIDATE
 from space.candidate import Candidate
 from space.errors import UserError
 
@@ -58,7 +58,7 @@ def with_scores(frame: pd.DataFrame, archive: Archive) -> pd.DataFrame:
     values = [(fidelity, name) for fidelity in known for name in _columns(known[fidelity].values())]
     stale = {column_title(archive, known[fidelity], name) for fidelity, name in values}
     frame = frame.drop(columns=[name for name in frame.columns if name in stale])
-    place = list(frame.columns).index(SHAPES[0])
+    place = list(frame.columns).index(CANDIDATE)
     for fidelity in _shown(known).values():
         answers = known[fidelity]
         for name in _columns(answers.values()):

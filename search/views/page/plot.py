@@ -22,7 +22,7 @@ from plotly.offline import get_plotlyjs
 from evaluators.base import Metric
 from search.run.commands import override
 from search.run.finished import FinishedRun
-from search.run.front import BEFORE_TUNING, SEARCH_QUALITY, SHAPES, dense_row, is_dense, landmarks
+from search.run.front import BEFORE_TUNING, CANDIDATE, SEARCH_QUALITY, dense_row, is_dense, landmarks
 from search.views.page.columns import Column, page_columns
 
 SCRIPTS = ("numbers.js", "model.js", "picture.js", "plot.js", "panel.js", "front.js")  # in the order of their use
@@ -62,7 +62,7 @@ def front_figure_data(
     """
     dense = str(dense_row(front)["key"])
     others = evaluated[~evaluated["key"].isin(front["key"])]
-    same_in_all = others[list(SHAPES)].map(lambda counts: len(set(counts)) == 1).all(axis=1).astype(bool)
+    same_in_all = others[CANDIDATE].map(lambda candidate: len(set(candidate.layers)) == 1).astype(bool)
     sets = [
         ("dominated", 0, others[~same_in_all]),
         ("uniform", 0, others[same_in_all]),
@@ -195,8 +195,8 @@ def _short_names(run_dirs: Sequence[str]) -> list[str]:
 
 def _layers(frame: pd.DataFrame) -> Iterable[list[tuple[int, ...]]]:
     """The shapes of all layers of each row."""
-    for counts in zip(*(frame[name] for name in SHAPES), strict=True):
-        yield list(zip(*counts, strict=True))
+    for candidate in frame[CANDIDATE]:
+        yield [shape.row for shape in candidate.layers]
 
 
 def _letters() -> Iterator[str]:
