@@ -23,7 +23,8 @@ from search.protocol import Task
 from search.run.directory import FREE_SETTINGS, kept, new_name, open_run_directory
 from search.run.finish import finish
 from search.run.finished import FinishedRun, finished_runs
-from search.run.scoring import score_run
+from search.views.pages import write_pages
+from search.views.scores import score_and_show
 from search.views.watch.events import Found
 from search.views.watch.run import Watch, watched
 from space.candidate import Candidate
@@ -74,14 +75,15 @@ def run(cfg: DictConfig, watch: Watch) -> None:
             result = finish(
                 archive, objectives, dense, search=asked.search[-1], trained=trained[-1] if trained else None,
                 heldout=asked.heldout, tuned=asked.tuned, timed=EndToEnd(bench, table.dense_ms, show), show=show,
-                facts={**settings, **told, "latency": {**table.device, "scenario": workload.scenario}}, config=config,
-                reference=space.uniform_ladder(), compared=compared, points=cfg.front_points, run_dir=run_dir,
+                facts={**settings, **told, "latency": {**table.device, "scenario": workload.scenario}},
+                reference=space.uniform_ladder(), points=cfg.front_points, run_dir=run_dir,
             )  # fmt: skip
+        write_pages(run_dir, archive.evaluations(), compared)
         if tuning:
             tuning.keep(set(result.front["key"]))
         if harness.questions:
             finished, ask = FinishedRun.open(run_dir), lambda show: harness.evaluators(supernet, tuning, show)
-            score_run(finished, archive, ask, finished.picks(cfg.evaluate.picks), watch)
+            score_and_show(finished, archive, ask, finished.picks(cfg.evaluate.picks), watch)
     watch.send(Found(run_dir, spec.name, objectives, result))
 
 

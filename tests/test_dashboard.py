@@ -17,7 +17,7 @@ import pytest
 from helpers_dashboard import DENSE, SEARCHED, SPEC, begin, design, end, evaluation, header, lines
 from helpers_run import ROOT
 
-from evaluators.base import Metric
+from evaluators.metrics import metric_named
 from search.archive import Archive
 from search.pareto import hypervolume, minimised, reference_point
 from search.views.dashboard import serve as serving
@@ -30,7 +30,7 @@ from space.errors import UserError
 
 pytest.importorskip("dash", reason="the package dash is not installed")
 
-OBJECTIVES = (Metric("kl", "nats/token", "min", 2), Metric("latency_ms", "ms", "min", 1))
+OBJECTIVES = (metric_named("kl"), metric_named("latency_ms"))
 KEYS = frozenset(e.candidate.key for e in SEARCHED)
 HOSTILE = "../<script>alert(1)</script>{%config%}{{live}}"
 

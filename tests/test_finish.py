@@ -11,6 +11,7 @@ import pytest
 from helpers_toy import default_config, toy_spec
 
 from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
+from evaluators.metrics import metric_named
 from search.archive import Archive
 from search.run.directory import FRONT_FILE, PAGE_FILE, POINTS_FILE, SUMMARY_FILE
 from search.run.finish import REFERENCE_POINTS, Finish, finish
@@ -18,13 +19,13 @@ from search.run.front import is_dense, read_front_csv
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 
-KL = Metric("kl", "nats/token", "min", 2)
-LATENCY = Metric("latency_ms", "ms", "min", 1)
-PARAMS = Metric("params", "", "min", 0)
-DECODER = Metric("decoder_params", "", "min", 0)
+KL = metric_named("kl")
+LATENCY = metric_named("latency_ms")
+PARAMS = metric_named("params")
+DECODER = metric_named("decoder_params")
 OBJECTIVES = (KL, LATENCY)
-HELDOUT = (Metric("heldout_kl", "nats/token", "min", 2), Metric("heldout_ppl", "", "min", 2))
-TIMED = (Metric("latency_e2e_ms", "ms", "min", 2),)
+HELDOUT = (metric_named("heldout_kl"), metric_named("heldout_ppl"))
+TIMED = (metric_named("latency_e2e_ms"),)
 FACTS = {"model": toy_spec(4).to_json(), "text": "0123", "dtype": "float32", "latency": {"device": "toy"}}
 CONFIG = default_config()
 DENSE = Candidate((LayerShape(4, 2, 32),) * 4)

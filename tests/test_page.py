@@ -8,15 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_front import finished_run
 
-from evaluators.base import Metric
+from evaluators.metrics import metric_named, task_score
 from search.run.finished import finished_runs
 from search.run.front import Point, front_table, points_table, write_front_csv
 from search.views.page.plot import front_figure_data, page_html
 from space.candidate import Candidate, LayerShape
 
-OBJECTIVES = (Metric("kl", "nats/token", "min", 2), Metric("latency_ms", "ms", "min", 1))
-FACTS = {"model": {"name": "tiny", "revision": "r"}, "text": "t", "dtype": "d", "latency": {"device": "cpu"}}
+OBJECTIVES = (metric_named("kl"), metric_named("latency_ms"))
+SCORE = task_score("acc_piqa", "max")
+FACTS: dict[str, Any] = {
+    "model": {"name": "tiny", "revision": "r"},
+    "text": "t",
+    "dtype": "d",
+    "latency": {"device": "cpu"},
+}
 HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>\"'{{data}}"
 DENSE_VALUES = {"kl": 0.0, "heldout_ppl": 10.0, "acc_piqa": 0.7, "acc_piqa_stderr": 0.01}
 
@@ -42,7 +49,9 @@ KEYS = [candidate.key for candidate, _ in MEMBERS]
 
 def data(title: str = "tiny", run_dir: str = "results/run", front: Any = FRONT, **more: Any) -> dict[str, Any]:
     others = more.pop("others", OTHERS)
-    return front_figure_data(front, points_table(others, DENSE), OBJECTIVES, title, run_dir, FACTS, **more)
+    facts = {**FACTS, "model": {**FACTS["model"], "name": title}}
+    run = finished_run(run_dir, front, points_table(others, DENSE), OBJECTIVES, facts, scores=[SCORE])
+    return front_figure_data(run, **more)
 
 
 class Shown:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from evaluators.base import Metric
+from evaluators.metrics import metric_named
 from search.run.front import Point, front_table
 from search.run.picks import PickError, candidate_of, select
 from space.candidate import Candidate, LayerShape
 
-OBJECTIVES = (Metric("kl", "nats/token", "min", 2), Metric("latency_ms", "ms", "min", 1))
+OBJECTIVES = (metric_named("kl"), metric_named("latency_ms"))
 DENSE: Point = (
     Candidate((LayerShape(4, 2, 256),) * 2),
     {"kl": 0.0, "heldout_kl": 0.0, "latency_ms": 40.0, "params": 1000.0, "decoder_params": 800.0},
@@ -82,7 +82,7 @@ def test_a_constraint_on_a_metric_that_is_no_cost_takes_the_fastest() -> None:
 
 
 def test_without_a_latency_the_first_cost_objective_decides() -> None:
-    objectives = (OBJECTIVES[0], Metric("params", "", "min", 0))
+    objectives = (OBJECTIVES[0], metric_named("params"))
     row = select(FRAME.drop(columns="latency_ms"), "kl<=1.9", objectives)
     assert row["key"] == POINTS["slim"][0].key
     with pytest.raises(PickError, match="pick=fastest: there is no such point, the run did not measure it"):

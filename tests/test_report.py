@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from evaluators.base import Metric
+from evaluators.metrics import metric_named
 from search.run.front import (
     FrontError,
     Point,
@@ -27,8 +28,8 @@ from search.run.front import (
 from search.views.watch.front_table import terminal_table
 from space.candidate import Candidate, LayerShape
 
-KL = Metric("kl", "nats/token", "min", 2)
-LATENCY = Metric("latency_ms", "ms", "min", 1)
+KL = metric_named("kl")
+LATENCY = metric_named("latency_ms")
 OBJECTIVES = (KL, LATENCY)
 DENSE: Point = (
     Candidate((LayerShape(4, 2, 256),) * 3),
@@ -147,7 +148,7 @@ def test_confirmed_perplexity_rises_as_latency_falls(measurements: list[tuple[fl
 
 
 def test_confirmed_keeps_a_third_objective_and_minds_goals() -> None:
-    accuracy = Metric("accuracy", "", "max", 4)
+    accuracy = Metric("accuracy", "", "max", "score")
     better = point(1, latency_ms=5.0, heldout_ppl=11.0, accuracy=0.6)
     worse = point(2, latency_ms=5.0, heldout_ppl=12.0, accuracy=0.5)
     other = point(3, latency_ms=5.0, heldout_ppl=13.0, accuracy=0.7)

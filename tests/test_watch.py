@@ -21,22 +21,24 @@ import pytest
 from helpers_toy import toy_spec
 from rich.console import Console
 
-from evaluators.base import Evaluation, Metric
+from evaluators.base import Evaluation
 from evaluators.latency.table_error import TableError
+from evaluators.metrics import metric_named
 from search.loop import Budget, SearchProgress
 from search.run.commands import next_commands, override, search_commands
 from search.run.finish import Finish
 from search.run.front import front_table
+from search.views.text import clock, duration, printable
 from search.views.watch.events import Event, Failed, Found, Opened, Said, Searched, StageBegun, StageEnded, StageStep
 from search.views.watch.json_lines import JsonLines
 from search.views.watch.lines import Lines
-from search.views.watch.progress import Clock, clock, duration, printable, sparkline, standouts
+from search.views.watch.progress import Clock, sparkline, standouts
 from search.views.watch.run import VIEWS, watched
 from search.views.watch.screen import Screen, screen
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 
-KL, LATENCY = Metric("kl", "nats/token", "min", 2), Metric("latency_ms", "ms", "min", 1)
+KL, LATENCY = metric_named("kl"), metric_named("latency_ms")
 DENSE = Candidate.dense(toy_spec(3))
 NAME = "model\x1b[31m [bold]x[/bold] " + "long" * 30
 RUN_DIR = Path("results/a run")

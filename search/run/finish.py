@@ -14,20 +14,19 @@ import pandas as pd
 
 from evaluators.base import Evaluation, Evaluator, Metric
 from evaluators.latency.table_error import TableError
+from evaluators.metrics import BEFORE_TUNING, HELDOUT_BEFORE_TUNING
 from search.agreement import rank_correlation
 from search.archive import Archive
 from search.pareto import minimised, spread_subset
-from search.run.directory import REPORT_FILE, SUMMARY_FILE, atomic_write
-from search.run.finished import FinishedRun
-from search.run.front import BEFORE_TUNING, confirmed, dense_row, front_table, is_dense, points_table
+from search.run.directory import SUMMARY_FILE, atomic_write
+from search.run.front import confirmed, dense_row, front_table, is_dense, points_table
 from search.run.front_files import write_front
-from search.views.report.page import report_text, versions
+from search.run.versions import versions
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import evenly
 
 REFERENCE_POINTS = 8
-HELDOUT_BEFORE_TUNING = {"heldout_kl": "refit_kl", "heldout_ppl": "refit_ppl"}
 
 Show = Callable[[int, int], None]
 
@@ -107,9 +106,7 @@ def finish(
     points: int,
     run_dir: Path,
     facts: Mapping[str, Any],
-    config: Mapping[str, Any],
     reference: Sequence[Candidate] = (),
-    compared: Sequence[FinishedRun] = (),
     show: Show = lambda done, of: None,
 ) -> Finish:
     """Scores, times and writes the front of a finished search.
@@ -129,13 +126,10 @@ def finish(
         tuned: Gives the same of tuned subnets; then those of `heldout` are columns `refit_kl` and `refit_ppl`.
         timed: Gives `latency_e2e_ms`.
         points: How many members at most.
-        run_dir: Where `front.csv`, `points.csv`, `front.html`, `summary.json` and `report.md` go; commands on the page
-            name it so.
+        run_dir: Where `front.csv`, `points.csv` and `summary.json` go.
         facts: What `summary.json` says besides; the page and the report need `model`, `text`, `dtype` and `latency`.
-        config: The run's configuration, nested mappings, for the report.
         reference: Plain designs that anyone would try, evaluated like the search's own at the end of every run, so that
             the page can show what the search is worth; `REFERENCE_POINTS` of them, evenly chosen.
-        compared: Other runs, whose fronts the page lays over this one's.
         show: Called with how much of a step of this is done, of how much.
 
     Raises:
@@ -181,11 +175,12 @@ def finish(
     front = confirmed(measured, [_timed_for(metric, timed.metrics) for metric in objectives])
     evaluated = [(e.candidate, e.values) for e in archive.evaluations(search.fidelity) if e.status == "ok"]
     everything = points_table(evaluated, merged[dense.key])
-    front = write_front(run_dir, archive, front, everything, objectives, facts, compared)
+    front, metrics = write_front(run_dir, archive, front, everything, objectives)
     summary = {
         **facts,
         "evaluations": len(archive.evaluations(search.fidelity)),
-        "objectives": [asdict(metric) for metric in objectives],
+        "objectives": [metric.name for metric in objectives],
+        "metrics": [asdict(metric) for metric in metrics],
         "latency_table_error": {name: None if value != value else value for name, value in asdict(error).items()},
         "rank_correlation": {names: None if tau != tau else tau for names, tau in agreement.items()},
         "front_points": len(front) - 1,
@@ -194,8 +189,6 @@ def finish(
         "dense": {name: float(value) for name, value in dense_row(front).items() if isinstance(value, Real)},
     }
     atomic_write(run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
-    report = report_text(run_dir, front, objectives, summary, config, archive.evaluations())
-    atomic_write(run_dir / REPORT_FILE, report)
     return Finish(front, error, len(scored) - len(front), agreement)
 
 

@@ -12,15 +12,16 @@ from threading import Lock
 
 import yaml
 
-from evaluators.base import Evaluation, Metric
+from evaluators.base import Evaluation
+from evaluators.metrics import metric_named
 from search.loop import Budget
 from search.run.directory import CONFIG_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE
 from search.run.finished import FinishedRun, finished_runs
 from search.views.dashboard.course import Course, Curve, rung_of, thinned
 from search.views.dashboard.follow import Follower
-from search.views.dashboard.live_figure import ended_figure, searching_figure
-from search.views.page.columns import HIGHER, LABELS
-from search.views.watch.progress import duration
+from search.views.dashboard.live_figure import searching_figure
+from search.views.page.plot import front_figure_data
+from search.views.text import duration
 from space.errors import UserError
 
 AT_THE_END = (FRONT_FILE, POINTS_FILE, SUMMARY_FILE)
@@ -126,7 +127,7 @@ class LiveRun:
         try:
             config = yaml.safe_load((self.run_dir / CONFIG_FILE).read_text(encoding="utf-8"))
             budget = Budget(**{name: value for name, value in config["budget"].items() if name != "_target_"})
-            objectives = [_metric(str(name)) for name in config["objectives"]]
+            objectives = [metric_named(str(name)) for name in config["objectives"]]
             self._trained = config["search"]["distillation"] == "loop"
         except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             raise UserError(
@@ -177,7 +178,7 @@ class LiveRun:
         try:
             compared = finished_runs(self._compare)
             if ended is not None:
-                data = ended_figure(ended, compared)
+                data = front_figure_data(ended, compared)
             else:
                 settings = self._follower.settings
                 data = searching_figure(self._course, settings, self._objectives, self.run_dir, compared)
@@ -234,12 +235,6 @@ class LiveRun:
 def _asked(fidelity: str, made: Mapping[str, Evaluation]) -> str:
     """What people call a fidelity: of those that are about a task, its name says all that scores depend on."""
     return str(next((e.facts["task"] for e in made.values() if "task" in e.facts), fidelity))
-
-
-def _metric(name: str) -> Metric:
-    """An objective by its name."""
-    unit = LABELS[name][1] if name in LABELS else ""
-    return Metric(name, unit, "max" if name.startswith(HIGHER) else "min", 2)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

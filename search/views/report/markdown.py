@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -33,8 +32,3 @@ def code(text: str, language: str = "") -> str:
     longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}\n"
-
-
-def number(value: float, form: str) -> str:
-    """A number as text; a dash when there is none."""
-    return form.format(value) if math.isfinite(value) else "–"

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evaluators.base import Evaluation, Metric
+from evaluators.base import Evaluation
+from evaluators.metrics import REMOVED, SUPERLATIVES
 from search.loop import SearchProgress
 from search.pareto import knee, minimised
-from search.run.front import REMOVED, SEARCH_QUALITY
-from search.views.watch.front_table import short_count
+from search.views.text import duration, written
 
 BARS = "▁▂▃▄▅▆▇█"
 ASCII_BARS = "_.-~=+*#"
@@ -29,17 +29,7 @@ def standouts(progress: SearchProgress) -> dict[str, Evaluation]:
 
 def title_of(standout: str) -> str:
     """What people call a standout: `closest`, `fastest`, `smallest`, `best <metric>` or `knee`."""
-    if standout in SEARCH_QUALITY:
-        return "closest" if standout == "kl" else "likeliest"
-    known = {"latency_ms": "fastest", "params": "smallest", "decoder_params": "smallest", "knee": "knee"}
-    return known.get(standout, f"best {standout}")
-
-
-def value_text(metric: Metric, value: float) -> str:
-    """A value as one reads it: `98.3M`, `244.4`, `0.0310`."""
-    if abs(value) >= 1e4:
-        return short_count(value)
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.4g}" if metric.cost_rank < 2 else f"{value:.4f}"
+    return standout if standout == "knee" else SUPERLATIVES.get(standout, f"best {standout}")
 
 
 def spent_text(progress: SearchProgress) -> str:
@@ -74,7 +64,7 @@ def progress_line(progress: SearchProgress, seconds_left: float | None, remark: 
     if progress.hypervolume is not None:
         parts.append(f"hypervolume {progress.hypervolume:.5g} ({progress.fidelity}, {len(progress.front)} points)")
     for name, best in standouts(progress).items():
-        values = ", ".join(f"{m.name} {value_text(m, best.values[m.name])}" for m in progress.objectives)
+        values = ", ".join(f"{m.name} {written(m, best.values[m.name])}" for m in progress.objectives)
         parts.append(f"{title_of(name)} {best.candidate.key} ({values})")
     return f"generation {progress.generation}: {'; '.join([*parts, *([remark] if remark else [])])}"
 
@@ -96,20 +86,6 @@ class Clock:
         return (now - since) * (1 - progress.fraction) / made if made > 0 else None
 
 
-def duration(seconds: float) -> str:
-    """A time span for people: `45 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def clock(seconds: float) -> str:
-    """A time span that is seen to grow: `0:45`, `12:00`, `3:05:00`."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
-
-
 def sparkline(curve: Sequence[tuple[float, float]], width: int, *, bars: str = BARS) -> str:
     """A growing curve as a row of at most `width` characters; empty for one without points.
 
@@ -126,8 +102,3 @@ def sparkline(curve: Sequence[tuple[float, float]], width: int, *, bars: str = B
     low, high = float(last.min()), float(last.max())
     levels = (last - low) / (high - low) if high > low else np.full(len(last), 0.5)
     return "".join(bars[round(float(level) * (len(bars) - 1))] for level in levels)
-
-
-def printable(text: str) -> str:
-    """Text that does nothing to a terminal: what is not printable becomes a question mark."""
-    return "".join(character if character.isprintable() else "?" for character in text)
