@@ -116,7 +116,6 @@ class Run:
                 run_dir=self.directory,
                 facts=FACTS,
                 reference=reference,
-                config=CONFIG,
             )
 
     def calls(self) -> dict[str, list[list[str]]]:

@@ -321,7 +321,7 @@ def test_hostile_names_stay_text() -> None:
 
 
 def test_the_scripts_set_names_as_text_only() -> None:
-    scripts = list((Path(__file__).parents[1] / "search" / "page").glob("*.js"))
+    scripts = list((Path(__file__).parents[1] / "search" / "views" / "page").glob("*.js"))
     assert {script.name for script in scripts} == {*SCRIPTS, "live.js"}  # which is the dashboard's alone
     for script in scripts:
         text = script.read_text(encoding="utf-8")

@@ -53,11 +53,11 @@ def point(index: int, **values: float) -> Point:
     return Candidate((shape, LayerShape(0, 0, 0), shape)), {**DENSE[1], "decoder_params": 500.0 - index, **values}
 
 
-def test_columns_stand_in_their_order_and_unknown_metrics_follow_kl_and_nll() -> None:
+def test_columns_stand_in_the_order_of_the_metrics_and_unknown_ones_between_qualities_and_costs() -> None:
     extra = {"nll": 3.0, "zeta": 1.0, "accuracy": 0.5}
     frame = front_table([(candidate, {**values, **extra}) for candidate, values in (DENSE, point(1))], DENSE)
     assert list(frame.columns) == [
-        *("key", "kl", "nll", "accuracy", "zeta", "heldout_kl", "heldout_ppl", "latency_ms", "latency_e2e_ms"),
+        *("key", "kl", "nll", "heldout_kl", "heldout_ppl", "accuracy", "zeta", "latency_ms", "latency_e2e_ms"),
         *("params", "decoder_params", "decoder_params_removed", "macs_per_token", "kv_bytes"),
         *("query_heads", "kv_heads", "mlp_channels"),
     ]

@@ -50,7 +50,8 @@ def front_rows(frame: pd.DataFrame, objectives: Sequence[Metric], shown: Sequenc
             return name, _ratio(_value(dense, timed), _value(row, timed), "{:.2f}×")
         metric = known[name.removesuffix(OF_DENSE)]
         if name.endswith(OF_DENSE):
-            return f"{metric.label}, × dense", _ratio(_value(row, metric.name), _value(dense, metric.name), "{:.3f}×")
+            head = "× dense" if metric.name in shown else f"{metric.label}, × dense"
+            return head, _ratio(_value(row, metric.name), _value(dense, metric.name), "{:.3f}×")
         return metric.title, written(metric, _value(row, name))
 
     def names(key: str) -> tuple[str, ...]:

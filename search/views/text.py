@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import textwrap
 
 from evaluators.base import Format, Metric
 
@@ -41,6 +43,11 @@ def written(metric: Metric, value: float) -> str:
 def number(value: float, form: str) -> str:
     """A number as text; a dash when there is none."""
     return form.format(value) if math.isfinite(value) else "–"
+
+
+def broken(head: str, width: int = 9) -> str:
+    """The head of a column over several lines, its unit left out where that is wider than numbers are."""
+    return textwrap.fill(re.sub(rf" \(\S{{{width},}}\)$", "", head), width, break_long_words=False)
 
 
 def duration(seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 import pandas as pd
@@ -13,11 +12,11 @@ from rich.text import Text
 from evaluators.base import Metric
 from evaluators.metrics import REMOVED
 from search.views.front_rows import OF_DENSE, SPEED_UP, front_rows
+from search.views.text import broken
 
 WIDE = 120  # characters of a line with all columns
 SHOWN = ("latency_ms", "latency_e2e_ms", SPEED_UP, "params", REMOVED, "kl", "heldout_ppl", f"heldout_ppl{OF_DENSE}")
 LEFT_OUT = ("latency_ms", "params", "kl")  # where there is less room
-HEAD = 9  # characters after which the head of a column is broken between words
 
 
 def terminal_table(
@@ -34,10 +33,10 @@ def terminal_table(
     """
     shown = [*(name for name in SHOWN if width >= WIDE or name not in LEFT_OUT), *(["acc"] if "acc" in frame else [])]
     rows = front_rows(frame, objectives, shown)
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True)
     table.add_column("key", no_wrap=True)
     for head in rows[0].cells:
-        table.add_column(textwrap.fill(head, HEAD, break_long_words=False), justify="right", no_wrap=True)
+        table.add_column(broken(head), justify="right", no_wrap=True)
     table.add_column("")
     for row in rows:
         style = "dim" if "dense" in row.names else "bold green" if "knee" in row.names else None

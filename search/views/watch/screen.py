@@ -17,7 +17,7 @@ from rich.text import Text
 
 from evaluators.metrics import REMOVED, metric_named
 from search.loop import SearchProgress
-from search.views.text import clock, duration, printable, written
+from search.views.text import broken, clock, duration, printable, written
 from search.views.watch.events import Event, Failed, Found, Opened, Said, Searched, StageBegun, StageEnded, StageStep
 from search.views.watch.lines import Lines
 from search.views.watch.progress import ASCII_BARS, BARS, counts_text, sparkline, standouts, title_of
@@ -142,7 +142,7 @@ def _best(progress: SearchProgress) -> Table | None:
     table.add_column("", no_wrap=True)
     shown = dict.fromkeys([*progress.objectives, metric_named(REMOVED)])
     for metric in shown:
-        table.add_column(metric.title, justify="right", no_wrap=True)
+        table.add_column(broken(metric.title, 12), justify="right", no_wrap=True)
     table.add_column("key", no_wrap=True)
     for name, best in found.items():
         values = [written(metric, best.values.get(metric.name, math.nan)) for metric in shown]
