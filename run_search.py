@@ -24,7 +24,7 @@ from search.run.directory import FREE_SETTINGS, kept, new_name, open_run_directo
 from search.run.finish import finish
 from search.run.finished import FinishedRun, finished_runs
 from search.views.pages import write_pages
-from search.views.scores import score_and_show
+from search.views.scoring import watched_scores
 from search.views.watch.events import Found
 from search.views.watch.run import Watch, watched
 from space.candidate import Candidate
@@ -37,7 +37,7 @@ def run(cfg: DictConfig, watch: Watch) -> None:
         loaded = instantiate(cfg.model)()
         spec, data, dense = loaded.spec, cfg.data, Candidate.dense(loaded.spec)
         space, prepare = instantiate(cfg.space)(spec=spec), instantiate(cfg.supernet).supernet
-        workload, budget, compared = instantiate(cfg.latency)(), instantiate(cfg.budget), finished_runs(cfg.compare)
+        workload, budget, _ = instantiate(cfg.latency)(), instantiate(cfg.budget), finished_runs(cfg.compare)
         text = text_of(data, loaded.tokenizer, spec.vocab)
         harness = Harness(loaded.tokenizer, **{name: value for name, value in cfg.evaluate.items() if name != "picks"})
         blocks = {p: text.blocks(p, data[f"{p}_windows"], data.length) for p in ("calibration", "search", "heldout")}
@@ -65,7 +65,7 @@ def run(cfg: DictConfig, watch: Watch) -> None:
     task = Task(space, objectives, cfg.seed, asked.free, starts, len(rungs), len(trained), budget.tokens)
     algorithm, batch = instantiate(cfg.search.algorithm)(task), cfg.search.batch
     settings = {"model": spec.to_json(), "text": text.digest, "dtype": str(loaded.dtype), "latency": table.digest}
-    settings |= {OPTIMISED: harness.fidelities} if accuracy else {}
+    settings |= {"fidelities": [one.fidelity for one in rungs]} | ({OPTIMISED: harness.fidelities} if accuracy else {})
     sources = {name: len(tokens) for name, tokens in text.tokens.items()}
     told = {"sources": sources, "latency_table": table.remarks(), "arguments": sys.argv[1:], "mlp_step": space.mlp_step}
     with Archive(run_dir / "archive.jsonl", settings) as archive:
@@ -78,12 +78,12 @@ def run(cfg: DictConfig, watch: Watch) -> None:
                 facts={**settings, **told, "latency": {**table.device, "scenario": workload.scenario}},
                 reference=space.uniform_ladder(), points=cfg.front_points, run_dir=run_dir,
             )  # fmt: skip
-        write_pages(run_dir, archive.evaluations(), compared)
+        write_pages(run_dir, archive)
         if tuning:
             tuning.keep(set(result.front["key"]))
         if harness.questions:
             finished, ask = FinishedRun.open(run_dir), lambda show: harness.evaluators(supernet, tuning, show)
-            score_and_show(finished, archive, ask, finished.picks(cfg.evaluate.picks), watch)
+            watched_scores(finished, archive, ask, finished.picks(cfg.evaluate.picks), watch)
     watch.send(Found(run_dir, spec.name, objectives, result))
 
 

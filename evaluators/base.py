@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
@@ -90,6 +90,7 @@ class Evaluation:
         error: The failure's message.
         predicted: What a surrogate that had not seen the candidate expected, metric name to value.
         facts: What else has to be known to compare the values with others, JSON-ready.
+        generation: Batch of the search in which the candidate was asked about, from 1; 0 when a search did not ask.
     """
 
     candidate: Candidate
@@ -101,12 +102,15 @@ class Evaluation:
     error: str | None = None
     predicted: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    generation: int = 0
 
     def __post_init__(self) -> None:
         if self.status not in ("ok", "failed"):
             raise ValueError(f"Evaluation: expected status 'ok' or 'failed', got {self.status!r}.")
         if (self.status == "failed") != (self.error is not None):
             raise ValueError(f"Evaluation: an error message goes with status 'failed', got {self.status!r}.")
+        if self.generation < 0:
+            raise ValueError(f"Evaluation: expected a generation of at least 0, got {self.generation}.")
 
     def to_json(self) -> dict[str, Any]:
         """The evaluation as a JSON-ready mapping."""
@@ -121,6 +125,7 @@ class Evaluation:
             "error": self.error,
             "predicted": dict(self.predicted),
             **({"facts": dict(self.facts)} if self.facts else {}),
+            **({"generation": self.generation} if self.generation else {}),
         }
 
     @classmethod
@@ -136,6 +141,7 @@ class Evaluation:
             error=record["error"],
             predicted=record["predicted"],
             facts=record.get("facts", {}),
+            generation=record.get("generation", 0),
         )
 
 
@@ -152,12 +158,13 @@ class Evaluator(Protocol):
         """The numbers that an answer holds."""
         ...
 
-    def expect(self, candidates: Sequence[Candidate]) -> None:
-        """Says who will be asked about next, one by one, so that work for several can be shared."""
-        ...
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
+        """One evaluation a candidate, in the order given; a candidate that fails gives a failed evaluation.
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        """One evaluation a candidate, in order; a candidate that fails gives a failed evaluation."""
+        An evaluation is computed when it is asked for, so that the caller can store each one before the next is
+        computed, and can stop before the last. All candidates are known from the start, so that work for several of
+        them can be shared.
+        """
         ...
 
 
@@ -176,35 +183,18 @@ class Measure:
     tokens: int = 0
 
 
-def together(measures: Sequence[Measure]) -> Callable[[Candidate], dict[str, float]]:
-    """One function for all metrics of several measures."""
-
-    def values(candidate: Candidate) -> dict[str, float]:
-        return {name: value for measure in measures for name, value in measure.values(candidate).items()}
-
-    return values
-
-
 class MeasureEvaluator:
     """An `Evaluator` that asks several measures about each candidate: the boundary where failures are caught."""
 
-    def __init__(
-        self,
-        fidelity: str,
-        measures: Sequence[Measure],
-        *,
-        expect: Callable[[Sequence[Candidate]], None] = lambda candidates: None,
-    ) -> None:
+    def __init__(self, fidelity: str, measures: Sequence[Measure]) -> None:
         """Asks nothing yet.
 
         Args:
             fidelity: Name of the question.
             measures: What is asked.
-            expect: See `Evaluator`.
         """
         self._fidelity = fidelity
         self._measures = tuple(measures)
-        self._expect = expect
         names = [metric.name for metric in self.metrics]
         if len(set(names)) != len(names):
             raise ValueError(f"MeasureEvaluator: expected distinct metric names, got {names}.")
@@ -219,13 +209,9 @@ class MeasureEvaluator:
         """See `Evaluator`."""
         return tuple(metric for measure in self._measures for metric in measure.metrics)
 
-    def expect(self, candidates: Sequence[Candidate]) -> None:
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
         """See `Evaluator`."""
-        self._expect(candidates)
-
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        """See `Evaluator`."""
-        return [self._evaluate(candidate) for candidate in candidates]
+        return map(self._evaluate, candidates)
 
     def _evaluate(self, candidate: Candidate) -> Evaluation:
         start = time.perf_counter()

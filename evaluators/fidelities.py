@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from evaluators.base import Evaluator, Measure, MeasureEvaluator, together
+from evaluators.base import Evaluator, Measure, MeasureEvaluator
 from evaluators.cost import cost_measure
 from evaluators.divergence import Divergence
 from evaluators.latency.table import LatencyTable
 from evaluators.refit_error import refit_error_measure
 from evaluators.tasks.harness import Models
-from evaluators.training.tuning import Tuning, tuned
+from evaluators.training.tuned import TunedEvaluator
+from evaluators.training.tuning import Tuning
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
@@ -96,12 +98,19 @@ def fidelities(
         names = [f"distilled-{tokens}" for tokens in tuning.rungs]
         full = rungs_of_search["search"]
         trained = tuple(
-            tuned(name, tuning, rung, full.measure, costs=[*costs, *extra(_after(tuning, rung))])
+            TunedEvaluator(
+                name, tuning, rung, lambda models: [*extra(_lent(models)), full.measure(models)], costs=costs
+            )
             for rung, name in enumerate(names, start=1)
         )
-        final = tuned("tuned", tuning, len(names), unseen.heldout_measure)
+        final = TunedEvaluator("tuned", tuning, len(names), lambda models: [unseen.heldout_measure(models)])
+    known = [*costs, refit_error_measure(supernet)]
+
+    def free(candidate: Candidate) -> Mapping[str, float]:
+        return {name: value for measure in known for name, value in measure.values(candidate).items()}
+
     return Fidelities(
-        free=together([*costs, refit_error_measure(supernet)]),
+        free=free,
         search=tuple(
             MeasureEvaluator(name, [*costs, asked.measure(), *extra(supernet.activate, size / length)])
             for size, (name, asked) in zip(sizes, rungs_of_search.items(), strict=True)
@@ -112,6 +121,6 @@ def fidelities(
     )
 
 
-def _after(tuning: Tuning, rung: int) -> Models:
-    """Subnets after a rung of their tuning."""
-    return lambda candidate: nullcontext(tuning.model(candidate, rung))
+def _lent(models: Callable[[Candidate], Any]) -> Models:
+    """Models that are there to stay, as those that are in use for a while."""
+    return lambda candidate: nullcontext(models(candidate))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ DENSE = Candidate.dense(SPEC)
 OBJECTIVES = metrics_named("kl", "latency_ms")
 
 
+FIDELITIES = ("search-16", "search", "distilled-96")
+
+
 def design(channels: int) -> Candidate:
     """A design by the channels of its first layer."""
     return Candidate((LayerShape(4, 2, channels), *DENSE.layers[1:]))
@@ -32,6 +36,7 @@ def evaluation(candidate: Candidate, kl: float, latency: float, fidelity: str = 
     size = float(sum(shape.mlp_channels + 10 * shape.query_heads for shape in candidate.layers))
     dense = float(sum(shape.mlp_channels + 10 * shape.query_heads for shape in DENSE.layers))
     values = {"kl": kl, "latency_ms": latency, "decoder_params": size, "decoder_params_removed": 1 - size / dense}
+    more = {"generation": int(fidelity in FIDELITIES), **more}
     return Evaluation(candidate, fidelity, values=values, tokens=100, **more)
 
 
@@ -49,9 +54,10 @@ def lines(evaluations: list[Evaluation]) -> str:
     return "".join(json.dumps(each.to_json()) + "\n" for each in evaluations)
 
 
-def header(model: dict[str, Any] | None = None) -> str:
+def header(model: dict[str, Any] | None = None, fidelities: Sequence[str] = FIDELITIES) -> str:
     """An archive's first line."""
     settings = {"model": model or SPEC.to_json(), "text": "t", "dtype": "float32", "latency": "l"}
+    settings["fidelities"] = list(fidelities)
     return json.dumps({"format": FORMAT, "settings": settings}) + "\n"
 
 

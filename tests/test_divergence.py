@@ -55,7 +55,7 @@ def test_a_failing_candidate_is_stored_and_the_others_go_on(make_supernet: Calla
     supernet = make_supernet("llama")
     evaluator = MeasureEvaluator("search", [Divergence(supernet, random_tokens(2, 8)).measure()])
     broken = Candidate.from_json([[0, 0, 48]] * 4)
-    first, second, third = evaluator([SMALLER, broken, SMALLER])
+    first, second, third = evaluator.evaluate([SMALLER, broken, SMALLER])
     assert (first.status, second.status, third.status) == ("ok", "failed", "ok")
     assert second.error is not None
     assert "at least one layer with attention" in second.error

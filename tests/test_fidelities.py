@@ -32,12 +32,12 @@ def test_each_rung_is_the_divergence_on_its_windows(make_supernet: Callable[...,
     asked = made(supernet, [0.25, 0.5])
     assert [evaluator.fidelity for evaluator in asked.search] == ["search-3", "search-6", "search"]
     for evaluator, tokens in zip(asked.search, (3, 6, 12), strict=True):
-        (evaluation,) = evaluator([SMALLER])
+        (evaluation,) = evaluator.evaluate([SMALLER])
         expected, _ = Divergence(supernet, random_tokens(4, 12, seed=3)[:, :tokens], batch=2)(SMALLER)
         assert evaluation.values["kl"] == expected
         assert evaluation.tokens == 4 * tokens
         assert evaluation.values["latency_ms"] == PREFILL.ms(SMALLER)
-    (heldout,) = asked.heldout([SMALLER])
+    (heldout,) = asked.heldout.evaluate([SMALLER])
     assert set(heldout.values) == {"heldout_kl", "heldout_ppl"}
     assert {"latency_ms", "params", "kv_bytes", "refit_error"} <= set(asked.free(SMALLER))
 

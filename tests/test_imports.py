@@ -82,6 +82,17 @@ def test_search_knows_the_torch_free_types_alone() -> None:
                     assert rest[0] in allowed[package], f"{source} imports {name}"
 
 
+@pytest.mark.parametrize(
+    ("below", "above"), [("search/", ("search.run", "search.views")), ("search/run/", ("search.views",))]
+)
+def test_the_rooms_of_search_import_downwards_alone(below: str, above: tuple[str, ...]) -> None:
+    rooms = tuple(f"{room.replace('.', '/')}/" for room in above)
+    for source in MODULES:
+        if source.startswith(below) and not source.startswith(rooms):
+            found = [name for name in imports_of(source) if f"{name}.".startswith(tuple(f"{room}." for room in above))]
+            assert not found, f"{source} imports {', '.join(found)}"
+
+
 def test_some_libraries_are_seen_in_one_place() -> None:
     assert importers("pymoo") == ["search/algorithms.py"]
     assert importers("hydra") == list(ENTRIES)

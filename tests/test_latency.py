@@ -258,10 +258,10 @@ def test_a_model_that_does_not_compile_is_told_in_one_sentence(
 
 def test_times_are_in_the_unit_of_the_table(make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("llama")
-    (again,) = EndToEnd(LatencyBench(supernet, WORKLOAD), {"prefill": 1e6})([Candidate.dense(supernet.spec)])
+    (again,) = EndToEnd(LatencyBench(supernet, WORKLOAD), {"prefill": 1e6}).evaluate([Candidate.dense(supernet.spec)])
     assert 1e5 < again.values["latency_e2e_ms"] < 1e7
     asked = EndToEnd(LatencyBench(supernet, SERVING), {"prefill": 100.0, "decode": 10.0})
-    (request,) = asked([HOLES])
+    (request,) = asked.evaluate([HOLES])
     prefill, decode = (request.values[f"{name}_e2e_ms"] for name in ("prefill", "decode"))
     assert 0 < request.values["latency_e2e_ms_spread"] < request.values["latency_e2e_ms"]
     assert request.values["latency_e2e_ms"] == pytest.approx(prefill + 4 * decode)
@@ -271,7 +271,7 @@ def test_times_are_in_the_unit_of_the_table(make_supernet: MakeSupernet) -> None
 def test_a_candidate_that_cannot_run_fails_alone(make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("llama")
     good, broken = Candidate.dense(supernet.spec), Candidate.from_json([[0, 0, 48]] * 4)
-    first, second, third = EndToEnd(LatencyBench(supernet, WORKLOAD), {"prefill": 1.0})([good, broken, good])
+    first, second, third = EndToEnd(LatencyBench(supernet, WORKLOAD), {"prefill": 1.0}).evaluate([good, broken, good])
     assert (first.status, second.status, third.status) == ("ok", "failed", "ok")
     assert "at least one layer with attention" in str(second.error)
 
@@ -290,7 +290,7 @@ def test_llama_cpp_times_what_it_will_run(tmp_path: Path) -> None:
     assert seen == [(1, 3), (2, 3), (3, 3)] * 2  # one block, and a stack of each shape
     holes = Candidate.from_json([[0, 0, 64], [4, 2, 0], [0, 0, 0], [6, 1, 32]])
     nothing = Candidate.from_json([[0, 0, 64]] * 4)
-    timed, failed = EndToEnd(bench, table.dense_ms)([holes, nothing])
+    timed, failed = EndToEnd(bench, table.dense_ms).evaluate([holes, nothing])
     assert timed.values["latency_e2e_ms"] > 0
     assert failed.status == "failed"
     assert "keeps attention" in str(failed.error)

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -55,13 +55,13 @@ class CountingEvaluator:
     fidelity: str = "search"
     metrics: tuple[Metric, ...] = OBJECTIVES
 
-    def expect(self, candidates: Sequence[Candidate]) -> None:
-        pass
+    groups: list[list[str]] = field(default_factory=list)  # who was asked about together
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        assert len(candidates) == 1
-        self.asked += [candidate.key for candidate in candidates]
-        return MeasureEvaluator("search", [Measure(OBJECTIVES, self.values, TOKENS)])(candidates)
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
+        self.groups.append([candidate.key for candidate in candidates])
+        for candidate in candidates:
+            self.asked.append(candidate.key)
+            yield from MeasureEvaluator(self.fidelity, [Measure(OBJECTIVES, self.values, TOKENS)]).evaluate([candidate])
 
 
 def search(
@@ -173,6 +173,22 @@ def test_the_token_budget_ends_the_run_replayed_or_not(tmp_path, undisturbed):
     again = CountingEvaluator()
     assert search(path, again, budget) == told
     assert again.asked == []
+
+
+def test_a_batch_is_asked_together_as_far_as_the_archive_lacks_it(tmp_path, undisturbed):
+    path = tmp_path / "archive.jsonl"
+    with Archive(path, SETTINGS) as archive:
+        for place in (*range(BATCH), BATCH + 2):
+            archive.add(undisturbed[place])
+    evaluator = CountingEvaluator()
+    told = search(path, evaluator, Budget(evaluations=2 * BATCH + 3))
+    keys = [e.candidate.key for e in undisturbed]
+    second = [key for place, key in enumerate(keys[BATCH : 2 * BATCH]) if place != 2]
+    assert [group for group in evaluator.groups if group] == [second, keys[2 * BATCH : 3 * BATCH]]
+    assert evaluator.asked == [*second, *keys[2 * BATCH : 2 * BATCH + 3]]  # nothing beyond the budget is computed
+    assert {e.candidate.key: e.generation for e in told} == {
+        key: place // BATCH + 1 for place, key in enumerate(keys[: 2 * BATCH + 3])
+    }
 
 
 def test_failures_are_stored_and_the_search_goes_on(undisturbed):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from evaluators.metrics import task_score
 from search.archive import Archive, ArchiveError
 from search.run.front import front_table
 from search.run.scores import Retention, score, score_metrics, with_scores
-from search.views.scores import answer_line, score_table
+from search.views.watch.score_table import answer_line, score_table
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 
@@ -51,12 +51,10 @@ class Asked:
         self.asked: list[str] = []
         self._answer = lambda candidate: answer(candidate, task, items, **values)
 
-    def expect(self, candidates: object) -> None:
-        pass
-
-    def __call__(self, candidates: list[Candidate]) -> list[Evaluation]:
-        self.asked += [candidate.key for candidate in candidates]
-        return [self._answer(candidate) for candidate in candidates]
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
+        for candidate in candidates:
+            self.asked.append(candidate.key)
+            yield self._answer(candidate)
 
 
 def archive_of(path: Path, *answers: Evaluation, **settings: Any) -> Archive:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ class LatencyBench:
 
 
 class EndToEnd:
-    """The `Evaluator` behind `latency_e2e_ms`: all candidates of a call are timed in one interleaved session.
+    """The `Evaluator` behind `latency_e2e_ms`: all candidates are timed in one interleaved session.
 
     Each time is the median over the rounds, with half of their interquartile range in `latency_e2e_ms_spread`.
     """
@@ -167,11 +167,10 @@ class EndToEnd:
         times = (each for metric in whole_and_parts for each in (metric, spread_of(metric)))
         self.metrics = (*times, THROUGHPUT, *bench.clock.metrics)
 
-    def expect(self, candidates: Sequence[Candidate]) -> None:
-        """See `Evaluator`; timings share nothing."""
-
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        """See `Evaluator`; a candidate that cannot run fails alone, before the session."""
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
+        """See `Evaluator`; all are timed before the first is answered. One that cannot run fails alone, before that."""
+        if not candidates:
+            return
         start = time.perf_counter()
         tried: dict[str, dict[str, float]] = {}
         failures: dict[str, str] = {}
@@ -184,12 +183,11 @@ class EndToEnd:
         ratios = self._bench.ratios(able, self._on_round)
         values = {c.key: self._values(found) | tried[c.key] for c, found in zip(able, ratios, strict=True)}
         seconds = (time.perf_counter() - start) / max(1, len(candidates))
-        return [
-            Evaluation(candidate, self.fidelity, values=values[candidate.key], seconds=seconds)
-            if candidate.key in values
-            else Evaluation(candidate, self.fidelity, "failed", seconds=seconds, error=failures[candidate.key])
-            for candidate in candidates
-        ]
+        for candidate in candidates:
+            if candidate.key in values:
+                yield Evaluation(candidate, self.fidelity, values=values[candidate.key], seconds=seconds)
+            else:
+                yield Evaluation(candidate, self.fidelity, "failed", seconds=seconds, error=failures[candidate.key])
 
     def _values(self, ratios: Mapping[str, Sequence[float]]) -> dict[str, float]:
         workload = self._bench.workload

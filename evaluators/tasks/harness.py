@@ -96,6 +96,7 @@ class Harness:
         self._tokenizer = tokenizer
         self._limit = int(limit) if limit is not None and limit >= 1 else limit
         self._batch_size = batch_size
+        self._counts: dict[tuple[str, float], int] = {}  # tokens of a question's part
         tasks = [tasks] if isinstance(tasks, str) else tasks
         self.questions: tuple[Question, ...] = ()
         if tasks:
@@ -219,12 +220,14 @@ class Harness:
         """Tokens of all requests, what is generated not counted."""
         from lm_eval.evaluator_utils import get_sample_size
 
-        count = 0
-        for task in question.loaded["tasks"].values():
-            items = get_sample_size(task, self._part(part))
-            asked = [_text(i) for i in task.instances if items is None or i.doc_id < items]
-            count += sum(map(len, self._tokenizer(asked)["input_ids"]))
-        return count
+        if (question.name, part) not in self._counts:
+            count = 0
+            for task in question.loaded["tasks"].values():
+                items = get_sample_size(task, self._part(part))
+                asked = [_text(i) for i in task.instances if items is None or i.doc_id < items]
+                count += sum(map(len, self._tokenizer(asked)["input_ids"]))
+            self._counts[question.name, part] = count
+        return self._counts[question.name, part]
 
 
 class TaskEvaluator(MeasureEvaluator):

@@ -14,7 +14,7 @@ import yaml
 from evaluators.base import Metric
 from search.pareto import spread_subset
 from search.run.directory import CONFIG_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE
-from search.run.front import is_dense, landmarks, objective_values, quality_column, read_front_csv
+from search.run.front import dense_row, is_dense, landmarks, objective_values, quality_column, read_front_csv
 from search.run.picks import candidate_of, select
 from space.candidate import Candidate
 from space.errors import ShapeError, UserError
@@ -80,6 +80,11 @@ class FinishedRun:
             others = others.iloc[sorted(spread_subset(values, count))] if count else others[:0]
         chosen = pd.concat([pruned[pruned["key"] == knee], others])
         return [candidate_of(row) for _, row in chosen.iterrows()]
+
+    @property
+    def dense(self) -> Candidate:
+        """The dense model."""
+        return candidate_of(dense_row(self.front))
 
     @property
     def metrics(self) -> list[Metric]:

@@ -15,8 +15,8 @@ from search.run.front import write_front_csv
 from search.run.scores import score_metrics, with_scores
 
 
-def write_front(
-    run_dir: Path, archive: Archive, front: pd.DataFrame, everything: pd.DataFrame, objectives: Sequence[Metric]
+def write_tables(
+    run_dir: Path, archive: Archive, front: pd.DataFrame, points: pd.DataFrame, objectives: Sequence[Metric]
 ) -> tuple[pd.DataFrame, list[Metric]]:
     """Writes both files.
 
@@ -24,14 +24,14 @@ def write_front(
         run_dir: Where.
         archive: The run's.
         front: The front's table.
-        everything: The table of all that was evaluated.
+        points: The table of all that was evaluated.
         objectives: The search's objectives.
 
     Returns:
         The front's table with the scores, and what the columns of both tables mean, for `summary.json`.
     """
-    front, everything = with_scores(front, archive), with_scores(everything, archive)
+    front, points = with_scores(front, archive), with_scores(points, archive)
     write_front_csv(run_dir / FRONT_FILE, front)
-    write_front_csv(run_dir / POINTS_FILE, everything)
-    columns = dict.fromkeys(map(str, [*front, *everything]))
+    write_front_csv(run_dir / POINTS_FILE, points)
+    columns = dict.fromkeys(map(str, [*front, *points]))
     return front, metrics_of(columns, [*objectives, *score_metrics(archive)])

@@ -1,4 +1,4 @@
-"""Task scores: asked once, kept in the archive, compared with the dense model's, and columns of the front's tables."""
+"""Task scores: asked once, kept in the archive, columns of the front's tables, and a part of the dense model's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def score(
         for evaluator in evaluators:
             if archive.get(candidate.key, evaluator.fidelity) is not None:
                 continue
-            (answer,) = evaluator([candidate])
+            (answer,) = evaluator.evaluate([candidate])
             if answer.status == "failed":
                 raise UserError(
                     f"Expected {evaluator.fidelity} to be answered by {candidate.key}, but it failed: {answer.error} "
@@ -57,7 +57,7 @@ def with_scores(frame: pd.DataFrame, archive: Archive) -> pd.DataFrame:
     """
     known = _scored(archive)
     values = [(fidelity, name) for fidelity in known for name in _columns(known[fidelity].values())]
-    stale = {titled(archive, known[fidelity], name) for fidelity, name in values}
+    stale = {column_title(archive, known[fidelity], name) for fidelity, name in values}
     frame = frame.drop(columns=[name for name in frame.columns if name in stale])
     place = list(frame.columns).index(SHAPES[0])
     for fidelity in _shown(known).values():
@@ -65,7 +65,7 @@ def with_scores(frame: pd.DataFrame, archive: Archive) -> pd.DataFrame:
         for name in _columns(answers.values()):
             column = [answers[key].values.get(name, math.nan) if key in answers else math.nan for key in frame["key"]]
             if not np.isnan(column).all():
-                frame.insert(place, titled(archive, answers, name), column)
+                frame.insert(place, column_title(archive, answers, name), column)
                 place += 1
     return frame
 
@@ -76,7 +76,9 @@ def score_metrics(archive: Archive) -> list[Metric]:
     goals: dict[str, str] = {}
     for fidelity in _shown(known).values():
         for answer in known[fidelity].values():
-            goals |= {titled(archive, known[fidelity], name): goal for name, goal in answer.facts["goals"].items()}
+            goals |= {
+                column_title(archive, known[fidelity], name): goal for name, goal in answer.facts["goals"].items()
+            }
     return [task_score(name, "min" if goal == "min" else "max") for name, goal in goals.items()]
 
 
@@ -113,6 +115,12 @@ class Retention:
         return cls(ratio, math.hypot(*errors) / len(errors) / abs(float(dense)))
 
 
+def column_title(archive: Archive, answers: Mapping[str, Evaluation], name: str) -> str:
+    """The name of a column, or of the task, of answers to one question; it says so where the search optimised that."""
+    (task, *_) = {answer.facts["task"] for answer in answers.values()}
+    return f"{OPTIMISED}_{name}" if task in archive.settings.get(OPTIMISED, {}) else name
+
+
 def _scored(archive: Archive) -> dict[str, dict[str, Evaluation]]:
     """The answers to questions about tasks, by fidelity and key."""
     return by_fidelity(answer for answer in archive.evaluations() if "task" in answer.facts)
@@ -126,12 +134,6 @@ def _shown(known: Mapping[str, Mapping[str, Evaluation]]) -> dict[str, str]:
         if facts["items"] >= shown.get(facts["task"], (0, ""))[0]:
             shown[facts["task"]] = facts["items"], fidelity
     return {task: fidelity for task, (_, fidelity) in shown.items()}
-
-
-def titled(archive: Archive, answers: Mapping[str, Evaluation], name: str) -> str:
-    """The name of a column, or of the task, of answers to one question; it says so where the search optimised that."""
-    (task, *_) = {answer.facts["task"] for answer in answers.values()}
-    return f"{OPTIMISED}_{name}" if task in archive.settings.get(OPTIMISED, {}) else name
 
 
 def _columns(answers: Iterable[Evaluation]) -> list[str]:

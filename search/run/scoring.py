@@ -1,4 +1,4 @@
-"""Scores points of a finished run on tasks, and adds the answers to its front's files."""
+"""Scores points of a finished run on tasks, and adds the answers to the tables of its front."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from evaluators.base import Evaluation, Evaluator
 from search.archive import Archive
 from search.run.directory import SUMMARY_FILE, atomic_write
 from search.run.finished import FinishedRun
-from search.run.front import dense_row
-from search.run.front_files import write_front
-from search.run.picks import candidate_of
+from search.run.front_files import write_tables
 from search.run.scores import score
 from space.candidate import Candidate
 from space.errors import UserError
@@ -28,8 +26,8 @@ def score_run(
     """Scores the dense model and candidates, as far as they are not.
 
     Args:
-        run: Whose front's files get the scores.
-        archive: The run's, where the scores are.
+        run: Whose `front.csv` and `points.csv` get the scores, and whose `summary.json` what they mean.
+        archive: The run's.
         evaluators: One a task.
         candidates: Whom to score.
         on_answer: Called with every new answer.
@@ -39,7 +37,7 @@ def score_run(
     """
     if not evaluators:
         raise UserError("Task scores: expected tasks to score, got none. Name some: tasks=[piqa,arc_easy].")
-    score(evaluators, archive, [candidate_of(dense_row(run.front)), *candidates], on_answer)
-    _, metrics = write_front(run.run_dir, archive, run.front, run.points, run.objectives)
+    score(evaluators, archive, [run.dense, *candidates], on_answer)
+    _, metrics = write_tables(run.run_dir, archive, run.front, run.points, run.objectives)
     summary = {**run.summary, "metrics": [asdict(metric) for metric in metrics]}
     atomic_write(run.run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What a run was made with: versions of Python and of the packages that its numbers depend on."""
+"""Versions of Python and of the packages that a run's numbers depend on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ PACKAGES = ("paretoprune", "torch", "transformers", "peft", "numpy", "scikit-lea
 
 
 def versions() -> dict[str, str]:
-    """Versions by name, of what is installed here."""
-    known = {"python": platform.python_version()}
+    """By name; a package that is missing is said to be."""
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            known[package] = version(package)
+            found[package] = version(package)
         except PackageNotFoundError:  # run from a source tree
-            known[package] = "not installed"
-    return known
+            found[package] = "not installed"
+    return found

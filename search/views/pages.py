@@ -1,28 +1,27 @@
-"""What a run leaves for people to read: front.html and report.md, made anew from its other files."""
+"""front.html and report.md of a finished run, from what its directory and its archive hold."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from evaluators.base import Evaluation
+from search.archive import Archive
 from search.run.directory import PAGE_FILE, REPORT_FILE, atomic_write
-from search.run.finished import FinishedRun
+from search.run.finished import FinishedRun, finished_runs
 from search.views.page.plot import front_figure_data, page_html
 from search.views.report.page import report_text
 
 
-def write_pages(run_dir: Path, evaluations: Sequence[Evaluation], compared: Sequence[FinishedRun] = ()) -> None:
-    """Writes both files.
+def write_pages(run_dir: Path, archive: Archive) -> None:
+    """Writes both files; the fronts of the runs that its configuration compares with are laid over the page's.
 
     Args:
-        run_dir: A finished run's; commands on the pages name it so.
-        evaluations: All of its archive, in order.
-        compared: Other runs, whose fronts the page lays over this one's.
+        run_dir: Of the run, as commands on the page are to name it.
+        archive: The run's.
 
     Raises:
-        UserError: The directory does not hold a finished run, or cannot be written.
+        UserError: The directory, or that of a run to compare with, does not hold a finished run.
     """
     run = FinishedRun.open(run_dir)
-    atomic_write(run_dir / PAGE_FILE, page_html(front_figure_data(run, compared)))
-    atomic_write(run_dir / REPORT_FILE, report_text(run, evaluations))
+    figure = front_figure_data(run, finished_runs(run.config.get("compare")))
+    atomic_write(run_dir / PAGE_FILE, page_html(figure))
+    atomic_write(run_dir / REPORT_FILE, report_text(run, archive.evaluations()))

@@ -14,10 +14,11 @@ import yaml
 
 from evaluators.base import Evaluation
 from evaluators.metrics import metric_named
+from search.course import Course, Curve
 from search.loop import Budget
 from search.run.directory import CONFIG_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE
 from search.run.finished import FinishedRun, finished_runs
-from search.views.dashboard.course import Course, Curve, rung_of, thinned
+from search.views.dashboard.curves import TauCurves, thinned
 from search.views.dashboard.follow import Follower
 from search.views.dashboard.live_figure import searching_figure
 from search.views.page.plot import front_figure_data
@@ -42,8 +43,9 @@ class View:
         counts: How often each question was asked, in words.
         problem: What a person should mend; empty when nothing.
         keys: Points that can be exported and scored: none before a run has ended.
-        volumes: See `Course`.
-        taus: The same, by a name for people.
+        volumes: Hypervolume against tokens, by a name for people: of the dearest fidelity that has one alone, as those
+            of two cannot be compared.
+        taus: Rank correlations of surrogates against tokens, by a name for people.
     """
 
     version: str
@@ -74,7 +76,7 @@ class LiveRun:
         self._stamps: dict[str, object] = {}
         self._problems: dict[str, str] = {}  # by what has them
         self._read_config()
-        self._course = Course(self._objectives)
+        self._forget()
         self._finished: FinishedRun | None = None
         self._pace: deque[tuple[float, float]] = deque(maxlen=PACE)  # when, and the part of the budget
         self._news_at = time.monotonic()
@@ -90,7 +92,7 @@ class LiveRun:
         with self._lock:
             self._read()
             self._draw()
-            course = self._course
+            volumes = [*self._course.curves.items()][-1:] if self._course else []
             return View(
                 version=f"{self._start}-{self._drawn[0]}",
                 state=self._state(),
@@ -98,8 +100,8 @@ class LiveRun:
                 counts=self._counts(),
                 problem=" ".join(filter(None, [self._follower.problem, *self._problems.values()])),
                 keys=self._keys(),
-                volumes={name: thinned(curve, CURVE_POINTS) for name, curve in course.volumes.items()},
-                taus={f"{m}, {name}": thinned(curve, CURVE_POINTS) for (name, m), curve in course.taus.items()},
+                volumes={name: thinned(curve, CURVE_POINTS) for name, curve in volumes},
+                taus={f"{m}, {name}": thinned(curve, CURVE_POINTS) for (name, m), curve in self._taus.curves.items()},
             )
 
     def figure(self) -> str:
@@ -113,7 +115,7 @@ class LiveRun:
         run = self._finished
         if run is None:
             return None
-        searched = len(self._course.made.get("search", ()))
+        searched = len(self._made.get("search", ()))
         return run if searched <= int(run.summary.get("evaluations", searched)) else None
 
     def _changed(self, *names: str) -> bool:
@@ -128,7 +130,6 @@ class LiveRun:
             config = yaml.safe_load((self.run_dir / CONFIG_FILE).read_text(encoding="utf-8"))
             budget = Budget(**{name: value for name, value in config["budget"].items() if name != "_target_"})
             objectives = [metric_named(str(name)) for name in config["objectives"]]
-            self._trained = config["search"]["distillation"] == "loop"
         except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             raise UserError(
                 f"Expected {self.run_dir} to hold a run, begun or ended, but its {CONFIG_FILE} does not read as one "
@@ -146,15 +147,18 @@ class LiveRun:
                 self._problems[CONFIG_FILE] = str(error)
         void, new = self._follower.read()
         if void:
-            self._course = Course(self._objectives)
+            self._forget()
         for evaluation in new:
-            self._course.add(evaluation)
+            try:
+                self._take(evaluation)
+            except (KeyError, TypeError, ValueError) as error:  # the archive of something else
+                self._problems["archive"] = f"The search cannot be followed: {type(error).__name__}: {error}"
         if void or new:
             self._changes += 1
             self._news_at = time.monotonic()
         if void or self._follower.held() is False:
             self._pace.clear()  # a pause says nothing of the pace
-        if not first and any(rung_of(evaluation.fidelity) for evaluation in new):
+        if not first and any(evaluation.generation for evaluation in new):
             self._pace.append((time.monotonic(), self._spent()))
         if self._changed(*AT_THE_END):
             self._changes += 1
@@ -165,6 +169,23 @@ class LiveRun:
                     self._finished = FinishedRun.open(self.run_dir)
                 except UserError as error:
                     self._problems[FRONT_FILE] = str(error)
+
+    def _forget(self) -> None:
+        """Nothing is known of the archive."""
+        self._made: dict[str, dict[str, Evaluation]] = {}  # by fidelity and key
+        self._course: Course | None = None  # from the first evaluation on
+        self._taus = TauCurves()
+        self._scoring = False  # whether the last evaluation was one that comes after the search
+        self._problems.pop("archive", None)
+
+    def _take(self, evaluation: Evaluation) -> None:
+        """Takes in one more evaluation of the archive."""
+        if self._course is None:
+            self._course = Course(self._objectives, self._follower.settings["fidelities"])
+        self._made.setdefault(evaluation.fidelity, {})[evaluation.candidate.key] = evaluation
+        self._scoring = evaluation.generation == 0
+        self._course.add(evaluation)
+        self._taus.add(evaluation, self._course.tokens)
 
     def _draw(self) -> None:
         """Makes the figure anew when something changed, but not so often that it takes the machine from the search."""
@@ -179,9 +200,9 @@ class LiveRun:
             compared = finished_runs(self._compare)
             if ended is not None:
                 data = front_figure_data(ended, compared)
-            else:
+            elif self._made:
                 settings = self._follower.settings
-                data = searching_figure(self._course, settings, self._objectives, self.run_dir, compared)
+                data = searching_figure(self._made, settings, self._objectives, self.run_dir, compared)
         except (UserError, KeyError, TypeError, ValueError) as error:  # what people changed by hand; told on the page
             self._problems["figure"] = f"The points cannot be drawn: {type(error).__name__}: {error}"
         self._figure = json.dumps(data, separators=(",", ":"), allow_nan=False)
@@ -193,12 +214,9 @@ class LiveRun:
         return frozenset() if ended is None else frozenset(map(str, [*ended.front["key"], *ended.points["key"]]))
 
     def _spent(self) -> float:
-        """The part of the budget, as `search.loop` counts it."""
-        full = "distilled-" if self._trained else "search"
-        dearest = self._course.rungs[-1] if self._course.rungs else ""
-        counts = dearest == full or (self._trained and dearest.startswith(full))
-        done = len(self._course.made[dearest]) if counts else 0
-        return min(1.0, self._budget.fraction(done, self._course.tokens))
+        """The part of the budget, as the search itself counts it."""
+        course = self._course
+        return min(1.0, self._budget.fraction(course.done, course.tokens)) if course else 0.0
 
     def _seconds_left(self) -> float | None:
         if len(self._pace) < 2:
@@ -210,13 +228,13 @@ class LiveRun:
         course, held, ended = self._course, self._follower.held(), self._ended
         if ended is not None:
             return f"Ended: {len(ended.front) - 1} points on the front. Choose one to export or to score."
-        if held is False and course.made:
+        if held is False and course:
             return "Not searching: no process here has the archive open. The same command with run_dir= goes on."
-        if not course.made:
+        if not course:
             return "Preparing: the order of units and the latency table come before the first evaluation."
         ago = time.monotonic() - self._news_at
         news = f"; nothing new for {duration(ago)}" if ago > QUIET_S else ""
-        if course.scoring:
+        if self._scoring:
             return f"Scoring the front: tuning, held-out text, end-to-end timing{news}."
         spent = f"{course.tokens:,} tokens"
         if self._budget.tokens is not None:
@@ -226,9 +244,9 @@ class LiveRun:
         return f"Searching: {self._spent():.0%} of the budget, {spent}{told}{news}."
 
     def _counts(self) -> str:
-        course = self._course
-        told = [f"{_asked(name, made)} {len(made)}" for name, made in course.made.items()]
-        told += [f"{course.failed} failed"] if course.failed else []
+        told = [f"{_asked(name, made)} {len(made)}" for name, made in self._made.items()]
+        failed = sum(e.status == "failed" for made in self._made.values() for e in made.values())
+        told += [f"{failed} failed"] if failed else []
         return f"Evaluations: {', '.join(told)}" if told else "No evaluations yet"
 
 

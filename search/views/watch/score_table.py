@@ -1,58 +1,18 @@
-"""Task scores as people see them: asked while a person watches, then beside the dense model's in a table."""
+"""Task scores for the terminal: a line an answer, and a table beside the dense model's."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from evaluators.base import STDERR, Evaluation, Evaluator
 from search.archive import Archive
-from search.run.finish import Show
-from search.run.finished import FinishedRun, finished_runs
-from search.run.front import dense_row
-from search.run.picks import candidate_of
-from search.run.scores import Retention, titled
-from search.run.scoring import score_run
-from search.views.pages import write_pages
-from search.views.watch.run import Watch
+from search.run.scores import Retention, column_title
 from space.candidate import Candidate
-
-_WIDTH = 120  # characters of a line of the table
-
-
-def score_and_show(
-    run: FinishedRun,
-    archive: Archive,
-    ask: Callable[[Show], Sequence[Evaluator]],
-    candidates: Sequence[Candidate],
-    watch: Watch,
-) -> None:
-    """Scores candidates beside the dense model, and writes the run's pages anew.
-
-    Args:
-        run: Whose points they are.
-        archive: The run's.
-        ask: Evaluators, one a task, that tell of their progress.
-        candidates: Whom to score.
-        watch: Told of new answers, and then of all scores.
-
-    Raises:
-        UserError: There are no tasks, or a candidate cannot be scored.
-    """
-    with watch.stage("task scores") as show:
-        evaluators = ask(show)
-        score_run(run, archive, evaluators, candidates, lambda answer: watch.told([answer_line(answer)]))
-    write_pages(run.run_dir, archive.evaluations(), finished_runs(run.config.get("compare")))
-    dense = candidate_of(dense_row(run.front))
-    console = Console(width=_WIDTH)
-    with console.capture() as text:
-        console.print(score_table(archive, evaluators, dense, [one for one in candidates if one != dense] or [dense]))
-    watch.told(line.rstrip() for line in text.get().splitlines())
 
 
 def score_table(
@@ -78,7 +38,7 @@ def score_table(
                 if column in reference.values and column in subnet.values:
                     metric = column.removeprefix(f"{facts['task']}_") + (" ↓" if goal == "min" else " ↑")
                     cells = str(facts["num_fewshot"]), str(facts["items"]), *_cells([pair], [column])
-                    table.add_row(candidate.key, titled(archive, {"": subnet}, facts["task"]), metric, *cells)
+                    table.add_row(candidate.key, column_title(archive, {"": subnet}, facts["task"]), metric, *cells)
             if facts["accuracy"]:
                 judged.append((pair, facts["accuracy"]))
         if len(judged) > 1:
