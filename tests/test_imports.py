@@ -28,6 +28,7 @@ SOURCES = sorted(
 TORCH_FREE = (
     *(f"space.{name}" for name in ("spec", "families", "candidate", "size", "space", "blocks", "repair", "errors")),
     "evaluators.base",
+    "evaluators.metrics",
     "evaluators.cost",
     "evaluators.latency.table",
     "space.deploy",
@@ -70,7 +71,7 @@ def test_a_package_never_imports_those_above_it(package: str, above: set[str]) -
 def test_search_knows_the_torch_free_types_alone() -> None:
     allowed = {
         "space": {"candidate", "spec", "space", "errors"},
-        "evaluators": {"base", "table_error"},
+        "evaluators": {"base", "metrics", "table_error"},
     }
     forbidden = {"torch", "transformers", "safetensors"}
     for source in MODULES:

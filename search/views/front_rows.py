@@ -13,7 +13,7 @@ from evaluators.metrics import metrics_of
 from search.run.front import dense_row, in_order, landmarks
 from search.views.text import number, written
 
-SPEED_UP = "speed-up"
+SPEED_UP = "speedup"
 OF_DENSE = "/dense"  # behind the name of a metric: its value over the dense model's
 
 

@@ -33,7 +33,8 @@ def terminal_table(
     """
     shown = [*(name for name in SHOWN if width >= WIDE or name not in LEFT_OUT), *(["acc"] if "acc" in frame else [])]
     rows = front_rows(frame, objectives, shown)
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True)
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.collapse_padding = True
     table.add_column("key", no_wrap=True)
     for head in rows[0].cells:
         table.add_column(broken(head), justify="right", no_wrap=True)
