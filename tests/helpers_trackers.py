@@ -53,12 +53,12 @@ class TensorBoardStore(Store):
         from tensorboard.util.tensor_util import make_ndarray
 
         self.settings, self.numbers, self.files = {}, {}, []
-        for path in sorted((run_dir / "tensorboard").iterdir()):
-            for event in EventFileLoader(str(path)).Load():
-                for value in event.summary.value:
-                    self._take(
-                        event.step, value.tag, value.metadata.plugin_data.plugin_name, make_ndarray(value.tensor)
-                    )
+        files = (run_dir / "tensorboard").iterdir()
+        events = [event for path in files for event in EventFileLoader(str(path)).Load()]
+        for event in sorted(events, key=lambda event: event.wall_time):
+            for value in event.summary.value:
+                kind = value.metadata.plugin_data.plugin_name
+                self._take(event.step, value.tag, kind, make_ndarray(value.tensor))
         return self
 
     def _take(self, step: int, name: str, kind: str, content: Any) -> None:

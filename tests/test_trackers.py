@@ -56,20 +56,24 @@ REFUSED: dict[str, Callable[[Tracker, Path], None]] = {
     "a name that is no text": lambda tracker, run_dir: tracker.numbers({1: 2.0}, 1),  # type: ignore[dict-item]
     "a file that is not there": lambda tracker, run_dir: tracker.artifacts([run_dir / "none.md"], 1),
 }
+
+
+def told_after_the_end(tracker: Any) -> None:
+    tracker.close("finished")
+    tracker.numbers({"x": 1.0}, 1)
+
+
 # What the packages themselves refuse, each in its own way; the doubles as MLflow and W&B do.
 REFUSED_BY = {
     ("tensorboard", "text for a number"): lambda tracker: tracker.numbers({"x": "much"}, 1),
     ("tensorboard", "text for tokens"): lambda tracker: tracker.numbers({"x": 1.0}, "many"),
-    ("tensorboard", "a number after the end"): lambda tracker: (
-        tracker.close("finished"),
-        tracker.numbers({"x": 1.0}, 1),
-    ),
+    ("tensorboard", "a number after the end"): told_after_the_end,
     ("mlflow", "text for a number"): lambda tracker: tracker.numbers({"x": "much"}, 1),
     ("mlflow", "text for tokens"): lambda tracker: tracker.numbers({"x": 1.0}, "many"),
     ("mlflow", "a name with a sign"): lambda tracker: tracker.numbers({"x=y": 1.0}, 1),
     ("mlflow", "changed settings"): lambda tracker: (tracker.settings({"a": 1}), tracker.settings({"a": 2})),
     ("wandb", "changed settings"): lambda tracker: (tracker.settings({"a": 1}), tracker.settings({"a": 2})),
-    ("wandb", "a number after the end"): lambda tracker: (tracker.close("finished"), tracker.numbers({"x": 1.0}, 1)),
+    ("wandb", "a number after the end"): told_after_the_end,
 }
 
 
@@ -189,6 +193,8 @@ def test_a_package_that_is_not_there_is_told_with_the_command(name: str, tmp_pat
                 raise ModuleNotFoundError(f"No module named {wanted!r}", name=wanted)
 
     monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
+    for loaded in [module for module in sys.modules if module.partition(".")[0] == name]:
+        monkeypatch.delitem(sys.modules, loaded)
     with pytest.raises(UserError, match=rf"not installed\. Install it \(pip install {name}\) or choose tracker=none"):
         begun(name, tmp_path, [])
 
