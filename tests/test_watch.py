@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,8 +32,8 @@ from search.views.text import clock, duration, printable
 from search.views.watch.events import Event, Failed, Found, Opened, Said, Searched, StageBegun, StageEnded, StageStep
 from search.views.watch.json_lines import JsonLines
 from search.views.watch.lines import Lines
-from search.views.watch.progress import Clock, sparkline, standouts
-from search.views.watch.run import VIEWS, watched
+from search.views.watch.progress import PACE, Pace, sparkline, standouts
+from search.views.watch.run import VIEWS, Watch, watched
 from search.views.watch.screen import Screen, screen
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
@@ -221,10 +221,24 @@ def test_standouts_are_never_the_dense_model() -> None:
 def test_time_left_counts_from_where_replaying_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 1.0, 11.0])
     monkeypatch.setattr("search.views.watch.progress.time.monotonic", lambda: next(times))
-    watch = Clock()
-    assert watch.left(replace(PROGRESS, tokens=100_000, replayed=1)) is None
-    assert watch.left(replace(PROGRESS, tokens=500_000, replayed=2)) is None  # as fast as a disk
-    assert watch.left(replace(PROGRESS, tokens=600_000, replayed=2)) == pytest.approx(40.0)
+    left: list[float | None] = []
+    with ExitStack() as closing:
+        watch = Watch(lambda event: left.append(event.seconds_left if isinstance(event, Searched) else None), closing)
+        watch.searched(replace(PROGRESS, tokens=100_000, replayed=1))
+        watch.searched(replace(PROGRESS, tokens=500_000, replayed=2))  # as fast as a disk
+        watch.searched(replace(PROGRESS, tokens=600_000, replayed=2))
+    assert left == [None, None, pytest.approx(40.0)]
+
+
+def test_the_pace_is_that_of_the_last_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, *(1000.0 + number for number in range(PACE))])
+    monkeypatch.setattr("search.views.watch.progress.time.monotonic", lambda: next(times))
+    pace = Pace()
+    for number in range(PACE + 1):
+        pace.add(number / 100)
+    assert pace.seconds_left == pytest.approx(50.0)
+    pace.pause()
+    assert pace.seconds_left is None
 
 
 def test_small_texts() -> None:

@@ -64,6 +64,6 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
-def printable(text: str) -> str:
-    """Text that does nothing to a terminal: what is not printable becomes a question mark."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+def printable(text: str, instead: str = "?") -> str:
+    """Text on one line that does nothing to a terminal: what is not printable becomes a question mark, or another."""
+    return "".join(character if character.isprintable() else instead for character in text)

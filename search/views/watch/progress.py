@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 
 from evaluators.base import Evaluation
 from evaluators.metrics import REMOVED, SUPERLATIVES
-from search.loop import SearchProgress
+from search.loop import Budget, SearchProgress
 from search.pareto import knee, minimised
 from search.views.text import duration, written
 
 BARS = "▁▂▃▄▅▆▇█"
 ASCII_BARS = "_.-~=+*#"
+PACE = 50  # evaluations, the last ones, that tell how long a search will take
 
 
 def standouts(progress: SearchProgress) -> dict[str, Evaluation]:
@@ -32,13 +34,10 @@ def title_of(standout: str) -> str:
     return standout if standout == "knee" else SUPERLATIVES.get(standout, f"best {standout}")
 
 
-def spent_text(progress: SearchProgress) -> str:
+def spent_text(budget: Budget, done: int, tokens: int) -> str:
     """What is spent of the budget: `20,992 of 100,000 tokens`, evaluations too where they are limited."""
-    parts = []
-    if progress.budget.evaluations is not None:
-        parts.append(f"{progress.done} of {progress.budget.evaluations} evaluations")
-    if progress.budget.tokens is not None:
-        parts.append(f"{progress.tokens:,} of {progress.budget.tokens:,} tokens")
+    parts = [f"{done} of {budget.evaluations} evaluations"] * (budget.evaluations is not None)
+    parts += [f"{tokens:,} of {budget.tokens:,} tokens"] * (budget.tokens is not None)
     return ", ".join(parts)
 
 
@@ -59,7 +58,7 @@ def progress_line(progress: SearchProgress, seconds_left: float | None, remark: 
         remark: What is to be said of the algorithm; empty for nothing.
     """
     left = "" if seconds_left is None else f", {duration(seconds_left)} left"
-    parts = [f"{spent_text(progress)}{left}"]
+    parts = [f"{spent_text(progress.budget, progress.done, progress.tokens)}{left}"]
     parts.append(f"evaluations: {counts_text(progress)}")
     if progress.hypervolume is not None:
         parts.append(f"hypervolume {progress.hypervolume:.5g} ({progress.fidelity}, {len(progress.front)} points)")
@@ -69,21 +68,27 @@ def progress_line(progress: SearchProgress, seconds_left: float | None, remark: 
     return f"generation {progress.generation}: {'; '.join([*parts, *([remark] if remark else [])])}"
 
 
-class Clock:
-    """How long a search will take, from how fast it was since it last replayed an answer."""
+class Pace:
+    """How long a search will take, from how fast its last evaluations spent the budget."""
 
     def __init__(self) -> None:
-        self._start: tuple[float, float] | None = None  # time and part of the budget
-        self._replayed = 0
+        self._points: deque[tuple[float, float]] = deque(maxlen=PACE)  # when, and the part of the budget
 
-    def left(self, progress: SearchProgress) -> float | None:
-        """Seconds to the end of the budget; None as long as nothing is known of its speed."""
-        now = time.monotonic()
-        if self._start is None or progress.replayed != self._replayed:
-            self._start, self._replayed = (now, progress.fraction), progress.replayed
-        since, fraction = self._start
-        made = progress.fraction - fraction
-        return (now - since) * (1 - progress.fraction) / made if made > 0 else None
+    def pause(self) -> None:
+        """What was before says nothing of the pace: a search that stood still, or that replayed its answers."""
+        self._points.clear()
+
+    def add(self, fraction: float) -> None:
+        """The part of the budget that is spent now, 0..1."""
+        self._points.append((time.monotonic(), fraction))
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds to the end of the budget; None as long as nothing is known of the pace."""
+        if len(self._points) < 2:
+            return None
+        (begun, before), (now, after) = self._points[0], self._points[-1]
+        return (now - begun) * (1 - after) / (after - before) if after > before else None
 
 
 def sparkline(curve: Sequence[tuple[float, float]], width: int, *, bars: str = BARS) -> str:
