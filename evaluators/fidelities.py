@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -98,9 +96,7 @@ def fidelities(
         names = [f"distilled-{tokens}" for tokens in tuning.rungs]
         full = rungs_of_search["search"]
         trained = tuple(
-            TunedEvaluator(
-                name, tuning, rung, lambda models: [*extra(_lent(models)), full.measure(models)], costs=costs
-            )
+            TunedEvaluator(name, tuning, rung, lambda models: [*extra(models), full.measure(models)], costs=costs)
             for rung, name in enumerate(names, start=1)
         )
         final = TunedEvaluator("tuned", tuning, len(names), lambda models: [unseen.heldout_measure(models)])
@@ -112,15 +108,10 @@ def fidelities(
     return Fidelities(
         free=free,
         search=tuple(
-            MeasureEvaluator(name, [*costs, asked.measure(), *extra(supernet.activate, size / length)])
+            MeasureEvaluator(name, [*costs, asked.measure(), *extra(supernet.view, size / length)])
             for size, (name, asked) in zip(sizes, rungs_of_search.items(), strict=True)
         ),
         trained=trained,
         heldout=MeasureEvaluator("heldout", [unseen.heldout_measure()]),
         tuned=final,
     )
-
-
-def _lent(models: Callable[[Candidate], Any]) -> Models:
-    """Models that are there to stay, as those that are in use for a while."""
-    return lambda candidate: nullcontext(models(candidate))

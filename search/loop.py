@@ -153,18 +153,18 @@ def run_loop(
             questions = algorithm.ask(batch)
         if not questions:
             return
-        told: list[Evaluation] = []
+        answers: list[Evaluation] = []
         for evaluation, was_replayed in _answers(questions, evaluators, archive, course.generation + 1):
-            told.append(evaluation)
+            answers.append(evaluation)
             course.add(evaluation)
             replayed += was_replayed
             _check_failures(course, evaluation)
             spent = budget.fraction(course.done, course.tokens) >= 1
-            batch_done = spent or len(told) == len(questions)
+            batch_done = spent or len(answers) == len(questions)
             if batch_done:
                 course.end_generation()
                 with threadpool_limits(1, "blas"):
-                    algorithm.tell(told)
+                    algorithm.tell(answers)
             on_progress(_progress(course, budget, evaluation, replayed, batch_done, algorithm.remark))
             if batch_done:
                 break

@@ -87,10 +87,10 @@ def logits_of(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 def export(supernet: Supernet, candidate: Candidate, directory: Path, **changes: Any) -> Export:
     tokens = random_tokens(2, 20, seed=2)
-    with supernet.activate(candidate) as model:
-        expected = logits_of(model, tokens)
+    model = supernet.view(candidate)
+    expected = logits_of(model, tokens)
     arguments: dict[str, Any] = {"input_ids": tokens, "expected_logits": expected, "card": CARD} | changes
-    source = arguments.pop("source", None) or supernet.materialise(candidate)
+    source = arguments.pop("source", None) or supernet.view(candidate, own=True)
     return export_checkpoint(source, arguments.pop("tokenizer", None), supernet.spec, candidate, directory, **arguments)
 
 
@@ -246,9 +246,11 @@ def test_a_model_without_attention_is_refused(make_supernet: MakeSupernet, tmp_p
 @pytest.mark.parametrize("shapes", [EQUAL["narrow"], UNEQUAL["no MLP"]], ids=["equal", "unequal"])
 def test_weights_keep_their_dtype(shapes: Any, make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet, candidate = make_supernet("qwen3"), Candidate.from_json(shapes)
-    source = supernet.materialise(candidate).to(torch.bfloat16)
+    source = supernet.view(candidate, own=True).to(torch.bfloat16)
     tokens = random_tokens(2, 20, seed=2)
-    rounded = supernet.materialise(candidate)  # not `.to(bfloat16).float()`, which would round rotary frequencies too
+    rounded = supernet.view(
+        candidate, own=True
+    )  # not `.to(bfloat16).float()`, which would round rotary frequencies too
     for parameter in rounded.parameters():
         parameter.data = parameter.data.bfloat16().float()
     done = export(supernet, candidate, tmp_path / "pruned", source=source, expected_logits=logits_of(rounded, tokens))

@@ -41,7 +41,7 @@ def test_a_uniform_checkpoint_needs_no_code_of_its_own(tmp_path: Path, monkeypat
     form = format_of("hf_uniform", "f16")
     form.check(net.model.config, None, net.spec, candidate)
     out = tmp_path / "out"
-    form.export(net.materialise(candidate), None, net.spec, candidate, out, card={}, tolerance=1e-4)
+    form.export(net.view(candidate, own=True), None, net.spec, candidate, out, card={}, tolerance=1e-4)
     assert type(AutoModelForCausalLM.from_pretrained(out, trust_remote_code=False)) is type(net.model)
     assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 3
 
@@ -105,7 +105,7 @@ def test_a_wider_layer_computes_the_same(family: str, old: Any, new: Any, tmp_pa
     """The wider layer's state fits the dense layer cut to the new shape, and gives the old one's logits."""
     net = supernet(family, tmp_path / "supernet")
     narrow, wide = ([DENSE, shape, DENSE, DENSE] for shape in (old, new))
-    source, target = (net.materialise(Candidate.from_json(shapes)) for shapes in (narrow, wide))
+    source, target = (net.view(Candidate.from_json(shapes), own=True) for shapes in (narrow, wide))
     state = space.formats.deci.equal_forms.widened(source.state_dict(), 1, LayerShape(*old), LayerShape(*new), net.spec)
     target.load_state_dict(state)
     tokens = torch.arange(3, 40)[None]

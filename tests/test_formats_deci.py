@@ -72,7 +72,7 @@ def verified_here(directory: Path, input_ids: torch.Tensor, expected: torch.Tens
 
 def export(net: Supernet, shapes: Any, out: Path) -> DeciExport:
     candidate, tokens = Candidate.from_json(shapes), random_tokens(2, 40)
-    source = net.materialise(candidate)
+    source = net.view(candidate, own=True)
     with torch.inference_mode():
         logits = source(tokens, use_cache=False).logits
     compared: Any = {"input_ids": tokens, "expected_logits": logits}
@@ -95,7 +95,7 @@ def test_the_loader_reads_the_subnet(
 def test_a_fresh_process_reads_an_untied_head_and_llama_3_rotation(tmp_path: Path) -> None:
     net = supernet("mistral", tmp_path / "supernet", sliding_window=64, rope_parameters=LLAMA3)
     candidate, form = Candidate.from_json([(4, 2, 48), (0, 0, 64), GONE, DENSE]), format_of("deci", "f16")
-    source = net.materialise(candidate)
+    source = net.view(candidate, own=True)
     done = form.export(source, byte_level(), net.spec, candidate, tmp_path / "out", card=CARD, tolerance=1e-5)
     assert isinstance(done, DeciExport)
     assert {path.name for path in tmp_path.iterdir()} == {"supernet", "out"}

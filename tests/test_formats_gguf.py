@@ -51,7 +51,7 @@ def export(
 ) -> GGUFExport:
     candidate = Candidate.from_json(shapes)
     tokenizer = tokenizer or byte_level()
-    return export_gguf(net.materialise(candidate), tokenizer, net.spec, candidate, out, kind=kind, card=CARD)
+    return export_gguf(net.view(candidate, own=True), tokenizer, net.spec, candidate, out, kind=kind, card=CARD)
 
 
 @pytest.mark.parametrize(("shapes", "architecture"), SHAPES.values(), ids=SHAPES)
@@ -206,7 +206,7 @@ def test_models_that_it_has_no_words_for_are_refused(llama: Supernet, tmp_path: 
 
 def test_a_weight_too_large_for_f16_is_refused(llama: Supernet, tmp_path: Path) -> None:
     candidate = Candidate.dense(llama.spec)
-    source = llama.materialise(candidate)
+    source = llama.view(candidate, own=True)
     with torch.no_grad():
         source.model.layers[1].mlp.up_proj.weight[0, 0] = 1e5
     with pytest.raises(UserError, match="largest in F16"):

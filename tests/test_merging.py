@@ -61,13 +61,13 @@ def test_groups_that_differ_in_their_bases_alone_are_merged_without_loss(family:
     dense = logits_of(model, tokens)
     supernet = Supernet.prepare(model, spec, random_tokens(12, 24), tmp_path / "supernet", dtype=torch.float32)
     merged = all_merged(supernet)
-    with supernet.activate(merged) as active:
-        assert active.model.layers[0].self_attn.k_proj.weight.shape == (spec.head_dim, spec.hidden)
-        torch.testing.assert_close(logits_of(active, tokens), dense, atol=2e-3, rtol=2e-3)
+    active = supernet.view(merged)
+    assert active.model.layers[0].self_attn.k_proj.weight.shape == (spec.head_dim, spec.hidden)
+    torch.testing.assert_close(logits_of(active, tokens), dense, atol=2e-3, rtol=2e-3)
     assert supernet.lost_energy(0)[0][spec.query_heads, 1] < 1e-4
     dropped = Candidate((LayerShape(spec.queries_per_group, 1, spec.mlp_channels),) * spec.layers)
-    with supernet.activate(dropped) as active:
-        assert (logits_of(active, tokens) - dense).abs().max() > 0.1
+    active = supernet.view(dropped)
+    assert (logits_of(active, tokens) - dense).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("family", MERGES)
@@ -77,14 +77,14 @@ def test_a_merged_model_is_the_same_alone_loaded_again_and_with_a_cache(
     supernet = make_supernet(family)
     spec, tokens, merged = supernet.spec, random_tokens(2, 9, seed=4), all_merged(supernet)
     before = logits_of(supernet.model, tokens)
-    with supernet.activate(merged) as model:
-        expected = logits_of(model, tokens)
+    model = supernet.view(merged)
+    expected = logits_of(model, tokens)
     assert torch.equal(logits_of(supernet.model, tokens), before)
-    own = supernet.materialise(merged)
+    own = supernet.view(merged, own=True)
     assert torch.equal(logits_of(own, tokens), expected)
     again = Supernet.load(tiny_model(family)[0], spec, tmp_path / f"supernet-{family}", dtype=torch.float32)
-    with again.activate(merged) as model:
-        torch.testing.assert_close(logits_of(model, tokens), expected)
+    model = again.view(merged)
+    torch.testing.assert_close(logits_of(model, tokens), expected)
     cache = DynamicCache(config=own.config)
     with torch.inference_mode():
         own(tokens[:, :5], past_key_values=cache)
@@ -105,7 +105,8 @@ def test_lost_energy_is_what_the_block_loses(make_supernet: MakeSupernet) -> Non
     embedded = supernet.model.model.embed_tokens(tokens)
     streams = []
     for shape in (LayerShape(spec.query_heads, spec.kv_heads, 0), LayerShape(spec.query_heads, 1, 0)):
-        with supernet.activate(Candidate((shape, *(gone,) * (spec.layers - 1)))) as model, torch.inference_mode():
+        model = supernet.view(Candidate((shape, *(gone,) * (spec.layers - 1))))
+        with torch.inference_mode():
             seen: list[Tensor] = []
             handle = model.model.norm.register_forward_pre_hook(partial(keep, seen))
             model.model(tokens, use_cache=False)
@@ -129,5 +130,5 @@ def test_options_have_merged_groups_in_their_place_by_size() -> None:
 def test_families_that_norm_their_keys_are_not_merged(family: str, make_supernet: MakeSupernet) -> None:
     supernet = make_supernet(family)
     assert supernet.spec.merged_kv_heads == ()
-    with pytest.raises(ValueError, match="no part of the dense model"), supernet.activate(all_merged(supernet)):
-        pass
+    with pytest.raises(ValueError, match="no part of the dense model"):
+        supernet.view(all_merged(supernet))

@@ -94,6 +94,6 @@ class LlamaCppClock:
     def _write(self, file: Path, candidate: Candidate) -> Path:
         spec = self._supernet.spec
         shapes = [shape for shape in candidate.layers if not shape.gone]
-        state = checkpoint_state(self._supernet.materialise(candidate), candidate)
+        state = checkpoint_state(self._supernet.view(candidate))
         write_gguf(file, state, shapes, self._config, spec, self._described, self._workload.gguf_type, candidate.key)
         return file

@@ -65,7 +65,7 @@ class Teacher:
         """Opens what `directory` holds, or runs the model and writes it there.
 
         Args:
-            model: The dense model; no candidate may be active.
+            model: The dense model, or a view of it.
             revision: Of the model.
             tokens: Token ids, `(windows, length)`.
             directory: Where the lessons are; what another model, text or temperature left there is replaced.
@@ -119,7 +119,7 @@ class Teacher:
             names = ("embedding", "cross", *(f"stream-{layer}" for layer in self.layers))
             files = {name: stack.enter_context((self._directory / f"{name}.f32").open("wb")) for name in names}
             for number, part in enumerate(self._parts):
-                with recorded_streams(model, self.layers) as streams:
+                with recorded_streams(model, {layer: layer for layer in self.layers}) as streams:
                     final = model.model(part.to(self._device), use_cache=False).last_hidden_state
                 scaled = final.flatten(0, 1).float() / temperature
                 lse, embedding = head.expected(scaled)
@@ -134,17 +134,34 @@ class Teacher:
 
 
 @contextmanager
-def recorded_streams(model: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Keeps the residual stream behind some layers in each forward pass, by layer, `(windows · length, hidden)`."""
+def recorded_streams(model: Any, places: Mapping[int, int]) -> Iterator[dict[int, Tensor]]:
+    """Keeps some residual streams of each forward pass, `(windows · length, hidden)`, by the names in `places`.
+
+    Args:
+        model: A causal language model whose decoder layers are its own to hook.
+        places: Name of a stream to the layer of the model behind which it is; -1 is before the first layer.
+    """
     streams: dict[int, Tensor] = {}
 
-    def keep(layer: int) -> Any:
+    def keep(name: int) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            streams[layer] = (output[0] if isinstance(output, tuple) else output).flatten(0, 1)
+            streams[name] = (output[0] if isinstance(output, tuple) else output).flatten(0, 1)
 
         return hook
 
-    handles = [model.model.layers[layer].register_forward_hook(keep(layer)) for layer in layers]
+    def keep_input(name: int) -> Any:
+        def hook(module: nn.Module, inputs: Any, named: Any) -> None:
+            streams[name] = (inputs[0] if inputs else named["hidden_states"]).flatten(0, 1)
+
+        return hook
+
+    layers = model.model.layers
+    handles = [
+        layers[place].register_forward_hook(keep(name))
+        if place >= 0
+        else layers[0].register_forward_pre_hook(keep_input(name), with_kwargs=True)
+        for name, place in places.items()
+    ]
     try:
         yield streams
     finally:

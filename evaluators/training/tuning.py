@@ -129,18 +129,20 @@ class Tuning:
     def _model(self, candidate: Candidate, rung: int, later: Sequence[Candidate]) -> Any:
         """See `model`; `later` are those that will be asked for after it."""
         if candidate == Candidate.dense(self._supernet.spec):  # its own teacher
-            return self._supernet.materialise(candidate)
+            return self._supernet.view(candidate)
         state, last = self._state(candidate), self._steps(rung)
         if state is None:
             state = self._corrected(candidate, later)
         elif state["step"] > last or (0 < state["step"] < last and "optimizer" not in state["student"]):
             state |= {"step": 0, "student": None}
         weights = state["correction"]
-        model = self._supernet.materialise(candidate, weights and Correction(candidate, weights))
+        correction = Correction(candidate, weights) if weights else None
         if not last:
-            return model
+            return self._supernet.view(candidate, correction)
         assert self._settings is not None
-        student = Student(model, self._settings, self._settings.batch * self._length)
+        kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
+        own = self._supernet.view(candidate, correction, own=True)
+        student = Student(own, self._settings, self._settings.batch * self._length, kept)
         if state["step"]:
             student.restore(state["student"])
         while student.step < last:
@@ -178,7 +180,7 @@ class Tuning:
         assert self._windows is not None
         settings, layers = self._settings, self._supernet.spec.layers
         return Teacher(
-            self._supernet.model,
+            self._supernet.view(Candidate.dense(self._supernet.spec)),
             self._supernet.spec.revision,
             self._windows,
             self._directory / _TEACHER,
@@ -271,7 +273,7 @@ def finished_model(supernet: Supernet, tuning: Tuning | None, candidate: Candida
         DivergedError: See `Tuning.model`.
         UserError: See `Tuning.model`.
     """
-    return tuning.model(candidate, len(tuning.rungs)) if tuning else supernet.materialise(candidate)
+    return tuning.model(candidate, len(tuning.rungs)) if tuning else supernet.view(candidate)
 
 
 def _read(file: Path) -> State:

@@ -37,8 +37,8 @@ def evaluate(
     for done, evaluation in enumerate(evaluator.evaluate(missing), start=1):
         archive.add(evaluation)
         show(done, len(missing))
-    found = [archive.get(candidate.key, evaluator.fidelity) for candidate in candidates]
-    return [evaluation for evaluation in found if evaluation is not None]
+    answers = [archive.get(candidate.key, evaluator.fidelity) for candidate in candidates]
+    return [evaluation for evaluation in answers if evaluation is not None]
 
 
 class Members:
