@@ -55,6 +55,7 @@ def export(cfg: DictConfig, watch: Watch) -> None:
         row = pd.concat([row.drop([*scores], errors="ignore"), pd.Series(scores)])
     done = form.export(
         source,
+        loaded.model.config,
         loaded.tokenizer,
         loaded.spec,
         candidate,

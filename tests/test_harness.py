@@ -21,15 +21,10 @@ from transformers import AutoTokenizer
 from evaluators.tasks.harness import Harness
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
-from space.formats.hf.export import (
-    MODELING_FILE,
-    checkpoint_config,
-    checkpoint_state,
-    render_modeling,
-    write_checkpoint,
-)
+from space.formats.checkpoint import checkpoint_parts, write_checkpoint
 from space.models.embedded import quiet_transformers
 from space.models.loading import LoadedModel, load_model
+from space.models.pruned import MODELING_FILE, checkpoint_config, modeling_text
 from space.supernet.supernet import Supernet
 
 UNEVEN = Candidate((LayerShape(4, 2, 40), LayerShape(0, 0, 32), LayerShape(3, 3, 0), LayerShape(6, 3, 24)))
@@ -75,10 +70,10 @@ def checkpoint(place: Place) -> Path:
     """The uneven candidate, exported."""
     out = place.directory / "export"
     out.mkdir()
-    source, loaded = place.supernet.view(UNEVEN, own=True), place.loaded
-    config = checkpoint_config(source.config, UNEVEN, loaded.spec)
-    write_checkpoint(out, checkpoint_state(source, UNEVEN), config, loaded.tokenizer, loaded.model.generation_config)
-    (out / f"{MODELING_FILE}.py").write_text(render_modeling("llama"))
+    parts, loaded = checkpoint_parts(place.supernet.view(UNEVEN), place.loaded.model.config, UNEVEN), place.loaded
+    config = checkpoint_config(parts.config, UNEVEN, loaded.spec)
+    write_checkpoint(out, parts.state, config, loaded.tokenizer, loaded.model.generation_config)
+    (out / f"{MODELING_FILE}.py").write_text(modeling_text("llama"))
     return out
 
 

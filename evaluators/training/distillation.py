@@ -40,10 +40,6 @@ def _is_small(name: str) -> bool:
     return name.endswith("bias") or name.endswith("norm.weight")
 
 
-class DivergedError(ArithmeticError):
-    """A student whose loss left the range in which distillation makes sense."""
-
-
 @dataclass(frozen=True)
 class Distillation:
     """Settings, the same for all candidates.
@@ -178,7 +174,7 @@ class Student:
             The loss before it.
 
         Raises:
-            DivergedError: The loss is not finite, or has become a few times what it was at first.
+            ArithmeticError: The loss is not finite, or has become a few times what it was at first.
         """
         loss = self._loss(lesson)
         loss.backward()
@@ -190,7 +186,7 @@ class Student:
         first, recent = self._losses[0], self._losses[-JUDGED:]
         mean = sum(recent) / JUDGED  # as good as none before there are that many
         if not math.isfinite(mean + norm.item()) or mean > WORSE * first:
-            raise DivergedError(
+            raise ArithmeticError(
                 f"distillation diverged: the loss was {first:.3g} at first, and is {mean:.3g} at step {self.step}. "
                 "Lower distillation.learning_rate."
             )

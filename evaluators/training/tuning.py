@@ -121,7 +121,7 @@ class Tuning:
             The model, in evaluation mode and without gradients.
 
         Raises:
-            DivergedError: Training did.
+            ArithmeticError: Training diverged.
             UserError: The text is too short or has changed, or a state cannot be stored.
         """
         return self._model(candidate, rung, ())
@@ -270,7 +270,7 @@ def finished_model(supernet: Supernet, tuning: Tuning | None, candidate: Candida
     """A candidate's own model as it is exported: after all of the run's tuning.
 
     Raises:
-        DivergedError: See `Tuning.model`.
+        ArithmeticError: See `Tuning.model`.
         UserError: See `Tuning.model`.
     """
     return tuning.model(candidate, len(tuning.rungs)) if tuning else supernet.view(candidate)

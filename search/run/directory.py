@@ -24,10 +24,6 @@ SUMMARY_FILE = "summary.json"
 FREE_SETTINGS = ("run_dir", "name", "budget", "profile_only", "compare", "progress", "tracker", "evaluate")
 
 
-class RunDirectoryError(UserError):
-    """A run directory that cannot be used: not writable, or of a run with other settings."""
-
-
 def new_name(name: str) -> str:
     """The directory of a run that begins now: `results/<name>-<time>`."""
     return f"results/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -46,13 +42,13 @@ def open_run_directory(path: str | os.PathLike[str], config: Mapping[str, Any], 
         The directory.
 
     Raises:
-        RunDirectoryError: It cannot be written, its `config.yaml` cannot be read, or another key differs.
+        UserError: It cannot be written, its `config.yaml` cannot be read, or another key differs.
     """
     directory = Path(path)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunDirectoryError(
+        raise UserError(
             f"Expected run_dir={directory} to be a directory that can be written, got: {error}. "
             "Choose another run_dir, or remove what is in the way."
         ) from error
@@ -61,7 +57,7 @@ def open_run_directory(path: str | os.PathLike[str], config: Mapping[str, Any], 
     if stored is not None:
         changed = differences(stored, yaml.safe_load(text), free=free)
         if changed:
-            raise RunDirectoryError(
+            raise UserError(
                 f"The run in {directory} was made with other settings (stored -> given):\n"
                 + "\n".join(f"  {line}" for line in changed)
                 + "\nGive the stored values to go on with that run, or a new run_dir to start another."
@@ -78,7 +74,7 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
         content: Text is written as UTF-8.
 
     Raises:
-        RunDirectoryError: The disk is full or the directory cannot be written; the old file is untouched.
+        UserError: The disk is full or the directory cannot be written; the old file is untouched.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -90,7 +86,7 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
-        raise RunDirectoryError(
+        raise UserError(
             f"Expected to write {target}, got: {error}. An older version of the file, if any, is untouched. "
             "Free some space or make the directory writable, then run again with the same run_dir."
         ) from error
@@ -103,7 +99,7 @@ def kept(path: Path, make: Callable[[], str]) -> str:
     """The text of a file, which is made and written where there is none.
 
     Raises:
-        RunDirectoryError: See `atomic_write`.
+        UserError: See `atomic_write`.
     """
     if not path.exists():
         atomic_write(path, make())
@@ -116,11 +112,11 @@ def _stored_config(path: Path) -> Mapping[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunDirectoryError(
+        raise UserError(
             f"Expected {path} to be the configuration of a run, but it cannot be read: {error}. Choose a new run_dir."
         ) from error
     if not isinstance(stored, Mapping):
-        raise RunDirectoryError(
+        raise UserError(
             f"Expected {path} to be the configuration of a run, got {type(stored).__name__}. Choose a new run_dir."
         )
     return stored

@@ -22,10 +22,6 @@ SHAPES = ("query_heads", "kv_heads", "mlp_channels")
 Point = tuple[Candidate, Mapping[str, float]]
 
 
-class FrontError(UserError):
-    """A front.csv that is missing or that does not read as a front."""
-
-
 def points_table(points: Iterable[Point], dense: Point) -> pd.DataFrame:
     """One row a candidate: its key, its metrics and its shape, in front.csv's column order.
 
@@ -161,20 +157,20 @@ def read_front_csv(path: Path) -> pd.DataFrame:
     """The inverse of `write_front_csv`.
 
     Raises:
-        FrontError: There is no such file, or it does not read as a front; the message says what to do.
+        UserError: There is no such file, or it does not read as a front; the message says what to do.
     """
     try:
         frame = pd.read_csv(path, dtype={"key": str})
     except FileNotFoundError:
-        raise FrontError(
+        raise UserError(
             f"Expected the search's front in {path}, but there is no such file. "
             "Give the run directory of a search that has ended, or run run_search.py on it again to go on."
         ) from None
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors, as are undecodable bytes
-        raise FrontError(f"{path} does not read as a table ({error}). {_REMEDY}") from error
+        raise UserError(f"{path} does not read as a table ({error}). {_REMEDY}") from error
     problem = _problem(frame)
     if problem:
-        raise FrontError(f"{path}: {problem} {_REMEDY}")
+        raise UserError(f"{path}: {problem} {_REMEDY}")
     return frame.assign(**{name: [json.loads(text) for text in frame[name]] for name in SHAPES})
 
 

@@ -14,20 +14,14 @@ from safetensors import SafetensorError
 from space.errors import UserError
 
 
-class ExportError(UserError):
-    """A checkpoint that cannot be written, or written there."""
-
-
 def require_free(out_dir: Path) -> None:
     """Checks, before any work is done for it, that a directory can be exported to.
 
     Raises:
-        ExportError: It is a file, or has contents.
+        UserError: It is a file, or has contents.
     """
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise ExportError(
-            f"Expected a new or empty directory to export to, but {out_dir} has contents. Choose another."
-        )
+        raise UserError(f"Expected a new or empty directory to export to, but {out_dir} has contents. Choose another.")
 
 
 @contextmanager
@@ -35,7 +29,7 @@ def revealed_when_complete(out_dir: Path) -> Iterator[Path]:
     """A directory beside `out_dir` that becomes it at the end, and is deleted after any failure.
 
     Raises:
-        ExportError: `out_dir` is taken, or writing failed.
+        UserError: `out_dir` is taken, or writing failed.
     """
     require_free(out_dir)
     partial = out_dir.with_name(f"{out_dir.name}.partial-{secrets.token_hex(4)}")
@@ -46,6 +40,6 @@ def revealed_when_complete(out_dir: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         advice = "Free some space" if full else "Check that the place exists and can be written to"
-        raise ExportError(f"Could not write the checkpoint {out_dir}: {error}. {advice}, and export again.") from error
+        raise UserError(f"Could not write the checkpoint {out_dir}: {error}. {advice}, and export again.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub import save_torch_state_dict
 from torch import nn
 
 from space.candidate import Candidate
+from space.errors import ShapeError
+from space.formats.checkpoint import checkpoint_parts, kept_shapes, write_checkpoint
 from space.formats.model_card import model_card
+from space.formats.reference import reference_of
 from space.formats.reveal import revealed_when_complete
 from space.formats.verify import Verification, verify_checkpoint
 from space.models.pruned import MODELING_FILE, checkpoint_config, modeling_text
@@ -52,15 +51,40 @@ class Export:
         ]
 
 
+def check_hf(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidate) -> None:
+    """Refuses, before any work, what is no model; arguments as of `space.formats.registry.Format`.
+
+    Raises:
+        ShapeError: No layer keeps attention.
+    """
+    kept_shapes(candidate)
+
+
+def check_hf_uniform(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidate) -> None:
+    """Refuses, before any work, what the family's stock classes do not load; arguments as of `check_hf`.
+
+    Raises:
+        ShapeError: Layers differ, or are equal in a way that the stock config does not take.
+    """
+    if "auto_map" not in checkpoint_config(config, candidate, spec):
+        return
+    shapes = sorted({(s.query_heads, s.kv_heads, s.mlp_channels) for s in kept_shapes(candidate)})
+    raise ShapeError(
+        "Expected a pick whose layers all keep the same, attention and MLP both, in numbers that the stock "
+        f"{spec.family} config takes, for format=hf_uniform, but {candidate.key} has {len(shapes)} kinds of layers, of "
+        f"query heads, KV groups and MLP channels {', '.join(map(str, shapes[:4]))}{' …' * (len(shapes) > 4)}. "
+        "format=hf writes it, with a modelling file."
+    )
+
+
 def export_checkpoint(
-    source: nn.Module,
+    model: nn.Module,
+    config: Any,
     tokenizer: Any,
     spec: ModelSpec,
     candidate: Candidate,
     out_dir: Path,
     *,
-    input_ids: torch.Tensor,
-    expected_logits: torch.Tensor,
     card: Mapping[str, Mapping[str, object]],
     generation_config: Any = None,
     tolerance: float = 1e-4,
@@ -68,34 +92,31 @@ def export_checkpoint(
     """Writes, verifies and only then reveals a checkpoint.
 
     Args:
-        source: The candidate as a causal language model of its own: the family's stock classes, with the holes of
-            `space.models.modeling_pruned` where blocks are gone, and the dense model's config. Saved in its own dtype.
+        model: The candidate, see `space.formats.checkpoint.checkpoint_parts`. Saved in its own dtype.
+        config: The dense model's.
         tokenizer: The dense model's, or None.
         spec: The dense model.
-        candidate: What `source` is.
+        candidate: What `model` is.
         out_dir: Must not exist, or be an empty directory.
-        input_ids: Tokens to compare on, `(batch, time)`.
-        expected_logits: What the weights of `source` give for them, computed in float32, `(batch, time, vocab)`.
         card: Tables of the model card: title to rows of name and value.
         generation_config: The dense model's, or None.
         tolerance: Largest difference that passes, see `verify_checkpoint`.
 
     Raises:
-        ExportError: `out_dir` is taken or cannot be written.
-        ShapeError: Nothing that runs is left of the model.
-        VerificationError: The checkpoint does not load, or computes something else.
+        ShapeError: No layer keeps attention.
+        UserError: `out_dir` is taken or cannot be written, or the checkpoint does not load or computes something else.
     """
-    config = checkpoint_config(source.config, candidate, spec)
-    own_code = "auto_map" in config
+    parts = checkpoint_parts(model, config, candidate)
+    written = checkpoint_config(config, candidate, spec)
+    own_code = "auto_map" in written
     with revealed_when_complete(out_dir) as directory:
-        write_checkpoint(directory, checkpoint_state(source), config, tokenizer, generation_config)
+        write_checkpoint(directory, parts.state, written, tokenizer, generation_config)
         if own_code:
-            _write(directory / f"{MODELING_FILE}.py", modeling_text(spec.family))
-        verification = verify_checkpoint(
-            directory, expected_logits, input_ids, trust_remote_code=own_code, tolerance=tolerance
-        )
+            (directory / f"{MODELING_FILE}.py").write_text(modeling_text(spec.family), encoding="utf-8")
+        reference = reference_of(model, spec.vocab)
+        verification = verify_checkpoint(directory, reference, trust_remote_code=own_code, tolerance=tolerance)
         argument = ", trust_remote_code=True" if own_code else ""
-        text = model_card(
+        model_card(
             spec,
             candidate,
             {**card, "Checked on export, in float32": verification.rows()},
@@ -103,39 +124,5 @@ def export_checkpoint(
             library="transformers",
             use="from transformers import AutoModelForCausalLM\n\n"
             f'model = AutoModelForCausalLM.from_pretrained("path/to/this/directory"{argument})',
-        )
-        _write(directory / "README.md", text)
+        ).save(directory / "README.md")
     return Export(out_dir, own_code, verification)
-
-
-def write_checkpoint(
-    directory: Path, state: Mapping[str, torch.Tensor], config: Mapping[str, Any], tokenizer: Any, generation: Any
-) -> None:
-    """Writes weights, config.json, tokenizer and generation settings, the last two unless they are None.
-
-    Args:
-        directory: An empty one.
-        state: The tensors by name, all of one dtype, which goes into the config.
-        config: The contents of config.json.
-        tokenizer: Saved as transformers does.
-        generation: transformers' GenerationConfig.
-    """
-    dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
-    save_torch_state_dict(dict(state), directory, metadata={"format": "pt"})
-    _write(directory / "config.json", json.dumps({**config, "dtype": dtype}, indent=2, sort_keys=True) + "\n")
-    for weights in directory.glob("*.safetensors"):  # safetensors makes files that only their owner may read
-        shutil.copymode(directory / "config.json", weights)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(directory)
-    if generation is not None:
-        generation.to_json_file(directory / "generation_config.json")
-
-
-def checkpoint_state(view: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors to save: all of a view's, but for an LM head that is the embedding."""
-    tied = view.config.tie_word_embeddings  # type: ignore[union-attr]
-    return {name: tensor for name, tensor in view.state_dict().items() if not (tied and name == "lm_head.weight")}
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
