@@ -82,6 +82,20 @@ def test_a_constraint_on_a_metric_that_is_no_cost_takes_the_fastest() -> None:
     assert picked("accuracy>=0.65", frame) == "middle"
 
 
+@pytest.mark.parametrize(
+    ("pick", "name"),
+    [
+        ("weights_bytes<=0.5", "slim"),  # half the dense model's, and of these the best quality
+        ("weights_bytes<=700", "middle"),
+        ("tokens_per_s>=50", "slim"),  # a rate is no fraction, and is a matter of cost
+        ("tokens_per_s>=0.5", "gentle"),
+    ],
+)
+def test_every_metric_of_cost_is_one_for_picks(pick: str, name: str) -> None:
+    frame = FRAME.assign(weights_bytes=FRAME["params"], tokens_per_s=1000 / FRAME["latency_ms"])
+    assert picked(pick, frame) == name
+
+
 def test_without_a_latency_the_first_cost_objective_decides() -> None:
     objectives = (OBJECTIVES[0], metric_named("params"))
     row = select(FRAME.drop(columns="latency_ms"), "kl<=1.9", objectives)
