@@ -20,7 +20,7 @@ from search.archive import Archive
 from search.constraints import constrained, quoted
 from search.loop import run_loop
 from search.protocol import Task
-from search.run.directory import FREE_SETTINGS, kept, new_name, open_run_directory
+from search.run.directory import FREE_SETTINGS, new_name, open_run_directory
 from search.run.finish import finish
 from search.run.finished import FinishedRun, finished_runs
 from search.views.pages import write_pages
@@ -28,6 +28,7 @@ from search.views.scoring import watched_scores
 from search.views.watch.events import Found
 from search.views.watch.run import Watch, watched
 from space.candidate import Candidate
+from space.files import kept
 from space.models.embedded import cache_dir
 
 

@@ -41,8 +41,8 @@ from search.archive import Archive
 from search.loop import Budget, run_loop
 from search.pareto import hypervolume, minimised
 from search.protocol import Algorithm, Question, Task
-from search.run.directory import kept
 from space.candidate import Candidate
+from space.files import kept
 from space.size import decoder_params
 
 SEARCHES = ("surrogate", "nsga2", "random", "evolution", "dp", "greedy", "ladders")

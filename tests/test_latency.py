@@ -121,6 +121,10 @@ def test_the_profile_says_what_is_to_be_had_from_each_kind_of_block() -> None:
     ]
 
 
+def keys(*designs: list[list[int]]) -> set[str]:
+    return {Candidate.from_json(design).key for design in designs}
+
+
 def test_nothing_known_is_timed_again(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,13 +143,14 @@ def test_nothing_known_is_timed_again(
     again = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table(*SHAPES, [CUT, HOLES])
     assert again.to_json() == first.to_json()
     assert timed == []
-    more = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table([*SHAPES[0], (1, 1)], SHAPES[1], [CUT, HOLES])
-    assert {candidate.key for candidate in timed} == {
-        Candidate.dense(make_supernet("llama").spec).key,
-        Candidate.from_json([[1, 1, 0]] * 4).key,
-        *(c.key for c in timed if c.layers[0].query_heads == 1),  # the smallest shape, on which other stacks stand
-    }
+    more = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table([*SHAPES[0], (2, 2)], SHAPES[1], [CUT, HOLES])
+    dense = [[6, 3, 48]] * 4
+    assert {candidate.key for candidate in timed} == keys(dense, [[2, 2, 0]] * 4)
     assert more.dense_ms == first.dense_ms
+    timed.clear()
+    LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table([*SHAPES[0], (1, 1)], SHAPES[1], [CUT, HOLES])
+    standing = [[[1, 1, mlp], *([[0, 0, mlp]] * 3)] for mlp in (0, 16, 48)]  # stacks that need one attention block
+    assert {candidate.key for candidate in timed} == keys(dense, [[1, 1, 0]] * 4, *standing)
     timed.clear()
     for changed in (
         Workload(length=9, threads=1, rounds=2, fit=1, check=1),

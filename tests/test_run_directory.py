@@ -1,14 +1,13 @@
-"""The run directory: reopened only for the run that made it, its files never half written."""
+"""The run directory: created with its settings, and reopened only for the run that made it."""
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import pytest
 import yaml
 
-from search.run.directory import atomic_write, open_run_directory
+from search.run.directory import open_run_directory
 from space.errors import UserError
 
 CONFIG = {
@@ -66,24 +65,3 @@ def test_an_unreadable_stored_configuration_is_a_clear_error(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError, match=r"config\.yaml to be the configuration of a run"):
         open_run_directory(tmp_path, CONFIG)
-
-
-def test_atomic_write_replaces_text_and_bytes(tmp_path):
-    atomic_write(tmp_path / "a", "größer\n")
-    assert (tmp_path / "a").read_bytes() == "größer\n".encode()
-    atomic_write(tmp_path / "a", b"\x00")
-    assert (tmp_path / "a").read_bytes() == b"\x00"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
-
-
-def test_a_write_that_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path):
-    atomic_write(tmp_path / "a", "old")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # like a disk that is full after 100 bytes
-    try:
-        with pytest.raises(UserError, match="run again with the same run_dir"):
-            atomic_write(tmp_path / "a", "new" * 1000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (tmp_path / "a").read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]

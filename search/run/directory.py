@@ -1,11 +1,10 @@
-"""The run directory: created or reopened with the same configuration, its files written whole or not at all."""
+"""The run directory: created, or reopened with the same configuration."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import yaml
 
 from search.differences import differences
 from space.errors import UserError
+from space.files import write_whole
 
 CONFIG_FILE = "config.yaml"
 FRONT_FILE = "front.csv"
@@ -62,48 +62,8 @@ def open_run_directory(path: str | os.PathLike[str], config: Mapping[str, Any], 
                 + "\n".join(f"  {line}" for line in changed)
                 + "\nGive the stored values to go on with that run, or a new run_dir to start another."
             )
-    atomic_write(directory / CONFIG_FILE, text)
+    write_whole(directory / CONFIG_FILE, text)
     return directory
-
-
-def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file so that its name holds the old content or all of the new, never a part.
-
-    Args:
-        path: The file; its directory exists.
-        content: Text is written as UTF-8.
-
-    Raises:
-        UserError: The disk is full or the directory cannot be written; the old file is untouched.
-    """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise UserError(
-            f"Expected to write {target}, got: {error}. An older version of the file, if any, is untouched. "
-            "Free some space or make the directory writable, then run again with the same run_dir."
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def kept(path: Path, make: Callable[[], str]) -> str:
-    """The text of a file, which is made and written where there is none.
-
-    Raises:
-        UserError: See `atomic_write`.
-    """
-    if not path.exists():
-        atomic_write(path, make())
-    return path.read_text(encoding="utf-8")
 
 
 def _stored_config(path: Path) -> Mapping[str, Any] | None:

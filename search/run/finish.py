@@ -16,12 +16,18 @@ from evaluators.latency.table_error import TableError
 from evaluators.metrics import BEFORE_TUNING, HELDOUT_BEFORE_TUNING
 from search.archive import Archive
 from search.pareto import minimised, spread_subset
+<<<<<<< HEAD
 from search.run.directory import SUMMARY_FILE, atomic_write
 from search.run.front import confirmed, dense_row, is_dense, points_table
+=======
+from search.run.directory import SUMMARY_FILE
+from search.run.front import BEFORE_TUNING, confirmed, dense_row, is_dense, points_table
+>>>>>>> h-loop
 from search.run.front_files import write_tables
 from search.run.members import Members, Show, evaluate
 from search.run.versions import versions
 from space.candidate import Candidate
+from space.files import write_whole
 from space.space import evenly
 
 REFERENCE_POINTS = 8
@@ -138,7 +144,7 @@ def finish(
         "versions": versions(),
         "dense": {name: float(value) for name, value in dense_row(front).items() if isinstance(value, Real)},
     }
-    atomic_write(run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+    write_whole(run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
     return Finish(front, error, dropped, agreement)
 
 

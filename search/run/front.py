@@ -13,9 +13,9 @@ import pandas as pd
 from evaluators.base import SPREAD, Metric
 from evaluators.metrics import HELDOUT_QUALITY, METRICS, REMOVED, SEARCH_QUALITY, ordered
 from search.pareto import knee
-from search.run.directory import atomic_write
 from space.candidate import Candidate
 from space.errors import UserError
+from space.files import write_whole
 
 SHAPES = ("query_heads", "kv_heads", "mlp_channels")
 
@@ -150,7 +150,7 @@ def landmarks(frame: pd.DataFrame, objectives: Sequence[Metric]) -> dict[str, st
 def write_front_csv(path: Path, frame: pd.DataFrame) -> None:
     """Writes the table whole or not at all; floats read back exactly, shapes are JSON lists."""
     text = frame.assign(**{name: [json.dumps(shape) for shape in frame[name]] for name in SHAPES})
-    atomic_write(path, text.to_csv(index=False))
+    write_whole(path, text.to_csv(index=False))
 
 
 def read_front_csv(path: Path) -> pd.DataFrame:

@@ -1,10 +1,7 @@
-"""A directory that appears when it is complete, and not before."""
+"""The directory that a checkpoint is exported to: a free one, which appears when the checkpoint is complete."""
 
 from __future__ import annotations
 
-import errno
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from space.errors import UserError
+from space.files import whole_directory
 
 
 def require_free(out_dir: Path) -> None:
@@ -32,14 +30,6 @@ def revealed_when_complete(out_dir: Path) -> Iterator[Path]:
         UserError: `out_dir` is taken, or writing failed.
     """
     require_free(out_dir)
-    partial = out_dir.with_name(f"{out_dir.name}.partial-{secrets.token_hex(4)}")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.replace(out_dir)
-    except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        advice = "Free some space" if full else "Check that the place exists and can be written to"
-        raise UserError(f"Could not write the checkpoint {out_dir}: {error}. {advice}, and export again.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    advice = "Free some space or check that the place can be written to, and export again."
+    with whole_directory(out_dir, advice=advice, failures=(SafetensorError,)) as unfinished:
+        yield unfinished
