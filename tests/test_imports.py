@@ -71,13 +71,8 @@ def test_a_package_never_imports_those_above_it(package: str, above: set[str]) -
 
 def test_search_knows_the_torch_free_types_alone() -> None:
     allowed = {
-<<<<<<< HEAD
-        "space": {"candidate", "spec", "space", "errors"},
-        "evaluators": {"base", "metrics", "table_error"},
-=======
         "space": {"candidate", "spec", "space", "errors", "files"},
-        "evaluators": {"base", "table_error"},
->>>>>>> h-loop
+        "evaluators": {"base", "metrics", "table_error"},
     }
     forbidden = {"torch", "transformers", "safetensors"}
     for source in MODULES:

@@ -16,13 +16,8 @@ from evaluators.latency.table_error import TableError
 from evaluators.metrics import BEFORE_TUNING, HELDOUT_BEFORE_TUNING
 from search.archive import Archive
 from search.pareto import minimised, spread_subset
-<<<<<<< HEAD
-from search.run.directory import SUMMARY_FILE, atomic_write
-from search.run.front import confirmed, dense_row, is_dense, points_table
-=======
 from search.run.directory import SUMMARY_FILE
-from search.run.front import BEFORE_TUNING, confirmed, dense_row, is_dense, points_table
->>>>>>> h-loop
+from search.run.front import confirmed, dense_row, is_dense, points_table
 from search.run.front_files import write_tables
 from search.run.members import Members, Show, evaluate
 from search.run.versions import versions

@@ -8,12 +8,13 @@ from dataclasses import asdict
 
 from evaluators.base import Evaluation, Evaluator
 from search.archive import Archive
-from search.run.directory import SUMMARY_FILE, atomic_write
+from search.run.directory import SUMMARY_FILE
 from search.run.finished import FinishedRun
 from search.run.front_files import write_tables
 from search.run.scores import score
 from space.candidate import Candidate
 from space.errors import UserError
+from space.files import write_whole
 
 
 def score_run(
@@ -40,4 +41,4 @@ def score_run(
     score(evaluators, archive, [run.dense, *candidates], on_answer)
     _, metrics = write_tables(run.run_dir, archive, run.front, run.points, run.objectives)
     summary = {**run.summary, "metrics": [asdict(metric) for metric in metrics]}
-    atomic_write(run.run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+    write_whole(run.run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")

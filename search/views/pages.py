@@ -23,20 +23,6 @@ def write_pages(run_dir: Path, archive: Archive) -> None:
         UserError: The directory, or that of a run to compare with, does not hold a finished run.
     """
     run = FinishedRun.open(run_dir)
-<<<<<<< HEAD
     figure = front_figure_data(run, finished_runs(run.config.get("compare")))
-    atomic_write(run_dir / PAGE_FILE, page_html(figure))
-    atomic_write(run_dir / REPORT_FILE, report_text(run, archive.evaluations()))
-=======
-    title, compared, scores = (
-        run.summary["model"]["name"],
-        finished_runs(run.config.get("compare")),
-        score_metrics(archive),
-    )
-    figure = front_figure_data(
-        run.front, run.points, run.objectives, title, str(run_dir), run.summary, compared, scores
-    )
     write_whole(run_dir / PAGE_FILE, page_html(figure))
-    report = report_text(run_dir, run.front, run.objectives, run.summary, run.config, archive.evaluations())
-    write_whole(run_dir / REPORT_FILE, report)
->>>>>>> h-loop
+    write_whole(run_dir / REPORT_FILE, report_text(run, archive.evaluations()))
