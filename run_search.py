@@ -67,8 +67,7 @@ def run(cfg: DictConfig, watch: Watch) -> None:
     algorithm, batch = instantiate(cfg.search.algorithm)(task), cfg.search.batch
     settings = {"model": spec.to_json(), "text": text.digest, "dtype": str(loaded.dtype), "latency": table.digest}
     settings |= {"fidelities": [one.fidelity for one in rungs]} | ({OPTIMISED: harness.fidelities} if accuracy else {})
-    sources = {name: len(tokens) for name, tokens in text.tokens.items()}
-    told = {"sources": sources, "latency_table": table.remarks(), "arguments": sys.argv[1:], "mlp_step": space.mlp_step}
+    told = {"sources": text.sources, "latency_table": table.remarks(), "mlp_step": space.mlp_step}
     with Archive(run_dir / "archive.jsonl", settings) as archive:
         with watch.stage("search"):
             run_loop(algorithm, rungs, archive, objectives, budget, batch=batch, on_progress=watch.searched)
@@ -76,8 +75,8 @@ def run(cfg: DictConfig, watch: Watch) -> None:
             result = finish(
                 archive, objectives, dense, search=asked.search[-1], trained=trained[-1] if trained else None,
                 heldout=asked.heldout, tuned=asked.tuned, timed=EndToEnd(bench, table.dense_ms, show), show=show,
-                facts={**settings, **told, "latency": {**table.device, "scenario": workload.scenario}},
-                reference=space.uniform_ladder(), points=cfg.front_points, run_dir=run_dir,
+                facts={**settings, **told, "latency": {**table.device, "scenario": workload.scenario},
+                "arguments": sys.argv[1:]}, reference=space.uniform_ladder(), points=cfg.front_points, run_dir=run_dir,
             )  # fmt: skip
         write_pages(run_dir, archive)
         if tuning:
