@@ -5,36 +5,63 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from space.candidate import Candidate
 from space.errors import UserError
 
 STDERR = "_stderr"  # behind the name of a task score: its standard error
 SPREAD = "_spread"  # behind the name of a time: half the interquartile range of its rounds
-COUNTS = ("params", "decoder_params", "macs_per_token", "kv_bytes", "weights_bytes", "peak_bytes")  # whole numbers
 OPTIMISED = "optimised"  # names, in settings and columns, the tasks that were an objective of the search
+
+Goal = Literal["min", "max"]
+Role = Literal["quality", "cost", "latency", "score"]
+Format = Literal["fine", "plain", "count", "bytes", "percent"]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that an evaluator gives.
+    """A number about a candidate: what every table, plot and report says of it.
 
     Attributes:
         name: Column name, with its unit where it has one (`latency_ms`).
         unit: Unit for people (`ms`, `nats/token`); empty for a plain count or ratio.
         goal: Whether less (`min`) or more (`max`) is better.
-        cost_rank: How dear the question is: 0 free, 1 table, 2 forward passes, 3 training, 4 benchmark.
+        role: What it speaks of: how near the model is to the dense one (`quality`), what it takes (`cost`), how long it
+            takes (`latency`), or how it does at a task (`score`).
+        label: What people call it; the name where nothing else is given.
+        format: How its numbers are written: to four digits (`fine`) or two (`plain`), as a count (`98.3M`), as bytes
+            (`22.5 MiB`), or a fraction in per cent.
+        free: Whether it is known of every candidate without an evaluation, as costs and the latency table's times are.
     """
 
     name: str
     unit: str
-    goal: Literal["min", "max"]
-    cost_rank: int
+    goal: Goal
+    role: Role
+    label: str = ""
+    format: Format = "plain"
+    free: bool = False
 
     def __post_init__(self) -> None:
-        if self.goal not in ("min", "max"):
-            raise ValueError(f"Metric {self.name!r}: expected goal 'min' or 'max', got {self.goal!r}.")
+        for name, kinds in (("goal", Goal), ("role", Role), ("format", Format)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ValueError(
+                    f"Metric {self.name!r}: expected {name} among {', '.join(get_args(kinds))}, "
+                    f"got {getattr(self, name)!r}."
+                )
+        if not self.label:
+            object.__setattr__(self, "label", self.name)
+
+    @property
+    def title(self) -> str:
+        """The label with the unit: the head of a column."""
+        return f"{self.label} ({self.unit})" if self.unit and self.format not in ("bytes", "percent") else self.label
+
+    @property
+    def is_cost(self) -> bool:
+        """Whether it speaks of what a candidate takes, not of how good it is."""
+        return self.role in ("cost", "latency")
 
 
 def choose_metrics(names: Sequence[str], known: Sequence[Metric]) -> list[Metric]:

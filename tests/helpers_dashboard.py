@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from helpers_front import meaning
 from helpers_toy import toy_spec
 
 from evaluators.base import Evaluation
+from evaluators.metrics import metrics_named
 from search.archive import FORMAT
 from search.run.front import front_table, points_table, write_front_csv
 from space.candidate import Candidate, LayerShape
 
 SPEC = replace(toy_spec(layers=4), name="tiny", mlp_channels=96)
 DENSE = Candidate.dense(SPEC)
-OBJECTIVES = [
-    {"name": "kl", "unit": "nats/token", "goal": "min", "cost_rank": 2},
-    {"name": "latency_ms", "unit": "ms", "goal": "min", "cost_rank": 1},
-]
+OBJECTIVES = metrics_named("kl", "latency_ms")
 
 
 FIDELITIES = ("search-16", "search", "distilled-96")
@@ -80,7 +79,8 @@ def end(run_dir: Path, evaluations: list[Evaluation], *, model: Any = None) -> N
     points = [(e.candidate, {**e.values, "heldout_ppl": 10 + 20 * e.values["kl"]}) for e in evaluations]
     dense = next(point for point in points if point[0] == DENSE)
     front = [point for point in points if point[0] != design(16)]
-    write_front_csv(run_dir / "points.csv", points_table(points, dense))
-    write_front_csv(run_dir / "front.csv", front_table(front, dense))
-    facts = {"model": model or SPEC.to_json(), "text": "t", "dtype": "float32", "objectives": OBJECTIVES}
+    tables = front_table(front, dense), points_table(points, dense)
+    for name, table in zip(("front.csv", "points.csv"), tables, strict=True):
+        write_front_csv(run_dir / name, table)
+    facts = {"model": model or SPEC.to_json(), "text": "t", "dtype": "float32", **meaning(tables, OBJECTIVES)}
     (run_dir / "summary.json").write_text(json.dumps({**facts, "evaluations": len(evaluations)}))

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from evaluators.base import Evaluation, Metric
+from evaluators.base import Evaluation
+from evaluators.metrics import metric_named
 from search.archive import Archive
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 
 SETTINGS = {"model": {"revision": "abc", "dtype": "float32"}, "tokens": 4096, "objectives": ("kl", "latency_ms")}
-KL = Metric("kl", "nats/token", "min", 2)
-LATENCY = Metric("latency_ms", "ms", "min", 1)
+KL = metric_named("kl")
+LATENCY = metric_named("latency_ms")
 
 
 def candidate(mlp_channels: int) -> Candidate:

@@ -18,7 +18,8 @@ import pytest
 from helpers_dashboard import DENSE, FIDELITIES, SEARCHED, SPEC, begin, design, end, evaluation, header, lines
 from helpers_run import ROOT
 
-from evaluators.base import Evaluation, Metric
+from evaluators.base import Evaluation
+from evaluators.metrics import metric_named
 from search.archive import Archive
 from search.course import Course
 from search.views.dashboard import serve as serving
@@ -31,7 +32,7 @@ from space.errors import UserError
 
 pytest.importorskip("dash", reason="the package dash is not installed")
 
-OBJECTIVES = (Metric("kl", "nats/token", "min", 2), Metric("latency_ms", "ms", "min", 1))
+OBJECTIVES = (metric_named("kl"), metric_named("latency_ms"))
 KEYS = frozenset(e.candidate.key for e in SEARCHED)
 HOSTILE = "../<script>alert(1)</script>{%config%}{{live}}"
 

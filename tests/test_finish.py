@@ -12,21 +12,22 @@ import yaml
 from helpers_toy import default_config, toy_spec
 
 from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
+from evaluators.metrics import metric_named
 from search.archive import Archive
 from search.run.directory import CONFIG_FILE, FRONT_FILE, PAGE_FILE, POINTS_FILE, REPORT_FILE, SUMMARY_FILE
 from search.run.finish import REFERENCE_POINTS, Finish, finish
-from search.run.front import is_dense, read_front_csv
+from search.run.front import CANDIDATE, is_dense, read_front_csv
 from search.views.pages import write_pages
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 
-KL = Metric("kl", "nats/token", "min", 2)
-LATENCY = Metric("latency_ms", "ms", "min", 1)
-PARAMS = Metric("params", "", "min", 0)
-DECODER = Metric("decoder_params", "", "min", 0)
+KL = metric_named("kl")
+LATENCY = metric_named("latency_ms")
+PARAMS = metric_named("params")
+DECODER = metric_named("decoder_params")
 OBJECTIVES = (KL, LATENCY)
-HELDOUT = (Metric("heldout_kl", "nats/token", "min", 2), Metric("heldout_ppl", "", "min", 2))
-TIMED = (Metric("latency_e2e_ms", "ms", "min", 2),)
+HELDOUT = (metric_named("heldout_kl"), metric_named("heldout_ppl"))
+TIMED = (metric_named("latency_e2e_ms"),)
 FACTS = {"model": toy_spec(4).to_json(), "text": "0123", "dtype": "float32", "latency": {"device": "toy"}}
 DENSE = Candidate((LayerShape(4, 2, 32),) * 4)
 
@@ -173,7 +174,10 @@ def test_the_summary_says_what_the_run_gave(run: Run) -> None:
     done = run.end()
     summary = json.loads((run.directory / SUMMARY_FILE).read_text())
     assert summary | FACTS == summary
-    assert [Metric(**metric) for metric in summary["objectives"]] == list(OBJECTIVES)
+    assert summary["objectives"] == [metric.name for metric in OBJECTIVES]
+    known = {metric["name"]: Metric(**metric) for metric in summary["metrics"]}
+    assert all(known[metric.name] == metric for metric in (*OBJECTIVES, *HELDOUT, *TIMED))
+    assert known.keys() == {*done.front.columns} - {"key", CANDIDATE}
     # the table says 1 / 1.25 of what the fake timer does, everywhere
     assert summary["latency_table_error"] == pytest.approx({"median": 0.2, "worst": 0.2, "rank_correlation": 1.0})
     assert (done.table_error.median, done.table_error.worst) == pytest.approx((0.2, 0.2))

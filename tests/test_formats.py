@@ -12,9 +12,11 @@ import pytest
 import torch
 from conftest import tiny_model
 from helpers_formats import DENSE, GONE, supernet
+from helpers_front import finished_run
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
+from evaluators.metrics import metrics_named
 from search.run.finished import FinishedRun
 from space.candidate import Candidate, LayerShape
 from space.errors import ShapeError, UserError
@@ -85,8 +87,7 @@ def run() -> FinishedRun:
     """A front of unequal points and the dense model, and two uniform points beside it."""
     front = pd.DataFrame([row([DENSE] * 4, 0, 100), row(UNEQUAL, 0.5, 80), row([*UNEQUAL[:3], GONE], 1.0, 60)])
     points = pd.DataFrame([row([(6, 3, 32)] * 4, 2.0, 50), row([(2, 1, 32)] * 4, 0.6, 78)])
-    objectives = [{"name": name, "unit": "", "goal": "min", "cost_rank": 1} for name in ("kl", "latency_ms")]
-    return FinishedRun(Path("run"), {}, {"objectives": objectives}, front, points)
+    return finished_run("run", front, points, metrics_named("kl", "latency_ms"), {})
 
 
 def uniform(candidate: Candidate) -> None:

@@ -19,6 +19,7 @@ from helpers_toy import toy_spec
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
+from evaluators.metrics import metric_named
 from search.algorithms import NSGA2
 from search.archive import Archive
 from search.loop import Budget, SearchProgress, run_loop
@@ -28,7 +29,7 @@ from space.errors import UserError
 from space.space import SearchSpace
 
 SPEC = toy_spec(layers=6)
-OBJECTIVES = (Metric("error", "", "min", 2), Metric("size", "", "min", 0))
+OBJECTIVES = (Metric("error", "", "min", "quality"), Metric("size", "", "min", "cost", free=True))
 SETTINGS = {"model": "toy"}
 TOKENS = 100
 BUDGET = Budget(evaluations=90)
@@ -244,7 +245,7 @@ def test_what_cannot_work_is_refused_before_anything_is_evaluated(tmp_path):
         Budget(evaluations=1, tokens=0)
     space = SearchSpace(SPEC, mlp_step=4)
     evaluator = CountingEvaluator()
-    objectives = (*OBJECTIVES, Metric("latency_ms", "ms", "min", 1))
+    objectives = (*OBJECTIVES, metric_named("latency_ms"))
     with Archive(tmp_path / "archive.jsonl", SETTINGS) as archive:
         with pytest.raises(UserError, match=r"objectives among .*latency_ms"):
             run_loop(NSGA2(Task(space, objectives, 0)), [evaluator], archive, objectives, BUDGET, batch=8)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers_front import finished_run
 from helpers_toy import default_config, toy_spec
 from markdown_it import MarkdownIt
 from test_watch import KL, LATENCY, answer, found, narrow
@@ -50,7 +51,8 @@ EVALUATIONS = [
 def report(run_dir: Path = RUN_DIR) -> str:
     front = found().result.front
     tuned = front.assign(untuned_kl=2 * front["kl"], refit_ppl=3 * front["heldout_ppl"])
-    return report_text(run_dir, tuned, (KL, LATENCY), SUMMARY, default_config(), EVALUATIONS)
+    run = finished_run(run_dir, tuned, tuned, (KL, LATENCY), SUMMARY, config=default_config())
+    return report_text(run, EVALUATIONS)
 
 
 def test_hostile_names_are_text() -> None:

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from evaluators.base import OPTIMISED, Evaluation, Measure, MeasureEvaluator, Metric
+from evaluators.base import OPTIMISED, Evaluation, Measure, MeasureEvaluator
+from evaluators.metrics import task_score
 from search.archive import Archive
 from search.run.front import front_table
 from search.run.scores import Retention, score, score_metrics, with_scores
@@ -85,7 +86,7 @@ def test_a_failure_is_told_and_not_kept(tmp_path: Path) -> None:
     def fail(candidate: Candidate) -> Mapping[str, float]:
         raise RuntimeError("out of memory")
 
-    broken = MeasureEvaluator("lm-eval 1 piqa 10 items", [Measure((Metric("piqa_acc", "", "max", 4),), fail)])
+    broken = MeasureEvaluator("lm-eval 1 piqa 10 items", [Measure((task_score("piqa_acc", "max"),), fail)])
     with archive_of(tmp_path) as archive:
         with pytest.raises(UserError, match="RuntimeError: out of memory"):
             score([broken], archive, [DENSE])
@@ -108,7 +109,7 @@ def test_columns_are_of_the_question_with_most_items(tmp_path: Path) -> None:
         assert frame["arc_acc"].isna().tolist() == [True, True, False]
         assert frame.columns[-1] == "candidate"
         assert with_scores(frame, archive).equals(frame)  # as front.csv already has them
-        assert score_metrics(archive) == [Metric("piqa_acc", "", "max", 4), Metric("arc_acc", "", "max", 4)]
+        assert score_metrics(archive) == [task_score("piqa_acc", "max"), task_score("arc_acc", "max")]
     assert with_scores(front()[:1], Archive(tmp_path / "none.jsonl", {})).equals(front()[:1])
 
 

@@ -13,6 +13,7 @@ from scipy.stats import kendalltau
 
 from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
 from evaluators.cost import cost_measure
+from evaluators.metrics import metric_named
 from search.algorithms import NSGA2
 from search.archive import Archive
 from search.loop import Budget, SearchProgress, run_loop
@@ -26,9 +27,9 @@ from space.space import SearchSpace
 
 LAYERS = 8
 SPEC = toy_spec(layers=LAYERS)
-KL = Metric("kl", "nats/token", "min", 2)
-SIZE = Metric("decoder_params", "", "min", 0)
-KV = Metric("kv_bytes", "bytes", "min", 0)
+KL = metric_named("kl")
+SIZE = metric_named("decoder_params")
+KV = metric_named("kv_bytes")
 OBJECTIVES = (KL, SIZE)
 LOSS = np.random.default_rng(7).uniform(0.05, 1.0, (LAYERS, 2)) ** 3
 COSTS = cost_measure(SPEC, context=64)

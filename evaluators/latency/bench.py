@@ -15,12 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluators.base import SPREAD, Evaluation, Metric
+from evaluators.base import SPREAD, Evaluation
 from evaluators.latency.clocks import Clock, OnRound, TorchClock
 from evaluators.latency.llamacpp_clock import LlamaCppClock
 from evaluators.latency.table import NOISY, LatencyTable, PhaseTable, label
 from evaluators.latency.timings import Timings, spread
 from evaluators.latency.workload import LATENCY_E2E, THROUGHPUT, Phase, Workload
+from evaluators.metrics import metrics_named, spread_of
 from space.candidate import Candidate, LayerShape, Option
 from space.supernet.supernet import Supernet
 
@@ -167,8 +168,8 @@ class EndToEnd:
         self._dense_ms = dense_ms
         self._on_round = on_round
         phases = [*dense_ms] if len(dense_ms) > 1 else []
-        names = (LATENCY_E2E.name, *(f"{name}_e2e_ms" for name in phases))
-        times = (Metric(f"{name}{end}", "ms", "min", 2) for name in names for end in ("", SPREAD))
+        whole_and_parts = (LATENCY_E2E, *metrics_named(*(f"{name}_e2e_ms" for name in phases)))
+        times = (each for metric in whole_and_parts for each in (metric, spread_of(metric)))
         self.metrics = (*times, THROUGHPUT, *bench.clock.metrics)
 
     def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:

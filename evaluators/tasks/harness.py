@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluators.base import STDERR, Evaluation, Measure, MeasureEvaluator, Metric
+from evaluators.base import STDERR, Evaluation, Measure, MeasureEvaluator
+from evaluators.metrics import metric_named
 from evaluators.tasks.questions import (
     ACCURACIES,
-    COST_RANK,
     FEWSHOT_SEED,
     Question,
     alone,
@@ -37,7 +37,7 @@ Models = Callable[[Candidate], Any]  # a candidate to its causal language model
 Show = Callable[[int, int], None]
 
 AUTO = "auto"
-ACC = Metric("acc", "", "max", COST_RANK)  # the mean over tasks, as an objective
+ACC = metric_named("acc")  # the mean over tasks, as an objective
 BOOTSTRAP = 1000  # resamples for the standard error of a metric that is no mean
 
 

@@ -13,10 +13,11 @@ import pandas as pd
 
 from evaluators.base import Evaluation, Evaluator, Metric
 from evaluators.latency.table_error import TableError
+from evaluators.metrics import BEFORE_TUNING, HELDOUT_BEFORE_TUNING
 from search.archive import Archive
 from search.pareto import minimised, spread_subset
 from search.run.directory import SUMMARY_FILE
-from search.run.front import BEFORE_TUNING, confirmed, dense_row, is_dense, points_table
+from search.run.front import confirmed, dense_row, is_dense, points_table
 from search.run.front_files import write_tables
 from search.run.members import Members, Show, evaluate
 from search.run.versions import versions
@@ -25,7 +26,6 @@ from space.files import write_whole
 from space.space import evenly
 
 REFERENCE_POINTS = 8
-HELDOUT_BEFORE_TUNING = {"heldout_kl": "refit_kl", "heldout_ppl": "refit_ppl"}
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,13 @@ def finish(
     front = confirmed(measured, [_timed_for(metric, timed.metrics) for metric in objectives])
     searched = archive.evaluations(search.fidelity)
     everything = points_table([(e.candidate, e.values) for e in searched if e.status == "ok"], members.dense)
-    front = write_tables(run_dir, archive, front, everything)
+    front, metrics = write_tables(run_dir, archive, front, everything, objectives)
     dropped = len(scored) - len(front)
     summary = {
         **facts,
         "evaluations": len(searched),
-        "objectives": [asdict(metric) for metric in objectives],
+        "objectives": [metric.name for metric in objectives],
+        "metrics": [asdict(metric) for metric in metrics],
         "latency_table_error": {name: None if value != value else value for name, value in asdict(error).items()},
         "rank_correlation": {names: None if tau != tau else tau for names, tau in agreement.items()},
         "front_points": len(front) - 1,

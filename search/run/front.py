@@ -10,19 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluators.base import COUNTS, SPREAD, Metric
+from evaluators.base import SPREAD, Metric
+from evaluators.metrics import HELDOUT_QUALITY, METRICS, REMOVED, SEARCH_QUALITY, ordered
 from search.pareto import knee
 from space.candidate import Candidate
 from space.errors import UserError
 from space.files import write_whole
 
-SEARCH_QUALITY = ("kl", "nll")
-HELDOUT_QUALITY = ("heldout_kl", "heldout_ppl")
-BEFORE_TUNING = {"kl": "untuned_kl", "nll": "untuned_nll", "acc": "untuned_acc"}
 CANDIDATE = "candidate"  # the column of what the rows are about: `Candidate` in memory, its JSON form in files
-REMOVED = "decoder_params_removed"
-LATENCIES = tuple(f"{name}_{kind}ms" for name in ("latency", "prefill", "decode") for kind in ("", "e2e_"))
-COSTS = (*LATENCIES, "params", "decoder_params", REMOVED, "macs_per_token", "kv_bytes")
 
 Point = tuple[Candidate, Mapping[str, float]]
 
@@ -30,7 +25,7 @@ Point = tuple[Candidate, Mapping[str, float]]
 def points_table(points: Iterable[Point], dense: Point) -> pd.DataFrame:
     """One row a candidate: its key, its metrics and itself, in front.csv's column order.
 
-    Metrics without a place of their own follow `kl` and `nll`; a column that nothing measured is left out.
+    A column that nothing measured is left out.
 
     Args:
         points: Candidates with all their metric values merged, `decoder_params` among them.
@@ -44,7 +39,7 @@ def points_table(points: Iterable[Point], dense: Point) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns)
     if frame["key"].duplicated().any():
         raise ValueError(f"points_table: expected distinct candidates, got {_twice(frame['key'])} more than once.")
-    for name in COUNTS:
+    for name in (metric.name for metric in METRICS if metric.format in ("count", "bytes")):
         if name in frame and np.isfinite(frame[name].to_numpy(dtype=float)).all():
             frame[name] = frame[name].astype("int64")
     return in_order(frame)
@@ -101,7 +96,7 @@ def objective_values(frame: pd.DataFrame, objectives: Sequence[Metric], quality:
     Args:
         frame: The front's table.
         objectives: The search's objectives.
-        quality: Column that stands in for `kl` and `nll`.
+        quality: Column that stands in for the search's own quality.
     """
     signs = _deciding(objectives, quality)
     missing = [name for name in signs if name not in frame]
@@ -114,7 +109,7 @@ def _deciding(objectives: Sequence[Metric], quality: str) -> dict[str, float]:
     """The columns that objectives are judged by, with `quality` for the search's own, and the sign of each."""
     signs: dict[str, float] = {}
     for metric in objectives:
-        name = quality if metric.name in SEARCH_QUALITY else metric.name
+        name = quality if metric.role == "quality" else metric.name
         signs.setdefault(name, 1.0 if metric.goal == "min" else -1.0)
     return signs
 
@@ -126,7 +121,7 @@ def quality_column(frame: pd.DataFrame) -> str | None:
 
 def latency_column(frame: pd.DataFrame) -> str | None:
     """The column that says which point is fastest; None when no latency was measured."""
-    return next((name for name in frame.columns if name.startswith("latency_")), None)
+    return next((name for name in ("latency_ms", "latency_e2e_ms") if name in frame), None)
 
 
 def landmarks(frame: pd.DataFrame, objectives: Sequence[Metric]) -> dict[str, str]:
@@ -203,13 +198,7 @@ def _row(candidate: Candidate, values: Mapping[str, float], dense_values: Mappin
 
 def _column_order(names: set[str]) -> list[str]:
     """The columns that there are, in front.csv's order; the table of no points has key, removal and candidate."""
-    names = names | {"key", REMOVED, CANDIDATE}
-    head = ("key", *SEARCH_QUALITY)
-    tail = (*HELDOUT_QUALITY, *COSTS, CANDIDATE)
-    extra = sorted(names.difference(head, tail))
-    spreads = {f"{name}{SPREAD}" for name in names} & names
-    ordered = [name for name in (*head, *extra, *tail) if name in names - spreads]
-    return [name for column in ordered for name in (column, f"{column}{SPREAD}") if name in names]
+    return ["key", *ordered(sorted((names | {REMOVED}) - {"key", CANDIDATE})), CANDIDATE]
 
 
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:

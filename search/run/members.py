@@ -8,9 +8,10 @@ from itertools import pairwise
 import pandas as pd
 
 from evaluators.base import Evaluation, Evaluator
+from evaluators.metrics import BEFORE_TUNING
 from search.agreement import rank_correlation
 from search.archive import Archive
-from search.run.front import BEFORE_TUNING, Point, front_table
+from search.run.front import Point, front_table
 from space.candidate import Candidate
 from space.errors import UserError
 

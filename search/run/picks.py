@@ -8,17 +8,9 @@ import numpy as np
 import pandas as pd
 
 from evaluators.base import Metric
+from evaluators.metrics import METRICS
 from search.constraints import parsed, relative
-from search.run.front import (
-    CANDIDATE,
-    COSTS,
-    SEARCH_QUALITY,
-    dense_row,
-    is_dense,
-    landmarks,
-    latency_column,
-    quality_column,
-)
+from search.run.front import CANDIDATE, dense_row, is_dense, landmarks, latency_column, quality_column
 from space.candidate import Candidate
 from space.errors import UserError
 
@@ -108,11 +100,9 @@ def _constrained(
 
 def _preference(frame: pd.DataFrame, constrained: str, objectives: Sequence[Metric]) -> tuple[str, float]:
     """What to ask of the points that satisfy a constraint: a column, and 1 to want it low or -1 high."""
-    costs = [m for m in objectives if m.name not in SEARCH_QUALITY and m.name in frame]
-    cheap = {m.name for m in costs if m.cost_rank <= 1}
-    is_cost = constrained in cheap.union(COSTS) or constrained.endswith("_ms")
+    costs = [m for m in objectives if m.is_cost and m.name in frame]
     quality = quality_column(frame)
-    if is_cost and quality is not None:
+    if constrained in {m.name for m in (*METRICS, *costs) if m.is_cost} and quality is not None:
         return quality, 1.0
     fastest = latency_column(frame)
     if fastest is not None:

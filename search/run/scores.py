@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from evaluators.base import OPTIMISED, STDERR, Evaluation, Evaluator, Metric
+from evaluators.metrics import task_score
 from search.archive import Archive, by_fidelity
 from search.run.front import CANDIDATE
 from space.candidate import Candidate
@@ -78,7 +79,7 @@ def score_metrics(archive: Archive) -> list[Metric]:
             goals |= {
                 column_title(archive, known[fidelity], name): goal for name, goal in answer.facts["goals"].items()
             }
-    return [Metric(name, "", "min" if goal == "min" else "max", 4) for name, goal in goals.items()]
+    return [task_score(name, "min" if goal == "min" else "max") for name, goal in goals.items()]
 
 
 @dataclass(frozen=True)

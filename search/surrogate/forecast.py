@@ -13,7 +13,6 @@ import numpy as np
 
 from evaluators.base import Evaluation, Metric
 from search.pareto import Floats, minimised
-from search.script import FREE_RANK
 from search.surrogate.features import BlockFeatures, Described
 from search.surrogate.predictor import Surrogate
 from search.tables import Genes, Table
@@ -52,8 +51,8 @@ class Forecast:
         self._space = space
         self._objectives = tuple(objectives)
         self._tables = tables
-        self.learned = [metric for metric in objectives if metric.cost_rank > FREE_RANK]
-        self.priced = [metric for metric in objectives if metric.cost_rank <= FREE_RANK]
+        self.learned = [metric for metric in objectives if not metric.free]
+        self.priced = [metric for metric in objectives if metric.free]
         self._surrogates = [{metric.name: Surrogate(predictor) for metric in self.learned} for _ in range(rungs)]
         # of each fidelity, how many answers there were for it and each one below when it was last fit
         self._answers: list[tuple[int, ...]] = [()] * rungs

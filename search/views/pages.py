@@ -7,7 +7,6 @@ from pathlib import Path
 from search.archive import Archive
 from search.run.directory import PAGE_FILE, REPORT_FILE
 from search.run.finished import FinishedRun, finished_runs
-from search.run.scores import score_metrics
 from search.views.page.plot import front_figure_data, page_html
 from search.views.report.page import report_text
 from space.files import write_whole
@@ -24,14 +23,6 @@ def write_pages(run_dir: Path, archive: Archive) -> None:
         UserError: The directory, or that of a run to compare with, does not hold a finished run.
     """
     run = FinishedRun.open(run_dir)
-    title, compared, scores = (
-        run.summary["model"]["name"],
-        finished_runs(run.config.get("compare")),
-        score_metrics(archive),
-    )
-    figure = front_figure_data(
-        run.front, run.points, run.objectives, title, str(run_dir), run.summary, compared, scores
-    )
+    figure = front_figure_data(run, finished_runs(run.config.get("compare")))
     write_whole(run_dir / PAGE_FILE, page_html(figure))
-    report = report_text(run_dir, run.front, run.objectives, run.summary, run.config, archive.evaluations())
-    write_whole(run_dir / REPORT_FILE, report)
+    write_whole(run_dir / REPORT_FILE, report_text(run, archive.evaluations()))

@@ -1,27 +1,22 @@
-"""What the page draws: the archive's points while a search runs, the front's table once it has ended."""
+"""What the page draws while a search runs: the archive's points, as a front that it would end with now."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from evaluators.base import Evaluation, Metric
+from evaluators.metrics import BEFORE_TUNING, REMOVED, metrics_of
 from search.archive import front_of
 from search.run.finished import FinishedRun
-from search.run.front import BEFORE_TUNING, REMOVED, SEARCH_QUALITY, Point, front_table, points_table
+from search.run.front import Point, front_table, points_table
 from search.views.page.plot import front_figure_data
 from space.candidate import Candidate
 from space.spec import ModelSpec
 
 Evaluations = Mapping[str, Mapping[str, Evaluation]]  # by fidelity and key
-
-
-def ended_figure(run: FinishedRun, compared: Sequence[FinishedRun]) -> dict[str, Any]:
-    """The same data as those of the run's front.html."""
-    objectives = [Metric(**metric) for metric in run.summary["objectives"]]
-    title = str(run.summary["model"]["name"])
-    return front_figure_data(run.front, run.points, objectives, title, str(run.run_dir), run.summary, compared)
 
 
 def searching_figure(
@@ -66,9 +61,10 @@ def searching_figure(
     dense = _dense(Candidate.dense(spec), searched, plain)
     front = [(e.candidate, values(e)) for e in fronts[fidelities[-1]]]
     evaluated = [(e.candidate, dict(e.values)) for e in plain.values() if e.status == "ok"]
-    facts = {"model": settings["model"], "text": settings.get("text"), "dtype": settings.get("dtype")}
+    facts = {name: settings.get(name) for name in ("model", "text", "dtype")}
+    about = {"objectives": [m.name for m in objectives], "metrics": [asdict(m) for m in objectives]}
     tables = front_table(front, dense), points_table(evaluated, dense)
-    return front_figure_data(*tables, objectives, spec.name, str(run_dir), facts, compared)
+    return front_figure_data(FinishedRun(run_dir, {}, {**facts, **about}, *tables), compared)
 
 
 def _trained(fidelity: str) -> bool:
@@ -82,6 +78,7 @@ def _dense(dense: Candidate, searched: Evaluations, plain: Mapping[str, Evaluati
     others = [answers[dense.key] for answers in searched.values() if dense.key in answers]
     for evaluation in others:
         if evaluation.status == "ok":
-            return dense, {n: v for n, v in evaluation.values.items() if n not in SEARCH_QUALITY}
+            costs = [metric.name for metric in metrics_of(evaluation.values) if metric.is_cost]
+            return dense, {name: evaluation.values[name] for name in costs}
     known = next(e.values for e in plain.values() if e.status == "ok")
     return dense, {"decoder_params": round(known["decoder_params"] / (1 - known[REMOVED]))}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +11,23 @@ from threading import Lock
 
 import yaml
 
-from evaluators.base import Evaluation, Metric
+from evaluators.base import Evaluation
+from evaluators.metrics import metric_named
 from search.course import Course, Curve
 from search.loop import Budget
 from search.run.directory import CONFIG_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE
 from search.run.finished import FinishedRun, finished_runs
 from search.views.dashboard.curves import TauCurves, thinned
 from search.views.dashboard.follow import Follower
-from search.views.dashboard.live_figure import ended_figure, searching_figure
-from search.views.page.columns import HIGHER, LABELS
-from search.views.watch.progress import duration
+from search.views.dashboard.live_figure import searching_figure
+from search.views.page.plot import front_figure_data
+from search.views.text import duration
+from search.views.watch.progress import Pace, spent_text
 from space.errors import UserError
 
 AT_THE_END = (FRONT_FILE, POINTS_FILE, SUMMARY_FILE)
 BUSY = 0.1  # the largest part of the time that goes into new figures, as a search may need the machine
 CURVE_POINTS = 300
-PACE = 50  # evaluations from which the time left is told
 QUIET_S = 60.0  # without news, after which that is said
 
 
@@ -77,7 +77,7 @@ class LiveRun:
         self._read_config()
         self._forget()
         self._finished: FinishedRun | None = None
-        self._pace: deque[tuple[float, float]] = deque(maxlen=PACE)  # when, and the part of the budget
+        self._pace = Pace()
         self._news_at = time.monotonic()
         self._start = f"{time.time_ns():x}"  # a page that was open before a restart takes the new one's figure
         self._changes = 0
@@ -128,7 +128,7 @@ class LiveRun:
         try:
             config = yaml.safe_load((self.run_dir / CONFIG_FILE).read_text(encoding="utf-8"))
             budget = Budget(**{name: value for name, value in config["budget"].items() if name != "_target_"})
-            objectives = [_metric(str(name)) for name in config["objectives"]]
+            objectives = [metric_named(str(name)) for name in config["objectives"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             raise UserError(
                 f"Expected {self.run_dir} to hold a run, begun or ended, but its {CONFIG_FILE} does not read as one "
@@ -156,9 +156,9 @@ class LiveRun:
             self._changes += 1
             self._news_at = time.monotonic()
         if void or self._follower.held() is False:
-            self._pace.clear()  # a pause says nothing of the pace
+            self._pace.pause()
         if not first and any(evaluation.generation for evaluation in new):
-            self._pace.append((time.monotonic(), self._spent()))
+            self._pace.add(self._spent())
         if self._changed(*AT_THE_END):
             self._changes += 1
             self._problems.pop(FRONT_FILE, None)
@@ -198,7 +198,7 @@ class LiveRun:
         try:
             compared = finished_runs(self._compare)
             if ended is not None:
-                data = ended_figure(ended, compared)
+                data = front_figure_data(ended, compared)
             elif self._made:
                 settings = self._follower.settings
                 data = searching_figure(self._made, settings, self._objectives, self.run_dir, compared)
@@ -217,12 +217,6 @@ class LiveRun:
         course = self._course
         return min(1.0, self._budget.fraction(course.done, course.tokens)) if course else 0.0
 
-    def _seconds_left(self) -> float | None:
-        if len(self._pace) < 2:
-            return None
-        (begun, before), (now, after) = self._pace[0], self._pace[-1]
-        return (now - begun) * (1 - after) / (after - before) if after > before else None
-
     def _state(self) -> str:
         course, held, ended = self._course, self._follower.held(), self._ended
         if ended is not None:
@@ -235,10 +229,7 @@ class LiveRun:
         news = f"; nothing new for {duration(ago)}" if ago > QUIET_S else ""
         if self._scoring:
             return f"Scoring the front: tuning, held-out text, end-to-end timing{news}."
-        spent = f"{course.tokens:,} tokens"
-        if self._budget.tokens is not None:
-            spent = f"{course.tokens:,} of {self._budget.tokens:,} tokens"
-        left = self._seconds_left()
+        spent, left = spent_text(self._budget, course.done, course.tokens), self._pace.seconds_left
         told = "" if left is None else f", some {duration(left)} left"
         return f"Searching: {self._spent():.0%} of the budget, {spent}{told}{news}."
 
@@ -252,12 +243,6 @@ class LiveRun:
 def _asked(fidelity: str, made: Mapping[str, Evaluation]) -> str:
     """What people call a fidelity: of those that are about a task, its name says all that scores depend on."""
     return str(next((e.facts["task"] for e in made.values() if "task" in e.facts), fidelity))
-
-
-def _metric(name: str) -> Metric:
-    """An objective by its name."""
-    unit = LABELS[name][1] if name in LABELS else ""
-    return Metric(name, unit, "max" if name.startswith(HIGHER) else "min", 2)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
