@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Literal, TextIO
 
 import torch
 from huggingface_hub import HfApi, is_offline_mode
@@ -163,30 +163,6 @@ def split_tokens(
     special = tokenizer("").get("input_ids", [])  # what it adds to nothing
     start = tokenizer.bos_token_id if special and special[0] == tokenizer.bos_token_id else None
     return TokenSplits(tokens, start)
-
-
-def text_of(
-    settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, vocab: int, *, digest: str | None = None
-) -> TokenSplits:
-    """`load_texts` and `split_tokens` in one.
-
-    Args:
-        settings: The `data` settings of a run: `path`, `name`, `split` and `field`; others are not looked at.
-        tokenizer: The model's tokenizer.
-        vocab: Rows of the model's embedding matrix.
-        digest: That the text must have, if any.
-
-    Raises:
-        UserError: The text can not be had, or is another one.
-    """
-    names = ("path", "name", "split", "field")
-    text = split_tokens(load_texts(**{name: settings[name] for name in names}), tokenizer, vocab=vocab)
-    if digest is not None and text.digest != digest:
-        raise UserError(
-            f"Expected the text of the run ({digest}), but {settings['path'] or 'the embedded one'} has changed "
-            f"({text.digest}). Bring the old text back."
-        )
-    return text
 
 
 def _local_files(path: Path) -> list[Path]:

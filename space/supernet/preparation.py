@@ -25,14 +25,14 @@ class Preparation:
     importance: str = "obs"
     damping: float = 0.01
     steps: int = 48
-    batch: int = 8
+    batch_size: int = 8
     refit_bytes: int = 2 << 30
 
     def __post_init__(self) -> None:
         rule_of(self.importance)
-        if self.damping <= 0 or min(self.steps, self.batch, self.refit_bytes) < 1:
+        if self.damping <= 0 or min(self.steps, self.batch_size, self.refit_bytes) < 1:
             raise UserError(
-                "supernet: expected damping above 0, and steps, batch and refit_bytes of at least 1, "
+                "supernet: expected damping above 0, and steps, batch_size and refit_bytes of at least 1, "
                 f"got {asdict(self)}."
             )
 
@@ -70,7 +70,7 @@ class Preparation:
                 importance=self.importance,
                 damping=self.damping,
                 steps=self.steps,
-                batch=self.batch,
+                batch=self.batch_size,
                 refit_bytes=self.refit_bytes,
                 on_layer=on_layer,
             )
