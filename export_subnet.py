@@ -38,7 +38,10 @@ def export(config: dict[str, Any], watch: Watch) -> None:
     require_free(out)
     watch.told([f"pick {pick}: {candidate.key}, to {out}"])
     if settings.tunes and not config["tuning"]:  # the row's held-out figures are not those of this checkpoint
-        row, settings = row.drop([*HELDOUT_QUALITY], errors="ignore"), replace(settings, correction=None, training="off")
+        row, settings = (
+            row.drop([*HELDOUT_QUALITY], errors="ignore"),
+            replace(settings, correction=None, training="off"),
+        )
     session = Session.open(settings, Paths(run_dir), watch.stage)
     loaded = session.loaded
     run.require_held(candidate, partial(form.check, loaded.model.config, loaded.tokenizer, loaded.spec))

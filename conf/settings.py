@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from evaluators.session import Paths, Session, Stage, unseen
 from evaluators.settings import Settings
 from search.run.directory import CONFIG_FILE
 from space.errors import UserError
+from space.space import SearchSpace
 
 # Field of `Settings` to the key of a configuration that it is made of.
 PARTS: Mapping[str, str] = {
@@ -34,7 +36,7 @@ PARTS: Mapping[str, str] = {
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """A configuration as nested dicts, lists and scalars, every reference resolved."""
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    return config  # type: ignore[no-any-return]
+    return dict(config)
 
 
 def composed(*overrides: str, name: str = "config") -> dict[str, Any]:
@@ -74,6 +76,7 @@ def session_settings(config: Mapping[str, Any]) -> Settings:
     """
     try:
         parts = {name: made(config[key]) for name, key in PARTS.items()}
+        parts["space"] = partial(SearchSpace, **parts["space"].keywords)  # of the standard library, not of Hydra
         return Settings(**parts, training=config["search"]["distillation"], objectives=config["objectives"])
     except (KeyError, TypeError) as error:
         raise UserError(

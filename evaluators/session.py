@@ -189,8 +189,8 @@ class Session:
             raise UserError(
                 f"The latencies of {path} were measured otherwise than they would be now (then -> now):\n"
                 + "\n".join(unlike)
-                + "\nTimes of both cannot be compared. Go on as it was (the same device and versions; latency.threads or "
-                "OMP_NUM_THREADS for threads), or start a new run with another run_dir."
+                + "\nTimes of both cannot be compared. Go on as it was (the same device and versions; latency.threads "
+                "or OMP_NUM_THREADS for threads), or start a new run with another run_dir."
             )
         return table
 

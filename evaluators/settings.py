@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from evaluators.latency.workload import Workload
@@ -94,7 +94,7 @@ class TaskSettings:
         batch_size: Sequences of a forward pass, or `auto`.
     """
 
-    tasks: tuple[str, ...] = ()
+    tasks: Sequence[str] = ()
     picks: int = 3
     num_fewshot: int | None = None
     limit: float | None = None

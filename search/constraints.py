@@ -1,4 +1,4 @@
-"""Limits on what costs nothing to know, and what they make of a search space; limits as people write them for a pick."""
+"""Limits on what costs nothing to know, and what they make of a search space; and limits in text."""
 
 from __future__ import annotations
 

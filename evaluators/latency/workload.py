@@ -79,15 +79,15 @@ class Workload:
             raise UserError(f"latency.gguf_type: expected f16 or q8_0, got {self.gguf_type!r}.")
         if self.engine == "llamacpp" and (self.batch_size > 1 or self.cold or self.compile):
             raise UserError(
-                "latency.engine=llamacpp: expected latency.batch_size=1, latency.cold=false and latency.compile=false, as "
-                "it is asked one thing at a time and has its own memory and code, got "
+                "latency.engine=llamacpp: expected latency.batch_size=1, latency.cold=false and latency.compile=false, "
+                "as it is asked one thing at a time and has its own memory and code, got "
                 f"batch_size={self.batch_size}, cold={self.cold} and compile={self.compile}."
             )
         counts = min(self.batch_size, self.length, self.new_tokens, self.rounds, self.front_rounds) < 1
         if counts or min(self.threads, self.fit, self.check) < 0 or not self.error_limit > 0:
             raise UserError(
-                "latency: expected batch_size, length, new_tokens, rounds and front_rounds of at least 1, threads, fit and "
-                f"check of at least 0, and error_limit above 0, got {asdict(self)}."
+                "latency: expected batch_size, length, new_tokens, rounds and front_rounds of at least 1, threads, fit "
+                f"and check of at least 0, and error_limit above 0, got {asdict(self)}."
             )
 
     @property

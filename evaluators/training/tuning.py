@@ -230,7 +230,8 @@ def make_tuning(
     """The tuning of a run; None when nothing follows the cached refit.
 
     Args:
-        mode: One of `MODES`. `off`: subnets are not trained; `final`: those of the front are; `loop`: the search looks at trained ones.
+        mode: One of `MODES`. `off`: subnets are not trained; `final`: those of the front are; `loop`: the search looks
+            at trained ones.
         supernet: The run's.
         run_dir: Its directory.
         correction: See `Tuning`.

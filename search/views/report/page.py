@@ -13,6 +13,7 @@ import pandas as pd
 
 from evaluators.base import Evaluation, Metric
 from search.archive import by_fidelity
+from search.constraints import limits_text
 from search.run.commands import next_commands, search_commands
 from search.run.front import REMOVED, SEARCH_QUALITY, dense_row, is_dense, landmarks
 from search.views.report.markdown import code, escaped, number, table
@@ -189,9 +190,8 @@ def _tuning_words(config: Mapping[str, Any]) -> str:
     if correction:
         words.append(f"a corrective refit on {correction['windows'] * config['data']['length']:,} tokens")
     if mode != "off":
-        words.append(
-            f"distillation from the dense model for {max(distillation['tokens']):,} tokens ({distillation['trainable']})"
-        )
+        tokens, what = max(distillation["tokens"]), distillation["trainable"]
+        words.append(f"distillation from the dense model for {tokens:,} tokens ({what})")
     return f"After is with {' and '.join(words)}, as it is exported; before is without.\n"
 
 
