@@ -41,8 +41,7 @@ def run(config: dict[str, Any], watch: Watch) -> None:
     if config["profile_only"]:
         return
     # 3: cheap questions first
-    fidelities, objectives = session.fidelities, session.objectives
-    evaluators = (*fidelities.search, *session.trained)
+    fidelities, evaluators, objectives = session.fidelities, session.ladder, session.objectives
     space = constrained(session.space, config["constraints"], fidelities.free)
     starts = starting_designs(space, session.supernet.removal_order)
     counts = len(evaluators), len(session.trained)

@@ -35,7 +35,7 @@ PARTS: Mapping[str, str] = {
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """A configuration as nested dicts, lists and scalars, every reference resolved."""
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     return dict(config)
 
 
@@ -76,6 +76,9 @@ def session_settings(config: Mapping[str, Any]) -> Settings:
     """
     try:
         parts = {name: made(config[key]) for name, key in PARTS.items()}
+        for name, part in parts.items():
+            if isinstance(part, Mapping):
+                raise KeyError(f"{PARTS[name]}._target_")
         parts["space"] = partial(SearchSpace, **parts["space"].keywords)  # of the standard library, not of Hydra
         return Settings(**parts, training=config["search"]["distillation"], objectives=config["objectives"])
     except (KeyError, TypeError) as error:

@@ -60,8 +60,8 @@ def fidelities(
         search: Token windows of the search, shape (windows, length).
         heldout: Token windows of the final scores, shape (windows, length).
         tuning: What follows the cached refit, if anything.
-        accuracy: What is asked besides of models, on a part of the items, such as `Harness.measure`; every fidelity asks
-            it on the part of the items that it sees of the text, trained ones on all.
+        accuracy: What is asked besides of models, on a part of the items, such as `Harness.measure`; every fidelity
+            asks it on the part of the items that it sees of the text, trained ones on all.
         context: Tokens at which KV-cache bytes and attention's share of the work are counted.
         batch_size: Windows of a forward pass.
         parts: The part of every window of `search`, from its start, that each cheaper fidelity looks at; cheapest

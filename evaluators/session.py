@@ -250,6 +250,11 @@ class Session:
         return self.fidelities.trained if self.settings.training == "loop" else ()
 
     @property
+    def ladder(self) -> tuple[Evaluator, ...]:
+        """The fidelities of the search, cheapest first: of subnets as they are, then of trained ones."""
+        return (*self.fidelities.search, *self.trained)
+
+    @property
     def objectives(self) -> list[Metric]:
         """What the front is about.
 
@@ -276,6 +281,7 @@ class Session:
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
             "timed": dict(self.table.device),
             "latency": self.table.digest,
+            "fidelities": [evaluator.fidelity for evaluator in self.ladder],
         }
         return identity | ({OPTIMISED: self.harness.fidelities} if self._optimises_tasks else {})
 

@@ -24,8 +24,8 @@ from space.errors import UserError
 from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
-WORKLOAD = Workload(batch=1, length=8, threads=1, rounds=2, fit=1, check=1)
-SERVING = Workload("serving", batch=2, length=8, new_tokens=5, threads=1, rounds=2, fit=0, check=0)
+WORKLOAD = Workload(batch_size=1, length=8, threads=1, rounds=2, fit=1, check=1)
+SERVING = Workload("serving", batch_size=2, length=8, new_tokens=5, threads=1, rounds=2, fit=0, check=0)
 HOLES = Candidate.from_json([[0, 0, 48], [4, 2, 0], [0, 0, 0], [3, 3, 16]])
 CUT = Candidate.from_json([[4, 2, 16]] * 4)
 SHAPES: tuple[list[tuple[int, int]], list[int]] = [(2, 1), (4, 2), (3, 3), (6, 3)], [16, 48]
@@ -316,7 +316,7 @@ def test_a_garbled_table_is_refused(text: str) -> None:
         ({"fit": -1}, "at least 0"),
         ({"engine": "onnx"}, "torch or llamacpp"),
         ({"gguf_type": "q4"}, "f16 or q8_0"),
-        ({"engine": "llamacpp", "batch": 2}, "latency.batch=1"),
+        ({"engine": "llamacpp", "batch_size": 2}, "latency.batch_size=1"),
     ],
 )
 def test_an_impossible_workload_is_refused(changes: dict[str, int | str], words: str) -> None:

@@ -24,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, started as README says; the weights come from the user's cache, or are fetched into it."""
     run_dir = tmp_path_factory.mktemp("real") / "run"
     before = {path.name for path in ROOT.iterdir()}
-    done = ended(start("run_search.py", "+experiment=smoke", f"run_dir={run_dir}", cwd=ROOT, cache=None), timeout=900)
+    done = ended(start("run_search.py", "experiment=smoke", f"run_dir={run_dir}", cwd=ROOT, cache=None), timeout=900)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert not ({path.name for path in ROOT.iterdir()} - before) & {"outputs", "multirun", ".hydra", "run_search.log"}

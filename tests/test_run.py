@@ -58,6 +58,8 @@ class Place:
             "budget.evaluations": str(EVALUATIONS),
         }
         settings |= dict(item.split("=", 1) for item in (*TINY_RUN, *changes))
+        if settings.get("correction") == "none":
+            del settings["correction.windows"]
         overrides = [f"{name}={value}" for name, value in settings.items()]
         return start("run_search.py", *overrides, cwd=self.cwd, cache=self.directory / cache, preexec=preexec)
 
@@ -176,7 +178,7 @@ def wait_for(process: Process, reached: Callable[[], bool]) -> None:
 
 
 LOOP = (
-    *("search.distillation=loop", "distillation.rungs=[320,640]", "budget.evaluations=null", "budget.tokens=45000"),
+    *("search.distillation=loop", "distillation.tokens=[320,640]", "budget.evaluations=null", "budget.tokens=45000"),
     *("search.algorithm.starts=6", "search.algorithm.sweep_levels=1", "search.algorithm.round_size=8"),
 )
 LOOPED = ("distilled-320", "distilled-640")
@@ -276,9 +278,9 @@ def test_fronts_of_other_runs_are_laid_over_after_the_end_without_a_new_evaluati
 
 
 OTHERS = {
-    "three objectives": ("objectives=[kl,latency_ms,kv_bytes]", "constraints=kv_bytes<=0.8"),
-    "depth": ("space=depth", "constraints=latency_ms<=0.95"),
-    "heads": ("space=heads", "correction=null", "search.distillation=off"),
+    "three objectives": ("objectives=[kl,latency_ms,kv_bytes]", "constraints.kv_bytes=0.8"),
+    "depth": ("space=depth", "constraints.latency_ms=0.95"),
+    "heads": ("space=heads", "correction=none", "search.distillation=off"),
     "uniform": ("space=uniform", "objectives=[nll,params]"),
 }
 
@@ -290,11 +292,11 @@ def test_other_questions_to_the_same_model_of_four_layers(llama: Place, name: st
     front = read_front_csv(llama.run(name) / FRONT_FILE)
     searched = [e.values for e in archived(llama.run(name))]
     assert len(front) >= 1
-    assert ("refit_kl" in front) == ("correction=null" not in changes)
+    assert ("refit_kl" in front) == ("correction=none" not in changes)
     dense = front[is_dense(front)].iloc[0]
     for change in changes:
-        if change.startswith("constraints="):
-            metric, limit = change.removeprefix("constraints=").split("<=")
+        if change.startswith("constraints."):
+            metric, limit = change.removeprefix("constraints.").split("=")
             inside = [values[metric] <= float(limit) * dense[metric] + 1e-9 for values in searched]
             assert inside.count(False) <= 1  # the dense model, which is measured beside
 
