@@ -314,10 +314,23 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "run directory in the way": ("run_dir=", "Choose another run_dir"),
     "changed setting": ("seed: 0 -> 1", "search.algorithm.population: 10 -> 12", "new run_dir"),
     "changed text": ("text:", "->"),
+    "changed device": ("threads: 64 -> 1", "device: Imaginary 9000 -> ", "another run_dir"),
     "full disk in calibration": ("File too large", "Free"),
     "full disk in the search": ("File too large", "free some space", "run again"),
 }
-KEPT = ("changed setting", "changed text", "full disk in the search")  # which start from a finished run
+KEPT = (
+    "changed setting",
+    "changed text",
+    "changed device",
+    "full disk in the search",
+)  # which start from a finished run
+
+
+def on_another_device(run: Path) -> None:
+    """As if a run's latencies had been measured on another machine."""
+    table = json.loads((run / "latency.json").read_text())
+    table["device"] |= {"threads": 64, "device": "Imaginary 9000"}
+    (run / "latency.json").write_text(json.dumps(table))
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +349,7 @@ def failed(llama: Place) -> dict[str, Done]:
     config = llama.run("changed text") / "config.yaml"
     config.write_text(config.read_text().replace(str(llama.model / "text.txt"), str(own)))
     shutil.copy(directory / "other.txt", own)
+    on_another_device(llama.run("changed device"))
     more = f"budget.evaluations={EVALUATIONS + 20}"
     limit = (llama.run("run") / "archive.jsonl").stat().st_size + 2000
     jobs: dict[str, Callable[[], Process]] = {
@@ -348,6 +362,7 @@ def failed(llama: Place) -> dict[str, Done]:
         "run directory in the way": lambda: llama.search("in-the-way"),
         "changed setting": lambda: llama.search("changed setting", "seed=1", "search.algorithm.population=12"),
         "changed text": lambda: llama.search("changed text", f"data.path={own}"),
+        "changed device": lambda: llama.search("changed device", more),
         "full disk in calibration": lambda: llama.search("calibrated", cache="full cache", preexec=full_after(6000)),
         "full disk in the search": lambda: llama.search("full disk in the search", more, preexec=full_after(limit)),
     }
@@ -372,6 +387,9 @@ def test_a_mistake_loses_nothing(llama: Place, failed: dict[str, Done]) -> None:
     assert {name: text[name] for name in finished if name != "config.yaml"} == {
         name: content for name, content in finished.items() if name != "config.yaml"
     }
+    device = contents(llama.run("changed device"))
+    assert device["archive.jsonl"] == finished["archive.jsonl"]  # nothing was asked
+    assert device[FRONT_FILE] == finished[FRONT_FILE]
     calibrations = llama.directory / "full cache" / "supernets"
     assert not calibrations.exists() or list(calibrations.iterdir()) == []
 
@@ -415,12 +433,14 @@ def exported(llama: Place, gemma: Place) -> dict[str, Done]:
     (llama.directory / "taken").mkdir()
     (llama.directory / "taken" / "thesis.txt").write_text("mine")
     key = read_front_csv(llama.run("run") / FRONT_FILE)["key"].iloc[1]
+    on_another_device(llama.copy("run", "timed elsewhere"))
     out = llama.directory / "out"
     jobs: dict[str, Callable[[], Process]] = {
         "knee": lambda: llama.export("run"),
         "constraint": lambda: llama.export("run", "pick=params<=0.9", f"out={out / 'constraint'}"),
         "beside": lambda: llama.export("run", f"pick={beside_the_front(llama)['key']}", f"out={out / 'beside'}"),
         "front key": lambda: llama.export("run", f"pick={key}", f"out={out / 'front key'}"),
+        "another device": lambda: llama.export("timed elsewhere", f"pick={key}", f"out={out / 'another device'}"),
         "gguf": lambda: merging(llama).export("run", "format=gguf", f"out={out / 'gguf'}"),
         "no merges": lambda: llama.export("run", "format=gguf", f"out={out / 'no merges'}"),
         "not uniform": lambda: llama.export(
@@ -440,7 +460,7 @@ def load(directory: Path, monkeypatch: pytest.MonkeyPatch, modules: Path) -> Any
     return AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)
 
 
-@pytest.mark.parametrize("pick", ["knee", "constraint", "beside", "front key", "gemma knee"])
+@pytest.mark.parametrize("pick", ["knee", "constraint", "beside", "front key", "another device", "gemma knee"])
 def test_a_pick_loads_and_is_as_large_as_its_row_says(
     llama: Place,
     gemma: Place,
@@ -553,7 +573,10 @@ def test_no_command_left_anything_in_the_working_directory(
 
 def test_task_scores_are_kept_shown_and_not_asked_again(llama: Place) -> None:
     run, tasks = llama.copy("run", "scored"), write_tasks(llama.directory / "tasks")
+    table = (run / "latency.json").read_bytes()
+    on_another_device(run)  # scores need no timing
     done = good(ended(llama.score("scored", "tasks=[choose]", f"include_path={tasks}", "limit=8")))
+    (run / "latency.json").write_bytes(table)
     before = read_front_csv(llama.run("run") / FRONT_FILE)
     front = read_front_csv(run / FRONT_FILE)
     assert front[before.columns].equals(before)
