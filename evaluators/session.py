@@ -47,7 +47,7 @@ class Paths:
 
     Attributes:
         run_dir: The run's directory; it is there when the supernet or the table is first asked for.
-        cache: What runs of one user share: latencies that were timed before.
+        cache: What runs share: calibrations that were made and latencies that were timed before.
     """
 
     run_dir: Path
@@ -160,7 +160,9 @@ class Session:
             )
         tokens = self.windows("calibration")
         with self._stage("calibration and order of units") as show:
-            return preparation.supernet(loaded, tokens, place, lambda index: show(index + 1, self.spec.layers))
+            return preparation.supernet(
+                loaded, tokens, place, lambda index: show(index + 1, self.spec.layers), self.paths.cache
+            )
 
     @cached_property
     def bench(self) -> LatencyBench:

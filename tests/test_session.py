@@ -68,10 +68,9 @@ def settings(model: Path) -> Settings:
 
 
 @pytest.fixture
-def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
-    monkeypatch.setenv("PARETOPRUNE_CACHE", str(tmp_path / "cache"))
+def paths(tmp_path: Path) -> Paths:
     (tmp_path / "run").mkdir()
-    return Paths(tmp_path / "run")
+    return Paths(tmp_path / "run", tmp_path / "cache")
 
 
 def test_what_is_not_asked_for_is_not_made_and_what_is_is_made_once(settings: Settings, paths: Paths) -> None:
@@ -91,6 +90,7 @@ def test_what_is_not_asked_for_is_not_made_and_what_is_is_made_once(settings: Se
     assert session.supernet is session.supernet
     assert titles == ["calibration and order of units", "latency table"]
     assert {path.name for path in paths.run_dir.iterdir()} == {"supernet", "latency.json"}
+    assert [path.name for path in paths.cache.iterdir()] == ["supernets"]
     again = Session.open(settings, paths, stage)
     assert again.table == session.table
     assert again.ladder[-1].fidelity == "search"

@@ -42,10 +42,11 @@ class Preparation:
         tokens: Tensor,
         directory: Path,
         on_layer: Callable[[int], None] = lambda index: None,
+        cache: Path | None = None,
     ) -> Supernet:
         """The supernet, with what it needs from disk in `directory`.
 
-        A calibration is kept in the user's cache under everything that it depends on, and linked into `directory`; the
+        A calibration is kept in the cache under everything that it depends on, and linked into `directory`; the
         next run with the same model, text and settings starts from there.
 
         Args:
@@ -53,8 +54,9 @@ class Preparation:
             tokens: Calibration tokens, shape (windows, length).
             directory: Where the run keeps its factors.
             on_layer: Called with the number of each layer that is calibrated.
+            cache: Where calibrations are kept; None for the user's cache.
         """
-        cached = cache_dir() / "supernets" / self._digest(loaded, tokens)
+        cached = (cache or cache_dir()) / "supernets" / self._digest(loaded, tokens)
         source = next((place for place in (directory, cached) if is_prepared(place)), None)
         if source is not None:
             supernet = Supernet.load(
