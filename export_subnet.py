@@ -57,6 +57,7 @@ def export(config: dict[str, Any], watch: Watch) -> None:
         row = pd.concat([row.drop([*scores], errors="ignore"), pd.Series(scores)])
     done = form.export(
         source,
+        loaded.model.config,
         loaded.tokenizer,
         loaded.spec,
         candidate,

@@ -64,7 +64,7 @@ def main() -> None:
     table = Table("tokens", "damping", *(f"{1 - decoder_params(spec, c) / dense:.1%} {c.key}" for c in candidates), "s")
 
     def score(tokens: str, damping: str, seconds: str) -> None:
-        models = [supernet.materialise(candidate, corrections.get(candidate.key)) for candidate in candidates]
+        models = [supernet.view(candidate, corrections.get(candidate.key), own=True) for candidate in candidates]
         scores = [divergence(candidate, model) for candidate, model in zip(candidates, models, strict=True)]
         cells = [(kl, math.exp(nll)) for kl, nll in scores]
         table.add_row(tokens, damping, *(f"KL {kl:.4f} ppl {ppl:.2f}" for kl, ppl in cells), seconds)

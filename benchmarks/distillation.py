@@ -60,7 +60,7 @@ def main() -> None:
     windows = text.blocks("calibration", -(-counts[-1] // length), length)
     table = Table("trained", "learning rate", "parameters", *(f"{count} tokens" for count in counts))
     console = Console(width=120)
-    before = (unseen(candidate)[0], unseen(candidate, supernet.materialise(candidate, correction))[0])
+    before = (unseen(candidate)[0], unseen(candidate, supernet.view(candidate, correction, own=True))[0])
     scratch = Path(tempfile.mkdtemp())
     try:
         teacher = Teacher(supernet.model, spec.revision, windows, scratch / "teacher", batch=arguments.batch_size)
@@ -69,14 +69,16 @@ def main() -> None:
             settings = Distillation(
                 tokens=tuple(counts), trainable=what, learning_rate=float(rate), batch_size=arguments.batch_size
             )
-            student = Student(supernet.materialise(candidate, correction), settings, arguments.batch_size * length)
+            student = Student(supernet.view(candidate, correction, own=True), settings, arguments.batch_size * length)
             seconds, cells = 0.0, []
             for count in counts:
                 start = time.perf_counter()
                 while student.step * arguments.batch_size * length < count:
                     student.learn(teacher.lesson(student.step))
                 seconds += time.perf_counter() - start
-                scored = Student(supernet.materialise(candidate, correction), settings, arguments.batch_size * length)
+                scored = Student(
+                    supernet.view(candidate, correction, own=True), settings, arguments.batch_size * length
+                )
                 scored.restore(student.state())
                 cells.append(f"{unseen(candidate, scored.merged())[0]:.4f} ({seconds:.0f} s)")
             table.add_row(what, rate, f"{student.trained:,}", *cells)

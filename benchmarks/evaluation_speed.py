@@ -85,7 +85,7 @@ def by_views(divergence: Divergence, candidate: Candidate) -> float:
 
 
 def by_copy(supernet: Supernet, whole: WholeVocabulary, candidate: Candidate) -> float:
-    return whole(supernet.materialise(candidate))
+    return whole(supernet.view(candidate, own=True))
 
 
 def by_mask(supernet: Supernet, whole: WholeVocabulary, candidate: Candidate) -> float:
@@ -127,8 +127,7 @@ def main() -> None:
         alone = Divergence(supernet, tokens, batch=evaluators.batch_size)
         whole = WholeVocabulary(supernet, tokens, evaluators.batch_size)
         for candidate in candidates:
-            with supernet.activate(candidate):  # refits are solved once for all ways
-                pass
+            supernet.view(candidate)  # refits are solved once for all ways
         ways: dict[str, Ask] = {
             "shared": partial(by_views, shared),
             "alone": partial(by_views, alone),

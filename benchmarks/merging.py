@@ -56,7 +56,7 @@ def main() -> None:
                     )
                 )
                 (correction,) = correct(supernet, [candidate], calibration[: arguments.windows])
-                scores = [divergence(candidate, supernet.materialise(candidate, c)) for c in (None, correction)]
+                scores = [divergence(candidate, supernet.view(candidate, c, own=True)) for c in (None, correction)]
                 row = (
                     str(count), f"[{heads}, {groups}]" + (" merged" if heads == spec.query_heads else " dropped"),
                     f"{sum(s.kv_heads for s in candidate.layers) / (spec.layers * spec.kv_heads):.0%}",

@@ -63,7 +63,7 @@ def main() -> None:
         table.add_row(title, f"{seconds:.0f}", *cells)
         console.print(title, f"{seconds:.0f} s", *cells, highlight=False)
 
-    score("refit", supernet.materialise(candidate).float(), 0.0)
+    score("refit", supernet.view(candidate, own=True).float(), 0.0)
     for rung, tokens in enumerate([0, *arguments.distillation_tokens]):
         start = time.perf_counter()
         model = tuning.model(candidate, rung)

@@ -60,7 +60,7 @@ def main() -> None:
     def bare() -> float:
         total = 0.0
         for candidate in candidates:
-            model = Student(supernet.materialise(candidate), settings, batch * length).model
+            model = Student(supernet.view(candidate, own=True), settings, batch * length).model
             model(parts[0], labels=parts[0], use_cache=False).loss.backward()  # warm
             start = time.perf_counter()
             for part in parts:

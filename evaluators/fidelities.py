@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -103,7 +102,7 @@ def fidelities(
     return Fidelities(
         free=together([*costs, refit_error_measure(supernet)]),
         search=tuple(
-            MeasureEvaluator(name, [*costs, asked.measure(), *extra(supernet.activate, size / length)])
+            MeasureEvaluator(name, [*costs, asked.measure(), *extra(supernet.view, size / length)])
             for size, (name, asked) in zip(sizes, divergences.items(), strict=True)
         ),
         trained=trained,
@@ -114,4 +113,4 @@ def fidelities(
 
 def _after(tuning: Tuning, rung: int) -> Models:
     """Subnets after a rung of their tuning."""
-    return lambda candidate: nullcontext(tuning.model(candidate, rung))
+    return lambda candidate: tuning.model(candidate, rung)

@@ -10,16 +10,14 @@ order, so that results are equal to the last bit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+from cachetools import LRUCache
 from torch import Tensor, nn
 
-from space.byte_cache import ByteCache
 from space.candidate import Candidate, LayerShape
 from space.supernet.supernet import Supernet
 
-_GONE = LayerShape(0, 0, 0)
 _Key = tuple[int, tuple[LayerShape, ...]]  # number of the batch, the layers before the residual stream
 
 
@@ -43,7 +41,7 @@ class PrefixForward:
         self._supernet = supernet
         device = next(supernet.model.parameters()).device
         self.batches: tuple[Tensor, ...] = tokens.to(device).split(batch)
-        self._streams: ByteCache[_Key, Tensor] = ByteCache(cache_bytes)
+        self._streams: LRUCache[_Key, Tensor] = LRUCache(cache_bytes, getsizeof=lambda stream: stream.nbytes)
         self.layers_run = self.layers_asked = 0
 
     def __call__(self, candidate: Candidate) -> Iterator[Tensor]:
@@ -56,11 +54,9 @@ class PrefixForward:
         for number, tokens in enumerate(self.batches):
             start, stream = self._start(number, layers)
             inputs = {"input_ids": tokens} if stream is None else {"inputs_embeds": stream}
-            with (
-                self._supernet.activate(Candidate((_GONE,) * start + layers[start:])) as model,
-                self._remembering(model, number, layers, start),
-            ):
-                hidden = model.model(**inputs, use_cache=False).last_hidden_state
+            view = self._supernet.view(candidate, start=start)
+            self._remember(view, number, layers, start)
+            hidden = view.model(**inputs, use_cache=False).last_hidden_state
             self.layers_run += len(layers) - start
             self.layers_asked += len(layers)
             yield hidden
@@ -74,22 +70,17 @@ class PrefixForward:
                 return start, stream
         return 0, None
 
-    @contextmanager
-    def _remembering(self, model: Any, number: int, layers: tuple[LayerShape, ...], start: int) -> Iterator[None]:
-        """Keeps the residual stream after each layer from `start` on but the last, after which nothing is shared."""
-        handles = [
-            model.model.layers[index].register_forward_hook(self._keep((number, layers[: index + 1])))
-            for index in range(start, len(layers) - 1)
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    def _remember(self, view: Any, number: int, layers: tuple[LayerShape, ...], start: int) -> None:
+        """Has the residual stream kept after each layer from `start` on but the last, after which nothing is shared."""
+        kept = (index for index in range(start, len(layers)) if not layers[index].gone)
+        for index, layer in zip(kept, view.model.layers, strict=True):
+            if index < len(layers) - 1:
+                layer.register_forward_hook(self._keep((number, layers[: index + 1])))
 
     def _keep(self, key: _Key) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             stream: Tensor = output[0] if isinstance(output, tuple) else output
-            self._streams.put(key, stream, stream.nbytes)
+            if stream.nbytes <= self._streams.maxsize:
+                self._streams[key] = stream
 
         return hook

@@ -23,10 +23,6 @@ FORMAT = 2
 _log = logging.getLogger(__name__)
 
 
-class ArchiveError(UserError):
-    """An archive that cannot be used: corrupt, held by another process, not writable, or of other settings."""
-
-
 class Archive:
     """Evaluations on disk and in memory, each named by its candidate's key and its fidelity.
 
@@ -44,7 +40,7 @@ class Archive:
                 can be compared.
 
         Raises:
-            ArchiveError: Another process has it open, it is of other settings, a line other than the last is corrupt,
+            UserError: Another process has it open, it is of other settings, a line other than the last is corrupt,
                 or it cannot be read and written.
         """
         self.path = Path(path)
@@ -53,7 +49,7 @@ class Archive:
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise ArchiveError(
+            raise UserError(
                 f"Expected to read and write the archive {self.path}, got: {error}. "
                 "Make the run directory writable, or choose a new run_dir."
             ) from error
@@ -71,13 +67,13 @@ class Archive:
         """Opens an archive that exists, with the settings that it was made with.
 
         Raises:
-            ArchiveError: There is none, or it cannot be opened.
+            UserError: There is none, or it cannot be opened.
         """
         try:
             with path.open("rb") as file:
                 header = _record(file.readline())
         except OSError as error:
-            raise ArchiveError(f"Expected the archive of a run in {path}, got: {error}.") from error
+            raise UserError(f"Expected the archive of a run in {path}, got: {error}.") from error
         return cls(path, (header or {}).get("settings", {}))
 
     def __enter__(self) -> Self:
@@ -99,7 +95,7 @@ class Archive:
         """Append an evaluation; it is on disk when this returns.
 
         Raises:
-            ArchiveError: The disk is full or the file cannot be written; the archive is as it was.
+            UserError: The disk is full or the file cannot be written; the archive is as it was.
         """
         name = (evaluation.candidate.key, evaluation.fidelity)
         assert self._file >= 0, "the archive is closed"
@@ -147,7 +143,7 @@ class Archive:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ArchiveError(
+            raise UserError(
                 f"Expected to be the only process that uses the archive {self.path}, but another one has it open. "
                 "Wait until that run ends or stop it, or choose a new run_dir."
             ) from error
@@ -172,7 +168,7 @@ class Archive:
                 self._read_header(record) if number == 1 else self._read_evaluation(record)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 expected = "a header" if number == 1 else "an evaluation"
-                raise ArchiveError(
+                raise UserError(
                     f"{self.path}, line {number}: expected {expected}, but the line is corrupt "
                     f"({type(error).__name__}: {error}). Restore the file from a copy or choose a new run_dir; "
                     "a corrupt evaluation's line may also be deleted, it is then evaluated again."
@@ -182,13 +178,13 @@ class Archive:
 
     def _read_header(self, record: Mapping[str, Any]) -> None:
         if record["format"] != FORMAT:
-            raise ArchiveError(
+            raise UserError(
                 f"{self.path}: expected an archive of format {FORMAT}, got format {record['format']!r}. "
                 "Choose a new run_dir, or the version that wrote it."
             )
         changed = differences(record["settings"], self.settings)
         if changed:
-            raise ArchiveError(
+            raise UserError(
                 f"{self.path} holds numbers of other settings, which cannot be compared (stored -> given):\n"
                 + "\n".join(f"  {line}" for line in changed)
                 + "\nGive the stored settings to go on with that run, or a new run_dir to start another."
@@ -214,7 +210,7 @@ class Archive:
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._file, self._end)
-            raise ArchiveError(
+            raise UserError(
                 f"Expected to append to the archive {self.path}, got: {error}. Nothing is lost but the evaluation in "
                 "flight: free some space or make the file writable, then run again with the same run_dir."
             ) from error

@@ -1,6 +1,7 @@
 """What can be pruned: the dense model, the search space over it, the permuted supernet and the export.
 
-Torch-free: `spec`, `families`, `candidate`, `size`, `space` (with its parts `blocks` and `repair`), `errors`.
+Torch-free: `spec`, `families`, `candidate`, `size`, `space` (with its parts `blocks` and `repair`), `errors`;
+what all write with: `files`, `directory_lock`.
 The dense model: `embedded` (default model and text), `hub`, `loading`.
 Prefix views with a least-squares refit: `calibration`, `importance`, `compensation`, `merging`, `surgery`, `stored`,
 `supernet`, `preparation`.

@@ -140,9 +140,10 @@ def _write(file: Path, content: str | bytes | Writer) -> None:
 @contextmanager
 def _told(target: Path, advice: str, failures: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turns what a full or forbidden disk raises into one `UserError`."""
+    told: tuple[type[Exception], ...] = (OSError, *failures)
     try:
         yield
-    except (OSError, *failures) as error:
+    except told as error:
         raise UserError(
             f"Expected to write {target}, got: {error}. What stood there before, if anything, is untouched. {advice}"
         ) from error

@@ -21,6 +21,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 from space.spec import ModelSpec
 from space.supernet.supernet import Supernet
 
+pytest_plugins = ("helpers_commands",)  # whose runs several files of tests look at
 torch.set_num_threads(1)
 # The same examples every time, and no clock: a busy machine fails no test.
 settings.register_profile(

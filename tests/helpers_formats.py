@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import runpy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,11 @@ def supernet(family: str, directory: Path, **changes: Any) -> Supernet:
     sizes = {key: value for key, value in _SIZES.items() if key != "head_dim" or family != "qwen2"}
     model, spec = tiny_model(family, **(sizes | changes))
     return Supernet.prepare(model, spec, random_tokens(12, 24), directory, dtype=torch.float32)
+
+
+def answer_here(script: Path, request: Any, tensors: Mapping[str, torch.Tensor] | None = None, *, failure: str) -> Any:
+    """What `space.formats.child.answer_of` says, without the seconds that a process takes."""
+    return json.loads(json.dumps(runpy.run_path(str(script))["answer"](request, dict(tensors or {}))))
 
 
 def byte_level(kind: str = "gpt-2") -> PreTrainedTokenizerFast:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from evaluators.base import Evaluation, Metric
-from search.archive import Archive, ArchiveError
+from search.archive import Archive
 from space.candidate import Candidate, LayerShape
+from space.errors import UserError
 
 SETTINGS = {"model": {"revision": "abc", "dtype": "float32"}, "tokens": 4096, "objectives": ("kl", "latency_ms")}
 KL = Metric("kl", "nats/token", "min", 2)
@@ -127,7 +128,7 @@ def test_a_corrupt_line_in_the_middle_is_named_and_the_file_left_alone(path, dam
     lines[2] = damage(lines[2])
     path.write_text("\n".join(lines) + "\n")
     before = path.read_bytes()
-    with pytest.raises(ArchiveError, match=r"archive\.jsonl, line 3: .*corrupt"):
+    with pytest.raises(UserError, match=r"archive\.jsonl, line 3: .*corrupt"):
         Archive(path, SETTINGS)
     assert path.read_bytes() == before
 
@@ -135,20 +136,20 @@ def test_a_corrupt_line_in_the_middle_is_named_and_the_file_left_alone(path, dam
 def test_a_line_twice_is_corrupt(path):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, lines[1], lines[2]]) + "\n")
-    with pytest.raises(ArchiveError, match=r"line 6: .*second evaluation"):
+    with pytest.raises(UserError, match=r"line 6: .*second evaluation"):
         Archive(path, SETTINGS)
 
 
 def test_a_corrupt_header_is_named(path):
     path.write_text("garbage\n" + path.read_text())
-    with pytest.raises(ArchiveError, match="line 1: expected a header"):
+    with pytest.raises(UserError, match="line 1: expected a header"):
         Archive(path, SETTINGS)
 
 
 def test_numbers_of_other_settings_are_refused_with_the_difference(path):
     before = path.read_bytes()
     other = {"model": {"revision": "abd", "dtype": "float32"}, "objectives": ["kl", "latency_ms"], "device": "cuda"}
-    with pytest.raises(ArchiveError) as caught:
+    with pytest.raises(UserError) as caught:
         Archive(path, other)
     lines = [line.strip() for line in str(caught.value).splitlines()[1:-1]]
     assert lines == ["model.revision: 'abc' -> 'abd'", "tokens: 4096 -> (absent)", "device: (absent) -> 'cuda'"]
@@ -158,7 +159,7 @@ def test_numbers_of_other_settings_are_refused_with_the_difference(path):
 
 def test_an_archive_of_another_format_is_refused(path):
     path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
-    with pytest.raises(ArchiveError, match="format 3"):
+    with pytest.raises(UserError, match="format 3"):
         Archive(path, SETTINGS)
 
 
@@ -181,7 +182,7 @@ def test_a_full_disk_loses_nothing_and_the_same_archive_goes_on(path):
     with Archive(path, SETTINGS) as archive:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, limits[1]))  # the write fails after its first 20 bytes
         try:
-            with pytest.raises(ArchiveError, match=r"Nothing is lost.*run again with the same run_dir"):
+            with pytest.raises(UserError, match=r"Nothing is lost.*run again with the same run_dir"):
                 archive.add(evaluation(9))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -193,5 +194,5 @@ def test_a_full_disk_loses_nothing_and_the_same_archive_goes_on(path):
 
 
 def test_a_path_that_cannot_be_opened_is_a_clear_error(tmp_path):
-    with pytest.raises(ArchiveError, match="choose a new run_dir"):
+    with pytest.raises(UserError, match="choose a new run_dir"):
         Archive(tmp_path, SETTINGS)

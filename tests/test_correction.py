@@ -47,8 +47,8 @@ def errors(supernet: Supernet, correction: Correction, tokens: torch.Tensor) -> 
     """Mean squared distance from the dense stream with the refit, and with the correction."""
     dense, found = stream(supernet.model, tokens), []
     for choice in (None, correction):
-        with supernet.activate(correction.candidate, choice) as model:
-            found.append((stream(model, tokens) - dense).square().mean().item())
+        model = supernet.view(correction.candidate, choice)
+        found.append((stream(model, tokens) - dense).square().mean().item())
     return found[0], found[1]
 
 
@@ -93,9 +93,9 @@ def test_a_dense_block_without_drift_keeps_its_weight(family: str, make_supernet
             projection.bias[-1] = 0
     candidate = Candidate.from_json([(6, 3, 47), DENSE, DENSE, DENSE])
     (correction,) = correct(supernet, [candidate], TOKENS)
-    with supernet.activate(candidate) as model:
-        for layer, weights in zip(model.model.layers, correction.weights, strict=True):
-            torch.testing.assert_close(weights["down_proj"], layer.mlp.down_proj.weight, atol=1e-4, rtol=1e-4)
+    model = supernet.view(candidate)
+    for layer, weights in zip(model.model.layers, correction.weights, strict=True):
+        torch.testing.assert_close(weights["down_proj"], layer.mlp.down_proj.weight, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 3.0])
@@ -127,8 +127,8 @@ def test_one_block_moves_along_the_least_squares_solution(name: str, make_supern
         return projection.weight
 
     after_block(supernet.model)
-    with supernet.activate(candidate) as model:
-        refit = after_block(model)
+    model = supernet.view(candidate)
+    refit = after_block(model)
     wanted, inputs, output = (rows.flatten(0, 1).double().numpy() for rows in seen[1:])
     penalty = 0.1 * np.square(inputs).sum(0).mean()
     columns = inputs.shape[1]
@@ -172,36 +172,33 @@ def test_candidates_together_are_candidates_alone(family: str, make_supernet: Ma
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_activated_is_materialised_and_dense_comes_back(
+def test_a_corrected_view_changes_nothing_else(
     family: str, candidate: Candidate, dtype: torch.dtype, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
     supernet = make_supernet(family, dtype)
     dense = stream(supernet.model, TOKENS)
     (correction,) = correct(supernet, [candidate], TOKENS)
     assert torch.equal(stream(supernet.model, TOKENS), dense)
-    with supernet.activate(candidate) as model:
-        refit = stream(model, TOKENS)
-    with supernet.activate(candidate, correction) as model:
-        active = stream(model, TOKENS)
+    model = supernet.view(candidate)
+    refit = stream(model, TOKENS)
+    model = supernet.view(candidate, correction)
+    active = stream(model, TOKENS)
     assert torch.equal(stream(supernet.model, TOKENS), dense)
     assert not torch.allclose(active, refit, atol=1e-2)
-    assert torch.equal(active, stream(supernet.materialise(candidate, correction), TOKENS))
-    with supernet.activate(candidate) as model:
-        assert torch.equal(stream(model, TOKENS), refit), "the refits were changed"
+    assert torch.equal(active, stream(supernet.view(candidate, correction, own=True), TOKENS))
+    model = supernet.view(candidate)
+    assert torch.equal(stream(model, TOKENS), refit), "the refits were changed"
 
 
 def test_mistakes_are_refused(make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("qwen2")
     candidate = Candidate.from_json(ROWS["everything"])
     (correction,) = correct(supernet, [candidate], TOKENS)
-    with (
-        pytest.raises(ValueError, match="expected a correction of"),
-        supernet.activate(Candidate.dense(supernet.spec), correction),
-    ):
-        pass
+    with pytest.raises(ValueError, match="expected a correction of"):
+        supernet.view(Candidate.dense(supernet.spec), correction)
     misfit = Correction(candidate, ({"o_proj": torch.zeros(36, 6)}, {}, {}, {}))
-    with pytest.raises(ValueError, match="layer 0: expected o_proj"), supernet.activate(candidate, misfit):
-        pass
+    with pytest.raises(ValueError, match="layer 0: expected o_proj"):
+        supernet.view(candidate, misfit)
     with pytest.raises(ValueError, match="weights of 4 layers, got 1"):
         Correction(candidate, ({},))
     with pytest.raises(UserError, match="at least 2 windows"):

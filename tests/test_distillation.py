@@ -12,7 +12,7 @@ from conftest import random_tokens
 from torch.nn import functional as F
 
 from evaluators.output_head import OutputHead
-from evaluators.training.distillation import TRAINABLE, Distillation, DivergedError, Student, cross_entropy
+from evaluators.training.distillation import TRAINABLE, Distillation, Student, cross_entropy
 from evaluators.training.teacher import Teacher, spread_layers
 from space.candidate import Candidate
 from space.errors import UserError
@@ -30,7 +30,7 @@ def teacher_of(supernet: Supernet, directory: Path, settings: Distillation, **ch
 
 
 def student_of(supernet: Supernet, settings: Distillation) -> Student:
-    return Student(supernet.materialise(CUT), settings, 12 * settings.batch_size)
+    return Student(supernet.view(CUT, own=True), settings, 12 * settings.batch_size)
 
 
 @pytest.mark.parametrize("slice_bytes", [1, 97 * 12 * 2, 1 << 20])
@@ -57,8 +57,8 @@ def test_a_step_reports_the_loss_of_its_definition(
     teacher = teacher_of(supernet, tmp_path / "teacher", distillation)
     with torch.inference_mode():
         dense = supernet.model(TOKENS[2:4], use_cache=False, output_hidden_states=True)
-        with supernet.activate(CUT) as model:
-            cut = model(TOKENS[2:4], use_cache=False, output_hidden_states=True)
+        model = supernet.view(CUT)
+        cut = model(TOKENS[2:4], use_cache=False, output_hidden_states=True)
     warm, lm = distillation.temperature, distillation.lm
     p, q = ((out.logits / warm).log_softmax(-1) for out in (dense, cut))
     expected = (1 - lm) * warm**2 * (p.exp() * (p - q)).sum(-1).mean()
@@ -71,12 +71,12 @@ def test_a_step_reports_the_loss_of_its_definition(
         for index in spread_layers(2, 4):
             pair = []
             for candidate in (Candidate.dense(supernet.spec), CUT):
-                with supernet.activate(candidate) as model:
-                    seen: list[torch.Tensor] = []
-                    handle = model.model.layers[index].register_forward_hook(lambda m, i, o, seen=seen: seen.append(o))
-                    with torch.inference_mode():
-                        model(TOKENS[2:4], use_cache=False)
-                    handle.remove()
+                model = supernet.view(candidate)
+                seen: list[torch.Tensor] = []
+                handle = model.model.layers[index].register_forward_hook(lambda m, i, o, seen=seen: seen.append(o))
+                with torch.inference_mode():
+                    model(TOKENS[2:4], use_cache=False)
+                handle.remove()
                 pair.append(seen[0])
             off.append(((pair[1] - pair[0]).square().sum(-1) / pair[0].square().sum(-1)).mean())
         expected += distillation.streams * sum(off) / 2
@@ -92,7 +92,7 @@ def test_training_lowers_the_loss_and_touches_what_it_says(
     settings = Distillation(tokens=(72,), trainable=trainable, rank=2, learning_rate=rate)
     teacher = teacher_of(supernet, tmp_path / "teacher", settings)
     student = student_of(supernet, settings)
-    before = {name: tensor.clone() for name, tensor in supernet.materialise(CUT).state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in supernet.view(CUT, own=True).state_dict().items()}
     losses = [student.learn(teacher.lesson(step)) for step in range(60)]
     assert sum(losses[-6:]) < 0.97 * sum(losses[:6])
     merged = student.merged()
@@ -147,7 +147,7 @@ def test_divergence_is_an_error_and_not_a_score(make_supernet: MakeSupernet, tmp
         for step in range(40):
             student.learn(teacher.lesson(step))
 
-    with pytest.raises(DivergedError, match=r"Lower distillation\.learning_rate"):
+    with pytest.raises(ArithmeticError, match=r"Lower distillation\.learning_rate"):
         learn()
 
 

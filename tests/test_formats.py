@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import pytest
 import torch
 from conftest import tiny_model
 from helpers_formats import DENSE, GONE, supernet
+from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
-import space.formats.deci.equal_forms
 from search.run.finished import FinishedRun
 from space.candidate import Candidate, LayerShape
 from space.errors import ShapeError, UserError
+from space.formats.checkpoint import checkpoint_parts
+from space.formats.equal_forms import widened
+from space.formats.model_card import model_card
 from space.formats.registry import FORMATS, format_of
 from space.formats.verify import Verification
 
@@ -33,15 +37,26 @@ def test_a_format_has_a_name() -> None:
 
 
 def test_a_uniform_checkpoint_needs_no_code_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    passed = Verification(0.0, 0.0, 0.0, 1, 0.0)  # tests/test_export.py checks the checking
+    passed = Verification(0.0, 0.0, 0.0, 1, 0.0)  # tests/test_formats_hf.py checks the checking
     monkeypatch.setattr("space.formats.hf.export.verify_checkpoint", lambda *given, **settings: passed)
     net, candidate = supernet("llama", tmp_path / "supernet"), Candidate.from_json(NARROW)
     form = format_of("hf_uniform", "f16")
     form.check(net.model.config, None, net.spec, candidate)
     out = tmp_path / "out"
-    form.export(net.materialise(candidate), None, net.spec, candidate, out, card={}, tolerance=1e-4)
+    form.export(net.view(candidate), net.model.config, None, net.spec, candidate, out, card={}, tolerance=1e-4)
     assert type(AutoModelForCausalLM.from_pretrained(out, trust_remote_code=False)) is type(net.model)
     assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 3
+
+
+@pytest.mark.parametrize(("name", "base_model"), [("owner/tiny", "owner/tiny"), ("my: directory", None)])
+def test_the_card_names_a_base_model_of_the_hub(name: str, base_model: str | None) -> None:
+    spec = replace(tiny_model("llama")[1], name=name)
+    settings = {"kind": "It is tiny.", "library": "gguf", "use": "import gguf"}
+    card = model_card(spec, Candidate.dense(spec), {"Metrics": {"a|b": 1}}, **settings)
+    read = ModelCard(str(card))
+    assert (read.data.base_model, read.data.library_name, read.data.tags) == (base_model, "gguf", ["pruned"])
+    assert read.text.startswith(f"\n# {name}, pruned (")
+    assert "| a\\|b | 1 |" in read.text
 
 
 @pytest.mark.parametrize(
@@ -104,9 +119,11 @@ def test_a_wider_layer_computes_the_same(family: str, old: Any, new: Any, tmp_pa
     """The wider layer's state fits the dense layer cut to the new shape, and gives the old one's logits."""
     net = supernet(family, tmp_path / "supernet")
     narrow, wide = ([DENSE, shape, DENSE, DENSE] for shape in (old, new))
-    source, target = (net.materialise(Candidate.from_json(shapes)) for shapes in (narrow, wide))
-    state = space.formats.deci.equal_forms.widened(source.state_dict(), 1, LayerShape(*old), LayerShape(*new), net.spec)
-    target.load_state_dict(state)
+    source, target = (net.view(Candidate.from_json(shapes), own=True) for shapes in (narrow, wide))
+    parts = checkpoint_parts(source, net.model.config, Candidate.from_json(narrow))
+    wider = widened(parts, [LayerShape(*shape) for shape in wide], net.spec)
+    tied = {"lm_head.weight": target.lm_head.weight} if net.spec.tied_embeddings else {}
+    target.load_state_dict({**wider.state, **tied})
     tokens = torch.arange(3, 40)[None]
     with torch.inference_mode():
         given, expected = (model(tokens, use_cache=False).logits for model in (target, source))

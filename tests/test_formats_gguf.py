@@ -20,9 +20,8 @@ from space.candidate import Candidate
 from space.errors import ShapeError, UserError
 from space.formats.gguf import llamacpp
 from space.formats.gguf.export import GGUFExport, export_gguf
-from space.formats.gguf.tokenizer import UnsupportedTokenizerError, gguf_tokenizer
+from space.formats.gguf.tokenizer import gguf_tokenizer
 from space.formats.registry import format_of
-from space.formats.verify import VerificationError
 from space.supernet.supernet import Supernet
 
 CARD = {"Metrics": {"kl": 0.25}}
@@ -46,12 +45,12 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Supernet:
     return supernet("llama", tmp_path_factory.mktemp("llama") / "supernet")
 
 
-def export(
-    net: Supernet, shapes: list[tuple[int, int, int]], out: Path, tokenizer: Any = None, kind: str = "f16"
-) -> GGUFExport:
+def export(net: Supernet, shapes: list[tuple[int, int, int]], out: Path, tokenizer: Any = None) -> GGUFExport:
     candidate = Candidate.from_json(shapes)
     tokenizer = tokenizer or byte_level()
-    return export_gguf(net.materialise(candidate), tokenizer, net.spec, candidate, out, kind=kind, card=CARD)
+    return export_gguf(
+        net.view(candidate), net.model.config, tokenizer, net.spec, candidate, out, kind="f16", card=CARD
+    )
 
 
 @pytest.mark.parametrize(("shapes", "architecture"), SHAPES.values(), ids=SHAPES)
@@ -71,7 +70,10 @@ def test_llama_cpp_computes_what_the_checkpoint_does(
 
 
 def test_q8_0_keeps_rows_that_are_no_whole_blocks_in_f16(llama: Supernet, tmp_path: Path) -> None:
-    done = export(llama, [DENSE, (4, 2, 48), (0, 0, 64), DENSE], tmp_path / "out", kind="q8_0")
+    candidate, form = Candidate.from_json([DENSE, (4, 2, 48), (0, 0, 64), DENSE]), format_of("gguf", "q8_0")
+    subnet = llama.view(candidate), llama.model.config, byte_level(), llama.spec, candidate
+    done = form.export(*subnet, tmp_path / "out", card=CARD, generation_config=None, tolerance=0.0)
+    assert isinstance(done, GGUFExport)
     types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(done.file).tensors}
     assert types["blk.0.ffn_down.weight"] == types["token_embd.weight"] == "Q8_0"
     assert types["blk.1.ffn_down.weight"] == "F16"
@@ -85,7 +87,7 @@ def test_a_file_that_llama_cpp_runs_otherwise_is_found_out(
 ) -> None:
     """Without the equal forms one of these does not load, and the other loads and is wrong."""
     monkeypatch.setattr(space.formats.gguf.file, "held_shapes", list)
-    with pytest.raises(VerificationError, match=words):
+    with pytest.raises(UserError, match=words):
         export(llama, shapes, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -94,7 +96,7 @@ def test_rotary_pairs_in_the_wrong_order_are_found_out(
     llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(space.formats.gguf.file, "_interleaved", lambda values, heads: values)
-    with pytest.raises(VerificationError, match="failed its check"):
+    with pytest.raises(UserError, match="failed its check"):
         export(llama, [DENSE] * 4, tmp_path / "out")
 
 
@@ -163,14 +165,14 @@ def test_text_that_llama_cpp_cuts_otherwise_is_found_out(
     llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(space.formats.gguf.tokenizer, "_byte_level", lambda parts: "smollm")
-    with pytest.raises(VerificationError, match="cut text as the tokenizer does"):
+    with pytest.raises(UserError, match="cut text as the tokenizer does"):
         export(llama, [(2, 1, 16)] * 4, tmp_path / "out", byte_level("gpt-2"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_tokenizers_that_llama_cpp_lacks_are_refused_by_name() -> None:
     def refused(backend: Tokenizer, words: str, rows: int = 400) -> None:
-        with pytest.raises(UnsupportedTokenizerError, match=words):
+        with pytest.raises(UserError, match=words):
             gguf_tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend), rows)
 
     refused(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), "a WordLevel tokenizer")
@@ -182,7 +184,7 @@ def test_tokenizers_that_llama_cpp_lacks_are_refused_by_name() -> None:
     backend = sentencepiece().backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     refused(backend, "byte fallback")
-    with pytest.raises(UnsupportedTokenizerError, match=r"without a tokenizer\.json"):
+    with pytest.raises(UserError, match=r"without a tokenizer\.json"):
         gguf_tokenizer(object(), 400)
 
 
@@ -206,11 +208,13 @@ def test_models_that_it_has_no_words_for_are_refused(llama: Supernet, tmp_path: 
 
 def test_a_weight_too_large_for_f16_is_refused(llama: Supernet, tmp_path: Path) -> None:
     candidate = Candidate.dense(llama.spec)
-    source = llama.materialise(candidate)
+    source = llama.view(candidate)
     with torch.no_grad():
         source.model.layers[1].mlp.up_proj.weight[0, 0] = 1e5
     with pytest.raises(UserError, match="largest in F16"):
-        export_gguf(source, byte_level(), llama.spec, candidate, tmp_path / "out", kind="f16", card=CARD)
+        export_gguf(
+            source, llama.model.config, byte_level(), llama.spec, candidate, tmp_path / "out", kind="f16", card=CARD
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -234,5 +238,5 @@ def test_figures_that_are_no_numbers_fail() -> None:
 
     answer = json.loads('{"runs": [[{"token": 1, "top": [[1, null]]}]], "ends": [3]}')
     answer |= dict.fromkeys(("prompt_tokens_per_s", "decode_tokens_per_s", "load_seconds"), 1.0)
-    with pytest.raises(VerificationError, match="differ by nan"):
+    with pytest.raises(UserError, match="differ by nan"):
         llamacpp._compared(model, [[2]], answer, llamacpp.TOLERANCES["f16"])

@@ -21,15 +21,10 @@ from transformers import AutoTokenizer
 from evaluators.tasks.harness import Harness
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
-from space.formats.hf.export import (
-    MODELING_FILE,
-    checkpoint_config,
-    checkpoint_state,
-    render_modeling,
-    write_checkpoint,
-)
+from space.formats.checkpoint import checkpoint_parts, write_checkpoint
 from space.models.embedded import quiet_transformers
 from space.models.loading import LoadedModel, load_model
+from space.models.pruned import MODELING_FILE, checkpoint_config, modeling_text
 from space.supernet.supernet import Supernet
 
 UNEVEN = Candidate((LayerShape(4, 2, 40), LayerShape(0, 0, 32), LayerShape(3, 3, 0), LayerShape(6, 3, 24)))
@@ -75,10 +70,10 @@ def checkpoint(place: Place) -> Path:
     """The uneven candidate, exported."""
     out = place.directory / "export"
     out.mkdir()
-    source, loaded = place.supernet.materialise(UNEVEN), place.loaded
-    config = checkpoint_config(source.config, UNEVEN, loaded.spec)
-    write_checkpoint(out, checkpoint_state(source, UNEVEN), config, loaded.tokenizer, loaded.model.generation_config)
-    (out / f"{MODELING_FILE}.py").write_text(render_modeling("llama"))
+    parts, loaded = checkpoint_parts(place.supernet.view(UNEVEN), place.loaded.model.config, UNEVEN), place.loaded
+    config = checkpoint_config(parts.config, UNEVEN, loaded.spec)
+    write_checkpoint(out, parts.state, config, loaded.tokenizer, loaded.model.generation_config)
+    (out / f"{MODELING_FILE}.py").write_text(modeling_text("llama"))
     return out
 
 
@@ -91,8 +86,8 @@ def test_scores_are_those_of_lm_eval_on_the_export(
 
     harness = place.harness(task, num_fewshot=num_fewshot, batch_size=batch_size)
     (question,) = harness.questions
-    with place.supernet.activate(UNEVEN) as model:
-        values, facts = harness.ask(question, model)
+    model = place.supernet.view(UNEVEN)
+    values, facts = harness.ask(question, model)
     with pytest.MonkeyPatch.context() as patch, quiet_transformers():
         patch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
         patch.setenv("DISABLE_MULTIPROC", "1")
@@ -148,9 +143,9 @@ def test_what_is_asked_leaves_no_trace(place: Place, capfd: pytest.CaptureFixtur
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     vocabulary, done = len(place.loaded.tokenizer), []
     harness = place.harness("choose", "write")
-    with place.supernet.activate(UNEVEN) as model:
-        for question in harness.questions:
-            harness.ask(question, model, show=lambda answered, of: done.append((answered, of)))
+    model = place.supernet.view(UNEVEN)
+    for question in harness.questions:
+        harness.ask(question, model, show=lambda answered, of: done.append((answered, of)))
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == states
     assert (len(place.loaded.tokenizer), place.loaded.tokenizer.pad_token) == (vocabulary, None)
     assert done == [(n + 1, 3 * ITEMS) for n in range(3 * ITEMS)] + [(n + 1, ITEMS) for n in range(ITEMS)]
@@ -159,21 +154,21 @@ def test_what_is_asked_leaves_no_trace(place: Place, capfd: pytest.CaptureFixtur
 
 def test_the_objective_is_the_mean_over_tasks_of_acc_norm_or_acc(place: Place) -> None:
     harness = place.harness("choose", "last")
-    measure = harness.measure(place.supernet.activate)
-    with place.supernet.activate(UNEVEN) as model:
-        choose, last = (harness.ask(question, model)[0] for question in harness.questions)
+    measure = harness.measure(place.supernet.view)
+    model = place.supernet.view(UNEVEN)
+    choose, last = (harness.ask(question, model)[0] for question in harness.questions)
     value = (choose["choose_acc_norm"] + last["last_acc"]) / 2
     assert measure.values(UNEVEN) == {"acc": pytest.approx(value)}
     assert [(metric.name, metric.goal) for metric in measure.metrics] == [("acc", "max")]
     texts = [i.args[0] + i.args[1] for q in harness.questions for t in q.loaded["tasks"].values() for i in t.instances]
     assert measure.tokens == sum(map(len, texts))  # a token a character
-    assert 0 < harness.measure(place.supernet.activate, 0.25).tokens < measure.tokens / 2
+    assert 0 < harness.measure(place.supernet.view, 0.25).tokens < measure.tokens / 2
     assert "choose, last will not be held out" in harness.remarks(["acc", "latency_ms"])[0]
     assert harness.remarks(["kl", "latency_ms"]) == []
     with pytest.raises(UserError, match="write has write_exact_match"):
-        place.harness("write").measure(place.supernet.activate)
+        place.harness("write").measure(place.supernet.view)
     with pytest.raises(UserError, match="got none: evaluate"):
-        Harness(place.loaded.tokenizer, []).measure(place.supernet.activate)
+        Harness(place.loaded.tokenizer, []).measure(place.supernet.view)
 
 
 def test_an_evaluator_gives_the_scores_and_what_they_depend_on(place: Place) -> None:
@@ -234,11 +229,11 @@ def test_groups_with_a_score_are_one_question_and_others_their_tasks(place: Plac
     assert [q.name for q in place.harness("both", "choose").questions] == ["choose", "last"]
     harness = place.harness("scored")
     (question,) = harness.questions
-    with place.supernet.activate(UNEVEN) as model:
-        values, facts = harness.ask(question, model)
+    model = place.supernet.view(UNEVEN)
+    values, facts = harness.ask(question, model)
     each = place.harness("choose", "last")
-    with place.supernet.activate(UNEVEN) as model:
-        scores = [each.ask(q, model)[0][f"{q.name}_acc"] for q in each.questions]
+    model = place.supernet.view(UNEVEN)
+    scores = [each.ask(q, model)[0][f"{q.name}_acc"] for q in each.questions]
     assert values["scored_acc"] == pytest.approx(sum(scores) / 2)
     assert question.facts["items"] == 2 * ITEMS
     assert set(facts["task_hash"]) == {"choose", "last"}

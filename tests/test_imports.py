@@ -27,6 +27,7 @@ SOURCES = sorted(
 )
 TORCH_FREE = (
     *(f"space.{name}" for name in ("spec", "families", "candidate", "size", "space", "blocks", "repair", "errors")),
+    *("space.files", "space.directory_lock"),
     "evaluators.base",
     "evaluators.cost",
     "evaluators.latency.table",
@@ -69,7 +70,7 @@ def test_a_package_never_imports_those_above_it(package: str, above: set[str]) -
 
 def test_search_knows_the_torch_free_types_alone() -> None:
     allowed = {
-        "space": {"candidate", "spec", "space", "errors"},
+        "space": {"candidate", "spec", "space", "errors", "files"},
         "evaluators": {"base", "table_error"},
     }
     forbidden = {"torch", "transformers", "safetensors"}

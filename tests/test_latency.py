@@ -46,8 +46,6 @@ def test_a_table_covers_the_shapes_and_survives_the_disk(make_supernet: MakeSupe
         assert again.digest == table.digest
         assert again.values(HOLES) == table.values(HOLES)
     assert seen == [(1, 2), (2, 2)] * 3
-    with supernet.activate(HOLES):  # the bench left nothing active
-        pass
 
 
 TABLE = PhaseTable(20.0, 5.0, {(6, 3): 2.0, (2, 1): 1.0}, {48: 3.0}, 0.01)
@@ -123,6 +121,10 @@ def test_the_profile_says_what_is_to_be_had_from_each_kind_of_block() -> None:
     ]
 
 
+def keys(*designs: list[list[int]]) -> set[str]:
+    return {Candidate.from_json(design).key for design in designs}
+
+
 def test_nothing_known_is_timed_again(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,13 +143,14 @@ def test_nothing_known_is_timed_again(
     again = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table(*SHAPES, [CUT, HOLES])
     assert again.to_json() == first.to_json()
     assert timed == []
-    more = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table([*SHAPES[0], (1, 1)], SHAPES[1], [CUT, HOLES])
-    assert {candidate.key for candidate in timed} == {
-        Candidate.dense(make_supernet("llama").spec).key,
-        Candidate.from_json([[1, 1, 0]] * 4).key,
-        *(c.key for c in timed if c.layers[0].query_heads == 1),  # the smallest shape, on which other stacks stand
-    }
+    more = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table([*SHAPES[0], (2, 2)], SHAPES[1], [CUT, HOLES])
+    dense = [[6, 3, 48]] * 4
+    assert {candidate.key for candidate in timed} == keys(dense, [[2, 2, 0]] * 4)
     assert more.dense_ms == first.dense_ms
+    timed.clear()
+    LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table([*SHAPES[0], (1, 1)], SHAPES[1], [CUT, HOLES])
+    standing = [[[1, 1, mlp], *([[0, 0, mlp]] * 3)] for mlp in (0, 16, 48)]  # stacks that need one attention block
+    assert {candidate.key for candidate in timed} == keys(dense, [[1, 1, 0]] * 4, *standing)
     timed.clear()
     for changed in (
         Workload(length=9, threads=1, rounds=2, fit=1, check=1),
@@ -176,8 +179,8 @@ def test_a_broken_cache_says_what_to_do(text: str, tmp_path: Path) -> None:
 
 
 def shapes(cache: DynamicCache) -> list[tuple[int, ...]]:
-    """Of the keys of every layer; none for one without attention."""
-    return [() if dummy else tuple(layer.keys.shape) for layer, dummy in zip(cache.layers, cache.is_dummy, strict=True)]
+    """Of the keys of every layer."""
+    return [tuple(layer.keys.shape) for layer in cache.layers]
 
 
 @pytest.mark.parametrize("candidate", [HOLES, CUT])
@@ -187,15 +190,16 @@ def test_a_decoding_step_is_that_of_a_full_cache(
     """Its logits depend on a context that is made up, so what is in the cache is compared."""
     supernet = make_supernet(family)
     clock, phase = TorchClock(supernet, WORKLOAD), Phase("decode", 2, 8)
-    with supernet.activate(candidate) as model, torch.inference_mode():
-        step = clock._step(model, phase, candidate)
+    model = supernet.view(candidate)
+    with torch.inference_mode():
+        step = clock._step(candidate, phase)
         real = DynamicCache(config=model.config)
         model(random_tokens(2, 8), past_key_values=real)
         expected = model(random_tokens(2, 1), past_key_values=real)
         found = step()
         assert found.logits.shape == expected.logits.shape
         assert shapes(found.past_key_values) == shapes(real)
-        assert shapes(step().past_key_values)[3][2] == 8 + 2
+        assert shapes(step().past_key_values)[-1][2] == 8 + 2, "the last layer has no sliding window"
 
 
 @pytest.fixture
@@ -224,14 +228,16 @@ def test_compiled_steps_are_the_same_steps_and_compiled_once(
             TorchClock(supernet, workload)
         return
     clock = TorchClock(supernet, workload)
-    assert compiling == ["default"]
     phase = Phase(scenario, 2, 8)
     for candidate in (HOLES, CUT):
-        with supernet.activate(candidate) as model, torch.inference_mode():
-            expected = clock._step(model, phase, candidate)().logits
+        with torch.inference_mode():
+            expected = clock._step(candidate, phase)().logits
             for _ in range(2):  # the second one with the cache of the first
-                found = clock._compiled_step(model, phase, candidate)().logits
+                found = clock._compiled_step(candidate, phase)().logits
                 torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert compiling == ["default"] * 2
+    clock._compiled.clear()
+    clock._caches.clear()
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
     ratios, dense_ms = clock.session(phase, {"holes": HOLES, "cut": CUT}, 3, lambda done, of: None)

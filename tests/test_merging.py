@@ -14,9 +14,15 @@ from transformers import DynamicCache
 
 from space.blocks import attention_options
 from space.candidate import Candidate, LayerShape
+from space.models.architectures import FAMILIES
 from space.supernet.supernet import Supernet
 
-MERGES = ("llama", "mistral", "qwen2")  # families without norms of keys; qwen2's projections carry biases
+MERGES = {  # families without norms of keys, and which of the tiny models' attention projections carry biases
+    "llama": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    "mistral": set[str](),
+    "qwen2": {"q_proj", "k_proj", "v_proj"},
+}
+REFUSES = ("qwen3", "gemma3_text")
 MakeSupernet = Callable[..., Supernet]
 
 
@@ -52,22 +58,35 @@ def in_other_bases(attention: torch.nn.Module, kv_heads: int, width: int) -> Non
                     rows[group] = torch.randn(width, width, generator=generator) @ rows[0]
 
 
+def test_every_family_merges_or_is_known_to_refuse() -> None:
+    assert {*MERGES, *REFUSES} == set(FAMILIES)
+    for family, biases in MERGES.items():
+        attention = tiny_model(family)[0].model.layers[0].self_attn
+        found = {name for name, module in attention.named_children() if getattr(module, "bias", None) is not None}
+        assert found == biases
+
+
+@pytest.mark.parametrize(("kv_heads", "left"), [(3, 1), (4, 2), (4, 1)])
 @pytest.mark.parametrize("family", MERGES)
-def test_groups_that_differ_in_their_bases_alone_are_merged_without_loss(family: str, tmp_path: Path) -> None:
-    model, spec = tiny_model(family)
+def test_groups_that_differ_in_their_bases_alone_are_merged_without_loss(
+    family: str, kv_heads: int, left: int, tmp_path: Path
+) -> None:
+    model, spec = tiny_model(
+        family, hidden_size=12 * kv_heads, num_attention_heads=2 * kv_heads, num_key_value_heads=kv_heads
+    )
     for layer in model.model.layers:
         in_other_bases(layer.self_attn, spec.kv_heads, spec.head_dim)
     tokens = random_tokens(3, 20, seed=1)
     dense = logits_of(model, tokens)
     supernet = Supernet.prepare(model, spec, random_tokens(12, 24), tmp_path / "supernet", dtype=torch.float32)
-    merged = all_merged(supernet)
-    with supernet.activate(merged) as active:
-        assert active.model.layers[0].self_attn.k_proj.weight.shape == (spec.head_dim, spec.hidden)
-        torch.testing.assert_close(logits_of(active, tokens), dense, atol=2e-3, rtol=2e-3)
-    assert supernet.lost_energy(0)[0][spec.query_heads, 1] < 1e-4
-    dropped = Candidate((LayerShape(spec.queries_per_group, 1, spec.mlp_channels),) * spec.layers)
-    with supernet.activate(dropped) as active:
-        assert (logits_of(active, tokens) - dense).abs().max() > 0.1
+    merged = all_merged(supernet, left)
+    active = supernet.view(merged)
+    assert active.model.layers[0].self_attn.k_proj.weight.shape == (left * spec.head_dim, spec.hidden)
+    torch.testing.assert_close(logits_of(active, tokens), dense, atol=2e-3, rtol=2e-3)
+    assert supernet.lost_energy(0)[0][spec.query_heads, left] < 1e-4
+    dropped = Candidate((LayerShape(left * spec.queries_per_group, left, spec.mlp_channels),) * spec.layers)
+    active = supernet.view(dropped)
+    assert (logits_of(active, tokens) - dense).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("family", MERGES)
@@ -77,14 +96,14 @@ def test_a_merged_model_is_the_same_alone_loaded_again_and_with_a_cache(
     supernet = make_supernet(family)
     spec, tokens, merged = supernet.spec, random_tokens(2, 9, seed=4), all_merged(supernet)
     before = logits_of(supernet.model, tokens)
-    with supernet.activate(merged) as model:
-        expected = logits_of(model, tokens)
+    model = supernet.view(merged)
+    expected = logits_of(model, tokens)
     assert torch.equal(logits_of(supernet.model, tokens), before)
-    own = supernet.materialise(merged)
+    own = supernet.view(merged, own=True)
     assert torch.equal(logits_of(own, tokens), expected)
     again = Supernet.load(tiny_model(family)[0], spec, tmp_path / f"supernet-{family}", dtype=torch.float32)
-    with again.activate(merged) as model:
-        torch.testing.assert_close(logits_of(model, tokens), expected)
+    model = again.view(merged)
+    torch.testing.assert_close(logits_of(model, tokens), expected)
     cache = DynamicCache(config=own.config)
     with torch.inference_mode():
         own(tokens[:, :5], past_key_values=cache)
@@ -97,20 +116,24 @@ def keep(seen: list[Tensor], module: torch.nn.Module, inputs: tuple[Tensor, ...]
     seen.append(inputs[0])
 
 
-def test_lost_energy_is_what_the_block_loses(make_supernet: MakeSupernet) -> None:
+@pytest.mark.parametrize("family", MERGES)
+def test_lost_energy_is_what_the_block_loses(family: str, make_supernet: MakeSupernet) -> None:
     """On the calibration text, from which the fraction comes without a pass of its own."""
-    supernet = make_supernet("mistral", damping=1e-6)  # no bias in the way
+    supernet = make_supernet(family, damping=1e-6)
     spec, tokens = supernet.spec, random_tokens(12, 24)
     gone = LayerShape(0, 0, 0)
-    embedded = supernet.model.model.embed_tokens(tokens)
+    given = supernet.model.model.embed_tokens(tokens)
+    if (bias := supernet.model.model.layers[0].self_attn.o_proj.bias) is not None:  # which no width changes
+        given = given + bias
     streams = []
     for shape in (LayerShape(spec.query_heads, spec.kv_heads, 0), LayerShape(spec.query_heads, 1, 0)):
-        with supernet.activate(Candidate((shape, *(gone,) * (spec.layers - 1)))) as model, torch.inference_mode():
+        model = supernet.view(Candidate((shape, *(gone,) * (spec.layers - 1))))
+        with torch.inference_mode():
             seen: list[Tensor] = []
             handle = model.model.norm.register_forward_pre_hook(partial(keep, seen))
             model.model(tokens, use_cache=False)
             handle.remove()
-        streams.append(seen[0] - embedded)
+        streams.append(seen[0] - given)
     dense, merged = streams
     lost = ((merged - dense).square().sum() / dense.square().sum()).item()
     assert supernet.lost_energy(0)[0][spec.query_heads, 1] == pytest.approx(lost, rel=0.02)
@@ -125,9 +148,12 @@ def test_options_have_merged_groups_in_their_place_by_size() -> None:
     assert (6, 1) not in attention_options(spec, widths=True, merge=False, remove=True)
 
 
-@pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
+@pytest.mark.parametrize("family", REFUSES)
 def test_families_that_norm_their_keys_are_not_merged(family: str, make_supernet: MakeSupernet) -> None:
     supernet = make_supernet(family)
-    assert supernet.spec.merged_kv_heads == ()
-    with pytest.raises(ValueError, match="no part of the dense model"), supernet.activate(all_merged(supernet)):
-        pass
+    spec = supernet.spec
+    assert spec.merged_kv_heads == ()
+    merge, plain = (attention_options(spec, widths=True, merge=merge, remove=True) for merge in (True, False))
+    assert merge == plain
+    with pytest.raises(ValueError, match="no part of the dense model"):
+        supernet.view(all_merged(supernet))

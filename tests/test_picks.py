@@ -7,8 +7,9 @@ import pytest
 
 from evaluators.base import Metric
 from search.run.front import Point, front_table
-from search.run.picks import PickError, candidate_of, select
+from search.run.picks import candidate_of, select
 from space.candidate import Candidate, LayerShape
+from space.errors import UserError
 
 OBJECTIVES = (Metric("kl", "nats/token", "min", 2), Metric("latency_ms", "ms", "min", 1))
 DENSE: Point = (
@@ -49,7 +50,7 @@ def test_a_key_or_its_start_picks_its_point(name: str) -> None:
 
 def test_the_dense_model_is_picked_by_its_key_alone() -> None:
     assert picked(DENSE[0].key) == "dense"
-    with pytest.raises(PickError, match="No pruned point"):
+    with pytest.raises(UserError, match="No pruned point"):
         select(FRAME, "latency_ms>=35", OBJECTIVES)
 
 
@@ -85,16 +86,16 @@ def test_without_a_latency_the_first_cost_objective_decides() -> None:
     objectives = (OBJECTIVES[0], Metric("params", "", "min", 0))
     row = select(FRAME.drop(columns="latency_ms"), "kl<=1.9", objectives)
     assert row["key"] == POINTS["slim"][0].key
-    with pytest.raises(PickError, match="pick=fastest: there is no such point, the run did not measure it"):
+    with pytest.raises(UserError, match="pick=fastest: there is no such point, the run did not measure it"):
         select(FRAME.drop(columns="latency_ms"), "fastest", objectives)
 
 
 def test_a_constraint_that_nothing_satisfies_is_told_the_nearest_point() -> None:
-    with pytest.raises(PickError, match=rf"latency_ms<=5; the nearest has 10: pick={POINTS['quick'][0].key}"):
+    with pytest.raises(UserError, match=rf"latency_ms<=5; the nearest has 10: pick={POINTS['quick'][0].key}"):
         select(FRAME, "latency_ms<=5", OBJECTIVES)
-    with pytest.raises(PickError, match=r"params<=300 \(0\.3 of dense\); the nearest has 400 \(0\.400 of dense\)"):
+    with pytest.raises(UserError, match=r"params<=300 \(0\.3 of dense\); the nearest has 400 \(0\.400 of dense\)"):
         select(FRAME, "params<=0.3", OBJECTIVES)
-    with pytest.raises(PickError, match="the nearest has 2"):
+    with pytest.raises(UserError, match="the nearest has 2"):
         select(FRAME, "heldout_kl>=3", OBJECTIVES)
 
 
@@ -103,20 +104,20 @@ def test_a_constraint_that_nothing_satisfies_is_told_the_nearest_point() -> None
     ["", "best", "s", "sffffffffff", "latency_ms<25", "latency_ms=25", "speed<=3", "key<=3", "params<=small", "<=3"],
 )
 def test_a_pick_that_means_nothing_is_told_what_works(pick: str) -> None:
-    with pytest.raises(PickError, match=r"knee, smallest, fastest.*params<=0\.6.*latency_ms.*") as error:
+    with pytest.raises(UserError, match=r"knee, smallest, fastest.*params<=0\.6.*latency_ms.*") as error:
         select(FRAME, pick, OBJECTIVES)
     assert all(candidate.key in str(error.value) for candidate, _ in POINTS.values())
 
 
 def test_an_ambiguous_start_of_a_key_is_told_its_points() -> None:
     frame = FRAME.assign(key=["sdense", "sabc1", "sabc2", "sxyz1", "sxyz2"])
-    with pytest.raises(PickError, match="sabc1, sabc2 all start with it"):
+    with pytest.raises(UserError, match="sabc1, sabc2 all start with it"):
         select(frame, "sabc", OBJECTIVES)
     assert select(frame, "sabc2", OBJECTIVES)["key"] == "sabc2"
 
 
 def test_a_front_of_the_dense_model_alone_has_no_knee() -> None:
-    with pytest.raises(PickError, match="the dense model alone"):
+    with pytest.raises(UserError, match="the dense model alone"):
         select(front_table([], DENSE), "knee", OBJECTIVES)
 
 
@@ -126,8 +127,8 @@ def test_a_row_gives_its_candidate_back_unless_someone_changed_it() -> None:
     assert candidate_of(row) == candidate
     changed = row.copy()
     changed["mlp_channels"] = [96, 128]
-    with pytest.raises(PickError, match="changed after the search"):
+    with pytest.raises(UserError, match="changed after the search"):
         candidate_of(changed)
     changed["kv_heads"] = [3, 3]
-    with pytest.raises(PickError, match="not an architecture"):
+    with pytest.raises(UserError, match="not an architecture"):
         candidate_of(changed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import linecache
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,10 +14,9 @@ import torch
 from conftest import random_tokens, tiny_model
 from transformers import DynamicCache, GenerationConfig
 
-from space.formats.hf.export import render_modeling
 from space.formats.hf.reload_check import CACHES, cache_differences
 from space.models.architectures import FAMILIES
-from space.models.modeling_pruned import NoLayer
+from space.models.pruned import block_modules, modeling_of, modeling_text
 
 WINDOW = 6
 LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
@@ -44,7 +44,7 @@ def modeling(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModuleType]:
     modules = {}
     for family in FAMILIES:
         path: Path = tmp_path_factory.mktemp("modeling") / f"modeling_pruned_{family}.py"
-        path.write_text(render_modeling(family))
+        path.write_text(modeling_text(family))
         description = importlib.util.spec_from_file_location(path.stem, path)
         assert description is not None
         assert description.loader is not None
@@ -56,7 +56,8 @@ def modeling(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModuleType]:
 def pruned_model(module: ModuleType, family: str, per_layer: dict[int, dict[str, Any]]) -> Any:
     dense, spec = tiny_model(family, **SLIDING.get(family, {}))
     config = module.PrunedConfig(
-        **dense.config.to_diff_dict() | {"model_type": module.MODEL_TYPE, "head_dim": spec.head_dim},
+        **dense.config.to_diff_dict() | {"model_type": module.PrunedConfig.model_type, "head_dim": spec.head_dim},
+        block_modules=block_modules(family),
         allow_global_per_layer_attribute_access=True,
         per_layer_config=per_layer,
     )
@@ -107,14 +108,19 @@ def test_a_hole_is_a_block_whose_output_is_zero(modeling: dict[str, ModuleType],
     )
 
 
-@pytest.mark.parametrize("gone", [(0,), (1, 2), (0, 3)])
-def test_generation_with_layers_gone_from_a_stock_model(gone: tuple[int, ...]) -> None:
-    model, _ = tiny_model("llama")
-    for index in gone:
-        model.model.layers[index] = NoLayer(index)
-    for difference, steps in cache_differences(model, *prompts(8), NEW_TOKENS).values():
-        assert difference < 1e-4
-        assert steps == NEW_TOKENS
+def test_the_text_that_runs_is_the_text_that_is_exported() -> None:
+    for family in FAMILIES:
+        module = modeling_of(family)
+        assert "".join(linecache.getlines(str(module.__file__))) == modeling_text(family)
+        assert module.PrunedConfig.model_type == f"pruned_{family}"
+    changed = {
+        line
+        for family in FAMILIES
+        for line, stock in zip(modeling_text(family).splitlines(), modeling_text("llama").splitlines(), strict=True)
+        if line != stock
+    }
+    assert changed
+    assert all(line.startswith("from transformers.models.") for line in changed)
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ def test_it_learns_and_leaves_the_teacher_and_the_embeddings(
     dtype: torch.dtype, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
     supernet = make_supernet("llama", dtype=dtype)
-    student, teacher = supernet.materialise(CUT), weights(supernet.model)
+    student, teacher = supernet.view(CUT, own=True), weights(supernet.model)
     before, start = divergence(supernet, student), weights(student)
     told: list[Told] = []
     done = recover(student, supernet.model, TOKENS, SETTINGS, tmp_path / "r", told.append)
@@ -60,7 +60,7 @@ def test_it_learns_and_leaves_the_teacher_and_the_embeddings(
         assert tensor.dtype == start[name].dtype == dtype
         assert torch.equal(tensor, start[name]) == ("embed_tokens" in name or "lm_head" in name)
     assert not student.training
-    plain = supernet.materialise(CUT)
+    plain = supernet.view(CUT, own=True)
     plain.load_state_dict(after)
     assert torch.equal(student.float()(UNSEEN).logits, plain.float()(UNSEEN).logits)
     assert not any(parameter.requires_grad for parameter in student.parameters())
@@ -70,7 +70,7 @@ def test_a_killed_recovery_goes_on_to_the_same_weights(
     family: str, make_supernet: MakeSupernet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     supernet = make_supernet(family)
-    whole, killed, again = (supernet.materialise(CUT) for _ in range(3))
+    whole, killed, again = (supernet.view(CUT, own=True) for _ in range(3))
     recover(whole, supernet.model, TOKENS, SETTINGS, tmp_path / "whole")
     seen: list[int] = []
 
@@ -96,7 +96,7 @@ def test_accumulated_steps_are_those_of_a_larger_batch(make_supernet: MakeSupern
     found = []
     losses: list[float] = []
     for batch, accumulation in ((4, 1), (2, 2)):
-        student = supernet.materialise(CUT)
+        student = supernet.view(CUT, own=True)
         settings = replace(SETTINGS, tokens=4 * 4 * LENGTH, batch_size=batch, accumulation=accumulation)
         recover(student, supernet.model, TOKENS, settings, tmp_path / f"{batch}", lambda told: losses.append(told.loss))
         found.append(weights(student))
@@ -111,7 +111,7 @@ def test_it_is_never_silent_for_long(
     monkeypatch.setattr("evaluators.training.recovery.QUIET_S", -1)
     supernet, told = make_supernet("llama"), list[Told]()
     settings = replace(SETTINGS, tokens=4 * 2 * LENGTH, save_tokens=2 * 2 * LENGTH)
-    recover(supernet.materialise(CUT), supernet.model, TOKENS, settings, tmp_path / "r", told.append)
+    recover(supernet.view(CUT, own=True), supernet.model, TOKENS, settings, tmp_path / "r", told.append)
     assert [one.tokens for one in told if not one.saved] == [24, 48, 72, 96]
     assert [one.tokens for one in told if one.saved] == [48, 96]
 
@@ -125,7 +125,7 @@ def test_a_pick_is_scored_on_text_that_it_did_not_learn_from(
     text: TokenSplits, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
     supernet = make_supernet("llama")
-    student, said = supernet.materialise(CUT), list[str]()
+    student, said = supernet.view(CUT, own=True), list[str]()
     scores, facts = recover_pick(SETTINGS, student, supernet, CUT, text, LENGTH, 8, tmp_path / "r", said.append)
     heldout = text.blocks("heldout", 8, LENGTH)
     with torch.inference_mode():

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from evaluators.base import Metric
 from search.run.front import (
-    FrontError,
     Point,
     confirmed,
     dense_row,
@@ -26,6 +25,7 @@ from search.run.front import (
 )
 from search.views.watch.front_table import terminal_table
 from space.candidate import Candidate, LayerShape
+from space.errors import UserError
 
 KL = Metric("kl", "nats/token", "min", 2)
 LATENCY = Metric("latency_ms", "ms", "min", 1)
@@ -90,7 +90,7 @@ def test_csv_reads_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_missing_csv_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FrontError, match=r"no such file.*run_search\.py"):
+    with pytest.raises(UserError, match=r"no such file.*run_search\.py"):
         read_front_csv(tmp_path / "front.csv")
 
 
@@ -112,20 +112,20 @@ def test_a_garbled_csv_says_what_is_wrong(tmp_path: Path, before: str, after: st
     text = path.read_text()
     assert before in text
     path.write_text(text.replace(before, after))
-    with pytest.raises(FrontError, match=message):
+    with pytest.raises(UserError, match=message):
         read_front_csv(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00garbage", b"key\n", b'a,b\n"1,2\n3'])
 def test_bytes_that_are_no_table_are_an_error_that_names_the_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "front.csv").write_bytes(content)
-    with pytest.raises(FrontError, match=r"front\.csv.*run_search\.py"):
+    with pytest.raises(UserError, match=r"front\.csv.*run_search\.py"):
         read_front_csv(tmp_path / "front.csv")
 
 
 def test_a_csv_without_the_dense_model_is_refused(tmp_path: Path) -> None:
     write_front_csv(tmp_path / "front.csv", points_table([point(1)], DENSE))
-    with pytest.raises(FrontError, match="dense model's row"):
+    with pytest.raises(UserError, match="dense model's row"):
         read_front_csv(tmp_path / "front.csv")
 
 

@@ -1,14 +1,14 @@
-"""The run directory: reopened only for the run that made it, its files never half written."""
+"""The run directory: created with its settings, and reopened only for the run that made it."""
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import pytest
 import yaml
 
-from search.run.directory import RunDirectoryError, atomic_write, open_run_directory
+from search.run.directory import open_run_directory
+from space.errors import UserError
 
 CONFIG = {
     "name": "demo",
@@ -31,7 +31,7 @@ def test_created_with_its_parents_and_reopened_with_the_same_configuration(tmp_p
 def test_a_changed_setting_is_refused_with_the_difference_and_nothing_is_written(tmp_path):
     directory = open_run_directory(tmp_path, CONFIG)
     changed = {"name": "demo", "seed": "0", "model": {"path": "other"}, "search": CONFIG["search"], "extra": None}
-    with pytest.raises(RunDirectoryError) as caught:
+    with pytest.raises(UserError) as caught:
         open_run_directory(directory, changed)
     lines = [line.strip() for line in str(caught.value).splitlines()[1:-1]]
     assert lines == [
@@ -47,7 +47,7 @@ def test_a_changed_setting_is_refused_with_the_difference_and_nothing_is_written
 def test_free_keys_may_change_and_are_stored_anew(tmp_path):
     open_run_directory(tmp_path, CONFIG)
     changed = {**CONFIG, "name": "renamed", "model": {"path": "other"}}
-    with pytest.raises(RunDirectoryError, match="model"):
+    with pytest.raises(UserError, match="model"):
         open_run_directory(tmp_path, changed, free=["name", "mod"])
     open_run_directory(tmp_path, changed, free=["name", "model"])
     assert stored(tmp_path) == changed
@@ -56,33 +56,12 @@ def test_free_keys_may_change_and_are_stored_anew(tmp_path):
 def test_a_file_in_the_way_is_a_clear_error(tmp_path):
     (tmp_path / "run").write_text("")
     for path in (tmp_path / "run", tmp_path / "run" / "below"):
-        with pytest.raises(RunDirectoryError, match="Choose another run_dir"):
+        with pytest.raises(UserError, match="Choose another run_dir"):
             open_run_directory(path, CONFIG)
 
 
 @pytest.mark.parametrize("text", ["a: [", "- a list\n", ""])
 def test_an_unreadable_stored_configuration_is_a_clear_error(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(RunDirectoryError, match=r"config\.yaml to be the configuration of a run"):
+    with pytest.raises(UserError, match=r"config\.yaml to be the configuration of a run"):
         open_run_directory(tmp_path, CONFIG)
-
-
-def test_atomic_write_replaces_text_and_bytes(tmp_path):
-    atomic_write(tmp_path / "a", "größer\n")
-    assert (tmp_path / "a").read_bytes() == "größer\n".encode()
-    atomic_write(tmp_path / "a", b"\x00")
-    assert (tmp_path / "a").read_bytes() == b"\x00"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
-
-
-def test_a_write_that_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path):
-    atomic_write(tmp_path / "a", "old")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # like a disk that is full after 100 bytes
-    try:
-        with pytest.raises(RunDirectoryError, match="run again with the same run_dir"):
-            atomic_write(tmp_path / "a", "new" * 1000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (tmp_path / "a").read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]

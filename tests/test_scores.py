@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from evaluators.base import OPTIMISED, Evaluation, Measure, MeasureEvaluator, Metric
-from search.archive import Archive, ArchiveError
+from search.archive import Archive
 from search.run.front import front_table
 from search.run.scores import Retention, answer_line, score, score_metrics, score_table, with_scores
 from space.candidate import Candidate, LayerShape
@@ -94,7 +94,7 @@ def test_a_failure_is_told_and_not_kept(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_is_not_there_cannot_be_reopened(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="archive of a run"):
+    with pytest.raises(UserError, match="archive of a run"):
         Archive.reopen(tmp_path / "archive.jsonl")
     assert not list(tmp_path.iterdir())
 

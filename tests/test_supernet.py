@@ -1,8 +1,9 @@
-"""The permuted model is the dense model, and an activated candidate is a smaller one, in every family."""
+"""The permuted model is the dense model, and a view of it is a smaller one, in every family."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from conftest import random_tokens, tiny_model
 
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
+from space.models.pruned import PrunedConfigs, modeling_of
 from space.size import total_params
 from space.supernet.importance import RULES
 from space.supernet.supernet import Supernet
@@ -49,41 +51,102 @@ def test_permuted_model_computes_the_dense_function(family: str, importance: str
     torch.testing.assert_close(logits_of(supernet.model, tokens), logits_of(dense, tokens), atol=2e-5, rtol=1e-4)
 
 
-def test_activated_is_materialised_and_dense_comes_back(
+def test_a_view_of_ones_own_computes_the_same_and_shares_nothing(
     family: str, candidate: Candidate, make_supernet: MakeSupernet
 ) -> None:
     supernet = make_supernet(family)
     tokens = random_tokens(3, 20, seed=2)
     dense = logits_of(supernet.model, tokens)
-    own = supernet.materialise(candidate)
-    with supernet.activate(candidate) as model:
-        active = logits_of(model, tokens)
-    assert not torch.allclose(active, dense, atol=1e-2)
-    assert torch.equal(active, logits_of(own, tokens))
-    assert torch.equal(dense, logits_of(supernet.model, tokens))
-    own.model.embed_tokens.weight.zero_()
-    assert torch.equal(dense, logits_of(supernet.model, tokens)), "a materialised model shares memory"
-    assert sum(p.numel() for p in own.parameters()) == total_params(supernet.spec, candidate)
+    own, view = supernet.view(candidate, own=True), supernet.view(candidate)
+    smaller = logits_of(view, tokens)
+    assert not torch.allclose(smaller, dense, atol=1e-2)
+    assert torch.equal(smaller, logits_of(own, tokens))
+    for parameter in own.parameters():
+        parameter.zero_()
+    own.to(torch.bfloat16)
+    assert torch.equal(smaller, logits_of(view, tokens))
+    assert torch.equal(dense, logits_of(supernet.model, tokens)), "a model of one's own shares memory"
+    assert sum(p.numel() for p in view.parameters()) == total_params(supernet.spec, candidate)
 
 
-def test_dense_comes_back_after_an_exception(candidate: Candidate, make_supernet: MakeSupernet) -> None:
-    supernet = make_supernet("llama")
-    tokens = random_tokens(2, 9)
-    dense = logits_of(supernet.model, tokens)
-    with pytest.raises(RuntimeError, match="from inside"), supernet.activate(candidate):
-        raise RuntimeError("from inside")
-    assert torch.equal(dense, logits_of(supernet.model, tokens))
-    with supernet.activate(candidate), pytest.raises(ValueError, match="active already"), supernet.activate(candidate):
-        pass
+def test_the_dense_view_is_the_dense_model(family: str, make_supernet: MakeSupernet) -> None:
+    supernet, tokens = make_supernet(family), random_tokens(2, 12)
+    dense = supernet.view(Candidate.dense(supernet.spec))
+    assert torch.equal(logits_of(dense, tokens), logits_of(supernet.model, tokens))
+    assert dense.state_dict().keys() == supernet.model.state_dict().keys()
+
+
+@pytest.mark.parametrize("refit_bytes", [1, 1 << 30])
+def test_views_live_side_by_side(family: str, refit_bytes: int, make_supernet: MakeSupernet) -> None:
+    """Called in turns by two threads each gives what it gives alone, bit for bit; so do new ones, made meanwhile."""
+    supernet, tokens = make_supernet(family, refit_bytes=refit_bytes), random_tokens(2, 20)
+    candidates = [Candidate.from_json(rows) for rows in HOLES.values()]
+    alone = [logits_of(supernet.view(candidate), tokens) for candidate in candidates]
+    views = [supernet.view(candidate) for candidate in candidates]
+
+    def logits(index: int) -> list[torch.Tensor]:
+        others = [supernet.view(candidates[index]) for _ in range(3)]
+        return [logits_of(view, tokens) for view in (views[index], *others)]
+
+    with ThreadPoolExecutor(2) as threads:
+        for expected, found in zip(alone, threads.map(logits, range(len(views))), strict=True):
+            assert all(torch.equal(each, expected) for each in found)
+
+
+def test_a_hook_on_a_views_layer_is_seen_by_no_other(make_supernet: MakeSupernet) -> None:
+    supernet, tokens = make_supernet("llama"), random_tokens(2, 9)
+    candidate = Candidate.from_json(HOLES["one KV group"])
+    first, second = supernet.view(candidate), supernet.view(candidate)
+    before = logits_of(second, tokens)
+    for layer in first.model.layers:
+        layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+    own = supernet.layer(0, candidate.layers[0])
+    own.self_attn.o_proj.register_forward_hook(lambda module, inputs, output: 0 * output)
+    assert not torch.equal(logits_of(first, tokens), before)
+    assert torch.equal(logits_of(second, tokens), before)
+    assert torch.equal(logits_of(supernet.view(candidate), tokens), before)
+
+
+@pytest.mark.parametrize("start", [1, 2, 3])
+def test_a_view_of_the_last_layers_goes_on_from_the_residual_stream(
+    family: str, start: int, make_supernet: MakeSupernet
+) -> None:
+    supernet, tokens = make_supernet(family), random_tokens(2, 12)
+    candidate = Candidate.from_json([DENSE, (0, 0, 24), (0, 0, 0), (2, 2, 8)])
+    whole, streams = supernet.view(candidate), list[torch.Tensor]()
+    for layer in whole.model.layers:
+        layer.register_forward_pre_hook(
+            lambda module, inputs, named: streams.append(inputs[0] if inputs else named["hidden_states"]),
+            with_kwargs=True,
+        )
+    expected = logits_of(whole, tokens)
+    before = streams[{1: 1, 2: 2, 3: 2}[start]]  # nothing happens in layer 2, which is gone
+    with torch.inference_mode():
+        logits = supernet.view(candidate, start=start)(inputs_embeds=before, use_cache=False).logits
+    # embeddings are scaled in some families, and a residual stream is not
+    if family != "gemma3_text":
+        assert torch.equal(logits, expected)
+    torch.testing.assert_close(logits, expected)
+
+
+def test_a_views_configuration_is_what_an_export_says(
+    family: str, candidate: Candidate, make_supernet: MakeSupernet
+) -> None:
+    supernet = make_supernet(family)
+    view = supernet.view(candidate)
+    written = PrunedConfigs(supernet.model.config, supernet.spec).json_values(candidate)
+    read = type(view.config).from_dict(written)
+    assert type(view) is modeling_of(family).PrunedForCausalLM
+    assert read.to_dict() == view.config.to_dict()
 
 
 def test_generate_with_the_cache_equals_without(family: str, candidate: Candidate, make_supernet: MakeSupernet) -> None:
     supernet = make_supernet(family)
     prompt = random_tokens(2, 11, seed=3)
-    with supernet.activate(candidate) as model:
-        settings = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
-        cached = model.generate(prompt, use_cache=True, **settings)
-        plain = model.generate(prompt, use_cache=False, **settings)
+    model = supernet.view(candidate)
+    settings = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+    cached = model.generate(prompt, use_cache=True, **settings)
+    plain = model.generate(prompt, use_cache=False, **settings)
     assert torch.equal(cached, plain)
 
 
@@ -94,16 +157,14 @@ def test_load_repeats_prepare(family: str, candidate: Candidate, make_supernet: 
     model, spec = tiny_model(family)
     again = Supernet.load(model, spec, tmp_path / "run" / "supernet", dtype=torch.float32)
     assert again.influence == supernet.influence
-    with supernet.activate(candidate) as first, again.activate(candidate) as second:
-        assert torch.equal(logits_of(first, tokens), logits_of(second, tokens))
+    assert torch.equal(logits_of(supernet.view(candidate), tokens), logits_of(again.view(candidate), tokens))
 
 
 def test_a_small_refit_cache_changes_nothing(candidate: Candidate, make_supernet: MakeSupernet) -> None:
     tokens = random_tokens(2, 10, seed=4)
     large, small = make_supernet("qwen3"), make_supernet("qwen3", refit_bytes=1)
     for _ in range(2):
-        with large.activate(candidate) as first, small.activate(candidate) as second:
-            assert torch.equal(logits_of(first, tokens), logits_of(second, tokens))
+        assert torch.equal(logits_of(large.view(candidate), tokens), logits_of(small.view(candidate), tokens))
 
 
 def test_misfits_are_refused(make_supernet: MakeSupernet, tmp_path: Path) -> None:
@@ -114,8 +175,8 @@ def test_misfits_are_refused(make_supernet: MakeSupernet, tmp_path: Path) -> Non
         ([(3, 1, 48), DENSE, DENSE, DENSE], "no part of the dense"),
         ([(0, 0, 48)] * 4, "at least one layer with attention"),
     ):
-        with pytest.raises(ValueError, match=message), supernet.activate(Candidate.from_json(rows)):
-            pass
+        with pytest.raises(ValueError, match=message):
+            supernet.view(Candidate.from_json(rows))
     model, spec = tiny_model("qwen2")
     with pytest.raises(UserError, match="prepared for tiny-llama"):
         Supernet.load(model, spec, tmp_path / "supernet-llama", dtype=torch.float32)
@@ -127,8 +188,7 @@ def test_misfits_are_refused(make_supernet: MakeSupernet, tmp_path: Path) -> Non
 
 def test_views_share_the_supernets_memory(make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("llama")
-    layer = supernet.model.model.layers[1]
-    storages = {p.untyped_storage().data_ptr() for p in layer.parameters()}
-    with supernet.activate(Candidate((LayerShape(4, 2, 16),) * 4)):
-        outside = {n for n, p in layer.named_parameters() if p.untyped_storage().data_ptr() not in storages}
+    storages = {p.untyped_storage().data_ptr() for p in supernet.model.parameters()}
+    layer = supernet.view(Candidate((LayerShape(4, 2, 16),) * 4)).model.layers[1]
+    outside = {n for n, p in layer.named_parameters() if p.untyped_storage().data_ptr() not in storages}
     assert outside == {"self_attn.o_proj.weight", "mlp.down_proj.weight"}

@@ -78,11 +78,11 @@ def test_a_fidelity_scores_the_model_that_is_handed_out(
 
 def test_the_corrective_refit_comes_first_and_training_after(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet = make_supernet("llama")
-    plain = quality(supernet, supernet.materialise(CUT))[0]
+    plain = quality(supernet, supernet.view(CUT, own=True))[0]
     (correction,) = Corrections(REFIT, supernet, Text().blocks("calibration", 16, LENGTH)).of([CUT])
     tuning = tuning_of(supernet, tmp_path / "tuned")
     corrected = tuning.model(CUT, 0)
-    assert quality(supernet, corrected) == quality(supernet, supernet.materialise(CUT, correction))
+    assert quality(supernet, corrected) == quality(supernet, supernet.view(CUT, correction))
     alone = tuning_of(supernet, tmp_path / "alone", correction=None)
     assert quality(supernet, alone.model(CUT, 0))[0] == plain
     assert quality(supernet, alone.model(CUT, 2))[0] < plain

@@ -73,10 +73,13 @@ class LatencyBench:
         # One layer must keep attention, so the empty stack is one block of the smallest shape, taken off again below.
         smallest = min(attention_shapes)
         empty = LayerShape(0, 0, 0)
-        models = {"one": Candidate((LayerShape(*smallest, 0), *(empty,) * (layers - 1)))}
+        standing = f"on {_name(smallest)}"  # times are kept by name from run to run, and smallest shapes differ
+        models = {standing: Candidate((LayerShape(*smallest, 0), *(empty,) * (layers - 1)))}
         models |= {_name(shape): Candidate((LayerShape(*shape, 0),) * layers) for shape in attention_shapes}
         models |= {
-            _name(channels): Candidate((LayerShape(*smallest, channels), *(LayerShape(0, 0, channels),) * (layers - 1)))
+            f"{_name(channels)} {standing}": Candidate(
+                (LayerShape(*smallest, channels), *(LayerShape(0, 0, channels),) * (layers - 1))
+            )
             for channels in mlp_shapes
         }
         models |= {design.key: design for design in designs}
@@ -86,14 +89,15 @@ class LatencyBench:
             dense_ms = timings.dense_ms or 0.0
             times = {model: dense_ms * timings.ratio(model) for model in models}
             # a single layer cannot be told from the rest of the model
-            block = (times[_name(smallest)] - times["one"]) / (layers - 1) if layers > 1 else 0.0
-            base = max(0.0, times["one"] - block)
+            block = (times[_name(smallest)] - times[standing]) / (layers - 1) if layers > 1 else 0.0
+            base = max(0.0, times[standing] - block)
             table = PhaseTable(
                 dense_ms=dense_ms,
                 base_ms=base,
                 attention_ms={shape: max(0.0, (times[_name(shape)] - base) / layers) for shape in attention_shapes},
                 mlp_ms={
-                    channels: max(0.0, (times[_name(channels)] - times["one"]) / layers) for channels in mlp_shapes
+                    channels: max(0.0, (times[f"{_name(channels)} {standing}"] - times[standing]) / layers)
+                    for channels in mlp_shapes
                 },
                 spread=timings.spread(),
             )

@@ -76,8 +76,9 @@ class TorchClock:
         self._device = next(supernet.model.parameters()).device
         self._threads = workload.threads or torch.get_num_threads()
         self._flushed = torch.empty(_FLUSHED_BYTES if workload.cold else 0, dtype=torch.uint8, device=self._device)
-        self._caches: dict[tuple[int, ...], StaticCache] = {}
-        self._compiled: Any = None
+        # what is compiled is of the very view and the very cache that it was first called with
+        self._compiled: dict[str, tuple[Any, Any]] = {}
+        self._caches: dict[tuple[str, int], StaticCache] = {}
         if workload.compile:
             static = StaticCache(config=supernet.model.config, max_cache_len=1)
             if "decode" in workload.phases and any(layer.is_sliding for layer in static.layers):
@@ -85,8 +86,6 @@ class TorchClock:
                     "latency.compile=true: expected latency=prefill or a model without sliding windows, whose cache "
                     "would have every token compiled anew. Set latency.compile=false."
                 )
-            mode = "reduce-overhead" if self._device.type == "cuda" else "default"
-            self._compiled = torch.compile(supernet.model, dynamic=False, mode=mode)
 
     def describe(self) -> dict[str, Any]:
         """See `Clock`."""
@@ -104,10 +103,11 @@ class TorchClock:
         """See `Clock`; the peak is of the weights and of what the hungriest phase takes besides, not compiled."""
         taken = []
         for phase in self._workload.phases.values():
-            with self._supernet.activate(candidate) as model, torch.inference_mode():
+            with torch.inference_mode():
+                model = self._supernet.view(candidate)
                 taken.append(peak_bytes(model, partial(self._run_once, model, phase, candidate)))
                 weight_bytes = total_params(self._supernet.spec, candidate) * model.dtype.itemsize
-            if self._compiled is not None:
+            if self._workload.compile:
                 self._time(candidate, phase)
         return {PEAK.name: weight_bytes + max(taken)}
 
@@ -134,6 +134,7 @@ class TorchClock:
                 all_dense.append(after)
                 before = after
             on_round(number + 1, rounds)
+        self._compiled.clear()
         self._caches.clear()
         return ratios, statistics.median(all_dense)
 
@@ -143,8 +144,8 @@ class TorchClock:
         threads = set_torch_threads(self._threads)
         many = torch._dynamo.config.patch(recompile_limit=MOST_SHAPES, accumulated_recompile_limit=MOST_SHAPES)
         graphs = torch._inductor.config.patch({"triton.cudagraph_unexpected_rerecord_limit": MOST_SHAPES})
-        with self._supernet.activate(candidate) as model, torch.inference_mode(), threads, many, graphs:
-            step = (self._step if self._compiled is None else self._compiled_step)(model, phase, candidate)
+        with torch.inference_mode(), threads, many, graphs:
+            step = (self._compiled_step if self._workload.compile else self._step)(candidate, phase)
             watch = timeit.Timer(step, timer=timer)  # which waits for the device before it reads the time
             try:
                 watch.timeit(WARM)
@@ -163,9 +164,12 @@ class TorchClock:
             return statistics.fmean(times)
 
     def _run_once(self, model: Any, phase: Phase, candidate: Candidate) -> None:
-        self._step(model, phase, candidate)()
+        self._step_of(model, phase, candidate)()
 
-    def _step(self, model: Any, phase: Phase, candidate: Candidate) -> Callable[[], Any]:
+    def _step(self, candidate: Candidate, phase: Phase) -> Callable[[], Any]:
+        return self._step_of(self._supernet.view(candidate), phase, candidate)
+
+    def _step_of(self, model: Any, phase: Phase, candidate: Candidate) -> Callable[[], Any]:
         """A forward pass of a phase; in decoding, the cache becomes a token longer each time."""
         tokens = self._tokens(phase)
         if phase.kind == "prefill":
@@ -174,19 +178,24 @@ class TorchClock:
         self._fill(cache, model, phase, candidate)
         return lambda: model(tokens, past_key_values=cache, use_cache=True)
 
-    def _compiled_step(self, model: Any, phase: Phase, candidate: Candidate) -> Callable[[], Any]:
-        """The same of the compiled model; a cache that would grow would have it compiled anew for each token."""
+    def _compiled_step(self, candidate: Candidate, phase: Phase) -> Callable[[], Any]:
+        """The same of a compiled view; a cache that would grow would have it compiled anew for each token."""
+        if candidate.key not in self._compiled:
+            mode = "reduce-overhead" if self._device.type == "cuda" else "default"
+            view = self._supernet.view(candidate)
+            self._compiled[candidate.key] = view, torch.compile(view, dynamic=False, mode=mode)
+        model, compiled = self._compiled[candidate.key]
         tokens = self._tokens(phase)
         if phase.kind == "prefill":
-            return partial(self._compiled, tokens, use_cache=True)
-        key = (phase.tokens, *(shape.kv_heads for shape in candidate.layers))
-        if key not in self._caches:  # compiled code is of the very tensors of its cache
+            return partial(compiled, tokens, use_cache=True)
+        key = (candidate.key, phase.tokens)
+        if key not in self._caches:
             room = WARM + REPEATS["decode"]
             self._caches[key] = StaticCache(config=model.config, max_cache_len=phase.tokens + room)
         cache = self._caches[key]
         cache.reset()
         self._fill(cache, model, phase, candidate)
-        return partial(self._compiled, tokens, past_key_values=cache, use_cache=True)
+        return partial(compiled, tokens, past_key_values=cache, use_cache=True)
 
     def _tokens(self, phase: Phase) -> Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -194,13 +203,10 @@ class TorchClock:
         return torch.randint(self._supernet.spec.vocab, (phase.batch, count), generator=generator).to(self._device)
 
     def _fill(self, cache: Cache, model: Any, phase: Phase, candidate: Candidate) -> None:
-        """Puts made-up tokens into an empty cache."""
+        """Puts made-up tokens into an empty cache; where there is no attention, of width 1."""
         spec, generator = self._supernet.spec, torch.Generator(self._device).manual_seed(0)
-        for index, (layer, shape) in enumerate(zip(model.model.layers, candidate.layers, strict=True)):
-            if not shape.kv_heads:
-                (layer if shape.gone else layer.self_attn).mark(cache)
-                continue
-            size = (phase.batch, shape.kv_heads, phase.tokens, spec.head_dim)
+        for index, shape in enumerate(shape for shape in candidate.layers if not shape.gone):
+            size = (phase.batch, max(1, shape.kv_heads), phase.tokens, spec.head_dim if shape.kv_heads else 1)
             state = torch.randn(size, generator=generator, device=self._device, dtype=model.dtype)
             cache.update(state, state.clone(), index)
 

@@ -14,11 +14,11 @@ import torch
 from evaluators.latency.clocks import OnRound, cpu_name
 from evaluators.latency.workload import Phase, Workload
 from space.candidate import Candidate
+from space.formats.checkpoint import checkpoint_parts
 from space.formats.gguf.export import check_gguf
 from space.formats.gguf.file import write_gguf
 from space.formats.gguf.llamacpp import in_llamacpp, require_llamacpp
 from space.formats.gguf.tokenizer import gguf_tokenizer
-from space.formats.hf.export import checkpoint_state
 from space.supernet.supernet import Supernet
 
 _ROOM = 32  # tokens of the context beside those of a phase
@@ -66,7 +66,7 @@ class LlamaCppClock:
         """See `evaluators.latency.clocks.Clock`; a round of progress is a model with all of its rounds.
 
         Raises:
-            VerificationError: llama.cpp does not load or run a model.
+            UserError: llama.cpp does not load or run a model.
         """
         ratios, all_dense = dict[str, list[float]](), list[float]()
         generator = torch.Generator().manual_seed(0)
@@ -92,8 +92,6 @@ class LlamaCppClock:
         return ratios, statistics.median(all_dense) if all_dense else 0.0
 
     def _write(self, file: Path, candidate: Candidate) -> Path:
-        spec = self._supernet.spec
-        shapes = [shape for shape in candidate.layers if not shape.gone]
-        state = checkpoint_state(self._supernet.materialise(candidate), candidate)
-        write_gguf(file, state, shapes, self._config, spec, self._described, self._workload.gguf_type, candidate.key)
+        parts = checkpoint_parts(self._supernet.view(candidate), self._config, candidate)
+        write_gguf(file, parts, self._supernet.spec, self._described, self._workload.gguf_type, candidate.key)
         return file

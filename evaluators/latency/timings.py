@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import statistics
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from space.errors import UserError
+from space.files import write_whole
 
 
 @dataclass
@@ -72,20 +71,9 @@ class Timings:
         """
         if self.file is None:
             return
-        partial = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            stored = {"about": dict(self.about), "dense_ms": self.dense_ms, "ratios": self.ratios}
-            partial.write_text(json.dumps(stored, indent=1), encoding="utf-8")
-            partial.replace(self.file)
-        except OSError as error:
-            raise UserError(
-                f"Expected to keep timings in {self.file}, got: {error}. Free some space or set PARETOPRUNE_CACHE to "
-                "another place; or run with latency.cache=false."
-            ) from error
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+        advice = "Free some space or set PARETOPRUNE_CACHE to another place; or run with latency.cache=false."
+        stored = {"about": dict(self.about), "dense_ms": self.dense_ms, "ratios": self.ratios}
+        write_whole(self.file, json.dumps(stored, indent=1), advice=advice)
 
 
 def spread(times: list[float]) -> float:

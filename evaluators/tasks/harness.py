@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -34,7 +33,7 @@ from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
 
-Models = Callable[[Candidate], AbstractContextManager[Any]]  # a candidate to its causal language model, while in use
+Models = Callable[[Candidate], Any]  # a candidate to its causal language model
 Show = Callable[[int, int], None]
 
 AUTO = "auto"
@@ -114,10 +113,7 @@ class Harness:
         """
         model = lru_cache(maxsize=1)(partial(finished_model, supernet, tuning))  # for all questions about a candidate
 
-        def models(candidate: Candidate) -> AbstractContextManager[Any]:
-            return nullcontext(model(candidate))
-
-        return [TaskEvaluator(self, question, models, show) for question in self.questions]
+        return [TaskEvaluator(self, question, model, show) for question in self.questions]
 
     @property
     def fidelities(self) -> dict[str, str]:
@@ -152,8 +148,8 @@ class Harness:
                 )
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            with models(candidate) as model:
-                scores = [self.ask(q, model, part=part)[0][column] for q, column in columns]
+            model = models(candidate)
+            scores = [self.ask(q, model, part=part)[0][column] for q, column in columns]
             return {ACC.name: sum(scores) / len(scores)}
 
         return Measure((ACC,), values, sum(self._tokens(q, part) for q in self.questions))
@@ -236,8 +232,7 @@ class TaskEvaluator(MeasureEvaluator):
         self._question = question
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            with models(candidate) as model:
-                scores, self._answered = harness.ask(question, model, show=show)
+            scores, self._answered = harness.ask(question, models(candidate), show=show)
             return scores
 
         super().__init__(question.fidelity, [Measure(question.metrics, values)])

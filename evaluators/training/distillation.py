@@ -10,7 +10,8 @@ model runs in bfloat16, trained parameters have a float32 master, which the opti
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +38,6 @@ TRAINABLE: Mapping[str, Callable[[str], bool]] = {
 
 def _is_small(name: str) -> bool:
     return name.endswith("bias") or name.endswith("norm.weight")
-
-
-class DivergedError(ArithmeticError):
-    """A student whose loss left the range in which distillation makes sense."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +133,16 @@ def cross_entropy(hidden: Tensor, head: OutputHead, target: Tensor) -> Tensor:
 class Student:
     """A subnet with a model of its own, and what is trained of it."""
 
-    def __init__(self, model: Any, settings: Distillation, tokens: int) -> None:
+    def __init__(self, model: Any, settings: Distillation, tokens: int, kept: Sequence[int] | None = None) -> None:
         """Takes a model, whose modules are changed.
 
         Args:
-            model: A causal language model in evaluation mode, of this student alone.
+            model: A causal language model in evaluation mode, all of it this student's own.
             settings: What is trained, and how.
             tokens: Of a lesson, about.
+            kept: The dense model's numbers of the layers that the model has; None for all of them.
         """
+        self._kept = [*kept] if kept is not None else [*range(len(model.model.layers))]
         self.model = model
         self.step = 0
         self._settings = settings
@@ -175,7 +174,7 @@ class Student:
             The loss before it.
 
         Raises:
-            DivergedError: The loss is not finite, or has become a few times what it was at first.
+            ArithmeticError: The loss is not finite, or has become a few times what it was at first.
         """
         loss = self._loss(lesson)
         loss.backward()
@@ -187,7 +186,7 @@ class Student:
         first, recent = self._losses[0], self._losses[-JUDGED:]
         mean = sum(recent) / JUDGED  # as good as none before there are that many
         if not math.isfinite(mean + norm.item()) or mean > WORSE * first:
-            raise DivergedError(
+            raise ArithmeticError(
                 f"distillation diverged: the loss was {first:.3g} at first, and is {mean:.3g} at step {self.step}. "
                 "Lower distillation.learning_rate."
             )
@@ -201,7 +200,8 @@ class Student:
 
     def _loss(self, lesson: Lesson) -> Tensor:
         settings = self._settings
-        with recorded_streams(self.model, list(lesson.streams)) as streams:
+        places = {layer: bisect_right(self._kept, layer) - 1 for layer in lesson.streams}
+        with recorded_streams(self.model, places) as streams:
             hidden = self.model.model(lesson.tokens, use_cache=False).last_hidden_state
         flat, warm = hidden.flatten(0, 1), settings.temperature
         divergence = cross_entropy(flat / warm, self._head, lesson.embedding) - lesson.cross.mean()

@@ -31,6 +31,7 @@ from evaluators.output_head import OutputHead
 from evaluators.training.distillation import cross_entropy
 from space.candidate import Candidate
 from space.errors import UserError
+from space.files import write_whole
 from space.models.embedded import quiet_transformers
 from space.supernet.supernet import Supernet
 
@@ -321,8 +322,7 @@ def _claim(directory: Path, recipe: Mapping[str, Any]) -> None:
     """Marks a directory as a recovery's, so that no other goes on from its checkpoints."""
     file = directory / _SETTINGS_FILE
     if not file.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(recipe, indent=2), encoding="utf-8")
+        write_whole(file, json.dumps(recipe, indent=2), advice="Free some space or check the place, and export again.")
     there = json.loads(file.read_text(encoding="utf-8"))
     other = [f"{name} {there.get(name)}, now {value}" for name, value in recipe.items() if there.get(name) != value]
     if other:

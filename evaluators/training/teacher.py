@@ -4,6 +4,9 @@ The divergence of a student from the teacher, and its gradient by the student's 
 probabilities p in one form alone, the expected output embedding Wᵀp (`evaluators.divergence`). So a hidden-sized vector
 a token stands for the whole vocabulary, with nothing cut off: no top-k, no tail term, no error beyond float32's. Where
 residual streams are to be matched too, the teacher's are stored beside it.
+
+Lessons lie in a directory that is named by all that they depend on and appears when they are complete. Nothing replaces
+or deletes them, so that several processes may write and read them at once.
 """
 
 from __future__ import annotations
@@ -11,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.output_head import OutputHead
-from space.errors import UserError
+from space.files import whole_directory
 
 _META = "teacher.json"
 _FORMAT = 1
@@ -62,13 +64,13 @@ class Teacher:
         layers: Sequence[int] = (),
         on_lesson: Callable[[int, int], None] = lambda done, of: None,
     ) -> None:
-        """Opens what `directory` holds, or runs the model and writes it there.
+        """Opens the lessons that `directory` holds, or runs the model and writes them there.
 
         Args:
-            model: The dense model; no candidate may be active.
+            model: The dense model, or a view of it.
             revision: Of the model.
             tokens: Token ids, `(windows, length)`.
-            directory: Where the lessons are; what another model, text or temperature left there is replaced.
+            directory: Where the lessons of all models, texts and temperatures are.
             batch: Windows of a lesson.
             temperature: What logits are divided by.
             layers: Layers behind which the residual stream is stored, from 0.
@@ -80,19 +82,15 @@ class Teacher:
         self.layers = tuple(layers)
         self._parts = tokens.split(batch)
         self._device = next(model.parameters()).device
-        self._directory = directory
         ids = hashlib.sha256(tokens.cpu().numpy().astype("<i8").tobytes()).hexdigest()
         facts = {"format": _FORMAT, "model": revision, "dtype": str(model.dtype), "temperature": temperature}
         facts |= {"ids": ids, "shape": [*tokens.shape], "layers": [*layers]}
-        if _stored_facts(directory) != facts:
-            try:
-                self._write(model, temperature, on_lesson)
-                (directory / _META).write_text(json.dumps(facts))  # last: without it, nothing is there
-            except OSError as error:
-                raise UserError(
-                    f"Expected to write the teacher's {tokens.numel()} tokens to {directory}, got: {error}. Free some "
-                    "space, then run again with the same run_dir."
-                ) from error
+        text = json.dumps(facts, sort_keys=True)
+        self._directory = directory / hashlib.sha256(text.encode()).hexdigest()[:16]
+        if not _is_whole(self._directory):
+            with whole_directory(self._directory, is_whole=_is_whole) as unfinished:
+                self._write(model, temperature, unfinished, on_lesson)
+                (unfinished / _META).write_text(text)
         hidden, count = model.config.hidden_size, tokens.numel()
         self._streams = {layer: self._open(f"stream-{layer}", count, hidden) for layer in layers}
         self._embedding = self._open("embedding", count, hidden)
@@ -111,15 +109,13 @@ class Teacher:
         return Lesson(self._parts[number].to(self._device), read(self._embedding), read(self._cross), streams)
 
     @torch.inference_mode()
-    def _write(self, model: Any, temperature: float, on_lesson: Callable[[int, int], None]) -> None:
+    def _write(self, model: Any, temperature: float, directory: Path, on_lesson: Callable[[int, int], None]) -> None:
         head = OutputHead(model.lm_head, self._parts[0].numel())
-        shutil.rmtree(self._directory, ignore_errors=True)
-        self._directory.mkdir(parents=True)
         with ExitStack() as stack:
             names = ("embedding", "cross", *(f"stream-{layer}" for layer in self.layers))
-            files = {name: stack.enter_context((self._directory / f"{name}.f32").open("wb")) for name in names}
+            files = {name: stack.enter_context((directory / f"{name}.f32").open("wb")) for name in names}
             for number, part in enumerate(self._parts):
-                with recorded_streams(model, self.layers) as streams:
+                with recorded_streams(model, {layer: layer for layer in self.layers}) as streams:
                     final = model.model(part.to(self._device), use_cache=False).last_hidden_state
                 scaled = final.flatten(0, 1).float() / temperature
                 lse, embedding = head.expected(scaled)
@@ -134,17 +130,34 @@ class Teacher:
 
 
 @contextmanager
-def recorded_streams(model: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Keeps the residual stream behind some layers in each forward pass, by layer, `(windows · length, hidden)`."""
+def recorded_streams(model: Any, places: Mapping[int, int]) -> Iterator[dict[int, Tensor]]:
+    """Keeps some residual streams of each forward pass, `(windows · length, hidden)`, by the names in `places`.
+
+    Args:
+        model: A causal language model whose decoder layers are its own to hook.
+        places: Name of a stream to the layer of the model behind which it is; -1 is before the first layer.
+    """
     streams: dict[int, Tensor] = {}
 
-    def keep(layer: int) -> Any:
+    def keep(name: int) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            streams[layer] = (output[0] if isinstance(output, tuple) else output).flatten(0, 1)
+            streams[name] = (output[0] if isinstance(output, tuple) else output).flatten(0, 1)
 
         return hook
 
-    handles = [model.model.layers[layer].register_forward_hook(keep(layer)) for layer in layers]
+    def keep_input(name: int) -> Any:
+        def hook(module: nn.Module, inputs: Any, named: Any) -> None:
+            streams[name] = (inputs[0] if inputs else named["hidden_states"]).flatten(0, 1)
+
+        return hook
+
+    layers = model.model.layers
+    handles = [
+        layers[place].register_forward_hook(keep(name))
+        if place >= 0
+        else layers[0].register_forward_pre_hook(keep_input(name), with_kwargs=True)
+        for name, place in places.items()
+    ]
     try:
         yield streams
     finally:
@@ -157,8 +170,5 @@ def spread_layers(count: int, of: int) -> list[int]:
     return sorted({math.ceil(of * (index + 1) / count) - 1 for index in range(count)})
 
 
-def _stored_facts(directory: Path) -> Any:
-    try:
-        return json.loads((directory / _META).read_text())
-    except (OSError, ValueError):
-        return None
+def _is_whole(directory: Path) -> bool:
+    return (directory / _META).is_file()

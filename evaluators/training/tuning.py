@@ -2,13 +2,14 @@
 
 A subnet that is promoted goes on where it was: weights, optimizer and position in the text are its own. What is stored
 is what was fit or trained alone; the rest are views of the supernet.
+
+A run and any number of exports and scores may work in one directory at once. What they store of a subnet follows from
+its name, so that it does not matter who stored it last; and none of it is deleted while another is at work there.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,9 @@ from evaluators.training.corrections import Corrections, CorrectiveRefit
 from evaluators.training.distillation import Distillation, Student
 from evaluators.training.teacher import Teacher, spread_layers
 from space.candidate import Candidate
+from space.directory_lock import alone_in, in_use
 from space.errors import UserError
+from space.files import delete_unfinished, write_whole
 from space.supernet.correction import Correction
 from space.supernet.supernet import Supernet
 
@@ -110,40 +113,60 @@ class Tuning:
             The model, in evaluation mode and without gradients.
 
         Raises:
-            DivergedError: Training did.
+            ArithmeticError: Training diverged.
             UserError: The text is too short or has changed, or a state cannot be stored.
         """
         if candidate == Candidate.dense(self._supernet.spec):  # its own teacher
-            return self._supernet.materialise(candidate)
+            return self._supernet.view(candidate)
+        with in_use(self._directory):
+            return self._model(candidate, rung)
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Deletes what is stored of other candidates, what only going on with these would need, and unfinished files.
+
+        While another process is at work in the directory this deletes nothing: the run's next end does.
+
+        Args:
+            keys: Of candidates.
+
+        Raises:
+            UserError: A state cannot be read or stored.
+        """
+        with alone_in(self._directory) as alone:
+            if not alone:
+                return
+            for place in (self._directory, self._directory / _TEACHER):
+                delete_unfinished(place)
+            for file in self._directory.glob("s*.pt"):
+                if file.stem not in keys:
+                    file.unlink()
+                    continue
+                state = _read(file)
+                if state["step"] and state["student"].pop("optimizer", None):
+                    _write(file, state)
+
+    def _model(self, candidate: Candidate, rung: int) -> Any:
         state, last = self._state(candidate), self._steps(rung)
         if state is None:
             state = self._corrected(candidate)
         elif state["step"] > last or (0 < state["step"] < last and "optimizer" not in state["student"]):
             state |= {"step": 0, "student": None}
         weights = state["correction"]
-        model = self._supernet.materialise(candidate, weights and Correction(candidate, weights))
+        correction = Correction(candidate, weights) if weights else None
         if not last:
-            return model
+            return self._supernet.view(candidate, correction)
         assert self._settings is not None
-        student = Student(model, self._settings, self._settings.batch_size * self._length)
+        kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
+        own = self._supernet.view(candidate, correction, own=True)
+        student = Student(own, self._settings, self._settings.batch_size * self._length, kept)
         if state["step"]:
             student.restore(state["student"])
         while student.step < last:
             student.learn(self._teacher.lesson(student.step))
             if student.step % SAVED_EVERY == 0 or student.step == last:
                 state |= {"step": student.step, "student": student.state()}
-                self._store(candidate, state)
+                _write(self._file(candidate), state)
         return student.merged()
-
-    def keep(self, keys: Collection[str]) -> None:
-        """Deletes all that is stored of other candidates, and what only going on with these would need."""
-        for file in self._directory.glob("s*.pt"):
-            if file.stem not in keys:
-                file.unlink()
-                continue
-            state = _read(file)
-            if state["step"] and state["student"].pop("optimizer", None):
-                _write(file, state)
 
     @cached_property
     def _corrections(self) -> Corrections | None:
@@ -163,7 +186,7 @@ class Tuning:
         assert self._windows is not None
         settings, layers = self._settings, self._supernet.spec.layers
         return Teacher(
-            self._supernet.model,
+            self._supernet.view(Candidate.dense(self._supernet.spec)),
             self._supernet.spec.revision,
             self._windows,
             self._directory / _TEACHER,
@@ -196,7 +219,7 @@ class Tuning:
                 found = [made.weights for made in corrections.of(group)]
         states: list[State] = [{"step": 0, "student": None, "correction": weights} for weights in found]
         for member, state in zip(group, states, strict=True):
-            self._store(member, state)
+            _write(self._file(member), state)
         return states[0]
 
     def _file(self, candidate: Candidate) -> Path:
@@ -206,16 +229,6 @@ class Tuning:
         """What is stored of a candidate, None when nothing is."""
         file = self._file(candidate)
         return _read(file) if file.exists() else None
-
-    def _store(self, candidate: Candidate, state: State) -> None:
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            _write(self._file(candidate), state)
-        except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError on a full disk
-            raise UserError(
-                f"Expected to store a tuned subnet in {self._directory}, got: {error}. Free some space, then run again "
-                "with the same run_dir."
-            ) from error
 
 
 def make_tuning(
@@ -249,10 +262,10 @@ def finished_model(supernet: Supernet, tuning: Tuning | None, candidate: Candida
     """A candidate's own model as it is exported: after all of the run's tuning.
 
     Raises:
-        DivergedError: See `Tuning.model`.
+        ArithmeticError: See `Tuning.model`.
         UserError: See `Tuning.model`.
     """
-    return tuning.model(candidate, len(tuning.rungs)) if tuning else supernet.materialise(candidate)
+    return tuning.model(candidate, len(tuning.rungs)) if tuning else supernet.view(candidate)
 
 
 def _read(file: Path) -> State:
@@ -264,14 +277,7 @@ def _read(file: Path) -> State:
 
 
 def _write(file: Path, state: State) -> None:
-    """So that the name holds the old state or all of the new one."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(state, partial)
-        partial.replace(file)
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+    write_whole(file, lambda path: torch.save(state, path), failures=(RuntimeError,))  # which it raises on a full disk
 
 
 def tuned(

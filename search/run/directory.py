@@ -1,17 +1,17 @@
-"""The run directory: created or reopened with the same configuration, its files written whole or not at all."""
+"""The run directory: created, or reopened with the same configuration."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from space.errors import UserError
+from space.files import write_whole
 
 CONFIG_FILE = "config.yaml"
 FRONT_FILE = "front.csv"
@@ -33,10 +33,6 @@ class _Absent:
 _ABSENT = _Absent()
 
 
-class RunDirectoryError(UserError):
-    """A run directory that cannot be used: not writable, or of a run with other settings."""
-
-
 def new_name(name: str) -> str:
     """The directory of a run that begins now: `results/<name>-<time>`."""
     return f"results/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -55,13 +51,13 @@ def open_run_directory(path: str | os.PathLike[str], config: Mapping[str, Any], 
         The directory.
 
     Raises:
-        RunDirectoryError: It cannot be written, its `config.yaml` cannot be read, or another key differs.
+        UserError: It cannot be written, its `config.yaml` cannot be read, or another key differs.
     """
     directory = Path(path)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunDirectoryError(
+        raise UserError(
             f"Expected run_dir={directory} to be a directory that can be written, got: {error}. "
             "Choose another run_dir, or remove what is in the way."
         ) from error
@@ -70,12 +66,12 @@ def open_run_directory(path: str | os.PathLike[str], config: Mapping[str, Any], 
     if stored is not None:
         changed = differences(stored, yaml.safe_load(text), free=free)
         if changed:
-            raise RunDirectoryError(
+            raise UserError(
                 f"The run in {directory} was made with other settings (stored -> given):\n"
                 + "\n".join(f"  {line}" for line in changed)
                 + "\nGive the stored values to go on with that run, or a new run_dir to start another."
             )
-    atomic_write(directory / CONFIG_FILE, text)
+    write_whole(directory / CONFIG_FILE, text)
     return directory
 
 
@@ -108,57 +104,17 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file so that its name holds the old content or all of the new, never a part.
-
-    Args:
-        path: The file; its directory exists.
-        content: Text is written as UTF-8.
-
-    Raises:
-        RunDirectoryError: The disk is full or the directory cannot be written; the old file is untouched.
-    """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise RunDirectoryError(
-            f"Expected to write {target}, got: {error}. An older version of the file, if any, is untouched. "
-            "Free some space or make the directory writable, then run again with the same run_dir."
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def kept(path: Path, make: Callable[[], str]) -> str:
-    """The text of a file, which is made and written where there is none.
-
-    Raises:
-        RunDirectoryError: See `atomic_write`.
-    """
-    if not path.exists():
-        atomic_write(path, make())
-    return path.read_text(encoding="utf-8")
-
-
 def _stored_config(path: Path) -> Mapping[str, Any] | None:
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunDirectoryError(
+        raise UserError(
             f"Expected {path} to be the configuration of a run, but it cannot be read: {error}. Choose a new run_dir."
         ) from error
     if not isinstance(stored, Mapping):
-        raise RunDirectoryError(
+        raise UserError(
             f"Expected {path} to be the configuration of a run, got {type(stored).__name__}. Choose a new run_dir."
         )
     return stored

@@ -17,13 +17,14 @@ from evaluators.latency.table_error import TableError
 from search.agreement import rank_correlation
 from search.archive import Archive
 from search.pareto import minimised, spread_subset
-from search.run.directory import REPORT_FILE, SUMMARY_FILE, atomic_write
+from search.run.directory import REPORT_FILE, SUMMARY_FILE
 from search.run.finished import FinishedRun
 from search.run.front import BEFORE_TUNING, confirmed, dense_row, front_table, is_dense, points_table
 from search.run.front_files import write_front
 from search.views.report.page import report_text, versions
 from space.candidate import Candidate
 from space.errors import UserError
+from space.files import write_whole
 from space.space import evenly
 
 REFERENCE_POINTS = 8
@@ -193,9 +194,9 @@ def finish(
         "versions": versions(),
         "dense": {name: float(value) for name, value in dense_row(front).items() if isinstance(value, Real)},
     }
-    atomic_write(run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+    write_whole(run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
     report = report_text(run_dir, front, objectives, summary, config, archive.evaluations())
-    atomic_write(run_dir / REPORT_FILE, report)
+    write_whole(run_dir / REPORT_FILE, report)
     return Finish(front, error, len(scored) - len(front), agreement)
 
 

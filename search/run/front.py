@@ -12,9 +12,9 @@ import pandas as pd
 
 from evaluators.base import SPREAD, Metric
 from search.pareto import knee
-from search.run.directory import atomic_write
 from space.candidate import Candidate
 from space.errors import UserError
+from space.files import write_whole
 
 SEARCH_QUALITY = ("kl", "nll")
 HELDOUT_QUALITY = ("heldout_kl", "heldout_ppl")
@@ -26,10 +26,6 @@ LATENCIES = tuple(f"{name}_{kind}ms" for name in ("latency", "prefill", "decode"
 COSTS = (*LATENCIES, "params", "decoder_params", REMOVED, "macs_per_token", "kv_bytes")
 
 Point = tuple[Candidate, Mapping[str, float]]
-
-
-class FrontError(UserError):
-    """A front.csv that is missing or that does not read as a front."""
 
 
 def points_table(points: Iterable[Point], dense: Point) -> pd.DataFrame:
@@ -160,27 +156,27 @@ def landmarks(frame: pd.DataFrame, objectives: Sequence[Metric]) -> dict[str, st
 def write_front_csv(path: Path, frame: pd.DataFrame) -> None:
     """Writes the table whole or not at all; floats read back exactly, shapes are JSON lists."""
     text = frame.assign(**{name: [json.dumps(shape) for shape in frame[name]] for name in SHAPES})
-    atomic_write(path, text.to_csv(index=False))
+    write_whole(path, text.to_csv(index=False))
 
 
 def read_front_csv(path: Path) -> pd.DataFrame:
     """The inverse of `write_front_csv`.
 
     Raises:
-        FrontError: There is no such file, or it does not read as a front; the message says what to do.
+        UserError: There is no such file, or it does not read as a front; the message says what to do.
     """
     try:
         frame = pd.read_csv(path, dtype={"key": str})
     except FileNotFoundError:
-        raise FrontError(
+        raise UserError(
             f"Expected the search's front in {path}, but there is no such file. "
             "Give the run directory of a search that has ended, or run run_search.py on it again to go on."
         ) from None
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors, as are undecodable bytes
-        raise FrontError(f"{path} does not read as a table ({error}). {_REMEDY}") from error
+        raise UserError(f"{path} does not read as a table ({error}). {_REMEDY}") from error
     problem = _problem(frame)
     if problem:
-        raise FrontError(f"{path}: {problem} {_REMEDY}")
+        raise UserError(f"{path}: {problem} {_REMEDY}")
     return frame.assign(**{name: [json.loads(text) for text in frame[name]] for name in SHAPES})
 
 

@@ -10,11 +10,12 @@ import pandas as pd
 
 from evaluators.base import Metric
 from search.archive import Archive
-from search.run.directory import FRONT_FILE, PAGE_FILE, POINTS_FILE, atomic_write
+from search.run.directory import FRONT_FILE, PAGE_FILE, POINTS_FILE
 from search.run.finished import FinishedRun
 from search.run.front import write_front_csv
 from search.run.scores import score_metrics, with_scores
 from search.views.page.plot import front_figure_data, page_html
+from space.files import write_whole
 
 
 def write_front(
@@ -45,5 +46,5 @@ def write_front(
     write_front_csv(run_dir / POINTS_FILE, everything)
     scores, title = score_metrics(archive), facts["model"]["name"]
     figure = front_figure_data(front, everything, objectives, title, str(run_dir), facts, compared, scores)
-    atomic_write(run_dir / PAGE_FILE, page_html(figure))
+    write_whole(run_dir / PAGE_FILE, page_html(figure))
     return front

@@ -26,10 +26,6 @@ NAMED = ("knee", "smallest", "fastest")
 SHORTEST_PREFIX = 4
 
 
-class PickError(UserError):
-    """A pick that names no point of the front."""
-
-
 def select(frame: pd.DataFrame, pick: str, objectives: Sequence[Metric]) -> pd.Series:
     """The point of the front that a pick names.
 
@@ -44,7 +40,7 @@ def select(frame: pd.DataFrame, pick: str, objectives: Sequence[Metric]) -> pd.S
     The dense model is picked by its key alone.
 
     Raises:
-        PickError: The pick names no point; the message says what would.
+        UserError: The pick names no point; the message says what would.
     """
     text = pick.strip()
     if text in NAMED:
@@ -58,14 +54,14 @@ def candidate_of(row: pd.Series) -> Candidate:
     """The architecture that a row of the front describes.
 
     Raises:
-        PickError: The shapes are not those that the row's key stands for, so the table has been changed by hand.
+        UserError: The shapes are not those that the row's key stands for, so the table has been changed by hand.
     """
     try:
         candidate = Candidate(tuple(LayerShape(*shape) for shape in zip(*(row[n] for n in SHAPES), strict=True)))
     except ValueError as error:
-        raise PickError(f"Point {row['key']}: its shapes are not an architecture ({error}).") from error
+        raise UserError(f"Point {row['key']}: its shapes are not an architecture ({error}).") from error
     if candidate.key != row["key"]:
-        raise PickError(
+        raise UserError(
             f"Expected the shapes of point {row['key']}, but those in its row are {candidate.key}'s. "
             "The table was changed after the search; delete it and run run_search.py on the same run directory again."
         )
@@ -77,7 +73,7 @@ def _landmark(frame: pd.DataFrame, name: str, objectives: Sequence[Metric]) -> p
     marks = landmarks(frame, objectives)
     if name not in marks:
         why = "the front holds the dense model alone" if is_dense(frame).all() else "the run did not measure it"
-        raise PickError(f"pick={name}: there is no such point, {why}. {_what_works(frame)}")
+        raise UserError(f"pick={name}: there is no such point, {why}. {_what_works(frame)}")
     return frame[frame["key"] == marks[name]].iloc[0]
 
 
@@ -88,9 +84,9 @@ def _keyed(frame: pd.DataFrame, text: str) -> pd.Series:
     if hits.empty and len(text) >= SHORTEST_PREFIX:
         hits = frame[keys.str.startswith(text)]
     if len(hits) > 1:
-        raise PickError(f"pick={text}: expected the start of one key, but {', '.join(hits['key'])} all start with it.")
+        raise UserError(f"pick={text}: expected the start of one key, but {', '.join(hits['key'])} all start with it.")
     if hits.empty:
-        raise PickError(f"pick={text}: that names no point of the front. {_what_works(frame)}")
+        raise UserError(f"pick={text}: that names no point of the front. {_what_works(frame)}")
     return hits.iloc[0]
 
 
@@ -99,11 +95,11 @@ def _constrained(
 ) -> pd.Series:
     """The best point that satisfies a constraint."""
     if name not in _metrics(frame):
-        raise PickError(f"pick={name}{relation}{value:g}: expected a metric of the front. {_what_works(frame)}")
+        raise UserError(f"pick={name}{relation}{value:g}: expected a metric of the front. {_what_works(frame)}")
     limit = value * float(dense_row(frame)[name]) if relative(name, value) else value
     points = frame[~is_dense(frame) & frame[name].notna()]
     if points.empty:
-        raise PickError(f"pick={name}{relation}{value:g}: no pruned point of the front has a value of {name}.")
+        raise UserError(f"pick={name}{relation}{value:g}: no pruned point of the front has a value of {name}.")
     satisfied = points[points[name] <= limit] if relation == "<=" else points[points[name] >= limit]
     if satisfied.empty:
         values = points[name].to_numpy(dtype=float)
@@ -111,7 +107,7 @@ def _constrained(
         said = ("", "")
         if relative(name, value):
             said = (f" ({value:g} of dense)", f" ({nearest[name] / dense_row(frame)[name]:.3f} of dense)")
-        raise PickError(
+        raise UserError(
             f"No pruned point of the front has {name}{relation}{_said(limit)}{said[0]}; "
             f"the nearest has {_said(float(nearest[name]))}{said[1]}: pick={nearest['key']}."
         )

@@ -1,1 +1,14 @@
-"""Checkpoints in the formats of those who serve them: registry, verification, model card; a package for each format."""
+"""Checkpoints: a subnet written in the format of those who serve it, and shown to be right before it appears.
+
+- `registry`: the formats by name.
+- `checkpoint`: what of a subnet goes into a checkpoint of any format.
+- `equal_forms`: layers written larger without changing what they compute, for formats without a word for their shape.
+- `llama_arithmetic`: what engines take for granted of a Llama.
+- `reveal`: a directory that appears when it is complete.
+- `reference`: what a checkpoint is compared with.
+- `verify`: a checkpoint for transformers, reloaded and compared.
+- `child`, `child_process`: the two sides of a question to a fresh process that cannot import this project.
+- `model_card`: README.md.
+
+Packages: `hf` (transformers), `deci` (vLLM), `gguf` (llama.cpp).
+"""

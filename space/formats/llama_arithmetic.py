@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from space.formats.reveal import ExportError
+from space.errors import UserError
 
 _ROTARY = ("default", "linear", "llama3")
 
@@ -17,16 +17,16 @@ def require_llama_arithmetic(config: Any, form: str) -> None:
         form: The format, for the message.
 
     Raises:
-        ExportError: Its activation or its rotary embedding is another.
+        UserError: Its activation or its rotary embedding is another.
     """
     rope = config.rope_parameters
     if config.hidden_act != "silu":
-        raise ExportError(
+        raise UserError(
             f"Expected the activation silu, the only one of format={form}, got {config.hidden_act}. "
             "Export it with format=hf."
         )
     if rope.get("rope_type") not in _ROTARY or rope.get("partial_rotary_factor", 1) != 1:
-        raise ExportError(
+        raise UserError(
             f"Expected a rotary embedding of type {', '.join(_ROTARY)} for format={form}, got {rope}. "
             "Export it with format=hf."
         )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from itertools import groupby
+
+from huggingface_hub import ModelCard, ModelCardData
 
 from space.candidate import Candidate
 from space.spec import ModelSpec
@@ -19,8 +22,8 @@ def model_card(
     kind: str,
     library: str,
     use: str,
-) -> str:
-    """The text of README.md.
+) -> ModelCard:
+    """The card, to be saved as README.md.
 
     Args:
         spec: The dense model.
@@ -30,14 +33,21 @@ def model_card(
         library: What loads it.
         use: Lines of Python that load it.
     """
+    facts = ModelCardData(
+        base_model=spec.name if "/" in spec.name else None,  # only a hub's id has an owner before it
+        library_name=library,
+        pipeline_tag="text-generation",
+        tags=["pruned"],
+    )
     parts = [
-        f"---\nlibrary_name: {library}\npipeline_tag: text-generation\ntags:\n- pruned\n---",
+        f"---\n{facts.to_yaml()}\n---",
         f"# {spec.name}, pruned ({candidate.key})",
         f"A smaller, dense model cut out of `{spec.name}` (revision `{spec.revision}`, family `{spec.family}`) by "
         f"structured pruning. {kind}",
         "Licence: that of the base model; see the base model.",
         "## Use",
         f"```python\n{use}\n```",
+        f"Saved with transformers {version('transformers')}.",
         "## Architecture",
         f"Hidden size {spec.hidden}, head width {spec.head_dim}; the dense model has {spec.layers} layers of "
         f"{spec.query_heads} query heads, {spec.kv_heads} KV heads and {spec.mlp_channels} MLP channels.",
@@ -47,7 +57,7 @@ def model_card(
     ]
     for title, rows in tables.items():
         parts += [f"## {title}", _table(("what", "value"), rows.items())]
-    return "\n\n".join(parts) + "\n"
+    return ModelCard("\n\n".join(parts) + "\n")
 
 
 def _layer_rows(candidate: Candidate) -> list[tuple[object, ...]]:

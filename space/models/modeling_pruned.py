@@ -1,67 +1,54 @@
 """The modelling code of a pruned checkpoint: stock layers of unequal width, and holes where blocks are gone.
 
-An exported checkpoint of unequal layers carries this file, with the imports and names marked below set for its family.
-It needs torch and transformers only.
+A search runs this very text, and an exported checkpoint of unequal layers carries it; only the lines that name the
+stock classes differ from family to family. It takes the shapes of its layers from config.json and needs torch and
+transformers alone.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache, DummyLayer
 
-# Set for the family on export.
+# The stock classes of the family.
 from transformers.models.llama.configuration_llama import LlamaConfig as StockConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer as StockDecoderLayer
 from transformers.models.llama.modeling_llama import LlamaForCausalLM as StockForCausalLM
 from transformers.models.llama.modeling_llama import LlamaModel as StockModel
 
-MODEL_TYPE = "pruned_llama"
-ATTENTION_NORMS = ("input_layernorm",)
-MLP_NORMS = ("post_attention_layernorm",)
 
-
-class _CacheHole(nn.Module):
-    """A module in the place of attention: stores nothing in the key-value cache, and says so."""
+class _Hole(nn.Module):
+    """Stands where a block was."""
 
     def __init__(self, layer_idx: int) -> None:
         super().__init__()
         self.layer_idx = layer_idx
 
-    def mark(self, cache: Cache | None) -> None:
-        """Marks this layer of the cache as empty, so that lengths and masks are read from another one."""
-        if cache is None or (self.layer_idx < len(cache.layers) and cache.is_dummy[self.layer_idx]):
-            return
-        while len(cache.layers) <= self.layer_idx:  # a cache made without a config grows as layers report
-            cache.layers.append(cache.layer_class_to_replicate())
-        cache.layers[self.layer_idx] = DummyLayer()
 
-
-class NoAttention(_CacheHole):
+class AttentionHole(_Hole):
     """Stands where an attention block was: adds nothing to the residual stream."""
 
-    def forward(
-        self, hidden_states: torch.Tensor, past_key_values: Cache | None = None, **kwargs: Any
-    ) -> tuple[torch.Tensor, None]:
-        """A zero of shape `()`, which broadcasts in the residual addition, and no attention weights."""
-        self.mark(past_key_values)
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+        """A zero of shape `()`, which broadcasts in the residual addition, and no attention weights.
+
+        A key-value cache is given keys and values of width 1: it hardly stores anything and still counts the tokens, so
+        that lengths and masks may be read from this layer as from any other.
+        """
+        cache = kwargs.get("past_key_values", kwargs.get("past_key_value"))
+        if cache is not None:
+            batch, time, _ = hidden_states.shape
+            nothing = hidden_states.new_zeros(batch, 1, time, 1)
+            position = {"cache_position": kwargs["cache_position"]} if "cache_position" in kwargs else {}
+            cache.update(nothing, nothing, self.layer_idx, *([position] if position else []))
         return hidden_states.new_zeros(()), None
 
 
-class NoLayer(_CacheHole):
-    """Stands where a whole decoder layer was: hands the residual stream on."""
-
-    def forward(self, hidden_states: torch.Tensor, past_key_values: Cache | None = None, **kwargs: Any) -> torch.Tensor:
-        """The input itself, `(batch, time, hidden)`."""
-        self.mark(past_key_values)
-        return hidden_states
-
-
-class NoMLP(nn.Module):
+class MLPHole(_Hole):
     """Stands where an MLP block was: adds nothing to the residual stream."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -69,38 +56,52 @@ class NoMLP(nn.Module):
         return hidden_states.new_zeros(())
 
 
+HOLES: dict[str, Any] = {"attention": AttentionHole, "mlp": MLPHole}
+
+
 class PrunedConfig(StockConfig):
-    """The family's configuration; `per_layer_config` says what each layer keeps.
+    """The family's configuration; `per_layer_config` says what each layer keeps, and skips.
 
     Its `model_type` is its own, so that stock classes refuse the checkpoint; they would fill its holes with random
-    weights.
+    weights. `block_modules` says which modules of a layer belong to a block: the block itself, then its norms.
     """
 
-    model_type = MODEL_TYPE
+    model_type = f"pruned_{StockConfig.model_type}"
+
+
+def layer_config(config: Any, layer_idx: int) -> Any:
+    """The configuration of one layer: the model's, with what its entry of `per_layer_config` says instead."""
+    layers = getattr(config, "per_layer_config", None) or {}
+    if not isinstance(layers, dict):
+        return layers[layer_idx]  # newer transformers put the two together themselves
+    own = copy.copy(config)
+    for name, value in {int(index): entry for index, entry in layers.items()}.get(layer_idx, {}).items():
+        setattr(own, name, value)
+    return own
 
 
 class PrunedDecoderLayer(StockDecoderLayer):
-    """One stock layer in its own widths, with holes for the blocks named in `skip`."""
+    """One stock layer in its own widths, with holes for the blocks that it skips."""
 
-    def __init__(self, config: PrunedConfig, layer_idx: int) -> None:
-        shape = config.per_layer_config[layer_idx]
-        super().__init__(shape, layer_idx)
-        skip = getattr(shape, "skip", ())
-        if "attention" in skip:
-            self.self_attn = NoAttention(layer_idx)
-            for name in ATTENTION_NORMS:
-                setattr(self, name, nn.Identity())
-        if "mlp" in skip:
-            self.mlp = NoMLP()
-            for name in MLP_NORMS:
-                setattr(self, name, nn.Identity())
+    def __init__(self, config: Any, layer_idx: int) -> None:
+        own = layer_config(config, layer_idx)
+        super().__init__(own, layer_idx)
+        for block in getattr(own, "skip", None) or ():
+            self.skip(block, config.block_modules[block], layer_idx)
         for module in self.modules():  # the attention backend is looked up, and may be changed later, on the shared one
             if hasattr(module, "config"):
                 module.config = config
 
+    def skip(self, block: str, modules: list[str], layer_idx: int) -> None:
+        """Puts a hole in the place of a block; its norms go with it."""
+        name, *norms = modules
+        setattr(self, name, HOLES[block](layer_idx))
+        for norm in norms:
+            setattr(self, norm, nn.Identity())
+
 
 @contextmanager
-def _no_stock_layers(config: PrunedConfig) -> Iterator[None]:
+def _no_stock_layers(config: Any) -> Iterator[None]:
     """Keeps a stock constructor from building dense layers that would be thrown away."""
     count = config.num_hidden_layers
     config.num_hidden_layers = 0
@@ -116,7 +117,7 @@ class PrunedModel(StockModel):
     config_class = PrunedConfig
     _no_split_modules = ["PrunedDecoderLayer"]  # noqa: RUF012  (the name and kind are transformers')
 
-    def __init__(self, config: PrunedConfig) -> None:
+    def __init__(self, config: Any) -> None:
         with _no_stock_layers(config):
             super().__init__(config)
         self.layers = nn.ModuleList(PrunedDecoderLayer(config, index) for index in range(config.num_hidden_layers))
@@ -129,7 +130,7 @@ class PrunedForCausalLM(StockForCausalLM):
     config_class = PrunedConfig
     _no_split_modules = ["PrunedDecoderLayer"]  # noqa: RUF012
 
-    def __init__(self, config: PrunedConfig) -> None:
+    def __init__(self, config: Any) -> None:
         with _no_stock_layers(config):
             super().__init__(config)
         self.model = PrunedModel(config)

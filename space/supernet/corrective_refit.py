@@ -1,14 +1,13 @@
 """Carries the dense model's and the candidates' residual streams through the layers, correcting one block at a time.
 
 Hidden states of all calibration tokens are kept for the dense model and for each candidate (tokens × hidden values of
-the supernet's dtype), and the projection's inputs for one block of one candidate. Each block runs alone, as a candidate
-of which nothing else is left in that layer, so that masks, rotary embeddings and norms are transformers' own.
+the supernet's dtype), and the projection's inputs for one block of one candidate. Each block runs alone, as a layer of
+which nothing else is left, so that masks, rotary embeddings and norms are transformers' own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +18,12 @@ from torch.nn import functional as F
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 from space.models.architectures import Family, family_of
+from space.models.pruned import BLOCKS
 from space.supernet.calibration import Captured, first_inputs, layer_arguments
-from space.supernet.correction import BLOCKS, Correction
+from space.supernet.correction import Correction
 from space.supernet.corrective_step import Moments, corrective_step
 from space.supernet.supernet import Supernet
+from space.supernet.view import OUTPUTS
 
 States = list[Tensor]  # residual stream, one tensor (windows, time, hidden) a batch
 
@@ -49,7 +50,7 @@ def correct(
     """Corrections of candidates, in their order; they share the dense model's pass over the text.
 
     Args:
-        supernet: The model; no candidate may be active.
+        supernet: The model.
         candidates: What to correct.
         tokens: Token ids, shape (windows, length), of at least two windows. More text is better, and costs time in
             proportion.
@@ -60,15 +61,14 @@ def correct(
 
     Raises:
         UserError: There are fewer than two windows, or the damping is not above 0.
-        ValueError: A candidate does not fit the model, or one is active, or the model has one layer only.
+        ValueError: A candidate does not fit the model.
     """
     if tokens.ndim != 2 or len(tokens) < 2:
         raise UserError(f"Correction: expected at least 2 windows of tokens, got shape {tuple(tokens.shape)}.")
     if damping <= 0:
         raise UserError(f"Correction: expected damping above 0, got {damping}.")
     for candidate in candidates:
-        with supernet.activate(candidate):  # refuses what does not fit before the work begins
-            pass
+        supernet.view(candidate)  # refuses what does not fit before the work begins
     model, whole = supernet.model, Candidate.dense(supernet.spec)
     tokens = tokens.to(next(model.parameters()).device)
     batches = tokens.split(min(batch, -(-len(tokens) // 2)))
@@ -78,7 +78,7 @@ def correct(
     for index in range(supernet.spec.layers):
         for subnet in subnets:
             subnet.weights.append({})
-        for name in BLOCKS:
+        for name in OUTPUTS:
             block = _Block(supernet, index, name, arguments[index])
             target = block.outputs(dense)
             for subnet in subnets:
@@ -116,8 +116,8 @@ class _Block:
 
     def outputs(self, states: States) -> States:
         """The residual stream after the dense block."""
-        with self._layer(_alone(self._whole.layers[self._index], self._name)) as layer:
-            return [layer(state, **self._arguments) for state in states]
+        layer = self._supernet.layer(self._index, _alone(self._whole.layers[self._index], self._name))
+        return [layer(state, **self._arguments) for state in states]
 
     def fit(self, shape: LayerShape, states: States, target: States, damping: float) -> tuple[Tensor, States]:
         """The corrected output projection of a candidate's block, and the candidate's residual stream after it.
@@ -130,35 +130,28 @@ class _Block:
             target: The dense model's residual stream after its block.
             damping: As for `correct`.
         """
-        with self._layer(shape) as layer:
-            projection: nn.Linear = getattr(getattr(layer, BLOCKS[self._name]), self._name)
-            norm: nn.Module | None = getattr(layer, self._norm_after) if self._norm_after else None
-            refit, bias = projection.weight, projection.bias
-            inputs = [self._input(layer, projection, state) for state in states]
-            halves = Moments.zeros_for(refit), Moments.zeros_for(refit)
-            for number, (rows, state, wanted) in enumerate(zip(inputs, states, target, strict=True)):
-                output = F.linear(rows, refit, bias)
-                scale = None if norm is None else _root_mean_square(output)
-                output = output if norm is None else norm(output)
-                residual = wanted.float() - state.float() - output.float()
-                rows = rows.float() if scale is None else rows.float() / scale
-                halves[number % 2].add(rows.flatten(0, 1), residual.flatten(0, 1), refit.dtype)
-            change = corrective_step(halves, damping).change
-            if norm is not None:
-                change *= _inverse_gain(norm, refit)
-            weight = (refit.float() + change).to(refit.dtype)
-            after: States = []
-            for rows, state in zip(inputs, states, strict=True):
-                output = F.linear(rows, weight, bias)
-                after.append(state + (output if norm is None else norm(output)))
+        layer = self._supernet.layer(self._index, shape)
+        projection: nn.Linear = getattr(getattr(layer, BLOCKS[OUTPUTS[self._name]]), self._name)
+        norm: nn.Module | None = getattr(layer, self._norm_after) if self._norm_after else None
+        refit, bias = projection.weight, projection.bias
+        inputs = [self._input(layer, projection, state) for state in states]
+        halves = Moments.zeros_for(refit), Moments.zeros_for(refit)
+        for number, (rows, state, wanted) in enumerate(zip(inputs, states, target, strict=True)):
+            output = F.linear(rows, refit, bias)
+            scale = None if norm is None else _root_mean_square(output)
+            output = output if norm is None else norm(output)
+            residual = wanted.float() - state.float() - output.float()
+            rows = rows.float() if scale is None else rows.float() / scale
+            halves[number % 2].add(rows.flatten(0, 1), residual.flatten(0, 1), refit.dtype)
+        change = corrective_step(halves, damping).change
+        if norm is not None:
+            change *= _inverse_gain(norm, refit)
+        weight = (refit.float() + change).to(refit.dtype)
+        after: States = []
+        for rows, state in zip(inputs, states, strict=True):
+            output = F.linear(rows, weight, bias)
+            after.append(state + (output if norm is None else norm(output)))
         return weight, after
-
-    @contextmanager
-    def _layer(self, shape: LayerShape) -> Iterator[Any]:
-        layers = list(self._whole.layers)
-        layers[self._index] = shape
-        with self._supernet.activate(Candidate(tuple(layers))) as model:
-            yield model.model.layers[self._index]
 
     def _input(self, layer: Any, projection: nn.Linear, state: Tensor) -> Tensor:
         """What the block hands to its output projection, shape (windows, time, columns)."""

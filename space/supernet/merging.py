@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from space.spec import ModelSpec
 from space.supernet.calibration import Captured
 from space.supernet.importance import damped
-from space.supernet.units import BlockWeights, dense_weights, own_parameters, put
+from space.supernet.modules import own_modules, put_parameter
+from space.supernet.units import BlockWeights, own_parameters
 
 _TINY = 1e-12
 
@@ -53,7 +54,7 @@ def merged_attention(
     """A layer's attention with neighbouring groups merged, by how many are left: `spec.merged_kv_heads`.
 
     Args:
-        layer: Decoder layer with float32 weights, its groups in their final order; as it was when this returns.
+        layer: Decoder layer with float32 weights, its groups in their final order.
         spec: The dense model.
         inputs: Residual streams before the layer, each (windows, time, hidden).
         arguments: What else the layer is called with.
@@ -63,40 +64,37 @@ def merged_attention(
     if not spec.merged_kv_heads:
         return {}
     attention = layer.self_attn
-    dense = dense_weights(attention, spec.queries_per_group)
 
-    def rows_of(weights: BlockWeights, state: Tensor, *names: str) -> list[Tensor]:
+    def rows_of(layer: Any, state: Tensor, *names: str) -> list[Tensor]:
         """What the projections hand on, and what `o_proj` is given: float32, shape (tokens, columns)."""
-        put(attention, weights)
         autocast = torch.autocast(state.device.type, dtype=forward_dtype, enabled=forward_dtype != torch.float32)
-        with autocast, _outputs(attention, names) as seen:
+        with autocast, _outputs(layer.self_attn, names) as seen:
             try:
                 layer(state, **arguments)
             except Captured:
                 return [seen[name].flatten(0, -2).float() for name in (*names, "o_proj")]
         raise AssertionError("the layer has no attention")
 
-    try:
-        moments = _Moments.zeros(spec, inputs[0].device)
-        for state in inputs:
-            query, key, value, _ = rows_of(dense, state, "q_proj", "k_proj", "v_proj")
-            moments.add(query, key, value)
-        merged = {groups: _projections(attention, spec, groups, moments) for groups in spec.merged_kv_heads}
-        weight = attention.o_proj.weight.float()
-        width = weight.shape[1]
-        grams = {groups: weight.new_zeros(width, width) for groups in merged}
-        crosses = {groups: weight.new_zeros(len(weight), width) for groups in merged}
-        energy = 0.0
-        for state in inputs:
-            (columns,) = rows_of(dense, state)
-            target = columns @ weight.T
-            energy += target.square().sum().item()
-            for groups, weights in merged.items():
-                (columns,) = rows_of(weights, state)
-                grams[groups].addmm_(columns.T, columns)
-                crosses[groups].addmm_(target.T, columns)
-    finally:
-        put(attention, dense)
+    own = own_modules(layer)
+    moments = _Moments.zeros(spec, inputs[0].device)
+    for state in inputs:
+        query, key, value, _ = rows_of(own, state, "q_proj", "k_proj", "v_proj")
+        moments.add(query, key, value)
+    merged = {groups: _projections(attention, spec, groups, moments) for groups in spec.merged_kv_heads}
+    layers = {groups: _with_weights(layer, weights, spec.query_heads // groups) for groups, weights in merged.items()}
+    weight = attention.o_proj.weight.float()
+    width = weight.shape[1]
+    grams = {groups: weight.new_zeros(width, width) for groups in merged}
+    crosses = {groups: weight.new_zeros(len(weight), width) for groups in merged}
+    energy = 0.0
+    for state in inputs:
+        (columns,) = rows_of(own, state)
+        target = columns @ weight.T
+        energy += target.square().sum().item()
+        for groups in merged:
+            (columns,) = rows_of(layers[groups], state)
+            grams[groups].addmm_(columns.T, columns)
+            crosses[groups].addmm_(target.T, columns)
     return {
         groups: _refit(weights, crosses[groups], grams[groups], damping, energy) for groups, weights in merged.items()
     }
@@ -140,7 +138,7 @@ def _projections(attention: Any, spec: ModelSpec, groups: int, moments: _Moments
     size, width, queries = spec.kv_heads // groups, spec.head_dim, spec.queries_per_group
     from_key, to_query = _key_factors(moments, groups)  # (kv_heads, head_dim / 2)
     output = attention.o_proj.weight.float().view(-1, spec.kv_heads, queries, width)
-    parameters: dict[str, dict[str, nn.Parameter]] = {name: {} for name in ("q_proj", "k_proj", "v_proj")}
+    parameters: dict[str, dict[str, Tensor]] = {name: {} for name in ("q_proj", "k_proj", "v_proj")}
     blocks = range(0, spec.kv_heads * width, size * width)
     maps = [
         _value_maps(moments.value[at : at + size * width, at : at + size * width], output[:, at // width :][:, :size])
@@ -148,7 +146,7 @@ def _projections(attention: Any, spec: ModelSpec, groups: int, moments: _Moments
     ]
 
     def keep(name: str, key: str, rows: Tensor) -> None:
-        parameters[name][key] = nn.Parameter(rows.contiguous(), requires_grad=False)
+        parameters[name][key] = rows.contiguous()
 
     for key, dense in own_parameters(attention.q_proj):
         rows = dense.view(spec.kv_heads, queries, 2, width // 2, -1)
@@ -164,7 +162,7 @@ def _projections(attention: Any, spec: ModelSpec, groups: int, moments: _Moments
     back = torch.stack([group for _, groups_back in maps for group in groups_back])  # (kv_heads, width, width)
     parameters["o_proj"] = dict(own_parameters(attention.o_proj))
     keep("o_proj", "weight", torch.einsum("hgqc,gcd->hgqd", output, back).flatten(1))
-    return BlockWeights(parameters, queries * size, 0)
+    return BlockWeights(parameters, 0)
 
 
 def _key_factors(moments: _Moments, groups: int) -> tuple[Tensor, Tensor]:
@@ -232,11 +230,21 @@ def _refit(weights: BlockWeights, cross: Tensor, gram: Tensor, damping: float, e
     explained = 2 * (cross.double() * output).sum() - ((output @ gram.double()) * output).sum()
     lost = min(1.0, max(0.0, 1 - explained.item() / max(energy, _TINY)))
     parameters = {
-        f"{name}.{key}": parameter.detach().clone()
+        f"{name}.{key}": parameter.clone()
         for name, found in weights.parameters.items()
         for key, parameter in found.items()
     }
     return Merged(parameters | {"o_proj.weight": output.float()}, lost)
+
+
+def _with_weights(layer: Any, weights: BlockWeights, queries_per_group: int) -> Any:
+    """A layer of its own with other weights in its attention block."""
+    own = own_modules(layer)
+    for name, tensors in weights.parameters.items():
+        for key, tensor in tensors.items():
+            put_parameter(getattr(own.self_attn, name), key, tensor)
+    own.self_attn.num_key_value_groups = queries_per_group
+    return own
 
 
 @contextmanager

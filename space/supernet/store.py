@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from space.errors import UserError
+from space.files import whole_directory
 from space.spec import ModelSpec
 from space.supernet.calibration import LayerStatistics, gather
 from space.supernet.compensation import factor, lost_energy
@@ -31,7 +32,7 @@ _META = "supernet.json"
 
 
 def is_prepared(directory: Path) -> bool:
-    """Whether a directory holds a whole prepared supernet (its description is written last)."""
+    """Whether a directory holds a prepared supernet."""
     return (directory / _META).is_file()
 
 
@@ -81,9 +82,12 @@ class StoredLayers:
         """
         rule = rule_of(importance)
         influence: list[float] = []
-        partial = directory.with_name(f"{directory.name}.partial-{os.getpid()}")
-        try:
-            partial.mkdir(parents=True)
+        with whole_directory(
+            directory,
+            is_whole=is_prepared,  # another process was faster; its result is the same
+            advice="Free space or choose another place.",
+            failures=(SafetensorError,),
+        ) as unfinished:
             for statistics in gather(model, tokens, forward_dtype=dtype, batch=batch):
                 layer = model.model.layers[statistics.index]
                 tensors = _order_and_factor(layer, statistics, spec, rule, damping, steps)
@@ -93,22 +97,11 @@ class StoredLayers:
                 for groups, merged in merges.items():
                     tensors[lost_name(groups)] = torch.tensor(merged.lost)
                     tensors |= {merged_name(groups, name): t.to(dtype) for name, t in merged.parameters.items()}
-                save_file(tensors, partial / _layer_file(statistics.index))
+                save_file(tensors, unfinished / _layer_file(statistics.index))
                 influence.append(statistics.influence)
                 on_layer(statistics.index)
             meta = {"format": FORMAT, "spec": spec.to_json(), "influence": influence}
-            (partial / _META).write_text(json.dumps(meta, indent=1))
-            if is_prepared(directory):  # another process was faster; its result is the same
-                shutil.rmtree(partial)
-            else:
-                shutil.rmtree(directory, ignore_errors=True)
-                partial.replace(directory)
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"Expected to write the calibration to {directory}, got: {error}. Free space or choose another place."
-            ) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            (unfinished / _META).write_text(json.dumps(meta, indent=1))
         return cls(directory, spec, tuple(influence))
 
     @classmethod
@@ -157,18 +150,12 @@ class StoredLayers:
         """
         if is_prepared(directory):
             return
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            files = sorted(self.directory.iterdir(), key=lambda path: path.name == _META)  # description last
-            for file in files:
-                target = directory / file.name
-                target.unlink(missing_ok=True)
+        with whole_directory(directory, is_whole=is_prepared) as unfinished:
+            for file in self.directory.iterdir():
                 try:
-                    os.link(file, target)
+                    os.link(file, unfinished / file.name)
                 except OSError:  # another file system
-                    shutil.copy2(file, target)
-        except OSError as error:
-            raise UserError(f"Expected to write {directory}, got: {error}. Free space, then run again.") from error
+                    shutil.copy2(file, unfinished / file.name)
         self.directory = directory
 
 

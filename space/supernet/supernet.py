@@ -1,46 +1,38 @@
-"""The permuted dense model of which every candidate is a prefix: prepare it once, then be any candidate.
+"""The permuted dense model of which every candidate is a prefix: prepare it once, then view any candidate.
 
-`Supernet.prepare` calibrates, orders the units, permutes the weights and stores one factor a block on disk. After that,
-`activate` makes the model be a candidate by putting views in place, and `materialise` gives a candidate a model of its
-own.
+`Supernet.prepare` calibrates, orders the units, permutes the weights and stores one factor a block on disk. After that
+nothing of it changes any more: `view` gives any candidate as a model object.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from space.byte_cache import ByteCache
 from space.candidate import Candidate, LayerShape
-from space.models.architectures import family_of
-from space.models.modeling_pruned import NoAttention, NoLayer, NoMLP
 from space.spec import ModelSpec
 from space.supernet.compensation import refit
+from space.supernet.correction import Correction
 from space.supernet.store import StoredLayers, lost_name, merged_name
 from space.supernet.units import (
     BlockWeights,
     attention_columns,
     attention_weights,
-    dense_weights,
     mlp_weights,
-    put,
+    own_parameters,
 )
-
-if TYPE_CHECKING:
-    from space.supernet.correction import Correction
+from space.supernet.view import Views
 
 
 class Supernet:
     """A permuted dense model and the refits that its subnets need.
 
     Attributes:
-        model: The causal LM; dense unless a candidate is active.
+        model: The dense causal LM.
         spec: The dense model in numbers.
         influence: Block influence of every layer on the calibration text; small means that it changes little.
     """
@@ -51,16 +43,8 @@ class Supernet:
         self.spec = spec = files.spec
         self.influence = files.influence
         self._files = files
-        self._family = family_of(spec.family)
         self._layers: list[Any] = list(model.model.layers)
-        self._dense = [
-            (dense_weights(layer.self_attn, spec.queries_per_group), dense_weights(layer.mlp, None))
-            for layer in self._layers
-        ]
-        self._modules = [dict(layer._modules) for layer in self._layers]
-        self._identity = nn.Identity()
-        self._levels: ByteCache[tuple[object, ...], BlockWeights] = ByteCache(refit_bytes)
-        self._active = False
+        self._views = Views(self.model, spec, self._weights, refit_bytes)
 
     @classmethod
     def prepare(
@@ -145,41 +129,37 @@ class Supernet:
             attention[spec.query_heads, groups] = self._stored(index, lost_name(groups)).item()
         return attention, self._stored(index, "mlp_lost").tolist()
 
-    @contextmanager
-    def activate(self, candidate: Candidate, correction: Correction | None = None) -> Iterator[Any]:
-        """Makes the model be the candidate inside the `with` block, and dense again after it, whatever happens.
+    def view(
+        self, candidate: Candidate, correction: Correction | None = None, *, own: bool = False, start: int = 0
+    ) -> Any:
+        """The candidate as a causal LM of the class that an export ships, with the supernet's tensors.
 
-        With warm refits this puts views in place and copies nothing.
+        With warm refits this takes a few milliseconds and copies nothing. Any number of views may be alive at once, in
+        any threads. Layers that are gone are not there: the others are numbered anew, as in an export. The decoder
+        layers of a view are its own to hook; what is below them is shared.
 
         Args:
             candidate: What to be.
             correction: Output projections to use in place of the refits, of this very candidate.
+            own: Whether all modules and tensors are to be the caller's own, to train or convert.
+            start: So many first layers are left out; hand the others `inputs_embeds`, the residual stream before them.
 
         Raises:
-            ValueError: The candidate or the correction does not fit the model, or a candidate is active already.
+            ValueError: The candidate or the correction does not fit the model.
         """
         self._check(candidate)
         if correction is not None and correction.candidate != candidate:
             raise ValueError(f"Supernet: expected a correction of {candidate.key}, got {correction.candidate.key}'s.")
-        if self._active:
-            raise ValueError("Supernet: a candidate is active already; leave its `with` block first.")
-        levels = [self._weights(index, shape) for index, shape in enumerate(candidate.layers)]
-        self._active = True
-        try:
-            for index, (shape, weights) in enumerate(zip(candidate.layers, levels, strict=True)):
-                self._shape_layer(index, shape, *weights)
-            if correction is not None:
-                correction.put(self._layers)
-            yield self.model
-        finally:
-            for index in range(self.spec.layers):
-                self._restore_layer(index)
-            self._active = False
+        return self._views.view(candidate, correction, own=own, start=start)
 
-    def materialise(self, candidate: Candidate, correction: Correction | None = None) -> Any:
-        """A model of its own with the candidate's weights, as stock modules with holes; nothing is shared."""
-        with self.activate(candidate, correction) as model:
-            return copy.deepcopy(model)
+    def layer(self, index: int, shape: LayerShape) -> Any:
+        """One decoder layer at a shape; its modules are the caller's own to hook, its tensors the supernet's.
+
+        Raises:
+            ValueError: The shape is no part of the dense model's layer.
+        """
+        self._check_layer(index, shape)
+        return self._views.layer(index, shape)
 
     def _check(self, candidate: Candidate) -> None:
         spec = self.spec
@@ -188,87 +168,45 @@ class Supernet:
         if all(shape.kv_heads == 0 for shape in candidate.layers):
             raise ValueError("Supernet: expected at least one layer with attention, got none.")
         for index, shape in enumerate(candidate.layers):
-            merged = shape.query_heads == spec.query_heads and shape.kv_heads in spec.merged_kv_heads
-            if (
-                shape.kv_heads > spec.kv_heads
-                or (shape.queries_per_group > spec.queries_per_group and not merged)
-                or shape.mlp_channels > spec.mlp_channels
-            ):
-                raise ValueError(f"Supernet: layer {index}: {shape} is no part of the dense model's layer.")
+            self._check_layer(index, shape)
 
-    def _weights(self, index: int, shape: LayerShape) -> tuple[BlockWeights | None, BlockWeights | None]:
-        """Weights of a layer's blocks at a shape; None for a block that stays dense or is gone."""
+    def _check_layer(self, index: int, shape: LayerShape) -> None:
+        spec = self.spec
+        merged = shape.query_heads == spec.query_heads and shape.kv_heads in spec.merged_kv_heads
+        if (
+            shape.kv_heads > spec.kv_heads
+            or (shape.queries_per_group > spec.queries_per_group and not merged)
+            or shape.mlp_channels > spec.mlp_channels
+        ):
+            raise ValueError(f"Supernet: layer {index}: {shape} is no part of the dense model's layer.")
+
+    def _weights(self, index: int, kind: str, shape: LayerShape) -> BlockWeights:
+        """Weights of a layer's block at a shape at which it is neither whole nor gone."""
         spec, layer = self.spec, self._layers[index]
-        attention = mlp = None
-        if shape.kv_heads and (shape.kv_heads, shape.query_heads) != (spec.kv_heads, spec.query_heads):
-
-            def solve_attention() -> BlockWeights:
-                kept = shape.queries_per_group
-                if kept > spec.queries_per_group:
-                    return self._merged(index, shape.kv_heads)
-                columns = attention_columns(spec, kept).to(layer.self_attn.o_proj.weight.device)
-                stored = self._stored(index, f"attention_factor_{kept}")
-                output = refit(layer.self_attn.o_proj.weight[:, columns], stored, shape.query_heads * spec.head_dim)
-                return attention_weights(layer.self_attn, spec, shape, output)
-
-            attention = self._level((index, "attention", shape.kv_heads, shape.query_heads), solve_attention)
-        if 0 < shape.mlp_channels < spec.mlp_channels:
-
-            def solve_mlp() -> BlockWeights:
-                output = refit(layer.mlp.down_proj.weight, self._stored(index, "mlp_factor"), shape.mlp_channels)
-                return mlp_weights(layer.mlp, shape.mlp_channels, output)
-
-            mlp = self._level((index, "mlp", shape.mlp_channels), solve_mlp)
-        return attention, mlp
+        if kind == "mlp":
+            output = refit(layer.mlp.down_proj.weight, self._stored(index, "mlp_factor"), shape.mlp_channels)
+            return mlp_weights(layer.mlp, shape.mlp_channels, output)
+        kept = shape.queries_per_group
+        if kept > spec.queries_per_group:
+            return self._merged(index, shape.kv_heads)
+        columns = attention_columns(spec, kept).to(layer.self_attn.o_proj.weight.device)
+        stored = self._stored(index, f"attention_factor_{kept}")
+        output = refit(layer.self_attn.o_proj.weight[:, columns], stored, shape.query_heads * spec.head_dim)
+        return attention_weights(layer.self_attn, spec, shape, output)
 
     def _merged(self, index: int, groups: int) -> BlockWeights:
         """A layer's attention with merged KV groups, as it is stored."""
+        attention = self._layers[index].self_attn
         parameters = {
-            name: {
-                key: nn.Parameter(self._stored(index, merged_name(groups, f"{name}.{key}")), requires_grad=False)
-                for key in held
-            }
-            for name, held in self._dense[index][0].parameters.items()
+            name: {key: self._stored(index, merged_name(groups, f"{name}.{key}")) for key, _ in own_parameters(module)}
+            for name, module in attention.named_children()
+            if isinstance(module, nn.Linear)
         }
-        owned = sum(parameter.nbytes for held in parameters.values() for parameter in held.values())
-        return BlockWeights(parameters, self.spec.query_heads // groups, owned)
-
-    def _level(self, key: tuple[object, ...], solve: Callable[[], BlockWeights]) -> BlockWeights:
-        """A level's weights: remembered, or solved now."""
-        weights = self._levels.get(key)
-        if weights is None:
-            weights = solve()
-            self._levels.put(key, weights, weights.owned_bytes)
-        return weights
+        owned = sum(tensor.nbytes for held in parameters.values() for tensor in held.values())
+        return BlockWeights(parameters, owned)
 
     def _stored(self, index: int, name: str) -> Tensor:
         return self._files.tensor(index, name, next(self.model.parameters()).device)
-
-    def _shape_layer(
-        self, index: int, shape: LayerShape, attention: BlockWeights | None, mlp: BlockWeights | None
-    ) -> None:
-        layer = self._layers[index]
-        if shape.gone:
-            self.model.model.layers._modules[str(index)] = NoLayer(index)
-            return
-        if attention is not None:
-            put(layer.self_attn, attention)
-        if mlp is not None:
-            put(layer.mlp, mlp)
-        if shape.kv_heads == 0:
-            layer._modules["self_attn"] = NoAttention(index)
-            layer._modules.update(dict.fromkeys(self._family.attention_norms, self._identity))
-        if shape.mlp_channels == 0:
-            layer._modules["mlp"] = NoMLP()
-            layer._modules.update(dict.fromkeys(self._family.mlp_norms, self._identity))
-
-    def _restore_layer(self, index: int) -> None:
-        layer = self._layers[index]
-        self.model.model.layers._modules[str(index)] = layer
-        layer._modules.update(self._modules[index])
-        attention, mlp = self._dense[index]
-        put(layer.self_attn, attention)
-        put(layer.mlp, mlp)
 
 
 def _cast(model: Any, dtype: torch.dtype) -> Any:

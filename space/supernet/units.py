@@ -18,16 +18,14 @@ _INPUT_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """The weights of one block at one level: what to put where.
+    """The weights of one block at one level.
 
     Attributes:
         parameters: Projection name to its parameters by name (`weight`, `bias`).
-        queries_per_group: Query heads a group at this level; None for an MLP.
         owned_bytes: Memory that the level holds beyond views of the supernet's weights.
     """
 
-    parameters: dict[str, dict[str, nn.Parameter]]
-    queries_per_group: int | None
+    parameters: dict[str, dict[str, Tensor]]
     owned_bytes: int
 
 
@@ -79,7 +77,7 @@ def attention_weights(attention: Any, spec: ModelSpec, shape: LayerShape, output
         output: Refit weight of `o_proj`, shape (hidden, query_heads · head_dim).
     """
     kept, groups = shape.queries_per_group, shape.kv_heads
-    parameters: dict[str, dict[str, nn.Parameter]] = {}
+    parameters: dict[str, dict[str, Tensor]] = {}
     for name in _INPUT_PROJECTIONS:
         parameters[name] = {}
         for key, dense in own_parameters(getattr(attention, name)):
@@ -88,52 +86,28 @@ def attention_weights(attention: Any, spec: ModelSpec, shape: LayerShape, output
                 rows = heads[:groups, :kept].reshape(shape.query_heads * spec.head_dim, *dense.shape[1:])
             else:
                 rows = dense[: groups * spec.head_dim]
-            parameters[name][key] = _frozen(rows)
-    return _with_output(parameters, attention, "o_proj", output, kept)
+            parameters[name][key] = rows
+    return _with_output(parameters, attention, "o_proj", output)
 
 
 def mlp_weights(mlp: Any, channels: int, output: Tensor) -> BlockWeights:
     """An MLP's weights at a level: views of the first `channels` rows, `output` (hidden, channels) for `down_proj`."""
     parameters = {
-        name: {key: _frozen(dense[:channels]) for key, dense in own_parameters(getattr(mlp, name))}
+        name: {key: dense[:channels] for key, dense in own_parameters(getattr(mlp, name))}
         for name in ("gate_proj", "up_proj")
     }
-    return _with_output(parameters, mlp, "down_proj", output, None)
+    return _with_output(parameters, mlp, "down_proj", output)
 
 
-def put(block: Any, weights: BlockWeights) -> None:
-    """Makes a block's projections hold a level's weights; nothing is copied."""
-    for name, parameters in weights.parameters.items():
-        projection = block._modules[name]
-        assert isinstance(projection, nn.Linear)
-        projection._parameters.update(parameters)
-        projection.out_features, projection.in_features = parameters["weight"].shape
-    if weights.queries_per_group is not None:
-        block.num_key_value_groups = weights.queries_per_group
-
-
-def dense_weights(block: Any, queries_per_group: int | None) -> BlockWeights:
-    """The weights that a block holds now, to be `put` back later."""
-    names = (*_INPUT_PROJECTIONS, "o_proj") if queries_per_group is not None else ("gate_proj", "up_proj", "down_proj")
-    parameters = {name: dict(own_parameters(getattr(block, name))) for name in names}
-    return BlockWeights(parameters, queries_per_group, 0)
-
-
-def _with_output(
-    parameters: dict[str, dict[str, nn.Parameter]], block: Any, name: str, output: Tensor, kept: int | None
-) -> BlockWeights:
+def _with_output(parameters: dict[str, dict[str, Tensor]], block: Any, name: str, output: Tensor) -> BlockWeights:
     projection = getattr(block, name)
-    parameters[name] = dict(own_parameters(projection)) | {"weight": _frozen(output)}
+    parameters[name] = dict(own_parameters(projection)) | {"weight": output}
     storages = {dense.untyped_storage().data_ptr() for dense in block.parameters()}
     held = [parameter for group in parameters.values() for parameter in group.values()]
     owned = sum(p.nbytes for p in held if p.untyped_storage().data_ptr() not in storages)
-    return BlockWeights(parameters, kept, owned)
+    return BlockWeights(parameters, owned)
 
 
-def own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """A projection's parameters by name, a bias that it has not left out."""
-    return ((name, parameter) for name, parameter in module._parameters.items() if parameter is not None)
-
-
-def _frozen(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor.detach(), requires_grad=False)
+def own_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """A projection's tensors by name, a bias that it has not left out."""
+    return ((name, parameter.detach()) for name, parameter in module._parameters.items() if parameter is not None)

@@ -20,7 +20,6 @@ from search.run.directory import (
     POINTS_FILE,
     REPORT_FILE,
     SUMMARY_FILE,
-    atomic_write,
     flatten,
 )
 from search.run.front import landmarks
@@ -28,6 +27,7 @@ from search.views.watch.events import Event, Failed, Found, Searched
 from search.views.watch.progress import standouts
 from search.views.watch.trackers import Status, Tracker, open_tracker
 from space.errors import UserError
+from space.files import write_whole
 
 TRACKER_FILE = "tracker.json"
 FILES = (REPORT_FILE, PAGE_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE, CONFIG_FILE)
@@ -116,7 +116,7 @@ class Tracking:
     def _keep(self) -> None:
         if self._tracker is not None:
             kept = self._kept() | {self._name: {"run_id": self._tracker.run_id, "tokens": self._tokens}}
-            atomic_write(self._file, json.dumps(kept, indent=1) + "\n")
+            write_whole(self._file, json.dumps(kept, indent=1) + "\n")
 
     def _kept(self) -> dict[str, Any]:
         if not self._file.exists():

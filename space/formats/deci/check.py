@@ -2,22 +2,18 @@
 
 Written from those rules and not with this project's modelling code: sizes come from the config alone, the residual
 stream is handed from block to block beside the block's output, and every weight must be used in the size expected.
-`space.formats.deci.export` runs this file by its path, so it imports torch, safetensors and transformers only.
+`space.formats.deci.export` has this file run by its path, so it imports torch, safetensors and transformers only.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-PROJECT_PACKAGES = ("evaluators", "search", "space")
 
 
 class Weights:
@@ -138,20 +134,19 @@ def logits_of(config: Any, weights: Weights, input_ids: Tensor) -> Tensor:
     return functional.linear(values, head)
 
 
-def main(work: Path) -> None:
-    """Reads `request.json` and `tensors.safetensors` of a directory and writes `answer.json` there.
+def answer(request: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, float]:
+    """Reads a checkpoint and compares it.
 
     Args:
-        work: A temporary directory of `space.formats.deci.export`.
+        request: The `directory`.
+        tensors: `input_ids` and their `expected_logits`.
+
+    Returns:
+        `logits_difference`, the largest as a fraction of the largest logit.
     """
-    for package in PROJECT_PACKAGES:
-        sys.modules[package] = None  # type: ignore[assignment]  # importing it raises, installed or not
     from safetensors.torch import load_file
     from transformers import AutoConfig
 
-    request = json.loads((work / "request.json").read_text())
-    tensors = load_file(work / "tensors.safetensors")
-    torch.set_num_threads(request["threads"])
     directory = Path(request["directory"])
     config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
     state: dict[str, Tensor] = {}
@@ -162,9 +157,4 @@ def main(work: Path) -> None:
         logits = logits_of(config, weights, tensors["input_ids"])
     weights.require_empty()
     expected = tensors["expected_logits"]
-    difference = float((logits - expected).abs().max() / expected.abs().max())
-    (work / "answer.json").write_text(json.dumps({"logits_difference": difference}))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return {"logits_difference": float((logits - expected).abs().max() / expected.abs().max())}

@@ -6,27 +6,24 @@ a reader with that loader's rules finds every weight in the size that it wants, 
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from space.candidate import Candidate, LayerShape
-from space.errors import ShapeError
+from space.errors import ShapeError, UserError
+from space.formats.checkpoint import checkpoint_parts, kept_shapes, write_checkpoint
+from space.formats.child import answer_of
 from space.formats.deci import check as deci_check
-from space.formats.deci.equal_forms import widened
-from space.formats.hf.export import checkpoint_state, write_checkpoint
+from space.formats.equal_forms import widened
 from space.formats.llama_arithmetic import longest_context, require_llama_arithmetic
 from space.formats.model_card import model_card
-from space.formats.reveal import ExportError, revealed_when_complete
-from space.formats.verify import VerificationError, run_check
+from space.formats.reference import Reference, reference_of
+from space.formats.reveal import revealed_when_complete
 from space.spec import ModelSpec
 
 FAMILIES = ("llama", "mistral")
@@ -62,20 +59,20 @@ class DeciExport:
         ]
 
 
-def check_deci(config: Any, spec: ModelSpec, candidate: Candidate) -> None:
-    """Refuses, before any work, what the schema cannot hold.
+def check_deci(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidate) -> None:
+    """Refuses, before any work, what the schema cannot hold; arguments as of `space.formats.registry.Format`.
 
     Raises:
-        ExportError: The family is another, or its arithmetic.
+        UserError: The family is another, or its arithmetic.
         ShapeError: No layer keeps attention, or no number of query heads fits all layers.
     """
     if spec.family not in FAMILIES:
-        raise ExportError(
+        raise UserError(
             f"Expected a model of one of the families {', '.join(FAMILIES)} for format=deci, got {spec.family}. "
             "Export it with format=hf."
         )
     require_llama_arithmetic(config, "deci")
-    held_shapes([shape for shape in candidate.layers if not shape.gone], spec)
+    held_shapes(kept_shapes(candidate), spec)
 
 
 def held_shapes(shapes: Sequence[LayerShape], spec: ModelSpec) -> list[LayerShape]:
@@ -86,10 +83,8 @@ def held_shapes(shapes: Sequence[LayerShape], spec: ModelSpec) -> list[LayerShap
     KV groups of zeros. Of the possible numbers of query heads, the one with the fewest parameters is taken.
 
     Raises:
-        ShapeError: There is none, or no attention.
+        ShapeError: There is none.
     """
-    if not any(shape.query_heads for shape in shapes):
-        raise ShapeError("Expected a pick that keeps attention in at least one layer, got one with none.")
     smallest = LayerShape(1, 1, shapes[0].mlp_channels)
     wanted = [shapes[0] if shapes[0].query_heads else smallest, *shapes[1:]]
     choices = []
@@ -136,14 +131,13 @@ def block_config(shape: LayerShape, hidden: int) -> dict[str, dict[str, Any]]:
 
 
 def export_deci(
-    source: nn.Module,
+    model: nn.Module,
+    config: Any,
     tokenizer: Any,
     spec: ModelSpec,
     candidate: Candidate,
     out_dir: Path,
     *,
-    input_ids: torch.Tensor,
-    expected_logits: torch.Tensor,
     card: Mapping[str, Mapping[str, object]],
     generation_config: Any = None,
     tolerance: float = 1e-4,
@@ -151,33 +145,29 @@ def export_deci(
     """Writes, verifies and only then reveals a checkpoint; arguments as of `space.formats.hf.export.export_checkpoint`.
 
     Raises:
-        ExportError: As `check_deci`, or `out_dir` is taken or cannot be written.
         ShapeError: As `check_deci`.
-        VerificationError: The reader finds other weights than it wants, or computes something else.
+        UserError: As `check_deci`; `out_dir` is taken or cannot be written; or the reader finds other weights than it
+            wants, or computes something else.
     """
-    check_deci(source.config, spec, candidate)
-    shapes = [shape for shape in candidate.layers if not shape.gone]
-    held, state = held_shapes(shapes, spec), checkpoint_state(source, candidate)
-    before = sum(tensor.numel() for tensor in state.values())
-    for index, (old, new) in enumerate(zip(shapes, held, strict=True)):
-        state = widened(state, index, old, new, spec)
-    added = sum(tensor.numel() for tensor in state.values()) - before
+    parts = checkpoint_parts(model, config, candidate)
+    check_deci(parts.config, tokenizer, spec, candidate)
+    written = widened(parts, held_shapes(parts.shapes, spec), spec)
+    added = written.elements - parts.elements
     with revealed_when_complete(out_dir) as directory:
-        config = _config(source.config, held, spec)
         text = resources.files("space.formats.deci").joinpath(_CONFIG_FILE).read_text(encoding="utf-8")
         (directory / _CONFIG_FILE).write_text(text, encoding="utf-8")
-        write_checkpoint(directory, state, config, tokenizer, generation_config)
-        difference = _verified(directory, input_ids, expected_logits, tolerance)
+        values = _config(config, written.shapes, spec)
+        write_checkpoint(directory, written.state, values, tokenizer, generation_config)
+        difference = _read_back(directory, reference_of(model, spec.vocab), tolerance)
         checks = {"largest difference of logits, relative": f"{difference:.2g}", "zeros added": added}
-        text = model_card(
+        model_card(
             spec,
             candidate,
             {**card, "Read back by the rules of vLLM's loader, in float32 (vLLM itself did not run)": checks},
             kind="It is written in NVIDIA's `block_configs` schema, for vLLM's DeciLM loader.",
             library="vllm",
             use='from vllm import LLM\n\nmodel = LLM("path/to/this/directory", trust_remote_code=True)',
-        )
-        (directory / "README.md").write_text(text, encoding="utf-8")
+        ).save(directory / "README.md")
     return DeciExport(out_dir, difference, added)
 
 
@@ -200,19 +190,17 @@ def _config(dense_config: Any, held: Sequence[LayerShape], spec: ModelSpec) -> d
     }
 
 
-def _verified(directory: Path, input_ids: torch.Tensor, expected: torch.Tensor, tolerance: float) -> float:
-    """Reads the checkpoint back in a fresh process; the largest difference of logits, relative."""
-    with tempfile.TemporaryDirectory(prefix="paretoprune-verify-") as name:
-        work = Path(name)
-        request = {"directory": str(directory.resolve()), "threads": torch.get_num_threads()}
-        (work / "request.json").write_text(json.dumps(request))
-        tensors = {"input_ids": input_ids, "expected_logits": expected.float()}
-        save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, work / "tensors.safetensors")
-        run_check(Path(deci_check.__file__), work, "The exported checkpoint could not be read back")
-        answer = json.loads((work / "answer.json").read_text())
+def _read_back(directory: Path, reference: Reference, tolerance: float) -> float:
+    """Reads the checkpoint in a fresh process; the largest difference of logits, relative."""
+    answer = answer_of(
+        Path(deci_check.__file__),
+        {"directory": str(directory.resolve())},
+        reference.tensors(),
+        failure="The exported checkpoint could not be read back",
+    )
     difference = float(answer["logits_difference"])
     if not difference <= tolerance:
-        raise VerificationError(
+        raise UserError(
             f"The exported checkpoint failed its check: expected logits within {tolerance:g} (relative, float32) of "
             f"the searched model's, but they differ by {difference:.3g}. Export another point, or report this one "
             "with its key."

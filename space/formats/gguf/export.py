@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,15 @@ from typing import Any
 from torch import nn
 
 from space.candidate import Candidate
-from space.errors import ShapeError
+from space.errors import UserError
+from space.formats.checkpoint import checkpoint_parts, kept_shapes
 from space.formats.gguf.file import TYPES, architecture, held_shapes, write_gguf
 from space.formats.gguf.llamacpp import TOLERANCES, LlamaCppCheck, check_in_llamacpp, require_llamacpp
 from space.formats.gguf.tokenizer import gguf_tokenizer
-from space.formats.hf.export import checkpoint_state
 from space.formats.llama_arithmetic import longest_context, require_llama_arithmetic
 from space.formats.model_card import model_card
-from space.formats.reveal import ExportError, revealed_when_complete
+from space.formats.reference import float32_copy
+from space.formats.reveal import revealed_when_complete
 from space.spec import ModelSpec
 
 
@@ -55,11 +55,10 @@ def require_gguf_kind(kind: str) -> None:
     """Checks, before any work is done, that a file of this type can be written and run.
 
     Raises:
-        ExportError: There is no such type.
-        UserError: llama.cpp is not installed.
+        UserError: There is no such type, or llama.cpp is not installed.
     """
     if kind not in TYPES:
-        raise ExportError(f"Expected gguf.type to be one of {', '.join(TYPES)}, got {kind!r}.")
+        raise UserError(f"Expected gguf.type to be one of {', '.join(TYPES)}, got {kind!r}.")
     require_llamacpp()
 
 
@@ -73,21 +72,18 @@ def check_gguf(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidat
         candidate: What is to be written.
 
     Raises:
-        ExportError: The family is another, or its arithmetic.
-        UnsupportedTokenizerError: The tokenizer is.
+        UserError: The family is another, its arithmetic, or its tokenizer.
         ShapeError: No layer keeps attention, or the family's architecture cannot have layers that differ.
     """
-    shapes = [shape for shape in candidate.layers if not shape.gone]
-    if not any(shape.query_heads for shape in shapes):
-        raise ShapeError("Expected a pick that keeps attention in at least one layer, got one with none.")
-    name = architecture(held_shapes(shapes), spec)
+    name = architecture(held_shapes(kept_shapes(candidate)), spec)
     require_llama_arithmetic(config, "gguf")
     gguf_tokenizer(tokenizer, spec.vocab)
     return name
 
 
 def export_gguf(
-    source: nn.Module,
+    model: nn.Module,
+    config: Any,
     tokenizer: Any,
     spec: ModelSpec,
     candidate: Candidate,
@@ -99,31 +95,30 @@ def export_gguf(
     """Writes, verifies and only then reveals a directory with one GGUF file and its model card.
 
     Args:
-        source: The candidate as a causal language model of its own, see `space.formats.hf.export.export_checkpoint`.
+        model: The candidate, see `space.formats.checkpoint.checkpoint_parts`.
+        config: The dense model's.
         tokenizer: The dense model's.
         spec: The dense model.
-        candidate: What `source` is.
+        candidate: What `model` is.
         out_dir: Must not exist, or be an empty directory.
         kind: `f16` or `q8_0`.
         card: Tables of the model card: title to rows of name and value.
 
     Raises:
-        ExportError: As `require_gguf_kind` and `check_gguf`, or `out_dir` is taken or cannot be written.
-        UserError: As `require_gguf_kind` and `check_gguf`.
-        VerificationError: llama.cpp does not load the file, or computes something else than the checkpoint.
+        ShapeError: As `check_gguf`.
+        UserError: As `require_gguf_kind` and `check_gguf`; `out_dir` is taken or cannot be written; or llama.cpp does
+            not load the file, or computes something else than the checkpoint.
     """
     require_gguf_kind(kind)
-    arch = check_gguf(source.config, tokenizer, spec, candidate)
-    shapes = [shape for shape in candidate.layers if not shape.gone]
+    parts = checkpoint_parts(model, config, candidate)
+    arch = check_gguf(parts.config, tokenizer, spec, candidate)
     title = f"{spec.name.rpartition('/')[2]}-{candidate.key}"
     file = f"{title}-{kind.upper()}.gguf"
     with revealed_when_complete(out_dir) as directory:
-        described = gguf_tokenizer(tokenizer, spec.vocab)
-        state = checkpoint_state(source, candidate)
-        write_gguf(directory / file, state, shapes, source.config, spec, described, kind, title)
-        reference = copy.deepcopy(source).float().cpu()
-        check = check_in_llamacpp(directory / file, reference, tokenizer, kind, longest_context(source.config))
-        text = model_card(
+        write_gguf(directory / file, parts, spec, gguf_tokenizer(tokenizer, spec.vocab), kind, title)
+        context = longest_context(parts.config)
+        check = check_in_llamacpp(directory / file, float32_copy(model), tokenizer, kind, context)
+        model_card(
             spec,
             candidate,
             {**card, "Checked on export, llama.cpp against the checkpoint in float32": check.rows()},
@@ -131,6 +126,5 @@ def export_gguf(
             library="gguf",
             use="import xllamacpp\n\nparams = xllamacpp.CommonParams()\n"
             f'params.model.path = "path/to/this/directory/{file}"\nserver = xllamacpp.Server(params)',
-        )
-        (directory / "README.md").write_text(text, encoding="utf-8")
+        ).save(directory / "README.md")
     return GGUFExport(out_dir / file, arch, kind, check)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from space.candidate import LayerShape
-from space.errors import ShapeError
-from space.formats.deci.equal_forms import State, widened
+from space.errors import ShapeError, UserError
+from space.formats.checkpoint import CheckpointParts
+from space.formats.equal_forms import widened
 from space.formats.gguf.tokenizer import GGUFTokenizer
 from space.formats.llama_arithmetic import longest_context
-from space.formats.reveal import ExportError
 from space.spec import ModelSpec
 
 _BLOCK = 32  # values of a row that Q8_0 stores with one scale
@@ -39,7 +39,7 @@ _OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_h
 
 
 @dataclass(frozen=True)
-class Engine:
+class GGUFFamily:
     """How llama.cpp holds a family.
 
     Attributes:
@@ -55,11 +55,11 @@ class Engine:
     narrow: bool = True
 
 
-ENGINES = {
-    "llama": Engine("llama", "deci", True),
-    "mistral": Engine("llama", "deci", True),
-    "qwen2": Engine("qwen2", None, False, narrow=False),
-    "qwen3": Engine("qwen3", None, False),
+FAMILIES = {
+    "llama": GGUFFamily("llama", "deci", True),
+    "mistral": GGUFFamily("llama", "deci", True),
+    "qwen2": GGUFFamily("qwen2", None, False, narrow=False),
+    "qwen3": GGUFFamily("qwen3", None, False),
 }
 TYPES = {
     "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
@@ -83,48 +83,39 @@ def architecture(shapes: Sequence[LayerShape], spec: ModelSpec) -> str:
     """The architecture that holds these shapes, as `held_shapes` gives them.
 
     Raises:
-        ExportError: llama.cpp has none for the family.
+        UserError: llama.cpp has none for the family.
         ShapeError: It has none for layers that differ, or for so few query heads.
     """
-    engine = ENGINES.get(spec.family)
-    if engine is None:
-        raise ExportError(
-            f"Expected a model of one of the families {', '.join(ENGINES)} for format=gguf, got {spec.family}. "
+    family = FAMILIES.get(spec.family)
+    if family is None:
+        raise UserError(
+            f"Expected a model of one of the families {', '.join(FAMILIES)} for format=gguf, got {spec.family}. "
             "Export it with format=hf."
         )
-    if not engine.narrow and any(shape.query_heads * spec.head_dim != spec.hidden for shape in shapes):
+    if not family.narrow and any(shape.query_heads * spec.head_dim != spec.hidden for shape in shapes):
         raise ShapeError(
             f"Expected a pick for format=gguf that keeps all of its {spec.query_heads} query heads in every "
-            f"layer, since llama.cpp's {engine.equal} has them as wide as the hidden size, got layers of "
+            f"layer, since llama.cpp's {family.equal} has them as wide as the hidden size, got layers of "
             f"{sorted({shape.query_heads for shape in shapes})}. format=hf writes it."
         )
     if len(set(shapes)) == 1:
-        return engine.equal
-    if engine.unequal is None:
+        return family.equal
+    if family.unequal is None:
         raise ShapeError(
-            f"Expected a pick with equal layers for format=gguf, since llama.cpp's {engine.equal} has one shape for "
+            f"Expected a pick with equal layers for format=gguf, since llama.cpp's {family.equal} has one shape for "
             f"all layers, got one of a {spec.family} with {len(set(shapes))} shapes. format=hf writes it."
         )
-    return engine.unequal
+    return family.unequal
 
 
 def write_gguf(
-    path: Path,
-    state: State,
-    shapes: Sequence[LayerShape],
-    config: Any,
-    spec: ModelSpec,
-    tokenizer: GGUFTokenizer,
-    kind: str,
-    name: str,
+    path: Path, parts: CheckpointParts, spec: ModelSpec, tokenizer: GGUFTokenizer, kind: str, name: str
 ) -> None:
     """Writes one file.
 
     Args:
         path: Of the file.
-        state: The checkpoint's tensors, a tied LM head left out.
-        shapes: Of the layers in `state`.
-        config: The dense model's transformers config.
+        parts: What to write.
         spec: The dense model.
         tokenizer: What the file says of it.
         kind: Row of `TYPES`, for the matrices. Norms and biases stay in float32, and in a Q8_0 file a matrix whose rows
@@ -132,11 +123,10 @@ def write_gguf(
         name: What the file calls itself.
 
     Raises:
-        ExportError: A weight is too large for F16.
+        UserError: A weight is too large for F16.
     """
-    held = held_shapes(shapes)
-    for index, (old, new) in enumerate(zip(shapes, held, strict=True)):
-        state = widened(state, index, old, new, spec)
+    config, held = parts.config, held_shapes(parts.shapes)
+    state = widened(parts, held, spec).state
     arch = architecture(held, spec)
     writer = gguf.GGUFWriter(path, arch)
     try:
@@ -148,7 +138,7 @@ def write_gguf(
         if config.rope_parameters["rope_type"] == "llama3":
             writer.add_tensor("rope_freqs.weight", llama3_factors(config.rope_parameters, spec.head_dim))
         for key, tensor in state.items():
-            _add_tensor(writer, key, tensor, held, ENGINES[spec.family], TYPES[kind][0])
+            _add_tensor(writer, key, tensor, held, FAMILIES[spec.family], TYPES[kind][0])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -214,7 +204,7 @@ def _add_tensor(
     key: str,
     tensor: Tensor,
     held: Sequence[LayerShape],
-    engine: Engine,
+    family: GGUFFamily,
     kind: gguf.GGMLQuantizationType,
 ) -> None:
     """Writes one tensor under llama.cpp's name, in its order of rows and in its type."""
@@ -225,7 +215,7 @@ def _add_tensor(
     else:
         _, _, index, part = module.split(".", 3)
         name = f"blk.{index}.{_TENSORS[part]}.{parameter}"
-        if engine.interleaved and part in ("self_attn.q_proj", "self_attn.k_proj"):
+        if family.interleaved and part in ("self_attn.q_proj", "self_attn.k_proj"):
             shape = held[int(index)]
             values = _interleaved(values, shape.query_heads if part.endswith("q_proj") else shape.kv_heads)
     if values.ndim == 1:
@@ -235,7 +225,7 @@ def _add_tensor(
     elif values.abs().max() <= torch.finfo(torch.float16).max:
         writer.add_tensor(name, values.half().numpy())
     else:
-        raise ExportError(
+        raise UserError(
             f"Expected weights of at most {torch.finfo(torch.float16).max:g}, which is the largest in F16, but {key} "
             f"has {float(values.abs().max()):g}. Export it with gguf.type=q8_0 or format=hf."
         )

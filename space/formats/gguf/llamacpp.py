@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +13,8 @@ from typing import Any
 import torch
 
 from space.errors import UserError
+from space.formats.child import answer_of
 from space.formats.gguf import llamacpp_process
-from space.formats.verify import VerificationError, run_check
 
 NEW_TOKENS = 20
 _TIMED_PROMPT, _TIMED_NEW = 512, 64
@@ -114,7 +112,7 @@ def check_in_llamacpp(
         texts: What to cut and to continue.
 
     Raises:
-        VerificationError: The file does not load, cuts a text otherwise, or a difference is above the tolerance.
+        UserError: The file does not load, cuts a text otherwise, or a difference is above the tolerance.
     """
     expected = [tokenizer(text).input_ids for text in texts]
     prompts = [ids[: context - NEW_TOKENS] for ids in expected if ids]
@@ -134,7 +132,7 @@ def check_in_llamacpp(
     answer = in_llamacpp(request, "The exported GGUF file did not load or run in llama.cpp")
     for text, ours, theirs in zip(texts, expected, answer["cut"], strict=True):
         if ours != theirs:
-            raise VerificationError(
+            raise UserError(
                 f"Expected llama.cpp to cut text as the tokenizer does, but {text!r} is {ours} here, {theirs} there. "
                 "Export this model with format=hf, and report its tokenizer."
             )
@@ -145,12 +143,9 @@ def in_llamacpp(request: Mapping[str, Any], failure: str) -> dict[str, Any]:
     """The answer of a fresh process with llama.cpp to a request, see `space.formats.gguf.llamacpp_process`.
 
     Raises:
-        VerificationError: The process failed; the message is `failure` with its last lines.
+        UserError: The process failed; the message is `failure` with its last lines.
     """
-    with tempfile.TemporaryDirectory(prefix="paretoprune-llamacpp-") as name:
-        (Path(name) / "request.json").write_text(json.dumps(dict(request)))
-        run_check(Path(llamacpp_process.__file__), Path(name), failure)
-        return dict(json.loads((Path(name) / "answer.json").read_text()))
+    return answer_of(Path(llamacpp_process.__file__), request, failure=failure)
 
 
 def _compared(model: Any, prompts: list[list[int]], answer: dict[str, Any], allowed: Tolerance) -> LlamaCppCheck:
@@ -178,7 +173,7 @@ def _compared(model: Any, prompts: list[list[int]], answer: dict[str, Any], allo
         load_seconds=answer["load_seconds"],
     )
     if not (result.worst_difference <= allowed.worst and result.mean_difference <= allowed.mean and gap <= allowed.tie):
-        raise VerificationError(
+        raise UserError(
             f"The exported GGUF file failed its check: expected log-probabilities within {allowed.worst:g} nats and "
             f"{allowed.mean:g} on average, and llama.cpp to choose the checkpoint's likeliest token or one at most "
             f"{allowed.tie:g} behind, but they differ by {result.worst_difference:.3g} and "

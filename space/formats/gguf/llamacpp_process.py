@@ -1,16 +1,13 @@
 """What a fresh process does with GGUF files: load them in llama.cpp, and check one or time some against each other.
 
-`space.formats.gguf.llamacpp` and `evaluators.latency.llamacpp_clock` run this file by its path, so it imports
-xllamacpp only.
+`space.formats.gguf.llamacpp` has this file run by its path, so it imports xllamacpp only.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +15,7 @@ TOP = 10  # most likely tokens of a step whose log-probabilities are handed back
 DECODED = 16  # tokens of a timing
 
 
-class Engine:
+class LlamaCppServer:
     """llama.cpp's server with one model, on the CPU, asked one thing at a time."""
 
     def __init__(self, file: str, context: int, threads: int) -> None:
@@ -83,11 +80,11 @@ class Engine:
 def checked(request: dict[str, Any]) -> dict[str, Any]:
     """How a file cuts texts and continues prompts, and how fast."""
     start = time.perf_counter()
-    engine = Engine(request["file"], request["context"], request["threads"])
+    server = LlamaCppServer(request["file"], request["context"], request["threads"])
     load_seconds = time.perf_counter() - start
-    cut = [engine.ask("/tokenize", content=text, add_special=True)["tokens"] for text in request["texts"]]
-    runs = [engine.steps(prompt, request["new_tokens"]) for prompt in request["prompts"]]
-    timed = engine.continued(request["timed_prompt"], request["timed_new_tokens"], cache_prompt=False)
+    cut = [server.ask("/tokenize", content=text, add_special=True)["tokens"] for text in request["texts"]]
+    runs = [server.steps(prompt, request["new_tokens"]) for prompt in request["prompts"]]
+    timed = server.continued(request["timed_prompt"], request["timed_new_tokens"], cache_prompt=False)
     return {
         "cut": cut,
         "runs": runs,
@@ -100,25 +97,16 @@ def checked(request: dict[str, Any]) -> dict[str, Any]:
 
 def timed(request: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds of each of some files, in rounds in which they take turns; once before, to be warm."""
-    engines = [Engine(file, request["context"], request["threads"]) for file in request["files"]]
+    servers = [LlamaCppServer(file, request["context"], request["threads"]) for file in request["files"]]
     ask = request["kind"], request["prompt"]
-    for engine in engines:
-        engine.milliseconds(*ask)
-    return {"ms": [[engine.milliseconds(*ask) for engine in engines] for _ in range(request["rounds"])]}
+    for server in servers:
+        server.milliseconds(*ask)
+    return {"ms": [[server.milliseconds(*ask) for server in servers] for _ in range(request["rounds"])]}
 
 
 JOBS = {"check": checked, "time": timed}
 
 
-def main(work: Path) -> None:
-    """Reads `request.json` of a directory and writes `answer.json` there.
-
-    Args:
-        work: A temporary directory of the process that wants an answer.
-    """
-    request = json.loads((work / "request.json").read_text())
-    (work / "answer.json").write_text(json.dumps(JOBS[request["job"]](request)))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def answer(request: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
+    """Does the job that a request names; there are no tensors."""
+    return JOBS[request["job"]](request)

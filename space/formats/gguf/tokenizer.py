@@ -25,16 +25,6 @@ _BY_PATTERN = {
 }
 
 
-class UnsupportedTokenizerError(UserError):
-    """A tokenizer that llama.cpp cannot be told of."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            "Expected a tokenizer that llama.cpp has too, a byte-level BPE in the way of GPT-2, SmolLM, Llama 3 or "
-            f"Qwen 2, or a SentencePiece BPE in the way of Llama 2, got {what}. Export it with format=hf."
-        )
-
-
 @dataclass(frozen=True)
 class GGUFTokenizer:
     """What a GGUF file says of its tokenizer.
@@ -73,17 +63,17 @@ def gguf_tokenizer(tokenizer: Any, rows: int) -> GGUFTokenizer:
         rows: Of the embedding matrix; those without a token are named as unused.
 
     Raises:
-        UnsupportedTokenizerError: llama.cpp has no such tokenizer.
+        UserError: llama.cpp has no such tokenizer.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise UnsupportedTokenizerError(f"a {type(tokenizer).__name__} without a tokenizer.json")
+        raise _unsupported(f"a {type(tokenizer).__name__} without a tokenizer.json")
     parts = json.loads(backend.to_str())
     model = parts["model"]
     if model["type"] != "BPE":
-        raise UnsupportedTokenizerError(f"a {model['type']} tokenizer")
+        raise _unsupported(f"a {model['type']} tokenizer")
     if not model["merges"]:
-        raise UnsupportedTokenizerError("a BPE without merges")
+        raise _unsupported("a BPE without merges")
     merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
     pre, prefix = _sentencepiece(parts) if model.get("byte_fallback") else (_byte_level(parts), False)
 
@@ -99,7 +89,7 @@ def gguf_tokenizer(tokenizer: Any, rows: int) -> GGUFTokenizer:
             kind = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
             named[token["id"]] = (token["content"], kind)
     if max(named) >= rows:
-        raise UnsupportedTokenizerError(f"one of {max(named) + 1} tokens for an embedding of {rows} rows")
+        raise _unsupported(f"one of {max(named) + 1} tokens for an embedding of {rows} rows")
     for index, (text, kind) in named.items():
         tokens[index], types[index] = text, int(kind)
 
@@ -120,11 +110,19 @@ def gguf_tokenizer(tokenizer: Any, rows: int) -> GGUFTokenizer:
     )
 
 
+def _unsupported(what: str) -> UserError:
+    """The error about a tokenizer that llama.cpp cannot be told of."""
+    return UserError(
+        "Expected a tokenizer that llama.cpp has too, a byte-level BPE in the way of GPT-2, SmolLM, Llama 3 or "
+        f"Qwen 2, or a SentencePiece BPE in the way of Llama 2, got {what}. Export it with format=hf."
+    )
+
+
 def _byte_level(parts: dict[str, Any]) -> str:
     """llama.cpp's name of a byte-level pre-tokenizer."""
     normalizer = (parts["normalizer"] or {}).get("type")
     if normalizer not in (None, "NFC"):
-        raise UnsupportedTokenizerError(f"a byte-level BPE with a normaliser {normalizer}")
+        raise _unsupported(f"a byte-level BPE with a normaliser {normalizer}")
     steps = parts["pre_tokenizer"] or {}
     steps = steps["pretokenizers"] if steps.get("type") == "Sequence" else [steps]
     last, before = steps[-1], steps[:-1]
@@ -140,7 +138,7 @@ def _byte_level(parts: dict[str, Any]) -> str:
             name, wants_whole_words = _BY_PATTERN.get(split["pattern"].get("Regex", ""), ("", None))
             if (split["behavior"], split["invert"], wants_whole_words) == ("Isolated", False, whole_words):
                 return name
-    raise UnsupportedTokenizerError(f"a BPE with the pre-tokenizer {json.dumps(parts['pre_tokenizer'])[:300]}")
+    raise _unsupported(f"a BPE with the pre-tokenizer {json.dumps(parts['pre_tokenizer'])[:300]}")
 
 
 def _sentencepiece(parts: dict[str, Any]) -> tuple[str, bool]:
@@ -154,7 +152,7 @@ def _sentencepiece(parts: dict[str, Any]) -> tuple[str, bool]:
         return "default", False
     if normalizer is None and pre and pre["type"] == "Metaspace" and pre["replacement"] == _SPACE and not pre["split"]:
         return "default", pre["prepend_scheme"] != "never"
-    raise UnsupportedTokenizerError(
+    raise _unsupported(
         f"a BPE with byte fallback, the normaliser {json.dumps(normalizer)[:200]} and the pre-tokenizer "
         f"{json.dumps(pre)[:200]}"
     )
@@ -164,7 +162,7 @@ def _byte_tokens(vocab: dict[str, int]) -> list[str]:
     """The 256 tokens of byte fallback."""
     tokens = [f"<0x{byte:02X}>" for byte in range(256)]
     if missing := [token for token in tokens if token not in vocab]:
-        raise UnsupportedTokenizerError(f"a BPE with byte fallback that lacks {len(missing)} of the 256 bytes")
+        raise _unsupported(f"a BPE with byte fallback that lacks {len(missing)} of the 256 bytes")
     return tokens
 
 
@@ -183,4 +181,4 @@ def _added(tokenizer: Any) -> tuple[bool, bool]:
     for add_bos, add_eos in itertools.product((False, True), repeat=2):
         if whole == bos * add_bos + plain + eos * add_eos:
             return add_bos, add_eos
-    raise UnsupportedTokenizerError("one that puts more around a text than BOS and EOS")
+    raise _unsupported("one that puts more around a text than BOS and EOS")

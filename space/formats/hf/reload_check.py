@@ -1,43 +1,17 @@
 """What a fresh process does with an exported checkpoint: load it, compare logits, generate with and without the cache.
 
-`space.formats.verify` runs this file by its path, so it imports torch and transformers only.
+`space.formats.verify` has this file run by its path, so it imports torch and transformers only.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-PROJECT_PACKAGES = ("evaluators", "search", "space")
 CACHES = {"dynamic": None, "static": "static"}
-
-
-def settle_vector_math() -> None:
-    """Calls each vectorised function once in a single thread, without which the first use of one can be imprecise.
-
-    MKL chooses a function's kernel at its first call; where several threads make that call together, as they do for the
-    cosines of RoPE, one of them may take a kernel of 12 bits for its share (pytorch issue 188792, open as of torch
-    2.13), which moved logits by 0.004.
-    """
-    functions = (
-        torch.cos,
-        torch.sin,
-        torch.exp,
-        torch.expm1,
-        torch.log,
-        torch.log1p,
-        torch.sqrt,
-        torch.tanh,
-        torch.erf,
-    )
-    for dtype in (torch.float32, torch.float64):
-        for function in functions:
-            function(torch.ones(1, dtype=dtype))
 
 
 def logits_difference(model: Any, input_ids: torch.Tensor, expected_logits: torch.Tensor) -> float:
@@ -102,43 +76,34 @@ def cache_differences(
         model.generation_config = own_settings
 
 
-def main(work: Path) -> None:
-    """Reads `request.json` and `tensors.safetensors` of a directory and writes `answer.json` there.
+def answer(request: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Loads a checkpoint in float32 and compares it.
 
     Args:
-        work: A temporary directory of `space.formats.verify`.
+        request: The `directory`, whether to `trust_remote_code`, and `new_tokens` to generate.
+        tensors: `input_ids` and their `expected_logits`.
+
+    Returns:
+        `wrong_keys` (weights that are missing, left over or of another shape, by kind), `logits_difference`,
+        `cache_differences` and `load_seconds`.
     """
-    for package in PROJECT_PACKAGES:
-        sys.modules[package] = None  # type: ignore[assignment]  # importing it raises, installed or not
-    from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    request = json.loads((work / "request.json").read_text())
-    tensors = load_file(work / "tensors.safetensors")
     directory, trust = request["directory"], request["trust_remote_code"]
-    torch.set_num_threads(request["threads"])
-    settle_vector_math()
-
     start = time.perf_counter()
     model, loading = AutoModelForCausalLM.from_pretrained(
         directory, trust_remote_code=trust, dtype=torch.float32, output_loading_info=True
     )
     load_seconds = time.perf_counter() - start
     model.eval()
-    wrong_keys = {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys}
     if (Path(directory) / "tokenizer_config.json").exists():
         AutoTokenizer.from_pretrained(directory, trust_remote_code=trust)
 
     input_ids = tensors["input_ids"]
     prompt = input_ids[:, : max(1, input_ids.shape[1] - request["new_tokens"])]
-    answer = {
-        "wrong_keys": wrong_keys,
+    return {
+        "wrong_keys": {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys},
         "logits_difference": logits_difference(model, input_ids, tensors["expected_logits"]),
         "cache_differences": cache_differences(model, prompt, torch.ones_like(prompt), request["new_tokens"]),
         "load_seconds": load_seconds,
     }
-    (work / "answer.json").write_text(json.dumps(answer))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -10,18 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from conftest import VOCAB, random_tokens, tiny_model
+from helpers_formats import answer_here
+from huggingface_hub import ModelCard, save_torch_state_dict
 from safetensors import safe_open
 from tokenizers import Tokenizer, models
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-import space.formats.hf.export
+import space.formats.checkpoint
 from space.candidate import Candidate
 from space.errors import UserError
 from space.formats.hf.export import Export, export_checkpoint
-from space.formats.hf.reload_check import cache_differences, logits_difference
-from space.formats.reveal import ExportError
-from space.formats.verify import Verification, VerificationError, verify_checkpoint
+from space.formats.reference import Reference
+from space.formats.verify import verify_checkpoint
 from space.size import total_params
 from space.supernet.supernet import Supernet
 
@@ -57,26 +59,9 @@ def load(directory: Path, *, trust_remote_code: bool, **settings: Any) -> Any:
     return model.eval()
 
 
-def verify_here(
-    directory: Path,
-    expected_logits: torch.Tensor,
-    input_ids: torch.Tensor,
-    *,
-    trust_remote_code: bool,
-    tolerance: float,
-) -> Verification:
-    """The same comparison as `verify_checkpoint`, without the seconds that a process takes."""
-    model = load(directory, trust_remote_code=trust_remote_code, dtype=torch.float32)
-    caches = cache_differences(model, input_ids, torch.ones_like(input_ids), 4)
-    difference = logits_difference(model, input_ids, expected_logits)
-    result = Verification(difference, caches["dynamic"][0], caches["static"][0], 4, 0.0)
-    result.check(tolerance)
-    return result
-
-
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(space.formats.hf.export, "verify_checkpoint", verify_here)
+    monkeypatch.setattr("space.formats.verify.answer_of", answer_here)
 
 
 def logits_of(model: Any, tokens: torch.Tensor) -> torch.Tensor:
@@ -86,12 +71,19 @@ def logits_of(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def export(supernet: Supernet, candidate: Candidate, directory: Path, **changes: Any) -> Export:
+    arguments: dict[str, Any] = {"model": None, "tokenizer": None, "card": CARD} | changes
+    model = arguments.pop("model") or supernet.view(candidate)
+    config = supernet.model.config
+    return export_checkpoint(
+        model, config, arguments.pop("tokenizer"), supernet.spec, candidate, directory, **arguments
+    )
+
+
+def assert_same_logits(model: Any, supernet: Supernet, candidate: Candidate) -> None:
+    """Compares with the subnet as the search asks it."""
     tokens = random_tokens(2, 20, seed=2)
-    with supernet.activate(candidate) as model:
-        expected = logits_of(model, tokens)
-    arguments: dict[str, Any] = {"input_ids": tokens, "expected_logits": expected, "card": CARD} | changes
-    source = arguments.pop("source", None) or supernet.materialise(candidate)
-    return export_checkpoint(source, arguments.pop("tokenizer", None), supernet.spec, candidate, directory, **arguments)
+    expected = logits_of(supernet.view(candidate), tokens)
+    torch.testing.assert_close(logits_of(model, tokens), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -104,6 +96,7 @@ def test_unequal_layers_reload(family: str, shapes: Any, make_supernet: MakeSupe
     with pytest.raises(ValueError, match="trust_remote_code"):  # not stock layers with random weights in the holes
         AutoModelForCausalLM.from_pretrained(done.directory, trust_remote_code=False)
     model = load(done.directory, trust_remote_code=True)
+    assert_same_logits(model, supernet, candidate)
     assert config["num_hidden_layers"] == sum(shape != GONE for shape in shapes)
     assert config["head_dim"] == supernet.spec.head_dim
     assert model.num_parameters() == total_params(supernet.spec, candidate)
@@ -119,6 +112,7 @@ def test_equal_layers_are_a_plain_checkpoint(
     assert not done.trust_remote_code
     assert {path.name for path in done.directory.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     model = load(done.directory, trust_remote_code=False)
+    assert_same_logits(model, supernet, candidate)
     assert type(model) is type(supernet.model)
     assert model.num_parameters() == total_params(supernet.spec, candidate)
 
@@ -134,8 +128,10 @@ def test_equal_layers_whose_heads_do_not_divide_the_hidden_size(family: str, tmp
 def test_merged_groups_are_exported(tmp_path: Path, make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("qwen2")
     for shapes, own_code in (([(6, 1, 48)] * 4, False), ([(6, 1, 48), DENSE, (6, 1, 16), (2, 2, 48)], True)):
-        done = export(supernet, Candidate.from_json(shapes), tmp_path / f"pruned-{own_code}")
+        candidate = Candidate.from_json(shapes)
+        done = export(supernet, candidate, tmp_path / f"pruned-{own_code}")
         assert done.trust_remote_code == own_code
+        assert_same_logits(load(done.directory, trust_remote_code=own_code), supernet, candidate)
         assert done.verification.logits_difference <= 1e-4
 
 
@@ -161,32 +157,40 @@ def test_a_fresh_process_loads_the_checkpoint(make_supernet: MakeSupernet, tmp_p
     assert "trust_remote_code=True" in card
     assert "| kl | 0.25 |" in card
     assert "| removed | 1 | none | none | none |" in card
+    assert f"Saved with transformers {transformers.__version__}." in card
+    facts = ModelCard.load(done.directory / "README.md").data.to_dict()
+    assert facts == {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["pruned"]}
     for path in done.directory.iterdir():
         assert str(tmp_path).encode() not in path.read_bytes(), f"{path.name} tells where it was made"
     assert len({path.stat().st_mode for path in done.directory.iterdir()}) == 1  # as readable as the card
 
 
-def test_a_failed_verification_leaves_nothing(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+def test_a_failed_verification_leaves_nothing(
+    make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rounded(state: Any, directory: Path, **settings: Any) -> None:
+        save_torch_state_dict({name: tensor.bfloat16().float() for name, tensor in state.items()}, directory)
+
+    monkeypatch.setattr(space.formats.checkpoint, "save_torch_state_dict", rounded)
     target = tmp_path / "out" / "pruned"
-    candidate = Candidate.from_json(EQUAL["narrow"])
-    wrong = torch.zeros(2, 20, VOCAB)
-    with pytest.raises(VerificationError, match="expected differences of at most"):
-        export(make_supernet("llama"), candidate, target, expected_logits=wrong)
+    with pytest.raises(UserError, match=r"expected differences of at most .* logits of the reloaded checkpoint"):
+        export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), target)
     assert list(target.parent.iterdir()) == []
 
 
 def test_a_checkpoint_that_does_not_load_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": "two"}')
-    with pytest.raises(VerificationError, match="did not load or run"):
-        verify_checkpoint(tmp_path, torch.zeros(1, 4, 8), torch.ones(1, 4, dtype=torch.int64), trust_remote_code=False)
+    reference = Reference(torch.ones(1, 4, dtype=torch.int64), torch.zeros(1, 4, 8))
+    with pytest.raises(UserError, match="did not load or run"):
+        verify_checkpoint(tmp_path, reference, trust_remote_code=False)
 
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
     ("failure", "expected", "message"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), ExportError, "Free some space"),
-        (PermissionError(errno.EACCES, "Permission denied"), ExportError, "can be written to"),
+        (OSError(errno.ENOSPC, "No space left on device"), UserError, "Free some space"),
+        (PermissionError(errno.EACCES, "Permission denied"), UserError, "can be written to"),
         (KeyboardInterrupt(), KeyboardInterrupt, None),
     ],
 )
@@ -202,7 +206,7 @@ def test_a_failed_write_leaves_nothing(
         (directory / "model.safetensors").write_bytes(b"half")
         raise failure
 
-    monkeypatch.setattr(space.formats.hf.export, "save_torch_state_dict", fail)
+    monkeypatch.setattr(space.formats.checkpoint, "save_torch_state_dict", fail)
     target = tmp_path / "out" / "pruned"
     with pytest.raises(expected, match=message):
         export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), target)
@@ -211,11 +215,11 @@ def test_a_failed_write_leaves_nothing(
 
 def test_a_taken_directory_is_refused(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ExportError, match="new or empty directory"):
+    with pytest.raises(UserError, match="new or empty directory"):
         export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
     (tmp_path / "file").touch()
-    with pytest.raises(ExportError, match="Could not write"):
+    with pytest.raises(UserError, match="Expected to write"):
         export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), tmp_path / "file" / "pruned")
 
 
@@ -230,28 +234,17 @@ def test_a_model_without_attention_is_refused(make_supernet: MakeSupernet, tmp_p
     supernet = make_supernet("llama")
     none = Candidate.from_json([(0, 0, 48)] * 4)
     with pytest.raises(UserError, match="attention in at least one layer"):
-        export_checkpoint(
-            supernet.model,
-            None,
-            supernet.spec,
-            none,
-            tmp_path / "pruned",
-            input_ids=torch.ones(1, 2, dtype=torch.int64),
-            expected_logits=torch.zeros(1, 2, VOCAB),
-            card={},
-        )
+        export(supernet, none, tmp_path / "pruned", model=supernet.model)
 
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("shapes", [EQUAL["narrow"], UNEQUAL["no MLP"]], ids=["equal", "unequal"])
 def test_weights_keep_their_dtype(shapes: Any, make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet, candidate = make_supernet("qwen3"), Candidate.from_json(shapes)
-    source = supernet.materialise(candidate).to(torch.bfloat16)
-    tokens = random_tokens(2, 20, seed=2)
-    rounded = supernet.materialise(candidate)  # not `.to(bfloat16).float()`, which would round rotary frequencies too
-    for parameter in rounded.parameters():
-        parameter.data = parameter.data.bfloat16().float()
-    done = export(supernet, candidate, tmp_path / "pruned", source=source, expected_logits=logits_of(rounded, tokens))
+    model = supernet.view(candidate, own=True)  # not `.to(bfloat16)`, which would round rotary frequencies too
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    done = export(supernet, candidate, tmp_path / "pruned", model=model)
     assert load(done.directory, trust_remote_code=done.trust_remote_code).dtype == torch.bfloat16
     config = AutoConfig.from_pretrained(done.directory, trust_remote_code=done.trust_remote_code)
     assert config.dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""A decoder layer written larger without changing what it computes: units of zeros, for engines that want their number.
+"""Decoder layers written larger without changing what they compute: units of zeros, for engines that want their number.
 
 A KV group or query head whose columns of the output projection are zero adds nothing, whatever it attends to; nor does
 an MLP channel whose column of the down projection is zero.
@@ -6,26 +6,36 @@ an MLP channel whose column of the down projection is zero.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from space.candidate import LayerShape
+from space.formats.checkpoint import CheckpointParts
 from space.models.architectures import family_of
 from space.spec import ModelSpec
 
-State = dict[str, Tensor]
 
-
-def widened(state: State, index: int, old: LayerShape, new: LayerShape, spec: ModelSpec) -> State:
-    """A model's state with one layer in a larger shape and the same function.
+def widened(parts: CheckpointParts, held: Sequence[LayerShape], spec: ModelSpec) -> CheckpointParts:
+    """The parts of a checkpoint with layers in larger shapes and the same function.
 
     Args:
-        state: All tensors of the checkpoint by name; those of other layers are handed on.
-        index: The layer's number in `state`.
-        old: What the layer keeps; blocks that are gone have no tensors in `state`.
-        new: At least as many KV groups, query heads in each of them and MLP channels.
+        parts: Of the subnet; blocks that are gone have no tensors in its state.
+        held: The new shape of each layer: at least as many KV groups, query heads in each of them and MLP channels.
         spec: The dense model.
     """
+    state = parts.state
+    for index, (old, new) in enumerate(zip(parts.shapes, held, strict=True)):
+        state = _with_wider_layer(state, index, old, new, spec)
+    return replace(parts, shapes=tuple(held), state=state)
+
+
+def _with_wider_layer(
+    state: Mapping[str, Tensor], index: int, old: LayerShape, new: LayerShape, spec: ModelSpec
+) -> dict[str, Tensor]:
+    """The state with one layer in another shape; tensors of the other layers are handed on."""
     assert new.kv_heads >= old.kv_heads
     assert new.queries_per_group >= old.queries_per_group
     assert new.mlp_channels >= old.mlp_channels

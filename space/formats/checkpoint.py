@@ -1,0 +1,101 @@
+"""What of a subnet goes into a checkpoint of any format, and the directory that transformers reads it from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor, nn
+
+from space.candidate import Candidate, LayerShape
+from space.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class CheckpointParts:
+    """What every format writes in its own words.
+
+    Attributes:
+        config: The dense model's transformers config.
+        shapes: Of the layers that are left.
+        state: The tensors by transformers' names, layers numbered as in `shapes`, a tied LM head left out.
+    """
+
+    config: Any
+    shapes: tuple[LayerShape, ...]
+    state: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        numbers = {int(name.split(".")[2]) for name in self.state if name.startswith("model.layers.")}
+        assert numbers <= set(range(len(self.shapes)))
+
+    @property
+    def elements(self) -> int:
+        """Elements of all tensors."""
+        return sum(tensor.numel() for tensor in self.state.values())
+
+
+def kept_shapes(candidate: Candidate) -> tuple[LayerShape, ...]:
+    """The shapes of the layers that are left.
+
+    Raises:
+        ShapeError: No layer keeps attention.
+    """
+    shapes = tuple(shape for shape in candidate.layers if not shape.gone)
+    if not any(shape.query_heads for shape in shapes):
+        raise ShapeError(
+            f"Expected a candidate that keeps attention in at least one layer, got {candidate.key} with none: "
+            "without attention there is no key-value cache to generate with. Pick another point."
+        )
+    return shapes
+
+
+def checkpoint_parts(model: nn.Module, config: Any, candidate: Candidate) -> CheckpointParts:
+    """The parts of a subnet.
+
+    Args:
+        model: The candidate as a causal language model, a view of the supernet or one of its own.
+        config: The dense model's.
+        candidate: What `model` is.
+
+    Raises:
+        ShapeError: No layer keeps attention.
+    """
+    tied = config.tie_word_embeddings
+    state = {name: tensor for name, tensor in model.state_dict().items() if not (tied and name == "lm_head.weight")}
+    return CheckpointParts(config, kept_shapes(candidate), state)
+
+
+def write_checkpoint(
+    directory: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], tokenizer: Any, generation: Any
+) -> None:
+    """Writes weights, config.json, tokenizer and generation settings, the last two unless they are None.
+
+    Args:
+        directory: An empty one.
+        state: The tensors by name, all of one dtype, which goes into the config.
+        config: The contents of config.json.
+        tokenizer: Saved as transformers does.
+        generation: transformers' GenerationConfig.
+    """
+    dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
+    whole = {name: tensor if _is_whole(tensor) else tensor.clone() for name, tensor in state.items()}
+    save_torch_state_dict(whole, directory, metadata={"format": "pt"})
+    text = json.dumps({**config, "dtype": dtype}, indent=2, sort_keys=True) + "\n"
+    (directory / "config.json").write_text(text, encoding="utf-8")
+    for weights in directory.glob("*.safetensors"):  # safetensors makes files that only their owner may read
+        shutil.copymode(directory / "config.json", weights)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
+    if generation is not None:
+        generation.to_json_file(directory / "generation_config.json")
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor is all of its memory, and not a slice of a supernet's."""
+    return tensor.untyped_storage().nbytes() == tensor.nbytes

@@ -1,0 +1,174 @@
+"""What a pruned model is in transformers: its classes, made from the text that exports carry, and its configuration."""
+
+from __future__ import annotations
+
+import copy
+import linecache
+import sys
+from functools import cache
+from importlib import resources
+from types import ModuleType
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+
+from space.candidate import Candidate, LayerShape
+from space.errors import ShapeError
+from space.models.architectures import family_of
+from space.spec import ModelSpec
+
+MODELING_FILE = "modeling_pruned"
+BLOCKS = {"attention": "self_attn", "mlp": "mlp"}  # kinds of blocks to their modules in a decoder layer
+_CLASSES = {"AutoConfig": "PrunedConfig", "AutoModel": "PrunedModel", "AutoModelForCausalLM": "PrunedForCausalLM"}
+# what transformers calls the sizes of a layer
+_CONFIG_NAMES = {
+    "query_heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "mlp_channels": "intermediate_size",
+}
+
+
+def modeling_text(family_name: str) -> str:
+    """The modelling file of a family's checkpoints: `modeling_pruned.py` with the names of its stock classes.
+
+    Raises:
+        UserError: There is no such family.
+    """
+    family, llama = family_of(family_name), family_of("llama")
+    text = resources.files("space.models").joinpath(f"{MODELING_FILE}.py").read_text(encoding="utf-8")
+    for kind, stock, name in zip(
+        ("configuration", "modeling", "modeling", "modeling"), llama.classes, family.classes, strict=True
+    ):
+        line = f"from transformers.models.{llama.module}.{kind}_{llama.module} import {stock} as "
+        assert text.count(line) == 1, f"{MODELING_FILE}.py must have one line with {line!r}"
+        text = text.replace(line, f"from transformers.models.{family.module}.{kind}_{family.module} import {name} as ")
+    return text
+
+
+@cache
+def modeling_of(family_name: str) -> ModuleType:
+    """The modelling file of a family's checkpoints as a module: `PrunedConfig`, `PrunedForCausalLM` and their parts.
+
+    Raises:
+        UserError: There is no such family.
+    """
+    text = modeling_text(family_name)
+    module = ModuleType(f"{MODELING_FILE}_{family_name}", f"The modelling file of pruned {family_name} checkpoints.")
+    module.__file__ = f"{MODELING_FILE}_{family_name}.py"
+    linecache.cache[module.__file__] = (len(text), None, text.splitlines(keepends=True), module.__file__)
+    sys.modules[module.__name__] = module  # transformers looks a class's module up there
+    exec(compile(text, module.__file__, "exec"), module.__dict__)
+    return module
+
+
+def block_modules(family_name: str) -> dict[str, list[str]]:
+    """By kind of block, the modules of a decoder layer that leave with it: the block itself, then its norms."""
+    family = family_of(family_name)
+    return {
+        "attention": [BLOCKS["attention"], *family.attention_norms],
+        "mlp": [BLOCKS["mlp"], *family.mlp_norms],
+    }
+
+
+def layer_values(shape: LayerShape, dense: LayerShape | None = None) -> dict[str, Any]:
+    """A layer's sizes under the configuration's names, and `skip` for the blocks that are gone.
+
+    Args:
+        shape: What the layer keeps.
+        dense: Leaves out what is as here; None for nothing.
+    """
+    values: dict[str, Any] = {}
+    for field, name in _CONFIG_NAMES.items():
+        size = getattr(shape, field)
+        if dense is None or (size and size != getattr(dense, field)):
+            values[name] = size
+    skip = [name for name, size in (("attention", shape.query_heads), ("mlp", shape.mlp_channels)) if not size]
+    return values | ({"skip": skip} if skip else {})
+
+
+class PrunedConfigs:
+    """Makes the configurations of one dense model's subnets."""
+
+    def __init__(self, dense_config: Any, spec: ModelSpec) -> None:
+        """Takes the dense model's own, which is not changed."""
+        self._dense = LayerShape(spec.query_heads, spec.kv_heads, spec.mlp_channels)
+        self._layer_types = getattr(dense_config, "layer_types", None)
+        values = dense_config.to_diff_dict() | layer_values(self._dense)
+        values |= {
+            "model_type": f"pruned_{spec.family}",
+            "head_dim": spec.head_dim,
+            "num_hidden_layers": spec.layers,
+            "architectures": [_CLASSES["AutoModelForCausalLM"]],
+            "auto_map": {auto: f"{MODELING_FILE}.{name}" for auto, name in _CLASSES.items()},
+            "block_modules": block_modules(spec.family),
+            "allow_global_per_layer_attribute_access": True,  # the stock config's own validation reads a head count
+        }
+        values.pop("per_layer_config", None)
+        self._values = values
+        self.dense = modeling_of(spec.family).PrunedConfig.from_dict(values)
+        self.dense._attn_implementation = dense_config._attn_implementation
+
+    def json_values(self, candidate: Candidate, start: int = 0) -> dict[str, Any]:
+        """What config.json says of a candidate without its first `start` layers; layers that are gone do not count."""
+        layers = [index for index in range(start, len(candidate.layers)) if not candidate.layers[index].gone]
+        values = {**self._values, "num_hidden_layers": len(layers)}
+        if self._layer_types is not None:
+            values["layer_types"] = [self._layer_types[index] for index in layers]
+        shapes = (candidate.layers[index] for index in layers)
+        values["per_layer_config"] = {
+            str(place): layer_values(shape, self._dense) for place, shape in enumerate(shapes) if shape != self._dense
+        }
+        return values
+
+    def of(self, candidate: Candidate, start: int = 0) -> Any:
+        """The same as a configuration, made from the dense one's copy, which takes a part of a millisecond."""
+        values, config = self.json_values(candidate, start), copy.copy(self.dense)
+        for name in ("num_hidden_layers", "layer_types", "per_layer_config"):
+            if name in values:
+                setattr(config, name, values[name])
+        return config
+
+    def layer(self, shape: LayerShape) -> Any:
+        """The configuration of a layer alone, as its constructor takes it."""
+        config = copy.copy(self.dense)
+        for name, value in layer_values(shape, self._dense).items():
+            setattr(config, name, value)
+        return config
+
+
+def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) -> dict[str, Any]:
+    """The contents of `config.json`: the stock family's where all layers left are equal, else with `per_layer_config`.
+
+    Args:
+        dense_config: The dense model's transformers config.
+        candidate: The layers to describe; those that are gone do not count as layers any more.
+        spec: The dense model.
+
+    Raises:
+        ShapeError: No layer keeps attention.
+    """
+    kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
+    shapes = [candidate.layers[index] for index in kept]
+    if not any(shape.query_heads for shape in shapes):
+        raise ShapeError(
+            f"Expected a candidate that keeps attention in at least one layer, got {candidate.key} with none: "
+            "without attention there is no key-value cache to generate with. Pick another point."
+        )
+    if len(set(shapes)) == 1 and shapes[0].mlp_channels:
+        values: dict[str, Any] = dense_config.to_diff_dict() | layer_values(shapes[0])
+        values |= {"num_hidden_layers": len(kept), "head_dim": spec.head_dim}
+        values["architectures"] = [family_of(spec.family).classes[-1]]
+        if values.get("layer_types") is not None:
+            values["layer_types"] = [values["layer_types"][index] for index in kept]
+        if _is_valid(type(dense_config), values):
+            return values
+    return PrunedConfigs(dense_config, spec).json_values(candidate)
+
+
+def _is_valid(config_class: Any, values: dict[str, Any]) -> bool:
+    """Whether a family's config takes these values; some want a hidden size that is a multiple of the heads."""
+    try:
+        config_class.from_dict(values)
+    except StrictDataclassError:
+        return False
+    return True

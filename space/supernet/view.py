@@ -1,0 +1,170 @@
+"""Views: model objects of the classes that an export ships, whose tensors are the supernet's.
+
+What is dear about a subnet, its narrower blocks with their refits, is kept as modules by (layer, block, option, weights
+version) under a limit of bytes. A view puts such modules, and the dense model's own for what is whole, into containers
+of its own: it copies no tensor, and nothing of the supernet or of another view changes. Modules below a block are
+shared, and so not to be hooked or changed; `layer` and `view(own=True)` give modules of one's own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from threading import Lock
+from typing import Any
+
+import torch
+from cachetools import LRUCache
+from torch import Tensor, nn
+
+from space.candidate import Candidate, LayerShape
+from space.models.pruned import BLOCKS, PrunedConfigs, block_modules, modeling_of
+from space.spec import ModelSpec
+from space.supernet.correction import Correction
+from space.supernet.modules import own_modules, put_parameter, twin
+from space.supernet.units import BlockWeights
+
+OUTPUTS = {"o_proj": "attention", "down_proj": "mlp"}  # output projections to their kind of block
+
+_Key = tuple[int, int, str, LayerShape]  # weights version, layer, kind of block, the layer with that block alone
+_Block = tuple[nn.Module, int]  # a block, and the bytes that it holds beside the supernet's
+
+
+class Views:
+    """Makes the views of one supernet; safe between threads.
+
+    Attributes:
+        version: Of the supernet's weights; blocks of another version are not used any more once it is raised.
+    """
+
+    def __init__(
+        self, model: Any, spec: ModelSpec, weights: Callable[[int, str, LayerShape], BlockWeights], cache_bytes: int
+    ) -> None:
+        """Builds what all views have in common.
+
+        Args:
+            model: The permuted dense model.
+            spec: The same in numbers.
+            weights: Of a layer's block of a kind at a shape, where it is neither whole nor gone.
+            cache_bytes: Memory limit of the narrower blocks.
+        """
+        self.version = 0
+        self._spec = spec
+        self._dense = LayerShape(spec.query_heads, spec.kv_heads, spec.mlp_channels)
+        self._classes = modeling_of(spec.family)
+        self._modules = block_modules(spec.family)
+        self._configs = PrunedConfigs(model.config, spec)
+        self._weights = weights
+        self._blocks: LRUCache[_Key, _Block] = LRUCache(cache_bytes, getsizeof=lambda block: block[1])
+        self._lock = Lock()
+        with torch.device("meta"):
+            self._whole = self._classes.PrunedForCausalLM(self._configs.dense)
+        for module, dense in ((self._whole, model), (self._whole.model, model.model)):
+            for name, child in dense.named_children():
+                if name not in ("model", "layers"):
+                    setattr(module, name, child)
+        self._layers: list[Any] = [*self._whole.model.layers]
+        for layer, dense in zip(self._layers, model.model.layers, strict=True):
+            for name, child in dense.named_children():
+                setattr(layer, name, child)
+        self._whole.generation_config = model.generation_config
+        self._whole.eval().requires_grad_(False)
+
+    def view(
+        self, candidate: Candidate, correction: Correction | None = None, *, own: bool = False, start: int = 0
+    ) -> Any:
+        """See `space.supernet.supernet.Supernet.view`."""
+        kept = [index for index in range(start, self._spec.layers) if not candidate.layers[index].gone]
+        layers = []
+        for position, index in enumerate(kept):
+            layer = self._layer(index, candidate.layers[index], position)
+            if correction is not None:
+                _put_outputs(layer, index, correction.weights[index])
+            layers.append(layer)
+        model = twin(self._whole)
+        model.model = twin(self._whole.model)
+        model.config = model.model.config = self._configs.of(candidate, start)
+        model.model.layers = nn.ModuleList(layers).eval()
+        if not own:
+            return model
+        configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+        return copy.deepcopy(model, configs)
+
+    def layer(self, index: int, shape: LayerShape) -> Any:
+        """A decoder layer at a shape with modules of its own, which may be hooked; its tensors are the supernet's."""
+        return own_modules(self._layer(index, shape, index))
+
+    def _layer(self, index: int, shape: LayerShape, position: int) -> Any:
+        """A decoder layer whose container is its own, at a position in the key-value cache."""
+        layer = twin(self._layers[index])
+        for kind, size, whole, alone in (
+            ("attention", shape.query_heads, self._dense.query_heads, LayerShape(shape.query_heads, shape.kv_heads, 0)),
+            ("mlp", shape.mlp_channels, self._dense.mlp_channels, LayerShape(0, 0, shape.mlp_channels)),
+        ):
+            if not size:
+                layer.skip(kind, self._modules[kind], position)
+            elif size != whole or (kind == "attention" and shape.kv_heads != self._dense.kv_heads):
+                setattr(layer, BLOCKS[kind], self._block(index, kind, alone))
+        attention = getattr(layer, BLOCKS["attention"])
+        if attention.layer_idx != position:
+            attention = twin(attention)
+            attention.layer_idx = position
+            setattr(layer, BLOCKS["attention"], attention)
+        return layer
+
+    def _block(self, index: int, kind: str, alone: LayerShape) -> nn.Module:
+        """A narrower block: remembered, or made now."""
+        key = (self.version, index, kind, alone)
+        with self._lock:
+            block = self._blocks.get(key)
+        if block is None:
+            block = self._new_block(index, kind, alone)
+            with self._lock:
+                if block[1] <= self._blocks.maxsize:
+                    self._blocks[key] = block
+        return block[0]
+
+    def _beside(self, alone: LayerShape, kind: str) -> LayerShape:
+        """The layer with this block, and the other one whole."""
+        dense = self._dense
+        if kind == "attention":
+            return LayerShape(alone.query_heads, alone.kv_heads, dense.mlp_channels)
+        return LayerShape(dense.query_heads, dense.kv_heads, alone.mlp_channels)
+
+    def _new_block(self, index: int, kind: str, alone: LayerShape) -> _Block:
+        """A stock block made in the candidate's widths without memory, and given its tensors."""
+        dense = getattr(self._layers[index], BLOCKS[kind])
+        weights = self._weights(index, kind, alone)
+        with torch.device("meta"):
+            made = self._classes.StockDecoderLayer(self._configs.layer(self._beside(alone, kind)), index)
+        block: Any = getattr(made, BLOCKS[kind])
+        for name, child in dense.named_children():
+            if name not in weights.parameters:
+                setattr(block, name, child)  # norms of queries and keys, activations
+                continue
+            for key, tensor in weights.parameters[name].items():
+                assert getattr(block, name)._parameters[key].shape == tensor.shape
+                put_parameter(getattr(block, name), key, tensor)
+        if hasattr(dense, "config"):
+            block.config = dense.config  # where the attention backend is looked up
+        assert not any(tensor.is_meta for tensor in (*block.parameters(), *block.buffers()))
+        return block.eval(), weights.owned_bytes
+
+
+def _put_outputs(layer: Any, index: int, weights: Mapping[str, Tensor]) -> None:
+    """Gives a layer's blocks output projections of their own.
+
+    Raises:
+        ValueError: A weight has no place, or another shape than the one in its place.
+    """
+    for name, weight in weights.items():
+        place = BLOCKS[OUTPUTS[name]]
+        block = twin(getattr(layer, place))
+        projection = getattr(block, name, None)
+        if projection is None or projection.weight.shape != weight.shape:
+            shape = None if projection is None else tuple(projection.weight.shape)
+            raise ValueError(f"Correction: layer {index}: expected {name} of shape {tuple(weight.shape)}, got {shape}.")
+        own = twin(projection)
+        put_parameter(own, "weight", weight.to(projection.weight))
+        setattr(block, name, own)
+        setattr(layer, place, block)

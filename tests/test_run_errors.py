@@ -1,0 +1,123 @@
+"""Mistakes and full disks: told once and clearly, and nothing is lost by them."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Callable
+
+import pytest
+from helpers_commands import (
+    EVALUATIONS,
+    Done,
+    Place,
+    Process,
+    archived,
+    contents,
+    good,
+    on_another_device,
+    two_at_a_time,
+    whole_lines,
+)
+from helpers_run import ended
+from transformers import GPT2Config
+
+from search.run.directory import FRONT_FILE
+from search.run.finish import REFERENCE_POINTS
+
+
+def full_after(size: int) -> Callable[[], None]:
+    """A disk on which no file grows beyond `size` bytes."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+ERRORS: dict[str, tuple[str, ...]] = {
+    "garbage path": ("no-such-model",),
+    "empty text": ("is empty",),
+    "wrong family": ("gpt2", "llama", "gemma3_text"),
+    "impossible bounds": ("min_decoder_params", "0.9", "0.1"),
+    "run directory in the way": ("run_dir=", "Choose another run_dir"),
+    "changed setting": ("seed: 0 -> 1", "search.algorithm.population: 10 -> 12", "new run_dir"),
+    "changed text": ("text:", "->"),
+    "changed device": ("threads: 64 -> 1", "device: Imaginary 9000 -> ", "another run_dir"),
+    "full disk in calibration": ("File too large", "Free"),
+    "full disk in the search": ("File too large", "free some space", "run again"),
+}
+# Those that start from a finished run.
+KEPT = ("changed setting", "changed text", "changed device", "full disk in the search")
+
+
+@pytest.fixture(scope="module")
+def failed(llama: Place) -> dict[str, Done]:
+    """What each mistake is told."""
+    directory = llama.directory
+    (directory / "empty.txt").write_text("\n\n")
+    (directory / "other.txt").write_text((llama.model / "text.txt").read_text()[::-1])
+    gpt2 = shutil.copytree(llama.model, directory / "gpt2")
+    GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=64).save_pretrained(gpt2)
+    (directory / "in-the-way").write_text("thesis")
+    for name in KEPT:
+        llama.copy("run", name)
+    own = llama.run("changed text") / "own.txt"
+    shutil.copy(llama.model / "text.txt", own)
+    config = llama.run("changed text") / "config.yaml"
+    config.write_text(config.read_text().replace(str(llama.model / "text.txt"), str(own)))
+    shutil.copy(directory / "other.txt", own)
+    on_another_device(llama.run("changed device"))
+    more = f"budget.evaluations={EVALUATIONS + 20}"
+    limit = (llama.run("run") / "archive.jsonl").stat().st_size + 2000
+    jobs: dict[str, Callable[[], Process]] = {
+        "garbage path": lambda: llama.search("garbage", "model.path=no-such-model"),
+        "empty text": lambda: llama.search("empty", f"data.path={directory / 'empty.txt'}"),
+        "wrong family": lambda: llama.search("gpt2 run", f"model.path={gpt2}"),
+        "impossible bounds": lambda: llama.search(
+            "impossible", "space.min_decoder_params=0.9", "space.max_decoder_params=0.1"
+        ),
+        "run directory in the way": lambda: llama.search("in-the-way"),
+        "changed setting": lambda: llama.search("changed setting", "seed=1", "search.algorithm.population=12"),
+        "changed text": lambda: llama.search("changed text", f"data.path={own}"),
+        "changed device": lambda: llama.search("changed device", more),
+        "full disk in calibration": lambda: llama.search("calibrated", cache="full cache", preexec=full_after(6000)),
+        "full disk in the search": lambda: llama.search("full disk in the search", more, preexec=full_after(limit)),
+    }
+    return two_at_a_time(jobs)
+
+
+@pytest.mark.parametrize("mistake", ERRORS)
+def test_a_mistake_is_told_once_and_clearly(failed: dict[str, Done], mistake: str) -> None:
+    done = failed[mistake]
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr + done.stdout
+    assert [line.startswith("error: ") for line in done.stderr.splitlines()].count(True) == 1
+    assert [words for words in ERRORS[mistake] if words not in done.stderr] == []
+
+
+def test_a_mistake_loses_nothing(llama: Place, failed: dict[str, Done]) -> None:
+    assert (llama.directory / "in-the-way").read_text() == "thesis"
+    finished = contents(llama.run("run"))
+    assert contents(llama.run("changed setting")) == finished
+    text = contents(llama.run("changed text"))
+    assert {name: text[name] for name in finished if name != "config.yaml"} == {
+        name: content for name, content in finished.items() if name != "config.yaml"
+    }
+    device = contents(llama.run("changed device"))
+    assert device["archive.jsonl"] == finished["archive.jsonl"]  # nothing was asked
+    assert device[FRONT_FILE] == finished[FRONT_FILE]
+    calibrations = llama.directory / "full cache" / "supernets"
+    assert not calibrations.exists() or list(calibrations.iterdir()) == []
+
+
+def test_a_full_disk_ends_the_search_where_the_next_run_goes_on(llama: Place, failed: dict[str, Done]) -> None:
+    run = llama.run("full disk in the search")
+    before = whole_lines(run / "archive.jsonl")
+    assert len(before) > len(whole_lines(llama.run("run") / "archive.jsonl"))
+    assert len(archived(run)) < EVALUATIONS + 20
+    assert (run / FRONT_FILE).read_bytes() == (llama.run("run") / FRONT_FILE).read_bytes()
+    good(ended(llama.search(run.name, f"budget.evaluations={EVALUATIONS + 20}")))
+    assert whole_lines(run / "archive.jsonl")[: len(before)] == before
+    assert EVALUATIONS + 20 <= len(archived(run)) <= EVALUATIONS + 20 + REFERENCE_POINTS  # uniform designs at its end
+
+
+def test_mistakes_left_nothing_in_the_working_directory(llama: Place, failed: dict[str, Done]) -> None:
+    assert list(llama.cwd.iterdir()) == []

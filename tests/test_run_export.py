@@ -1,0 +1,187 @@
+"""Picks of a run as checkpoints: they load, are what their rows say, and go on after a kill of their training."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from helpers_commands import Done, Place, Process, contents, good, on_another_device, two_at_a_time, wait_for
+from helpers_run import ended
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from evaluators.data import split_tokens
+from search.run.directory import FRONT_FILE, POINTS_FILE
+from search.run.front import is_dense, read_front_csv
+
+
+def beside_the_front(place: Place) -> pd.Series:
+    """A point that the search evaluated and the front does not hold, with layers of unequal shape."""
+    points = read_front_csv(place.run("run") / POINTS_FILE)
+    front = set(read_front_csv(place.run("run") / FRONT_FILE)["key"])
+    unequal = points["mlp_channels"].map(lambda channels: len(set(channels)) > 1)
+    return points[unequal & ~points["key"].isin(front)].iloc[0]
+
+
+def merging(place: Place) -> Place:
+    """The same model and run with a tokenizer that has a merge, without which llama.cpp reads none."""
+    other = copy.copy(place)
+    other.directory = place.directory / "merging"
+    model = shutil.copytree(place.model, other.directory / place.model.name)
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["aa"] = tokenizer["model"]["vocab"].pop("9")
+    tokenizer["model"]["merges"] = [["a", "a"]]
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = shutil.copytree(place.run("run"), other.run("run")) / "config.yaml"
+    config.write_text(config.read_text().replace(str(place.model), str(model)))
+    return other
+
+
+@pytest.fixture(scope="module")
+def exported(llama: Place, gemma: Place) -> dict[str, Done]:
+    """What exporting says, by what is picked; from a copy of the run, which exports add to."""
+    llama.copy("run", "exported")
+    (llama.directory / "taken").mkdir()
+    (llama.directory / "taken" / "thesis.txt").write_text("mine")
+    key = read_front_csv(llama.run("run") / FRONT_FILE)["key"].iloc[1]
+    on_another_device(llama.copy("run", "timed elsewhere"))
+    out = llama.directory / "out"
+    jobs: dict[str, Callable[[], Process]] = {
+        "knee": lambda: llama.export("exported"),
+        "constraint": lambda: llama.export("exported", "pick=params<=0.9", f"out={out / 'constraint'}"),
+        "beside": lambda: llama.export("exported", f"pick={beside_the_front(llama)['key']}", f"out={out / 'beside'}"),
+        "front key": lambda: llama.export("exported", f"pick={key}", f"out={out / 'front key'}"),
+        "another device": lambda: llama.export("timed elsewhere", f"pick={key}", f"out={out / 'another device'}"),
+        "gguf": lambda: merging(llama).export("run", "format=gguf", f"out={out / 'gguf'}"),
+        "no merges": lambda: llama.export("exported", "format=gguf", f"out={out / 'no merges'}"),
+        "not uniform": lambda: llama.export(
+            "exported", "format=hf_uniform", f"pick={beside_the_front(llama)['key']}", f"out={out / 'not uniform'}"
+        ),
+        "unknown format": lambda: llama.export("exported", "format=onnx", f"out={out / 'unknown format'}"),
+        "gemma knee": lambda: gemma.export("run", f"out={out / 'gemma knee'}"),
+        "taken": lambda: llama.export("exported", f"out={llama.directory / 'taken'}"),
+        "unknown key": lambda: llama.export("exported", "pick=sffffffffff", f"out={out / 'unknown key'}"),
+        "no run": lambda: llama.export("nowhere", f"out={out / 'no run'}"),
+    }
+    return two_at_a_time(jobs)
+
+
+def load(directory: Path, monkeypatch: pytest.MonkeyPatch, modules: Path) -> Any:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(modules))
+    return AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)
+
+
+@pytest.mark.parametrize("pick", ["knee", "constraint", "beside", "front key", "another device", "gemma knee"])
+def test_a_pick_loads_and_is_as_large_as_its_row_says(
+    llama: Place,
+    gemma: Place,
+    exported: dict[str, Done],
+    pick: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    done = good(exported[pick])
+    assert "in a fresh process" in done.stdout
+    key = done.stdout.split("pick ", 1)[1].split(": ", 1)[1].split(",", 1)[0]
+    directory = llama.run("exported") / "exports" / key if pick == "knee" else llama.directory / "out" / pick
+    row = read_front_csv((gemma if pick == "gemma knee" else llama).run("run") / POINTS_FILE).set_index("key").loc[key]
+    model = load(directory, monkeypatch, tmp_path)
+    assert model.num_parameters() == row["params"]
+    tokens = AutoTokenizer.from_pretrained(directory, trust_remote_code=True)("some words", return_tensors="pt")
+    with torch.inference_mode():
+        assert model.generate(**tokens, max_new_tokens=5, do_sample=False).shape[1] == tokens["input_ids"].shape[1] + 5
+    card = (directory / "README.md").read_text()
+    assert "| params |" in card
+    assert "| kl |" in card
+    assert ("| heldout_ppl |" in card) == (pick != "beside")  # measured for the points of the front alone
+
+
+def test_an_exported_front_member_is_as_good_as_its_row_says(
+    llama: Place, exported: dict[str, Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is the tuned subnet that the run stored."""
+    directory = llama.directory / "out" / "front key"
+    front = read_front_csv(llama.run("run") / FRONT_FILE)
+    text = split_tokens(
+        {"text.txt": (llama.model / "text.txt").read_text()}, AutoTokenizer.from_pretrained(llama.model)
+    )
+    tokens = text.blocks("heldout", 24, 32)
+    with torch.inference_mode():
+        logits = load(directory, monkeypatch, tmp_path)(tokens).logits[:, :-1].float()
+    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
+    assert math.exp(nll) == pytest.approx(front["heldout_ppl"][1], rel=1e-3)
+    assert front["heldout_ppl"][1] != pytest.approx(front["refit_ppl"][1], rel=1e-2)
+    assert "| corrective refit | 512 tokens |" in (directory / "README.md").read_text()
+
+
+def test_a_pick_is_written_for_llama_cpp(llama: Place, exported: dict[str, Done]) -> None:
+    assert "200 greedy tokens" in good(exported["gguf"]).stdout
+    assert sorted(path.suffix for path in (llama.directory / "out" / "gguf").iterdir()) == [".gguf", ".md"]
+
+
+def test_a_killed_recovery_ends_in_the_same_checkpoint(llama: Place) -> None:
+    out = {name: llama.directory / "recovered" / name for name in ("whole", "killed")}
+    steps = 60
+    recover = (f"recover.tokens={steps * 64}", "recover.save_tokens=640", "recover.learning_rate=1e-3")
+    whole = llama.export("run", f"out={out['whole']}", *recover)
+    killed = llama.export("run", f"out={out['killed']}", *recover)
+    checkpoints = out["killed"].with_name("killed.recovery")
+    try:
+        wait_for(killed, lambda: (checkpoints / "checkpoint-20" / "trainer_state.json").exists())
+    finally:
+        killed.kill()
+        ended(killed)
+    assert not out["killed"].exists()
+    told = good(ended(whole)).stdout
+    again = good(ended(llama.export("run", f"out={out['killed']}", *recover))).stdout
+    assert "\n640/3840 tokens: loss" in told
+    assert "\n640/3840 tokens: loss" not in again
+    assert (out["killed"] / "model.safetensors").read_bytes() == (out["whole"] / "model.safetensors").read_bytes()
+    assert not checkpoints.exists()
+    card = (out["killed"] / "README.md").read_text()
+    assert f"| recovery | {steps * 64} tokens of" in card
+    before, after = (
+        float(card.split(f"| held-out perplexity {when} recovery | ")[1].split(" ")[0]) for when in ("before", "after")
+    )
+    assert after < before
+    assert f"| heldout_ppl | {after:.4g}"[:20] in card
+
+
+def test_the_picks_are_those_that_were_named(llama: Place, exported: dict[str, Done]) -> None:
+    front = read_front_csv(llama.run("run") / FRONT_FILE)
+    assert beside_the_front(llama)["key"] in exported["beside"].stdout
+    allowed = front[~is_dense(front) & (front["params"] <= 0.9 * front["params"][0])]
+    best = allowed["key"].to_numpy()[allowed["heldout_kl"].to_numpy(dtype=float).argmin()]
+    assert best in exported["constraint"].stdout
+
+
+@pytest.mark.parametrize(
+    ("pick", "words"),
+    [
+        ("taken", "new or empty directory"),
+        ("unknown key", "names no point"),
+        ("no run", "there is no such file"),
+        ("not uniform", "The nearest point of this run that it can hold is"),
+        ("unknown format", "hf, hf_uniform, deci, gguf"),
+        ("no merges", "a BPE without merges"),
+    ],
+)
+def test_an_export_that_cannot_be_is_told_why(llama: Place, exported: dict[str, Done], pick: str, words: str) -> None:
+    done = exported[pick]
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr + done.stdout
+    assert words in done.stderr
+    assert contents(llama.directory / "taken") == {"thesis.txt": b"mine"}
+    assert not (llama.directory / "out" / pick).exists()
+
+
+def test_exports_left_nothing_in_the_working_directory(llama: Place, exported: dict[str, Done]) -> None:
+    assert list(llama.cwd.iterdir()) == []

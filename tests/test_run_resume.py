@@ -1,0 +1,114 @@
+"""A run goes on: after a kill at any moment to the same end, with a longer budget, with other runs laid over."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers_commands import EVALUATIONS, Place, archived, contents, good, wait_for
+from helpers_run import ended
+
+from search.run.directory import FRONT_FILE, PAGE_FILE, REPORT_FILE, SUMMARY_FILE
+from search.run.finish import REFERENCE_POINTS
+from search.run.front import is_dense, read_front_csv
+
+LOOP = (
+    *("search.distillation=loop", "distillation.tokens=[320,640]", "budget.evaluations=null", "budget.tokens=45000"),
+    *("search.algorithm.starts=6", "search.algorithm.sweep_levels=1", "search.algorithm.round_size=8"),
+)
+LOOPED = ("distilled-320", "distilled-640")
+KILLED = {
+    "final": ((), (("search", 12), ("heldout", 1), ("tuned", 1)), ("search", "heldout", "tuned")),
+    "loop": (LOOP, (("distilled-320", 3), ("distilled-640", 2)), ("search", "distilled-320", "distilled-640", "tuned")),
+}
+
+
+def with_the_table_of_the_first_run(llama: Place, name: str) -> Path:
+    """A new run directory with a latency table, without which runs can not be compared."""
+    run = llama.run(name)
+    run.mkdir()
+    shutil.copy(llama.run("run") / "latency.json", run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def looped(llama: Place) -> Path:
+    run = with_the_table_of_the_first_run(llama, "loop")
+    good(ended(llama.search("loop", *LOOP)))
+    return run
+
+
+@pytest.mark.parametrize("mode", KILLED)
+def test_a_run_that_was_killed_ends_like_one_never_killed(llama: Place, looped: Path, mode: str) -> None:
+    changes, kills, fidelities = KILLED[mode]
+    undisturbed = looped if mode == "loop" else llama.run("run")
+    run = with_the_table_of_the_first_run(llama, f"killed {mode}")
+    archive = run / "archive.jsonl"
+
+    def lines(fidelity: str) -> int:
+        return archive.read_bytes().count(f'"fidelity": "{fidelity}"'.encode()) if archive.exists() else 0
+
+    for fidelity, count in kills:
+        process = llama.search(run.name, *changes, cache="cache of the killed run")
+        try:
+            wait_for(process, lambda fidelity=fidelity, count=count: lines(fidelity) >= count)
+        finally:
+            process.kill()
+            ended(process)
+        assert not (run / FRONT_FILE).exists()
+        assert lines(fidelity) < len(archived(undisturbed, fidelity))
+    before = archive.read_bytes()
+    good(ended(llama.search(run.name, *changes, cache="cache of the killed run")))
+    assert archive.read_bytes().startswith(before[: before.rfind(b"\n") + 1])  # what was there is still there
+
+    for fidelity in fidelities:
+        got, expected = archived(run, fidelity), archived(undisturbed, fidelity)
+        assert [e.candidate for e in got] == [e.candidate for e in expected]
+        assert [e.values for e in got] == [e.values for e in expected]
+    timed = [{e.candidate.key for e in archived(place, "timed")} for place in (run, undisturbed)]
+    assert timed[0] == timed[1]  # the same front, up to what the timings of either run leave out
+
+
+def test_training_in_the_loop_keeps_its_share_and_makes_the_front(looped: Path) -> None:
+    run, rungs = looped, ("search-8", "search", *LOOPED)
+    spent = {name: sum(e.tokens for e in archived(run, name)) for name in rungs}
+    trained = sum(spent[name] for name in LOOPED)
+    assert 0.3 < trained / sum(spent.values()) < 0.7
+    front = read_front_csv(run / FRONT_FILE)
+    last = {e.candidate.key: e.values for e in archived(run, LOOPED[-1])}
+    members = front[~is_dense(front)]
+    assert len(members) >= 1  # how many depends on timings
+    for _, row in members.iterrows():
+        assert row["kl"] == last[row["key"]]["kl"] != row["untuned_kl"]
+    assert {file.stem for file in (run / "tuned").glob("s*")} == set(members["key"])
+    assert len(archived(run, LOOPED[0])) >= 10
+    assert len(archived(run, LOOPED[0])) > len(last) >= len(members)
+
+
+def test_a_longer_budget_goes_on_with_a_run_that_has_ended(llama: Place) -> None:
+    longer = llama.copy("run", "longer")
+    done = good(ended(llama.search("longer", f"budget.evaluations={EVALUATIONS + 20}", "name=other")))
+    assert f"{EVALUATIONS + 20} of {EVALUATIONS + 20} evaluations" in done.stdout
+    asked = EVALUATIONS + len(archived(llama.run("run"), "search-8"))
+    replayed = re.findall(r"\((\d+) replayed\)", done.stdout)[-1]
+    assert asked <= int(replayed) <= asked + REFERENCE_POINTS
+    assert "block shapes, spread between rounds" in done.stdout
+    old, new = archived(llama.run("run")), archived(longer)
+    assert new[: len(old)] == old
+    assert len(new) <= len(old) + 20  # uniform designs, which the end of the first run looked at, may be among them
+
+
+def test_fronts_of_other_runs_are_laid_over_after_the_end_without_a_new_evaluation(llama: Place) -> None:
+    compared = llama.copy("run", "compared")
+    before = contents(compared)
+    good(ended(llama.search("compared", f"compare={llama.run('run')}")))
+    after = contents(compared)
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert {PAGE_FILE, "config.yaml"} <= changed <= {PAGE_FILE, "config.yaml", SUMMARY_FILE, REPORT_FILE}
+    assert b'"name":"run"' in after[PAGE_FILE]
+    done = ended(llama.search("compared", f"compare=[{llama.directory / 'nowhere'}]"))
+    assert done.returncode == 1
+    assert "nowhere/front.csv, but there is no such file" in done.stderr
+    assert contents(compared) == after
