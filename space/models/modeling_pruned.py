@@ -95,7 +95,10 @@ class PrunedDecoderLayer(StockDecoderLayer):
     def skip(self, block: str, modules: list[str], layer_idx: int) -> None:
         """Puts a hole in the place of a block; its norms go with it."""
         name, *norms = modules
-        setattr(self, name, HOLES[block](layer_idx))
+        stock, hole = getattr(self, name), HOLES[block](layer_idx)
+        if hasattr(stock, "is_sliding"):  # older layers ask their attention for it
+            hole.is_sliding = stock.is_sliding
+        setattr(self, name, hole)
         for norm in norms:
             setattr(self, norm, nn.Identity())
 
