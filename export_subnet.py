@@ -16,11 +16,11 @@ import torch
 from omegaconf import DictConfig
 
 from conf.settings import made, plain, session_settings
+from evaluators.metrics import HELDOUT_QUALITY
 from evaluators.session import Paths, Session
 from evaluators.training.recovery import recover_pick
 from search.constraints import quoted
 from search.run.finished import FinishedRun
-from search.run.front import HELDOUT_QUALITY
 from search.run.picks import candidate_of
 from search.views.watch.run import Watch, watched
 from space.formats.registry import format_of

@@ -18,7 +18,8 @@ from search.protocol import Task, starting_designs
 from search.run.directory import FREE_SETTINGS, new_name, open_run_directory
 from search.run.finish import Finish, finish
 from search.run.finished import FinishedRun, finished_runs
-from search.run.scoring import score_run
+from search.views.pages import write_pages
+from search.views.scoring import watched_scores
 from search.views.watch.events import Found
 from search.views.watch.run import Watch, watched
 from space.space import SearchSpace
@@ -30,7 +31,7 @@ def run(config: dict[str, Any], watch: Watch) -> None:
     session = Session.open(session_settings(config), Paths(run_dir), watch.stage)
     with watch.stage("model and text"):
         session.check()
-        budget, compared = made(config["budget"]), finished_runs(config["compare"])
+        budget, _ = made(config["budget"]), finished_runs(config["compare"])
     open_run_directory(run_dir, config, free=FREE_SETTINGS)
     watch.opened(run_dir, session.spec.name, config, config["tracker"])
     watch.told(session.harness.remarks(config["objectives"]))
@@ -50,38 +51,31 @@ def run(config: dict[str, Any], watch: Watch) -> None:
         with watch.stage("search"):
             run_loop(searcher, evaluators, archive, objectives, budget, batch=ask, on_progress=watch.searched)
         # 4: what is promised is measured
-        found = finished(session, archive, space, config, compared, watch)
+        found = finished(session, archive, space, config["front_points"], watch)
+        write_pages(run_dir, archive)
         if session.harness.questions:
             run_there = FinishedRun.open(run_dir)
             picks = run_there.picks(config["evaluate"]["picks"])
-            score_run(run_there, archive, session.task_evaluators, picks, watch)
+            watched_scores(run_there, archive, session.task_evaluators, picks, watch)
     watch.send(Found(run_dir, session.spec.name, objectives, found))
 
 
-def finished(
-    session: Session,
-    archive: Archive,
-    space: SearchSpace,
-    config: dict[str, Any],
-    compared: list[FinishedRun],
-    watch: Watch,
-) -> Finish:
+def finished(session: Session, archive: Archive, space: SearchSpace, points: int, watch: Watch) -> Finish:
     """The end of a search: its front, scored, timed and written."""
     fidelities, table = session.fidelities, session.table
     told = {
-        "sources": {name: len(tokens) for name, tokens in session.text.tokens.items()},
+        "sources": session.text.sources,
         "latency_table": table.remarks(),
-        "arguments": sys.argv[1:],
         "mlp_step": space.mlp_step,
         "latency": {**table.device, "scenario": session.settings.latency.scenario},
+        "arguments": sys.argv[1:],
     }
     with watch.stage("front: tuning, held-out text and end-to-end timing") as show:
         found = finish(
             archive, session.objectives, session.dense, search=fidelities.search[-1],
             trained=session.trained[-1] if session.trained else None, heldout=fidelities.heldout,
             tuned=fidelities.tuned, timed=session.timed(show), show=show, facts={**session.identity(), **told},
-            config=config, reference=space.uniform_ladder(), compared=compared, points=config["front_points"],
-            run_dir=session.paths.run_dir,
+            reference=space.uniform_ladder(), points=points, run_dir=session.paths.run_dir,
         )  # fmt: skip
     if session.tuning:
         session.tuning.keep(set(found.front["key"]))

@@ -16,7 +16,7 @@ from search.archive import Archive
 from search.constraints import quoted
 from search.run.finished import FinishedRun
 from search.run.picks import candidate_of
-from search.run.scoring import score_run
+from search.views.scoring import watched_scores
 from search.views.watch.run import Watch, watched
 
 TASK_SETTINGS = [field.name for field in fields(TaskSettings)]
@@ -32,7 +32,7 @@ def score(run_dir: Path, pick: str, tasks: TaskSettings, watch: Watch) -> None:
     with watch.stage("tasks"):
         _ = session.harness
     with Archive.reopen(run_dir / "archive.jsonl") as archive:
-        score_run(run, archive, session.task_evaluators, [candidate], watch)
+        watched_scores(run, archive, session.task_evaluators, [candidate], watch)
     watch.told([f"also in {run_dir / 'front.csv'} and {run_dir / 'front.html'}"])
 
 

@@ -114,7 +114,7 @@ def main() -> None:
     for line in (arguments.run_dir / "archive.jsonl").read_text().splitlines()[1:]:
         record = json.loads(line)
         if record["fidelity"].startswith("search"):
-            asked.setdefault(record["fidelity"], []).append(Candidate.from_json(record["layers"]))
+            asked.setdefault(record["fidelity"], []).append(Candidate.from_json(record["candidate"]))
     errors = tabulate(space, refit_error_measure(supernet).values, [REFIT_ERROR])[REFIT_ERROR].steps
     sweep = Sweep(space, errors, config["search"]["algorithm"]["sweep_levels"]).designs
     jobs = {name: (_tokens(windows, name), found[-arguments.candidates :]) for name, found in asked.items()}

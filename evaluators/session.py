@@ -200,7 +200,7 @@ class Session:
         workload, space = self.settings.latency, self.space
         designs = space.samples(workload.fit + workload.check)
         with self._stage("latency table") as show:
-            return self.bench.table(space.attention_shapes, space.mlp_shapes, designs, show).to_json()
+            return self.bench.table(space.block_options, designs, show).to_json()
 
     @cached_property
     def tuning(self) -> Tuning | None:

@@ -6,14 +6,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evaluators.metrics import METRICS
 from search.protocol import Free
-from search.run.front import COUNTS
 from search.tables import tabulate
 from space.errors import UserError
 from space.space import SearchSpace
 
 _CONSTRAINT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
 _BOUNDS = {"max": "<=", "min": ">="}
+
+# Of which no candidate has as little as 1.
+_SIZED = {m.name for m in METRICS if m.is_cost and (m.format in ("count", "bytes") or m.unit == "ms")}
 
 
 def parsed(text: str) -> tuple[str, str, float] | None:
@@ -24,7 +27,7 @@ def parsed(text: str) -> tuple[str, str, float] | None:
 
 def relative(name: str, value: float) -> bool:
     """Whether the value is a fraction of the dense model's: at most 1, for counts and latencies."""
-    return (name in COUNTS or name.endswith("_ms")) and 0 < value <= 1
+    return name in _SIZED and 0 < value <= 1
 
 
 def quoted(arguments: Sequence[str], key: str) -> list[str]:

@@ -15,10 +15,11 @@ from hydra.errors import HydraException
 from omegaconf import MissingMandatoryValue
 
 from conf.settings import PARTS, composed, made, run_session, session_settings, stored_config
-from evaluators.base import Metric, choose_metrics
+from evaluators.base import choose_metrics
 from evaluators.cost import cost_measure
 from evaluators.data import load_texts
 from evaluators.latency.workload import LATENCY, Workload
+from evaluators.metrics import metric_named
 from evaluators.settings import FidelitySettings, ModelSettings, Settings, TaskSettings, TextSettings
 from evaluators.tasks.harness import Harness
 from evaluators.training.corrections import CorrectiveRefit
@@ -51,7 +52,7 @@ SPEC = ModelSpec(
     vocab=64,
     tied_embeddings=True,
 )
-OBJECTIVES = (Metric("kl", "nats/token", "min", 2), LATENCY)
+OBJECTIVES = (metric_named("kl"), LATENCY)
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
 
 

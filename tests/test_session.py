@@ -29,7 +29,7 @@ from space.errors import UserError
 from space.space import SearchSpace
 from space.supernet.preparation import Preparation
 
-CUT = Candidate.from_json([[4, 2, 16], [6, 3, 48], [0, 0, 32], [6, 3, 0]])
+CUT = Candidate.from_rows([[4, 2, 16], [6, 3, 48], [0, 0, 32], [6, 3, 0]])
 OTHER_PROCESS = """
 import json, pickle, sys
 import torch
@@ -40,7 +40,7 @@ settings, paths, candidate = pickle.loads(Path(sys.argv[1]).read_bytes())
 session = Session.open(settings, paths)
 values = {}
 for evaluator in (*session.fidelities.search, session.fidelities.heldout, session.fidelities.tuned):
-    (answer,) = evaluator([candidate])
+    (answer,) = evaluator.evaluate([candidate])
     assert answer.status == "ok", answer.error
     values[evaluator.fidelity] = answer.values
 print(json.dumps(values))
@@ -104,7 +104,7 @@ def test_another_process_opens_it_from_pickled_settings_and_answers_alike(
     assert session.fidelities.tuned is not None
     expected = {}
     for evaluator in (*session.fidelities.search, session.fidelities.heldout, session.fidelities.tuned):
-        (answer,) = evaluator([CUT])
+        (answer,) = evaluator.evaluate([CUT])
         expected[evaluator.fidelity] = dict(answer.values)
     assert set(expected) == {"search-8", "search", "heldout", "tuned"}
     given = tmp_path / "given.pickle"
