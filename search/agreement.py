@@ -31,7 +31,7 @@ def agreement(metric: str, surrogate: Surrogate, unseen: Sequence[Evaluation]) -
     return text if found is None else f"{text}: tau {found.tau:.2f} and {found.off:.0%} off on {found.count} unseen"
 
 
-def rung_agreement(metric: str, answers: Sequence[Mapping[str, Evaluation]]) -> list[str]:
+def fidelity_agreements(metric: str, answers: Sequence[Mapping[str, Evaluation]]) -> list[str]:
     """Rank correlations of each fidelity with the next one, Kendall's tau and Spearman's rho.
 
     Args:
@@ -39,9 +39,9 @@ def rung_agreement(metric: str, answers: Sequence[Mapping[str, Evaluation]]) -> 
         answers: For each fidelity, cheapest first, evaluations by key.
     """
     notes = []
-    for rung, (low, high) in enumerate(pairwise(answers)):
+    for index, (low, high) in enumerate(pairwise(answers)):
         if alike := fidelity_agreement(metric, low, high):
-            notes.append(f"fidelity {rung} to {rung + 1}: tau {alike.tau:.2f}, rho {alike.rho:.2f} on {alike.count}")
+            notes.append(f"fidelity {index} to {index + 1}: tau {alike.tau:.2f}, rho {alike.rho:.2f} on {alike.count}")
     return notes
 
 

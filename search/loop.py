@@ -174,8 +174,8 @@ def _answers(
     questions: Sequence[Question], evaluators: Sequence[Evaluator], archive: Archive, generation: int
 ) -> Iterator[tuple[Evaluation, bool]]:
     """The answers in order, each with whether the archive held it; a new one is on disk before the next is computed."""
-    for rung, group in groupby(questions, lambda question: question.rung % len(evaluators)):
-        evaluator, together = evaluators[rung], [*group]
+    for fidelity, group in groupby(questions, lambda question: question.fidelity % len(evaluators)):
+        evaluator, together = evaluators[fidelity], [*group]
         candidates = dict.fromkeys(question.candidate for question in together)
         new = evaluator.evaluate([c for c in candidates if archive.get(c.key, evaluator.fidelity) is None])
         for question in together:

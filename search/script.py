@@ -21,7 +21,7 @@ class Scripted(ABC):
 
     The script yields one stage of questions after the other, each as long as it likes, and is sent the answers to all
     of a stage in order, None where the evaluation failed. Here the stages are cut into batches; what was asked before
-    at the same rung is answered from memory. So what is asked does not depend on the size of the batches, and is a
+    at the same fidelity is answered from memory. So what is asked does not depend on the size of the batches, and is a
     function of the seed and of the answers.
 
     Attributes:
@@ -29,7 +29,7 @@ class Scripted(ABC):
         space: Where, as the task says.
         objectives: What the front is made of, as the task says.
         remark: See `Algorithm`.
-        spent: Tokens that the answers at each rung took.
+        spent: Tokens that the answers at each fidelity took.
     """
 
     def __init__(self, task: Task) -> None:
@@ -38,7 +38,7 @@ class Scripted(ABC):
         self.space = task.space
         self.objectives = tuple(task.objectives)
         self.remark = ""
-        self.spent = [0] * task.rungs
+        self.spent = [0] * task.fidelities
         self._known: dict[tuple[str, int], Evaluation | None] = {}
         self._stage: list[Question] = []
         self._queue: deque[Question] = deque()
@@ -63,14 +63,14 @@ class Scripted(ABC):
         self._store(self._asked, evaluations)
         self._asked = []
 
-    def was_asked(self, candidate: Candidate, rung: int) -> bool:
-        """Whether this was asked at this rung and answered, or failed."""
-        return (candidate.key, rung % self.task.rungs) in self._known
+    def was_asked(self, candidate: Candidate, fidelity: int) -> bool:
+        """Whether this was asked at this fidelity and answered, or failed."""
+        return (candidate.key, fidelity % self.task.fidelities) in self._known
 
     def _store(self, questions: Sequence[Question], evaluations: Sequence[Evaluation]) -> None:
         for question, evaluation in zip_longest(questions, evaluations):
             assert evaluation is None or evaluation.candidate == question.candidate
-            self.spent[question.rung] += evaluation.tokens if evaluation is not None else 0
+            self.spent[question.fidelity] += evaluation.tokens if evaluation is not None else 0
             ok = evaluation is not None and evaluation.status == "ok"
             self._known[self._name(question)] = evaluation if ok else None
 
@@ -88,15 +88,15 @@ class Scripted(ABC):
         self._stage = stage
         new = {self._name(question): question for question in stage}
         self._queue.extend(
-            replace(question, rung=FULL if rung == self.task.rungs - 1 else rung)
-            for (key, rung), question in new.items()
-            if (key, rung) not in self._known
+            replace(question, fidelity=FULL if fidelity == self.task.fidelities - 1 else fidelity)
+            for (key, fidelity), question in new.items()
+            if (key, fidelity) not in self._known
         )
 
     def _name(self, question: Question) -> tuple[str, int]:
-        return question.candidate.key, question.rung % self.task.rungs
+        return question.candidate.key, question.fidelity % self.task.fidelities
 
 
-def at(rung: int, candidates: Iterable[Candidate]) -> list[Question]:
-    """Questions about these candidates at one rung."""
-    return [Question(candidate, rung) for candidate in candidates]
+def at(fidelity: int, candidates: Iterable[Candidate]) -> list[Question]:
+    """Questions about these candidates at one fidelity."""
+    return [Question(candidate, fidelity) for candidate in candidates]

@@ -138,7 +138,7 @@ def check_search(config: Config) -> None:
         size = costs.values(candidate)["params"]
         return {**costs.values(candidate), "latency_ms": size, "refit_error": -size}
 
-    task = Task(space, OBJECTIVES, seed=config["seed"], free=free, starts=starts, rungs=2)
+    task = Task(space, OBJECTIVES, seed=config["seed"], free=free, starts=starts, fidelities=2)
     algorithm = made(config["search"]["algorithm"])(task)
     asked = algorithm.ask(ask)
     assert 2 <= len({question.candidate.key for question in asked}) == len(asked) <= ask

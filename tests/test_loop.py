@@ -277,7 +277,7 @@ class Climber:
             asked, self._next = self._next, []
             return asked
         taken, self._designs = self._designs[:n], self._designs[n:]
-        return [Question(candidate, rung=0) for candidate in taken]
+        return [Question(candidate, fidelity=0) for candidate in taken]
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         if all(e.fidelity == "cheap" for e in evaluations):

@@ -23,7 +23,7 @@ from space.space import SearchSpace
 
 
 class AdditiveDesigns(Rival):
-    """Single changes of the dense model at the lowest rung, then knapsack designs of their sums at the full one.
+    """Single changes of the dense model at the lowest fidelity, then knapsack designs of their sums at the full one.
 
     Designs are spread evenly over the budget axis, then put between those, and between those again, until the knapsack
     has no budget left to tell apart. A design outside of the space's bounds is repaired, at random.
