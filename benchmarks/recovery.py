@@ -64,10 +64,10 @@ def main() -> None:
         console.print(title, f"{seconds:.0f} s", *cells, highlight=False)
 
     score("refit", supernet.view(candidate, own=True).float(), 0.0)
-    for rung, tokens in enumerate([0, *arguments.distillation_tokens]):
+    for stage, tokens in enumerate([0, *arguments.distillation_tokens]):
         start = time.perf_counter()
-        model = tuning.model(candidate, rung)
-        title = f"{tokens} tokens" if rung else "corrective refit"
+        model = tuning.model(candidate, stage)
+        title = f"{tokens} tokens" if stage else "corrective refit"
         score(title, model.float(), time.perf_counter() - start)
     if arguments.tokens:
         start, out = time.perf_counter(), arguments.run_dir / "exports" / f"{candidate.key}-{arguments.tokens}"

@@ -94,11 +94,11 @@ def fidelities(
     final: Evaluator | None = None
     if tuning is not None:
         tuning.check_text()
-        names = [f"distilled-{tokens}" for tokens in tuning.rungs]
+        names = [f"distilled-{tokens}" for tokens in tuning.stage_tokens]
         full = divergences["search"]
         trained = tuple(
-            TunedEvaluator(name, tuning, rung, lambda models: [*extra(models), full.measure(models)], costs=costs)
-            for rung, name in enumerate(names, start=1)
+            TunedEvaluator(name, tuning, stage, lambda models: [*extra(models), full.measure(models)], costs=costs)
+            for stage, name in enumerate(names, start=1)
         )
         final = TunedEvaluator("tuned", tuning, len(names), lambda models: [unseen.heldout_measure(models)])
     known = [*costs, refit_error_measure(supernet)]

@@ -187,9 +187,9 @@ def test_an_evaluator_gives_the_scores_and_what_they_depend_on(place: Place) -> 
 class Broken:
     """A tuning that fails."""
 
-    rungs = ()
+    stage_tokens = ()
 
-    def model(self, candidate: Candidate, rung: int) -> None:
+    def model(self, candidate: Candidate, stage: int) -> None:
         raise RuntimeError("out of memory")
 
 

@@ -134,7 +134,7 @@ def test_nothing_is_printed(name: str, capsys: pytest.CaptureFixture[str]) -> No
     assert captured.out == captured.err == ""
 
 
-def test_one_objective_and_no_rung_are_refused() -> None:
+def test_one_objective_and_no_fidelity_are_refused() -> None:
     with pytest.raises(UserError, match="at least two objectives"):
         make("ladders", space_of("full"), [ERROR])
     with pytest.raises(UserError, match="at least 1 fidelity"):

@@ -256,7 +256,7 @@ def test_dp_finds_the_whole_front_of_an_additive_problem(settings: Mapping[str, 
     np.testing.assert_allclose(np.sort(found, axis=0), np.sort(front, axis=0), rtol=1e-9)
 
 
-def test_dp_sweeps_at_the_lowest_rung_and_designs_at_the_full_one_from_coarse_to_fine() -> None:
+def test_dp_sweeps_at_the_lowest_fidelity_and_designs_at_the_full_one_from_coarse_to_fine() -> None:
     space = space_of("full")
     told = run(make("dp", space, fidelities=2, levels=2), most=5000, answer=answering(separable))
     sweep = [question.candidate for question, _ in told if question.fidelity == 0]

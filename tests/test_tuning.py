@@ -51,9 +51,9 @@ def tuning_of(
     return Tuning(supernet, directory, correction, distillation, Text, LENGTH)  # type: ignore[arg-type]
 
 
-def asked(supernet: Supernet, tuning: Tuning, rung: int) -> Evaluator:
+def asked(supernet: Supernet, tuning: Tuning, stage: int) -> Evaluator:
     heldout = Divergence(supernet, UNSEEN, batch=2)
-    return TunedEvaluator("tuned", tuning, rung, lambda models: [heldout.heldout_measure(models)])
+    return TunedEvaluator("tuned", tuning, stage, lambda models: [heldout.heldout_measure(models)])
 
 
 def quality(supernet: Supernet, model: Any) -> tuple[float, float]:
@@ -64,18 +64,18 @@ def quality(supernet: Supernet, model: Any) -> tuple[float, float]:
     return (dense.exp() * (dense - found)).sum(-1).mean().item(), math.exp(nll)
 
 
-@pytest.mark.parametrize("rung", [0, 1])
+@pytest.mark.parametrize("stage", [0, 1])
 def test_a_fidelity_scores_the_model_that_is_handed_out(
-    rung: int, family: str, make_supernet: MakeSupernet, tmp_path: Path
+    stage: int, family: str, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
     supernet = make_supernet(family)
     tuning = tuning_of(supernet, tmp_path / "tuned")
-    for evaluation in [e for c in (CUT, GONE) for e in asked(supernet, tuning, rung).evaluate([c])]:
-        kl, ppl = quality(supernet, tuning.model(evaluation.candidate, rung))
+    for evaluation in [e for c in (CUT, GONE) for e in asked(supernet, tuning, stage).evaluate([c])]:
+        kl, ppl = quality(supernet, tuning.model(evaluation.candidate, stage))
         assert evaluation.status == "ok"
         assert evaluation.values["heldout_kl"] == pytest.approx(kl, rel=1e-3, abs=1e-5)
         assert evaluation.values["heldout_ppl"] == pytest.approx(ppl, rel=1e-4)
-        assert evaluation.tokens == UNSEEN.numel() + (16 + 8 * rung) * LENGTH
+        assert evaluation.tokens == UNSEEN.numel() + (16 + 8 * stage) * LENGTH
     assert tuning.new_tokens(2) == 32 * LENGTH
 
 
@@ -141,7 +141,7 @@ def test_a_promoted_subnet_goes_on_where_it_was(
     assert len(steps) == 40
 
 
-def test_a_run_that_was_killed_in_a_rung_loses_a_few_steps_and_no_bit(
+def test_a_run_that_was_killed_in_a_stage_loses_a_few_steps_and_no_bit(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     supernet = make_supernet("llama")
@@ -236,11 +236,11 @@ def test_the_mode_decides_what_is_done(make_supernet: MakeSupernet, tmp_path: Pa
         return make_tuning(mode, supernet, tmp_path, correction, SETTINGS, Text, LENGTH)  # type: ignore[arg-type]
 
     assert made("off", None) is None
-    for mode, correction, rungs in (
+    for mode, correction, stages in (
         ("off", refit, ()),
         ("final", None, SETTINGS.tokens),
         ("loop", refit, SETTINGS.tokens),
     ):
         tuning = made(mode, correction)
         assert tuning is not None
-        assert tuning.rungs == rungs
+        assert tuning.stage_tokens == stages

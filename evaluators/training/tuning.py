@@ -43,7 +43,7 @@ class Tuning:
     """Makes and remembers the tuned subnets of one run.
 
     Attributes:
-        rungs: Training tokens of each trained fidelity, in total; empty without distillation.
+        stage_tokens: Training tokens of each stage of the distillation, in total; empty without distillation.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Tuning:
             text: The run's, of which the calibration part is used; asked for when it is needed first.
             length: Tokens in a window.
         """
-        self.rungs: tuple[int, ...] = distillation.tokens if distillation else ()
+        self.stage_tokens: tuple[int, ...] = distillation.tokens if distillation else ()
         self._settings = distillation
         self._supernet = supernet
         self._directory = directory
@@ -86,23 +86,25 @@ class Tuning:
         settings, correction = self._settings, self._correction
         return {
             "corrective refit": f"{correction.windows * self._length} tokens" if correction else "none",
-            "distillation": f"{self._tokens(len(self.rungs))} tokens, {settings.trainable}" if settings else "none",
+            "distillation": f"{self._tokens(len(self.stage_tokens))} tokens, {settings.trainable}"
+            if settings
+            else "none",
         }
 
-    def new_tokens(self, rung: int) -> int:
-        """Tokens of text that a rung takes of a candidate that was at the one below; rung 0 is the corrective refit."""
-        if rung == 0:
+    def new_tokens(self, stage: int) -> int:
+        """Tokens of text that a stage takes of a candidate that was at the one before; 0 is the corrective refit."""
+        if stage == 0:
             return self._corrections.tokens.numel() if self._corrections else 0
-        return self._tokens(rung) - (self._tokens(rung - 1) if rung > 1 else -self.new_tokens(0))
+        return self._tokens(stage) - (self._tokens(stage - 1) if stage > 1 else -self.new_tokens(0))
 
-    def models(self, candidates: Sequence[Candidate], rung: int) -> Callable[[Candidate], Any]:
+    def models(self, candidates: Sequence[Candidate], stage: int) -> Callable[[Candidate], Any]:
         """The models of several candidates, each of which is made when it is asked for, best in this order.
 
         Corrective refits that are still to be made share the dense model's passes over the text.
 
         Args:
             candidates: Who will be asked for.
-            rung: See `model`.
+            stage: See `model`.
 
         Returns:
             From one of the candidates to its model. What it raises, see `model`, concerns that candidate alone.
@@ -112,16 +114,16 @@ class Tuning:
             if candidate == Candidate.dense(self._supernet.spec):  # its own teacher
                 return self._supernet.view(candidate)
             with in_use(self._directory):
-                return self._model(candidate, rung, candidates[candidates.index(candidate) + 1 :])
+                return self._model(candidate, stage, candidates[candidates.index(candidate) + 1 :])
 
         return model
 
-    def model(self, candidate: Candidate, rung: int) -> Any:
-        """A candidate's own model after some rung.
+    def model(self, candidate: Candidate, stage: int) -> Any:
+        """A candidate's own model after some stage.
 
         Args:
-            candidate: Who; where it was tuned before, to this rung or less, it goes on from there.
-            rung: 0 for the corrective refit alone, 1 and up for those of `distillation.tokens`.
+            candidate: Who; where it was tuned before, to this stage or less, it goes on from there.
+            stage: 0 for the corrective refit alone, 1 and up for those of `distillation.tokens`.
 
         Returns:
             The model, in evaluation mode and without gradients.
@@ -130,7 +132,7 @@ class Tuning:
             ArithmeticError: Training diverged.
             UserError: The text is too short or has changed, or a state cannot be stored.
         """
-        return self.models([candidate], rung)(candidate)
+        return self.models([candidate], stage)(candidate)
 
     def keep(self, keys: Collection[str]) -> None:
         """Deletes what is stored of other candidates, what only going on with these would need, and unfinished files.
@@ -156,9 +158,9 @@ class Tuning:
                 if state["step"] and state["student"].pop("optimizer", None):
                     _write(file, state)
 
-    def _model(self, candidate: Candidate, rung: int, later: Sequence[Candidate]) -> Any:
+    def _model(self, candidate: Candidate, stage: int, later: Sequence[Candidate]) -> Any:
         """See `model`; `later` are those that will be asked for after it."""
-        state, last = self._state(candidate), self._steps(rung)
+        state, last = self._state(candidate), self._steps(stage)
         if state is None:
             state = self._corrected(candidate, later)
         elif state["step"] > last or (0 < state["step"] < last and "optimizer" not in state["student"]):
@@ -207,15 +209,15 @@ class Tuning:
             layers=spread_layers(settings.stream_layers, layers) if settings.streams else (),
         )
 
-    def _steps(self, rung: int) -> int:
-        if rung == 0:
+    def _steps(self, stage: int) -> int:
+        if stage == 0:
             return 0
         assert self._settings is not None
-        return -(-self._settings.tokens[rung - 1] // (self._settings.batch_size * self._length))
+        return -(-self._settings.tokens[stage - 1] // (self._settings.batch_size * self._length))
 
-    def _tokens(self, rung: int) -> int:
+    def _tokens(self, stage: int) -> int:
         assert self._settings is not None
-        return self._steps(rung) * self._settings.batch_size * self._length
+        return self._steps(stage) * self._settings.batch_size * self._length
 
     def _corrected(self, candidate: Candidate, later: Sequence[Candidate]) -> State:
         """Corrects a candidate, and with it some that will be asked for later, and stores them."""
@@ -283,7 +285,7 @@ def finished_model(supernet: Supernet, tuning: Tuning | None, candidate: Candida
         ArithmeticError: See `Tuning.model`.
         UserError: See `Tuning.model`.
     """
-    model = tuning.model(candidate, len(tuning.rungs)) if tuning else supernet.view(candidate)
+    model = tuning.model(candidate, len(tuning.stage_tokens)) if tuning else supernet.view(candidate)
     return copy.deepcopy(model) if own else model
 
 
