@@ -15,11 +15,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from evaluators.data import text_of
+from evaluators.metrics import HELDOUT_QUALITY
 from evaluators.training.recovery import recover_pick
 from evaluators.training.tuning import finished_model, make_tuning
 from search.constraints import quoted
 from search.run.finished import FinishedRun
-from search.run.front import HELDOUT_QUALITY
 from search.run.picks import candidate_of
 from search.views.watch.run import Watch, watched
 from space.formats.registry import format_of

@@ -23,7 +23,8 @@ from search.protocol import Task
 from search.run.directory import FREE_SETTINGS, new_name, open_run_directory
 from search.run.finish import finish
 from search.run.finished import FinishedRun, finished_runs
-from search.run.scoring import score_run
+from search.views.pages import write_pages
+from search.views.scoring import watched_scores
 from search.views.watch.events import Found
 from search.views.watch.run import Watch, watched
 from space.candidate import Candidate
@@ -37,7 +38,7 @@ def run(cfg: DictConfig, watch: Watch) -> None:
         loaded = instantiate(cfg.model)()
         spec, data, dense = loaded.spec, cfg.data, Candidate.dense(loaded.spec)
         space, prepare = instantiate(cfg.space)(spec=spec), instantiate(cfg.supernet).supernet
-        workload, budget, compared = instantiate(cfg.latency)(), instantiate(cfg.budget), finished_runs(cfg.compare)
+        workload, budget, _ = instantiate(cfg.latency)(), instantiate(cfg.budget), finished_runs(cfg.compare)
         text = text_of(data, loaded.tokenizer, spec.vocab)
         harness = Harness(loaded.tokenizer, **{name: value for name, value in cfg.evaluate.items() if name != "picks"})
         blocks = {p: text.blocks(p, data[f"{p}_windows"], data.length) for p in ("calibration", "search", "heldout")}
@@ -51,7 +52,7 @@ def run(cfg: DictConfig, watch: Watch) -> None:
     tuning = make_tuning(mode, supernet, run_dir, *recipe, lambda: text, data.length)
     bench = LatencyBench(supernet, workload, cache_dir() / "latency", loaded.tokenizer)
     with watch.stage("latency table") as show:
-        timed = space.attention_shapes, space.mlp_shapes, space.samples(workload.fit + workload.check)
+        timed = space.block_options, space.samples(workload.fit + workload.check)
         table = LatencyTable.from_json(kept(run_dir / "latency.json", lambda: bench.table(*timed, show).to_json()))
     watch.told([*table.remarks(), *(table.profile(dense) if cfg.profile_only else [])])
     if cfg.profile_only:
@@ -65,9 +66,8 @@ def run(cfg: DictConfig, watch: Watch) -> None:
     task = Task(space, objectives, cfg.seed, asked.free, starts, len(rungs), len(trained), budget.tokens)
     algorithm, batch = instantiate(cfg.search.algorithm)(task), cfg.search.batch
     settings = {"model": spec.to_json(), "text": text.digest, "dtype": str(loaded.dtype), "latency": table.digest}
-    settings |= {OPTIMISED: harness.fidelities} if accuracy else {}
-    sources = {name: len(tokens) for name, tokens in text.tokens.items()}
-    told = {"sources": sources, "latency_table": table.remarks(), "arguments": sys.argv[1:], "mlp_step": space.mlp_step}
+    settings |= {"fidelities": [one.fidelity for one in rungs]} | ({OPTIMISED: harness.fidelities} if accuracy else {})
+    told = {"sources": text.sources, "latency_table": table.remarks(), "mlp_step": space.mlp_step}
     with Archive(run_dir / "archive.jsonl", settings) as archive:
         with watch.stage("search"):
             run_loop(algorithm, rungs, archive, objectives, budget, batch=batch, on_progress=watch.searched)
@@ -75,14 +75,15 @@ def run(cfg: DictConfig, watch: Watch) -> None:
             result = finish(
                 archive, objectives, dense, search=asked.search[-1], trained=trained[-1] if trained else None,
                 heldout=asked.heldout, tuned=asked.tuned, timed=EndToEnd(bench, table.dense_ms, show), show=show,
-                facts={**settings, **told, "latency": {**table.device, "scenario": workload.scenario}}, config=config,
-                reference=space.uniform_ladder(), compared=compared, points=cfg.front_points, run_dir=run_dir,
+                facts={**settings, **told, "latency": {**table.device, "scenario": workload.scenario},
+                "arguments": sys.argv[1:]}, reference=space.uniform_ladder(), points=cfg.front_points, run_dir=run_dir,
             )  # fmt: skip
+        write_pages(run_dir, archive)
         if tuning:
             tuning.keep(set(result.front["key"]))
         if harness.questions:
             finished, ask = FinishedRun.open(run_dir), lambda show: harness.evaluators(supernet, tuning, show)
-            score_run(finished, archive, ask, finished.picks(cfg.evaluate.picks), watch)
+            watched_scores(finished, archive, ask, finished.picks(cfg.evaluate.picks), watch)
     watch.send(Found(run_dir, spec.name, objectives, result))
 
 

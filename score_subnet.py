@@ -17,7 +17,7 @@ from search.archive import Archive
 from search.constraints import quoted
 from search.run.finished import FinishedRun
 from search.run.picks import candidate_of
-from search.run.scoring import score_run
+from search.views.scoring import watched_scores
 from search.views.watch.run import Watch, watched
 from space.supernet.supernet import Supernet
 
@@ -39,7 +39,7 @@ def score(cfg: DictConfig, watch: Watch) -> None:
     tuning = make_tuning(config["search"]["distillation"], supernet, run_dir, *recipe, text, config["data"]["length"])
     ask = partial(harness.evaluators, supernet, tuning)
     with Archive.reopen(run_dir / "archive.jsonl") as archive:
-        score_run(run, archive, ask, [candidate], watch)
+        watched_scores(run, archive, ask, [candidate], watch)
     watch.told([f"also in {run_dir / 'front.csv'} and {run_dir / 'front.html'}"])
 
 

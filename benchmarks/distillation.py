@@ -42,7 +42,7 @@ def candidate_of(run_dir: Path, pick: str | None, spec: ModelSpec) -> Candidate:
     for line in (run_dir / "archive.jsonl").read_text().splitlines()[1:]:
         record = json.loads(line)
         if record["key"] == pick:
-            return Candidate.from_json(record["layers"])
+            return Candidate.from_json(record["candidate"])
     raise SystemExit(f"expected a key of {run_dir / 'archive.jsonl'}, got {pick}")
 
 

@@ -118,7 +118,7 @@ def main() -> None:
     for line in (arguments.run_dir / "archive.jsonl").read_text().splitlines()[1:]:
         record = json.loads(line)
         if record["fidelity"].startswith("search"):
-            asked.setdefault(record["fidelity"], []).append(Candidate.from_json(record["layers"]))
+            asked.setdefault(record["fidelity"], []).append(Candidate.from_json(record["candidate"]))
     space = instantiate(cfg.space)(spec=spec)
     errors = tabulate(space, refit_error_measure(supernet).values, [REFIT_ERROR])[REFIT_ERROR].steps
     sweep = Sweep(space, errors, cfg.search.algorithm.sweep_levels).designs

@@ -25,7 +25,8 @@ from rich.table import Table
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from search.run.front import REMOVED, dense_row, read_front_csv
+from evaluators.metrics import REMOVED
+from search.run.front import dense_row, read_front_csv
 from space.models.embedded import default_model_dir
 
 ROOT = Path(__file__).resolve().parent.parent

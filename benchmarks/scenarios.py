@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks.quality import ROOT
 from search.pareto import non_dominated
-from search.run.front import dense_row, read_front_csv
+from search.run.front import CANDIDATE, dense_row, read_front_csv
 
 WORST_KL = 3.0
 LATENCIES = ("prefill_ms", "decode_ms")
@@ -51,7 +51,8 @@ def main() -> None:
             / (WORST_KL * dense[latency])
             for latency in LATENCIES
         ]
-        groups = sum(sum(kept) for kept in front["kv_heads"]) / len(front) / sum(dense["kv_heads"])
+        kept = [sum(shape.kv_heads for shape in one.layers) for one in (dense[CANDIDATE], *front[CANDIDATE])]
+        groups = sum(kept[1:]) / len(front) / kept[0]
         table.add_row(searched, *(f"{area:.2%}" for area in areas), f"{groups:.0%}")
     Console(width=120).print(table)
 

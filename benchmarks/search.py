@@ -97,8 +97,8 @@ class Harness:
         supernet = instantiate(cfg.supernet).supernet(loaded, calibration, out / "supernet", lambda layer: None)
         bench = LatencyBench(supernet, instantiate(cfg.latency)())
         designs = self.space.samples(bench.workload.fit + bench.workload.check)
-        shapes = self.space.attention_shapes, self.space.mlp_shapes
-        table = LatencyTable.from_json(kept(out / "latency.json", lambda: bench.table(*shapes, designs).to_json()))
+        options = self.space.block_options
+        table = LatencyTable.from_json(kept(out / "latency.json", lambda: bench.table(options, designs).to_json()))
         self._asked = fidelities(supernet, table, search, search[:1], **cfg.evaluators)
         self.dense = Candidate.dense(self.spec)
         self._starts = [self.dense, *self.space.uniform_ladder(), *self.space.depth_ladder(supernet.removal_order)]

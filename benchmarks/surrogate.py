@@ -79,12 +79,12 @@ def main() -> None:
         {r["fidelity"] for r in searched}, key=lambda name: next(r["tokens"] for r in searched if r["fidelity"] == name)
     )
     kl = {r["key"]: r["values"]["kl"] for r in searched if r["fidelity"] == cheapest}
-    layers = {r["key"]: r["layers"] for r in searched}
+    candidates = {r["key"]: Candidate.from_json(r["candidate"]) for r in searched}
     sweep = Sweep(space, errors.steps, cfg.search.algorithm.sweep_levels)
     losses = Table(0.0, sweep.losses([kl.get(design.key) for design in sweep.designs]))
     swept = {design.key for design in sweep.designs}
     keys = [key for key in kl if key not in swept]
-    genes = np.stack([space.encode(Candidate.from_json(layers[key])) for key in keys])
+    genes = np.stack([space.encode(candidates[key]) for key in keys])
     values = np.array([kl[key] for key in keys])
 
     full = BlockFeatures(space.kinds, errors, [losses])

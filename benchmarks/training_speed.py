@@ -89,8 +89,8 @@ def main() -> None:
         times["scored"] = times["trained"] + scores
         if refit:
             refits = tuning("refit", refit)
-            refits.expect(candidates)
-            times["corrective refit"] = seconds(lambda: [refits.model(candidate, 0) for candidate in candidates])
+            corrected = refits.models(candidates, 0)
+            times["corrective refit"] = seconds(lambda: [corrected(candidate) for candidate in candidates])
     count = len(candidates) * len(parts) * batch * length
     table = Table("way", "seconds", "training tokens a second", "against bare")
     for way, took in times.items():

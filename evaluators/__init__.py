@@ -1,1 +1,2 @@
-"""How good is a candidate: `base` (types), `cost` (free), `latency` (table), `divergence` (forward passes), `data`."""
+"""How good is a candidate: `base` (types), `metrics` (all of them), `cost` (free), `latency` (table), `data`, and
+`divergence` (forward passes)."""

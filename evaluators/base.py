@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from space.candidate import Candidate
 from space.errors import UserError
@@ -14,26 +14,54 @@ STDERR = "_stderr"  # behind the name of a task score: its standard error
 SPREAD = "_spread"  # behind the name of a time: half the interquartile range of its rounds
 OPTIMISED = "optimised"  # names, in settings and columns, the tasks that were an objective of the search
 
+Goal = Literal["min", "max"]
+Role = Literal["quality", "cost", "latency", "score"]
+Format = Literal["fine", "plain", "count", "bytes", "percent"]
+
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that an evaluator gives.
+    """A number about a candidate: what every table, plot and report says of it.
 
     Attributes:
         name: Column name, with its unit where it has one (`latency_ms`).
         unit: Unit for people (`ms`, `nats/token`); empty for a plain count or ratio.
         goal: Whether less (`min`) or more (`max`) is better.
-        cost_rank: How dear the question is: 0 free, 1 table, 2 forward passes, 3 training, 4 benchmark.
+        role: What it speaks of: how near the model is to the dense one (`quality`), what it takes (`cost`), how long it
+            takes (`latency`), or how it does at a task (`score`).
+        label: What people call it; the name where nothing else is given.
+        format: How its numbers are written: to four digits (`fine`) or two (`plain`), as a count (`98.3M`), as bytes
+            (`22.5 MiB`), or a fraction in per cent.
+        free: Whether it is known of every candidate without an evaluation, as costs and the latency table's times are.
     """
 
     name: str
     unit: str
-    goal: Literal["min", "max"]
-    cost_rank: int
+    goal: Goal
+    role: Role
+    label: str = ""
+    format: Format = "plain"
+    free: bool = False
 
     def __post_init__(self) -> None:
-        if self.goal not in ("min", "max"):
-            raise ValueError(f"Metric {self.name!r}: expected goal 'min' or 'max', got {self.goal!r}.")
+        for name, kinds in (("goal", Goal), ("role", Role), ("format", Format)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ValueError(
+                    f"Metric {self.name!r}: expected {name} among {', '.join(get_args(kinds))}, "
+                    f"got {getattr(self, name)!r}."
+                )
+        if not self.label:
+            object.__setattr__(self, "label", self.name)
+
+    @property
+    def title(self) -> str:
+        """The label with the unit: the head of a column."""
+        return f"{self.label} ({self.unit})" if self.unit and self.format not in ("bytes", "percent") else self.label
+
+    @property
+    def is_cost(self) -> bool:
+        """Whether it speaks of what a candidate takes, not of how good it is."""
+        return self.role in ("cost", "latency")
 
 
 def choose_metrics(names: Sequence[str], known: Sequence[Metric]) -> list[Metric]:
@@ -62,6 +90,7 @@ class Evaluation:
         error: The failure's message.
         predicted: What a surrogate that had not seen the candidate expected, metric name to value.
         facts: What else has to be known to compare the values with others, JSON-ready.
+        generation: Batch of the search in which the candidate was asked about, from 1; 0 when a search did not ask.
     """
 
     candidate: Candidate
@@ -73,18 +102,21 @@ class Evaluation:
     error: str | None = None
     predicted: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    generation: int = 0
 
     def __post_init__(self) -> None:
         if self.status not in ("ok", "failed"):
             raise ValueError(f"Evaluation: expected status 'ok' or 'failed', got {self.status!r}.")
         if (self.status == "failed") != (self.error is not None):
             raise ValueError(f"Evaluation: an error message goes with status 'failed', got {self.status!r}.")
+        if self.generation < 0:
+            raise ValueError(f"Evaluation: expected a generation of at least 0, got {self.generation}.")
 
     def to_json(self) -> dict[str, Any]:
         """The evaluation as a JSON-ready mapping."""
         return {
             "key": self.candidate.key,
-            "layers": self.candidate.to_json(),
+            "candidate": self.candidate.to_json(),
             "fidelity": self.fidelity,
             "status": self.status,
             "values": dict(self.values),
@@ -93,13 +125,14 @@ class Evaluation:
             "error": self.error,
             "predicted": dict(self.predicted),
             **({"facts": dict(self.facts)} if self.facts else {}),
+            **({"generation": self.generation} if self.generation else {}),
         }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Evaluation:
         """The inverse of `to_json`."""
         return cls(
-            candidate=Candidate.from_json(record["layers"]),
+            candidate=Candidate.from_json(record["candidate"]),
             fidelity=record["fidelity"],
             status=record["status"],
             values=record["values"],
@@ -108,6 +141,7 @@ class Evaluation:
             error=record["error"],
             predicted=record["predicted"],
             facts=record.get("facts", {}),
+            generation=record.get("generation", 0),
         )
 
 
@@ -124,12 +158,13 @@ class Evaluator(Protocol):
         """The numbers that an answer holds."""
         ...
 
-    def expect(self, candidates: Sequence[Candidate]) -> None:
-        """Says who will be asked about next, one by one, so that work for several can be shared."""
-        ...
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
+        """One evaluation a candidate, in the order given; a candidate that fails gives a failed evaluation.
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        """One evaluation a candidate, in order; a candidate that fails gives a failed evaluation."""
+        An evaluation is computed when it is asked for, so that the caller can store each one before the next is
+        computed, and can stop before the last. All candidates are known from the start, so that work for several of
+        them can be shared.
+        """
         ...
 
 
@@ -148,35 +183,18 @@ class Measure:
     tokens: int = 0
 
 
-def together(measures: Sequence[Measure]) -> Callable[[Candidate], dict[str, float]]:
-    """One function for all metrics of several measures."""
-
-    def values(candidate: Candidate) -> dict[str, float]:
-        return {name: value for measure in measures for name, value in measure.values(candidate).items()}
-
-    return values
-
-
 class MeasureEvaluator:
     """An `Evaluator` that asks several measures about each candidate: the boundary where failures are caught."""
 
-    def __init__(
-        self,
-        fidelity: str,
-        measures: Sequence[Measure],
-        *,
-        expect: Callable[[Sequence[Candidate]], None] = lambda candidates: None,
-    ) -> None:
+    def __init__(self, fidelity: str, measures: Sequence[Measure]) -> None:
         """Asks nothing yet.
 
         Args:
             fidelity: Name of the question.
             measures: What is asked.
-            expect: See `Evaluator`.
         """
         self._fidelity = fidelity
         self._measures = tuple(measures)
-        self._expect = expect
         names = [metric.name for metric in self.metrics]
         if len(set(names)) != len(names):
             raise ValueError(f"MeasureEvaluator: expected distinct metric names, got {names}.")
@@ -191,13 +209,9 @@ class MeasureEvaluator:
         """See `Evaluator`."""
         return tuple(metric for measure in self._measures for metric in measure.metrics)
 
-    def expect(self, candidates: Sequence[Candidate]) -> None:
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
         """See `Evaluator`."""
-        self._expect(candidates)
-
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        """See `Evaluator`."""
-        return [self._evaluate(candidate) for candidate in candidates]
+        return map(self._evaluate, candidates)
 
     def _evaluate(self, candidate: Candidate) -> Evaluation:
         start = time.perf_counter()

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evaluators.base import Measure, Metric
+from evaluators.base import Measure
+from evaluators.metrics import REMOVED, metrics_named
 from space.candidate import Candidate
 from space.errors import UserError
 from space.size import attention_weights, decoder_params, mlp_weights, total_params
 from space.spec import ModelSpec
 
-METRICS = (
-    Metric("params", unit="", goal="min", cost_rank=0),
-    Metric("decoder_params", unit="", goal="min", cost_rank=0),
-    Metric("decoder_params_removed", unit="", goal="max", cost_rank=0),
-    Metric("macs_per_token", unit="MAC", goal="min", cost_rank=0),
-    Metric("kv_bytes", unit="bytes", goal="min", cost_rank=0),
-    Metric("weights_bytes", unit="bytes", goal="min", cost_rank=0),
-)
+METRICS = metrics_named("params", "decoder_params", REMOVED, "macs_per_token", "kv_bytes", "weights_bytes")
 
 
 def macs_per_token(spec: ModelSpec, candidate: Candidate, *, context: int) -> int:

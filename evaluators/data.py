@@ -52,6 +52,11 @@ class TokenSplits:
             digest.update(ids.numpy().astype("<i8").tobytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def sources(self) -> dict[str, int]:
+        """How many tokens each source has."""
+        return {name: len(ids) for name, ids in self.tokens.items()}
+
     def part(self, part: Part) -> dict[str, torch.Tensor]:
         """The token ids `(tokens,)` of one part by source; parts do not overlap."""
         first, last = _PARTS[part]

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluators.base import Measure, Metric
+from evaluators.base import Measure
+from evaluators.metrics import HELDOUT_QUALITY, SEARCH_QUALITY, metrics_named
 from evaluators.output_head import OutputHead
 from evaluators.prefix import PrefixForward
 from space.candidate import Candidate
@@ -29,8 +30,8 @@ from space.supernet.supernet import Supernet
 
 Models = Callable[[Candidate], Any | None]  # a candidate to a causal language model with its weights
 
-SEARCH_METRICS = (Metric("kl", "nats/token", "min", 2), Metric("nll", "nats/token", "min", 2))
-HELDOUT_METRICS = (Metric("heldout_kl", "nats/token", "min", 2), Metric("heldout_ppl", "", "min", 2))
+SEARCH_METRICS = metrics_named(*SEARCH_QUALITY)
+HELDOUT_METRICS = metrics_named(*HELDOUT_QUALITY)
 
 
 @dataclass(frozen=True)

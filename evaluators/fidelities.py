@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from evaluators.base import Evaluator, Measure, MeasureEvaluator, together
+from evaluators.base import Evaluator, Measure, MeasureEvaluator
 from evaluators.cost import cost_measure
 from evaluators.divergence import Divergence
 from evaluators.latency.table import LatencyTable
 from evaluators.refit_error import refit_error_measure
 from evaluators.tasks.harness import Models
-from evaluators.training.tuning import Tuning, tuned
+from evaluators.training.tuned import TunedEvaluator
+from evaluators.training.tuning import Tuning
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
@@ -78,7 +79,8 @@ def fidelities(
             f"evaluators.rungs: expected rising fractions of a window above 0 and below 1, of at least 2 of "
             f"data.length={length} tokens, got {list(rungs)}. Change one of them; rungs=[] leaves the full fidelity."
         )
-    costs = [cost_measure(supernet.spec, context=context), table.measure()]
+    element = supernet.model.dtype.itemsize
+    costs = [cost_measure(supernet.spec, context=context, bytes_per_element=element), table.measure()]
 
     def divergence(tokens: int) -> Divergence:
         return Divergence(supernet, search[:, :tokens], batch=batch, cache_bytes=cache_bytes // len(sizes))
@@ -95,12 +97,17 @@ def fidelities(
         names = [f"distilled-{tokens}" for tokens in tuning.rungs]
         full = rungs_of_search["search"]
         trained = tuple(
-            tuned(name, tuning, rung, full.measure, costs=[*costs, *extra(_after(tuning, rung))])
+            TunedEvaluator(name, tuning, rung, lambda models: [*extra(models), full.measure(models)], costs=costs)
             for rung, name in enumerate(names, start=1)
         )
-        final = tuned("tuned", tuning, len(names), unseen.heldout_measure)
+        final = TunedEvaluator("tuned", tuning, len(names), lambda models: [unseen.heldout_measure(models)])
+    known = [*costs, refit_error_measure(supernet)]
+
+    def free(candidate: Candidate) -> Mapping[str, float]:
+        return {name: value for measure in known for name, value in measure.values(candidate).items()}
+
     return Fidelities(
-        free=together([*costs, refit_error_measure(supernet)]),
+        free=free,
         search=tuple(
             MeasureEvaluator(name, [*costs, asked.measure(), *extra(supernet.view, size / length)])
             for size, (name, asked) in zip(sizes, rungs_of_search.items(), strict=True)
@@ -109,8 +116,3 @@ def fidelities(
         heldout=MeasureEvaluator("heldout", [unseen.heldout_measure()]),
         tuned=final,
     )
-
-
-def _after(tuning: Tuning, rung: int) -> Models:
-    """Subnets after a rung of their tuning."""
-    return lambda candidate: tuning.model(candidate, rung)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
-from evaluators.base import Measure, Metric
+from evaluators.base import Measure
+from evaluators.metrics import metric_named
 from space.candidate import Candidate
 from space.supernet.supernet import Supernet
 
-REFIT_ERROR = Metric("refit_error", "", "min", 0)
+REFIT_ERROR = metric_named("refit_error")
 
 
 def refit_error_measure(supernet: Supernet) -> Measure:

@@ -1,6 +1,6 @@
-"""How to look: `algorithms` (ask and tell), `loop`, `archive`, `pareto`; nothing here imports torch.
+"""How to look, without torch: `protocol` (ask and tell), `algorithms`, `loop`, and what they stand on.
 
-Around the loop: `run_directory`, `watch/` (what a person, a log or a tracker sees), `finish` (held-out scores and
-timings of the front), `report` (tables), `report_page` (report.md), `plot`, `columns` and `page/` (front.html),
-`picks`, `commands`, `finished` (a run after its end).
+`archive` keeps evaluations, `course` is the fold over them, `pareto` and `agreement` judge them, `constraints`,
+`tables` and `script` help algorithms, `differences` compares settings. Rooms: `surrogate` and `rivals` (algorithms),
+`run` (one run on disk), `views` (what people see of it).
 """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +14,8 @@ from scipy.stats import kendalltau, spearmanr
 
 from evaluators.base import Evaluation
 from search.surrogate.predictor import Surrogate
+
+JUDGED = 32  # the last answers by which surrogates are judged
 
 
 def agreement(metric: str, surrogate: Surrogate, unseen: Sequence[Evaluation]) -> str:
@@ -100,6 +104,27 @@ def unseen_agreement(evaluations: Sequence[Evaluation]) -> list[Unseen]:
         off = float(np.median([abs(one - other) / max(abs(other), 1e-9) for one, other in pairs]))
         found.append(Unseen(metric, len(pairs), rank_correlation(pairs), off))
     return found
+
+
+class Judged:
+    """Surrogates judged by the last answers at each fidelity that they had not seen."""
+
+    def __init__(self) -> None:
+        """There are no answers yet."""
+        self._answers: defaultdict[str, deque[Evaluation]] = defaultdict(partial(deque, maxlen=JUDGED))
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Takes one more answer in; those that were not predicted or that failed say nothing."""
+        if evaluation.predicted and evaluation.status == "ok":
+            self._answers[evaluation.fidelity].append(evaluation)
+
+    def taus(self) -> dict[tuple[str, str], float]:
+        """Kendall's tau by fidelity and metric; NaN where it is undefined."""
+        return {
+            (fidelity, row.metric): row.tau
+            for fidelity, answers in self._answers.items()
+            for row in unseen_agreement([*answers])
+        }
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:

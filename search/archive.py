@@ -9,17 +9,16 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-import pandas as pd
-
 from evaluators.base import Evaluation, Metric
+from search.differences import differences
 from search.pareto import minimised, non_dominated
-from search.run.directory import differences
 from space.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 _log = logging.getLogger(__name__)
 
 
@@ -94,14 +93,16 @@ class Archive:
     def add(self, evaluation: Evaluation) -> None:
         """Append an evaluation; it is on disk when this returns.
 
+        One that was made after a search, when its front was scored, may be added once more with the generation of a
+        search that goes on and asks for it too. It then stands where that search had it.
+
         Raises:
             UserError: The disk is full or the file cannot be written; the archive is as it was.
         """
-        name = (evaluation.candidate.key, evaluation.fidelity)
         assert self._file >= 0, "the archive is closed"
-        assert name not in self._evaluations, f"{name} is in the archive already"
+        assert self._is_new(evaluation), f"{evaluation.candidate.key} {evaluation.fidelity} is in the archive already"
         self._append(evaluation.to_json())
-        self._evaluations[name] = evaluation
+        self._take(evaluation)
 
     def get(self, key: str, fidelity: str) -> Evaluation | None:
         """The evaluation of a candidate, or None when it has not been made."""
@@ -111,33 +112,9 @@ class Archive:
         """All evaluations, or those of one fidelity, in the order in which they were made."""
         return [e for e in self._evaluations.values() if fidelity is None or e.fidelity == fidelity]
 
-    def frame(self, fidelity: str) -> pd.DataFrame:
-        """The evaluations of one fidelity as a table, one row each, in order.
-
-        Returns:
-            Columns `key`, `status`, every metric that occurs (NaN for a failed evaluation), `seconds`, `tokens`,
-            `error`.
-        """
-        evaluations = self.evaluations(fidelity)
-        metrics = dict.fromkeys(name for e in evaluations for name in e.values)
-        rows = [
-            {
-                "key": e.candidate.key,
-                "status": e.status,
-                **e.values,
-                "seconds": e.seconds,
-                "tokens": e.tokens,
-                "error": e.error,
-            }
-            for e in evaluations
-        ]
-        return pd.DataFrame(rows, columns=["key", "status", *metrics, "seconds", "tokens", "error"])
-
     def front(self, metrics: Sequence[Metric], fidelity: str) -> list[Evaluation]:
         """The evaluations that succeeded and that no other dominates; of equal points the earliest, in order."""
-        evaluations = [e for e in self.evaluations(fidelity) if e.status == "ok"]
-        mask = non_dominated(minimised([e.values for e in evaluations], metrics))
-        return [e for e, kept in zip(evaluations, mask, strict=True) if kept]
+        return front_of(self.evaluations(fidelity), metrics)
 
     def _lock(self) -> None:
         try:
@@ -195,9 +172,21 @@ class Archive:
         key = evaluation.candidate.key
         if record["key"] != key:
             raise ValueError(f"its layers have the key {key}, but the line says {record['key']!r}")
-        name = (key, evaluation.fidelity)
-        if name in self._evaluations:
+        if not self._is_new(evaluation):
             raise ValueError(f"a second evaluation of {key} at fidelity {evaluation.fidelity!r}")
+        self._take(evaluation)
+
+    def _is_new(self, evaluation: Evaluation) -> bool:
+        """Whether the archive lacks the evaluation, or the generation of one that was made after a search."""
+        known = self.get(evaluation.candidate.key, evaluation.fidelity)
+        if known is None:
+            return True
+        return known.generation == 0 < evaluation.generation and replace(evaluation, generation=0) == known
+
+    def _take(self, evaluation: Evaluation) -> None:
+        """Holds an evaluation as the latest one."""
+        name = (evaluation.candidate.key, evaluation.fidelity)
+        self._evaluations.pop(name, None)
         self._evaluations[name] = evaluation
 
     def _append(self, record: Mapping[str, Any]) -> None:
@@ -215,6 +204,13 @@ class Archive:
                 "flight: free some space or make the file writable, then run again with the same run_dir."
             ) from error
         self._end += len(line)
+
+
+def front_of(evaluations: Iterable[Evaluation], metrics: Sequence[Metric]) -> list[Evaluation]:
+    """Those that succeeded and that no other dominates; of equal points the earliest, in order."""
+    succeeded = [e for e in evaluations if e.status == "ok"]
+    mask = non_dominated(minimised([e.values for e in succeeded], metrics))
+    return [e for e, kept in zip(succeeded, mask, strict=True) if kept]
 
 
 def by_fidelity(evaluations: Iterable[Evaluation]) -> dict[str, dict[str, Evaluation]]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from evaluators.metrics import METRICS
 from search.protocol import Free
-from search.run.front import COUNTS
 from search.tables import tabulate
 from space.errors import UserError
 from space.space import SearchSpace
 
 _CONSTRAINT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
+
+# Of which no candidate has as little as 1.
+_SIZED = {m.name for m in METRICS if m.is_cost and (m.format in ("count", "bytes") or m.unit == "ms")}
 
 
 def parsed(text: str) -> tuple[str, str, float] | None:
@@ -22,7 +25,7 @@ def parsed(text: str) -> tuple[str, str, float] | None:
 
 def relative(name: str, value: float) -> bool:
     """Whether the value is a fraction of the dense model's: at most 1, for counts and latencies."""
-    return (name in COUNTS or name.endswith("_ms")) and 0 < value <= 1
+    return name in _SIZED and 0 < value <= 1
 
 
 def quoted(arguments: Sequence[str], key: str) -> list[str]:

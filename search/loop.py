@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 from threadpoolctl import threadpool_limits
 
 from evaluators.base import Evaluation, Evaluator, Metric
 from search.archive import Archive
-from search.pareto import Floats, hypervolume, minimised, non_dominated, reference_point
+from search.course import Course
 from search.protocol import Algorithm, Question
 from space.errors import UserError
 
@@ -124,8 +125,8 @@ def run_loop(
 
     Args:
         algorithm: Freshly made, with the seed of the run.
-        evaluators: The fidelities, cheapest first; asked about one candidate at a time. The front and the hypervolume
-            are of the last one's values alone.
+        evaluators: The fidelities, cheapest first; consecutive questions at one of them are asked together. The front
+            and the hypervolume are of the dearest one's values alone.
         archive: Where evaluations are looked up and stored.
         objectives: Metrics of all evaluators; they make the front.
         budget: When to stop.
@@ -145,132 +146,83 @@ def run_loop(
             raise UserError(
                 f"Search: expected objectives among {known}, got {missing}. Change the objectives or evaluators."
             )
-    state = _State(tuple(objectives), budget, [evaluator.fidelity for evaluator in evaluators])
-    while not state.spent:
+    course, replayed = Course(objectives, [evaluator.fidelity for evaluator in evaluators]), 0
+    spent = False
+    while not (spent or budget.stagnant(course.volumes)):
         with threadpool_limits(1, "blas"):  # the same bits, and so the same way, however many threads a resumed run has
             questions = algorithm.ask(batch)
         if not questions:
             return
-        state.generation += 1
-        told: list[Evaluation] = []
-        for number, question in enumerate(questions):
-            evaluator = evaluators[question.rung]
-            evaluation = archive.get(question.candidate.key, evaluator.fidelity)
-            replayed = evaluation is not None
-            if evaluation is None:
-                evaluator.expect([q.candidate for q in questions[number:] if q.rung == question.rung])
-                evaluation = _evaluate(evaluator, question)
-                archive.add(evaluation)
-            told.append(evaluation)
-            state.count(evaluation, evaluators.index(evaluator), replayed=replayed)
-            batch_done = state.exhausted or len(told) == len(questions)
+        answers: list[Evaluation] = []
+        for evaluation, was_replayed in _answers(questions, evaluators, archive, course.generation + 1):
+            answers.append(evaluation)
+            course.add(evaluation)
+            replayed += was_replayed
+            _check_failures(course, evaluation)
+            spent = budget.fraction(course.done, course.tokens) >= 1
+            batch_done = spent or len(answers) == len(questions)
             if batch_done:
-                state.end_batch()
+                course.end_generation()
                 with threadpool_limits(1, "blas"):
-                    algorithm.tell(told)
-            on_progress(state.progress(evaluation, generation_done=batch_done, remark=algorithm.remark))
+                    algorithm.tell(answers)
+            on_progress(_progress(course, budget, evaluation, replayed, batch_done, algorithm.remark))
             if batch_done:
                 break
 
 
-def _evaluate(evaluator: Evaluator, question: Question) -> Evaluation:
-    (evaluation,) = evaluator([question.candidate])
-    assert evaluation.candidate == question.candidate
-    assert evaluation.fidelity == evaluator.fidelity
-    return replace(evaluation, predicted=question.predicted)
+def _answers(
+    questions: Sequence[Question], evaluators: Sequence[Evaluator], archive: Archive, generation: int
+) -> Iterator[tuple[Evaluation, bool]]:
+    """The answers in order, each with whether the archive held it; a new one is on disk before the next is computed."""
+    for rung, group in groupby(questions, lambda question: question.rung % len(evaluators)):
+        evaluator, together = evaluators[rung], [*group]
+        candidates = dict.fromkeys(question.candidate for question in together)
+        new = evaluator.evaluate([c for c in candidates if archive.get(c.key, evaluator.fidelity) is None])
+        for question in together:
+            evaluation = archive.get(question.candidate.key, evaluator.fidelity)
+            replayed = evaluation is not None
+            if evaluation is None:
+                evaluation = next(new)
+                assert evaluation.candidate == question.candidate
+                assert evaluation.fidelity == evaluator.fidelity
+                evaluation = replace(evaluation, predicted=question.predicted, generation=generation)
+                archive.add(evaluation)
+            elif evaluation.generation == 0:  # it was asked after a search that goes on now with a larger budget
+                evaluation = replace(evaluation, generation=generation)
+                archive.add(evaluation)
+            yield replace(evaluation, generation=generation), replayed
 
 
-@dataclass
-class _State:
-    """The counts and the front of a running search; a function of the evaluations so far and nothing else."""
+def _check_failures(course: Course, latest: Evaluation) -> None:
+    """Ends a search that finds out nothing.
 
-    objectives: tuple[Metric, ...]
-    budget: Budget
-    fidelities: Sequence[str]
-    counts: dict[str, int] = field(init=False)  # by fidelity
-    rung: int = 0  # the front's
-    generation: int = 0
-    replayed: int = 0
-    failed: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    front: list[Evaluation] = field(default_factory=list)
-    reference: Floats | None = None
-    volumes: list[float] = field(default_factory=list)  # one a batch with full evaluations
-    done_before: int = 0  # full evaluations at the end of the last batch
-
-    def __post_init__(self) -> None:
-        self.counts = dict.fromkeys(self.fidelities, 0)
-
-    @property
-    def done(self) -> int:
-        """Full evaluations."""
-        return self.counts[self.fidelities[-1]]
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether a limit is reached."""
-        return self.budget.fraction(self.done, self.tokens) >= 1
-
-    @property
-    def spent(self) -> bool:
-        """Whether no other batch is to be asked."""
-        return self.exhausted or self.budget.stagnant(self.volumes)
-
-    def count(self, evaluation: Evaluation, rung: int, *, replayed: bool) -> None:
-        """Take one more evaluation in; values of different rungs are never in one front.
-
-        Raises:
-            UserError: More than half of them failed, and there are enough of them to give up.
-        """
-        self.counts[evaluation.fidelity] += 1
-        self.replayed += replayed
-        self.tokens += evaluation.tokens
-        self.seconds += evaluation.seconds
-        if evaluation.status == "ok":
-            if rung > self.rung:
-                self.rung, self.front, self.reference = rung, [], None
-            if rung == self.rung:
-                front = [*self.front, evaluation]
-                mask = non_dominated(self._values(front))
-                self.front = [e for e, kept in zip(front, mask, strict=True) if kept]
-            return
-        self.failed += 1
-        made = sum(self.counts.values())
-        if made >= EVALUATIONS_BEFORE_GIVING_UP and self.failed > made / 2:
-            raise UserError(
-                f"Search: expected most evaluations to succeed, but {self.failed} of {made} failed. The last one "
-                f"said: {evaluation.error} Mend the cause and start with a new run_dir: this one keeps the failures."
-            )
-
-    def end_batch(self) -> None:
-        """Note the hypervolume; its reference point is fixed once, at the end of the first batch with a front."""
-        if not self.front:
-            return
-        values = self._values(self.front)
-        if self.reference is None:
-            self.reference = reference_point(values)
-        if self.done > self.done_before:
-            self.volumes.append(hypervolume(values, self.reference))
-        self.done_before = self.done
-
-    def progress(self, latest: Evaluation, *, generation_done: bool, remark: str) -> SearchProgress:
-        return SearchProgress(
-            budget=self.budget,
-            objectives=self.objectives,
-            generation=self.generation,
-            generation_done=generation_done,
-            latest=latest,
-            counts=dict(self.counts),
-            replayed=self.replayed,
-            failed=self.failed,
-            tokens=self.tokens,
-            seconds=self.seconds,
-            fidelity=self.fidelities[self.rung],
-            hypervolume=None if self.reference is None else hypervolume(self._values(self.front), self.reference),
-            front=tuple(self.front),
-            remark=remark,
+    Raises:
+        UserError: More than half of the evaluations failed, and there are enough of them to give up.
+    """
+    made = sum(course.counts.values())
+    if latest.status == "failed" and made >= EVALUATIONS_BEFORE_GIVING_UP and course.failed > made / 2:
+        raise UserError(
+            f"Search: expected most evaluations to succeed, but {course.failed} of {made} failed. The last one "
+            f"said: {latest.error} Mend the cause and start with a new run_dir: this one keeps the failures."
         )
 
-    def _values(self, evaluations: Sequence[Evaluation]) -> Floats:
-        return minimised([e.values for e in evaluations], self.objectives)
+
+def _progress(
+    course: Course, budget: Budget, latest: Evaluation, replayed: int, generation_done: bool, remark: str
+) -> SearchProgress:
+    return SearchProgress(
+        budget=budget,
+        objectives=course.objectives,
+        generation=course.generation,
+        generation_done=generation_done,
+        latest=latest,
+        counts=dict(course.counts),
+        replayed=replayed,
+        failed=course.failed,
+        tokens=course.tokens,
+        seconds=course.seconds,
+        fidelity=course.fidelity,
+        hypervolume=course.hypervolume,
+        front=tuple(course.front),
+        remark=remark,
+    )

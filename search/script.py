@@ -15,8 +15,6 @@ from space.candidate import Candidate
 Answers = Sequence[Evaluation | None]
 Script = Generator[list[Question], Answers, None]
 
-FREE_RANK = 1  # a metric of this cost rank or below is known of every candidate without an evaluation
-
 
 class Scripted(ABC):
     """An `Algorithm` that is written down as one function, `script`, from its first question to its last.

@@ -1,12 +1,12 @@
-"""What can be pruned: the dense model, the search space over it, the permuted supernet and the export.
+"""What can be pruned: facts of the dense model, candidates and the search space over them; free of torch at this level.
 
-Torch-free: `spec`, `families`, `candidate`, `size`, `space` (with its parts `blocks` and `repair`), `errors`;
-what all write with: `files`, `directory_lock`.
-The dense model: `embedded` (default model and text), `hub`, `loading`.
-Prefix views with a least-squares refit: `calibration`, `importance`, `compensation`, `merging`, `surgery`, `stored`,
-`supernet`, `preparation`.
-The checkpoint: `formats`, `reveal`, `model_card`, `equal_forms`, `llama_arithmetic`.
-For transformers: `pruned_modeling`, `export`, `verify`, `reload_check`.
-For vLLM: `configuration_decilm`, `deci`, `deci_check`.
-For llama.cpp: `gguf_tokenizer`, `gguf_file`, `gguf_export`, `llamacpp`, `llamacpp_process`.
+The model and its candidates: `spec`, facts of the dense model; `candidate`, one pruned architecture as a value; `size`,
+their parameters.
+The search space: `space`, the map between genes and candidates; `blocks`, what each gene chooses; `options`, of how
+many; `checks` of its settings; `deploy`, what the place can run where the model will be served.
+Which genes are valid: `repair` mends them; `limits`, upper ones on sums over blocks; `bounds`, what is left of a space;
+`ladders`, regular designs.
+For all rooms: `errors` of users; `files`, written whole or not at all; `directory_lock`, who works in a directory.
+
+Rooms: `models` loads dense models, `supernet` makes views of one permuted model, `formats` writes checkpoints.
 """

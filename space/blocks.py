@@ -1,34 +1,24 @@
-"""What each gene chooses: the options of every block in a search space, and the settings that make them; torch-free."""
+"""What each gene chooses: one option for the layers that share it, of a block or of all blocks; free of torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import index
-from typing import Literal
+from functools import cached_property
 
 import numpy as np
 
-from space.candidate import Candidate
+from space.candidate import KINDS, Candidate, LayerShape, Option
 from space.errors import UserError
 from space.repair import Rules
-from space.size import attention_params, decoder_params, mlp_params
+from space.size import block_params, decoder_params
 from space.spec import ModelSpec
 
-TILE = 64  # channels; whole tiles of tensor cores in half precision, and of the matrix units of CPUs
-MLP_LEVELS = 12
+LAYER = "layer"
 
-Kind = Literal["attention", "mlp", "layer"]
-
-# the columns of a candidate's rows [query_heads, kv_heads, mlp_channels] that a block of each kind sets
-COLUMNS: dict[Kind, slice] = {"attention": slice(0, 2), "mlp": slice(2, 3), "layer": slice(0, 3)}
-
-MEANING: dict[Kind, str] = {
-    "attention": "[query_heads, kv_heads]",
-    "mlp": "mlp_channels",
-    "layer": "[query_heads, kv_heads, mlp_channels]",
-}
+# The fields of a layer's shape that a gene of each kind sets: those of one block, or those of all blocks at once.
+CHOICES: dict[str, tuple[str, ...]] = {**KINDS, LAYER: tuple(name for names in KINDS.values() for name in names)}
 
 
 @dataclass(frozen=True)
@@ -36,16 +26,21 @@ class Block:
     """One choice of a search space; with a single option, a part of the model that stays dense.
 
     Attributes:
-        kind: What is chosen.
+        kind: What is chosen, a key of `CHOICES`.
         layers: The layers that share the choice.
-        options: Values of the columns `COLUMNS[kind]`, from the smallest to the dense one.
+        options: Values of the fields `CHOICES[kind]`, from the smallest to the dense one.
         params: Parameters of every option, in all of `layers` together.
     """
 
-    kind: Kind
+    kind: str
     layers: tuple[int, ...]
-    options: tuple[tuple[int, ...], ...]
+    options: tuple[Option, ...]
     params: tuple[int, ...]
+
+    @cached_property
+    def fields(self) -> tuple[dict[str, int], ...]:
+        """What each option sets, by the names of fields of a layer's shape."""
+        return tuple(dict(zip(CHOICES[self.kind], option, strict=True)) for option in self.options)
 
     @property
     def free(self) -> bool:
@@ -55,78 +50,43 @@ class Block:
     @property
     def vanishes(self) -> bool:
         """Whether the smallest option leaves nothing."""
-        return self.options[0][0] == 0
+        return not kept_blocks(self.kind, self.options[0])
 
-    def level_of(self, rows: Sequence[Sequence[int]], name: str) -> int:
-        """The option that these rows [query_heads, kv_heads, mlp_channels] take, one row a layer of the model.
+    def level_of(self, layers: Sequence[LayerShape], name: str) -> int:
+        """The option that the layers of a model take.
 
         Raises:
             UserError: They take none, or not the same one in all layers of the block; the message starts with `name`.
         """
-        first = tuple(rows[self.layers[0]][COLUMNS[self.kind]])
-        for layer in self.layers:
-            value = tuple(rows[layer][COLUMNS[self.kind]])
+        fields = CHOICES[self.kind]
+        taken = {layer: tuple(getattr(layers[layer], field) for field in fields) for layer in self.layers}
+        first = taken[self.layers[0]]
+        for layer, option in taken.items():
             options = self.options if layer == self.layers[0] else (first,)
-            if value not in options:
+            if option not in options:
+                meaning = fields[0] if len(fields) == 1 else f"[{', '.join(fields)}]"
                 raise UserError(
-                    f"{name}, layer {layer}: expected {MEANING[self.kind]} to be one of {_listing(options)}, "
-                    f"got {_listing([value])}. Take a design of this space, or another space."
+                    f"{name}, layer {layer}: expected {meaning} to be one of {_listing(options)}, "
+                    f"got {_listing([option])}. Take a design of this space, or another space."
                 )
         return self.options.index(first)
 
 
-def _listing(options: Sequence[tuple[int, ...]]) -> str:
-    return ", ".join(str(list(option)) if len(option) > 1 else str(option[0]) for option in options)
+def kept_blocks(kind: str, option: Option) -> dict[str, Option]:
+    """The blocks that an option of a gene leaves, by kind of block, each with its own option."""
+    values = dict(zip(CHOICES[kind], option, strict=True))
+    parts = {part: tuple(values[name] for name in names) for part, names in KINDS.items() if names[0] in values}
+    return {part: chosen for part, chosen in parts.items() if chosen[0]}
 
 
-def attention_options(spec: ModelSpec, *, widths: bool, merge: bool, remove: bool) -> list[tuple[int, ...]]:
-    """Pairs (query_heads, kv_heads) by parameters, ties towards more KV groups: every count of groups times every count
-    of query heads a group, and all query heads in merged groups.
-    """
-    pairs = [(spec.query_heads, spec.kv_heads)]
-    if widths:
-        pairs = [
-            (groups * queries, groups)
-            for groups in range(1, spec.kv_heads + 1)
-            for queries in range(1, spec.queries_per_group + 1)
-        ]
-    if merge:
-        pairs += [(spec.query_heads, groups) for groups in spec.merged_kv_heads]
-    pairs.sort(key=lambda pair: (attention_params(spec, *pair), pair[1]))
-    return [(0, 0), *pairs] if remove else [*pairs]
-
-
-def default_mlp_step(channels: int, multiple: int) -> int:
-    """The smallest step that makes at most `MLP_LEVELS` levels of so many channels; all of them where that is less.
-
-    Args:
-        channels: The dense model's.
-        multiple: What an engine wants a multiple of; it is one of that and of `TILE`.
-    """
-    tile = math.lcm(TILE, multiple)
-    return min(channels, tile * math.ceil(channels / (MLP_LEVELS * tile)))
-
-
-def least_mlp_step(step: int, channels: int, multiple: int, deploy: str) -> int:
-    """The least common multiple of a step and of what an engine wants; raises UserError when that is more than all."""
-    step = check_count("mlp_step", step, 1, channels)
-    common = math.lcm(step, multiple)
-    if common > channels:
-        raise UserError(
-            f"space.mlp_step={step} with space.deploy={deploy}: expected a common multiple with {multiple}, which that "
-            f"engine wants, of at most {channels} channels, got {common}. Set mlp_step to null, or to a multiple of it."
-        )
-    return common
-
-
-def mlp_options(spec: ModelSpec, *, step: int | None, remove: bool) -> list[tuple[int, ...]]:
-    """Counts of MLP channels as 1-tuples: the multiples of `step` (none without a step) and the dense count."""
-    counts = [*range(step, spec.mlp_channels, step), spec.mlp_channels] if step else [spec.mlp_channels]
-    return [(count,) for count in ([0, *counts] if remove else counts)]
+def block_options(blocks: Sequence[Block]) -> dict[str, tuple[Option, ...]]:
+    """All options that occur of each kind of block that is left, in ascending order."""
+    kept = [kept_blocks(block.kind, option) for block in blocks for option in block.options]
+    return {kind: tuple(sorted({parts[kind] for parts in kept if kind in parts})) for kind in KINDS}
 
 
 def make_blocks(
-    spec: ModelSpec, kind: Kind, options: Sequence[tuple[int, ...]], frozen: frozenset[int], *, shared: bool
+    spec: ModelSpec, kind: str, options: Sequence[Option], frozen: frozenset[int], *, shared: bool
 ) -> list[Block]:
     """One block a layer, or one for all layers that are not frozen; frozen layers keep the last, dense option only."""
     free = [layer for layer in range(spec.layers) if layer not in frozen]
@@ -136,12 +96,9 @@ def make_blocks(
     ]
 
 
-def _block(spec: ModelSpec, kind: Kind, layers: tuple[int, ...], options: Sequence[tuple[int, ...]]) -> Block:
-    def params(option: tuple[int, ...]) -> int:
-        attention = attention_params(spec, option[0], option[1]) if kind != "mlp" else 0
-        return attention + (mlp_params(spec, option[-1]) if kind != "attention" else 0)
-
-    return Block(kind, layers, tuple(options), tuple(len(layers) * params(option) for option in options))
+def _block(spec: ModelSpec, kind: str, layers: tuple[int, ...], options: Sequence[Option]) -> Block:
+    params = [sum(block_params(spec, *part) for part in kept_blocks(kind, option).items()) for option in options]
+    return Block(kind, layers, tuple(options), tuple(len(layers) * count for count in params))
 
 
 def make_rules(
@@ -151,7 +108,8 @@ def make_rules(
     free = [block for block in blocks if block.free]
     alive = {layer for block in blocks if not block.vanishes for layer in block.layers}
     open_layers = [layer for layer in range(spec.layers) if layer not in alive]
-    attention_stays = any(block.kind != "mlp" and not block.vanishes for block in blocks)
+    attention_stays = any("attention" in kept_blocks(block.kind, block.options[0]) for block in blocks)
+    carries = ["attention" in kept_blocks(block.kind, block.options[-1]) for block in free]
     width = max(len(block.params) for block in free)
     dense = decoder_params(spec, Candidate.dense(spec))
     slack = 1e-9 * dense  # a fraction such as 29/30 stands for a whole number of parameters
@@ -163,41 +121,9 @@ def make_rules(
         maximum=math.floor(max_fraction * dense + slack),
         keeps=np.array([[layer in b.layers for b in free] for layer in open_layers], dtype=bool).reshape(-1, len(free)),
         min_open=max(0, min_layers - len(alive)),
-        carriers=np.array([block.kind != "mlp" and not attention_stays for block in free]),
+        carriers=np.array([carrying and not attention_stays for carrying in carries]),
     )
 
 
-def check_flag(name: str, value: bool) -> None:
-    """Raise UserError unless `value` is true or false."""
-    if not isinstance(value, bool):
-        raise UserError(f"space.{name}: expected true or false, got {value!r}. Set one of the two.")
-
-
-def check_count(name: str, value: int, least: int, most: int) -> int:
-    """`value` as an int; raises UserError unless it is a whole number from `least` to `most`."""
-    try:
-        count = index(value)
-    except TypeError:
-        count = least - 1
-    if isinstance(value, bool) or not least <= count <= most:
-        raise UserError(
-            f"space.{name}: expected a whole number from {least} to {most}, got {value!r}. Choose one in that range."
-        )
-    return count
-
-
-def check_fraction(name: str, value: float) -> float:
-    """`value` as a float; raises UserError unless it is a number from 0 to 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise UserError(
-            f"space.{name}: expected a fraction from 0 to 1 of the dense decoder-layer parameters, got {value!r}. "
-            "Choose one in that range."
-        )
-    return float(value)
-
-
-def check_layers(name: str, values: object, layers: int) -> frozenset[int]:
-    """Layer indices from 0, negative ones counted from the end; raises UserError for anything else."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise UserError(f"space.{name}: expected a list of layers such as [0, -1], got {values!r}. Write it as a list.")
-    return frozenset(check_count(name, value, -layers, layers - 1) % layers for value in values)
+def _listing(options: Sequence[Option]) -> str:
+    return ", ".join(str(list(option)) if len(option) > 1 else str(option[0]) for option in options)

@@ -1,17 +1,31 @@
-"""LayerShape and Candidate: one pruned architecture as a value, free of torch."""
+"""LayerShape and Candidate: one pruned architecture as a value, free of torch.
+
+A further choice of a block (bits, experts) is a field of `LayerShape` with a default and a name in a row of `KINDS`; a
+further kind of block is a row of its own. A further choice of the whole model (vocabulary, hidden width) is a field of
+`Candidate` with a default. Designs that leave such fields at their defaults keep their keys and their JSON form.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
+from typing import Any
 
 from space.spec import ModelSpec
 
+Option = tuple[int, ...]
 
-@dataclass(frozen=True)
+# The fields that a block of each kind has in its layer's shape. Where the first of them is 0, the block is gone.
+KINDS: dict[str, tuple[str, ...]] = {
+    "attention": ("query_heads", "kv_heads"),
+    "mlp": ("mlp_channels",),
+}
+
+
+@dataclass(frozen=True, order=True)
 class LayerShape:
     """What one decoder layer keeps.
 
@@ -40,20 +54,59 @@ class LayerShape:
                 f"got {self.query_heads} and {self.kv_heads}."
             )
 
+    @classmethod
+    def of(cls, **options: Option) -> LayerShape:
+        """The layer whose blocks have these options, by kind of block; blocks of other kinds are gone.
+
+        Raises:
+            ValueError: An option does not have one value for each field of its kind.
+        """
+        values = {name: 0 for name, default in _defaults(cls).items() if default is MISSING}
+        for kind, option in options.items():
+            values |= zip(KINDS[kind], option, strict=True)
+        return cls(**values)
+
+    def option(self, kind: str) -> Option:
+        """The values of the fields of a block: `(query_heads, kv_heads)` of `attention`, `(mlp_channels,)` of `mlp`."""
+        return tuple(getattr(self, name) for name in KINDS[kind])
+
+    def keeps(self, kind: str) -> bool:
+        """Whether anything is left of the layer's block of a kind."""
+        return self.option(kind)[0] != 0
+
     @property
     def gone(self) -> bool:
         """Whether nothing of the layer is left."""
-        return self.query_heads == 0 and self.mlp_channels == 0
+        return not any(self.keeps(kind) for kind in KINDS)
 
     @property
     def queries_per_group(self) -> int:
         """Query heads kept in each key-value group, 0 without attention."""
         return self.query_heads // self.kv_heads if self.kv_heads else 0
 
+    @cached_property
+    def row(self) -> tuple[int, ...]:
+        """The fields in their order, without those at the end that have their default values."""
+        defaults = _defaults(type(self))
+        values = [getattr(self, name) for name in defaults]
+        for default in reversed(defaults.values()):
+            if values[-1] != default:
+                break
+            values.pop()
+        return tuple(values)
 
-@dataclass(frozen=True)
+
+def _defaults(form: type[LayerShape] | type[Candidate]) -> dict[str, Any]:
+    """The default value of every field in their order; `MISSING`, which no value equals, of those without one."""
+    return {field.name: field.default for field in fields(form)}
+
+
+@dataclass(frozen=True, order=True)
 class Candidate:
-    """A pruned architecture: the shape of every layer of the dense model, in order."""
+    """A pruned architecture: the shape of every layer of the dense model, in order.
+
+    Candidates are ordered by their layers, the first layer first, so that sorting puts those together that begin alike.
+    """
 
     layers: tuple[LayerShape, ...]
 
@@ -64,24 +117,54 @@ class Candidate:
 
     @cached_property
     def key(self) -> str:
-        """Short name of the architecture, equal on every machine; led by a letter, so it never reads as a number."""
-        text = json.dumps(self.to_json(), separators=(",", ":"))
+        """Short name of the architecture, equal on every machine; led by a letter, so it never reads as a number.
+
+        It is a digest of the JSON form; of that of the layers alone, where nothing of the whole model is chosen.
+        """
+        form = self.to_json()
+        text = json.dumps(form["layers"] if len(form) == 1 else form, separators=(",", ":"))
         return "s" + hashlib.sha256(text.encode()).hexdigest()[:11]
 
-    def to_json(self) -> list[list[int]]:
-        """A list of `[query_heads, kv_heads, mlp_channels]`, one a layer."""
-        return [[s.query_heads, s.kv_heads, s.mlp_channels] for s in self.layers]
+    def to_json(self) -> dict[str, Any]:
+        """The one form of a candidate in files.
+
+        Returns:
+            `layers`, a list of `[query_heads, kv_heads, mlp_channels]`, one a layer; and the choices of the whole
+            model that do not have their default values, by name.
+        """
+        values = {name: getattr(self, name) for name in _defaults(type(self)) if name != "layers"}
+        chosen = {name: value for name, value in values.items() if value != _defaults(type(self))[name]}
+        return {"layers": [list(shape.row) for shape in self.layers], **chosen}
 
     @classmethod
-    def from_json(cls, rows: Sequence[Sequence[int]]) -> Candidate:
+    def from_json(cls, form: Mapping[str, Any]) -> Candidate:
         """The inverse of `to_json`.
 
         Raises:
-            ValueError: A row does not have three counts.
+            ValueError: The form is not that of a candidate.
         """
-        for index, row in enumerate(rows):
-            if len(row) != 3:
-                raise ValueError(
-                    f"Candidate layer {index}: expected [query_heads, kv_heads, mlp_channels], got {list(row)}."
-                )
-        return cls(tuple(LayerShape(*row) for row in rows))
+        names = _defaults(cls)
+        if not isinstance(form, Mapping) or "layers" not in form or not form.keys() <= names.keys():
+            raise ValueError(f"Candidate: expected a mapping with {', '.join(names)}, got {form!r}.")
+        if not isinstance(form["layers"], list | tuple) or not form["layers"]:
+            raise ValueError(f"Candidate: expected a list of layers, got {form['layers']!r}.")
+        return cls.from_rows(**form)
+
+    @classmethod
+    def from_rows(cls, layers: Sequence[Sequence[int]], **chosen: Any) -> Candidate:
+        """The candidate with these layers, each `[query_heads, kv_heads, mlp_channels]`.
+
+        Args:
+            layers: One row a layer.
+            chosen: Choices of the whole model, by name.
+
+        Raises:
+            ValueError: A row is not a list of whole numbers, one for each field of a layer.
+        """
+        names = _defaults(LayerShape)
+        least = [*names.values()].count(MISSING)
+        for index, row in enumerate(layers):
+            whole = isinstance(row, list | tuple) and all(type(value) is int for value in row)
+            if not whole or not least <= len(row) <= len(names):
+                raise ValueError(f"Candidate layer {index}: expected [{', '.join(names)}], got {row!r}.")
+        return cls(tuple(LayerShape(*row) for row in layers), **chosen)

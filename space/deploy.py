@@ -1,4 +1,4 @@
-"""What the engine that will serve a model can run, as limits of the search space; free of torch."""
+"""What the place where a model will be served can run, as limits of the search space; free of torch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from space.spec import ModelSpec
 
 
 @dataclass(frozen=True)
-class Engine:
-    """One target.
+class Deployment:
+    """What can be run in one place.
 
     Attributes:
         same_layers: Whether all layers must have one shape, so that a removed block is a removed layer.
@@ -26,30 +26,30 @@ class Engine:
 
 
 _LLAMAS = ("llama", "mistral")
-ENGINES = {
-    "any": Engine(),
+DEPLOYMENTS = {
+    "any": Deployment(),
     # A stock config.json, which every runtime reads.
-    "uniform": Engine(same_layers=True),
+    "uniform": Deployment(same_layers=True),
     # GGUF with shapes by layer (architecture deci); blocks of Q8_0 are 32 values.
-    "llamacpp": Engine(mlp_multiple=32, families=_LLAMAS),
+    "llamacpp": Deployment(mlp_multiple=32, families=_LLAMAS),
     # DeciLM's block_configs have one count of query heads for all layers, so that KV groups are merged and not dropped,
     # and MLP widths in steps of 256.
-    "vllm": Engine(attention_widths=False, mlp_multiple=256, families=_LLAMAS),
+    "vllm": Deployment(attention_widths=False, mlp_multiple=256, families=_LLAMAS),
 }
 
 
-def engine_of(name: str, spec: ModelSpec) -> Engine:
-    """The row of an engine.
+def deployment_of(name: str, spec: ModelSpec) -> Deployment:
+    """The row of a deployment.
 
     Raises:
         UserError: There is none, or it does not run pruned models of the family.
     """
-    if name not in ENGINES:
-        raise UserError(f"space.deploy: expected one of {', '.join(ENGINES)}, got {name!r}.")
-    engine = ENGINES[name]
-    if engine.families is not None and spec.family not in engine.families:
+    if name not in DEPLOYMENTS:
+        raise UserError(f"space.deploy: expected one of {', '.join(DEPLOYMENTS)}, got {name!r}.")
+    deployment = DEPLOYMENTS[name]
+    if deployment.families is not None and spec.family not in deployment.families:
         raise UserError(
-            f"space.deploy={name}: expected a model of one of the families {', '.join(engine.families)}, got "
+            f"space.deploy={name}: expected a model of one of the families {', '.join(deployment.families)}, got "
             f"{spec.family}. Take deploy=uniform, whose checkpoints are plain ones of the family."
         )
-    return engine
+    return deployment

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from space.candidate import Candidate, LayerShape
-from space.models.architectures import family_of
+from collections.abc import Callable
+
+from space.candidate import KINDS, Candidate, LayerShape, Option
 from space.spec import ModelSpec
 
 
@@ -18,17 +19,12 @@ def mlp_weights(spec: ModelSpec, mlp_channels: int) -> int:
 
 
 def attention_params(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
-    """Parameters of one attention block with its biases and norms; 0 for a removed block, which takes its norms along.
-
-    Raises:
-        UnsupportedFamilyError: `spec.family` has no row in `space.models.architectures.FAMILIES`.
-    """
-    family = family_of(spec.family)
+    """Parameters of one attention block with its biases and norms; 0 for a removed one, which takes its norms along."""
     if query_heads == 0:
         return 0
     count = attention_weights(spec, query_heads, kv_heads)
-    count += len(family.attention_norms) * spec.hidden
-    if family.qk_norm:
+    count += spec.attention_norms * spec.hidden
+    if spec.qk_norm:
         count += 2 * spec.head_dim
     if spec.qkv_bias:
         count += (query_heads + 2 * kv_heads) * spec.head_dim
@@ -38,23 +34,26 @@ def attention_params(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
 
 
 def mlp_params(spec: ModelSpec, mlp_channels: int) -> int:
-    """Parameters of one MLP block with its biases and norms; 0 for a removed block, which takes its norms along.
-
-    Raises:
-        UnsupportedFamilyError: `spec.family` has no row in `space.models.architectures.FAMILIES`.
-    """
-    family = family_of(spec.family)
+    """Parameters of one MLP block with its biases and norms; 0 for a removed one, which takes its norms along."""
     if mlp_channels == 0:
         return 0
-    count = mlp_weights(spec, mlp_channels) + len(family.mlp_norms) * spec.hidden
+    count = mlp_weights(spec, mlp_channels) + spec.mlp_norms * spec.hidden
     if spec.mlp_bias:
         count += 2 * mlp_channels + spec.hidden
     return count
 
 
+_PARAMS: dict[str, Callable[..., int]] = {"attention": attention_params, "mlp": mlp_params}
+
+
+def block_params(spec: ModelSpec, kind: str, option: Option) -> int:
+    """Parameters of one block of a kind, a key of `space.candidate.KINDS`, with this option; 0 where it is gone."""
+    return _PARAMS[kind](spec, *option)
+
+
 def layer_params(spec: ModelSpec, shape: LayerShape) -> int:
     """Parameters of one decoder layer of this shape: projections, biases, norms; 0 for a layer that is gone."""
-    return attention_params(spec, shape.query_heads, shape.kv_heads) + mlp_params(spec, shape.mlp_channels)
+    return sum(block_params(spec, kind, shape.option(kind)) for kind in KINDS)
 
 
 def decoder_params(spec: ModelSpec, candidate: Candidate) -> int:

@@ -4,43 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from space.blocks import (
-    COLUMNS,
-    Block,
-    Kind,
-    attention_options,
-    check_count,
-    check_flag,
-    check_fraction,
-    check_layers,
-    default_mlp_step,
-    least_mlp_step,
-    make_blocks,
-    make_rules,
-    mlp_options,
-)
-from space.candidate import Candidate
-from space.deploy import engine_of
+from space.blocks import LAYER, Block, block_options, make_blocks, make_rules
+from space.bounds import TRIES, random_genes, reach, tighten
+from space.candidate import Candidate, LayerShape, Option
+from space.checks import check_count, check_flag, check_fraction, check_layers
+from space.deploy import deployment_of
 from space.errors import UserError
+from space.ladders import depth_designs, uniform_genes
 from space.limits import Genes, Limit
-from space.repair import cheapest_floor, repair, reshuffle
+from space.options import attention_options, default_mlp_step, layer_options, least_mlp_step, mlp_options
+from space.repair import repair, reshuffle
 from space.size import decoder_params
 from space.spec import ModelSpec
 
 LADDER_LENGTH = 24
-LADDER_ATTENTION = (0.75, 0.5)  # fractions of dense attention that the ladder crosses with all MLP levels
-CONCENTRATION = 12.0  # of the beta distribution behind `sample`: a standard deviation of 0.14 at a kept fraction of 0.5
-TRIES = 8
-TRIES_AT_CONSTRUCTION = 64
-
 
 _Item = TypeVar("_Item")
+_shape = lru_cache(maxsize=4096)(LayerShape)  # designs have few shapes, and many layers of each
 
 
 class SearchSpace:
@@ -54,8 +41,7 @@ class SearchSpace:
         mlp_step: MLP channels between two levels; None where MLPs have no widths.
         levels: `(genes,)` int64, options of each gene; option 0 is the smallest, the last is dense.
         kinds: What each gene chooses: `attention`, `mlp` or `layer`; genes stand in the order of their layers.
-        attention_shapes: All pairs (query_heads, kv_heads) that occur, without (0, 0).
-        mlp_shapes: All counts of MLP channels that occur, without 0.
+        block_options: By kind of block, a key of `space.candidate.KINDS`, all options that occur and leave something.
     """
 
     def __init__(
@@ -90,8 +76,8 @@ class SearchSpace:
             whole_layers: Whether a layer is dense or gone, and nothing else; `remove_attention` and `remove_mlp` then
                 say nothing.
             same_for_all_layers: Whether all layers that are not frozen have one shape.
-            deploy: Row of `space.deploy.ENGINES` that is to serve the model; what it cannot run is not in the space,
-                whatever other settings allow.
+            deploy: Row of `space.deploy.DEPLOYMENTS` by which the model is to be served; what it cannot run is not in
+                the space, whatever other settings allow.
             mlp_step: MLP channels between two levels, None for a multiple of 64 that makes at most 12 levels; says
                 nothing without `mlp_widths`. Where the engine wants a multiple of something, the least common multiple.
             freeze_layers: Layers that stay dense; indices from 0, negative ones count from the end.
@@ -115,15 +101,15 @@ class SearchSpace:
         }
         for name, flag in flags.items():
             check_flag(name, flag)
-        engine = engine_of(deploy, spec)
-        if engine.same_layers and not whole_layers:
+        deployment = deployment_of(deploy, spec)
+        if deployment.same_layers and not whole_layers:
             same_for_all_layers, remove_attention, remove_mlp = True, False, False
             if freeze_layers or freeze_attention or freeze_mlp:
                 raise UserError(
                     f"space.deploy={deploy}: expected no frozen layers, as all layers must have one shape. Set "
                     "freeze_layers, freeze_attention and freeze_mlp to [], or space=depth to drop whole layers."
                 )
-        attention_widths = attention_widths and engine.attention_widths
+        attention_widths = attention_widths and deployment.attention_widths
         clashes = [
             name for name in ("attention_widths", "merge_groups", "mlp_widths", "same_for_all_layers") if flags[name]
         ]
@@ -137,7 +123,7 @@ class SearchSpace:
         frozen_mlp = frozen | check_layers("freeze_mlp", freeze_mlp, spec.layers)
         step = None
         if mlp_widths:
-            channels, multiple = spec.mlp_channels, engine.mlp_multiple
+            channels, multiple = spec.mlp_channels, deployment.mlp_multiple
             step = default_mlp_step(channels, multiple)
             if mlp_step is not None:
                 step = least_mlp_step(mlp_step, channels, multiple, deploy)
@@ -154,8 +140,7 @@ class SearchSpace:
         mlp = mlp_options(spec, step=step, remove=remove_mlp)
         blocks: list[Block] = []
         if whole_layers:
-            whole = [(0, 0, 0), (*attention[-1], *mlp[-1])]
-            blocks += make_blocks(spec, "layer", whole, frozen_attention | frozen_mlp, shared=False)
+            blocks += make_blocks(spec, LAYER, layer_options(spec), frozen_attention | frozen_mlp, shared=False)
         else:
             blocks += make_blocks(spec, "attention", attention, frozen_attention, shared=same_for_all_layers)
             blocks += make_blocks(spec, "mlp", mlp, frozen_mlp, shared=same_for_all_layers)
@@ -173,31 +158,11 @@ class SearchSpace:
         self._rules = make_rules(spec, blocks, min_layers=min_layers, min_fraction=least, max_fraction=most)
         self.levels: Genes = self._rules.levels
         self.levels.setflags(write=False)
-        self.kinds: tuple[Kind, ...] = tuple(block.kind for block in self._free)
-        shapes = {(block.kind, option) for block in blocks for option in block.options if any(option)}
-        self.attention_shapes = tuple(sorted({(option[0], option[1]) for kind, option in shapes if kind != "mlp"}))
-        self.mlp_shapes = tuple(sorted({option[-1] for kind, option in shapes if kind != "attention"}))
-        self._smallest, self._witness = self._reach(least, most)
-
-    def _reach(self, least: float, most: float) -> tuple[int, Genes]:
-        """Parameters of the smallest design and the genes of some valid one; raises UserError when there is none."""
-        rules, rng = self._rules, np.random.default_rng(0)
-        dense = decoder_params(self.spec, Candidate.dense(self.spec))
-        smallest = rules.total(cheapest_floor(rules, rng))
-        if smallest > rules.maximum:
-            raise UserError(
-                f"space.max_decoder_params: expected at least {smallest / dense:.4f}, the fraction that the smallest "
-                f"design of this space keeps, got {most:g}. Raise it, freeze less, lower min_layers or allow more cuts."
-            )
-        witness = repair(rules, rules.levels - 1, rng, tries=TRIES_AT_CONSTRUCTION)
-        if witness is None:
-            widest = int(np.diff(rules.params, axis=1).max())
-            raise UserError(
-                f"space.min_decoder_params and max_decoder_params: expected a range that holds a design, found none "
-                f"from {least:g} to {most:g}. This space reaches {smallest / dense:.4f} to 1 in steps of at most "
-                f"{widest / dense:.4f}: make the range that wide, or take a smaller mlp_step."
-            )
-        return smallest, witness
+        self.kinds: tuple[str, ...] = tuple(block.kind for block in self._free)
+        self.block_options: dict[str, tuple[Option, ...]] = block_options(blocks)
+        dense = decoder_params(spec, Candidate.dense(spec))
+        self._dense_layer = asdict(Candidate.dense(spec).layers[0])
+        self._smallest, self._witness = reach(self._rules, dense, least, most)
 
     def limited(self, name: str, base: float, steps: npt.NDArray[np.float64], maximum: float) -> SearchSpace:
         """The same space without the designs that have more than `maximum` of a quantity; this one is left as it is.
@@ -213,18 +178,7 @@ class SearchSpace:
         """
         space = copy.copy(self)
         limit = Limit(name, base, steps, maximum)
-        space._rules = replace(self._rules, limits=(*self._rules.limits, limit))
-        rng = np.random.default_rng(0)
-        witness = repair(space._rules, self._witness, rng, tries=TRIES_AT_CONSTRUCTION)
-        if witness is None:
-            repaired = (repair(self._rules, np.zeros_like(self.levels), rng, tries=TRIES) for _ in range(TRIES))
-            least = min((limit.total(genes) for genes in repaired if genes is not None), default=base)
-            raise UserError(
-                f"constraints: expected a limit that a design of this space is within, got {name} ({maximum:g}); the "
-                f"dense model has {base:g}, the smallest designs {least:g}. Raise it, or lower "
-                "space.min_decoder_params."
-            )
-        space._witness = witness
+        space._rules, space._witness = tighten(self._rules, self._witness, limit)
         return space
 
     def decode(self, genes: npt.ArrayLike) -> Candidate:
@@ -243,11 +197,11 @@ class SearchSpace:
                 f"SearchSpace.decode: expected genes of at least 0 and below {self.levels.tolist()}, "
                 f"got {array.tolist()}. Repair them first."
             )
-        rows = Candidate.dense(self.spec).to_json()
+        layers = [self._dense_layer.copy() for _ in range(self.spec.layers)]
         for block, level in zip(self._free, array.tolist(), strict=True):
             for layer in block.layers:
-                rows[layer][COLUMNS[block.kind]] = block.options[level]
-        return Candidate.from_json(rows)
+                layers[layer].update(block.fields[level])
+        return Candidate(tuple(_shape(*fields.values()) for fields in layers))
 
     def encode(self, candidate: Candidate) -> Genes:
         """The genes of a candidate, `(genes,)`; bounds are not looked at, `contains` does that.
@@ -255,13 +209,12 @@ class SearchSpace:
         Raises:
             UserError: Some layer has a shape that no gene stands for.
         """
-        rows = candidate.to_json()
-        if len(rows) != self.spec.layers:
+        if len(candidate.layers) != self.spec.layers:
             raise UserError(
-                f"Candidate {candidate.key}: expected {self.spec.layers} layers, got {len(rows)}. "
+                f"Candidate {candidate.key}: expected {self.spec.layers} layers, got {len(candidate.layers)}. "
                 "Take a candidate of this model."
             )
-        levels = [block.level_of(rows, f"Candidate {candidate.key}") for block in self._blocks]
+        levels = [block.level_of(candidate.layers, f"Candidate {candidate.key}") for block in self._blocks]
         return np.array(
             [level for level, block in zip(levels, self._blocks, strict=True) if block.free], dtype=np.int64
         )
@@ -290,22 +243,8 @@ class SearchSpace:
         return reshuffle(self._rules, self._witness, rng, tries=TRIES) if mended is None else mended
 
     def sample(self, rng: np.random.Generator) -> Candidate:
-        """A random valid design; sizes are spread evenly between the bounds.
-
-        The kept fraction is drawn first, then every gene around it: genes drawn independently and uniformly would
-        nearly always ruin the network.
-        """
-        rules = self._rules
-        genes = np.arange(len(self.levels))
-        size = rng.uniform(max(rules.minimum, self._smallest), rules.maximum)
-        dense = rules.params[genes, self.levels - 1]
-        kept = np.clip((size - rules.fixed_params) / dense.sum(), 0.01, 0.99)
-        wanted = rng.beta(CONCENTRATION * kept, CONCENTRATION * (1 - kept), len(genes)) * dense
-        # rounded up or down at random, so that the mean size is right even where a gene is dense or gone
-        upper = np.clip((rules.params < wanted[:, None]).sum(axis=1), 1, self.levels - 1)
-        above, below = rules.params[genes, upper], rules.params[genes, upper - 1]
-        up = rng.random(len(genes)) * (above - below) < wanted - below
-        return self.decode(self.repair(np.where(up, upper, upper - 1), rng))
+        """A random valid design; sizes are spread evenly between the bounds, see `space.bounds.random_genes`."""
+        return self.decode(self.repair(random_genes(self._rules, self._smallest, rng), rng))
 
     def samples(self, count: int, seed: int = 0) -> list[Candidate]:
         """So many random designs, the same for the same space and seed."""
@@ -318,28 +257,8 @@ class SearchSpace:
         All MLP levels at dense attention and at about three quarters and half of it, and all attention levels at dense
         MLPs; at most `LADDER_LENGTH`, evenly thinned. Empty where a gene stands for a whole layer.
         """
-        if self._free[0].kind == "layer":
-            return []
-        attention, mlp = self._kept_levels("attention"), self._kept_levels("mlp")
-        crossed = [
-            min(attention, key=lambda level: (abs(attention[level] - share * max(attention.values())), level))
-            for share in (1.0, *LADDER_ATTENTION)
-        ]
-        pairs = {(a, m) for a in crossed for m in mlp} | {(a, max(mlp)) for a in attention}
-        pairs.remove((max(attention), max(mlp)))
-        ladder = [
-            np.array([a if block.kind == "attention" else m for block in self._free], dtype=np.int64) for a, m in pairs
-        ]
-        ladder = [genes for genes in ladder if self._rules.valid(genes)]
-        ladder.sort(key=lambda genes: (-self._rules.total(genes), genes.tolist()))
-        return [self.decode(genes) for genes in evenly(ladder, LADDER_LENGTH)]
-
-    def _kept_levels(self, kind: Kind) -> dict[int, int]:
-        """Levels that leave something, and their parameters; without a gene of `kind`, one level that nothing reads."""
-        for block in self._free:
-            if block.kind == kind:
-                return {level: block.params[level] for level, option in enumerate(block.options) if any(option)}
-        return {0: 0}
+        genes = uniform_genes(self._free, self._rules)
+        return [self.decode(each) for each in evenly(genes, LADDER_LENGTH)]
 
     def depth_ladder(self, order: Sequence[int]) -> list[Candidate]:
         """Designs without the first layer of `order`, without the first two, and so on: those that are in this space.
@@ -350,20 +269,7 @@ class SearchSpace:
         Raises:
             ValueError: `order` names a layer twice, or one that is not there.
         """
-        if len(set(order)) != len(order) or not set(order) <= set(range(self.spec.layers)):
-            raise ValueError(
-                f"SearchSpace.depth_ladder: expected distinct layers below {self.spec.layers}, got {list(order)}."
-            )
-        fixed = {layer for block in self._blocks if not block.vanishes for layer in block.layers}
-        rows = Candidate.dense(self.spec).to_json()
-        ladder = []
-        for layer in order:
-            if layer not in fixed:
-                rows[layer] = [0, 0, 0]
-                candidate = Candidate.from_json(rows)
-                if self.contains(candidate):
-                    ladder.append(candidate)
-        return ladder
+        return depth_designs(Candidate.dense(self.spec), self._blocks, order, self.contains)
 
 
 def evenly(items: Sequence[_Item], count: int) -> list[_Item]:

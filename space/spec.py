@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from space.models.architectures import family_of
-
 MOST_MERGES = 3
 
 
@@ -16,7 +14,7 @@ class ModelSpec:
     Attributes:
         name: Hub id, directory name, or the embedded default's name.
         revision: Digest of the weights' identity; two models with equal revisions give equal numbers.
-        family: Key of `space.models.architectures.FAMILIES`, which is transformers' `model_type`.
+        family: Key of `space.models.architectures.ARCHITECTURES`, which is transformers' `model_type`.
         layers: Decoder layers.
         hidden: Width of the residual stream.
         query_heads: Query heads of a layer.
@@ -26,6 +24,8 @@ class ModelSpec:
         vocab: Rows of the embedding matrix.
         tied_embeddings: Whether the output projection is the embedding matrix.
         qkv_bias, o_bias, mlp_bias: Which projections carry a bias.
+        attention_norms, mlp_norms: Norms over the residual stream's width that leave with a block of the kind.
+        qk_norm: Whether queries and keys are normed, each by a weight of `head_dim` values.
     """
 
     name: str
@@ -42,12 +42,20 @@ class ModelSpec:
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
+    attention_norms: int = 1
+    mlp_norms: int = 1
+    qk_norm: bool = False
 
     def __post_init__(self) -> None:
         for field in ("layers", "hidden", "query_heads", "kv_heads", "head_dim", "mlp_channels", "vocab"):
             value = getattr(self, field)
             if value < 1:
                 raise ValueError(f"ModelSpec.{field}: expected a positive count, got {value}.")
+        if min(self.attention_norms, self.mlp_norms) < 0:
+            raise ValueError(
+                f"ModelSpec: expected attention_norms and mlp_norms of at least 0, "
+                f"got {self.attention_norms} and {self.mlp_norms}."
+            )
         if self.query_heads % self.kv_heads:
             raise ValueError(
                 f"ModelSpec: expected query_heads to be a multiple of kv_heads, "
@@ -63,10 +71,10 @@ class ModelSpec:
     def merged_kv_heads(self) -> tuple[int, ...]:
         """Counts of KV groups that merging may leave with all query heads: the largest proper divisors of `kv_heads`.
 
-        None for families that norm their keys: the weights of that norm tell the parts of a head apart, and merged
+        None for models that norm their keys: the weights of that norm tell the parts of a head apart, and merged
         keys cannot be aligned.
         """
-        if family_of(self.family).qk_norm or self.head_dim % 2:
+        if self.qk_norm or self.head_dim % 2:
             return ()
         divisors = [count for count in range(self.kv_heads - 1, 0, -1) if self.kv_heads % count == 0]
         return tuple(divisors[:MOST_MERGES])

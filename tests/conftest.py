@@ -18,6 +18,7 @@ from transformers.models.mistral.modeling_mistral import MistralForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
+from space.models.architectures import ARCHITECTURES
 from space.spec import ModelSpec
 from space.supernet.supernet import Supernet
 
@@ -95,6 +96,9 @@ def tiny_model(family: str, **changes: Any) -> tuple[nn.Module, ModelSpec]:
         qkv_bias=attention.q_proj.bias is not None,
         o_bias=attention.o_proj.bias is not None,
         mlp_bias=mlp.down_proj.bias is not None,
+        attention_norms=len(ARCHITECTURES[family].attention_norms),
+        mlp_norms=len(ARCHITECTURES[family].mlp_norms),
+        qk_norm=ARCHITECTURES[family].qk_norm,
     )
     return model, spec
 

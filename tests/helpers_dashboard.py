@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from helpers_front import meaning
 from helpers_toy import toy_spec
 
 from evaluators.base import Evaluation
+from evaluators.metrics import metrics_named
 from search.archive import FORMAT
 from search.run.front import front_table, points_table, write_front_csv
 from space.candidate import Candidate, LayerShape
 
 SPEC = replace(toy_spec(layers=4), name="tiny", mlp_channels=96)
 DENSE = Candidate.dense(SPEC)
-OBJECTIVES = [
-    {"name": "kl", "unit": "nats/token", "goal": "min", "cost_rank": 2},
-    {"name": "latency_ms", "unit": "ms", "goal": "min", "cost_rank": 1},
-]
+OBJECTIVES = metrics_named("kl", "latency_ms")
+
+
+FIDELITIES = ("search-16", "search", "distilled-96")
 
 
 def design(channels: int) -> Candidate:
@@ -33,6 +36,7 @@ def evaluation(candidate: Candidate, kl: float, latency: float, fidelity: str = 
     size = float(sum(shape.mlp_channels + 10 * shape.query_heads for shape in candidate.layers))
     dense = float(sum(shape.mlp_channels + 10 * shape.query_heads for shape in DENSE.layers))
     values = {"kl": kl, "latency_ms": latency, "decoder_params": size, "decoder_params_removed": 1 - size / dense}
+    more = {"generation": int(fidelity in FIDELITIES), **more}
     return Evaluation(candidate, fidelity, values=values, tokens=100, **more)
 
 
@@ -50,9 +54,10 @@ def lines(evaluations: list[Evaluation]) -> str:
     return "".join(json.dumps(each.to_json()) + "\n" for each in evaluations)
 
 
-def header(model: dict[str, Any] | None = None) -> str:
+def header(model: dict[str, Any] | None = None, fidelities: Sequence[str] = FIDELITIES) -> str:
     """An archive's first line."""
     settings = {"model": model or SPEC.to_json(), "text": "t", "dtype": "float32", "latency": "l"}
+    settings["fidelities"] = list(fidelities)
     return json.dumps({"format": FORMAT, "settings": settings}) + "\n"
 
 
@@ -74,7 +79,8 @@ def end(run_dir: Path, evaluations: list[Evaluation], *, model: Any = None) -> N
     points = [(e.candidate, {**e.values, "heldout_ppl": 10 + 20 * e.values["kl"]}) for e in evaluations]
     dense = next(point for point in points if point[0] == DENSE)
     front = [point for point in points if point[0] != design(16)]
-    write_front_csv(run_dir / "points.csv", points_table(points, dense))
-    write_front_csv(run_dir / "front.csv", front_table(front, dense))
-    facts = {"model": model or SPEC.to_json(), "text": "t", "dtype": "float32", "objectives": OBJECTIVES}
+    tables = front_table(front, dense), points_table(points, dense)
+    for name, table in zip(("front.csv", "points.csv"), tables, strict=True):
+        write_front_csv(run_dir / name, table)
+    facts = {"model": model or SPEC.to_json(), "text": "t", "dtype": "float32", **meaning(tables, OBJECTIVES)}
     (run_dir / "summary.json").write_text(json.dumps({**facts, "evaluations": len(evaluations)}))

@@ -10,6 +10,7 @@ from helpers_toy import toy_spec
 
 from evaluators.base import Evaluation, Metric
 from evaluators.cost import cost_measure
+from evaluators.metrics import metric_named
 from search.protocol import Algorithm, Question, Task
 from search.rivals.additive import AdditiveDesigns
 from search.rivals.baselines import Ladders, RandomSearch
@@ -22,10 +23,10 @@ from space.space import SearchSpace
 LAYERS = 6
 SPEC = toy_spec(layers=LAYERS)
 DENSE = Candidate.dense(SPEC)
-ERROR = Metric("error", "", "min", 2)
-SIZE = Metric("decoder_params", "", "min", 0)
-KV = Metric("kv_bytes", "bytes", "min", 0)
-SPEED = Metric("speed", "", "max", 1)
+ERROR = Metric("error", "", "min", "quality")
+SIZE = metric_named("decoder_params")
+KV = metric_named("kv_bytes")
+SPEED = Metric("speed", "", "max", "latency", free=True)
 OBJECTIVES = (ERROR, SIZE)
 LOSS = np.random.default_rng(7).uniform(0.05, 1.0, (LAYERS, 2)) ** 2
 PAIR = np.random.default_rng(8).uniform(0.0, 1.0, (2 * LAYERS, 2 * LAYERS))  # what two blocks lose together

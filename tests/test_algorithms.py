@@ -18,7 +18,7 @@ from space.space import SearchSpace
 
 LAYERS = 8
 SPEC = toy_spec(layers=LAYERS)
-OBJECTIVES = (Metric("error", "", "min", 0), Metric("size", "", "min", 0))
+OBJECTIVES = (Metric("error", "", "min", "quality"), Metric("size", "", "min", "cost", free=True))
 LOSS = np.random.default_rng(7).uniform(0.05, 1.0, (LAYERS, 2)) ** 3  # what each block is worth: some much, most little
 
 
@@ -148,7 +148,7 @@ def test_better_than_random_sampling_at_equal_evaluations(space, seed):
 
 def test_a_goal_of_max_is_maximised(space):
     """The toy problem with the error's sign turned is the same problem."""
-    kept = (Metric("kept", "", "max", 0), OBJECTIVES[1])
+    kept = (Metric("kept", "", "max", "cost", free=True), OBJECTIVES[1])
 
     def turned(candidate: Candidate) -> Evaluation:
         values = toy_values(candidate)
@@ -159,7 +159,7 @@ def test_a_goal_of_max_is_maximised(space):
 
 
 def test_three_objectives_work(space):
-    objectives = (*OBJECTIVES, Metric("heads", "", "min", 0))
+    objectives = (*OBJECTIVES, Metric("heads", "", "min", "cost", free=True))
 
     def answer(candidate: Candidate) -> Evaluation:
         heads = float(sum(shape.query_heads for shape in candidate.layers))

@@ -7,18 +7,20 @@ import logging
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from evaluators.base import Evaluation, Metric
+from evaluators.base import Evaluation
+from evaluators.metrics import metric_named
 from search.archive import Archive
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 
 SETTINGS = {"model": {"revision": "abc", "dtype": "float32"}, "tokens": 4096, "objectives": ("kl", "latency_ms")}
-KL = Metric("kl", "nats/token", "min", 2)
-LATENCY = Metric("latency_ms", "ms", "min", 1)
+KL = metric_named("kl")
+LATENCY = metric_named("latency_ms")
 
 
 def candidate(mlp_channels: int) -> Candidate:
@@ -58,18 +60,23 @@ def test_an_evaluation_is_made_once(path):
         archive.add(evaluation(1))
 
 
-def test_frame_has_a_row_an_evaluation(path):
+def test_one_made_after_a_search_takes_the_generation_of_a_search_that_goes_on(path):
+    later = replace(evaluation(1), generation=4)
+    assert "generation" not in evaluation(1).to_json()
     with Archive(path, SETTINGS) as archive:
-        frame = archive.frame("search")
-    assert list(frame.columns) == ["key", "status", "kl", "latency_ms", "seconds", "tokens", "error"]
-    assert frame["key"].tolist() == [candidate(n).key for n in (1, 2, 3)]
-    assert frame["kl"].isna().tolist() == [False, True, False]
-    assert frame["error"][1] == "RuntimeError: out of memory"
+        archive.add(later)
+        expected = [failure(2), evaluation(3), evaluation(1, fidelity="heldout"), later]
+        assert archive.evaluations() == expected
+        for again in (later, replace(later, generation=5), replace(evaluation(3, kl=9.0), generation=4)):
+            with pytest.raises(AssertionError, match="already"):
+                archive.add(again)
+    with Archive(path, SETTINGS) as archive:
+        assert archive.evaluations() == expected
+        assert archive.get(candidate(1).key, "search") == later
 
 
-def test_frame_and_front_of_nothing_are_empty(path):
+def test_the_front_of_nothing_is_empty(path):
     with Archive(path, SETTINGS) as archive:
-        assert archive.frame("timed").empty
         assert archive.front((KL, LATENCY), "timed") == []
 
 
@@ -158,8 +165,8 @@ def test_numbers_of_other_settings_are_refused_with_the_difference(path):
 
 
 def test_an_archive_of_another_format_is_refused(path):
-    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
-    with pytest.raises(UserError, match="format 3"):
+    path.write_text(path.read_text().replace('"format": 3', '"format": 2'))
+    with pytest.raises(UserError, match="expected an archive of format 3, got format 2"):
         Archive(path, SETTINGS)
 
 

@@ -14,10 +14,11 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from evaluators.base import Metric, choose_metrics
+from evaluators.base import choose_metrics
 from evaluators.cost import cost_measure
 from evaluators.data import load_texts
 from evaluators.latency.workload import LATENCY, Workload
+from evaluators.metrics import metric_named
 from evaluators.tasks.harness import Harness
 from search.protocol import Task
 from space.candidate import Candidate
@@ -41,7 +42,7 @@ SPEC = ModelSpec(
     vocab=64,
     tied_embeddings=True,
 )
-OBJECTIVES = (Metric("kl", "nats/token", "min", 2), LATENCY)
+OBJECTIVES = (metric_named("kl"), LATENCY)
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from helpers_toy import toy_spec
 
-from evaluators.base import Evaluation, Metric
+from evaluators.base import Evaluation
 from evaluators.cost import cost_measure
+from evaluators.metrics import metric_named
 from search.algorithms import NSGA2
 from search.constraints import constrained, quoted
 from search.protocol import Algorithm, Task
@@ -23,7 +24,7 @@ from space.errors import UserError
 from space.space import SearchSpace
 
 SPEC = toy_spec(layers=6)
-OBJECTIVES = (Metric("kl", "nats/token", "min", 2), Metric("latency_ms", "ms", "min", 1))
+OBJECTIVES = (metric_named("kl"), metric_named("latency_ms"))
 COSTS = cost_measure(SPEC, context=64).values
 ALGORITHMS: dict[str, Any] = {
     "nsga2": NSGA2,

@@ -30,7 +30,7 @@ TOKENS = random_tokens(64, 24, seed=5)
 
 @pytest.fixture(params=ROWS)
 def candidate(request: pytest.FixtureRequest) -> Candidate:
-    return Candidate.from_json(ROWS[request.param])
+    return Candidate.from_rows(ROWS[request.param])
 
 
 def stream(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,8 @@ def test_what_is_kept_behind_the_first_cut_is_corrected(candidate: Candidate, ma
     supernet = make_supernet("llama")
     (correction,) = correct(supernet, [candidate], TOKENS)
     cut = False
-    for weights, (queries, _, channels), full in zip(correction.weights, candidate.to_json(), [DENSE] * 4, strict=True):
+    rows = [shape.row for shape in candidate.layers]
+    for weights, (queries, _, channels), full in zip(correction.weights, rows, [DENSE] * 4, strict=True):
         for name, kept, dense, width in (("o_proj", queries, full[0], 6), ("down_proj", channels, full[2], 1)):
             cut = cut or kept != dense
             assert (name in weights) == (cut and kept > 0)
@@ -91,7 +92,7 @@ def test_a_dense_block_without_drift_keeps_its_weight(family: str, make_supernet
     for projection in (mlp.up_proj, mlp.gate_proj):
         if projection.bias is not None:
             projection.bias[-1] = 0
-    candidate = Candidate.from_json([(6, 3, 47), DENSE, DENSE, DENSE])
+    candidate = Candidate.from_rows([(6, 3, 47), DENSE, DENSE, DENSE])
     (correction,) = correct(supernet, [candidate], TOKENS)
     model = supernet.view(candidate)
     for layer, weights in zip(model.model.layers, correction.weights, strict=True):
@@ -115,7 +116,7 @@ def test_ridge_is_least_squares(penalty: float) -> None:
 def test_one_block_moves_along_the_least_squares_solution(name: str, make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("llama")
     block = "self_attn" if name == "o_proj" else "mlp"
-    candidate = Candidate.from_json([DENSE, DENSE, DENSE, (4, 2, 48) if name == "o_proj" else (6, 3, 32)])
+    candidate = Candidate.from_rows([DENSE, DENSE, DENSE, (4, 2, 48) if name == "o_proj" else (6, 3, 32)])
     (correction,) = correct(supernet, [candidate], TOKENS, damping=0.1)
     seen: list[torch.Tensor] = []
 
@@ -159,7 +160,7 @@ def test_a_step_on_noise_is_short_and_on_signal_is_whole() -> None:
 
 def test_candidates_together_are_candidates_alone(family: str, make_supernet: MakeSupernet) -> None:
     supernet = make_supernet(family)
-    candidates = [Candidate.from_json(rows) for rows in ROWS.values()]
+    candidates = [Candidate.from_rows(rows) for rows in ROWS.values()]
     done: list[int] = []
     together = correct(supernet, candidates, TOKENS, on_layer=done.append)
     assert done == [0, 1, 2, 3]
@@ -192,7 +193,7 @@ def test_a_corrected_view_changes_nothing_else(
 
 def test_mistakes_are_refused(make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("qwen2")
-    candidate = Candidate.from_json(ROWS["everything"])
+    candidate = Candidate.from_rows(ROWS["everything"])
     (correction,) = correct(supernet, [candidate], TOKENS)
     with pytest.raises(ValueError, match="expected a correction of"):
         supernet.view(Candidate.dense(supernet.spec), correction)

@@ -10,18 +10,20 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_dashboard import DENSE, SEARCHED, SPEC, begin, design, end, evaluation, header, lines
+from helpers_dashboard import DENSE, FIDELITIES, SEARCHED, SPEC, begin, design, end, evaluation, header, lines
 from helpers_run import ROOT
 
-from evaluators.base import Metric
+from evaluators.base import Evaluation
+from evaluators.metrics import metric_named
 from search.archive import Archive
-from search.pareto import hypervolume, minimised, reference_point
+from search.course import Course
 from search.views.dashboard import serve as serving
-from search.views.dashboard.course import Course, rung_of, thinned
+from search.views.dashboard.curves import TauCurves, thinned
 from search.views.dashboard.follow import Follower
 from search.views.dashboard.jobs import Job, Jobs
 from search.views.dashboard.live_run import LiveRun
@@ -30,7 +32,7 @@ from space.errors import UserError
 
 pytest.importorskip("dash", reason="the package dash is not installed")
 
-OBJECTIVES = (Metric("kl", "nats/token", "min", 2), Metric("latency_ms", "ms", "min", 1))
+OBJECTIVES = (metric_named("kl"), metric_named("latency_ms"))
 KEYS = frozenset(e.candidate.key for e in SEARCHED)
 HOSTILE = "../<script>alert(1)</script>{%config%}{{live}}"
 
@@ -98,32 +100,15 @@ def test_a_follower_sees_whether_a_search_holds_the_archive(archive: Path) -> No
 
 
 # ---- what it says
-def test_fidelities_of_a_search_are_ordered_and_others_are_none() -> None:
-    names = ["distilled-4096", "search", "search-64", "distilled-512", "search-128"]
-    assert sorted(names, key=rung_of) == ["search-64", "search-128", "search", "distilled-512", "distilled-4096"]
-    assert [rung_of(name) for name in ("heldout", "tuned", "timed", "searching", "piqa")] == [None] * 5
-
-
-def test_the_course_has_front_hypervolume_and_tokens_of_the_search_alone() -> None:
-    course = Course(OBJECTIVES)
-    for each in [evaluation(design(8), 1.0, 50.0, "search-16"), *SEARCHED, evaluation(DENSE, 0.0, 100.0, "heldout")]:
-        course.add(each)
-    assert course.tokens == 600
-    assert course.rungs == ["search-16", "search"]
-    assert course.scoring
-    front = [e for e in SEARCHED if e.candidate != design(16)]
-    assert course.fronts["search"] == front
-    values = minimised([e.values for e in front], OBJECTIVES)
-    assert course.volumes == {"search": [(600, hypervolume(values, reference_point(values)))]}
-
-
-def test_the_course_judges_surrogates_by_designs_that_they_had_not_seen() -> None:
-    course = Course(OBJECTIVES)
+def test_surrogates_are_judged_by_designs_that_they_had_not_seen() -> None:
+    taus = TauCurves()
     for place in range(32):
         right = place < 16
         predicted = {"kl": float(place if right else -place)}
-        course.add(evaluation(design(place), float(place), 50.0, predicted=predicted))
-    (tokens, first), (_, second) = course.taus["search", "kl"]
+        taus.add(evaluation(design(place), float(place), 50.0, predicted=predicted), 100 * (place + 1))
+        taus.add(evaluation(design(place), float(place), 50.0, "search-16"), 0)  # which nothing predicted
+    (tokens, first), (_, second) = taus.curves["search", "kl"]
+    assert [*taus.curves] == [("search", "kl")]
     assert (tokens, first) == (1600, pytest.approx(1.0))
     assert second < 0.5
 
@@ -157,6 +142,53 @@ def test_a_run_that_searches_shows_the_archives_front(tmp_path: Path, monkeypatc
     assert run.view().version != before.version
     assert series(run, "front") == [design(64).key, design(32).key, design(0).key]
     assert series(run, "dominated") == [design(16).key]
+
+
+def append(run_dir: Path, *evaluations: Evaluation) -> None:
+    with (run_dir / "archive.jsonl").open("a") as file:
+        file.write(lines([*evaluations]))
+
+
+def test_the_hypervolume_is_the_searchs_own_and_of_one_fidelity(tmp_path: Path) -> None:
+    cheap = [evaluation(design(n), 100.0 / (n + 1), 10.0 * n, "search-16") for n in (8, 16, 32)]
+    course = Course(OBJECTIVES, FIDELITIES)
+    run_dir = begin(tmp_path / "run", cheap)
+    run = LiveRun(run_dir)
+    assert run.view().volumes == {}  # the first generation is not over, so that there is no reference yet
+    searched = [replace(each, generation=2) for each in SEARCHED]
+    append(run_dir, searched[0])
+    for each in cheap:
+        course.add(each)
+    course.end_generation()
+    assert run.view().volumes == {"search-16": [(300, course.hypervolume)]}
+    append(run_dir, *searched[1:], evaluation(design(80), 0.1, 90.0, generation=3))
+    for each in searched:
+        course.add(each)
+    course.end_generation()
+    before = course.hypervolume
+    course.add(evaluation(design(80), 0.1, 90.0, generation=3))
+    assert run.view().volumes == {"search": [(800, before), (900, course.hypervolume)]}
+
+
+def test_what_comes_after_the_search_spends_nothing_of_its_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.views.dashboard.live_run.BUSY", 1e9)
+    monkeypatch.setattr(Follower, "held", lambda self: True)
+    run_dir = begin(tmp_path / "run", SEARCHED)
+    run = LiveRun(run_dir)
+    assert run.view().spent == 0.25
+    append(run_dir, evaluation(design(80), 0.1, 90.0, generation=0), evaluation(DENSE, 0.0, 100.0, "heldout"))
+    view = run.view()
+    assert (view.spent, view.counts) == (0.25, "Evaluations: search 6, heldout 1")
+    assert design(80).key in series(run, "front")
+    assert view.state.startswith("Scoring")
+
+
+def test_an_archive_of_another_search_is_a_problem_and_no_crash(tmp_path: Path) -> None:
+    run_dir = begin(tmp_path / "run", [])
+    (run_dir / "archive.jsonl").write_text(header(fidelities=("cheap",)) + lines(SEARCHED))
+    assert "expected an evaluation of cheap, got one of search" in LiveRun(run_dir).view().problem
 
 
 def test_trained_points_stand_beside_what_they_were_before(tmp_path: Path) -> None:

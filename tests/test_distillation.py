@@ -19,7 +19,7 @@ from space.errors import UserError
 from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
-CUT = Candidate.from_json([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])
+CUT = Candidate.from_rows([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])
 TOKENS = random_tokens(6, 12, seed=5)
 
 

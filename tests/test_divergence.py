@@ -16,7 +16,7 @@ from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
 
-SMALLER = Candidate.from_json([[4, 2, 16], [0, 0, 32], [6, 3, 0], [3, 3, 48]])
+SMALLER = Candidate.from_rows([[4, 2, 16], [0, 0, 32], [6, 3, 0], [3, 3, 48]])
 
 
 @pytest.mark.parametrize("slice_bytes", [1, 24 * 4 * 7, 1 << 20])
@@ -53,8 +53,8 @@ def test_bfloat16_logits_are_not_rounded(make_supernet: Callable[..., Supernet])
 def test_a_failing_candidate_is_stored_and_the_others_go_on(make_supernet: Callable[..., Supernet]) -> None:
     supernet = make_supernet("llama")
     evaluator = MeasureEvaluator("search", [Divergence(supernet, random_tokens(2, 8)).measure()])
-    broken = Candidate.from_json([[0, 0, 48]] * 4)
-    first, second, third = evaluator([SMALLER, broken, SMALLER])
+    broken = Candidate.from_rows([[0, 0, 48]] * 4)
+    first, second, third = evaluator.evaluate([SMALLER, broken, SMALLER])
     assert (first.status, second.status, third.status) == ("ok", "failed", "ok")
     assert second.error is not None
     assert "at least one layer with attention" in second.error

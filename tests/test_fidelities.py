@@ -17,8 +17,9 @@ from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
 
-SMALLER = Candidate.from_json([[4, 2, 16], [0, 0, 32], [6, 3, 0], [3, 3, 48]])
-PREFILL = PhaseTable(20.0, 1.0, {(4, 2): 1.0, (6, 3): 2.0, (3, 3): 1.5}, {16: 1.0, 32: 2.0, 48: 3.0}, 0.0)
+SMALLER = Candidate.from_rows([[4, 2, 16], [0, 0, 32], [6, 3, 0], [3, 3, 48]])
+BLOCKS = {"attention": {(4, 2): 1.0, (6, 3): 2.0, (3, 3): 1.5}, "mlp": {(16,): 1.0, (32,): 2.0, (48,): 3.0}}
+PREFILL = PhaseTable(20.0, 1.0, BLOCKS, 0.0)
 TABLE = LatencyTable({"prefill": PREFILL}, {}, Workload(length=8))
 
 
@@ -32,14 +33,25 @@ def test_each_rung_is_the_divergence_on_its_windows(make_supernet: Callable[...,
     asked = made(supernet, [0.25, 0.5])
     assert [evaluator.fidelity for evaluator in asked.search] == ["search-3", "search-6", "search"]
     for evaluator, tokens in zip(asked.search, (3, 6, 12), strict=True):
-        (evaluation,) = evaluator([SMALLER])
+        (evaluation,) = evaluator.evaluate([SMALLER])
         expected, _ = Divergence(supernet, random_tokens(4, 12, seed=3)[:, :tokens], batch=2)(SMALLER)
         assert evaluation.values["kl"] == expected
         assert evaluation.tokens == 4 * tokens
         assert evaluation.values["latency_ms"] == PREFILL.ms(SMALLER)
-    (heldout,) = asked.heldout([SMALLER])
+    (heldout,) = asked.heldout.evaluate([SMALLER])
     assert set(heldout.values) == {"heldout_kl", "heldout_ppl"}
     assert {"latency_ms", "params", "kv_bytes", "refit_error"} <= set(asked.free(SMALLER))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_are_those_of_the_dtype_that_runs(dtype: torch.dtype, make_supernet: Callable[..., Supernet]) -> None:
+    supernet = make_supernet("llama", dtype)
+    asked = made(supernet, [])
+    (evaluation,) = asked.search[-1]([SMALLER])
+    for values in (asked.free(SMALLER), evaluation.values):
+        assert values["weights_bytes"] == dtype.itemsize * values["params"]
+        kept = sum(shape.kv_heads for shape in SMALLER.layers)
+        assert values["kv_bytes"] == 2 * kept * supernet.spec.head_dim * 16 * dtype.itemsize
 
 
 @pytest.mark.parametrize("rungs", [[1.0], [0.5, 0.25], [0.5, 0.5], [0.1, 0.5], [0.0]])
@@ -55,7 +67,7 @@ def test_refit_error_adds_up_over_blocks(family: str, make_supernet: Callable[..
     error = refit_error_measure(supernet).values
 
     def of(layers: list[list[int]]) -> float:
-        return error(Candidate.from_json(layers))["refit_error"]
+        return error(Candidate.from_rows(layers))["refit_error"]
 
     dense = [[6, 3, 48]] * 4
     assert of(dense) == pytest.approx(0.0, abs=1e-6)

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers_toy import default_config, toy_spec
 
 from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
+from evaluators.metrics import metric_named
 from search.archive import Archive
-from search.run.directory import FRONT_FILE, PAGE_FILE, POINTS_FILE, SUMMARY_FILE
+from search.run.directory import CONFIG_FILE, FRONT_FILE, PAGE_FILE, POINTS_FILE, REPORT_FILE, SUMMARY_FILE
 from search.run.finish import REFERENCE_POINTS, Finish, finish
-from search.run.front import is_dense, read_front_csv
+from search.run.front import CANDIDATE, is_dense, read_front_csv
+from search.views.pages import write_pages
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 
-KL = Metric("kl", "nats/token", "min", 2)
-LATENCY = Metric("latency_ms", "ms", "min", 1)
-PARAMS = Metric("params", "", "min", 0)
-DECODER = Metric("decoder_params", "", "min", 0)
+KL = metric_named("kl")
+LATENCY = metric_named("latency_ms")
+PARAMS = metric_named("params")
+DECODER = metric_named("decoder_params")
 OBJECTIVES = (KL, LATENCY)
-HELDOUT = (Metric("heldout_kl", "nats/token", "min", 2), Metric("heldout_ppl", "", "min", 2))
-TIMED = (Metric("latency_e2e_ms", "ms", "min", 2),)
+HELDOUT = (metric_named("heldout_kl"), metric_named("heldout_ppl"))
+TIMED = (metric_named("latency_e2e_ms"),)
 FACTS = {"model": toy_spec(4).to_json(), "text": "0123", "dtype": "float32", "latency": {"device": "toy"}}
-CONFIG = default_config()
 DENSE = Candidate((LayerShape(4, 2, 32),) * 4)
 
 
@@ -75,12 +77,10 @@ class Fake:
     values: Callable[[Candidate], Mapping[str, float]]
     calls: list[list[str]] = field(default_factory=list)
 
-    def expect(self, candidates: Sequence[Candidate]) -> None:
-        pass
-
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        self.calls.append([candidate.key for candidate in candidates])
-        return MeasureEvaluator(self.fidelity, [Measure(self.metrics, self.values)])(candidates)
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
+        if candidates:
+            self.calls.append([candidate.key for candidate in candidates])
+        return MeasureEvaluator(self.fidelity, [Measure(self.metrics, self.values)]).evaluate(candidates)
 
 
 class Run:
@@ -88,13 +88,14 @@ class Run:
 
     def __init__(self, directory: Path, searched: Sequence[Candidate]) -> None:
         self.directory = directory
+        (directory / CONFIG_FILE).write_text(yaml.safe_dump(default_config()))
         self.search = Fake("search", (KL, LATENCY, PARAMS, DECODER), search_values)
         self.heldout = Fake("heldout", HELDOUT, heldout_values)
         self.tuned: Fake | None = None
         self.trained: Fake | None = None
         self.timed = Fake("timed", TIMED, timed_values)
         with Archive(directory / "archive.jsonl", FACTS) as archive:
-            for evaluation in self.search(searched):
+            for evaluation in self.search.evaluate(searched):
                 archive.add(evaluation)
         self.search.calls.clear()
 
@@ -102,7 +103,7 @@ class Run:
         self, points: int = 20, objectives: Sequence[Metric] = OBJECTIVES, reference: Sequence[Candidate] = ()
     ) -> Finish:
         with Archive(self.directory / "archive.jsonl", FACTS) as archive:
-            return finish(
+            done = finish(
                 archive,
                 objectives,
                 DENSE,
@@ -115,8 +116,9 @@ class Run:
                 run_dir=self.directory,
                 facts=FACTS,
                 reference=reference,
-                config=CONFIG,
             )
+            write_pages(self.directory, archive)
+            return done
 
     def calls(self) -> dict[str, list[list[str]]]:
         return {fake.fidelity: fake.calls for fake in (self.search, self.heldout, self.timed)}
@@ -156,7 +158,7 @@ def test_the_front_falls_from_dense_and_points_holds_all_that_was_searched(run: 
     assert front["latency_ms"].is_monotonic_decreasing
     assert front["heldout_ppl"].is_monotonic_increasing
     assert front["latency_e2e_ms"].tolist() == pytest.approx([1.25 * latency(c) for c in (DENSE, *MEMBERS)])
-    assert front["mlp_channels"].tolist() == [[width] * 4 for width in (32, *WIDTHS)]
+    assert front["candidate"].tolist() == [DENSE, *MEMBERS]
     assert done.front["key"].tolist() == front["key"].tolist()
     assert done.dropped == 0
     points = read_front_csv(run.directory / POINTS_FILE)
@@ -165,13 +167,17 @@ def test_the_front_falls_from_dense_and_points_holds_all_that_was_searched(run: 
     assert points.set_index("key").loc[BESIDE.key, "kl"] == loss(BESIDE)
     page = (run.directory / PAGE_FILE).read_text()
     assert all(key in page for key in keys([*MEMBERS, BESIDE]))
+    assert all(key in (run.directory / REPORT_FILE).read_text() for key in keys(MEMBERS))
 
 
 def test_the_summary_says_what_the_run_gave(run: Run) -> None:
     done = run.end()
     summary = json.loads((run.directory / SUMMARY_FILE).read_text())
     assert summary | FACTS == summary
-    assert [Metric(**metric) for metric in summary["objectives"]] == list(OBJECTIVES)
+    assert summary["objectives"] == [metric.name for metric in OBJECTIVES]
+    known = {metric["name"]: Metric(**metric) for metric in summary["metrics"]}
+    assert all(known[metric.name] == metric for metric in (*OBJECTIVES, *HELDOUT, *TIMED))
+    assert known.keys() == {*done.front.columns} - {"key", CANDIDATE}
     # the table says 1 / 1.25 of what the fake timer does, everywhere
     assert summary["latency_table_error"] == pytest.approx({"median": 0.2, "worst": 0.2, "rank_correlation": 1.0})
     assert (done.table_error.median, done.table_error.worst) == pytest.approx((0.2, 0.2))
@@ -198,7 +204,6 @@ def test_what_is_reported_is_the_tuned_subnet_and_the_refit_stands_beside_it(run
     assert list(done.agreement) == ["kl, refit_kl", "refit_kl, heldout_kl"]
     assert done.agreement["refit_kl, heldout_kl"] < 1
     assert json.loads((run.directory / SUMMARY_FILE).read_text())["rank_correlation"] == done.agreement
-    assert max(map(len, run.tuned.calls)) < len(MEMBERS)  # a killed run does not lose them all
     assert "rank correlation" in "".join(done.remarks())
     again = Fake("tuned", HELDOUT, failing(tuned_values, DENSE))
     run.tuned = again
@@ -214,7 +219,7 @@ def test_with_training_in_the_search_the_front_is_of_trained_subnets(run: Run) -
 
     run.trained = Fake("distilled-8", run.search.metrics, values)
     with Archive(run.directory / "archive.jsonl", FACTS) as archive:
-        for evaluation in run.trained(MEMBERS[:3]):
+        for evaluation in run.trained.evaluate(MEMBERS[:3]):
             archive.add(evaluation)
     run.tuned = Fake("tuned", HELDOUT, tuned_values)
     done = run.end()
@@ -274,7 +279,8 @@ def test_dense_stays_beside_a_better_and_faster_point(run: Run) -> None:
 
 def test_a_second_end_asks_nothing_again_and_writes_the_same(run: Run) -> None:
     first = run.end()
-    written = {name: (run.directory / name).read_bytes() for name in (FRONT_FILE, POINTS_FILE, PAGE_FILE, SUMMARY_FILE)}
+    names = (FRONT_FILE, POINTS_FILE, PAGE_FILE, REPORT_FILE, SUMMARY_FILE)
+    written = {name: (run.directory / name).read_bytes() for name in names}
     archive = (run.directory / "archive.jsonl").read_bytes()
     assert run.timed.calls == [[DENSE.key, *keys(MEMBERS)]]  # one interleaved session
     for fake in (run.search, run.heldout, run.timed):
@@ -285,6 +291,21 @@ def test_a_second_end_asks_nothing_again_and_writes_the_same(run: Run) -> None:
     assert again.front.equals(first.front)
     assert {name: (run.directory / name).read_bytes() for name in written} == written
     assert (run.directory / "archive.jsonl").read_bytes() == archive
+
+
+def test_an_answer_is_on_disk_before_the_next_is_computed(run: Run) -> None:
+    def values(candidate: Candidate) -> dict[str, float]:
+        stored = [json.loads(line) for line in (run.directory / "archive.jsonl").read_text().splitlines()[1:]]
+        assert [each["key"] for each in stored if each["fidelity"] == "heldout"] == asked
+        asked.append(candidate.key)
+        return heldout_values(candidate)
+
+    asked: list[str] = []
+    run.heldout.values = values
+    run.end()
+    assert asked == [DENSE.key, *keys(MEMBERS)]
+    with Archive(run.directory / "archive.jsonl", FACTS) as archive:
+        assert [e.status for e in archive.evaluations("heldout")] == ["ok"] * len(asked)
 
 
 def test_plain_designs_are_evaluated_once_for_the_page_and_may_be_picked(run: Run) -> None:
@@ -302,7 +323,7 @@ def test_plain_designs_are_evaluated_once_for_the_page_and_may_be_picked(run: Ru
 
 def test_an_end_that_was_killed_asks_only_for_the_rest(run: Run) -> None:
     with Archive(run.directory / "archive.jsonl", FACTS) as archive:
-        for evaluation in run.heldout([DENSE, *MEMBERS[:3]]):
+        for evaluation in run.heldout.evaluate([DENSE, *MEMBERS[:3]]):
             archive.add(evaluation)
     run.heldout.calls.clear()
     run.end()

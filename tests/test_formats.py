@@ -12,9 +12,11 @@ import pytest
 import torch
 from conftest import tiny_model
 from helpers_formats import DENSE, GONE, supernet
+from helpers_front import finished_run
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
+from evaluators.metrics import metrics_named
 from search.run.finished import FinishedRun
 from space.candidate import Candidate, LayerShape
 from space.errors import ShapeError, UserError
@@ -39,7 +41,7 @@ def test_a_format_has_a_name() -> None:
 def test_a_uniform_checkpoint_needs_no_code_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passed = Verification(0.0, 0.0, 0.0, 1, 0.0)  # tests/test_formats_hf.py checks the checking
     monkeypatch.setattr("space.formats.hf.export.verify_checkpoint", lambda *given, **settings: passed)
-    net, candidate = supernet("llama", tmp_path / "supernet"), Candidate.from_json(NARROW)
+    net, candidate = supernet("llama", tmp_path / "supernet"), Candidate.from_rows(NARROW)
     form = format_of("hf_uniform", "f16")
     form.check(net.model.config, None, net.spec, candidate)
     out = tmp_path / "out"
@@ -71,14 +73,13 @@ def test_what_stock_classes_do_not_load_is_refused(shapes: Any, words: str) -> N
     model, spec = tiny_model("llama", hidden_size=48, intermediate_size=64, num_key_value_heads=6)
     config: Any = model.config
     with pytest.raises(ShapeError, match=words):
-        format_of("hf_uniform", "f16").check(config, None, spec, Candidate.from_json(shapes))
+        format_of("hf_uniform", "f16").check(config, None, spec, Candidate.from_rows(shapes))
 
 
 def row(shapes: Any, kl: float, latency_ms: float) -> dict[str, Any]:
-    candidate = Candidate.from_json(shapes)
-    names = ("query_heads", "kv_heads", "mlp_channels")
-    layers = {name: [getattr(shape, name) for shape in candidate.layers] for name in names}
-    return {"key": candidate.key, "kl": kl, "latency_ms": latency_ms, "decoder_params_removed": kl, **layers}
+    candidate = Candidate.from_rows(shapes)
+    values = {"kl": kl, "latency_ms": latency_ms, "decoder_params_removed": kl}
+    return {"key": candidate.key, **values, "candidate": candidate}
 
 
 @pytest.fixture
@@ -86,8 +87,7 @@ def run() -> FinishedRun:
     """A front of unequal points and the dense model, and two uniform points beside it."""
     front = pd.DataFrame([row([DENSE] * 4, 0, 100), row(UNEQUAL, 0.5, 80), row([*UNEQUAL[:3], GONE], 1.0, 60)])
     points = pd.DataFrame([row([(6, 3, 32)] * 4, 2.0, 50), row([(2, 1, 32)] * 4, 0.6, 78)])
-    objectives = [{"name": name, "unit": "", "goal": "min", "cost_rank": 1} for name in ("kl", "latency_ms")]
-    return FinishedRun(Path("run"), {}, {"objectives": objectives}, front, points)
+    return finished_run("run", front, points, metrics_named("kl", "latency_ms"), {})
 
 
 def uniform(candidate: Candidate) -> None:
@@ -96,10 +96,10 @@ def uniform(candidate: Candidate) -> None:
 
 
 def test_the_nearest_point_that_a_format_holds_is_named(run: FinishedRun) -> None:
-    run.require_held(Candidate.from_json([(6, 3, 32)] * 4), uniform)
-    near = Candidate.from_json([(2, 1, 32)] * 4).key
+    run.require_held(Candidate.from_rows([(6, 3, 32)] * 4), uniform)
+    near = Candidate.from_rows([(2, 1, 32)] * 4).key
     with pytest.raises(ShapeError, match=rf"Expected equal layers\. The nearest .* {near} \(kl 0\.6, latency_ms 78\)"):
-        run.require_held(Candidate.from_json(UNEQUAL), uniform)
+        run.require_held(Candidate.from_rows(UNEQUAL), uniform)
 
 
 def test_where_no_point_is_held_the_way_to_some_is_named(run: FinishedRun) -> None:
@@ -107,7 +107,7 @@ def test_where_no_point_is_held_the_way_to_some_is_named(run: FinishedRun) -> No
         raise ShapeError("Expected another shape.")
 
     with pytest.raises(ShapeError, match=r"Expected another shape\. No point of this run .*space=uniform"):
-        run.require_held(Candidate.from_json(UNEQUAL), none)
+        run.require_held(Candidate.from_rows(UNEQUAL), none)
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_a_wider_layer_computes_the_same(family: str, old: Any, new: Any, tmp_pa
     """The wider layer's state fits the dense layer cut to the new shape, and gives the old one's logits."""
     net = supernet(family, tmp_path / "supernet")
     narrow, wide = ([DENSE, shape, DENSE, DENSE] for shape in (old, new))
-    source, target = (net.view(Candidate.from_json(shapes), own=True) for shapes in (narrow, wide))
-    parts = checkpoint_parts(source, net.model.config, Candidate.from_json(narrow))
+    source, target = (net.view(Candidate.from_rows(shapes), own=True) for shapes in (narrow, wide))
+    parts = checkpoint_parts(source, net.model.config, Candidate.from_rows(narrow))
     wider = widened(parts, [LayerShape(*shape) for shape in wide], net.spec)
     tied = {"lm_head.weight": target.lm_head.weight} if net.spec.tied_embeddings else {}
     target.load_state_dict({**wider.state, **tied})

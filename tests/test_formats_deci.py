@@ -63,7 +63,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def export(net: Supernet, shapes: Any, out: Path) -> DeciExport:
-    candidate = Candidate.from_json(shapes)
+    candidate = Candidate.from_rows(shapes)
     return export_deci(net.view(candidate), net.model.config, byte_level(), net.spec, candidate, out, card=CARD)
 
 
@@ -80,7 +80,7 @@ def test_the_loader_reads_the_subnet(llama: Supernet, tmp_path: Path, shapes: An
 
 def test_a_fresh_process_reads_an_untied_head_and_llama_3_rotation(tmp_path: Path) -> None:
     net = supernet("mistral", tmp_path / "supernet", sliding_window=64, rope_parameters=LLAMA3)
-    candidate, form = Candidate.from_json([(4, 2, 48), (0, 0, 64), GONE, DENSE]), format_of("deci", "f16")
+    candidate, form = Candidate.from_rows([(4, 2, 48), (0, 0, 64), GONE, DENSE]), format_of("deci", "f16")
     source = net.view(candidate)
     done = form.export(
         source, net.model.config, byte_level(), net.spec, candidate, tmp_path / "out", card=CARD, tolerance=1e-5
@@ -138,7 +138,7 @@ def test_what_the_schema_does_not_hold_is_refused(llama: Supernet, tmp_path: Pat
     with pytest.raises(UserError, match="llama, mistral for format=deci, got qwen3"):
         check(qwen.model.config, None, qwen.spec, Candidate.dense(qwen.spec))
     with pytest.raises(ShapeError, match="attention in at least one layer"):
-        check(llama.model.config, None, llama.spec, Candidate.from_json([(0, 0, 64)] * 4))
+        check(llama.model.config, None, llama.spec, Candidate.from_rows([(0, 0, 64)] * 4))
 
 
 def test_the_configuration_is_read_by_attribute_and_can_be_copied(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Supernet:
 
 
 def export(net: Supernet, shapes: list[tuple[int, int, int]], out: Path, tokenizer: Any = None) -> GGUFExport:
-    candidate = Candidate.from_json(shapes)
+    candidate = Candidate.from_rows(shapes)
     tokenizer = tokenizer or byte_level()
     return export_gguf(
         net.view(candidate), net.model.config, tokenizer, net.spec, candidate, out, kind="f16", card=CARD
@@ -70,7 +70,7 @@ def test_llama_cpp_computes_what_the_checkpoint_does(
 
 
 def test_q8_0_keeps_rows_that_are_no_whole_blocks_in_f16(llama: Supernet, tmp_path: Path) -> None:
-    candidate, form = Candidate.from_json([DENSE, (4, 2, 48), (0, 0, 64), DENSE]), format_of("gguf", "q8_0")
+    candidate, form = Candidate.from_rows([DENSE, (4, 2, 48), (0, 0, 64), DENSE]), format_of("gguf", "q8_0")
     subnet = llama.view(candidate), llama.model.config, byte_level(), llama.spec, candidate
     done = form.export(*subnet, tmp_path / "out", card=CARD, generation_config=None, tolerance=0.0)
     assert isinstance(done, GGUFExport)
@@ -192,7 +192,7 @@ def test_models_that_it_has_no_words_for_are_refused(llama: Supernet, tmp_path: 
     def check(net: Supernet, shapes: Any, **changes: Any) -> None:
         config = net.model.config.to_dict() | changes
         check = format_of("gguf", "f16").check
-        check(type(net.model.config).from_dict(config), byte_level(), net.spec, Candidate.from_json(shapes))
+        check(type(net.model.config).from_dict(config), byte_level(), net.spec, Candidate.from_rows(shapes))
 
     check(llama, [DENSE] * 4)
     with pytest.raises(UserError, match=r"one of the families .*, got gemma3_text"):

@@ -89,7 +89,7 @@ def assert_same_logits(model: Any, supernet: Supernet, candidate: Candidate) -> 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("shapes", UNEQUAL.values(), ids=UNEQUAL)
 def test_unequal_layers_reload(family: str, shapes: Any, make_supernet: MakeSupernet, tmp_path: Path) -> None:
-    supernet, candidate = make_supernet(family), Candidate.from_json(shapes)
+    supernet, candidate = make_supernet(family), Candidate.from_rows(shapes)
     done = export(supernet, candidate, tmp_path / "pruned")
     config = json.loads((done.directory / "config.json").read_text())
     assert config["model_type"] == f"pruned_{family}"
@@ -107,7 +107,7 @@ def test_unequal_layers_reload(family: str, shapes: Any, make_supernet: MakeSupe
 def test_equal_layers_are_a_plain_checkpoint(
     family: str, shapes: Any, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
-    supernet, candidate = make_supernet(family), Candidate.from_json(shapes)
+    supernet, candidate = make_supernet(family), Candidate.from_rows(shapes)
     done = export(supernet, candidate, tmp_path / "pruned")
     assert not done.trust_remote_code
     assert {path.name for path in done.directory.iterdir()} == {"config.json", "model.safetensors", "README.md"}
@@ -121,14 +121,14 @@ def test_equal_layers_are_a_plain_checkpoint(
 def test_equal_layers_whose_heads_do_not_divide_the_hidden_size(family: str, tmp_path: Path) -> None:
     dense, spec = tiny_model(family, hidden_size=48, num_attention_heads=6, num_key_value_heads=6)
     supernet = Supernet.prepare(dense, spec, random_tokens(12, 24), tmp_path / "supernet", dtype=torch.float32)
-    done = export(supernet, Candidate.from_json([(5, 5, 16)] * 4), tmp_path / "pruned")
+    done = export(supernet, Candidate.from_rows([(5, 5, 16)] * 4), tmp_path / "pruned")
     assert done.trust_remote_code == (family in ("llama", "gemma3_text"))  # whose stock configs insist
 
 
 def test_merged_groups_are_exported(tmp_path: Path, make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("qwen2")
     for shapes, own_code in (([(6, 1, 48)] * 4, False), ([(6, 1, 48), DENSE, (6, 1, 16), (2, 2, 48)], True)):
-        candidate = Candidate.from_json(shapes)
+        candidate = Candidate.from_rows(shapes)
         done = export(supernet, candidate, tmp_path / f"pruned-{own_code}")
         assert done.trust_remote_code == own_code
         assert_same_logits(load(done.directory, trust_remote_code=own_code), supernet, candidate)
@@ -140,7 +140,7 @@ def test_a_fresh_process_loads_the_checkpoint(make_supernet: MakeSupernet, tmp_p
         tokenizer_object=Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
     )
     supernet = make_supernet("gemma3_text")
-    candidate = Candidate.from_json([(0, 0, 48), GONE, (4, 2, 0), (3, 3, 16)])
+    candidate = Candidate.from_rows([(0, 0, 48), GONE, (4, 2, 0), (3, 3, 16)])
     done = export(
         supernet,
         candidate,
@@ -174,7 +174,7 @@ def test_a_failed_verification_leaves_nothing(
     monkeypatch.setattr(space.formats.checkpoint, "save_torch_state_dict", rounded)
     target = tmp_path / "out" / "pruned"
     with pytest.raises(UserError, match=r"expected differences of at most .* logits of the reloaded checkpoint"):
-        export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), target)
+        export(make_supernet("llama"), Candidate.from_rows(EQUAL["narrow"]), target)
     assert list(target.parent.iterdir()) == []
 
 
@@ -209,30 +209,30 @@ def test_a_failed_write_leaves_nothing(
     monkeypatch.setattr(space.formats.checkpoint, "save_torch_state_dict", fail)
     target = tmp_path / "out" / "pruned"
     with pytest.raises(expected, match=message):
-        export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), target)
+        export(make_supernet("llama"), Candidate.from_rows(EQUAL["narrow"]), target)
     assert list(target.parent.iterdir()) == []
 
 
 def test_a_taken_directory_is_refused(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="new or empty directory"):
-        export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), tmp_path)
+        export(make_supernet("llama"), Candidate.from_rows(EQUAL["narrow"]), tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Expected to write"):
-        export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), tmp_path / "file" / "pruned")
+        export(make_supernet("llama"), Candidate.from_rows(EQUAL["narrow"]), tmp_path / "file" / "pruned")
 
 
 @pytest.mark.usefixtures("in_process")
 def test_an_empty_directory_is_used(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     (tmp_path / "pruned").mkdir()
-    done = export(make_supernet("llama"), Candidate.from_json(EQUAL["narrow"]), tmp_path / "pruned")
+    done = export(make_supernet("llama"), Candidate.from_rows(EQUAL["narrow"]), tmp_path / "pruned")
     assert (done.directory / "config.json").is_file()
 
 
 def test_a_model_without_attention_is_refused(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet = make_supernet("llama")
-    none = Candidate.from_json([(0, 0, 48)] * 4)
+    none = Candidate.from_rows([(0, 0, 48)] * 4)
     with pytest.raises(UserError, match="attention in at least one layer"):
         export(supernet, none, tmp_path / "pruned", model=supernet.model)
 
@@ -240,7 +240,7 @@ def test_a_model_without_attention_is_refused(make_supernet: MakeSupernet, tmp_p
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("shapes", [EQUAL["narrow"], UNEQUAL["no MLP"]], ids=["equal", "unequal"])
 def test_weights_keep_their_dtype(shapes: Any, make_supernet: MakeSupernet, tmp_path: Path) -> None:
-    supernet, candidate = make_supernet("qwen3"), Candidate.from_json(shapes)
+    supernet, candidate = make_supernet("qwen3"), Candidate.from_rows(shapes)
     model = supernet.view(candidate, own=True)  # not `.to(bfloat16)`, which would round rotary frequencies too
     for parameter in model.parameters():
         parameter.data = parameter.data.bfloat16()
@@ -255,7 +255,7 @@ def test_weights_keep_their_dtype(shapes: Any, make_supernet: MakeSupernet, tmp_
 def test_a_tied_head_is_stored_once(tied: bool, make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet = make_supernet("llama" if tied else "qwen2")
     assert supernet.spec.tied_embeddings == tied
-    done = export(supernet, Candidate.from_json(UNEQUAL["no MLP"]), tmp_path / "pruned")
+    done = export(supernet, Candidate.from_rows(UNEQUAL["no MLP"]), tmp_path / "pruned")
     with safe_open(done.directory / "model.safetensors", framework="pt") as stored:
         assert ("lm_head.weight" in stored.keys()) != tied  # noqa: SIM118  (not a mapping)
 
@@ -263,7 +263,7 @@ def test_a_tied_head_is_stored_once(tied: bool, make_supernet: MakeSupernet, tmp
 @pytest.mark.usefixtures("in_process")
 def test_a_reloaded_checkpoint_can_be_saved_again(family: str, make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet = make_supernet(family)
-    candidate = Candidate.from_json(UNEQUAL["attention in the last layer only"])
+    candidate = Candidate.from_rows(UNEQUAL["attention in the last layer only"])
     done = export(supernet, candidate, tmp_path / "first")
     model = load(done.directory, trust_remote_code=True)
     model.save_pretrained(tmp_path / "second")

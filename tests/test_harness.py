@@ -173,14 +173,14 @@ def test_the_objective_is_the_mean_over_tasks_of_acc_norm_or_acc(place: Place) -
 
 def test_an_evaluator_gives_the_scores_and_what_they_depend_on(place: Place) -> None:
     (evaluator,) = place.harness("choose", limit=4).evaluators(place.supernet, None)
-    (done,) = evaluator([UNEVEN])
+    (done,) = evaluator.evaluate([UNEVEN])
     assert (done.status, done.fidelity) == ("ok", evaluator.fidelity)
     assert set(done.values) == {f"choose_{name}{end}" for name in ("acc", "acc_norm") for end in ("", "_stderr")}
     assert {m.name: m.goal for m in evaluator.metrics} == {"choose_acc": "max", "choose_acc_norm": "max"}
     assert (done.facts["task"], done.facts["items"], done.facts["batch_size"]) == ("choose", 4, 1)
     assert type(done).from_json(json.loads(json.dumps(done.to_json()))) == done
     (broken,) = place.harness("choose").evaluators(place.supernet, Broken())  # type: ignore[arg-type]
-    (failed,) = broken([UNEVEN])
+    (failed,) = broken.evaluate([UNEVEN])
     assert (failed.status, failed.error) == ("failed", "RuntimeError: out of memory")
 
 

@@ -26,12 +26,12 @@ SOURCES = sorted(
     ]
 )
 TORCH_FREE = (
-    *(f"space.{name}" for name in ("spec", "families", "candidate", "size", "space", "blocks", "repair", "errors")),
-    *("space.files", "space.directory_lock"),
+    *(f"space.{path.stem}" for path in (ROOT / "space").glob("*.py") if path.stem != "__init__"),
+    "space.models.architectures",
     "evaluators.base",
+    "evaluators.metrics",
     "evaluators.cost",
     "evaluators.latency.table",
-    "space.deploy",
 )
 
 
@@ -68,10 +68,17 @@ def test_a_package_never_imports_those_above_it(package: str, above: set[str]) -
             assert not (above | entries) & set(map(top, imports_of(source))), source
 
 
+def test_the_top_level_of_space_knows_none_of_its_rooms() -> None:
+    rooms = {"models", "supernet", "formats"}
+    for path in (ROOT / "space").glob("*.py"):
+        names = [name.split(".") for name in imports_of(f"space/{path.name}")]
+        assert not [name for name in names if name[0] == "space" and rooms & set(name[1:2])], path.name
+
+
 def test_search_knows_the_torch_free_types_alone() -> None:
     allowed = {
         "space": {"candidate", "spec", "space", "errors", "files"},
-        "evaluators": {"base", "table_error"},
+        "evaluators": {"base", "metrics", "table_error"},
     }
     forbidden = {"torch", "transformers", "safetensors"}
     for source in MODULES:
@@ -81,6 +88,17 @@ def test_search_knows_the_torch_free_types_alone() -> None:
                 assert package not in forbidden, f"{source} imports {name}"
                 if package in allowed and rest:
                     assert rest[0] in allowed[package], f"{source} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("below", "above"), [("search/", ("search.run", "search.views")), ("search/run/", ("search.views",))]
+)
+def test_the_rooms_of_search_import_downwards_alone(below: str, above: tuple[str, ...]) -> None:
+    rooms = tuple(f"{room.replace('.', '/')}/" for room in above)
+    for source in MODULES:
+        if source.startswith(below) and not source.startswith(rooms):
+            found = [name for name in imports_of(source) if f"{name}.".startswith(tuple(f"{room}." for room in above))]
+            assert not found, f"{source} imports {', '.join(found)}"
 
 
 def test_some_libraries_are_seen_in_one_place() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import helpers_formats
 import pytest
 import torch
 from conftest import random_tokens
+from helpers_latency import modern_table
 from transformers import DynamicCache
 
 from evaluators.latency.bench import EndToEnd, LatencyBench
@@ -19,16 +21,16 @@ from evaluators.latency.table import LatencyTable, PhaseTable
 from evaluators.latency.table_error import TableError
 from evaluators.latency.timings import Timings
 from evaluators.latency.workload import Phase, Workload
-from space.candidate import Candidate
+from space.candidate import Candidate, Option
 from space.errors import UserError
 from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
 WORKLOAD = Workload(batch=1, length=8, threads=1, rounds=2, fit=1, check=1)
 SERVING = Workload("serving", batch=2, length=8, new_tokens=5, threads=1, rounds=2, fit=0, check=0)
-HOLES = Candidate.from_json([[0, 0, 48], [4, 2, 0], [0, 0, 0], [3, 3, 16]])
-CUT = Candidate.from_json([[4, 2, 16]] * 4)
-SHAPES: tuple[list[tuple[int, int]], list[int]] = [(2, 1), (4, 2), (3, 3), (6, 3)], [16, 48]
+HOLES = Candidate.from_rows([[0, 0, 48], [4, 2, 0], [0, 0, 0], [3, 3, 16]])
+CUT = Candidate.from_rows([[4, 2, 16]] * 4)
+OPTIONS: dict[str, list[Option]] = {"attention": [(2, 1), (4, 2), (3, 3), (6, 3)], "mlp": [(16,), (48,)]}
 
 
 def test_a_table_covers_the_shapes_and_survives_the_disk(make_supernet: MakeSupernet) -> None:
@@ -36,11 +38,10 @@ def test_a_table_covers_the_shapes_and_survives_the_disk(make_supernet: MakeSupe
     seen: list[tuple[int, int]] = []
     for workload, phases in ((WORKLOAD, ["prefill"]), (SERVING, ["prefill", "decode"])):
         designs = [CUT, HOLES][: workload.fit + workload.check]
-        table = LatencyBench(supernet, workload).table(*SHAPES, designs, lambda *done: seen.append(done))
+        table = LatencyBench(supernet, workload).table(OPTIONS, designs, lambda *done: seen.append(done))
         assert [*table.phases] == phases
         for phase in table.phases.values():
-            assert [*phase.attention_ms] == SHAPES[0]
-            assert [*phase.mlp_ms] == SHAPES[1]
+            assert {kind: [*options] for kind, options in phase.block_ms.items()} == OPTIONS
         again = LatencyTable.from_json(table.to_json())
         assert again.to_json() == table.to_json()
         assert again.digest == table.digest
@@ -48,20 +49,20 @@ def test_a_table_covers_the_shapes_and_survives_the_disk(make_supernet: MakeSupe
     assert seen == [(1, 2), (2, 2)] * 3
 
 
-TABLE = PhaseTable(20.0, 5.0, {(6, 3): 2.0, (2, 1): 1.0}, {48: 3.0}, 0.01)
-FOUR = Candidate.from_json([[6, 3, 48], [0, 0, 48], [2, 1, 0], [0, 0, 0]])
+BLOCKS: dict[str, dict[Option, float]] = {"attention": {(6, 3): 2.0, (2, 1): 1.0}, "mlp": {(48,): 3.0}}
+TABLE = PhaseTable(20.0, 5.0, BLOCKS, 0.01)
+FOUR = Candidate.from_rows([[6, 3, 48], [0, 0, 48], [2, 1, 0], [0, 0, 0]])
 
 
 def test_latency_is_base_plus_blocks() -> None:
     assert TABLE.ms(FOUR) == 5 + 2 + 3 + 3 + 1
     with pytest.raises(KeyError):
-        TABLE.ms(Candidate.from_json([[6, 3, 16]]))
+        TABLE.ms(Candidate.from_rows([[6, 3, 16]]))
 
 
 def test_a_request_is_a_prefill_and_the_decoding_of_all_tokens_but_the_first() -> None:
-    table = LatencyTable(
-        {"prefill": TABLE, "decode": PhaseTable(1.0, 0.5, {(6, 3): 0.25, (2, 1): 0.1}, {48: 0.5}, 0)}, {}, SERVING
-    )
+    decode = PhaseTable(1.0, 0.5, {"attention": {(6, 3): 0.25, (2, 1): 0.1}, "mlp": {(48,): 0.5}}, 0)
+    table = LatencyTable({"prefill": TABLE, "decode": decode}, {}, SERVING)
     values = table.values(FOUR)
     assert values == pytest.approx({"latency_ms": 14 + 4 * 1.85, "prefill_ms": 14, "decode_ms": 1.85})
     assert [metric.name for metric in SERVING.metrics] == [*values]
@@ -70,21 +71,22 @@ def test_a_request_is_a_prefill_and_the_decoding_of_all_tokens_but_the_first() -
 
 
 def test_the_fit_brings_the_sum_to_what_was_timed_whole() -> None:
-    designs = [FOUR, Candidate.from_json([[6, 3, 48]] * 4), Candidate.from_json([[2, 1, 0]] * 4)]
-    designs += [Candidate.from_json([[2, 1, 48], [2, 1, 48], [6, 3, 0], [0, 0, 0]])]
+    designs = [FOUR, Candidate.from_rows([[6, 3, 48]] * 4), Candidate.from_rows([[2, 1, 0]] * 4)]
+    designs += [Candidate.from_rows([[2, 1, 48], [2, 1, 48], [6, 3, 0], [0, 0, 0]])]
     real = {
         design: 1.1 * base + 0.8 * attention + 1.3 * mlp
         for design in designs
-        for base, attention, mlp in [TABLE.parts(design)]
+        for base, attention, mlp in [TABLE.parts(design).values()]
     }
     plain = TABLE.checked(real)
     fitted = TABLE.fitted({design: real[design] for design in designs[:3]}).checked(real)
     assert plain.error.median > 0.08
     assert fitted.error.worst < 0.05
-    assert 0.8 < fitted.fit[1] < 1.05 < fitted.fit[2] < 1.3
+    assert 0.8 < fitted.fit["attention"] < 1.05 < fitted.fit["mlp"] < 1.3
     assert TABLE.fitted({}).ms(FOUR) == pytest.approx(TABLE.ms(FOUR))
     one = TABLE.fitted({FOUR: 2 * TABLE.ms(FOUR)})  # a single design does not turn a part to nothing
-    assert min(one.fit) > 1
+    assert [*one.fit] == ["base", "attention", "mlp"]
+    assert min(one.fit.values()) > 1
 
 
 def test_the_error_is_of_the_end_to_end_time() -> None:
@@ -97,7 +99,7 @@ def test_a_table_that_is_not_to_be_believed_says_so() -> None:
     device = {"device": "cpu", "dtype": "float32", "threads": 1, "engine": "torch 2"}
 
     def remarks(spread: float, timed: float) -> list[str]:
-        table = PhaseTable(20.0, 5.0, {(6, 3): 2.0, (2, 1): 1.0}, {48: 3.0}, spread).checked({FOUR: timed})
+        table = PhaseTable(20.0, 5.0, BLOCKS, spread).checked({FOUR: timed})
         return LatencyTable({"prefill": table}, device, WORKLOAD).remarks()
 
     assert remarks(0.02, 14.0) == [
@@ -109,7 +111,7 @@ def test_a_table_that_is_not_to_be_believed_says_so() -> None:
 
 
 def test_the_profile_says_what_is_to_be_had_from_each_kind_of_block() -> None:
-    dense = Candidate.from_json([[6, 3, 48]] * 4)
+    dense = Candidate.from_rows([[6, 3, 48]] * 4)
     lines = LatencyTable({"prefill": TABLE}, {}, WORKLOAD).profile(dense)
     assert [" ".join(line.split()) for line in lines] == [
         "prefill: 25.00 ms, sum of blocks (end to end 20.00 ms)",
@@ -122,7 +124,7 @@ def test_the_profile_says_what_is_to_be_had_from_each_kind_of_block() -> None:
 
 
 def keys(*designs: list[list[int]]) -> set[str]:
-    return {Candidate.from_json(design).key for design in designs}
+    return {Candidate.from_rows(design).key for design in designs}
 
 
 def test_nothing_known_is_timed_again(
@@ -137,18 +139,20 @@ def test_nothing_known_is_timed_again(
         return real(self, candidate, phase)
 
     monkeypatch.setattr(TorchClock, "time_ms", counted)
-    first = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table(*SHAPES, [CUT, HOLES])
+    first = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table(OPTIONS, [CUT, HOLES])
     assert timed
     timed.clear()
-    again = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table(*SHAPES, [CUT, HOLES])
+    again = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table(OPTIONS, [CUT, HOLES])
     assert again.to_json() == first.to_json()
     assert timed == []
-    more = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table([*SHAPES[0], (2, 2)], SHAPES[1], [CUT, HOLES])
+    wider = {**OPTIONS, "attention": [*OPTIONS["attention"], (2, 2)]}
+    more = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table(wider, [CUT, HOLES])
     dense = [[6, 3, 48]] * 4
     assert {candidate.key for candidate in timed} == keys(dense, [[2, 2, 0]] * 4)
     assert more.dense_ms == first.dense_ms
     timed.clear()
-    LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table([*SHAPES[0], (1, 1)], SHAPES[1], [CUT, HOLES])
+    smaller = {**OPTIONS, "attention": [*OPTIONS["attention"], (1, 1)]}
+    LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table(smaller, [CUT, HOLES])
     standing = [[[1, 1, mlp], *([[0, 0, mlp]] * 3)] for mlp in (0, 16, 48)]  # stacks that need one attention block
     assert {candidate.key for candidate in timed} == keys(dense, [[1, 1, 0]] * 4, *standing)
     timed.clear()
@@ -156,7 +160,7 @@ def test_nothing_known_is_timed_again(
         Workload(length=9, threads=1, rounds=2, fit=1, check=1),
         Workload(**{**vars(WORKLOAD), "cache": False}),
     ):
-        LatencyBench(make_supernet("llama"), changed, tmp_path).table(*SHAPES, [CUT, HOLES])
+        LatencyBench(make_supernet("llama"), changed, tmp_path).table(OPTIONS, [CUT, HOLES])
         assert timed
         timed.clear()
 
@@ -165,7 +169,7 @@ def test_timings_of_a_busy_machine_are_not_kept(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("evaluators.latency.bench.NOISY", -1.0)
-    LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path / "cache").table(*SHAPES)
+    LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path / "cache").table(OPTIONS)
     assert not (tmp_path / "cache").exists()
 
 
@@ -257,17 +261,17 @@ def test_a_model_that_does_not_compile_is_told_in_one_sentence(
     monkeypatch.setattr(torch, "compile", lambda model, mode, **settings: compile_(model, backend=broken, **settings))
     bench = LatencyBench(make_supernet("llama"), replace(WORKLOAD, compile=True))
     with pytest.raises(UserError, match=r"expected torch.compile .* no compiler here.* set latency.compile=false"):
-        bench.table([(6, 3)], [48])
+        bench.table({"attention": [(6, 3)], "mlp": [(48,)]})
     with pytest.raises(UserError, match=r"latency\.compile=false, as it is asked one thing at a time"):
         Workload(engine="llamacpp", compile=True)
 
 
 def test_times_are_in_the_unit_of_the_table(make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("llama")
-    (again,) = EndToEnd(LatencyBench(supernet, WORKLOAD), {"prefill": 1e6})([Candidate.dense(supernet.spec)])
+    (again,) = EndToEnd(LatencyBench(supernet, WORKLOAD), {"prefill": 1e6}).evaluate([Candidate.dense(supernet.spec)])
     assert 1e5 < again.values["latency_e2e_ms"] < 1e7
     asked = EndToEnd(LatencyBench(supernet, SERVING), {"prefill": 100.0, "decode": 10.0})
-    (request,) = asked([HOLES])
+    (request,) = asked.evaluate([HOLES])
     prefill, decode = (request.values[f"{name}_e2e_ms"] for name in ("prefill", "decode"))
     assert 0 < request.values["latency_e2e_ms_spread"] < request.values["latency_e2e_ms"]
     assert request.values["latency_e2e_ms"] == pytest.approx(prefill + 4 * decode)
@@ -276,8 +280,8 @@ def test_times_are_in_the_unit_of_the_table(make_supernet: MakeSupernet) -> None
 
 def test_a_candidate_that_cannot_run_fails_alone(make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("llama")
-    good, broken = Candidate.dense(supernet.spec), Candidate.from_json([[0, 0, 48]] * 4)
-    first, second, third = EndToEnd(LatencyBench(supernet, WORKLOAD), {"prefill": 1.0})([good, broken, good])
+    good, broken = Candidate.dense(supernet.spec), Candidate.from_rows([[0, 0, 48]] * 4)
+    first, second, third = EndToEnd(LatencyBench(supernet, WORKLOAD), {"prefill": 1.0}).evaluate([good, broken, good])
     assert (first.status, second.status, third.status) == ("ok", "failed", "ok")
     assert "at least one layer with attention" in str(second.error)
 
@@ -288,15 +292,15 @@ def test_llama_cpp_times_what_it_will_run(tmp_path: Path) -> None:
     workload = Workload("serving", length=24, new_tokens=4, threads=1, rounds=2, fit=0, check=0, engine="llamacpp")
     seen: list[tuple[int, int]] = []
     bench = LatencyBench(net, workload, tokenizer=tokenizer)
-    table = bench.table([(6, 3)], [64], on_round=lambda *done: seen.append(done))
+    table = bench.table({"attention": [(6, 3)], "mlp": [(64,)]}, on_round=lambda *done: seen.append(done))
     assert [*table.phases] == ["prefill", "decode"]
     assert min(phase.dense_ms for phase in table.phases.values()) > 0
     assert "in llama.cpp of xllamacpp" in table.remarks()[0]
     assert ", f16, 1 threads" in table.remarks()[0]
     assert seen == [(1, 3), (2, 3), (3, 3)] * 2  # one block, and a stack of each shape
-    holes = Candidate.from_json([[0, 0, 64], [4, 2, 0], [0, 0, 0], [6, 1, 32]])
-    nothing = Candidate.from_json([[0, 0, 64]] * 4)
-    timed, failed = EndToEnd(bench, table.dense_ms)([holes, nothing])
+    holes = Candidate.from_rows([[0, 0, 64], [4, 2, 0], [0, 0, 0], [6, 1, 32]])
+    nothing = Candidate.from_rows([[0, 0, 64]] * 4)
+    timed, failed = EndToEnd(bench, table.dense_ms).evaluate([holes, nothing])
     assert timed.values["latency_e2e_ms"] > 0
     assert failed.status == "failed"
     assert "keeps attention" in str(failed.error)
@@ -312,6 +316,17 @@ def test_a_family_that_llama_cpp_does_not_hold_is_refused_before_any_work(tmp_pa
 def test_a_garbled_table_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="latency table"):
         LatencyTable.from_json(text)
+
+
+def test_a_table_of_old_is_read_with_its_very_numbers_once_it_has_todays_form() -> None:
+    table = LatencyTable({"prefill": TABLE.fitted({FOUR: 2 * TABLE.ms(FOUR)})}, {"threads": 1}, WORKLOAD)
+    stored = json.loads(table.to_json())
+    phase = stored["phases"]["prefill"]
+    phase |= {"attention_ms": phase["block_ms"]["attention"], "mlp_ms": phase.pop("block_ms")["mlp"]}
+    phase["fit"] = [*phase["fit"].values()]
+    with pytest.raises(UserError, match="latency table"):
+        LatencyTable.from_json(json.dumps(stored))
+    assert modern_table(json.dumps(stored)) == table.to_json()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from space.errors import UserError
 from space.models import hub
-from space.models.architectures import FAMILIES, UnsupportedFamilyError
+from space.models.architectures import ARCHITECTURES
 from space.models.loading import fingerprint, load_model, resolve_device, resolve_dtype
 
 SIZES = {
@@ -91,7 +91,7 @@ def edit_config(directory, **changes):
 
 
 def test_every_family_has_a_config_here():
-    assert set(CONFIGS) == set(FAMILIES)
+    assert set(CONFIGS) == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
@@ -103,6 +103,9 @@ def test_spec_of_each_family(family, tmp_path):
     assert spec.head_dim == (8 if family in ("llama", "qwen2") else 16)
     assert spec.tied_embeddings == (family == "gemma3_text")
     assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias) == (family == "qwen2", False, False)
+    norms = [name for name in vars(loaded.model.model.layers[0])["_modules"] if name.endswith("norm")]
+    assert spec.attention_norms + spec.mlp_norms == len(norms)
+    assert spec.qk_norm == hasattr(loaded.model.model.layers[0].self_attn, "k_norm")
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     tokens = loaded.tokenizer("cat", add_special_tokens=False, return_tensors="pt")
@@ -194,7 +197,7 @@ def test_wrong_family(tmp_path):
     AutoModelForCausalLM.from_config(
         GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2, n_positions=32)
     ).save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedFamilyError, match=r"gemma3_text, llama.*'gpt2'"):
+    with pytest.raises(UserError, match=r"gemma3_text, llama.*'gpt2'"):
         load_model(str(tmp_path))
 
 
@@ -315,7 +318,7 @@ def test_hub_model_of_a_wrong_family_is_refused_before_its_weights_are_downloade
 
     monkeypatch.setattr(hub.HfApi, "model_info", lambda *_, **__: type("Info", (), {"sha": "c0ffee"}))
     monkeypatch.setattr(hub, "snapshot_download", download)
-    with pytest.raises(UnsupportedFamilyError, match="mixtral"):
+    with pytest.raises(UserError, match="mixtral"):
         load_model("someone/some-model")
     assert asked == [list(hub.SMALL_FILES)]
 

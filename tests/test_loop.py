@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from helpers_toy import toy_spec
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
+from evaluators.metrics import metric_named
 from search.algorithms import NSGA2
 from search.archive import Archive
 from search.loop import Budget, SearchProgress, run_loop
@@ -28,7 +29,7 @@ from space.errors import UserError
 from space.space import SearchSpace
 
 SPEC = toy_spec(layers=6)
-OBJECTIVES = (Metric("error", "", "min", 2), Metric("size", "", "min", 0))
+OBJECTIVES = (Metric("error", "", "min", "quality"), Metric("size", "", "min", "cost", free=True))
 SETTINGS = {"model": "toy"}
 TOKENS = 100
 BUDGET = Budget(evaluations=90)
@@ -54,13 +55,13 @@ class CountingEvaluator:
     fidelity: str = "search"
     metrics: tuple[Metric, ...] = OBJECTIVES
 
-    def expect(self, candidates: Sequence[Candidate]) -> None:
-        pass
+    groups: list[list[str]] = field(default_factory=list)  # who was asked about together
 
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        assert len(candidates) == 1
-        self.asked += [candidate.key for candidate in candidates]
-        return MeasureEvaluator("search", [Measure(OBJECTIVES, self.values, TOKENS)])(candidates)
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
+        self.groups.append([candidate.key for candidate in candidates])
+        for candidate in candidates:
+            self.asked.append(candidate.key)
+            yield from MeasureEvaluator(self.fidelity, [Measure(OBJECTIVES, self.values, TOKENS)]).evaluate([candidate])
 
 
 def search(
@@ -174,6 +175,22 @@ def test_the_token_budget_ends_the_run_replayed_or_not(tmp_path, undisturbed):
     assert again.asked == []
 
 
+def test_a_batch_is_asked_together_as_far_as_the_archive_lacks_it(tmp_path, undisturbed):
+    path = tmp_path / "archive.jsonl"
+    with Archive(path, SETTINGS) as archive:
+        for place in (*range(BATCH), BATCH + 2):
+            archive.add(undisturbed[place])
+    evaluator = CountingEvaluator()
+    told = search(path, evaluator, Budget(evaluations=2 * BATCH + 3))
+    keys = [e.candidate.key for e in undisturbed]
+    second = [key for place, key in enumerate(keys[BATCH : 2 * BATCH]) if place != 2]
+    assert [group for group in evaluator.groups if group] == [second, keys[2 * BATCH : 3 * BATCH]]
+    assert evaluator.asked == [*second, *keys[2 * BATCH : 2 * BATCH + 3]]  # nothing beyond the budget is computed
+    assert {e.candidate.key: e.generation for e in told} == {
+        key: place // BATCH + 1 for place, key in enumerate(keys[: 2 * BATCH + 3])
+    }
+
+
 def test_failures_are_stored_and_the_search_goes_on(undisturbed):
     failed = [e for e in undisturbed if e.status == "failed"]
     assert 0 < len(failed) < 45
@@ -228,7 +245,7 @@ def test_what_cannot_work_is_refused_before_anything_is_evaluated(tmp_path):
         Budget(evaluations=1, tokens=0)
     space = SearchSpace(SPEC, mlp_step=4)
     evaluator = CountingEvaluator()
-    objectives = (*OBJECTIVES, Metric("latency_ms", "ms", "min", 1))
+    objectives = (*OBJECTIVES, metric_named("latency_ms"))
     with Archive(tmp_path / "archive.jsonl", SETTINGS) as archive:
         with pytest.raises(UserError, match=r"objectives among .*latency_ms"):
             run_loop(NSGA2(Task(space, objectives, 0)), [evaluator], archive, objectives, BUDGET, batch=8)

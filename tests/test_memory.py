@@ -50,7 +50,7 @@ def test_a_smaller_design_has_a_lower_peak_in_every_scenario(make_supernet) -> N
         timed = EndToEnd(LatencyBench(supernet, workload), dict.fromkeys(workload.phases, 1.0))
         assert timed.metrics[-1].name == "peak_bytes"
         gc.collect()
-        large, small = (evaluation.values["peak_bytes"] for evaluation in timed([dense, half]))
+        large, small = (evaluation.values["peak_bytes"] for evaluation in timed.evaluate([dense, half]))
         weights = [supernet.model.dtype.itemsize * total_params(spec, candidate) for candidate in (dense, half)]
         cache = 2 * 32 * spec.head_dim * supernet.model.dtype.itemsize * spec.layers
         assert large - weights[0] > spec.kv_heads * cache

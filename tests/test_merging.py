@@ -12,9 +12,9 @@ from conftest import random_tokens, tiny_model
 from torch import Tensor
 from transformers import DynamicCache
 
-from space.blocks import attention_options
 from space.candidate import Candidate, LayerShape
-from space.models.architectures import FAMILIES
+from space.models.architectures import ARCHITECTURES
+from space.options import attention_options
 from space.supernet.supernet import Supernet
 
 MERGES = {  # families without norms of keys, and which of the tiny models' attention projections carry biases
@@ -59,7 +59,7 @@ def in_other_bases(attention: torch.nn.Module, kv_heads: int, width: int) -> Non
 
 
 def test_every_family_merges_or_is_known_to_refuse() -> None:
-    assert {*MERGES, *REFUSES} == set(FAMILIES)
+    assert {*MERGES, *REFUSES} == set(ARCHITECTURES)
     for family, biases in MERGES.items():
         attention = tiny_model(family)[0].model.layers[0].self_attn
         found = {name for name, module in attention.named_children() if getattr(module, "bias", None) is not None}

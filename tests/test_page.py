@@ -8,15 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_front import finished_run, meaning
 
-from evaluators.base import Metric
+from evaluators.metrics import metric_named, task_score
 from search.run.finished import finished_runs
 from search.run.front import Point, front_table, points_table, write_front_csv
 from search.views.page.plot import front_figure_data, page_html
 from space.candidate import Candidate, LayerShape
 
-OBJECTIVES = (Metric("kl", "nats/token", "min", 2), Metric("latency_ms", "ms", "min", 1))
-FACTS = {"model": {"name": "tiny", "revision": "r"}, "text": "t", "dtype": "d", "latency": {"device": "cpu"}}
+OBJECTIVES = (metric_named("kl"), metric_named("latency_ms"))
+SCORE = task_score("acc_piqa", "max")
+FACTS: dict[str, Any] = {
+    "model": {"name": "tiny", "revision": "r"},
+    "text": "t",
+    "dtype": "d",
+    "latency": {"device": "cpu"},
+}
 HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>\"'{{data}}"
 DENSE_VALUES = {"kl": 0.0, "heldout_ppl": 10.0, "acc_piqa": 0.7, "acc_piqa_stderr": 0.01}
 
@@ -42,7 +49,10 @@ KEYS = [candidate.key for candidate, _ in MEMBERS]
 
 def data(title: str = "tiny", run_dir: str = "results/run", front: Any = FRONT, **more: Any) -> dict[str, Any]:
     others = more.pop("others", OTHERS)
-    return front_figure_data(front, points_table(others, DENSE), OBJECTIVES, title, run_dir, FACTS, **more)
+    facts = {**FACTS, "model": {**FACTS["model"], "name": title}}
+    scores = [SCORE, *more.pop("scores", [])]
+    run = finished_run(run_dir, front, points_table(others, DENSE), OBJECTIVES, facts, scores=scores)
+    return front_figure_data(run, **more)
 
 
 class Shown:
@@ -219,7 +229,7 @@ def test_axes_colour_and_series_are_chosen_and_the_picture_is_kept(shown: Shown,
     write_front_csv(rival / "front.csv", FRONT.assign(latency_ms=1.1 * FRONT["latency_ms"]))
     write_front_csv(rival / "points.csv", FRONT)
     (rival / "config.yaml").write_text("seed: 0")
-    (rival / "summary.json").write_text(json.dumps({**FACTS, "text": "other"}))
+    (rival / "summary.json").write_text(json.dumps({**FACTS, **meaning([FRONT], OBJECTIVES, [SCORE]), "text": "other"}))
     shown.open(data(compared=finished_runs(str(rival))))
     shown.tab.select_option("#x-axis", "params")
     shown.tab.select_option("#y-axis", "acc_piqa")
@@ -305,9 +315,10 @@ def test_names_that_mean_harm_do_nothing(shown: Shown, tmp_path: Path) -> None:
     write_front_csv(rival / "front.csv", FRONT.assign(latency_ms=1.3 * FRONT["latency_ms"]))
     write_front_csv(rival / "points.csv", FRONT)
     (rival / "config.yaml").write_text("seed: 0")
-    (rival / "summary.json").write_text(json.dumps({**FACTS, "model": {"name": HOSTILE, "revision": HOSTILE}}))
-    front = FRONT.assign(**{"<i>acc</i>": 0.5})
-    shown.open(data(title=HOSTILE, run_dir=f"../../{HOSTILE}", front=front, compared=finished_runs([str(rival)])))
+    facts = {**FACTS, **meaning([FRONT], OBJECTIVES), "model": {"name": HOSTILE, "revision": HOSTILE}}
+    (rival / "summary.json").write_text(json.dumps(facts))
+    harm = {"front": FRONT.assign(**{"<i>acc</i>": 0.5}), "scores": [task_score("<i>acc</i>", "max")]}
+    shown.open(data(title=HOSTILE, run_dir=f"../../{HOSTILE}", compared=finished_runs([str(rival)]), **harm))
     assert shown.text("h1") == HOSTILE
     shown.tab.select_option("#y-axis", "<i>acc</i>")
     shown.tab.select_option("#y-axis", "kl")

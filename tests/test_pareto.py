@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from evaluators.base import Metric
+from evaluators.metrics import metric_named
 from search.pareto import (
     fill_front,
     hypervolume,
@@ -63,7 +64,7 @@ def test_reference_is_a_tenth_beyond_the_worst_of_the_front():
 
 
 def test_minimised_turns_only_what_is_maximised():
-    metrics = (Metric("kl", "nats/token", "min", 2), Metric("accuracy", "", "max", 4))
+    metrics = (metric_named("kl"), Metric("accuracy", "", "max", "score"))
     rows = [{"accuracy": 0.5, "kl": 1.0, "other": 7.0}, {"accuracy": 0.25, "kl": 2.0}]
     np.testing.assert_array_equal(minimised(rows, metrics), [[1.0, -0.5], [2.0, -0.25]])
     assert minimised([], metrics).shape == (0, 2)

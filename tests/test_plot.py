@@ -12,16 +12,18 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from helpers_front import finished_run, meaning
 
 from evaluators.base import Metric
+from evaluators.metrics import metric_named, task_score
 from search.run.finished import FinishedRun, finished_runs
 from search.run.front import Point, front_table, points_table, write_front_csv
 from search.views.page.plot import SCRIPTS, front_figure_data, page_html, unlike
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 
-KL = Metric("kl", "nats/token", "min", 2)
-LATENCY = Metric("latency_ms", "ms", "min", 1)
+KL = metric_named("kl")
+LATENCY = metric_named("latency_ms")
 DENSE: Point = (
     Candidate((LayerShape(4, 2, 256),) * 3),
     {"kl": 0.0, "heldout_ppl": 10.0, "latency_ms": 9.0, "params": 2000.0, "decoder_params": 1000.0},
@@ -69,7 +71,12 @@ class Page(HTMLParser):
         return loaded
 
 
-FACTS = {"model": {"name": "tiny", "revision": "r1"}, "text": "t", "dtype": "d", "latency": {"device": "cpu"}}
+FACTS: dict[str, Any] = {
+    "model": {"name": "tiny", "revision": "r1"},
+    "text": "t",
+    "dtype": "d",
+    "latency": {"device": "cpu"},
+}
 
 
 def figure(
@@ -79,8 +86,11 @@ def figure(
     title: str = "tiny",
     run_dir: str = "results/run",
     compared: tuple[FinishedRun, ...] = (),
+    scores: tuple[Metric, ...] = (),
 ) -> dict[str, Any]:
-    return front_figure_data(front, evaluated, objectives, title, run_dir, FACTS, compared)
+    facts = {**FACTS, "model": {**FACTS["model"], "name": title}}
+    run = finished_run(run_dir, front, evaluated, objectives, facts, scores=scores)
+    return front_figure_data(run, compared)
 
 
 def page(**changes: Any) -> Page:
@@ -94,7 +104,7 @@ def run_of(directory: Path, front: pd.DataFrame = FRONT, **facts: Any) -> Path:
     write_front_csv(directory / "front.csv", front)
     write_front_csv(directory / "points.csv", front)
     (directory / "config.yaml").write_text("seed: 0")
-    (directory / "summary.json").write_text(json.dumps(FACTS | facts))
+    (directory / "summary.json").write_text(json.dumps({**FACTS, **meaning([front], (KL, LATENCY)), **facts}))
     return directory
 
 
@@ -147,9 +157,9 @@ def test_designs_with_equal_layers_stand_apart_but_not_from_the_front() -> None:
 
 
 def test_without_latency_the_first_cost_objective_is_the_axis() -> None:
-    objectives = (KL, Metric("params", "", "min", 0))
+    objectives = (KL, metric_named("params"))
     assert figure(front=FRONT.drop(columns="latency_ms"), objectives=objectives)["x"] == "params"
-    other = figure(front=FRONT.assign(energy=1.0), objectives=(Metric("energy", "mJ", "max", 1), LATENCY))
+    other = figure(front=FRONT.assign(energy=1.0), objectives=(Metric("energy", "mJ", "max", "cost"), LATENCY))
     assert (other["x"], other["y"]) == ("latency_ms", "energy")
     known = column(other, "energy")
     assert (known["label"], known["unit"], known["goal"]) == ("energy", "mJ", "max")
@@ -165,13 +175,15 @@ def test_values_are_in_the_unit_of_their_column() -> None:
     assert series(removed, "front")["values"]["decoder_params_removed"][0] == 87.2
 
 
-def test_any_numeric_column_is_offered_with_what_stands_behind_its_error() -> None:
-    data = figure(front=FRONT.assign(acc_piqa=[0.7, 0.6, 0.5, 0.4], acc_piqa_stderr=0.01))
+def test_a_task_score_is_offered_with_what_stands_behind_its_error_and_a_column_of_nothing_known_is_not() -> None:
+    front = FRONT.assign(acc_piqa=[0.7, 0.6, 0.5, 0.4], acc_piqa_stderr=0.01, unheard_of=1.0)
+    data = figure(front=front, scores=(task_score("acc_piqa", "max"),))
     task = column(data, "acc_piqa")
     assert (task["group"], task["goal"], task["spread"], task["log"]) == ("Tasks", "max", "acc_piqa_stderr", False)
     assert series(data, "front")["values"]["acc_piqa"] == [0.6, 0.5, 0.4]
     names = [one["name"] for one in data["columns"]]
     assert names.index("heldout_ppl") < names.index("acc_piqa") < names.index("latency_ms")
+    assert "unheard_of" not in names
 
 
 def test_a_column_that_says_the_same_as_another_is_left_out() -> None:
@@ -309,7 +321,7 @@ def test_hostile_names_stay_text() -> None:
 
 
 def test_the_scripts_set_names_as_text_only() -> None:
-    scripts = list((Path(__file__).parents[1] / "search" / "page").glob("*.js"))
+    scripts = list((Path(__file__).parents[1] / "search" / "views" / "page").glob("*.js"))
     assert {script.name for script in scripts} == {*SCRIPTS, "live.js"}  # which is the dashboard's alone
     for script in scripts:
         text = script.read_text(encoding="utf-8")

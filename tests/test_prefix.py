@@ -15,9 +15,9 @@ from space.candidate import Candidate
 from space.space import SearchSpace
 from space.supernet.supernet import Supernet
 
-PARENT = Candidate.from_json([[6, 3, 48], [4, 2, 16], [0, 0, 32], [6, 3, 0]])
-CHILD = Candidate.from_json([[6, 3, 48], [4, 2, 16], [0, 0, 32], [2, 1, 16]])
-NO_ATTENTION_AFTER = Candidate.from_json([[6, 3, 48], [4, 2, 16], [0, 0, 32], [0, 0, 16]])
+PARENT = Candidate.from_rows([[6, 3, 48], [4, 2, 16], [0, 0, 32], [6, 3, 0]])
+CHILD = Candidate.from_rows([[6, 3, 48], [4, 2, 16], [0, 0, 32], [2, 1, 16]])
+NO_ATTENTION_AFTER = Candidate.from_rows([[6, 3, 48], [4, 2, 16], [0, 0, 32], [0, 0, 16]])
 
 
 def run(forward: PrefixForward, candidate: Candidate) -> list[torch.Tensor]:

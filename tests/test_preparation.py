@@ -19,7 +19,7 @@ from space.supernet.store import is_prepared
 from space.supernet.supernet import Supernet
 
 TOKENS = random_tokens(12, 24)
-PRUNED = Candidate.from_json([(4, 2, 32), (6, 3, 0), (0, 0, 16), (3, 3, 48)])
+PRUNED = Candidate.from_rows([(4, 2, 32), (6, 3, 0), (0, 0, 16), (3, 3, 48)])
 Open = Callable[..., tuple[Supernet, list[int]]]
 
 

@@ -15,7 +15,7 @@ from conftest import random_tokens, tiny_model
 from transformers import DynamicCache, GenerationConfig
 
 from space.formats.hf.reload_check import CACHES, cache_differences
-from space.models.architectures import FAMILIES
+from space.models.architectures import ARCHITECTURES
 from space.models.pruned import block_modules, modeling_of, modeling_text
 
 WINDOW = 6
@@ -42,7 +42,7 @@ NEW_TOKENS = 2 * WINDOW
 def modeling(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModuleType]:
     """The modelling file of every family, imported as its checkpoint would."""
     modules = {}
-    for family in FAMILIES:
+    for family in ARCHITECTURES:
         path: Path = tmp_path_factory.mktemp("modeling") / f"modeling_pruned_{family}.py"
         path.write_text(modeling_text(family))
         description = importlib.util.spec_from_file_location(path.stem, path)
@@ -77,7 +77,7 @@ def prompts(time: int) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens.masked_fill(mask == 0, 0), mask
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 @pytest.mark.parametrize("holes", HOLES)
 def test_generation_is_the_same_with_every_cache(modeling: dict[str, ModuleType], family: str, holes: str) -> None:
     model = pruned_model(modeling[family], family, HOLES[holes])
@@ -90,7 +90,7 @@ def test_generation_is_the_same_with_every_cache(modeling: dict[str, ModuleType]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 @pytest.mark.parametrize("holes", [name for name in HOLES if "narrow" not in name])
 def test_a_hole_is_a_block_whose_output_is_zero(modeling: dict[str, ModuleType], family: str, holes: str) -> None:
     model = pruned_model(modeling[family], family, HOLES[holes])
@@ -109,13 +109,13 @@ def test_a_hole_is_a_block_whose_output_is_zero(modeling: dict[str, ModuleType],
 
 
 def test_the_text_that_runs_is_the_text_that_is_exported() -> None:
-    for family in FAMILIES:
+    for family in ARCHITECTURES:
         module = modeling_of(family)
         assert "".join(linecache.getlines(str(module.__file__))) == modeling_text(family)
         assert module.PrunedConfig.model_type == f"pruned_{family}"
     changed = {
         line
-        for family in FAMILIES
+        for family in ARCHITECTURES
         for line, stock in zip(modeling_text(family).splitlines(), modeling_text("llama").splitlines(), strict=True)
         if line != stock
     }
@@ -149,7 +149,7 @@ def test_beam_search_with_holes(modeling: dict[str, ModuleType], family: str) ->
     assert torch.equal(plain, cached)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_training_with_gradient_checkpointing(modeling: dict[str, ModuleType], family: str) -> None:
     model = pruned_model(modeling[family], family, HOLES["narrow layers and holes"]).train()
     tokens, _ = prompts(8)

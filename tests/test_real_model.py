@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evaluators.base import Metric
 from search.archive import Archive
 from search.run.front import is_dense, read_front_csv
-from space.candidate import Candidate, LayerShape
+from space.candidate import Candidate
 from space.models.loading import load_model
 from space.size import total_params
 from space.supernet.supernet import Supernet
@@ -41,8 +41,7 @@ def test_the_front_is_of_the_default_model(run: Path) -> None:
     dense, pruned = front[is_dense(front)].iloc[0], front[~is_dense(front)]
     assert len(pruned) >= 2  # of one point, monotonic would mean nothing
     assert dense["params"] == 134_515_008
-    assert dense["query_heads"] == [9] * 30
-    assert dense["mlp_channels"] == [1536] * 30
+    assert dense["candidate"] == Candidate.from_rows([[9, 3, 1536]] * 30)
     assert dense["kl"] == pytest.approx(0, abs=1e-6)
     assert 3 < dense["heldout_ppl"] < 60  # it knows English
     assert not front.isna().to_numpy().any()
@@ -50,9 +49,7 @@ def test_the_front_is_of_the_default_model(run: Path) -> None:
     assert pruned["heldout_ppl"].is_monotonic_increasing
     assert (pruned["latency_ms"] < dense["latency_ms"]).all()
     assert pruned["decoder_params_removed"].between(0, 0.6001, inclusive="right").all()
-    for _, row in front.iterrows():
-        shapes = zip(row["query_heads"], row["kv_heads"], row["mlp_channels"], strict=True)
-        assert Candidate(tuple(LayerShape(*shape) for shape in shapes)).key == row["key"]
+    assert [candidate.key for candidate in front["candidate"]] == front["key"].tolist()
     assert {"front.html", "points.csv", "summary.json"} <= {path.name for path in run.iterdir()}
     assert len((run / "archive.jsonl").read_text().splitlines()) > 24
     assert json.loads((run / "summary.json").read_text())["model"]["name"] == "SmolLM2-135M-Instruct"
@@ -105,7 +102,7 @@ def test_a_view_allocates_output_projections_alone(run: Path) -> None:
     supernet = Supernet.load(loaded.model, loaded.spec, run / "supernet", dtype=loaded.dtype)
     dense = storages(supernet.model)
     cycle = [(9, 3, 1024), (6, 2, 1536), (6, 3, 512), (2, 1, 128), (0, 0, 768), (9, 3, 0), (0, 0, 0), (3, 3, 1536)]
-    candidate = Candidate.from_json([cycle[index % len(cycle)] for index in range(30)])
+    candidate = Candidate.from_rows([cycle[index % len(cycle)] for index in range(30)])
     expected = set()
     for index, shape in enumerate(candidate.layers):
         if 0 < shape.query_heads < 9:

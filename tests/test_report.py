@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from evaluators.base import Metric
+from evaluators.metrics import metric_named
 from search.run.front import (
     Point,
     confirmed,
@@ -27,8 +28,8 @@ from search.views.watch.front_table import terminal_table
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 
-KL = Metric("kl", "nats/token", "min", 2)
-LATENCY = Metric("latency_ms", "ms", "min", 1)
+KL = metric_named("kl")
+LATENCY = metric_named("latency_ms")
 OBJECTIVES = (KL, LATENCY)
 DENSE: Point = (
     Candidate((LayerShape(4, 2, 256),) * 3),
@@ -52,17 +53,16 @@ def point(index: int, **values: float) -> Point:
     return Candidate((shape, LayerShape(0, 0, 0), shape)), {**DENSE[1], "decoder_params": 500.0 - index, **values}
 
 
-def test_columns_stand_in_their_order_and_unknown_metrics_follow_kl_and_nll() -> None:
+def test_columns_stand_in_the_order_of_the_metrics_and_unknown_ones_between_qualities_and_costs() -> None:
     extra = {"nll": 3.0, "zeta": 1.0, "accuracy": 0.5}
     frame = front_table([(candidate, {**values, **extra}) for candidate, values in (DENSE, point(1))], DENSE)
     assert list(frame.columns) == [
-        *("key", "kl", "nll", "accuracy", "zeta", "heldout_kl", "heldout_ppl", "latency_ms", "latency_e2e_ms"),
+        *("key", "kl", "nll", "heldout_kl", "heldout_ppl", "accuracy", "zeta", "latency_ms", "latency_e2e_ms"),
         *("params", "decoder_params", "decoder_params_removed", "macs_per_token", "kv_bytes"),
-        *("query_heads", "kv_heads", "mlp_channels"),
+        "candidate",
     ]
     assert frame["decoder_params_removed"].tolist() == [0.0, pytest.approx(0.501)]
-    assert frame["query_heads"].tolist() == [[4, 4, 4], [2, 0, 2]]
-    assert frame["mlp_channels"].tolist() == [[256, 256, 256], [255, 0, 255]]
+    assert frame["candidate"].tolist() == [DENSE[0], point(1)[0]]
 
 
 def test_dense_comes_first_then_ever_faster_points() -> None:
@@ -97,10 +97,15 @@ def test_a_missing_csv_says_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("mlp_channels", "channels", "expected the columns mlp_channels"),
-        ("[2, 0, 2]", "[2, 0", "JSON lists of counts"),
-        ("[2, 0, 2]", "[2, -1, 2]", "JSON lists of counts"),
-        ("[2, 0, 2]", "[2, 2]", "JSON lists of counts"),
+        (",candidate", ",design", "expected the columns candidate"),
+        ("[2, 1, 255]", "[2, 1, 255", "candidates as JSON"),
+        ("[2, 1, 255]", "[2, 1, -255]", "candidates as JSON.*counts of at least 0"),
+        ("[2, 1, 255]", "[2, 255]", "candidates as JSON.*layer 0: expected"),
+        ("[2, 1, 255]", '[2, 1, ""255""]', "candidates as JSON.*layer 0: expected"),
+        ('{""layers"": [[2', "[[2", "candidates as JSON"),
+        ('{""layers""', '{""rows""', "candidates as JSON.*a mapping with layers"),
+        ("[2, 1, 255]", "[2, 1, 254]", f"the candidates of their keys, not so at {point(1)[0].key}"),
+        ("[2, 1, 255], ", "", f"the candidates of their keys, not so at {point(1)[0].key}"),
         ("0.25", "much", "expected numbers in the columns kl"),
         (DENSE[0].key, "", "a key of its own"),
         (DENSE[0].key, point(1)[0].key, "a key of its own"),
@@ -147,7 +152,7 @@ def test_confirmed_perplexity_rises_as_latency_falls(measurements: list[tuple[fl
 
 
 def test_confirmed_keeps_a_third_objective_and_minds_goals() -> None:
-    accuracy = Metric("accuracy", "", "max", 4)
+    accuracy = Metric("accuracy", "", "max", "score")
     better = point(1, latency_ms=5.0, heldout_ppl=11.0, accuracy=0.6)
     worse = point(2, latency_ms=5.0, heldout_ppl=12.0, accuracy=0.5)
     other = point(3, latency_ms=5.0, heldout_ppl=13.0, accuracy=0.7)

@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers_front import finished_run
 from helpers_toy import default_config, toy_spec
 from markdown_it import MarkdownIt
 from test_watch import KL, LATENCY, answer, found, narrow
 
 from evaluators.base import Evaluation
 from search.agreement import unseen_agreement
+from search.run.versions import versions
 from search.views.report.markdown import code, escaped, table
-from search.views.report.page import report_text, versions
+from search.views.report.page import report_text
 
 HOSTILE = "<script>alert(1)</script> | `a` *b* [c](http://d) ![e](f) $g$\n# h"
 RUN_DIR = Path("results/x\n```\n<script>")
@@ -49,7 +51,8 @@ EVALUATIONS = [
 def report(run_dir: Path = RUN_DIR) -> str:
     front = found().result.front
     tuned = front.assign(untuned_kl=2 * front["kl"], refit_ppl=3 * front["heldout_ppl"])
-    return report_text(run_dir, tuned, (KL, LATENCY), SUMMARY, default_config(), EVALUATIONS)
+    run = finished_run(run_dir, tuned, tuned, (KL, LATENCY), SUMMARY, config=default_config())
+    return report_text(run, EVALUATIONS)
 
 
 def test_hostile_names_are_text() -> None:

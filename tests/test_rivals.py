@@ -31,6 +31,7 @@ from helpers_rivals import (
 )
 
 from evaluators.base import Evaluation, Metric
+from evaluators.metrics import metric_named
 from search.protocol import Question
 from search.rivals.script import Rival
 from space.candidate import Candidate
@@ -97,7 +98,7 @@ def test_a_question_without_an_answer_counts_as_failed(name: str) -> None:
     assert len({(question.candidate.key, question.rung) for question in told}) == len(told)
 
 
-@pytest.mark.parametrize("objectives", [(ERROR, KV, SIZE), (SPEED, ERROR), (ERROR, Metric("nll", "", "min", 2))])
+@pytest.mark.parametrize("objectives", [(ERROR, KV, SIZE), (SPEED, ERROR), (ERROR, metric_named("nll"))])
 @pytest.mark.parametrize("space_name", ["full", "heads", "depth"])
 @pytest.mark.parametrize("name", RIVALS)
 def test_other_objectives_work(name: str, space_name: str, objectives: tuple[Metric, ...]) -> None:
@@ -109,7 +110,7 @@ def test_other_objectives_work(name: str, space_name: str, objectives: tuple[Met
 @pytest.mark.parametrize("name", RIVALS)
 def test_a_goal_of_max_is_maximised(name: str) -> None:
     """The same problem with its signs turned leads to the same questions."""
-    good, light = Metric("good", "", "max", 2), Metric("light", "", "max", 0)
+    good, light = Metric("good", "", "max", "quality"), Metric("light", "", "max", "cost", free=True)
 
     def turned_free(candidate: Candidate) -> dict[str, float]:
         values = free(candidate)

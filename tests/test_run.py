@@ -12,8 +12,8 @@ from search.run.directory import FRONT_FILE, PAGE_FILE, POINTS_FILE, REPORT_FILE
 from search.run.front import is_dense, read_front_csv
 
 COLUMNS = (
-    *("key", "kl", "refit_kl", "refit_ppl", "heldout_kl", "heldout_ppl", "latency_ms", "latency_e2e_ms", "params"),
-    *("decoder_params_removed", "macs_per_token", "kv_bytes", "query_heads", "kv_heads", "mlp_channels"),
+    *("key", "kl", "heldout_kl", "heldout_ppl", "latency_ms", "latency_e2e_ms", "params", "decoder_params_removed"),
+    *("macs_per_token", "kv_bytes", "refit_kl", "refit_ppl", "candidate"),
 )
 
 
@@ -60,6 +60,9 @@ def test_the_summary_and_the_page_tell_of_the_run(place: Place) -> None:
     assert summary["model"]["name"] == place.model.name
     assert summary["front_points"] == len(front) - 1
     assert summary["dense"]["params"] == front["params"][0]
+    assert [metric["name"] for metric in summary["metrics"]] == [
+        name for name in front.columns if name in front.select_dtypes("number")
+    ]
     assert 0 <= summary["latency_table_error"]["median"] <= summary["latency_table_error"]["worst"]
     assert summary["evaluations"] == len(archived(place.run("run")))
     page = (place.run("run") / PAGE_FILE).read_text()

@@ -26,7 +26,7 @@ def beside_the_front(place: Place) -> pd.Series:
     """A point that the search evaluated and the front does not hold, with layers of unequal shape."""
     points = read_front_csv(place.run("run") / POINTS_FILE)
     front = set(read_front_csv(place.run("run") / FRONT_FILE)["key"])
-    unequal = points["mlp_channels"].map(lambda channels: len(set(channels)) > 1)
+    unequal = points["candidate"].map(lambda candidate: len({shape.mlp_channels for shape in candidate.layers}) > 1)
     return points[unequal & ~points["key"].isin(front)].iloc[0]
 
 

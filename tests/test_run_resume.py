@@ -13,6 +13,7 @@ from helpers_run import ended
 from search.run.directory import FRONT_FILE, PAGE_FILE, REPORT_FILE, SUMMARY_FILE
 from search.run.finish import REFERENCE_POINTS
 from search.run.front import is_dense, read_front_csv
+from search.views.dashboard.live_run import LiveRun
 
 LOOP = (
     *("search.distillation=loop", "distillation.rungs=[320,640]", "budget.evaluations=null", "budget.tokens=45000"),
@@ -98,6 +99,9 @@ def test_a_longer_budget_goes_on_with_a_run_that_has_ended(llama: Place) -> None
     old, new = archived(llama.run("run")), archived(longer)
     assert new[: len(old)] == old
     assert len(new) <= len(old) + 20  # uniform designs, which the end of the first run looked at, may be among them
+    (volumes,) = LiveRun(longer).view().volumes.values()
+    said = re.findall(r"hypervolume (\S+) \(search, ", done.stdout)[-1]
+    assert f"{volumes[-1][1]:.5g}" == said  # the dashboard reads along, and has the terminal's number
 
 
 def test_fronts_of_other_runs_are_laid_over_after_the_end_without_a_new_evaluation(llama: Place) -> None:

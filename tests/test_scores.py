@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from evaluators.base import OPTIMISED, Evaluation, Measure, MeasureEvaluator, Metric
+from evaluators.base import OPTIMISED, Evaluation, Measure, MeasureEvaluator
+from evaluators.metrics import task_score
 from search.archive import Archive
 from search.run.front import front_table
-from search.run.scores import Retention, answer_line, score, score_metrics, score_table, with_scores
+from search.run.scores import Retention, score, score_metrics, with_scores
+from search.views.watch.score_table import answer_line, score_table
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 
@@ -49,12 +51,10 @@ class Asked:
         self.asked: list[str] = []
         self._answer = lambda candidate: answer(candidate, task, items, **values)
 
-    def expect(self, candidates: object) -> None:
-        pass
-
-    def __call__(self, candidates: list[Candidate]) -> list[Evaluation]:
-        self.asked += [candidate.key for candidate in candidates]
-        return [self._answer(candidate) for candidate in candidates]
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
+        for candidate in candidates:
+            self.asked.append(candidate.key)
+            yield self._answer(candidate)
 
 
 def archive_of(path: Path, *answers: Evaluation, **settings: Any) -> Archive:
@@ -86,7 +86,7 @@ def test_a_failure_is_told_and_not_kept(tmp_path: Path) -> None:
     def fail(candidate: Candidate) -> Mapping[str, float]:
         raise RuntimeError("out of memory")
 
-    broken = MeasureEvaluator("lm-eval 1 piqa 10 items", [Measure((Metric("piqa_acc", "", "max", 4),), fail)])
+    broken = MeasureEvaluator("lm-eval 1 piqa 10 items", [Measure((task_score("piqa_acc", "max"),), fail)])
     with archive_of(tmp_path) as archive:
         with pytest.raises(UserError, match="RuntimeError: out of memory"):
             score([broken], archive, [DENSE])
@@ -107,9 +107,9 @@ def test_columns_are_of_the_question_with_most_items(tmp_path: Path) -> None:
         assert math.isnan(frame["piqa_acc"][2])
         assert frame["piqa_acc_stderr"][0] == answers[0].values["piqa_acc_stderr"]
         assert frame["arc_acc"].isna().tolist() == [True, True, False]
-        assert list(frame.columns)[-3:] == ["query_heads", "kv_heads", "mlp_channels"]
+        assert frame.columns[-1] == "candidate"
         assert with_scores(frame, archive).equals(frame)  # as front.csv already has them
-        assert score_metrics(archive) == [Metric("piqa_acc", "", "max", 4), Metric("arc_acc", "", "max", 4)]
+        assert score_metrics(archive) == [task_score("piqa_acc", "max"), task_score("arc_acc", "max")]
     assert with_scores(front()[:1], Archive(tmp_path / "none.jsonl", {})).equals(front()[:1])
 
 

@@ -32,7 +32,7 @@ HOLES = {
 
 @pytest.fixture(params=HOLES)
 def candidate(request: pytest.FixtureRequest) -> Candidate:
-    return Candidate.from_json(HOLES[request.param])
+    return Candidate.from_rows(HOLES[request.param])
 
 
 def logits_of(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
@@ -80,7 +80,7 @@ def test_the_dense_view_is_the_dense_model(family: str, make_supernet: MakeSuper
 def test_views_live_side_by_side(family: str, refit_bytes: int, make_supernet: MakeSupernet) -> None:
     """Called in turns by two threads each gives what it gives alone, bit for bit; so do new ones, made meanwhile."""
     supernet, tokens = make_supernet(family, refit_bytes=refit_bytes), random_tokens(2, 20)
-    candidates = [Candidate.from_json(rows) for rows in HOLES.values()]
+    candidates = [Candidate.from_rows(rows) for rows in HOLES.values()]
     alone = [logits_of(supernet.view(candidate), tokens) for candidate in candidates]
     views = [supernet.view(candidate) for candidate in candidates]
 
@@ -95,7 +95,7 @@ def test_views_live_side_by_side(family: str, refit_bytes: int, make_supernet: M
 
 def test_a_hook_on_a_views_layer_is_seen_by_no_other(make_supernet: MakeSupernet) -> None:
     supernet, tokens = make_supernet("llama"), random_tokens(2, 9)
-    candidate = Candidate.from_json(HOLES["one KV group"])
+    candidate = Candidate.from_rows(HOLES["one KV group"])
     first, second = supernet.view(candidate), supernet.view(candidate)
     before = logits_of(second, tokens)
     for layer in first.model.layers:
@@ -112,7 +112,7 @@ def test_a_view_of_the_last_layers_goes_on_from_the_residual_stream(
     family: str, start: int, make_supernet: MakeSupernet
 ) -> None:
     supernet, tokens = make_supernet(family), random_tokens(2, 12)
-    candidate = Candidate.from_json([DENSE, (0, 0, 24), (0, 0, 0), (2, 2, 8)])
+    candidate = Candidate.from_rows([DENSE, (0, 0, 24), (0, 0, 0), (2, 2, 8)])
     whole, streams = supernet.view(candidate), list[torch.Tensor]()
     for layer in whole.model.layers:
         layer.register_forward_pre_hook(
@@ -176,7 +176,7 @@ def test_misfits_are_refused(make_supernet: MakeSupernet, tmp_path: Path) -> Non
         ([(0, 0, 48)] * 4, "at least one layer with attention"),
     ):
         with pytest.raises(ValueError, match=message):
-            supernet.view(Candidate.from_json(rows))
+            supernet.view(Candidate.from_rows(rows))
     model, spec = tiny_model("qwen2")
     with pytest.raises(UserError, match="prepared for tiny-llama"):
         Supernet.load(model, spec, tmp_path / "supernet-llama", dtype=torch.float32)

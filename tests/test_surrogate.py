@@ -13,11 +13,13 @@ from scipy.stats import kendalltau
 
 from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
 from evaluators.cost import cost_measure
+from evaluators.metrics import metric_named
 from search.algorithms import NSGA2
 from search.archive import Archive
 from search.loop import Budget, SearchProgress, run_loop
 from search.pareto import hypervolume, minimised, non_dominated, spread_subset
 from search.protocol import Algorithm, Task
+from search.surrogate.forecast import Forecast
 from search.surrogate.surrogate import SurrogateNSGA2
 from space.candidate import Candidate
 from space.errors import UserError
@@ -25,9 +27,9 @@ from space.space import SearchSpace
 
 LAYERS = 8
 SPEC = toy_spec(layers=LAYERS)
-KL = Metric("kl", "nats/token", "min", 2)
-SIZE = Metric("decoder_params", "", "min", 0)
-KV = Metric("kv_bytes", "bytes", "min", 0)
+KL = metric_named("kl")
+SIZE = metric_named("decoder_params")
+KV = metric_named("kv_bytes")
 OBJECTIVES = (KL, SIZE)
 LOSS = np.random.default_rng(7).uniform(0.05, 1.0, (LAYERS, 2)) ** 3
 COSTS = cost_measure(SPEC, context=64)
@@ -85,6 +87,25 @@ def search(
 
 def starts(space: SearchSpace) -> list[Candidate]:
     return [Candidate.dense(SPEC), *space.uniform_ladder(), *space.depth_ladder(range(LAYERS))]
+
+
+def test_a_design_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = SearchSpace(SPEC, **SPACES["full"])
+    forecast = Forecast(space, OBJECTIVES, {}, rungs=2, predictor="ridge")
+    answers = [Evaluation(candidate, "search", values={"kl": 1.0}) for candidate in space.samples(6)]
+    expected = [space.encode(answer.candidate).tolist() for answer in answers]
+    encoded: list[str] = []
+    encode = SearchSpace.encode
+
+    def counted(self: SearchSpace, candidate: Candidate) -> Any:
+        encoded.append(candidate.key)
+        return encode(self, candidate)
+
+    monkeypatch.setattr(SearchSpace, "encode", counted)
+    assert forecast.genes(answers[:4]).tolist() == expected[:4]
+    assert forecast.genes(answers[::-1]).tolist() == expected[::-1]
+    assert forecast.genes(answers[:0]).shape == (0, len(space.levels))
+    assert sorted(encoded) == sorted(answer.candidate.key for answer in answers)
 
 
 def volume(made: list[Evaluation], tokens: int) -> float:

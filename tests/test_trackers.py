@@ -1,4 +1,4 @@
-"""Trackers are told everything once, also over kills; their packages are stood in for by modules that record calls."""
+"""Trackers are told everything once, also over kills: the real TensorBoard, and doubles of the others as strict."""
 
 from __future__ import annotations
 
@@ -7,143 +7,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers_trackers import STORES, Store, double_of_mlflow, double_of_wandb
 from test_watch import NAME, PROGRESS, found
 
 from search.run.directory import REPORT_FILE
 from search.views.watch.events import Failed, Found, Searched
-from search.views.watch.trackers import TRACKERS
+from search.views.watch.trackers import TRACKERS, Tracker, open_tracker
 from search.views.watch.tracking import FILES, TRACKER_FILE, Tracking
 from space.errors import UserError
 
 CONFIG = {"seed": 0, "space": {"mlp_step": 128}}
-SETTINGS = {"seed": 0, "space.mlp_step": 128}
+SETTINGS = {"seed": "0", "space.mlp_step": "128"}
 
 
-class Store:
-    """What a tracker's server would hold: settings, numbers by name as (tokens, value), files, how it was closed."""
-
-    def __init__(self) -> None:
-        self.settings: dict[str, Any] = {}
-        self.numbers: dict[str, list[tuple[int, float]]] = {}
-        self.files: list[str] = []
-        self.closed: list[str] = []
-        self.opened: list[str] = []
-        self.away = False
-
-    def number(self, name: str, tokens: int, value: float) -> None:
-        if self.away:
-            raise ConnectionError("the server is away")
-        self.numbers.setdefault(name, []).append((tokens, value))
-
-
-def module(name: str, **members: Any) -> dict[str, ModuleType]:
-    made = ModuleType(name)
-    for member, value in members.items():
-        setattr(made, member, value)
-    parents = {name.rsplit(".", depth)[0]: ModuleType(name) for depth in range(1, name.count(".") + 1)}
-    return {**parents, name: made}
-
-
-def stub_tensorboard(store: Store) -> dict[str, ModuleType]:
-    def event(*, wall_time: float, step: int, summary: tuple[str, Any]) -> tuple[int, str, Any]:
-        return step, *summary
-
-    class Writer:
-        def __init__(self, directory: str) -> None:
-            store.opened.append(Path(directory).name)
-
-        def add_event(self, event: tuple[int, str, Any]) -> None:
-            step, name, value = event
-            if name == "settings":
-                lines = [line.strip().split(": ") for line in value.splitlines()]
-                store.settings |= {key: int(text) for key, text in lines}
-            elif isinstance(value, str):
-                store.files.append(f"{name}.md")
-            else:
-                store.number(name, step, value)
-
-        def flush(self) -> None:
-            pass
-
-        def close(self) -> None:
-            store.closed.append("")
-
-    return {
-        **module("tensorboard.compat.proto.event_pb2", Event=event),
-        **module("tensorboard.plugins.scalar.summary_v2", scalar_pb=lambda name, value: (name, value)),
-        **module("tensorboard.plugins.text.summary_v2", text_pb=lambda name, value: (name, value)),
-        **module("tensorboard.summary.writer.event_file_writer", EventFileWriter=Writer),
-    }
-
-
-def stub_mlflow(store: Store) -> dict[str, ModuleType]:
-    class Client:
-        def get_experiment_by_name(self, name: str) -> None:
-            return None
-
-        def create_experiment(self, name: str) -> str:
-            return name
-
-        def create_run(self, experiment: str, run_name: str) -> Any:
-            store.opened.append("new")
-            return SimpleNamespace(info=SimpleNamespace(run_id=f"{experiment}-1"))
-
-        def update_run(self, run_id: str, status: str) -> None:
-            store.opened.append(run_id)
-
-        def log_batch(self, run_id: str, metrics: Any = (), params: Any = ()) -> None:
-            assert run_id == "paretoprune-1"
-            store.settings |= {name: int(value) for name, value in params}
-            for name, value, _, step in metrics:
-                store.number(name, step, value)
-
-        def log_artifact(self, run_id: str, path: str) -> None:
-            store.files.append(Path(path).name)
-
-        def set_terminated(self, run_id: str, status: str) -> None:
-            store.closed.append(status)
-
-    entities = module("mlflow.entities", Metric=lambda *values: values, Param=lambda *values: values)
-    return {**entities, **module("mlflow", MlflowClient=Client)}
-
-
-def stub_wandb(store: Store) -> dict[str, ModuleType]:
-    def log(values: dict[str, float]) -> None:
-        tokens = int(values["tokens"])
-        for name, value in values.items():
-            if name != "tokens":
-                store.number(name, tokens, value)
-
-    class Artifact:
-        def __init__(self, name: str, type: str) -> None:
-            self.files: list[str] = []
-
-        def add_file(self, path: str) -> None:
-            self.files.append(Path(path).name)
-
-    def init(*, id: str, resume: str, dir: str, **settings: Any) -> Any:
-        assert resume == "allow"
-        store.opened.append(id)
-        return SimpleNamespace(
-            define_metric=lambda name, step_metric: None,
-            config=store.settings,
-            log=log,
-            log_artifact=lambda artifact: store.files.extend(artifact.files),
-            finish=lambda exit_code: store.closed.append(str(exit_code)),
-        )
-
-    return module("wandb", init=init, Settings=lambda **settings: settings, Artifact=Artifact)
-
-
-STUBS: dict[str, Callable[[Store], dict[str, ModuleType]]] = {
-    "tensorboard": stub_tensorboard,
-    "mlflow": stub_mlflow,
-    "wandb": stub_wandb,
-}
 CLOSED = {"tensorboard": ("", ""), "mlflow": ("KILLED", "FINISHED"), "wandb": ("1", "0")}
 STEPS = [Searched(replace(PROGRESS, tokens=tokens), None) for tokens in (100, 200, 300)]
 
@@ -155,10 +34,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def store(name: str, monkeypatch: pytest.MonkeyPatch) -> Store:
-    made = Store()
-    for module_name, stub in STUBS[name](made).items():
-        monkeypatch.setitem(sys.modules, module_name, stub)
-    return made
+    return STORES[name](monkeypatch)
 
 
 @pytest.fixture
@@ -176,6 +52,76 @@ def ended(run_dir: Path) -> Found:
     return replace(found(), run_dir=run_dir)
 
 
+REFUSED: dict[str, Callable[[Tracker, Path], None]] = {
+    "a name that is no text": lambda tracker, run_dir: tracker.numbers({1: 2.0}, 1),  # type: ignore[dict-item]
+    "a file that is not there": lambda tracker, run_dir: tracker.artifacts([run_dir / "none.md"], 1),
+}
+
+
+def told_after_the_end(tracker: Any) -> None:
+    tracker.close("finished")
+    tracker.numbers({"x": 1.0}, 1)
+
+
+# What the packages themselves refuse, each in its own way; the doubles as MLflow and W&B do.
+REFUSED_BY = {
+    ("tensorboard", "text for a number"): lambda tracker: tracker.numbers({"x": "much"}, 1),
+    ("tensorboard", "text for tokens"): lambda tracker: tracker.numbers({"x": 1.0}, "many"),
+    ("tensorboard", "a number after the end"): told_after_the_end,
+    ("mlflow", "text for a number"): lambda tracker: tracker.numbers({"x": "much"}, 1),
+    ("mlflow", "text for tokens"): lambda tracker: tracker.numbers({"x": 1.0}, "many"),
+    ("mlflow", "a name with a sign"): lambda tracker: tracker.numbers({"x=y": 1.0}, 1),
+    ("mlflow", "changed settings"): lambda tracker: (tracker.settings({"a": 1}), tracker.settings({"a": 2})),
+    ("wandb", "changed settings"): lambda tracker: (tracker.settings({"a": 1}), tracker.settings({"a": 2})),
+    ("wandb", "a number after the end"): told_after_the_end,
+}
+
+
+def test_all_take_the_same_calls_and_hold_what_they_were_told(name: str, store: Store, run_dir: Path) -> None:
+    tracker = open_tracker(name, run_dir, None)
+    many = {f"group.key-{number}": number for number in range(250)}
+    tracker.settings({**many, "none": None, "flag": True, "list": [1, 2], "text": "a b"})
+    tracker.numbers({"search/front points": 3.0, "search-128/best_kl/kl": 0.25}, 100)
+    tracker.numbers({"search/front points": 4}, 200)
+    tracker.artifacts([run_dir / file for file in FILES], 200)
+    tracker.close("finished")
+    store.read_back(run_dir)
+    told = {**many, "none": None, "flag": True, "list": [1, 2], "text": "a b"}
+    assert store.settings == {key: str(value) for key, value in told.items()}
+    assert store.numbers == {
+        "search/front points": [(100, 3.0), (200, 4.0)],
+        "search-128/best_kl/kl": [(100, 0.25)],
+    }
+    assert store.files == ([REPORT_FILE] if name == "tensorboard" else [*FILES])
+    again = open_tracker(name, run_dir, tracker.run_id)
+    assert again.run_id == tracker.run_id
+    again.numbers({"search/front points": 5.0}, 300)
+    again.close("stopped")
+    assert store.read_back(run_dir).numbers["search/front points"][-1] == (300, 5.0)
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_all_refuse_what_no_tracker_can_take(name: str, store: Store, run_dir: Path, what: str) -> None:
+    tracker = open_tracker(name, run_dir, None)
+    with pytest.raises((TypeError, ValueError, OSError)):
+        REFUSED[what](tracker, run_dir)
+
+
+@pytest.mark.parametrize(("name", "what"), REFUSED_BY)
+def test_each_refuses_what_its_package_does(name: str, what: str, store: Store, run_dir: Path) -> None:
+    tracker = open_tracker(name, run_dir, None)
+    with pytest.raises((TypeError, ValueError, OSError, RuntimeError)):
+        REFUSED_BY[name, what](tracker)
+
+
+def test_a_run_that_the_server_does_not_know_is_a_mistake_that_can_be_mended(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double_of_mlflow(monkeypatch)
+    with pytest.raises(UserError, match=r"Run 'gone' not found.*which tracker\.json in .* names"):
+        open_tracker("mlflow", run_dir, "gone")
+
+
 def test_a_run_that_goes_on_is_the_same_run_and_every_number_is_told_once(
     name: str, store: Store, run_dir: Path
 ) -> None:
@@ -189,11 +135,12 @@ def test_a_run_that_goes_on_is_the_same_run_and_every_number_is_told_once(
         second(event)
     second.close()
     assert warnings == []
+    store.read_back(run_dir)
     assert store.settings == SETTINGS
     assert store.numbers["search/hypervolume"] == [(100, 0.75), (200, 0.75), (300, 0.75)]
     assert store.numbers["evaluations/search-128"][0] == (100, 500)
     assert store.numbers["search/knee/latency_ms"][0] == (100, 208.0)
-    assert store.numbers["latency_table_error/median"] == [(300, 0.02)]
+    assert store.numbers["latency_table_error/median"] == [(300, pytest.approx(0.02))]  # TensorBoard has float32
     assert "latency_table_error/rank_correlation" not in store.numbers  # it is not a number
     assert store.numbers["fastest/heldout_ppl"] == [(300, 10.0)]
     assert store.files == ([REPORT_FILE] if name == "tensorboard" else [*FILES])
@@ -208,7 +155,7 @@ def test_a_run_killed_without_a_word_goes_on_too(name: str, store: Store, run_di
         tracking = begun(name, run_dir, [])
         for event in events:
             tracking(event)
-    assert [tokens for tokens, _ in store.numbers["seconds"]] == [100, 200, 300]
+    assert [tokens for tokens, _ in store.read_back(run_dir).numbers["seconds"]] == [100, 200, 300]
 
 
 def test_a_server_that_is_away_ends_no_search_and_is_told_the_rest_later(
@@ -227,14 +174,11 @@ def test_a_server_that_is_away_ends_no_search_and_is_told_the_rest_later(
     second = begun(name, run_dir, warnings)
     for event in STEPS:
         second(event)
-    assert sorted({tokens for tokens, _ in store.numbers["search/hypervolume"]}) == [100, 200, 300]
-    assert [tokens for tokens, _ in store.numbers["search/hypervolume"]] == [100, 200, 300]
+    assert [tokens for tokens, _ in store.read_back(run_dir).numbers["search/hypervolume"]] == [100, 200, 300]
 
 
 def test_surrogates_are_judged_by_what_they_had_not_seen(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store()
-    for module_name, stub in stub_wandb(store).items():
-        monkeypatch.setitem(sys.modules, module_name, stub)
+    store = double_of_wandb(monkeypatch)
     tracking = begun("wandb", run_dir, [])
     for number, answer in enumerate(PROGRESS.front[1:]):
         tracking(Searched(replace(PROGRESS, latest=answer, tokens=100 * (number + 1)), None))
@@ -249,6 +193,8 @@ def test_a_package_that_is_not_there_is_told_with_the_command(name: str, tmp_pat
                 raise ModuleNotFoundError(f"No module named {wanted!r}", name=wanted)
 
     monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
+    for loaded in [module for module in sys.modules if module.partition(".")[0] == name]:
+        monkeypatch.delitem(sys.modules, loaded)
     with pytest.raises(UserError, match=rf"not installed\. Install it \(pip install {name}\) or choose tracker=none"):
         begun(name, tmp_path, [])
 

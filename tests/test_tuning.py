@@ -17,15 +17,17 @@ from evaluators.divergence import Divergence
 from evaluators.training.corrections import Corrections, CorrectiveRefit
 from evaluators.training.distillation import Distillation, Student
 from evaluators.training.teacher import Lesson
-from evaluators.training.tuning import SAVED_EVERY, Tuning, make_tuning, tuned
+from evaluators.training.tuned import TunedEvaluator
+from evaluators.training.tuning import SAVED_EVERY, Tuning, make_tuning
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.correction import Correction
 from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
-CUT = Candidate.from_json([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])
-GONE = Candidate.from_json([[6, 3, 48], [0, 0, 0], [6, 3, 48], [6, 3, 48]])
+CUT = Candidate.from_rows([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])
+SMALL = Candidate.from_rows([[3, 3, 16]] * 4)
+GONE = Candidate.from_rows([[6, 3, 48], [0, 0, 0], [6, 3, 48], [6, 3, 48]])
 LENGTH = 12
 SETTINGS = Distillation(rungs=(8 * LENGTH, 40 * LENGTH), rank=2, learning_rate=2e-3)
 REFIT = CorrectiveRefit(16, batch=4)
@@ -50,7 +52,8 @@ def tuning_of(
 
 
 def asked(supernet: Supernet, tuning: Tuning, rung: int) -> Evaluator:
-    return tuned("tuned", tuning, rung, Divergence(supernet, UNSEEN, batch=2).heldout_measure)
+    heldout = Divergence(supernet, UNSEEN, batch=2)
+    return TunedEvaluator("tuned", tuning, rung, lambda models: [heldout.heldout_measure(models)])
 
 
 def quality(supernet: Supernet, model: Any) -> tuple[float, float]:
@@ -67,7 +70,7 @@ def test_a_fidelity_scores_the_model_that_is_handed_out(
 ) -> None:
     supernet = make_supernet(family)
     tuning = tuning_of(supernet, tmp_path / "tuned")
-    for evaluation in [e for c in (CUT, GONE) for e in asked(supernet, tuning, rung)([c])]:
+    for evaluation in [e for c in (CUT, GONE) for e in asked(supernet, tuning, rung).evaluate([c])]:
         kl, ppl = quality(supernet, tuning.model(evaluation.candidate, rung))
         assert evaluation.status == "ok"
         assert evaluation.values["heldout_kl"] == pytest.approx(kl, rel=1e-3, abs=1e-5)
@@ -92,7 +95,7 @@ def test_the_corrective_refit_comes_first_and_training_after(make_supernet: Make
 def test_the_dense_model_needs_no_tuning(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet = make_supernet("llama")
     tuning = tuning_of(supernet, tmp_path / "tuned")
-    (evaluation,) = asked(supernet, tuning, 1)([Candidate.dense(supernet.spec)])
+    (evaluation,) = asked(supernet, tuning, 1).evaluate([Candidate.dense(supernet.spec)])
     assert evaluation.values["heldout_kl"] == pytest.approx(0.0, abs=1e-6)
     assert not list((tmp_path / "tuned").glob("s*"))
 
@@ -110,15 +113,15 @@ def counted(monkeypatch: pytest.MonkeyPatch, name: str, owner: type) -> list[Any
     return calls
 
 
-def test_those_expected_are_corrected_together(
+def test_those_asked_about_are_corrected_together(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     supernet = make_supernet("llama")
-    alone = [asked(supernet, tuning_of(supernet, tmp_path / "alone"), 0)([c])[0].values for c in (CUT, GONE)]
+    tuning = tuning_of(supernet, tmp_path / "alone")
+    alone = [e.values for c in (CUT, GONE) for e in asked(supernet, tuning, 0).evaluate([c])]
     calls = counted(monkeypatch, "of", Corrections)
     evaluator = asked(supernet, tuning_of(supernet, tmp_path / "tuned"), 0)
-    evaluator.expect([CUT, GONE])
-    together = [evaluator([c])[0].values for c in (CUT, GONE)]
+    together = [evaluation.values for evaluation in evaluator.evaluate([CUT, GONE])]
     assert calls == [[CUT, GONE]]
     assert together == alone
 
@@ -183,7 +186,7 @@ def test_a_failure_is_recorded_with_the_candidate_that_it_belongs_to(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     supernet, real = make_supernet("llama"), Corrections.of
-    (expected,) = asked(supernet, tuning_of(supernet, tmp_path / "alone"), 0)([CUT])
+    (expected,) = asked(supernet, tuning_of(supernet, tmp_path / "alone"), 0).evaluate([CUT])
 
     def of(self: Corrections, candidates: Sequence[Candidate]) -> list[Correction]:
         if GONE in candidates:
@@ -191,10 +194,9 @@ def test_a_failure_is_recorded_with_the_candidate_that_it_belongs_to(
         return real(self, candidates)
 
     monkeypatch.setattr(Corrections, "of", of)
-    evaluator = asked(supernet, tuning_of(supernet, tmp_path / "tuned"), 0)
-    evaluator.expect([CUT, GONE])
-    (good,), (bad,) = evaluator([CUT]), evaluator([GONE])
-    assert good.values == expected.values
+    first, bad, good = asked(supernet, tuning_of(supernet, tmp_path / "tuned"), 0).evaluate([CUT, GONE, SMALL])
+    assert first.values == expected.values
+    assert good.status == "ok"
     assert (bad.status, bad.values, bad.candidate) == ("failed", {}, GONE)
     assert "not positive-definite" in (bad.error or "")
 
@@ -202,7 +204,7 @@ def test_a_failure_is_recorded_with_the_candidate_that_it_belongs_to(
 def test_training_that_diverges_is_a_failed_evaluation(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet = make_supernet("llama")
     wild = Distillation(rungs=(40 * LENGTH,), trainable="all", learning_rate=50.0, warmup=0)
-    (evaluation,) = asked(supernet, tuning_of(supernet, tmp_path / "tuned", None, wild), 1)([CUT])
+    (evaluation,) = asked(supernet, tuning_of(supernet, tmp_path / "tuned", None, wild), 1).evaluate([CUT])
     assert (evaluation.status, evaluation.values) == ("failed", {})
     assert "Lower distillation.learning_rate" in (evaluation.error or "")
 
@@ -217,7 +219,7 @@ def test_a_full_disk_ends_the_run_and_is_no_failure_of_the_candidate(
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(UserError, match="Free some space"):
-        asked(supernet, tuning_of(supernet, tmp_path / "tuned"), 0)([CUT])
+        list(asked(supernet, tuning_of(supernet, tmp_path / "tuned"), 0).evaluate([CUT]))
 
 
 def test_a_broken_file_says_what_to_do(make_supernet: MakeSupernet, tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from space.candidate import Candidate
 from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
-CUT = Candidate.from_json([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])
-OTHER = Candidate.from_json([[6, 3, 48], [0, 0, 0], [6, 3, 48], [6, 3, 48]])
+CUT = Candidate.from_rows([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])
+OTHER = Candidate.from_rows([[6, 3, 48], [0, 0, 0], [6, 3, 48], [6, 3, 48]])
 LENGTH = 12
 UNSEEN = random_tokens(4, LENGTH, seed=6)
 

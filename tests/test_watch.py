@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,22 +21,24 @@ import pytest
 from helpers_toy import toy_spec
 from rich.console import Console
 
-from evaluators.base import Evaluation, Metric
+from evaluators.base import Evaluation
 from evaluators.latency.table_error import TableError
+from evaluators.metrics import metric_named
 from search.loop import Budget, SearchProgress
 from search.run.commands import next_commands, override, search_commands
 from search.run.finish import Finish
 from search.run.front import front_table
+from search.views.text import clock, duration, printable
 from search.views.watch.events import Event, Failed, Found, Opened, Said, Searched, StageBegun, StageEnded, StageStep
 from search.views.watch.json_lines import JsonLines
 from search.views.watch.lines import Lines
-from search.views.watch.progress import Clock, clock, duration, printable, sparkline, standouts
-from search.views.watch.run import VIEWS, watched
+from search.views.watch.progress import PACE, Pace, sparkline, standouts
+from search.views.watch.run import VIEWS, Watch, watched
 from search.views.watch.screen import Screen, screen
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 
-KL, LATENCY = Metric("kl", "nats/token", "min", 2), Metric("latency_ms", "ms", "min", 1)
+KL, LATENCY = metric_named("kl"), metric_named("latency_ms")
 DENSE = Candidate.dense(toy_spec(3))
 NAME = "model\x1b[31m [bold]x[/bold] " + "long" * 30
 RUN_DIR = Path("results/a run")
@@ -219,10 +221,24 @@ def test_standouts_are_never_the_dense_model() -> None:
 def test_time_left_counts_from_where_replaying_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 1.0, 11.0])
     monkeypatch.setattr("search.views.watch.progress.time.monotonic", lambda: next(times))
-    watch = Clock()
-    assert watch.left(replace(PROGRESS, tokens=100_000, replayed=1)) is None
-    assert watch.left(replace(PROGRESS, tokens=500_000, replayed=2)) is None  # as fast as a disk
-    assert watch.left(replace(PROGRESS, tokens=600_000, replayed=2)) == pytest.approx(40.0)
+    left: list[float | None] = []
+    with ExitStack() as closing:
+        watch = Watch(lambda event: left.append(event.seconds_left if isinstance(event, Searched) else None), closing)
+        watch.searched(replace(PROGRESS, tokens=100_000, replayed=1))
+        watch.searched(replace(PROGRESS, tokens=500_000, replayed=2))  # as fast as a disk
+        watch.searched(replace(PROGRESS, tokens=600_000, replayed=2))
+    assert left == [None, None, pytest.approx(40.0)]
+
+
+def test_the_pace_is_that_of_the_last_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, *(1000.0 + number for number in range(PACE))])
+    monkeypatch.setattr("search.views.watch.progress.time.monotonic", lambda: next(times))
+    pace = Pace()
+    for number in range(PACE + 1):
+        pace.add(number / 100)
+    assert pace.seconds_left == pytest.approx(50.0)
+    pace.pause()
+    assert pace.seconds_left is None
 
 
 def test_small_texts() -> None:

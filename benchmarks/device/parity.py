@@ -107,7 +107,7 @@ class _Pair:
         model, spec = tests.tiny_model(family)
         supernets["device"] = Supernet.load(model.to(machine.device), spec, scratch / "cpu", dtype=dtype)
         rows = _DESIGNS | (_MERGED if spec.merged_kv_heads else {})
-        designs = {name: Candidate.from_json(layers) for name, layers in rows.items()}
+        designs = {name: Candidate.from_rows(layers) for name, layers in rows.items()}
         pair = cls(machine, scratch, supernets, {}, designs)
         text = pair.tokens(6, 20, seed=8)
         divergences = {place: Divergence(net, text, batch=4, cache_bytes=1 << 20) for place, net in supernets.items()}
@@ -142,7 +142,7 @@ def _divergences(report: Report, path: _Path, pair: _Pair) -> None:
         rows[name]["same_again"] = device(design) == there
     report.put(*path, "divergence", value=rows)
     with counted_syncs(pair.machine) as syncs:
-        device(Candidate.from_json(_COLD))
+        device(Candidate.from_rows(_COLD))
     report.put(*path, "syncs", "divergence", value=syncs)
 
 

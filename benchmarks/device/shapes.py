@@ -22,7 +22,7 @@ from benchmarks.device.models import (
 )
 from benchmarks.device.report import Report
 from evaluators.latency.bench import LatencyBench
-from evaluators.latency.table import PhaseTable
+from evaluators.latency.table import PhaseTable, label
 from space.candidate import Candidate
 from space.space import SearchSpace
 
@@ -45,9 +45,10 @@ def shape(report: Report, machine: Machine, name: str) -> None:
     designs = designs_of_size(space)
     designs |= {f"uniform-{part:.0%}": designs_of_size(space, part)["uniform"] for part in (0.25, 0.375)}
     sizes = {
-        kind: {"removed": removed(spec, design), "layer_0": design.to_json()[0]} for kind, design in designs.items()
+        kind: {"removed": removed(spec, design), "layer_0": design.to_json()["layers"][0]}
+        for kind, design in designs.items()
     }
-    counts = {"attention_shapes": len(space.attention_shapes), "mlp_shapes": len(space.mlp_shapes)}
+    counts = {f"{kind}_shapes": len(options) for kind, options in space.block_options.items()}
     about = counts | {"weights_bytes": machine.allocated_bytes(), "designs": sizes}
     report.put("shape", name, "space", value=about)
     design_s: dict[str, float] = {}  # seconds of one timing of a design in a scenario, about
@@ -84,28 +85,26 @@ def _speed_ups(report: Report, path: tuple[str, str], bench: LatencyBench, desig
 def _table(report: Report, path: tuple[str, str], bench: LatencyBench, space: SearchSpace, design_s: float) -> None:
     """The space's latency table, where there is time for it."""
     timed = bench.workload.fit + bench.workload.check
-    stacks = len(space.attention_shapes) + len(space.mlp_shapes) + timed + 1
+    stacks = sum(map(len, space.block_options.values())) + timed + 1
     wanted = design_s * stacks * bench.workload.rounds
     if wanted > report.left - _SPARE_S:
         report.put("shape", *path, "table", value=f"left out: {wanted:.0f} s, {report.left:.0f} left")
         return
     start = time.monotonic()
-    (table,) = bench.table(space.attention_shapes, space.mlp_shapes, space.samples(timed)).phases.values()
+    (table,) = bench.table(space.block_options, space.samples(timed)).phases.values()
     about = {"seconds": time.monotonic() - start, "models": stacks}
     report.put("shape", *path, "table", value=about | _numbers(table, Candidate.dense(space.spec)))
 
 
 def _numbers(table: PhaseTable, dense: Candidate) -> dict[str, object]:
     """What a report says of a phase's table."""
-    base, attention, mlp = table.parts(dense)
     return {
         "dense_ms": table.dense_ms,
         "spread": table.spread,
         "error": {name: getattr(table.error, name) for name in ("median", "worst", "rank_correlation")},
         "fit": table.fit,
-        "share": {"base": base, "attention": attention, "mlp": mlp},
-        "attention_ms": {f"{heads}/{groups}": ms for (heads, groups), ms in table.attention_ms.items()},
-        "mlp_ms": table.mlp_ms,
+        "share": table.parts(dense),
+        **{f"{kind}_ms": {label(option): ms for option, ms in times.items()} for kind, times in table.block_ms.items()},
     }
 
 

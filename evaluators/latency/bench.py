@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluators.base import SPREAD, Evaluation, Metric
+from evaluators.base import SPREAD, Evaluation
 from evaluators.latency.clocks import Clock, OnRound, TorchClock
 from evaluators.latency.llamacpp_clock import LlamaCppClock
-from evaluators.latency.table import NOISY, LatencyTable, PhaseTable
+from evaluators.latency.table import NOISY, LatencyTable, PhaseTable, label
 from evaluators.latency.timings import Timings, spread
 from evaluators.latency.workload import LATENCY_E2E, THROUGHPUT, Phase, Workload
-from space.candidate import Candidate, LayerShape
+from evaluators.metrics import metrics_named, spread_of
+from space.candidate import Candidate, LayerShape, Option
 from space.supernet.supernet import Supernet
 
 
@@ -56,32 +57,29 @@ class LatencyBench:
 
     def table(
         self,
-        attention_shapes: Sequence[tuple[int, int]],
-        mlp_shapes: Sequence[int],
+        block_options: Mapping[str, Sequence[Option]],
         designs: Sequence[Candidate] = (),
         on_round: OnRound = lambda done, of: None,
     ) -> LatencyTable:
         """The latency table of a space; what the cache knows is not measured again.
 
         Args:
-            attention_shapes: (query_heads, kv_heads) pairs, without the empty one.
-            mlp_shapes: Channel counts, without 0.
+            block_options: By kind of block, `attention` among them: the options that leave something.
             designs: That are timed whole: the workload's `fit` first ones to correct the table, the rest to check it.
             on_round: Called with how many rounds of a phase are done, of how many.
         """
         layers = self._spec.layers
         # One layer must keep attention, so the empty stack is one block of the smallest shape, taken off again below.
-        smallest = min(attention_shapes)
-        empty = LayerShape(0, 0, 0)
-        standing = f"on {_name(smallest)}"  # times are kept by name from run to run, and smallest shapes differ
-        models = {standing: Candidate((LayerShape(*smallest, 0), *(empty,) * (layers - 1)))}
-        models |= {_name(shape): Candidate((LayerShape(*shape, 0),) * layers) for shape in attention_shapes}
-        models |= {
-            f"{_name(channels)} {standing}": Candidate(
-                (LayerShape(*smallest, channels), *(LayerShape(0, 0, channels),) * (layers - 1))
-            )
-            for channels in mlp_shapes
-        }
+        smallest = min(block_options["attention"])
+        standing = f"on {_name('attention', smallest)}"  # times are kept by name from run to run; smallest ones differ
+        models = {standing: _stack(layers, {}, smallest)}
+        for kind, options in block_options.items():
+            if kind == "attention":
+                models |= {_name(kind, option): _stack(layers, {kind: option}, None) for option in options}
+            else:
+                models |= {
+                    f"{_name(kind, option)} {standing}": _stack(layers, {kind: option}, smallest) for option in options
+                }
         models |= {design.key: design for design in designs}
         phases = {}
         for name, phase in self.workload.phases.items():
@@ -89,15 +87,19 @@ class LatencyBench:
             dense_ms = timings.dense_ms or 0.0
             times = {model: dense_ms * timings.ratio(model) for model in models}
             # a single layer cannot be told from the rest of the model
-            block = (times[_name(smallest)] - times[standing]) / (layers - 1) if layers > 1 else 0.0
+            block = (times[_name("attention", smallest)] - times[standing]) / (layers - 1) if layers > 1 else 0.0
             base = max(0.0, times[standing] - block)
             table = PhaseTable(
                 dense_ms=dense_ms,
                 base_ms=base,
-                attention_ms={shape: max(0.0, (times[_name(shape)] - base) / layers) for shape in attention_shapes},
-                mlp_ms={
-                    channels: max(0.0, (times[f"{_name(channels)} {standing}"] - times[standing]) / layers)
-                    for channels in mlp_shapes
+                block_ms={
+                    kind: {
+                        option: max(0.0, (times[_name(kind, option)] - base) / layers)
+                        if kind == "attention"
+                        else max(0.0, (times[f"{_name(kind, option)} {standing}"] - times[standing]) / layers)
+                        for option in options
+                    }
+                    for kind, options in block_options.items()
                 },
                 spread=timings.spread(),
             )
@@ -145,7 +147,7 @@ class LatencyBench:
 
 
 class EndToEnd:
-    """The `Evaluator` behind `latency_e2e_ms`: all candidates of a call are timed in one interleaved session.
+    """The `Evaluator` behind `latency_e2e_ms`: all candidates are timed in one interleaved session.
 
     Each time is the median over the rounds, with half of their interquartile range in `latency_e2e_ms_spread`.
     """
@@ -166,15 +168,14 @@ class EndToEnd:
         self._dense_ms = dense_ms
         self._on_round = on_round
         phases = [*dense_ms] if len(dense_ms) > 1 else []
-        names = (LATENCY_E2E.name, *(f"{name}_e2e_ms" for name in phases))
-        times = (Metric(f"{name}{end}", "ms", "min", 2) for name in names for end in ("", SPREAD))
+        whole_and_parts = (LATENCY_E2E, *metrics_named(*(f"{name}_e2e_ms" for name in phases)))
+        times = (each for metric in whole_and_parts for each in (metric, spread_of(metric)))
         self.metrics = (*times, THROUGHPUT, *bench.clock.metrics)
 
-    def expect(self, candidates: Sequence[Candidate]) -> None:
-        """See `Evaluator`; timings share nothing."""
-
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        """See `Evaluator`; a candidate that cannot run fails alone, before the session."""
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
+        """See `Evaluator`; all are timed before the first is answered. One that cannot run fails alone, before that."""
+        if not candidates:
+            return
         start = time.perf_counter()
         tried: dict[str, dict[str, float]] = {}
         failures: dict[str, str] = {}
@@ -187,12 +188,11 @@ class EndToEnd:
         ratios = self._bench.ratios(able, self._on_round)
         values = {c.key: self._values(found) | tried[c.key] for c, found in zip(able, ratios, strict=True)}
         seconds = (time.perf_counter() - start) / max(1, len(candidates))
-        return [
-            Evaluation(candidate, self.fidelity, values=values[candidate.key], seconds=seconds)
-            if candidate.key in values
-            else Evaluation(candidate, self.fidelity, "failed", seconds=seconds, error=failures[candidate.key])
-            for candidate in candidates
-        ]
+        for candidate in candidates:
+            if candidate.key in values:
+                yield Evaluation(candidate, self.fidelity, values=values[candidate.key], seconds=seconds)
+            else:
+                yield Evaluation(candidate, self.fidelity, "failed", seconds=seconds, error=failures[candidate.key])
 
     def _values(self, ratios: Mapping[str, Sequence[float]]) -> dict[str, float]:
         workload = self._bench.workload
@@ -207,9 +207,16 @@ class EndToEnd:
         return values | {THROUGHPUT.name: workload.tokens_per_s(latency)}
 
 
-def _name(shape: tuple[int, int] | int) -> str:
-    """Of the stack of a block shape."""
-    return f"mlp {shape}" if isinstance(shape, int) else f"attention {shape[0]}/{shape[1]}"
+def _name(kind: str, option: Option) -> str:
+    """Of the stack of a block's option."""
+    return f"{kind} {label(option)}"
+
+
+def _stack(layers: int, options: Mapping[str, Option], carrier: Option | None) -> Candidate:
+    """A model with nothing but these blocks in all layers; the first layer has an attention block besides, if any."""
+    shape = LayerShape.of(**options)
+    first = shape if carrier is None else LayerShape.of(**options, attention=carrier)
+    return Candidate((first, *(shape,) * (layers - 1)))
 
 
 def _split(designs: Sequence[Candidate], first: int) -> tuple[Sequence[Candidate], Sequence[Candidate]]:

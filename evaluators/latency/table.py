@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,68 +14,72 @@ from scipy.optimize import nnls
 from evaluators.base import Measure
 from evaluators.latency.table_error import UNCHECKED, TableError
 from evaluators.latency.workload import Workload
-from space.candidate import Candidate
+from space.candidate import Candidate, Option
 from space.errors import UserError
 
+BASE = "base"  # the part of a model that is no block: embedding, last norm and LM head
 NOISY = 0.1  # spread of the rounds above which a table is not to be believed
+# What lines say of the blocks of a kind: many of one option, and what tells the options apart.
+_WORDS = {
+    "attention": ("attention blocks of {} heads in {} groups", "heads/groups"),
+    "mlp": ("MLP blocks of {} channels", "channels"),
+}
 _PRIOR = 0.05 / 0.15  # of the fit: standard deviation of a timing's relative error, over that of a factor about 1
 
 
 @dataclass(frozen=True)
 class PhaseTable:
-    """Milliseconds of every block shape in one phase, and of what is left without blocks.
+    """Milliseconds of every option of a block in one phase, and of what is left without blocks.
 
     Attributes:
         dense_ms: The dense model, end to end: the unit of all others, which were timed relative to it.
         base_ms: Embedding, final norm and LM head.
-        attention_ms: (query_heads, kv_heads) to milliseconds of one attention block.
-        mlp_ms: Channels to milliseconds of one MLP block.
+        block_ms: By kind of block, a key of `space.candidate.KINDS`: from an option to milliseconds of one block.
         spread: Interquartile range of a model's times over the rounds, as a fraction of their median; the median over
             all models. Large when the machine was busy with other work.
-        fit: What base, attention and MLP were multiplied by, from designs timed whole.
+        fit: What `base` and the blocks of each kind were multiplied by, from designs timed whole; empty before that.
         error: Of designs that were not in the fit.
     """
 
     dense_ms: float
     base_ms: float
-    attention_ms: Mapping[tuple[int, int], float]
-    mlp_ms: Mapping[int, float]
+    block_ms: Mapping[str, Mapping[Option, float]]
     spread: float
-    fit: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    fit: Mapping[str, float] = field(default_factory=dict)
     error: TableError = UNCHECKED
 
-    def parts(self, candidate: Candidate) -> tuple[float, float, float]:
-        """Base, attention blocks and MLP blocks.
+    def parts(self, candidate: Candidate) -> dict[str, float]:
+        """Milliseconds of `base`, and of all blocks of each kind.
 
         Raises:
-            KeyError: A shape is not in the table.
+            KeyError: An option is not in the table.
         """
-        attention = sum(self.attention_ms[s.query_heads, s.kv_heads] for s in candidate.layers if s.kv_heads)
-        return self.base_ms, attention, sum(self.mlp_ms[s.mlp_channels] for s in candidate.layers if s.mlp_channels)
+        blocks = {
+            kind: sum(options[shape.option(kind)] for shape in candidate.layers if shape.keeps(kind))
+            for kind, options in self.block_ms.items()
+        }
+        return {BASE: self.base_ms, **blocks}
 
     def ms(self, candidate: Candidate) -> float:
         """The sum of its parts."""
-        return sum(self.parts(candidate))
+        return sum(self.parts(candidate).values())
 
     def fitted(self, designs: Mapping[Candidate, float]) -> PhaseTable:
-        """The table whose base, attention and MLP are multiplied to come near to designs that were timed whole.
+        """The table whose base and kinds of blocks are multiplied to come near to designs that were timed whole.
 
         Least squares of the relative errors with non-negative factors, drawn towards 1.
 
         Args:
             designs: To milliseconds, end to end.
         """
-        rows = [[part / ms for part in self.parts(candidate)] for candidate, ms in designs.items()]
-        prior = _PRIOR * np.eye(3)
+        rows = [[part / ms for part in self.parts(candidate).values()] for candidate, ms in designs.items()]
+        prior = _PRIOR * np.eye(1 + len(self.block_ms))
         factors, _ = nnls(np.vstack([*rows, prior]), np.concatenate([np.ones(len(rows)), prior.sum(axis=1)]))
-        base, attention, mlp = (float(factor) for factor in factors)
-        return replace(
-            self,
-            base_ms=self.base_ms * base,
-            attention_ms={shape: ms * attention for shape, ms in self.attention_ms.items()},
-            mlp_ms={channels: ms * mlp for channels, ms in self.mlp_ms.items()},
-            fit=(base, attention, mlp),
-        )
+        fit = dict(zip((BASE, *self.block_ms), map(float, factors), strict=True))
+        blocks = {
+            kind: {option: ms * fit[kind] for option, ms in options.items()} for kind, options in self.block_ms.items()
+        }
+        return replace(self, base_ms=self.base_ms * fit[BASE], block_ms=blocks, fit=fit)
 
     def checked(self, designs: Mapping[Candidate, float]) -> PhaseTable:
         """The table with its error on designs that were timed whole."""
@@ -100,7 +104,7 @@ class LatencyTable:
         """The workload's metrics of a candidate.
 
         Raises:
-            KeyError: A shape is not in the table.
+            KeyError: An option is not in the table.
         """
         return self.workload.values({name: table.ms(candidate) for name, table in self.phases.items()})
 
@@ -122,7 +126,7 @@ class LatencyTable:
         """What was measured, in lines, and warnings where it is not to be believed."""
         device, lines = self.device, []
         for name, table in self.phases.items():
-            phase, shapes = self.workload.phases[name], len(table.attention_ms) + len(table.mlp_ms)
+            phase, shapes = self.workload.phases[name], sum(map(len, table.block_ms.values()))
             lines.append(
                 f"{name} of {phase.batch} x {phase.tokens} tokens in {device['engine']} on {device['device']}, "
                 f"{device['dtype']}, {device['threads']} threads: {shapes} block shapes, "
@@ -146,24 +150,16 @@ class LatencyTable:
         lines = []
         for name, table in self.phases.items():
             parts = table.parts(dense)
-            whole, layers, shape = sum(parts), len(dense.layers), dense.layers[0]
+            whole, layers, shape = sum(parts.values()), len(dense.layers), dense.layers[0]
             lines.append(f"{name}: {whole:.2f} ms, sum of blocks (end to end {table.dense_ms:.2f} ms)")
-            for part, ms in zip(
-                (
-                    "embedding, last norm and LM head",
-                    f"{layers} attention blocks of {shape.query_heads} heads in {shape.kv_heads} groups",
-                    f"{layers} MLP blocks of {shape.mlp_channels} channels",
-                ),
-                parts,
-                strict=True,
-            ):
-                without = whole / max(whole - ms, 1e-9)
-                lines.append(f"  {part:<48} {ms:8.2f} ms {ms / whole:5.0%}   {without:.2f} x as fast without")
-            attention = [(_label(shape), ms) for shape, ms in sorted(table.attention_ms.items(), reverse=True)]
-            mlp = [(str(channels), ms) for channels, ms in sorted(table.mlp_ms.items(), reverse=True)]
-            for levels, found in (("heads/groups", attention), ("channels", mlp)):
-                shares = ", ".join(f"{level} {ms / (found[0][1] or 1):.0%}" for level, ms in found)
-                lines.append(f"  time of these blocks by {levels}: {shares}")
+            words = {kind: f"{layers} {_WORDS[kind][0].format(*shape.option(kind))}" for kind in table.block_ms}
+            for part, ms in parts.items():
+                without, said = whole / max(whole - ms, 1e-9), words.get(part, "embedding, last norm and LM head")
+                lines.append(f"  {said:<48} {ms:8.2f} ms {ms / whole:5.0%}   {without:.2f} x as fast without")
+            for kind, options in table.block_ms.items():
+                largest = options[max(options)] or 1
+                shares = ", ".join(f"{label(o)} {ms / largest:.0%}" for o, ms in sorted(options.items(), reverse=True))
+                lines.append(f"  time of these blocks by {_WORDS[kind][1]}: {shares}")
         return lines
 
     def to_json(self) -> str:
@@ -171,8 +167,10 @@ class LatencyTable:
         phases = {
             name: asdict(table)
             | {
-                "attention_ms": {_label(shape): ms for shape, ms in table.attention_ms.items()},
-                "mlp_ms": {str(channels): ms for channels, ms in table.mlp_ms.items()},
+                "block_ms": {
+                    kind: {label(option): ms for option, ms in options.items()}
+                    for kind, options in table.block_ms.items()
+                }
             }
             for name, table in self.phases.items()
         }
@@ -191,9 +189,10 @@ class LatencyTable:
                 name: PhaseTable(
                     **phase
                     | {
-                        "attention_ms": {_pair(shape): ms for shape, ms in phase["attention_ms"].items()},
-                        "mlp_ms": {int(channels): ms for channels, ms in phase["mlp_ms"].items()},
-                        "fit": tuple(phase["fit"]),
+                        "block_ms": {
+                            kind: {_option(text): ms for text, ms in options.items()}
+                            for kind, options in phase["block_ms"].items()
+                        },
                         "error": TableError(**phase["error"]),
                     }
                 )
@@ -207,10 +206,10 @@ class LatencyTable:
             ) from error
 
 
-def _label(shape: tuple[int, int]) -> str:
-    return f"{shape[0]}/{shape[1]}"
+def label(option: Option) -> str:
+    """An option in the words of files and lines: `9/3` for nine heads in three groups, `1536` for so many channels."""
+    return "/".join(map(str, option))
 
 
-def _pair(shape: str) -> tuple[int, int]:
-    heads, groups = shape.split("/")
-    return int(heads), int(groups)
+def _option(text: str) -> Option:
+    return tuple(int(value) for value in text.split("/"))

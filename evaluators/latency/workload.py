@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from evaluators.base import Metric
+from evaluators.metrics import metric_named
 from space.errors import UserError
 
-LATENCY = Metric("latency_ms", "ms", "min", 1)
-LATENCY_E2E = Metric("latency_e2e_ms", "ms", "min", 2)
-THROUGHPUT = Metric("tokens_per_s", "tokens/s", "max", 2)
-PEAK = Metric("peak_bytes", "bytes", "min", 2)
-PHASE_METRICS = {name: Metric(f"{name}_ms", "ms", "min", 1) for name in ("prefill", "decode")}
+LATENCY = metric_named("latency_ms")
+LATENCY_E2E = metric_named("latency_e2e_ms")
+THROUGHPUT = metric_named("tokens_per_s")
+PEAK = metric_named("peak_bytes")
+PHASE_METRICS = {name: metric_named(f"{name}_ms") for name in ("prefill", "decode")}
 
 
 @dataclass(frozen=True)

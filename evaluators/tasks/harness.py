@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluators.base import STDERR, Evaluation, Measure, MeasureEvaluator, Metric
+from evaluators.base import STDERR, Evaluation, Measure, MeasureEvaluator
+from evaluators.metrics import metric_named
 from evaluators.tasks.questions import (
     ACCURACIES,
-    COST_RANK,
     FEWSHOT_SEED,
     Question,
     alone,
@@ -37,7 +37,7 @@ Models = Callable[[Candidate], Any]  # a candidate to its causal language model
 Show = Callable[[int, int], None]
 
 AUTO = "auto"
-ACC = Metric("acc", "", "max", COST_RANK)  # the mean over tasks, as an objective
+ACC = metric_named("acc")  # the mean over tasks, as an objective
 BOOTSTRAP = 1000  # resamples for the standard error of a metric that is no mean
 
 
@@ -95,6 +95,7 @@ class Harness:
         self._tokenizer = tokenizer
         self._limit = int(limit) if limit is not None and limit >= 1 else limit
         self._batch_size = batch_size
+        self._counts: dict[tuple[str, float], int] = {}  # tokens of a question's part
         tasks = [tasks] if isinstance(tasks, str) else tasks
         self.questions: tuple[Question, ...] = ()
         if tasks:
@@ -111,9 +112,8 @@ class Harness:
             tuning: The run's, if it has any.
             show: Called with how many requests of a question are answered, of how many.
         """
-        model = lru_cache(maxsize=1)(partial(finished_model, supernet, tuning))  # for all questions about a candidate
-
-        return [TaskEvaluator(self, question, model, show) for question in self.questions]
+        models = lru_cache(maxsize=1)(partial(finished_model, supernet, tuning))  # for all questions about a candidate
+        return [TaskEvaluator(self, question, models, show) for question in self.questions]
 
     @property
     def fidelities(self) -> dict[str, str]:
@@ -215,12 +215,14 @@ class Harness:
         """Tokens of all requests, what is generated not counted."""
         from lm_eval.evaluator_utils import get_sample_size
 
-        count = 0
-        for task in question.loaded["tasks"].values():
-            items = get_sample_size(task, self._part(part))
-            asked = [_text(i) for i in task.instances if items is None or i.doc_id < items]
-            count += sum(map(len, self._tokenizer(asked)["input_ids"]))
-        return count
+        if (question.name, part) not in self._counts:
+            count = 0
+            for task in question.loaded["tasks"].values():
+                items = get_sample_size(task, self._part(part))
+                asked = [_text(i) for i in task.instances if items is None or i.doc_id < items]
+                count += sum(map(len, self._tokenizer(asked)["input_ids"]))
+            self._counts[question.name, part] = count
+        return self._counts[question.name, part]
 
 
 class TaskEvaluator(MeasureEvaluator):

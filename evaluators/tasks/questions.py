@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from evaluators.base import Metric
+from evaluators.base import Goal, Metric
 from evaluators.isolation import quiet, seeded
+from evaluators.metrics import task_score
 from space.errors import UserError
 
-COST_RANK = 4
 ACCURACIES = ("acc_norm", "acc")  # what a task is judged by: the first of these that it has
 FEWSHOT_SEED = 1234  # lm-eval's own default
 SEEDS = 0, 1234  # and these, of random, and of NumPy and torch
@@ -153,7 +153,7 @@ def _question(name: str, loaded: Any, num_fewshot: int | None, limit: float | No
     return Question(
         name=name,
         loaded=loaded,
-        metrics=tuple(Metric(column_of(name, metric), "", goal_of(metric, better), COST_RANK) for metric in names),
+        metrics=tuple(task_score(column_of(name, metric), goal_of(metric, better)) for metric in names),
         facts={
             "task": name,
             "lm_eval": version("lm-eval"),
@@ -167,7 +167,7 @@ def _question(name: str, loaded: Any, num_fewshot: int | None, limit: float | No
     )
 
 
-def goal_of(metric: str, higher_is_better: Mapping[str, bool]) -> Literal["min", "max"]:
+def goal_of(metric: str, higher_is_better: Mapping[str, bool]) -> Goal:
     """Which way a metric is better; the higher where lm-eval does not say."""
     return "min" if higher_is_better.get(metric) is False else "max"
 

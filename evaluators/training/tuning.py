@@ -10,7 +10,6 @@ its name, so that it does not matter who stored it last; and none of it is delet
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,9 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluators.base import Evaluator, Measure, MeasureEvaluator
 from evaluators.data import TokenSplits
-from evaluators.divergence import Models
 from evaluators.training.corrections import Corrections, CorrectiveRefit
 from evaluators.training.distillation import Distillation, Student
 from evaluators.training.teacher import Teacher, spread_layers
@@ -74,7 +71,6 @@ class Tuning:
         self._correction = correction
         self._text = text
         self._length = length
-        self._expected: list[Candidate] = []
 
     def check_text(self) -> None:
         """Looks, before any work is done, whether there is text enough.
@@ -92,15 +88,32 @@ class Tuning:
             "distillation": f"{self._tokens(len(self.rungs))} tokens, {settings.trainable}" if settings else "none",
         }
 
-    def expect(self, candidates: Sequence[Candidate]) -> None:
-        """Says who will be asked about next: their corrective refits share the dense model's passes over the text."""
-        self._expected = [*candidates]
-
     def new_tokens(self, rung: int) -> int:
         """Tokens of text that a rung takes of a candidate that was at the one below; rung 0 is the corrective refit."""
         if rung == 0:
             return self._corrections.tokens.numel() if self._corrections else 0
         return self._tokens(rung) - (self._tokens(rung - 1) if rung > 1 else -self.new_tokens(0))
+
+    def models(self, candidates: Sequence[Candidate], rung: int) -> Callable[[Candidate], Any]:
+        """The models of several candidates, each of which is made when it is asked for, best in this order.
+
+        Corrective refits that are still to be made share the dense model's passes over the text.
+
+        Args:
+            candidates: Who will be asked for.
+            rung: See `model`.
+
+        Returns:
+            From one of the candidates to its model. What it raises, see `model`, concerns that candidate alone.
+        """
+
+        def model(candidate: Candidate) -> Any:
+            if candidate == Candidate.dense(self._supernet.spec):  # its own teacher
+                return self._supernet.view(candidate)
+            with in_use(self._directory):
+                return self._model(candidate, rung, candidates[candidates.index(candidate) + 1 :])
+
+        return model
 
     def model(self, candidate: Candidate, rung: int) -> Any:
         """A candidate's own model after some rung.
@@ -116,10 +129,7 @@ class Tuning:
             ArithmeticError: Training diverged.
             UserError: The text is too short or has changed, or a state cannot be stored.
         """
-        if candidate == Candidate.dense(self._supernet.spec):  # its own teacher
-            return self._supernet.view(candidate)
-        with in_use(self._directory):
-            return self._model(candidate, rung)
+        return self.models([candidate], rung)(candidate)
 
     def keep(self, keys: Collection[str]) -> None:
         """Deletes what is stored of other candidates, what only going on with these would need, and unfinished files.
@@ -145,10 +155,11 @@ class Tuning:
                 if state["step"] and state["student"].pop("optimizer", None):
                     _write(file, state)
 
-    def _model(self, candidate: Candidate, rung: int) -> Any:
+    def _model(self, candidate: Candidate, rung: int, later: Sequence[Candidate]) -> Any:
+        """See `model`; `later` are those that will be asked for after it."""
         state, last = self._state(candidate), self._steps(rung)
         if state is None:
-            state = self._corrected(candidate)
+            state = self._corrected(candidate, later)
         elif state["step"] > last or (0 < state["step"] < last and "optimizer" not in state["student"]):
             state |= {"step": 0, "student": None}
         weights = state["correction"]
@@ -205,12 +216,12 @@ class Tuning:
         assert self._settings is not None
         return self._steps(rung) * self._settings.batch * self._length
 
-    def _corrected(self, candidate: Candidate) -> State:
-        """Corrects a candidate, and with it others that are expected, and stores them."""
+    def _corrected(self, candidate: Candidate, later: Sequence[Candidate]) -> State:
+        """Corrects a candidate, and with it some that will be asked for later, and stores them."""
         corrections, group = self._corrections, [candidate]
         found: list[Any] = [None]
         if corrections is not None:
-            waiting = [c for c in self._expected if c != candidate and not self._file(c).exists()]
+            waiting = [c for c in later if c != candidate and not self._file(c).exists()]
             group += waiting[: CORRECTED_AT_ONCE - 1]
             try:
                 found = [made.weights for made in corrections.of(group)]
@@ -282,25 +293,3 @@ def _read(file: Path) -> State:
 
 def _write(file: Path, state: State) -> None:
     write_whole(file, lambda path: torch.save(state, path), failures=(RuntimeError,))  # which it raises on a full disk
-
-
-def tuned(
-    fidelity: str,
-    tuning: Tuning,
-    rung: int,
-    measure: Callable[[Models], Measure],
-    *,
-    costs: Sequence[Measure] = (),
-) -> Evaluator:
-    """An evaluator of candidates after a rung of their tuning.
-
-    Args:
-        fidelity: Its name.
-        tuning: Where their models come from.
-        rung: See `Tuning.model`.
-        measure: What is asked about the models.
-        costs: What is asked about the candidates besides.
-    """
-    asked = measure(lambda candidate: tuning.model(candidate, rung))
-    asked = replace(asked, tokens=asked.tokens + tuning.new_tokens(rung))
-    return MeasureEvaluator(fidelity, [*costs, asked], expect=tuning.expect)

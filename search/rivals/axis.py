@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluators.base import Metric
+from evaluators.metrics import METRICS, metric_named
 from search.pareto import minimised
 from search.protocol import Task
-from search.script import FREE_RANK
 from search.surrogate.knapsack import knapsack
 from search.tables import Genes, Table, tabulate
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace
 
-SIZE = Metric("decoder_params", "", "min", 0)  # what the bounds of a search space are about
+SIZE = metric_named("decoder_params")  # what the bounds of a search space are about
 REPAIRS = 32  # random repairs that look for the ends of the axis
 
 
@@ -64,9 +64,10 @@ def budget_axis(
         UserError: `free` does not give such a metric.
     """
     space, free = task.space, task.free
-    cheap = [metric for metric in task.objectives if metric.cost_rank <= FREE_RANK and metric is not quality]
+    cheap = [metric for metric in task.objectives if metric.free and metric is not quality]
     if name is not None:
-        metric = next((m for m in task.objectives if m.name == name), Metric(name, "", "min", 0))
+        known = (*task.objectives, *METRICS)
+        metric = next((m for m in known if m.name == name), Metric(name, "", "min", "cost", free=True))
     else:
         metric = next(iter(cheap), SIZE)
     dense = free(space.decode(space.levels - 1))

@@ -12,6 +12,7 @@ from search.protocol import FULL, Question
 from search.rivals.script import Rival
 from search.script import Script, at
 from search.tables import Genes
+from space.candidate import KINDS
 
 
 class GreedyRemoval(Rival):
@@ -52,13 +53,9 @@ class GreedyRemoval(Rival):
         top = self.space.levels - 1
         pairs = zip(self.space.decode(_without(top, gene)).layers, self.space.decode(top).layers, strict=True)
         return all(
-            now in (0, before)
+            not small.keeps(kind) or small.option(kind) == dense.option(kind)
             for small, dense in pairs
-            for now, before in (
-                (small.query_heads, dense.query_heads),
-                (small.kv_heads, dense.kv_heads),
-                (small.mlp_channels, dense.mlp_channels),
-            )
+            for kind in KINDS
         )
 
     def _leads_inside(self, genes: Genes, rng: np.random.Generator) -> bool:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from evaluators.base import Evaluation, Metric
 from search.pareto import minimised
 from search.protocol import Task
-from search.script import FREE_RANK, Answers, Scripted
+from search.script import Answers, Scripted
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class Rival(Scripted):
     @property
     def quality(self) -> Metric:
         """The objective that it is after: the first one that is not free."""
-        return next((m for m in self.objectives if m.cost_rank > FREE_RANK), self.objectives[0])
+        return next((m for m in self.objectives if not m.free), self.objectives[0])
 
     def worth(self, answer: Evaluation | None) -> float | None:
         """The quality of an answer, less being better; None where the evaluation failed."""

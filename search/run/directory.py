@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from search.differences import differences
 from space.errors import UserError
 from space.files import write_whole
 
@@ -21,16 +22,6 @@ REPORT_FILE = "report.md"
 SUMMARY_FILE = "summary.json"
 # What a run may be gone on with, changed.
 FREE_SETTINGS = ("run_dir", "name", "budget", "profile_only", "compare", "progress", "tracker", "evaluate")
-
-
-class _Absent:
-    """Stands for a key that one of two mappings lacks; None is a value."""
-
-    def __repr__(self) -> str:
-        return "(absent)"
-
-
-_ABSENT = _Absent()
 
 
 def new_name(name: str) -> str:
@@ -73,35 +64,6 @@ def open_run_directory(path: str | os.PathLike[str], config: Mapping[str, Any], 
             )
     write_whole(directory / CONFIG_FILE, text)
     return directory
-
-
-def differences(stored: Mapping[str, Any], given: Mapping[str, Any], *, free: Collection[str] = ()) -> list[str]:
-    """What differs between two nested mappings, one `dotted.key: stored -> given` line each.
-
-    Args:
-        stored: The older mapping.
-        given: The newer mapping.
-        free: Dotted keys that do not count, each with everything below it.
-    """
-    old, new = flatten(stored), flatten(given)
-    keys = [*old, *(key for key in new if key not in old)]
-    return [
-        f"{key}: {old.get(key, _ABSENT)!r} -> {new.get(key, _ABSENT)!r}"
-        for key in keys
-        if old.get(key, _ABSENT) != new.get(key, _ABSENT)
-        and not any(key == name or key.startswith(f"{name}.") for name in free)
-    ]
-
-
-def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one flat dict with dotted keys; lists and empty mappings are leaves."""
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _stored_config(path: Path) -> Mapping[str, Any] | None:

@@ -14,7 +14,7 @@ import yaml
 from evaluators.base import Metric
 from search.pareto import spread_subset
 from search.run.directory import CONFIG_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE
-from search.run.front import is_dense, landmarks, objective_values, quality_column, read_front_csv
+from search.run.front import dense_row, is_dense, landmarks, objective_values, quality_column, read_front_csv
 from search.run.picks import candidate_of, select
 from space.candidate import Candidate
 from space.errors import ShapeError, UserError
@@ -53,6 +53,11 @@ class FinishedRun:
             raise UserError(
                 f"Expected {run_dir} to hold a finished run, got: {error}. Run the search again."
             ) from error
+        if "metrics" not in summary:
+            raise UserError(
+                f"Expected {run_dir / SUMMARY_FILE} to say what the front's columns mean, but it has no metrics: an "
+                "older version of paretoprune wrote it. Open the run with that version, or search anew."
+            )
         return cls(run_dir, config, summary, front, points)
 
     def row(self, pick: str) -> pd.Series[Any]:
@@ -77,9 +82,20 @@ class FinishedRun:
         return [candidate_of(row) for _, row in chosen.iterrows()]
 
     @property
+    def dense(self) -> Candidate:
+        """The dense model."""
+        return candidate_of(dense_row(self.front))
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """What the columns of its tables mean."""
+        return [Metric(**metric) for metric in self.summary["metrics"]]
+
+    @property
     def objectives(self) -> list[Metric]:
         """What its search was for."""
-        return [Metric(**metric) for metric in self.summary["objectives"]]
+        known = {metric.name: metric for metric in self.metrics}
+        return [known[name] for name in self.summary["objectives"]]
 
     def require_held(self, candidate: Candidate, check: Callable[[Candidate], object]) -> None:
         """Checks that a format holds a pick; where it does not, names the nearest point of the run that it holds.
@@ -101,7 +117,7 @@ class FinishedRun:
 
     def _advice(self, candidate: Candidate, check: Callable[[Candidate], object]) -> str:
         """What to pick instead."""
-        names = [metric["name"] for metric in self.summary["objectives"]]
+        names = self.summary["objectives"]
         known = pd.concat([self.front, self.points]).drop_duplicates("key")
         values = known[names].astype(float)
         spread = (values.max() - values.min()).replace(0.0, 1.0)

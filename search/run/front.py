@@ -11,27 +11,21 @@ import numpy as np
 import pandas as pd
 
 from evaluators.base import SPREAD, Metric
+from evaluators.metrics import HELDOUT_QUALITY, METRICS, REMOVED, SEARCH_QUALITY, ordered
 from search.pareto import knee
 from space.candidate import Candidate
 from space.errors import UserError
 from space.files import write_whole
 
-SEARCH_QUALITY = ("kl", "nll")
-HELDOUT_QUALITY = ("heldout_kl", "heldout_ppl")
-BEFORE_TUNING = {"kl": "untuned_kl", "nll": "untuned_nll", "acc": "untuned_acc"}
-COUNTS = ("params", "decoder_params", "macs_per_token", "kv_bytes", "weights_bytes", "peak_bytes")
-SHAPES = ("query_heads", "kv_heads", "mlp_channels")
-REMOVED = "decoder_params_removed"
-LATENCIES = tuple(f"{name}_{kind}ms" for name in ("latency", "prefill", "decode") for kind in ("", "e2e_"))
-COSTS = (*LATENCIES, "params", "decoder_params", REMOVED, "macs_per_token", "kv_bytes")
+CANDIDATE = "candidate"  # the column of what the rows are about: `Candidate` in memory, its JSON form in files
 
 Point = tuple[Candidate, Mapping[str, float]]
 
 
 def points_table(points: Iterable[Point], dense: Point) -> pd.DataFrame:
-    """One row a candidate: its key, its metrics and its shape, in front.csv's column order.
+    """One row a candidate: its key, its metrics and itself, in front.csv's column order.
 
-    Metrics without a place of their own follow `kl` and `nll`; a column that nothing measured is left out.
+    A column that nothing measured is left out.
 
     Args:
         points: Candidates with all their metric values merged, `decoder_params` among them.
@@ -45,7 +39,7 @@ def points_table(points: Iterable[Point], dense: Point) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns)
     if frame["key"].duplicated().any():
         raise ValueError(f"points_table: expected distinct candidates, got {_twice(frame['key'])} more than once.")
-    for name in COUNTS:
+    for name in (metric.name for metric in METRICS if metric.format in ("count", "bytes")):
         if name in frame and np.isfinite(frame[name].to_numpy(dtype=float)).all():
             frame[name] = frame[name].astype("int64")
     return in_order(frame)
@@ -102,7 +96,7 @@ def objective_values(frame: pd.DataFrame, objectives: Sequence[Metric], quality:
     Args:
         frame: The front's table.
         objectives: The search's objectives.
-        quality: Column that stands in for `kl` and `nll`.
+        quality: Column that stands in for the search's own quality.
     """
     signs = _deciding(objectives, quality)
     missing = [name for name in signs if name not in frame]
@@ -115,7 +109,7 @@ def _deciding(objectives: Sequence[Metric], quality: str) -> dict[str, float]:
     """The columns that objectives are judged by, with `quality` for the search's own, and the sign of each."""
     signs: dict[str, float] = {}
     for metric in objectives:
-        name = quality if metric.name in SEARCH_QUALITY else metric.name
+        name = quality if metric.role == "quality" else metric.name
         signs.setdefault(name, 1.0 if metric.goal == "min" else -1.0)
     return signs
 
@@ -127,7 +121,7 @@ def quality_column(frame: pd.DataFrame) -> str | None:
 
 def latency_column(frame: pd.DataFrame) -> str | None:
     """The column that says which point is fastest; None when no latency was measured."""
-    return next((name for name in frame.columns if name.startswith("latency_")), None)
+    return next((name for name in ("latency_ms", "latency_e2e_ms") if name in frame), None)
 
 
 def landmarks(frame: pd.DataFrame, objectives: Sequence[Metric]) -> dict[str, str]:
@@ -154,8 +148,8 @@ def landmarks(frame: pd.DataFrame, objectives: Sequence[Metric]) -> dict[str, st
 
 
 def write_front_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Writes the table whole or not at all; floats read back exactly, shapes are JSON lists."""
-    text = frame.assign(**{name: [json.dumps(shape) for shape in frame[name]] for name in SHAPES})
+    """Writes the table whole or not at all; floats read back exactly, candidates are JSON."""
+    text = frame.assign(**{CANDIDATE: [json.dumps(candidate.to_json()) for candidate in frame[CANDIDATE]]})
     write_whole(path, text.to_csv(index=False))
 
 
@@ -177,7 +171,14 @@ def read_front_csv(path: Path) -> pd.DataFrame:
     problem = _problem(frame)
     if problem:
         raise UserError(f"{path}: {problem} {_REMEDY}")
-    return frame.assign(**{name: [json.loads(text) for text in frame[name]] for name in SHAPES})
+    try:
+        candidates = [Candidate.from_json(json.loads(str(text))) for text in frame[CANDIDATE]]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: expected candidates as JSON, got another cell ({error}). {_REMEDY}") from error
+    changed = [key for key, candidate in zip(frame["key"], candidates, strict=True) if candidate.key != key]
+    if changed:
+        raise UserError(f"{path}: expected the candidates of their keys, not so at {', '.join(changed)}. {_REMEDY}")
+    return frame.assign(**{CANDIDATE: pd.Series(candidates, frame.index, dtype=object)})
 
 
 _REMEDY = "Delete it and run run_search.py on the same run directory again: that writes it anew from the archive."
@@ -191,19 +192,13 @@ def _row(candidate: Candidate, values: Mapping[str, float], dense_values: Mappin
         **values,
         "key": candidate.key,
         REMOVED: 1.0 - values["decoder_params"] / dense_values["decoder_params"],
-        **{name: [getattr(shape, name) for shape in candidate.layers] for name in SHAPES},
+        CANDIDATE: candidate,
     }
 
 
 def _column_order(names: set[str]) -> list[str]:
-    """The columns that there are, in front.csv's order; the bare table of no points keeps key, removal and shapes."""
-    names = names | {"key", REMOVED, *SHAPES}
-    head = ("key", *SEARCH_QUALITY)
-    tail = (*HELDOUT_QUALITY, *COSTS, *SHAPES)
-    extra = sorted(names.difference(head, tail))
-    spreads = {f"{name}{SPREAD}" for name in names} & names
-    ordered = [name for name in (*head, *extra, *tail) if name in names - spreads]
-    return [name for column in ordered for name in (column, f"{column}{SPREAD}") if name in names]
+    """The columns that there are, in front.csv's order; the table of no points has key, removal and candidate."""
+    return ["key", *ordered(sorted((names | {REMOVED}) - {"key", CANDIDATE})), CANDIDATE]
 
 
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:
@@ -215,10 +210,10 @@ def in_order(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _problem(frame: pd.DataFrame) -> str | None:
     """What keeps a table that was just read from being a front."""
-    missing = [name for name in ("key", REMOVED, *SHAPES) if name not in frame]
+    missing = [name for name in ("key", REMOVED, CANDIDATE) if name not in frame]
     if missing:
         return f"expected the columns {', '.join(missing)}, got {', '.join(map(str, frame.columns))}."
-    words = [n for n in frame.columns if n not in ("key", *SHAPES) and not pd.api.types.is_numeric_dtype(frame[n])]
+    words = [n for n in frame.columns if n not in ("key", CANDIDATE) and not pd.api.types.is_numeric_dtype(frame[n])]
     if words:
         return f"expected numbers in the columns {', '.join(words)}, got something else."
     if frame["key"].isna().any() or frame["key"].duplicated().any():
@@ -227,20 +222,7 @@ def _problem(frame: pd.DataFrame) -> str | None:
         return f"expected keys of letters and digits, got {list(frame['key'])}."
     if not is_dense(frame).any():
         return f"expected the dense model's row ({REMOVED} = 0), got {len(frame)} rows without it."
-    lengths = {_layers(text) for name in SHAPES for text in frame[name]}
-    if len(lengths) != 1 or None in lengths:
-        return f"expected JSON lists of counts, one a layer, in {', '.join(SHAPES)}, got something else in a cell."
     return None
-
-
-def _layers(text: object) -> int | None:
-    """Layers that a shape cell speaks of; None when it is not a list of counts."""
-    try:
-        counts = json.loads(str(text))
-    except json.JSONDecodeError:
-        return None
-    good = isinstance(counts, list) and counts and all(type(count) is int and count >= 0 for count in counts)
-    return len(counts) if good else None
 
 
 def _twice(keys: pd.Series) -> str:

@@ -8,18 +8,10 @@ import numpy as np
 import pandas as pd
 
 from evaluators.base import Metric
+from evaluators.metrics import METRICS
 from search.constraints import parsed, relative
-from search.run.front import (
-    COSTS,
-    SEARCH_QUALITY,
-    SHAPES,
-    dense_row,
-    is_dense,
-    landmarks,
-    latency_column,
-    quality_column,
-)
-from space.candidate import Candidate, LayerShape
+from search.run.front import CANDIDATE, dense_row, is_dense, landmarks, latency_column, quality_column
+from space.candidate import Candidate
 from space.errors import UserError
 
 NAMED = ("knee", "smallest", "fastest")
@@ -51,20 +43,8 @@ def select(frame: pd.DataFrame, pick: str, objectives: Sequence[Metric]) -> pd.S
 
 
 def candidate_of(row: pd.Series) -> Candidate:
-    """The architecture that a row of the front describes.
-
-    Raises:
-        UserError: The shapes are not those that the row's key stands for, so the table has been changed by hand.
-    """
-    try:
-        candidate = Candidate(tuple(LayerShape(*shape) for shape in zip(*(row[n] for n in SHAPES), strict=True)))
-    except ValueError as error:
-        raise UserError(f"Point {row['key']}: its shapes are not an architecture ({error}).") from error
-    if candidate.key != row["key"]:
-        raise UserError(
-            f"Expected the shapes of point {row['key']}, but those in its row are {candidate.key}'s. "
-            "The table was changed after the search; delete it and run run_search.py on the same run directory again."
-        )
+    """The architecture that a row of the front is about."""
+    candidate: Candidate = row[CANDIDATE]
     return candidate
 
 
@@ -120,11 +100,9 @@ def _constrained(
 
 def _preference(frame: pd.DataFrame, constrained: str, objectives: Sequence[Metric]) -> tuple[str, float]:
     """What to ask of the points that satisfy a constraint: a column, and 1 to want it low or -1 high."""
-    costs = [m for m in objectives if m.name not in SEARCH_QUALITY and m.name in frame]
-    cheap = {m.name for m in costs if m.cost_rank <= 1}
-    is_cost = constrained in cheap.union(COSTS) or constrained.endswith("_ms")
+    costs = [m for m in objectives if m.is_cost and m.name in frame]
     quality = quality_column(frame)
-    if is_cost and quality is not None:
+    if constrained in {m.name for m in (*METRICS, *costs) if m.is_cost} and quality is not None:
         return quality, 1.0
     fastest = latency_column(frame)
     if fastest is not None:

@@ -1,4 +1,4 @@
-"""Task scores: asked once, kept in the archive, set beside the dense model's, and columns of the front's tables."""
+"""Task scores: asked once, kept in the archive, columns of the front's tables, and a part of the dense model's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from rich import box
-from rich.table import Table
 
 from evaluators.base import OPTIMISED, STDERR, Evaluation, Evaluator, Metric
+from evaluators.metrics import task_score
 from search.archive import Archive, by_fidelity
-from search.run.front import SHAPES
+from search.run.front import CANDIDATE
 from space.candidate import Candidate
 from space.errors import UserError
 
@@ -39,7 +38,7 @@ def score(
         for evaluator in evaluators:
             if archive.get(candidate.key, evaluator.fidelity) is not None:
                 continue
-            (answer,) = evaluator([candidate])
+            (answer,) = evaluator.evaluate([candidate])
             if answer.status == "failed":
                 raise UserError(
                     f"Expected {evaluator.fidelity} to be answered by {candidate.key}, but it failed: {answer.error} "
@@ -58,15 +57,15 @@ def with_scores(frame: pd.DataFrame, archive: Archive) -> pd.DataFrame:
     """
     known = _scored(archive)
     values = [(fidelity, name) for fidelity in known for name in _columns(known[fidelity].values())]
-    stale = {_title(archive, known[fidelity], name) for fidelity, name in values}
+    stale = {column_title(archive, known[fidelity], name) for fidelity, name in values}
     frame = frame.drop(columns=[name for name in frame.columns if name in stale])
-    place = list(frame.columns).index(SHAPES[0])
+    place = list(frame.columns).index(CANDIDATE)
     for fidelity in _shown(known).values():
         answers = known[fidelity]
         for name in _columns(answers.values()):
             column = [answers[key].values.get(name, math.nan) if key in answers else math.nan for key in frame["key"]]
             if not np.isnan(column).all():
-                frame.insert(place, _title(archive, answers, name), column)
+                frame.insert(place, column_title(archive, answers, name), column)
                 place += 1
     return frame
 
@@ -77,8 +76,10 @@ def score_metrics(archive: Archive) -> list[Metric]:
     goals: dict[str, str] = {}
     for fidelity in _shown(known).values():
         for answer in known[fidelity].values():
-            goals |= {_title(archive, known[fidelity], name): goal for name, goal in answer.facts["goals"].items()}
-    return [Metric(name, "", "min" if goal == "min" else "max", 4) for name, goal in goals.items()]
+            goals |= {
+                column_title(archive, known[fidelity], name): goal for name, goal in answer.facts["goals"].items()
+            }
+    return [task_score(name, "min" if goal == "min" else "max") for name, goal in goals.items()]
 
 
 @dataclass(frozen=True)
@@ -114,46 +115,10 @@ class Retention:
         return cls(ratio, math.hypot(*errors) / len(errors) / abs(float(dense)))
 
 
-def score_table(
-    archive: Archive, evaluators: Sequence[Evaluator], dense: Candidate, candidates: Sequence[Candidate]
-) -> Table:
-    """Scores of candidates beside the dense model's, for the terminal; all have been asked.
-
-    The last line of a candidate is the mean over tasks of `acc_norm`, or `acc` of those without.
-    """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("key", "task", "metric"):
-        table.add_column(name, no_wrap=True)
-    for name in ("shots", "items", "score", "dense", "of dense"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for candidate in candidates:
-        judged: list[tuple[tuple[Evaluation, Evaluation], str]] = []
-        for evaluator in evaluators:
-            subnet, reference = (archive.get(one.key, evaluator.fidelity) for one in (candidate, dense))
-            assert subnet is not None
-            assert reference is not None
-            pair, facts = (subnet, reference), subnet.facts
-            for column, goal in facts["goals"].items():
-                if column in reference.values and column in subnet.values:
-                    metric = column.removeprefix(f"{facts['task']}_") + (" ↓" if goal == "min" else " ↑")
-                    cells = str(facts["num_fewshot"]), str(facts["items"]), *_cells([pair], [column])
-                    table.add_row(candidate.key, _title(archive, {"": subnet}, facts["task"]), metric, *cells)
-            if facts["accuracy"]:
-                judged.append((pair, facts["accuracy"]))
-        if len(judged) > 1:
-            means = _cells([pair for pair, _ in judged], [column for _, column in judged])
-            table.add_row(candidate.key, "mean", "accuracy ↑", "", "", *means, style="bold", end_section=True)
-    return table
-
-
-def answer_line(answer: Evaluation) -> str:
-    """One answer for people."""
-    facts = answer.facts
-    scores = ", ".join(
-        f"{column.removeprefix(facts['task'] + '_')} {_said(answer.values[column], answer.values.get(column + STDERR))}"
-        for column in facts["goals"]
-    )
-    return f"{answer.candidate.key}, {facts['task']}: {scores} ({facts['items']} items, {answer.seconds:.0f} s)"
+def column_title(archive: Archive, answers: Mapping[str, Evaluation], name: str) -> str:
+    """The name of a column, or of the task, of answers to one question; it says so where the search optimised that."""
+    (task, *_) = {answer.facts["task"] for answer in answers.values()}
+    return f"{OPTIMISED}_{name}" if task in archive.settings.get(OPTIMISED, {}) else name
 
 
 def _scored(archive: Archive) -> dict[str, dict[str, Evaluation]]:
@@ -171,26 +136,9 @@ def _shown(known: Mapping[str, Mapping[str, Evaluation]]) -> dict[str, str]:
     return {task: fidelity for task, (_, fidelity) in shown.items()}
 
 
-def _title(archive: Archive, answers: Mapping[str, Evaluation], name: str) -> str:
-    """The name of a column, or of the task, of answers to one question; it says so where the search optimised that."""
-    (task, *_) = {answer.facts["task"] for answer in answers.values()}
-    return f"{OPTIMISED}_{name}" if task in archive.settings.get(OPTIMISED, {}) else name
-
-
 def _columns(answers: Iterable[Evaluation]) -> list[str]:
     """The columns that answers to one question have."""
     return list(dict.fromkeys(name for answer in answers for name in answer.values))
-
-
-def _cells(pairs: Sequence[tuple[Evaluation, Evaluation]], columns: Sequence[str]) -> list[str]:
-    """Score, dense score and retention of the mean over tasks, each with its standard error."""
-    cells = []
-    for answers in zip(*pairs, strict=True):
-        scores = [answer.values[column] for answer, column in zip(answers, columns, strict=True)]
-        errors = [answer.values.get(column + STDERR, math.nan) for answer, column in zip(answers, columns, strict=True)]
-        cells.append(_said(float(np.mean(scores)), math.hypot(*errors) / len(errors)))
-    retention = Retention.of(pairs, columns)
-    return [*cells, _said(retention.value, retention.stderr)]
 
 
 def _difference_stderr(subnet: Evaluation, dense: Evaluation, column: str, ratio: float) -> float:
@@ -201,10 +149,3 @@ def _difference_stderr(subnet: Evaluation, dense: Evaluation, column: str, ratio
         return float(np.std(items[0] - ratio * items[1], ddof=1) / math.sqrt(len(items[0])))
     one, other = (answer.values.get(column + STDERR, math.nan) for answer in (subnet, dense))
     return math.hypot(one, ratio * other)
-
-
-def _said(value: float, stderr: float | None) -> str:
-    """A value and its standard error."""
-    form = "{:.3f}" if abs(value) < 100 else "{:.0f}" if abs(value) < 1e6 else "{:.2e}"
-    error = "" if stderr is None or math.isnan(stderr) else " ± " + form.format(stderr)
-    return "–" if math.isnan(value) else form.format(value) + error

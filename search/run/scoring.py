@@ -1,53 +1,44 @@
-"""Scores points of a finished run on tasks, and adds the answers to its front's files."""
+"""Scores points of a finished run on tasks, and adds the answers to the tables of its front."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
-from rich.console import Console
-
-from evaluators.base import Evaluator
+from evaluators.base import Evaluation, Evaluator
 from search.archive import Archive
-from search.run.finish import Show
-from search.run.finished import FinishedRun, finished_runs
-from search.run.front import dense_row
-from search.run.front_files import write_front
-from search.run.picks import candidate_of
-from search.run.scores import answer_line, score, score_table
-from search.views.watch.run import Watch
+from search.run.directory import SUMMARY_FILE
+from search.run.finished import FinishedRun
+from search.run.front_files import write_tables
+from search.run.scores import score
 from space.candidate import Candidate
 from space.errors import UserError
-
-_WIDTH = 120  # characters of a line of the table
+from space.files import write_whole
 
 
 def score_run(
     run: FinishedRun,
     archive: Archive,
-    ask: Callable[[Show], Sequence[Evaluator]],
+    evaluators: Sequence[Evaluator],
     candidates: Sequence[Candidate],
-    watch: Watch,
+    on_answer: Callable[[Evaluation], None] = lambda answer: None,
 ) -> None:
     """Scores the dense model and candidates, as far as they are not.
 
     Args:
-        run: Whose front's files get the scores.
+        run: Whose `front.csv` and `points.csv` get the scores, and whose `summary.json` what they mean.
         archive: The run's.
-        ask: Evaluators, one a task, that tell of their progress.
+        evaluators: One a task.
         candidates: Whom to score.
-        watch: Told of new answers, and then of all scores.
+        on_answer: Called with every new answer.
 
     Raises:
         UserError: There are no tasks, or a candidate cannot be scored.
     """
-    dense = candidate_of(dense_row(run.front))
-    with watch.stage("task scores") as show:
-        if not (evaluators := ask(show)):
-            raise UserError("Task scores: expected tasks to score, got none. Name some: tasks=[piqa,arc_easy].")
-        score(evaluators, archive, [dense, *candidates], lambda answer: watch.told([answer_line(answer)]))
-    compared = finished_runs(run.config.get("compare"))
-    write_front(run.run_dir, archive, run.front, run.points, run.objectives, run.summary, compared)
-    console = Console(width=_WIDTH)
-    with console.capture() as text:
-        console.print(score_table(archive, evaluators, dense, [one for one in candidates if one != dense] or [dense]))
-    watch.told(line.rstrip() for line in text.get().splitlines())
+    if not evaluators:
+        raise UserError("Task scores: expected tasks to score, got none. Name some: tasks=[piqa,arc_easy].")
+    score(evaluators, archive, [run.dense, *candidates], on_answer)
+    _, metrics = write_tables(run.run_dir, archive, run.front, run.points, run.objectives)
+    summary = {**run.summary, "metrics": [asdict(metric) for metric in metrics]}
+    write_whole(run.run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")

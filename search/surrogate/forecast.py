@@ -13,10 +13,10 @@ import numpy as np
 
 from evaluators.base import Evaluation, Metric
 from search.pareto import Floats, minimised
-from search.script import FREE_RANK
 from search.surrogate.features import BlockFeatures, Described
 from search.surrogate.predictor import Surrogate
 from search.tables import Genes, Table
+from space.candidate import Candidate
 from space.space import SearchSpace
 
 FEWEST = 10  # answers of a fidelity to learn from
@@ -51,11 +51,12 @@ class Forecast:
         self._space = space
         self._objectives = tuple(objectives)
         self._tables = tables
-        self.learned = [metric for metric in objectives if metric.cost_rank > FREE_RANK]
-        self.priced = [metric for metric in objectives if metric.cost_rank <= FREE_RANK]
+        self.learned = [metric for metric in objectives if not metric.free]
+        self.priced = [metric for metric in objectives if metric.free]
         self._surrogates = [{metric.name: Surrogate(predictor) for metric in self.learned} for _ in range(rungs)]
         # of each fidelity, how many answers there were for it and each one below when it was last fit
         self._answers: list[tuple[int, ...]] = [()] * rungs
+        self._genes: dict[str, Genes] = {}  # of every design that was asked about, by key: encoded once
 
     def describe_by(self, features: BlockFeatures) -> None:
         """Sets what surrogates see of a design."""
@@ -124,8 +125,13 @@ class Forecast:
 
     def genes(self, evaluations: Sequence[Evaluation]) -> Genes:
         """Of evaluated designs, `(evaluations, genes)`."""
-        rows = [self._space.encode(e.candidate) for e in evaluations]
+        rows = [self._encoded(e.candidate) for e in evaluations]
         return np.stack(rows) if rows else self._space.levels[None][:0]
+
+    def _encoded(self, candidate: Candidate) -> Genes:
+        if candidate.key not in self._genes:
+            self._genes[candidate.key] = self._space.encode(candidate)
+        return self._genes[candidate.key]
 
     def _described(self, genes: Genes, rung: int) -> Described:
         described = self._features(genes)

@@ -55,7 +55,7 @@ class Halving:
         predicted: Mapping[str, Mapping[str, float]] | None = None,
     ) -> Generator[list[Question], Answers, list[Evaluation]]:
         """Asks, neighbours in the trie of layers together, and keeps the answers."""
-        ordered = sorted(candidates, key=lambda candidate: candidate.to_json(), reverse=True)
+        ordered = sorted(candidates, reverse=True)
         answers = yield [Question(c, rung, (predicted or {}).get(c.key, {})) for c in ordered]
         succeeded = [e for e in answers if e is not None]
         self.answers[rung].update((e.candidate.key, e) for e in succeeded)

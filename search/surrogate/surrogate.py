@@ -24,7 +24,7 @@ from search.agreement import agreement, rung_agreement
 from search.algorithms import minimise
 from search.pareto import Floats, fill_front, minimised, non_dominated, reference_point, spread_subset
 from search.protocol import Question, Task
-from search.script import FREE_RANK, Answers, Script, Scripted, at
+from search.script import Answers, Script, Scripted, at
 from search.surrogate.features import BlockFeatures
 from search.surrogate.forecast import FEWEST, Forecast
 from search.surrogate.halving import Halving
@@ -67,7 +67,7 @@ class SurrogateNSGA2(Scripted):
         """Set up; nothing is asked yet.
 
         Args:
-            task: What to search: at least one objective that costs tokens (`cost_rank` above 1) and one that does not,
+            task: What to search: at least one objective that costs tokens and one that is free,
                 `refit_error` among the free metrics.
             predictor: Row of `search.surrogate.predictor.ROWS`, or `auto`.
             starts: How many of the task's starts are evaluated, evenly chosen, before all others.
@@ -110,7 +110,7 @@ class SurrogateNSGA2(Scripted):
                 "search=surrogate: expected trained above 0 and below 1, and a budget.tokens that it is a part of, got "
                 f"{trained} and {task.tokens}. Set them, or search.distillation=final."
             )
-        priced = [metric.name for metric in self.objectives if metric.cost_rank <= FREE_RANK]
+        priced = [metric.name for metric in self.objectives if metric.free]
         if len(priced) in (0, len(self.objectives)):
             raise UserError(
                 "search=surrogate: expected at least one objective that is measured on text (kl, nll) and one that "

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from space.candidate import LayerShape
 from space.formats.checkpoint import CheckpointParts
-from space.models.architectures import family_of
+from space.models.architectures import architecture_of
 from space.spec import ModelSpec
 
 
@@ -40,7 +40,7 @@ def _with_wider_layer(
     assert new.queries_per_group >= old.queries_per_group
     assert new.mlp_channels >= old.mlp_channels
     prefix = f"model.layers.{index}."
-    result, family = dict(state), family_of(spec.family)
+    result, family = dict(state), architecture_of(spec.family)
     like = state["model.embed_tokens.weight"]
 
     def grow(name: str, was: tuple[int, ...], now: tuple[int, ...]) -> None:

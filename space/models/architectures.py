@@ -12,8 +12,8 @@ from space.errors import UserError
 
 
 @dataclass(frozen=True)
-class Family:
-    """One supported model family.
+class Architecture:
+    """Where one family of models keeps what, and what transformers calls it.
 
     Attributes:
         attention_norms: Names, inside a decoder layer, of the norms that leave with its attention block.
@@ -30,9 +30,9 @@ class Family:
     classes: tuple[str, str, str, str]
 
 
-def _pre_norm(module: str, name: str, *, qk_norm: bool = False) -> Family:
+def _pre_norm(module: str, name: str, *, qk_norm: bool = False) -> Architecture:
     """A family with one norm before each block, named as Llama names them."""
-    return Family(
+    return Architecture(
         attention_norms=("input_layernorm",),
         mlp_norms=("post_attention_layernorm",),
         qk_norm=qk_norm,
@@ -41,12 +41,12 @@ def _pre_norm(module: str, name: str, *, qk_norm: bool = False) -> Family:
     )
 
 
-FAMILIES: dict[str, Family] = {
+ARCHITECTURES: dict[str, Architecture] = {
     "llama": _pre_norm("llama", "Llama"),
     "mistral": _pre_norm("mistral", "Mistral"),
     "qwen2": _pre_norm("qwen2", "Qwen2"),
     "qwen3": _pre_norm("qwen3", "Qwen3", qk_norm=True),
-    "gemma3_text": Family(
+    "gemma3_text": Architecture(
         attention_norms=("input_layernorm", "post_attention_layernorm"),
         mlp_norms=("pre_feedforward_layernorm", "post_feedforward_layernorm"),
         qk_norm=True,
@@ -56,23 +56,16 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-class UnsupportedFamilyError(UserError):
-    """A model whose `model_type` has no row in `FAMILIES`."""
-
-    def __init__(self, model_type: str) -> None:
-        super().__init__(
-            f"Expected a model of one of the families {', '.join(sorted(FAMILIES))}, got model_type={model_type!r}. "
-            "Choose a model of a supported family, or add a row to space/models/architectures.py."
-        )
-
-
-def family_of(model_type: str) -> Family:
+def architecture_of(model_type: str) -> Architecture:
     """The row of a family.
 
     Raises:
-        UnsupportedFamilyError: There is none.
+        UserError: There is none.
     """
-    try:
-        return FAMILIES[model_type]
-    except KeyError:
-        raise UnsupportedFamilyError(model_type) from None
+    if model_type not in ARCHITECTURES:
+        raise UserError(
+            f"Expected a model of one of the families {', '.join(sorted(ARCHITECTURES))}, got "
+            f"model_type={model_type!r}. Choose a model of a supported family, or add a row to "
+            "space/models/architectures.py."
+        )
+    return ARCHITECTURES[model_type]

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from space.errors import UserError
-from space.models.architectures import family_of
+from space.models.architectures import architecture_of
 from space.models.embedded import DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
 from space.models.hub import WEIGHT_FILES, model_snapshot
 from space.models.vector_math import settle_vector_math
@@ -193,7 +193,7 @@ def _check_config(directory: Path) -> str:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise UserError(f"Expected {file} to be a JSON object with a model_type, as transformers writes it.")
     family: str = config["model_type"]
-    family_of(family)
+    architecture_of(family)
     for key, meaning in _REFUSED_CONFIG.items():
         if config.get(key):
             raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
@@ -269,6 +269,7 @@ def read_spec(model: PreTrainedModel, name: str, revision: str, family: str) -> 
                     f"{index} it is {got}: an already pruned model? Use the dense model that it was made from."
                 )
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    architecture = architecture_of(family)
     return ModelSpec(
         name=name,
         revision=revision,
@@ -284,4 +285,7 @@ def read_spec(model: PreTrainedModel, name: str, revision: str, family: str) -> 
         qkv_bias=biases["self_attn.q_proj"],
         o_bias=biases["self_attn.o_proj"],
         mlp_bias=biases["mlp.down_proj"],
+        attention_norms=len(architecture.attention_norms),
+        mlp_norms=len(architecture.mlp_norms),
+        qk_norm=architecture.qk_norm,
     )

@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from space.candidate import Candidate, LayerShape
 from space.errors import ShapeError
-from space.models.architectures import family_of
+from space.models.architectures import architecture_of
 from space.spec import ModelSpec
 
 MODELING_FILE = "modeling_pruned"
@@ -34,7 +34,7 @@ def modeling_text(family_name: str) -> str:
     Raises:
         UserError: There is no such family.
     """
-    family, llama = family_of(family_name), family_of("llama")
+    family, llama = architecture_of(family_name), architecture_of("llama")
     text = resources.files("space.models").joinpath(f"{MODELING_FILE}.py").read_text(encoding="utf-8")
     for kind, stock, name in zip(
         ("configuration", "modeling", "modeling", "modeling"), llama.classes, family.classes, strict=True
@@ -63,7 +63,7 @@ def modeling_of(family_name: str) -> ModuleType:
 
 def block_modules(family_name: str) -> dict[str, list[str]]:
     """By kind of block, the modules of a decoder layer that leave with it: the block itself, then its norms."""
-    family = family_of(family_name)
+    family = architecture_of(family_name)
     return {
         "attention": [BLOCKS["attention"], *family.attention_norms],
         "mlp": [BLOCKS["mlp"], *family.mlp_norms],
@@ -157,7 +157,7 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
     if len(set(shapes)) == 1 and shapes[0].mlp_channels:
         values: dict[str, Any] = dense_config.to_diff_dict() | layer_values(shapes[0])
         values |= {"num_hidden_layers": len(kept), "head_dim": spec.head_dim}
-        values["architectures"] = [family_of(spec.family).classes[-1]]
+        values["architectures"] = [architecture_of(spec.family).classes[-1]]
         if values.get("layer_types") is not None:
             values["layer_types"] = [values["layer_types"][index] for index in kept]
         if _is_valid(type(dense_config), values):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
-from space.models.architectures import Family, family_of
+from space.models.architectures import Architecture, architecture_of
 from space.models.pruned import BLOCKS
 from space.supernet.calibration import Captured, first_inputs, layer_arguments
 from space.supernet.correction import Correction
@@ -109,7 +109,7 @@ class _Block:
         self._name = name
         self._arguments = arguments
         self._whole = Candidate.dense(supernet.spec)
-        family: Family = family_of(supernet.spec.family)
+        family: Architecture = architecture_of(supernet.spec.family)
         norms = family.attention_norms if name == "o_proj" else family.mlp_norms
         # of a block's norms, the first stands before it, and another one between it and the residual addition
         self._norm_after = norms[1] if len(norms) > 1 else None

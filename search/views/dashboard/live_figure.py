@@ -1,29 +1,26 @@
-"""What the page draws: the archive's points while a search runs, the front's table once it has ended."""
+"""What the page draws while a search runs: the archive's points, as a front that it would end with now."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from evaluators.base import Evaluation, Metric
+from evaluators.metrics import BEFORE_TUNING, REMOVED, metrics_of
+from search.archive import front_of
 from search.run.finished import FinishedRun
-from search.run.front import BEFORE_TUNING, REMOVED, SEARCH_QUALITY, Point, front_table, points_table
-from search.views.dashboard.course import Course, rung_of
+from search.run.front import Point, front_table, points_table
 from search.views.page.plot import front_figure_data
 from space.candidate import Candidate
 from space.spec import ModelSpec
 
-
-def ended_figure(run: FinishedRun, compared: Sequence[FinishedRun]) -> dict[str, Any]:
-    """The same data as those of the run's front.html."""
-    objectives = [Metric(**metric) for metric in run.summary["objectives"]]
-    title = str(run.summary["model"]["name"])
-    return front_figure_data(run.front, run.points, objectives, title, str(run.run_dir), run.summary, compared)
+Evaluations = Mapping[str, Mapping[str, Evaluation]]  # by fidelity and key
 
 
 def searching_figure(
-    course: Course,
+    made: Evaluations,
     settings: Mapping[str, Any],
     objectives: Sequence[Metric],
     run_dir: Path,
@@ -32,8 +29,8 @@ def searching_figure(
     """The front of the dearest fidelity that has answered, as the end of a search would take it from the archive.
 
     Args:
-        course: The evaluations so far.
-        settings: The archive's.
+        made: The evaluations so far.
+        settings: The archive's; its `fidelities` are those of the search, cheapest first.
         objectives: What the front is about.
         run_dir: As commands are to name it.
         compared: Other runs, whose fronts are laid over.
@@ -43,13 +40,15 @@ def searching_figure(
     """
     spec = ModelSpec(**settings["model"])
     key = Candidate.dense(spec).key
-    answered = [name for name in course.rungs if course.fronts.get(name)]
+    searched = {name: made[name] for name in settings["fidelities"] if name in made}
+    fronts = {name: front_of(answers.values(), objectives) for name, answers in searched.items()}
+    answered = [name for name, front in fronts.items() if front]
     if not answered:
         return None
     # a dear fidelity begins with the dense model, which is no front yet
-    rungs = [name for name in answered if any(e.candidate.key != key for e in course.fronts[name])] or answered
-    trained = _trained(rungs[-1])
-    plain = course.made[next((name for name in reversed(rungs) if not _trained(name)), rungs[-1])]
+    fidelities = [name for name in answered if any(e.candidate.key != key for e in fronts[name])] or answered
+    trained = _trained(fidelities[-1])
+    plain = made[next((name for name in reversed(fidelities) if not _trained(name)), fidelities[-1])]
 
     def values(evaluation: Evaluation) -> dict[str, float]:
         """An evaluation's, and where it is of a trained subnet, those from before."""
@@ -59,25 +58,27 @@ def searching_figure(
         untuned = {name: before.values[old] for old, name in BEFORE_TUNING.items() if old in before.values}
         return {**evaluation.values, **untuned}
 
-    dense = _dense(Candidate.dense(spec), course, plain)
-    front = [(e.candidate, values(e)) for e in course.fronts[rungs[-1]]]
+    dense = _dense(Candidate.dense(spec), searched, plain)
+    front = [(e.candidate, values(e)) for e in fronts[fidelities[-1]]]
     evaluated = [(e.candidate, dict(e.values)) for e in plain.values() if e.status == "ok"]
-    facts = {"model": settings["model"], "text": settings.get("text"), "dtype": settings.get("dtype")}
+    facts = {name: settings.get(name) for name in ("model", "text", "dtype")}
+    about = {"objectives": [m.name for m in objectives], "metrics": [asdict(m) for m in objectives]}
     tables = front_table(front, dense), points_table(evaluated, dense)
-    return front_figure_data(*tables, objectives, spec.name, str(run_dir), facts, compared)
+    return front_figure_data(FinishedRun(run_dir, {}, {**facts, **about}, *tables), compared)
 
 
 def _trained(fidelity: str) -> bool:
-    return (rung_of(fidelity) or (False,))[0]
+    return fidelity.startswith("distilled")
 
 
-def _dense(dense: Candidate, course: Course, plain: Mapping[str, Evaluation]) -> Point:
+def _dense(dense: Candidate, searched: Evaluations, plain: Mapping[str, Evaluation]) -> Point:
     """The dense model with what is known of it: its costs of any fidelity, its quality of the plain points' alone."""
     if dense.key in plain and plain[dense.key].status == "ok":
         return dense, dict(plain[dense.key].values)
-    others = [made[dense.key] for name, made in course.made.items() if dense.key in made and rung_of(name)]
+    others = [answers[dense.key] for answers in searched.values() if dense.key in answers]
     for evaluation in others:
         if evaluation.status == "ok":
-            return dense, {n: v for n, v in evaluation.values.items() if n not in SEARCH_QUALITY}
+            costs = [metric.name for metric in metrics_of(evaluation.values) if metric.is_cost]
+            return dense, {name: evaluation.values[name] for name in costs}
     known = next(e.values for e in plain.values() if e.status == "ok")
     return dense, {"decoder_params": round(known["decoder_params"] / (1 - known[REMOVED]))}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +11,23 @@ from threading import Lock
 
 import yaml
 
-from evaluators.base import Evaluation, Metric
+from evaluators.base import Evaluation
+from evaluators.metrics import metric_named
+from search.course import Course, Curve
 from search.loop import Budget
 from search.run.directory import CONFIG_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE
 from search.run.finished import FinishedRun, finished_runs
-from search.views.dashboard.course import Course, Curve, rung_of, thinned
+from search.views.dashboard.curves import TauCurves, thinned
 from search.views.dashboard.follow import Follower
-from search.views.dashboard.live_figure import ended_figure, searching_figure
-from search.views.page.columns import HIGHER, LABELS
-from search.views.watch.progress import duration
+from search.views.dashboard.live_figure import searching_figure
+from search.views.page.plot import front_figure_data
+from search.views.text import duration
+from search.views.watch.progress import Pace, spent_text
 from space.errors import UserError
 
 AT_THE_END = (FRONT_FILE, POINTS_FILE, SUMMARY_FILE)
 BUSY = 0.1  # the largest part of the time that goes into new figures, as a search may need the machine
 CURVE_POINTS = 300
-PACE = 50  # evaluations from which the time left is told
 QUIET_S = 60.0  # without news, after which that is said
 
 
@@ -41,8 +42,9 @@ class View:
         counts: How often each question was asked, in words.
         problem: What a person should mend; empty when nothing.
         keys: Points that can be exported and scored: none before a run has ended.
-        volumes: See `Course`.
-        taus: The same, by a name for people.
+        volumes: Hypervolume against tokens, by a name for people: of the dearest fidelity that has one alone, as those
+            of two cannot be compared.
+        taus: Rank correlations of surrogates against tokens, by a name for people.
     """
 
     version: str
@@ -73,9 +75,9 @@ class LiveRun:
         self._stamps: dict[str, object] = {}
         self._problems: dict[str, str] = {}  # by what has them
         self._read_config()
-        self._course = Course(self._objectives)
+        self._forget()
         self._finished: FinishedRun | None = None
-        self._pace: deque[tuple[float, float]] = deque(maxlen=PACE)  # when, and the part of the budget
+        self._pace = Pace()
         self._news_at = time.monotonic()
         self._start = f"{time.time_ns():x}"  # a page that was open before a restart takes the new one's figure
         self._changes = 0
@@ -89,7 +91,7 @@ class LiveRun:
         with self._lock:
             self._read()
             self._draw()
-            course = self._course
+            volumes = [*self._course.curves.items()][-1:] if self._course else []
             return View(
                 version=f"{self._start}-{self._drawn[0]}",
                 state=self._state(),
@@ -97,8 +99,8 @@ class LiveRun:
                 counts=self._counts(),
                 problem=" ".join(filter(None, [self._follower.problem, *self._problems.values()])),
                 keys=self._keys(),
-                volumes={name: thinned(curve, CURVE_POINTS) for name, curve in course.volumes.items()},
-                taus={f"{m}, {name}": thinned(curve, CURVE_POINTS) for (name, m), curve in course.taus.items()},
+                volumes={name: thinned(curve, CURVE_POINTS) for name, curve in volumes},
+                taus={f"{m}, {name}": thinned(curve, CURVE_POINTS) for (name, m), curve in self._taus.curves.items()},
             )
 
     def figure(self) -> str:
@@ -112,7 +114,7 @@ class LiveRun:
         run = self._finished
         if run is None:
             return None
-        searched = len(self._course.made.get("search", ()))
+        searched = len(self._made.get("search", ()))
         return run if searched <= int(run.summary.get("evaluations", searched)) else None
 
     def _changed(self, *names: str) -> bool:
@@ -126,8 +128,7 @@ class LiveRun:
         try:
             config = yaml.safe_load((self.run_dir / CONFIG_FILE).read_text(encoding="utf-8"))
             budget = Budget(**{name: value for name, value in config["budget"].items() if name != "_target_"})
-            objectives = [_metric(str(name)) for name in config["objectives"]]
-            self._trained = config["search"]["distillation"] == "loop"
+            objectives = [metric_named(str(name)) for name in config["objectives"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             raise UserError(
                 f"Expected {self.run_dir} to hold a run, begun or ended, but its {CONFIG_FILE} does not read as one "
@@ -145,16 +146,19 @@ class LiveRun:
                 self._problems[CONFIG_FILE] = str(error)
         void, new = self._follower.read()
         if void:
-            self._course = Course(self._objectives)
+            self._forget()
         for evaluation in new:
-            self._course.add(evaluation)
+            try:
+                self._take(evaluation)
+            except (KeyError, TypeError, ValueError) as error:  # the archive of something else
+                self._problems["archive"] = f"The search cannot be followed: {type(error).__name__}: {error}"
         if void or new:
             self._changes += 1
             self._news_at = time.monotonic()
         if void or self._follower.held() is False:
-            self._pace.clear()  # a pause says nothing of the pace
-        if not first and any(rung_of(evaluation.fidelity) for evaluation in new):
-            self._pace.append((time.monotonic(), self._spent()))
+            self._pace.pause()
+        if not first and any(evaluation.generation for evaluation in new):
+            self._pace.add(self._spent())
         if self._changed(*AT_THE_END):
             self._changes += 1
             self._problems.pop(FRONT_FILE, None)
@@ -164,6 +168,23 @@ class LiveRun:
                     self._finished = FinishedRun.open(self.run_dir)
                 except UserError as error:
                     self._problems[FRONT_FILE] = str(error)
+
+    def _forget(self) -> None:
+        """Nothing is known of the archive."""
+        self._made: dict[str, dict[str, Evaluation]] = {}  # by fidelity and key
+        self._course: Course | None = None  # from the first evaluation on
+        self._taus = TauCurves()
+        self._scoring = False  # whether the last evaluation was one that comes after the search
+        self._problems.pop("archive", None)
+
+    def _take(self, evaluation: Evaluation) -> None:
+        """Takes in one more evaluation of the archive."""
+        if self._course is None:
+            self._course = Course(self._objectives, self._follower.settings["fidelities"])
+        self._made.setdefault(evaluation.fidelity, {})[evaluation.candidate.key] = evaluation
+        self._scoring = evaluation.generation == 0
+        self._course.add(evaluation)
+        self._taus.add(evaluation, self._course.tokens)
 
     def _draw(self) -> None:
         """Makes the figure anew when something changed, but not so often that it takes the machine from the search."""
@@ -177,10 +198,10 @@ class LiveRun:
         try:
             compared = finished_runs(self._compare)
             if ended is not None:
-                data = ended_figure(ended, compared)
-            else:
+                data = front_figure_data(ended, compared)
+            elif self._made:
                 settings = self._follower.settings
-                data = searching_figure(self._course, settings, self._objectives, self.run_dir, compared)
+                data = searching_figure(self._made, settings, self._objectives, self.run_dir, compared)
         except (UserError, KeyError, TypeError, ValueError) as error:  # what people changed by hand; told on the page
             self._problems["figure"] = f"The points cannot be drawn: {type(error).__name__}: {error}"
         self._figure = json.dumps(data, separators=(",", ":"), allow_nan=False)
@@ -192,54 +213,36 @@ class LiveRun:
         return frozenset() if ended is None else frozenset(map(str, [*ended.front["key"], *ended.points["key"]]))
 
     def _spent(self) -> float:
-        """The part of the budget, as `search.loop` counts it."""
-        full = "distilled-" if self._trained else "search"
-        dearest = self._course.rungs[-1] if self._course.rungs else ""
-        counts = dearest == full or (self._trained and dearest.startswith(full))
-        done = len(self._course.made[dearest]) if counts else 0
-        return min(1.0, self._budget.fraction(done, self._course.tokens))
-
-    def _seconds_left(self) -> float | None:
-        if len(self._pace) < 2:
-            return None
-        (begun, before), (now, after) = self._pace[0], self._pace[-1]
-        return (now - begun) * (1 - after) / (after - before) if after > before else None
+        """The part of the budget, as the search itself counts it."""
+        course = self._course
+        return min(1.0, self._budget.fraction(course.done, course.tokens)) if course else 0.0
 
     def _state(self) -> str:
         course, held, ended = self._course, self._follower.held(), self._ended
         if ended is not None:
             return f"Ended: {len(ended.front) - 1} points on the front. Choose one to export or to score."
-        if held is False and course.made:
+        if held is False and course:
             return "Not searching: no process here has the archive open. The same command with run_dir= goes on."
-        if not course.made:
+        if not course:
             return "Preparing: the order of units and the latency table come before the first evaluation."
         ago = time.monotonic() - self._news_at
         news = f"; nothing new for {duration(ago)}" if ago > QUIET_S else ""
-        if course.scoring:
+        if self._scoring:
             return f"Scoring the front: tuning, held-out text, end-to-end timing{news}."
-        spent = f"{course.tokens:,} tokens"
-        if self._budget.tokens is not None:
-            spent = f"{course.tokens:,} of {self._budget.tokens:,} tokens"
-        left = self._seconds_left()
+        spent, left = spent_text(self._budget, course.done, course.tokens), self._pace.seconds_left
         told = "" if left is None else f", some {duration(left)} left"
         return f"Searching: {self._spent():.0%} of the budget, {spent}{told}{news}."
 
     def _counts(self) -> str:
-        course = self._course
-        told = [f"{_asked(name, made)} {len(made)}" for name, made in course.made.items()]
-        told += [f"{course.failed} failed"] if course.failed else []
+        told = [f"{_asked(name, made)} {len(made)}" for name, made in self._made.items()]
+        failed = sum(e.status == "failed" for made in self._made.values() for e in made.values())
+        told += [f"{failed} failed"] if failed else []
         return f"Evaluations: {', '.join(told)}" if told else "No evaluations yet"
 
 
 def _asked(fidelity: str, made: Mapping[str, Evaluation]) -> str:
     """What people call a fidelity: of those that are about a task, its name says all that scores depend on."""
     return str(next((e.facts["task"] for e in made.values() if "task" in e.facts), fidelity))
-
-
-def _metric(name: str) -> Metric:
-    """An objective by its name."""
-    unit = LABELS[name][1] if name in LABELS else ""
-    return Metric(name, unit, "max" if name.startswith(HIGHER) else "min", 2)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

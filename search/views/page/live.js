@@ -14,7 +14,7 @@ const curve = (lines, range) => {
       font: { family: getComputedStyle(document.body).fontFamily, size: 11, color: colours.ink }, paper_bgcolor: colours.card, plot_bgcolor: colours.card,
       margin: { l: 40, r: 16, t: 6, b: 30 },
       xaxis: { ...axis, visible: names.length > 0, rangemode: "tozero", ticksuffix: names.length ? " tokens" : "", nticks: 4, tickformat: "~s" }, yaxis: { ...axis, visible: names.length > 0, nticks: 5, ...range },
-      showlegend: names.length > 1, legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { size: 10.5 } },
+      showlegend: names.length > 0, legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { size: 10.5 } },
       hovermode: "x", hoverlabel: { bgcolor: colours.card, bordercolor: colours.line, font: { color: colours.ink } },
       annotations: names.length ? [] : [{ text: "nothing yet", x: 0.5, y: 0.5, xref: "paper", yref: "paper", showarrow: false, font: { color: colours.soft } }],
     },

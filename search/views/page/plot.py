@@ -20,9 +20,10 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from evaluators.base import Metric
+from evaluators.metrics import BEFORE_TUNING
 from search.run.commands import override
 from search.run.finished import FinishedRun
-from search.run.front import BEFORE_TUNING, SEARCH_QUALITY, SHAPES, dense_row, is_dense, landmarks
+from search.run.front import CANDIDATE, dense_row, is_dense, landmarks
 from search.views.page.columns import Column, page_columns
 
 SCRIPTS = ("numbers.js", "model.js", "picture.js", "plot.js", "panel.js", "front.js")  # in the order of their use
@@ -31,27 +32,13 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-sr
 DIGITS = 6  # of a number that the page gets
 
 
-def front_figure_data(
-    front: pd.DataFrame,
-    evaluated: pd.DataFrame,
-    objectives: Sequence[Metric],
-    title: str,
-    run_dir: str,
-    facts: Mapping[str, Any],
-    compared: Sequence[FinishedRun] = (),
-    scores: Sequence[Metric] = (),
-) -> dict[str, Any]:
+def front_figure_data(run: FinishedRun, compared: Sequence[FinishedRun] = ()) -> dict[str, Any]:
     """Everything that the page draws, as JSON-ready values; numbers that nobody measured are None.
 
     Args:
-        front: The front's table, the dense model's row in it.
-        evaluated: What the search evaluated, with the same shapes and some of the same metrics; may be empty.
-        objectives: The search's objectives; they choose the axes that the page opens with.
-        title: Heading; usually the model's name.
-        run_dir: The run directory, as the export command is to name it.
-        facts: Model, text, dtype and device of the run, as in `summary.json`.
+        run: The run, named by its directory as the export command is to name it. Its objectives choose the axes that
+            the page opens with.
         compared: Other runs, whose fronts are laid over.
-        scores: Task scores that are columns of the tables; they say what is better.
 
     Returns:
         `title`; `columns`, see `Column`; `x` and `y`, the columns to open with; `shapes`, from a letter to the
@@ -60,46 +47,44 @@ def front_figure_data(
         (`dense`, `front`, `uniform`, `dominated`), each with keys, the values of every column in its unit, and layers
         as words of such letters; `marks`, from the names of landmarks to keys; `selected`, the key to open with.
     """
+    front, evaluated, objectives = run.front, run.points, run.objectives
     dense = str(dense_row(front)["key"])
     others = evaluated[~evaluated["key"].isin(front["key"])]
-    same_in_all = others[list(SHAPES)].map(lambda counts: len(set(counts)) == 1).all(axis=1).astype(bool)
+    same_in_all = others[CANDIDATE].map(lambda candidate: len(set(candidate.layers)) == 1).astype(bool)
     sets = [
         ("dominated", 0, others[~same_in_all]),
         ("uniform", 0, others[same_in_all]),
-        *(("front", place, run.front[~is_dense(run.front)]) for place, run in enumerate(compared, 1)),
+        *(("front", place, other.front[~is_dense(other.front)]) for place, other in enumerate(compared, 1)),
         ("front", 0, front[~is_dense(front)]),
-        *(("dense", place, run.front[is_dense(run.front)]) for place, run in enumerate(compared, 1)),
+        *(("dense", place, other.front[is_dense(other.front)]) for place, other in enumerate(compared, 1)),
         ("dense", 0, front[is_dense(front)]),
     ]
     frames = _alike([frame for _, _, frame in sets])
-    columns = page_columns([frames[-1], *frames[:-1]], [*objectives, *scores])
+    columns = page_columns(frames, [metric for one in (*compared, run) for metric in one.metrics])
     occurring = Counter(shape for frame in frames for layers in _layers(frame) for shape in layers)
     letters = {shape: letter for (shape, _), letter in zip(occurring.most_common(), _letters(), strict=False)}
     marks = landmarks(front, objectives)
     x, y = _axes([column.name for column in columns if column.name in front], objectives)
-    names = _short_names([run_dir, *(str(run.run_dir) for run in compared)])
+    names = _short_names([str(one.run_dir) for one in (run, *compared)])
     return {
-        "title": title,
+        "title": run.summary["model"]["name"],
         "columns": [asdict(column) for column in columns],
         "x": x,
         "y": y,
         "shapes": {letter: list(shape) for shape, letter in letters.items()},
         "runs": [
-            _run(names[0], run_dir, []),
-            *(
-                _run(name, str(run.run_dir), unlike(facts, run.summary))
-                for name, run in zip(names[1:], compared, strict=True)
-            ),
+            _run(names[0], run, []),
+            *(_run(*named, unlike(run.summary, named[1].summary)) for named in zip(names[1:], compared, strict=True)),
         ],
         "series": [
             {
                 "role": role,
-                "run": run,
+                "run": place,
                 "keys": [str(key) for key in frame["key"]],
                 "values": {column.name: _values(frame, column) for column in columns},
                 "layers": ["".join(letters[shape] for shape in layers) for layers in _layers(frame)],
             }
-            for (role, run, _), frame in zip(sets, frames, strict=True)
+            for (role, place, _), frame in zip(sets, frames, strict=True)
         ],
         "marks": marks,
         "selected": marks.get("knee", dense),
@@ -176,13 +161,14 @@ def _alike(frames: list[pd.DataFrame]) -> list[pd.DataFrame]:
 def _axes(columns: Sequence[str], objectives: Sequence[Metric]) -> tuple[str, str]:
     """The columns that the page opens with: latency, else a cost objective, and a quality objective."""
     names = [metric.name for metric in objectives]
-    costs = [name for name in names if name not in SEARCH_QUALITY]
-    quality = [name for name in names if name in SEARCH_QUALITY]
+    costs = [metric.name for metric in objectives if metric.is_cost]
+    quality = [metric.name for metric in objectives if metric.role == "quality"]
     x = next(name for name in ("latency_ms", *costs, *columns) if name in columns)
     return x, next(name for name in (*quality, *names, "heldout_ppl", *columns) if name in columns and name != x)
 
 
-def _run(name: str, run_dir: str, notes: list[str]) -> dict[str, Any]:
+def _run(name: str, run: FinishedRun, notes: list[str]) -> dict[str, Any]:
+    run_dir = str(run.run_dir)
     command = f"python export_subnet.py {override('run_dir', run_dir)} pick="
     return {"name": name, "run_dir": run_dir, "command": command, "notes": notes}
 
@@ -195,8 +181,8 @@ def _short_names(run_dirs: Sequence[str]) -> list[str]:
 
 def _layers(frame: pd.DataFrame) -> Iterable[list[tuple[int, ...]]]:
     """The shapes of all layers of each row."""
-    for counts in zip(*(frame[name] for name in SHAPES), strict=True):
-        yield list(zip(*counts, strict=True))
+    for candidate in frame[CANDIDATE]:
+        yield [shape.row for shape in candidate.layers]
 
 
 def _letters() -> Iterator[str]:

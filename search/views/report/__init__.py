@@ -1,1 +1,1 @@
-"""The written report of a run."""
+"""report.md of a run: `page` (its parts), `trust` (how far to trust it), `markdown` (text, tables, code)."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import html
 import re
 from collections.abc import Iterable, Sequence
 
-ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+from search.views.text import printable
 
 
 def escaped(text: object) -> str:
     """Text on one line that neither Markdown nor HTML gives a meaning to; it may stand in a table's cell."""
-    line = "".join(character if character.isprintable() else " " for character in str(text))
-    line = "".join(ENTITIES.get(character, character) for character in line)
+    line = html.escape(printable(str(text), " "), quote=False)
     return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", line)
 
 
@@ -33,8 +32,3 @@ def code(text: str, language: str = "") -> str:
     longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}\n"
-
-
-def number(value: float, form: str) -> str:
-    """A number as text; a dash when there is none."""
-    return form.format(value) if math.isfinite(value) else "–"

@@ -3,71 +3,34 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from evaluators.base import Evaluation, Metric
+from evaluators.metrics import BEFORE_TUNING, HELDOUT_BEFORE_TUNING, HELDOUT_QUALITY, REMOVED, metric_named
 from search.archive import by_fidelity
 from search.run.commands import next_commands, search_commands
-from search.run.front import REMOVED, SEARCH_QUALITY, dense_row, is_dense, landmarks
-from search.views.report.markdown import code, escaped, number, table
+from search.run.finished import FinishedRun
+from search.run.front import dense_row, is_dense, landmarks
+from search.views.front_rows import OF_DENSE, SPEED_UP, front_rows
+from search.views.report.markdown import code, escaped, table
 from search.views.report.trust import trust
-from search.views.watch.front_table import short_count
-from search.views.watch.progress import duration
+from search.views.text import duration, written
 
-PACKAGES = ("paretoprune", "torch", "transformers", "peft", "numpy", "scikit-learn", "pymoo")
-
-# Columns of the front's table: head, how a value is written, and whether it is over the dense model's.
-FRONT_COLUMNS = {
-    "latency_e2e_ms": ("latency, ms", "{:.2f}", False),
-    "params": ("parameters", "count", False),
-    REMOVED: ("decoder parameters removed", "{:.1%}", False),
-    "kv_bytes": ("KV cache, of dense", "{:.0%}", True),
-    "heldout_kl": ("held-out KL, nats/token", "{:.4f}", False),
-    "heldout_ppl": ("held-out perplexity", "{:.2f}", False),
-}
-# What tuning changes: before, after, what it is.
-TUNED_COLUMNS = (
-    ("untuned_kl", "kl", "KL, search text"),
-    ("refit_kl", "heldout_kl", "KL, held-out text"),
-    ("refit_ppl", "heldout_ppl", "perplexity, held-out text"),
-)
+SHOWN = (SPEED_UP, "latency_e2e_ms", "params", REMOVED, f"kv_bytes{OF_DENSE}", *HELDOUT_QUALITY)
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a run's numbers depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a source tree
-            found[package] = "not installed"
-    return found
-
-
-def report_text(
-    run_dir: Path,
-    front: pd.DataFrame,
-    objectives: Sequence[Metric],
-    summary: Mapping[str, Any],
-    config: Mapping[str, Any],
-    evaluations: Sequence[Evaluation],
-) -> str:
+def report_text(run: FinishedRun, evaluations: Sequence[Evaluation]) -> str:
     """The report, in Markdown.
 
     Args:
-        run_dir: The run directory as commands are to name it.
-        front: The front's table, the dense model's row in it.
-        objectives: What the front is about.
-        summary: What `summary.json` holds.
-        config: What `config.yaml` holds.
-        evaluations: All of the archive, in order.
+        run: The run, named by its directory as commands are to name it.
+        evaluations: All of its archive, in order.
     """
+    front, objectives, summary, config = run.front, run.objectives, run.summary, run.config
     parts = [
         f"# Pareto front of {escaped(summary['model']['name'])}\n",
         _summary(front, objectives, evaluations),
@@ -85,7 +48,7 @@ def report_text(
         "## How far to trust it\n",
         trust(summary, evaluations, objectives),
         "## To do it again\n",
-        _again(run_dir, front, summary, config),
+        _again(run.run_dir, front, summary, config),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -106,7 +69,7 @@ def _summary(front: pd.DataFrame, objectives: Sequence[Metric], evaluations: Seq
     for key in dict.fromkeys(marks.values()):
         row = front[front["key"] == key].iloc[0]
         names = ", ".join(mark for mark, marked in marks.items() if marked == key)
-        facts = [f"{row[REMOVED]:.1%} of the decoder parameters removed"]
+        facts = [f"{written(metric_named(REMOVED), row[REMOVED])} of the decoder parameters removed"]
         if _known(row, "latency_e2e_ms"):
             facts.insert(0, f"{dense['latency_e2e_ms'] / row['latency_e2e_ms']:.2f} × as fast")
         if _known(row, "heldout_ppl"):
@@ -117,20 +80,11 @@ def _summary(front: pd.DataFrame, objectives: Sequence[Metric], evaluations: Seq
 
 
 def _front(front: pd.DataFrame, objectives: Sequence[Metric]) -> str:
-    names = [name for name in FRONT_COLUMNS if name in front]
-    others = [m for m in objectives if m.name in front and m.name not in (*names, *SEARCH_QUALITY, "latency_ms")]
-    marks, dense = landmarks(front, objectives), dense_row(front)
-    timed = "latency_e2e_ms" in front
-    rows = []
-    for _, row in front.iterrows():
-        named = "dense" if row["key"] == dense["key"] else ", ".join(m for m, key in marks.items() if key == row["key"])
-        cells = [_cell(row, name, *FRONT_COLUMNS[name][1:], dense) for name in names]
-        speed = [number(dense["latency_e2e_ms"] / row["latency_e2e_ms"], "{:.2f} ×")] if timed else []
-        rows.append(
-            [f"`{row['key']}`", named, *speed, *cells, *(_cell(row, m.name, "{:.4g}", False, dense) for m in others)]
-        )
-    heads = ["point", "", *(["speed-up"] if timed else []), *(FRONT_COLUMNS[name][0] for name in names)]
-    return table([*heads, *(f"`{m.name}`" for m in others)], rows, left=2)
+    shown = [name for name in SHOWN if name.removesuffix(OF_DENSE) in front or name == SPEED_UP]
+    more = [m.name for m in objectives if m.name not in (*shown, "latency_ms") and m.role != "quality"]
+    rows = front_rows(front, objectives, [*shown, *more])
+    cells = [[f"`{row.key}`", ", ".join(row.names), *row.cells.values()] for row in rows]
+    return table(["point", "", *map(escaped, rows[0].cells)], cells, left=2)
 
 
 def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives: Sequence[Metric]) -> str:
@@ -140,12 +94,15 @@ def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives:
     switches = [name for name, value in space.items() if value is True and not name.startswith("_")]
     limits = [f"{value:,} {name}" for name, value in budget.items() if name in ("tokens", "evaluations") and value]
     step = f"steps of {summary['mlp_step']} MLP channels; " if summary.get("mlp_step") else ""
+
+    def size(name: str) -> str:
+        return written(metric_named(name), summary["dense"][name])
+
     rows = {
         "model": f"{escaped(model['name'])}, revision `{escaped(model['revision'])}`, {escaped(model['family'])}",
         "its shape": f"{model['layers']} layers, hidden size {model['hidden']}, {model['query_heads']} query heads in "
         f"{model['kv_heads']} KV groups, {model['mlp_channels']} MLP channels",
-        "parameters": f"{short_count(summary['dense']['params'])}, of them "
-        f"{short_count(summary['dense']['decoder_params'])} in decoder layers",
+        "parameters": f"{size('params')}, of them {size('decoder_params')} in decoder layers",
         "space": f"{', '.join(f'`{name}`' for name in switches)}; {step}"
         f"{space['min_decoder_params']:.0%} to {space['max_decoder_params']:.0%} of the decoder parameters; "
         f"for `{escaped(space['deploy'])}`",
@@ -197,22 +154,21 @@ def _tuning_words(config: Mapping[str, Any]) -> str:
 
 def _tuned(front: pd.DataFrame) -> str:
     """None of it when nothing was tuned."""
-    known = [row for row in TUNED_COLUMNS if row[0] in front and row[1] in front]
+    pairs = [
+        (metric_named(after), before)
+        for after, before in (BEFORE_TUNING | HELDOUT_BEFORE_TUNING).items()
+        if after in front and before in front
+    ]
     pruned = front[~is_dense(front)]
-    if not known or pruned.empty:
+    if not pairs or pruned.empty:
         return ""
-    rows = []
-    for _, row in pruned.iterrows():
-        form = ["{:.2f}" if "ppl" in before else "{:.4f}" for before, _, _ in known]
-        cells = [
-            number(row[name], text)
-            for (before, after, _), text in zip(known, form, strict=True)
-            for name in (before, after)
-        ]
-        rows.append([f"`{row['key']}`", *cells])
-    heads = ["point", *(f"{what}: {when}" for _, _, what in known for when in ("before", "after"))]
-    gains = [f"{what} {float((pruned[after] / pruned[before]).median()):.2f}" for before, after, what in known]
-    return "\n".join([table(heads, rows), f"After over before, median: {', '.join(gains)}.\n"])
+    rows = [
+        [f"`{row['key']}`", *(written(metric, row[name]) for metric, before in pairs for name in (before, metric.name))]
+        for _, row in pruned.iterrows()
+    ]
+    heads = ["point", *(f"{metric.label}: {when}" for metric, _ in pairs for when in ("before", "after"))]
+    gains = [f"{metric.label} {(pruned[metric.name] / pruned[before]).median():.2f}" for metric, before in pairs]
+    return "\n".join([table(heads, rows), f"After over before, median: {'; '.join(gains)}.\n"])
 
 
 def _again(run_dir: Path, front: pd.DataFrame, summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -233,8 +189,3 @@ def _again(run_dir: Path, front: pd.DataFrame, summary: Mapping[str, Any], confi
 
 def _known(row: pd.Series, name: str) -> bool:
     return name in row.index and math.isfinite(row[name])
-
-
-def _cell(row: pd.Series, name: str, form: str, relative: bool, dense: pd.Series) -> str:
-    value = float(row[name]) / float(dense[name]) if relative else float(row[name])
-    return short_count(value) if form == "count" else number(value, form)

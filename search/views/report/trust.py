@@ -10,8 +10,8 @@ from evaluators.base import Evaluation, Metric
 from evaluators.latency.table_error import TableError
 from search.agreement import fidelity_agreement, unseen_agreement
 from search.archive import by_fidelity
-from search.run.front import SEARCH_QUALITY
-from search.views.report.markdown import escaped, number, table
+from search.views.report.markdown import escaped, table
+from search.views.text import number
 
 
 def trust(summary: Mapping[str, Any], evaluations: Sequence[Evaluation], objectives: Sequence[Metric]) -> str:
@@ -64,7 +64,7 @@ def _surrogates(evaluations: Sequence[Evaluation]) -> str:
 
 def _fidelities(evaluations: Sequence[Evaluation], objectives: Sequence[Metric]) -> str:
     """How alike fidelities rank designs, the untrained and the trained ones among them."""
-    metric = next((m.name for m in objectives if m.name in SEARCH_QUALITY), None)
+    metric = next((m.name for m in objectives if m.role == "quality"), None)
     if metric is None:
         return ""
     found = {name: _succeeded(made, metric) for name, made in by_fidelity(evaluations).items()}

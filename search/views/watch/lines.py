@@ -6,9 +6,10 @@ import time
 
 from rich.console import Console
 
+from search.views.text import duration, printable
 from search.views.watch.events import Event, Found, Opened, Said, Searched, StageEnded, StageStep
 from search.views.watch.front_table import terminal_table
-from search.views.watch.progress import duration, printable, progress_line
+from search.views.watch.progress import progress_line
 
 SILENT_S = 60  # after which a batch or a stage that takes long is told of in between
 WARNING = "WARNING"

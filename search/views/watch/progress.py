@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 
-from evaluators.base import Evaluation, Metric
-from search.loop import SearchProgress
+from evaluators.base import Evaluation
+from evaluators.metrics import REMOVED, SUPERLATIVES
+from search.loop import Budget, SearchProgress
 from search.pareto import knee, minimised
-from search.run.front import REMOVED, SEARCH_QUALITY
-from search.views.watch.front_table import short_count
+from search.views.text import duration, written
 
 BARS = "▁▂▃▄▅▆▇█"
 ASCII_BARS = "_.-~=+*#"
+PACE = 50  # evaluations, the last ones, that tell how long a search will take
 
 
 def standouts(progress: SearchProgress) -> dict[str, Evaluation]:
@@ -29,26 +31,13 @@ def standouts(progress: SearchProgress) -> dict[str, Evaluation]:
 
 def title_of(standout: str) -> str:
     """What people call a standout: `closest`, `fastest`, `smallest`, `best <metric>` or `knee`."""
-    if standout in SEARCH_QUALITY:
-        return "closest" if standout == "kl" else "likeliest"
-    known = {"latency_ms": "fastest", "params": "smallest", "decoder_params": "smallest", "knee": "knee"}
-    return known.get(standout, f"best {standout}")
+    return standout if standout == "knee" else SUPERLATIVES.get(standout, f"best {standout}")
 
 
-def value_text(metric: Metric, value: float) -> str:
-    """A value as one reads it: `98.3M`, `244.4`, `0.0310`."""
-    if abs(value) >= 1e4:
-        return short_count(value)
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.4g}" if metric.cost_rank < 2 else f"{value:.4f}"
-
-
-def spent_text(progress: SearchProgress) -> str:
+def spent_text(budget: Budget, done: int, tokens: int) -> str:
     """What is spent of the budget: `20,992 of 100,000 tokens`, evaluations too where they are limited."""
-    parts = []
-    if progress.budget.evaluations is not None:
-        parts.append(f"{progress.done} of {progress.budget.evaluations} evaluations")
-    if progress.budget.tokens is not None:
-        parts.append(f"{progress.tokens:,} of {progress.budget.tokens:,} tokens")
+    parts = [f"{done} of {budget.evaluations} evaluations"] * (budget.evaluations is not None)
+    parts += [f"{tokens:,} of {budget.tokens:,} tokens"] * (budget.tokens is not None)
     return ", ".join(parts)
 
 
@@ -69,45 +58,37 @@ def progress_line(progress: SearchProgress, seconds_left: float | None, remark: 
         remark: What is to be said of the algorithm; empty for nothing.
     """
     left = "" if seconds_left is None else f", {duration(seconds_left)} left"
-    parts = [f"{spent_text(progress)}{left}"]
+    parts = [f"{spent_text(progress.budget, progress.done, progress.tokens)}{left}"]
     parts.append(f"evaluations: {counts_text(progress)}")
     if progress.hypervolume is not None:
         parts.append(f"hypervolume {progress.hypervolume:.5g} ({progress.fidelity}, {len(progress.front)} points)")
     for name, best in standouts(progress).items():
-        values = ", ".join(f"{m.name} {value_text(m, best.values[m.name])}" for m in progress.objectives)
+        values = ", ".join(f"{m.name} {written(m, best.values[m.name])}" for m in progress.objectives)
         parts.append(f"{title_of(name)} {best.candidate.key} ({values})")
     return f"generation {progress.generation}: {'; '.join([*parts, *([remark] if remark else [])])}"
 
 
-class Clock:
-    """How long a search will take, from how fast it was since it last replayed an answer."""
+class Pace:
+    """How long a search will take, from how fast its last evaluations spent the budget."""
 
     def __init__(self) -> None:
-        self._start: tuple[float, float] | None = None  # time and part of the budget
-        self._replayed = 0
+        self._points: deque[tuple[float, float]] = deque(maxlen=PACE)  # when, and the part of the budget
 
-    def left(self, progress: SearchProgress) -> float | None:
-        """Seconds to the end of the budget; None as long as nothing is known of its speed."""
-        now = time.monotonic()
-        if self._start is None or progress.replayed != self._replayed:
-            self._start, self._replayed = (now, progress.fraction), progress.replayed
-        since, fraction = self._start
-        made = progress.fraction - fraction
-        return (now - since) * (1 - progress.fraction) / made if made > 0 else None
+    def pause(self) -> None:
+        """What was before says nothing of the pace: a search that stood still, or that replayed its answers."""
+        self._points.clear()
 
+    def add(self, fraction: float) -> None:
+        """The part of the budget that is spent now, 0..1."""
+        self._points.append((time.monotonic(), fraction))
 
-def duration(seconds: float) -> str:
-    """A time span for people: `45 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def clock(seconds: float) -> str:
-    """A time span that is seen to grow: `0:45`, `12:00`, `3:05:00`."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds to the end of the budget; None as long as nothing is known of the pace."""
+        if len(self._points) < 2:
+            return None
+        (begun, before), (now, after) = self._points[0], self._points[-1]
+        return (now - begun) * (1 - after) / (after - before) if after > before else None
 
 
 def sparkline(curve: Sequence[tuple[float, float]], width: int, *, bars: str = BARS) -> str:
@@ -126,8 +107,3 @@ def sparkline(curve: Sequence[tuple[float, float]], width: int, *, bars: str = B
     low, high = float(last.min()), float(last.max())
     levels = (last - low) / (high - low) if high > low else np.full(len(last), 0.5)
     return "".join(bars[round(float(level) * (len(bars) - 1))] for level in levels)
-
-
-def printable(text: str) -> str:
-    """Text that does nothing to a terminal: what is not printable becomes a question mark."""
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -19,7 +19,7 @@ from search.run.commands import override
 from search.views.watch.events import Event, Failed, Listener, Opened, Said, Searched, StageBegun, StageEnded, StageStep
 from search.views.watch.json_lines import JsonLines
 from search.views.watch.lines import Lines
-from search.views.watch.progress import Clock
+from search.views.watch.progress import Pace
 from search.views.watch.screen import screen
 from search.views.watch.tracking import Tracking
 from space.errors import UserError
@@ -47,7 +47,7 @@ class Watch:
         """
         self._listeners = [view]
         self._closing = closing
-        self._clock = Clock()
+        self._pace, self._replayed = Pace(), 0
         self._go_on = "the same run_dir="
 
     @property
@@ -85,7 +85,11 @@ class Watch:
 
     def searched(self, progress: SearchProgress) -> None:
         """The search has one more answer; `on_progress` of `search.loop.run_loop`."""
-        self.send(Searched(progress, self._clock.left(progress)))
+        if progress.replayed != self._replayed:
+            self._pace.pause()  # that was as fast as the disk
+            self._replayed = progress.replayed
+        self._pace.add(progress.fraction)
+        self.send(Searched(progress, self._pace.seconds_left))
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Callable[[int, int], None]]:

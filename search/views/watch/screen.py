@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,22 +15,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from evaluators.metrics import REMOVED, metric_named
 from search.loop import SearchProgress
-from search.run.front import REMOVED
+from search.views.text import broken, clock, duration, printable, written
 from search.views.watch.events import Event, Failed, Found, Opened, Said, Searched, StageBegun, StageEnded, StageStep
 from search.views.watch.lines import Lines
-from search.views.watch.progress import (
-    ASCII_BARS,
-    BARS,
-    clock,
-    counts_text,
-    duration,
-    printable,
-    sparkline,
-    standouts,
-    title_of,
-    value_text,
-)
+from search.views.watch.progress import ASCII_BARS, BARS, counts_text, sparkline, standouts, title_of
 
 REFRESH_S = 0.25  # no more often than this
 REMARKS = 4  # lines
@@ -149,14 +140,13 @@ def _best(progress: SearchProgress) -> Table | None:
         return None
     table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
     table.add_column("", no_wrap=True)
-    for metric in progress.objectives:
-        table.add_column(metric.name, justify="right", no_wrap=True)
-    table.add_column("decoder removed", justify="right", no_wrap=True)
+    shown = dict.fromkeys([*progress.objectives, metric_named(REMOVED)])
+    for metric in shown:
+        table.add_column(broken(metric.title, 12), justify="right", no_wrap=True)
     table.add_column("key", no_wrap=True)
     for name, best in found.items():
-        values = [value_text(metric, best.values[metric.name]) for metric in progress.objectives]
-        removed = best.values.get(REMOVED)
-        table.add_row(title_of(name), *values, "" if removed is None else f"{removed:.1%}", best.candidate.key)
+        values = [written(metric, best.values.get(metric.name, math.nan)) for metric in shown]
+        table.add_row(title_of(name), *values, best.candidate.key)
     return table
 
 

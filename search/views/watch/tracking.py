@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluators.base import Evaluation
-from search.agreement import unseen_agreement
+from search.agreement import Judged
+from search.differences import flatten
 from search.loop import SearchProgress
 from search.run.directory import (
     CONFIG_FILE,
@@ -20,7 +18,6 @@ from search.run.directory import (
     POINTS_FILE,
     REPORT_FILE,
     SUMMARY_FILE,
-    flatten,
 )
 from search.run.front import landmarks
 from search.views.watch.events import Event, Failed, Found, Searched
@@ -31,7 +28,6 @@ from space.files import write_whole
 
 TRACKER_FILE = "tracker.json"
 FILES = (REPORT_FILE, PAGE_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE, CONFIG_FILE)
-JUDGED = 32  # the last answers by which a surrogate is judged
 
 
 class Tracking:
@@ -61,7 +57,7 @@ class Tracking:
         self._tokens = -1 if known is None else known["tokens"]
         self._tracker: Tracker | None = open_tracker(name, run_dir, None if known is None else known["run_id"])
         self._status: Status = "finished"
-        self._unseen: defaultdict[str, deque[Evaluation]] = defaultdict(partial(deque, maxlen=JUDGED))
+        self._judged = Judged()
         if known is None:
             self._try(lambda tracker: tracker.settings(flatten(config)))
             self._keep()
@@ -70,8 +66,7 @@ class Tracking:
         """Tells what there is to tell of an event."""
         match event:
             case Searched(progress=progress):
-                if progress.latest.predicted and progress.latest.status == "ok":
-                    self._unseen[progress.latest.fidelity].append(progress.latest)
+                self._judged.add(progress.latest)
                 if progress.generation_done and progress.tokens > self._tokens:
                     self._tell(_numbers(progress) | self._surrogate(), progress.tokens)
             case Found():
@@ -107,11 +102,8 @@ class Tracking:
 
     def _surrogate(self) -> dict[str, float]:
         """Rank correlations of surrogates and answers, over the last designs that surrogates had not seen."""
-        found = {}
-        for fidelity, evaluations in self._unseen.items():
-            for row in unseen_agreement([*evaluations]):
-                found[f"{fidelity}/surrogate_tau_{row.metric}"] = row.tau
-        return found
+        taus = self._judged.taus()
+        return {f"{fidelity}/surrogate_tau_{metric}": tau for (fidelity, metric), tau in taus.items()}
 
     def _keep(self) -> None:
         if self._tracker is not None:

@@ -1,0 +1,118 @@
+"""All metrics, one row each: what they are called, in which unit, which way is better; and how they belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+
+from evaluators.base import SPREAD, STDERR, Goal, Metric
+from space.errors import UserError
+
+REMOVED = "decoder_params_removed"  # 0 for the dense model alone
+
+# In the order in which people read them.
+METRICS = (
+    Metric("kl", "nats/token", "min", "quality", "KL to dense, search text", "fine"),
+    Metric("nll", "nats/token", "min", "quality", "NLL, search text", "fine"),
+    Metric("heldout_kl", "nats/token", "min", "quality", "KL to dense, held-out", "fine"),
+    Metric("heldout_ppl", "", "min", "quality", "Perplexity, held-out", "plain"),
+    Metric("refit_error", "", "min", "quality", "Output lost by blocks after refit", "fine", free=True),
+    Metric("acc", "", "max", "score", "Accuracy, tasks of the search", "fine"),
+    Metric("latency_ms", "ms", "min", "latency", "Latency, table", "plain", free=True),
+    Metric("latency_e2e_ms", "ms", "min", "latency", "Latency, end to end", "plain"),
+    Metric("prefill_ms", "ms", "min", "latency", "Prefill, table", "plain", free=True),
+    Metric("prefill_e2e_ms", "ms", "min", "latency", "Prefill, end to end", "plain"),
+    Metric("decode_ms", "ms", "min", "latency", "Decoding a token, table", "plain", free=True),
+    Metric("decode_e2e_ms", "ms", "min", "latency", "Decoding a token, end to end", "plain"),
+    Metric("tokens_per_s", "tokens/s", "max", "latency", "Throughput, end to end", "plain"),
+    Metric("params", "", "min", "cost", "Parameters", "count", free=True),
+    Metric("decoder_params", "", "min", "cost", "Decoder parameters", "count", free=True),
+    Metric(REMOVED, "", "max", "cost", "Decoder removed", "percent", free=True),
+    Metric("macs_per_token", "", "min", "cost", "MACs a token", "count", free=True),
+    Metric("kv_bytes", "bytes", "min", "cost", "KV cache", "bytes", free=True),
+    Metric("weights_bytes", "bytes", "min", "cost", "Weights", "bytes", free=True),
+    Metric("peak_bytes", "bytes", "min", "cost", "Peak memory", "bytes"),
+    Metric("untuned_kl", "nats/token", "min", "quality", "KL to dense, search text, untuned", "fine"),
+    Metric("untuned_nll", "nats/token", "min", "quality", "NLL, search text, untuned", "fine"),
+    Metric("untuned_acc", "", "max", "score", "Accuracy, tasks of the search, untuned", "fine"),
+    Metric("refit_kl", "nats/token", "min", "quality", "KL to dense, held-out, untuned", "fine"),
+    Metric("refit_ppl", "", "min", "quality", "Perplexity, held-out, untuned", "plain"),
+)
+
+SEARCH_QUALITY = ("kl", "nll")  # on the search's own text, which is never the result
+HELDOUT_QUALITY = ("heldout_kl", "heldout_ppl")
+# The same before what an export gets beside the cached refit: of the search's questions, and of held-out text.
+BEFORE_TUNING = {"kl": "untuned_kl", "nll": "untuned_nll", "acc": "untuned_acc"}
+HELDOUT_BEFORE_TUNING = {"heldout_kl": "refit_kl", "heldout_ppl": "refit_ppl"}
+# Phases of a workload, and its whole; they say the same where there is no other phase.
+WHOLE = {f"{phase}_{kind}ms": f"latency_{kind}ms" for phase in ("prefill", "decode") for kind in ("", "e2e_")}
+# What people call a design that has the best value.
+SUPERLATIVES = {
+    "kl": "closest",
+    "nll": "likeliest",
+    "latency_ms": "fastest",
+    "params": "smallest",
+    "decoder_params": "smallest",
+}
+# What a front ranges over by orders of magnitude, so that an axis of it is logarithmic.
+WIDE_RANGING = ("kl", *HELDOUT_QUALITY, "untuned_kl", *HELDOUT_BEFORE_TUNING.values())
+
+SPREADS = (SPREAD, STDERR)
+_BY_NAME = {metric.name: metric for metric in METRICS}
+_PLACES = {metric.name: place for place, metric in enumerate(METRICS)}
+
+
+def metric_named(name: str) -> Metric:
+    """The row of this name.
+
+    Raises:
+        UserError: There is none.
+    """
+    if name not in _BY_NAME:
+        raise UserError(f"Expected a metric among {', '.join(_BY_NAME)}, got {name}.")
+    return _BY_NAME[name]
+
+
+def metrics_named(*names: str) -> tuple[Metric, ...]:
+    """The rows of these names, see `metric_named`."""
+    return tuple(map(metric_named, names))
+
+
+def task_score(name: str, goal: Goal) -> Metric:
+    """A score of a task of lm-eval, which only the task knows, such as `piqa_acc`."""
+    return Metric(name, "", goal, "score", format="fine")
+
+
+def spread_of(metric: Metric, ending: str = SPREAD) -> Metric:
+    """How far a metric is known, what stands behind its ±: the spread of a time, or the standard error of a score."""
+    return replace(metric, name=metric.name + ending, label=f"{metric.label}, ±", goal="min", free=False)
+
+
+def spread_column(name: str, columns: Collection[str]) -> str | None:
+    """The column, among these, of what stands behind the ± of another."""
+    return next((name + ending for ending in SPREADS if name + ending in columns), None)
+
+
+def ordered(columns: Iterable[str]) -> list[str]:
+    """Columns in the order of the rows, each spread behind what it belongs to.
+
+    Those without a row, such as the scores of tasks, stand in the order given between qualities and costs.
+    """
+
+    def place(column: str) -> tuple[float, bool]:
+        of = next((column.removesuffix(end) for end in SPREADS if column.endswith(end)), column)
+        return _PLACES.get(of, _PLACES["latency_ms"] - 0.5), of in _PLACES and of != column
+
+    return sorted(columns, key=place)
+
+
+def metrics_of(columns: Collection[str], others: Iterable[Metric] = ()) -> list[Metric]:
+    """What columns mean, in their order; those that no metric describes are left out.
+
+    Args:
+        columns: Names, of spreads too.
+        others: Metrics without a row; they come before a row of the same name.
+    """
+    known = {metric.name: metric for metric in (*METRICS, *others)}
+    known |= {spread.name: spread for m in [*known.values()] for end in SPREADS if (spread := spread_of(m, end))}
+    return [known[name] for name in ordered(columns) if name in known]

@@ -1,0 +1,69 @@
+"""The options of a block: which heads and groups, and which counts of MLP channels, a space lets a layer keep.
+
+Every function gives the options by parameters, from the smallest to the dense one; free of torch.
+"""
+
+from __future__ import annotations
+
+import math
+
+from space.candidate import KINDS, LayerShape, Option
+from space.checks import check_count
+from space.errors import UserError
+from space.size import attention_params
+from space.spec import ModelSpec
+
+TILE = 64  # channels; whole tiles of tensor cores in half precision, and of the matrix units of CPUs
+MLP_LEVELS = 12
+
+
+def attention_options(spec: ModelSpec, *, widths: bool, merge: bool, remove: bool) -> list[Option]:
+    """Pairs (query_heads, kv_heads) by parameters, ties towards more KV groups: every count of groups times every count
+    of query heads a group, and all query heads in merged groups.
+    """
+    pairs = [(spec.query_heads, spec.kv_heads)]
+    if widths:
+        pairs = [
+            (groups * queries, groups)
+            for groups in range(1, spec.kv_heads + 1)
+            for queries in range(1, spec.queries_per_group + 1)
+        ]
+    if merge:
+        pairs += [(spec.query_heads, groups) for groups in spec.merged_kv_heads]
+    pairs.sort(key=lambda pair: (attention_params(spec, *pair), pair[1]))
+    return [(0, 0), *pairs] if remove else [*pairs]
+
+
+def default_mlp_step(channels: int, multiple: int) -> int:
+    """The smallest step that makes at most `MLP_LEVELS` levels of so many channels; all of them where that is less.
+
+    Args:
+        channels: The dense model's.
+        multiple: What an engine wants a multiple of; it is one of that and of `TILE`.
+    """
+    tile = math.lcm(TILE, multiple)
+    return min(channels, tile * math.ceil(channels / (MLP_LEVELS * tile)))
+
+
+def least_mlp_step(step: int, channels: int, multiple: int, deploy: str) -> int:
+    """The least common multiple of a step and of what an engine wants; raises UserError when that is more than all."""
+    step = check_count("mlp_step", step, 1, channels)
+    common = math.lcm(step, multiple)
+    if common > channels:
+        raise UserError(
+            f"space.mlp_step={step} with space.deploy={deploy}: expected a common multiple with {multiple}, which that "
+            f"engine wants, of at most {channels} channels, got {common}. Set mlp_step to null, or to a multiple of it."
+        )
+    return common
+
+
+def mlp_options(spec: ModelSpec, *, step: int | None, remove: bool) -> list[Option]:
+    """Counts of MLP channels as 1-tuples: the multiples of `step` (none without a step) and the dense count."""
+    counts = [*range(step, spec.mlp_channels, step), spec.mlp_channels] if step else [spec.mlp_channels]
+    return [(count,) for count in ([0, *counts] if remove else counts)]
+
+
+def layer_options(spec: ModelSpec) -> list[Option]:
+    """All blocks of a layer at once, in the order of `KINDS`: gone, or dense."""
+    shapes = LayerShape.of(), LayerShape(spec.query_heads, spec.kv_heads, spec.mlp_channels)
+    return [tuple(value for kind in KINDS for value in shape.option(kind)) for shape in shapes]
