@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks import gpu
 from benchmarks.device.machine import ROOT, Machine
+from benchmarks.device.models import sliced_supernet
 from benchmarks.device.report import Report
+from space.candidate import Candidate
 
 SHAPE = "llama-3.2-1b"
 ALL = ("facts", "parity", "compile", f"truth:{SHAPE}", f"shape:{SHAPE}", f"again:{SHAPE}", "checkpoint:qwen2.5-7b")
@@ -89,6 +92,26 @@ def test_every_check_answers(tmp_path: Path) -> None:
 @pytest.fixture
 def machine() -> Machine:
     return Machine.here(dry=True)
+
+
+def test_a_level_is_a_slice_of_a_random_model() -> None:
+    supernet = sliced_supernet(SHAPE, Machine(torch.device("cpu"), torch.float32, dry=True))
+    model = supernet.view(Candidate.from_rows([[2, 2, 128], [4, 1, 64], [0, 0, 256]]))
+    dense = supernet.model.model.layers
+    heads = supernet.spec.head_dim
+    half, merged = model.model.layers[0], model.model.layers[1]
+    for found, whole in (
+        (half.self_attn.q_proj, dense[0].self_attn.q_proj.weight.view(2, 2, heads, -1)[:, :1].flatten(0, 2)),
+        (half.self_attn.k_proj, dense[0].self_attn.k_proj.weight),
+        (half.self_attn.o_proj, dense[0].self_attn.o_proj.weight[:, : 2 * heads]),
+        (half.mlp.down_proj, dense[0].mlp.down_proj.weight[:, :128]),
+        (merged.self_attn.q_proj, dense[1].self_attn.q_proj.weight),
+        (merged.self_attn.v_proj, dense[1].self_attn.v_proj.weight[:heads]),
+        (merged.self_attn.o_proj, dense[1].self_attn.o_proj.weight),
+    ):
+        assert torch.equal(found.weight, whole)
+        assert found.weight.is_contiguous()  # as a refit is, or its time would be another
+    assert model(torch.arange(10)[None]).logits.isfinite().all()
 
 
 def test_what_fails_is_a_finding_and_the_next_check_goes_on(
