@@ -1,4 +1,5 @@
 # make search: install, then run the main job on the embedded default model. make test: install, then the whole check.
+# make search ARGS=experiment=smoke: the whole way in a few minutes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

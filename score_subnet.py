@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
+from dataclasses import fields, replace
 from pathlib import Path
 
 import hydra
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from evaluators.data import text_of
-from evaluators.tasks.harness import Harness
-from evaluators.training.tuning import make_tuning
+from conf.settings import plain, session_settings
+from evaluators.session import Paths, Session
+from evaluators.settings import TaskSettings
 from search.archive import Archive
 from search.constraints import quoted
 from search.run.finished import FinishedRun
 from search.run.picks import candidate_of
 from search.views.scoring import watched_scores
 from search.views.watch.run import Watch, watched
-from space.supernet.supernet import Supernet
 
-SETTINGS = ("num_fewshot", "limit", "include_path", "batch_size")
+TASK_SETTINGS = [field.name for field in fields(TaskSettings)]
 
 
-def score(cfg: DictConfig, watch: Watch) -> None:
-    """Loads the run's model, and asks it and the pick what the run's archive does not know yet."""
-    run_dir = Path(cfg.run_dir)
+def score(run_dir: Path, pick: str, tasks: TaskSettings, watch: Watch) -> None:
+    """Asks the dense model and a pick of a run what the run's archive does not know yet."""
     run = FinishedRun.open(run_dir)
-    candidate, config = candidate_of(run.row(str(cfg.pick))), run.config
-    watch.told([f"pick {cfg.pick}: {candidate.key}"])
-    loaded = instantiate(config["model"])()
+    candidate = candidate_of(run.row(pick))
+    watch.told([f"pick {pick}: {candidate.key}"])
+    settings = replace(session_settings(run.config), tasks=tasks, text_digest=run.summary["text"])
+    session = Session.open(settings, Paths(run_dir), watch.stage)
     with watch.stage("tasks"):
-        harness = Harness(loaded.tokenizer, cfg.tasks, **{name: cfg[name] for name in SETTINGS})
-    supernet = Supernet.load(loaded.model, loaded.spec, run_dir / "supernet", dtype=loaded.dtype)
-    recipe = instantiate(config["correction"]), instantiate(config["distillation"])
-    text = partial(text_of, config["data"], loaded.tokenizer, loaded.spec.vocab, digest=run.summary["text"])
-    tuning = make_tuning(config["search"]["distillation"], supernet, run_dir, *recipe, text, config["data"]["length"])
-    ask = partial(harness.evaluators, supernet, tuning)
+        _ = session.harness
     with Archive.reopen(run_dir / "archive.jsonl") as archive:
-        watched_scores(run, archive, ask, [candidate], watch)
+        watched_scores(run, archive, session.task_evaluators, [candidate], watch)
     watch.told([f"also in {run_dir / 'front.csv'} and {run_dir / 'front.html'}"])
 
 
@@ -47,7 +40,8 @@ def score(cfg: DictConfig, watch: Watch) -> None:
 def main(cfg: DictConfig) -> None:
     """Scores, and tells of mistakes in one message."""
     with watched(cfg.progress) as watch:
-        score(cfg, watch)
+        tasks = TaskSettings(**{name: value for name, value in plain(cfg).items() if name in TASK_SETTINGS})
+        score(Path(cfg.run_dir), str(cfg.pick), tasks, watch)
 
 
 if __name__ == "__main__":

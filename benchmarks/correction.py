@@ -3,7 +3,7 @@
     python -m benchmarks.correction --run-dir RUN --text TEXT.txt [--removed 0.25 0.375 0.5] [--windows 32 64 128]
         [--damping 0.001 0.01 0.1] [--uniform 1024 768 512] [--heldout 32]
 
-RUN is a finished run of run_search.py on the default model: its prepared supernet, and its best point of at least each
+RUN is a finished run of run_search.py: its model and prepared supernet, and its best point of at least each
 size. `--uniform` adds designs of that many MLP channels in every layer. A text is split by position, as for a search:
 corrections are made on its first 60 %, scores are from its last 20 %, and the prepared supernet may have seen no more
 than its first 60 %.
@@ -14,22 +14,22 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.quality import best_of_size
-from evaluators.data import load_texts, split_tokens
+from conf.settings import session_settings, stored_config
 from evaluators.divergence import Divergence
+from evaluators.session import Paths, Session
 from search.run.front import read_front_csv
 from search.run.picks import candidate_of
 from space.candidate import Candidate, LayerShape
-from space.models.loading import load_model
 from space.size import decoder_params
 from space.supernet.correction import Correction
 from space.supernet.corrective_refit import correct
-from space.supernet.supernet import Supernet
 
 LENGTH = 512
 
@@ -46,10 +46,10 @@ def main() -> None:
     parser.add_argument("--heldout", type=int, default=32, help=f"windows of {LENGTH} tokens to score on")
     arguments = parser.parse_args()
     console = Console(width=120)
-    loaded = load_model()
-    spec = loaded.spec
-    supernet = Supernet.load(loaded.model, spec, arguments.run_dir / "supernet", dtype=loaded.dtype)
-    text = split_tokens(load_texts(arguments.text), loaded.tokenizer, vocab=spec.vocab)
+    settings = session_settings(stored_config(arguments.run_dir))
+    settings = replace(settings, text=replace(settings.text, path=arguments.text, length=LENGTH))
+    session = Session.open(settings, Paths(arguments.run_dir))
+    spec, supernet, text = session.spec, session.supernet, session.text
     candidates = [
         Candidate((LayerShape(spec.query_heads, spec.kv_heads, channels),) * spec.layers)
         for channels in arguments.uniform
@@ -60,7 +60,7 @@ def main() -> None:
             candidates.append(candidate_of(best_of_size(points, size)))
     corrections: dict[str, Correction] = {}
     divergence = Divergence(supernet, text.blocks("heldout", arguments.heldout, LENGTH))
-    dense = decoder_params(spec, Candidate.dense(spec))
+    dense = decoder_params(spec, session.dense)
     table = Table("tokens", "damping", *(f"{1 - decoder_params(spec, c) / dense:.1%} {c.key}" for c in candidates), "s")
 
     def score(tokens: str, damping: str, seconds: str) -> None:

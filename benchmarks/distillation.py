@@ -16,21 +16,16 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from evaluators.data import text_of
+from conf.settings import run_session
 from evaluators.divergence import Divergence
-from evaluators.training.corrections import CorrectiveRefit
 from evaluators.training.distillation import Distillation, Student
 from evaluators.training.teacher import Teacher
 from space.candidate import Candidate, LayerShape
 from space.spec import ModelSpec
-from space.supernet.supernet import Supernet
 
 ROWS = ["norms:0.001", "outputs:0.0002", "adapters:0.0003", "adapters:0.001", "adapters:0.003", "all:0.0001"]
 
@@ -53,16 +48,13 @@ def main() -> None:
     parser.add_argument("--pick", help="key of a design; the uniform one when not given")
     parser.add_argument("--rows", nargs="+", default=ROWS, metavar="WHAT:RATE")
     parser.add_argument("--tokens", nargs="+", type=int, default=[4096, 16384, 65536])
-    parser.add_argument("--batch", type=int, default=1, help="windows of a step")
+    parser.add_argument("--batch-size", type=int, default=1, help="windows of a step")
     arguments = parser.parse_args()
-    cfg: Any = OmegaConf.load(arguments.run_dir / "config.yaml")
-    loaded = instantiate(cfg.model)()
-    spec, length = loaded.spec, cfg.data.length
-    supernet = Supernet.load(loaded.model, spec, arguments.run_dir / "supernet", dtype=loaded.dtype)
-    text = text_of(cfg.data, loaded.tokenizer, spec.vocab)
-    unseen = Divergence(supernet, text.blocks("heldout", cfg.data.heldout_windows, length), batch=cfg.evaluators.batch)
+    session = run_session(arguments.run_dir)
+    spec, supernet, text, length = session.spec, session.supernet, session.text, session.settings.text.length
+    unseen = Divergence(supernet, session.windows("heldout"), batch=session.settings.evaluators.batch_size)
     candidate = candidate_of(arguments.run_dir, arguments.pick, spec)
-    refit: CorrectiveRefit | None = instantiate(cfg.correction)
+    refit = session.settings.correction
     correction = refit.on(supernet, text, length).of([candidate])[0] if refit else None
     counts = sorted(arguments.tokens)
     windows = text.blocks("calibration", -(-counts[-1] // length), length)
@@ -71,20 +63,22 @@ def main() -> None:
     before = (unseen(candidate)[0], unseen(candidate, supernet.view(candidate, correction, own=True))[0])
     scratch = Path(tempfile.mkdtemp())
     try:
-        teacher = Teacher(supernet.model, spec.revision, windows, scratch / "teacher", batch=arguments.batch)
+        teacher = Teacher(supernet.model, spec.revision, windows, scratch / "teacher", batch=arguments.batch_size)
         for row in arguments.rows:
             what, _, rate = row.partition(":")
             settings = Distillation(
-                rungs=tuple(counts), trainable=what, learning_rate=float(rate), batch=arguments.batch
+                tokens=tuple(counts), trainable=what, learning_rate=float(rate), batch_size=arguments.batch_size
             )
-            student = Student(supernet.view(candidate, correction, own=True), settings, arguments.batch * length)
+            student = Student(supernet.view(candidate, correction, own=True), settings, arguments.batch_size * length)
             seconds, cells = 0.0, []
             for count in counts:
                 start = time.perf_counter()
-                while student.step * arguments.batch * length < count:
+                while student.step * arguments.batch_size * length < count:
                     student.learn(teacher.lesson(student.step))
                 seconds += time.perf_counter() - start
-                scored = Student(supernet.view(candidate, correction, own=True), settings, arguments.batch * length)
+                scored = Student(
+                    supernet.view(candidate, correction, own=True), settings, arguments.batch_size * length
+                )
                 scored.restore(student.state())
                 cells.append(f"{unseen(candidate, scored.merged())[0]:.4f} ({seconds:.0f} s)")
             table.add_row(what, rate, f"{student.trained:,}", *cells)

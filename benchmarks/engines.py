@@ -12,16 +12,15 @@ import argparse
 import statistics
 from pathlib import Path
 
-from hydra import compose, initialize_config_module
-from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.quality import best_of_size
+from conf.settings import composed, made, run_session
 from evaluators.latency.bench import make_clock
+from evaluators.latency.workload import Workload
 from search.run.finished import FinishedRun
 from search.run.picks import candidate_of
-from space.supernet.supernet import Supernet
 
 
 def main() -> None:
@@ -32,8 +31,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", default=[], help="Hydra overrides of conf/latency")
     arguments = parser.parse_args()
     run = FinishedRun.open(arguments.run_dir)
-    loaded = instantiate(run.config["model"])()
-    supernet = Supernet.load(loaded.model, loaded.spec, arguments.run_dir / "supernet", dtype=loaded.dtype)
+    session = run_session(arguments.run_dir)
     points = {
         f"{removed:.1%} removed": candidate_of(best_of_size(run.points, removed)) for removed in arguments.removed
     }
@@ -41,10 +39,9 @@ def main() -> None:
     table = Table("scenario", "engine", "dense, ms", *(f"{name}\n{c.key}" for name, c in points.items()))
     for scenario in ("prefill", "decode"):
         for engine in ("torch", "llamacpp"):
-            with initialize_config_module("conf", version_base="1.3"):
-                overrides = [f"latency={scenario}", f"latency.engine={engine}", *arguments.settings]
-                workload = instantiate(compose("config", overrides).latency)()
-            clock = make_clock(supernet, workload, loaded.tokenizer)
+            settings = composed(f"latency={scenario}", f"latency.engine={engine}", *arguments.settings)
+            workload: Workload = made(settings["latency"])
+            clock = make_clock(session.supernet, workload, session.loaded.tokenizer)
             phase = workload.phases[scenario]
             ratios, dense_ms = clock.session(phase, points, workload.front_rounds, lambda done, of: None)
             medians = [statistics.median(ratios[name]) for name in points]

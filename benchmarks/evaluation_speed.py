@@ -24,14 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluators.data import text_of
+from conf.settings import run_session, stored_config
 from evaluators.divergence import Divergence
 from evaluators.refit_error import refit_error_measure
 from search.surrogate.sensitivity import REFIT_ERROR, Sweep
@@ -109,27 +107,25 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--candidates", type=int, default=60)
     arguments = parser.parse_args()
-    cfg: Any = OmegaConf.load(arguments.run_dir / "config.yaml")
-    loaded = instantiate(cfg.model)()
-    spec, evaluators = loaded.spec, cfg.evaluators
-    supernet = Supernet.load(loaded.model, spec, arguments.run_dir / "supernet", dtype=loaded.dtype)
-    windows = text_of(cfg.data, loaded.tokenizer, spec.vocab).blocks("search", cfg.data.search_windows, cfg.data.length)
+    session, config = run_session(arguments.run_dir), stored_config(arguments.run_dir)
+    supernet, evaluators, space = session.supernet, session.settings.evaluators, session.space
+    windows = session.windows("search")
     asked: dict[str, list[Candidate]] = {}
     for line in (arguments.run_dir / "archive.jsonl").read_text().splitlines()[1:]:
         record = json.loads(line)
         if record["fidelity"].startswith("search"):
             asked.setdefault(record["fidelity"], []).append(Candidate.from_json(record["candidate"]))
-    space = instantiate(cfg.space)(spec=spec)
     errors = tabulate(space, refit_error_measure(supernet).values, [REFIT_ERROR])[REFIT_ERROR].steps
-    sweep = Sweep(space, errors, cfg.search.algorithm.sweep_levels).designs
+    sweep = Sweep(space, errors, config["search"]["algorithm"]["sweep_levels"]).designs
     jobs = {name: (_tokens(windows, name), found[-arguments.candidates :]) for name, found in asked.items()}
     jobs["sweep"] = (min((tokens for tokens, _ in jobs.values()), key=torch.numel), sweep)
     table = Table("candidates", "of", "tokens", "way", "seconds", "a minute", "against shared", "layers run")
-    dense = Candidate.dense(spec)
     for name, (tokens, candidates) in jobs.items():
-        shared = Divergence(supernet, tokens, batch=evaluators.batch, cache_bytes=evaluators.cache_bytes // len(asked))
-        alone = Divergence(supernet, tokens, batch=evaluators.batch)
-        whole = WholeVocabulary(supernet, tokens, evaluators.batch)
+        shared = Divergence(
+            supernet, tokens, batch=evaluators.batch_size, cache_bytes=evaluators.cache_bytes // len(asked)
+        )
+        alone = Divergence(supernet, tokens, batch=evaluators.batch_size)
+        whole = WholeVocabulary(supernet, tokens, evaluators.batch_size)
         for candidate in candidates:
             supernet.view(candidate)  # refits are solved once for all ways
         ways: dict[str, Ask] = {
@@ -141,7 +137,7 @@ def main() -> None:
         reference, expected = 0.0, [0.0]
         for way, ask in ways.items():
             few = candidates if name != "sweep" or way in ("shared", "alone") else candidates[: arguments.candidates]
-            seconds, values = timed(ask, dense, few)
+            seconds, values = timed(ask, session.dense, few)
             each = seconds / len(few)
             if way == "shared":
                 reference, expected = each, values

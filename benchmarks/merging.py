@@ -13,13 +13,12 @@ import argparse
 import math
 from pathlib import Path
 
-from hydra import compose, initialize_config_module
-from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
 
-from evaluators.data import text_of
+from conf.settings import composed, session_settings
 from evaluators.divergence import Divergence
+from evaluators.session import Paths, Session
 from space.candidate import Candidate, LayerShape
 from space.size import decoder_params
 from space.supernet.corrective_refit import correct
@@ -34,16 +33,16 @@ def main() -> None:
     parser.add_argument("--heldout", type=int, default=16, help="windows to score on")
     parser.add_argument("--run-dir", type=Path, default=Path("results/merging"), help="of the prepared supernet")
     arguments = parser.parse_args()
-    with initialize_config_module("conf", version_base="1.3"):
-        config = compose("config", [f"data.path={arguments.text.resolve()}"] if arguments.text else [])
-    loaded = instantiate(config.model)()
-    spec, console = loaded.spec, Console(width=120)
-    text = text_of(config.data, loaded.tokenizer, spec.vocab)
-    calibration = text.blocks("calibration", config.data.calibration_windows, config.data.length)
-    supernet = instantiate(config.supernet).supernet(loaded, calibration, arguments.run_dir / "supernet")
-    divergence = Divergence(supernet, text.blocks("heldout", arguments.heldout, config.data.length))
+    overrides = [f"data.heldout_windows={arguments.heldout}"]
+    overrides += [f"data.path={arguments.text.resolve()}"] if arguments.text else []
+    session, console = (
+        Session.open(session_settings(composed(*overrides)), Paths(arguments.run_dir)),
+        Console(width=120),
+    )
+    spec, supernet, calibration = session.spec, session.supernet, session.windows("calibration")
+    divergence = Divergence(supernet, session.windows("heldout"))
     lost = [supernet.lost_energy(index)[0] for index in range(spec.layers)]
-    dense = Candidate.dense(spec)
+    dense = session.dense
     title = ("layers", "[query heads, KV groups]", "KV cache", "decoder parameters", "refit", "corrective refit")
     table = Table(*title, title=f"KL to dense (perplexity), held-out text of {spec.name}")
     for count in arguments.layers:

@@ -4,8 +4,8 @@
 
 One run of run_search.py calibrates and searches on CORPUS for KL against decoder-layer parameters. The point of the
 lowest KL with at least half of them removed is scored as in benchmarks/quality.py, on text that is not of the corpus:
-with its refit, after the corrective refit, after every rung of distillation, and as export_subnet.py leaves it after
-`recover.tokens`, which trains all weights from the last rung on.
+with its refit, after the corrective refit, after every count of tokens of distillation, and as export_subnet.py leaves
+it after `recover.tokens`, which trains all weights from the last one on.
 """
 
 from __future__ import annotations
@@ -14,19 +14,15 @@ import argparse
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
-from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.quality import ROOT, best_of_size, load, perplexity
-from evaluators.data import text_of
-from evaluators.training.tuning import make_tuning
+from conf.settings import run_session
 from search.run.finished import FinishedRun
 from search.run.picks import candidate_of
-from space.supernet.supernet import Supernet
 
 REMOVE = 0.5
 
@@ -38,7 +34,9 @@ def main() -> None:
     parser.add_argument("--test", type=Path, required=True, help="text for scoring")
     parser.add_argument("--run-dir", type=Path, default=Path("results/recovery"))
     parser.add_argument("--search-tokens", type=int, default=600_000)
-    parser.add_argument("--rungs", type=int, nargs="+", default=[4096, 16384, 65536], help="of distillation")
+    parser.add_argument(
+        "--distillation-tokens", type=int, nargs="+", default=[4096, 16384, 65536], help="of distillation"
+    )
     parser.add_argument("--tokens", type=int, default=1_000_000, help="of recovery; 0 for none")
     parser.add_argument("settings", nargs="*", help="of export_subnet.py, for example recover.learning_rate=1e-4")
     arguments = parser.parse_args()
@@ -46,18 +44,14 @@ def main() -> None:
         sys.executable, str(ROOT / "run_search.py"), f"run_dir={arguments.run_dir}",
         f"data.path={arguments.train.resolve()}", "data.calibration_windows=128", "data.search_windows=8",
         "objectives=[kl,decoder_params]", "space.min_decoder_params=0.48", f"budget.tokens={arguments.search_tokens}",
-        "correction.windows=256", f"distillation.rungs={arguments.rungs}", "search.distillation=final",
+        "correction.windows=256", f"distillation.tokens={arguments.distillation_tokens}", "search.distillation=final",
         "front_points=1",
     ]  # fmt: skip
     subprocess.run(command, check=True)
     run = FinishedRun.open(arguments.run_dir)
     candidate = candidate_of(best_of_size(run.points, REMOVE))
-    config, test = run.config, arguments.test.read_text(encoding="utf-8")
-    loaded = instantiate(config["model"])()
-    supernet = Supernet.load(loaded.model, loaded.spec, arguments.run_dir / "supernet", dtype=loaded.dtype)
-    recipe = instantiate(config["correction"]), instantiate(config["distillation"])
-    text = partial(text_of, config["data"], loaded.tokenizer, loaded.spec.vocab)
-    tuning = make_tuning("final", supernet, arguments.run_dir, *recipe, text, config["data"]["length"])
+    test, session = arguments.test.read_text(encoding="utf-8"), run_session(arguments.run_dir)
+    loaded, supernet, tuning = session.loaded, session.supernet, session.tuning
     assert tuning is not None
     console, table = Console(width=120), Table("after", "s", "perplexity", "÷ dense", "÷ refit")
     scores = {"dense": perplexity(loaded.model.float(), loaded.tokenizer, test)}
@@ -70,7 +64,7 @@ def main() -> None:
         console.print(title, f"{seconds:.0f} s", *cells, highlight=False)
 
     score("refit", supernet.view(candidate, own=True).float(), 0.0)
-    for rung, tokens in enumerate([0, *arguments.rungs]):
+    for rung, tokens in enumerate([0, *arguments.distillation_tokens]):
         start = time.perf_counter()
         model = tuning.model(candidate, rung)
         title = f"{tokens} tokens" if rung else "corrective refit"

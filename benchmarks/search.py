@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +27,17 @@ if not __package__:  # as a script, this file hides the package `search` from it
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from plotly.subplots import make_subplots
 from rich.console import Console
 from rich.table import Table
 
+from conf.settings import composed, made, session_settings
 from evaluators.base import Evaluation, choose_metrics
-from evaluators.data import text_of
-from evaluators.fidelities import fidelities
-from evaluators.latency.bench import LatencyBench
-from evaluators.latency.table import LatencyTable
+from evaluators.session import Paths, Session
 from search.archive import Archive
 from search.loop import Budget, run_loop
 from search.pareto import hypervolume, minimised
-from search.protocol import Algorithm, Question, Task
-from space.candidate import Candidate
-from space.files import kept
+from search.protocol import Algorithm, Question, Task, starting_designs
 from space.size import decoder_params
 
 SEARCHES = ("surrogate", "nsga2", "random", "evolution", "dp", "greedy", "ladders")
@@ -82,42 +77,28 @@ class Harness:
     """The model, the text and the archive that all searches share."""
 
     def __init__(self, out: Path, overrides: Sequence[str]) -> None:
-        with initialize_config_dir(config_dir=str(Path(__file__).resolve().parent.parent / "conf"), version_base="1.3"):
-            self._cfg = compose("config", overrides=[*overrides])
-            self._searches = {name: compose("config", [*overrides, f"search={name}"]).search for name in SEARCHES}
-        cfg = self._cfg
-        loaded = instantiate(cfg.model)()
-        self.spec = loaded.spec
-        self.space = instantiate(cfg.space)(spec=self.spec)
-        text = text_of(cfg.data, loaded.tokenizer, self.spec.vocab)
-        calibration, search = (
-            text.blocks(part, cfg.data[f"{part}_windows"], cfg.data.length) for part in ("calibration", "search")
-        )
+        self._searches = {name: composed(*overrides, f"search={name}")["search"] for name in SEARCHES}
+        untuned = replace(session_settings(composed(*overrides)), correction=None, training="off")
+        session = Session.open(untuned, Paths(out))
         out.mkdir(parents=True, exist_ok=True)
-        supernet = instantiate(cfg.supernet).supernet(loaded, calibration, out / "supernet", lambda layer: None)
-        bench = LatencyBench(supernet, instantiate(cfg.latency)())
-        designs = self.space.samples(bench.workload.fit + bench.workload.check)
-        options = self.space.block_options
-        table = LatencyTable.from_json(kept(out / "latency.json", lambda: bench.table(options, designs).to_json()))
-        self._asked = fidelities(supernet, table, search, search[:1], **cfg.evaluators)
-        self.dense = Candidate.dense(self.spec)
-        self._starts = [self.dense, *self.space.uniform_ladder(), *self.space.depth_ladder(supernet.removal_order)]
-        settings = {"text": text.digest, "latency": table.digest, "overrides": [*overrides]}
-        self.archive = Archive(out / "archive.jsonl", settings)
+        self.spec, self.dense, self.space = session.spec, session.dense, session.space
+        self._asked = session.fidelities
+        self._starts = starting_designs(self.space, session.supernet.removal_order)
+        self.archive = Archive(out / "archive.jsonl", session.identity() | {"overrides": [*overrides]})
 
     def run(self, name: str, objectives: Sequence[str], seed: int, tokens: int) -> list[tuple[int, Evaluation]]:
         """Evaluations at full fidelity in order, each with the tokens spent by then."""
         evaluators, settings = self._asked.search, self._searches[name]
         metrics = choose_metrics(list(objectives), evaluators[-1].metrics)
         task = Task(self.space, metrics, seed, self._asked.free, self._starts, len(evaluators))
-        algorithm = Recorded(instantiate(settings.algorithm)(task))
+        algorithm = Recorded(made(settings["algorithm"])(task))
         run_loop(
             algorithm,
             evaluators,
             self.archive,
             metrics,
             Budget(tokens=tokens),
-            batch=settings.batch,
+            batch=settings["ask"],
         )
         return [(spent, e) for spent, e in algorithm.told if e.fidelity == "search" and e.status == "ok"]
 

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table as Printed
 
+from conf.settings import run_session, stored_config
 from evaluators.refit_error import refit_error_measure
 from search.agreement import rank_correlation
 from search.surrogate.features import BlockFeatures, Described
@@ -29,7 +28,6 @@ from search.surrogate.predictor import ROWS, Surrogate
 from search.surrogate.sensitivity import REFIT_ERROR, Sweep
 from search.tables import Genes, Table, tabulate
 from space.candidate import Candidate
-from space.supernet.supernet import Supernet
 
 Describe = Callable[[Genes], Described]
 
@@ -68,11 +66,9 @@ def main() -> None:
     parser.add_argument("--known", type=int, nargs="+", default=[60, 100, 200, 400])
     parser.add_argument("--ahead", type=int, default=40)
     arguments = parser.parse_args()
-    cfg: Any = OmegaConf.load(arguments.run_dir / "config.yaml")
-    loaded = instantiate(cfg.model)()
-    supernet = Supernet.load(loaded.model, loaded.spec, arguments.run_dir / "supernet", dtype=loaded.dtype)
-    space = instantiate(cfg.space)(spec=loaded.spec)
-    errors = tabulate(space, refit_error_measure(supernet).values, [REFIT_ERROR])[REFIT_ERROR]
+    session, config = run_session(arguments.run_dir), stored_config(arguments.run_dir)
+    space = session.space
+    errors = tabulate(space, refit_error_measure(session.supernet).values, [REFIT_ERROR])[REFIT_ERROR]
     records = [json.loads(line) for line in (arguments.run_dir / "archive.jsonl").read_text().splitlines()[1:]]
     searched = [r for r in records if r["fidelity"].startswith("search") and r["status"] == "ok"]
     cheapest = min(
@@ -80,7 +76,7 @@ def main() -> None:
     )
     kl = {r["key"]: r["values"]["kl"] for r in searched if r["fidelity"] == cheapest}
     candidates = {r["key"]: Candidate.from_json(r["candidate"]) for r in searched}
-    sweep = Sweep(space, errors.steps, cfg.search.algorithm.sweep_levels)
+    sweep = Sweep(space, errors.steps, config["search"]["algorithm"]["sweep_levels"])
     losses = Table(0.0, sweep.losses([kl.get(design.key) for design in sweep.designs]))
     swept = {design.key for design in sweep.designs}
     keys = [key for key in kl if key not in swept]

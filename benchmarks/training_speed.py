@@ -2,7 +2,7 @@
 
     python -m benchmarks.training_speed --run-dir RUN [--candidates 8]
 
-RUN is a finished run of run_search.py. Designs of its front are trained to the first rung of its distillation:
+RUN is a finished run of run_search.py. Designs of its front are trained for the first tokens of its distillation:
 
     bare      forward and backward of the same text through the same subnets with the same trained parameters, and
               transformers' own language-model loss: no teacher, no optimizer, nothing made, stored or scored
@@ -23,18 +23,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
 
-from evaluators.data import text_of
+from conf.settings import run_session
 from evaluators.divergence import Divergence
-from evaluators.training.distillation import Distillation, Student
+from evaluators.training.distillation import Student
 from evaluators.training.tuning import Tuning
 from search.run.finished import FinishedRun
 from search.run.front import is_dense
 from search.run.picks import candidate_of
-from space.supernet.supernet import Supernet
 
 
 def seconds(job: Callable[[], Any]) -> float:
@@ -51,16 +49,13 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=8)
     arguments = parser.parse_args()
     run = FinishedRun.open(arguments.run_dir)
-    config, front = run.config, run.front[~is_dense(run.front)]
+    session, front = run_session(arguments.run_dir), run.front[~is_dense(run.front)]
     candidates = [candidate_of(row) for _, row in front.head(arguments.candidates).iterrows()]
-    loaded = instantiate(config["model"])()
-    supernet = Supernet.load(loaded.model, loaded.spec, arguments.run_dir / "supernet", dtype=loaded.dtype)
-    settings: Distillation = instantiate(config["distillation"])
-    length, batch = config["data"]["length"], settings.batch
-    text = text_of(config["data"], loaded.tokenizer, loaded.spec.vocab)
-    steps = -(-settings.rungs[0] // (batch * length))
+    supernet, text, settings = session.supernet, session.text, session.settings.distillation
+    length, batch = session.settings.text.length, settings.batch_size
+    steps = -(-settings.tokens[0] // (batch * length))
     parts = text.blocks("calibration", steps * batch, length).split(batch)
-    refit = instantiate(config["correction"])
+    refit = session.settings.correction
 
     def bare() -> float:
         total = 0.0
@@ -80,7 +75,7 @@ def main() -> None:
             return Tuning(supernet, where, correction, settings if name != "refit" else None, lambda: text, length)
 
         own = tuning("trained", None)
-        unseen = Divergence(supernet, text.blocks("search", config["data"]["search_windows"], length))
+        unseen = Divergence(supernet, session.windows("search"))
         times = {"bare": bare(), "trained": seconds(lambda: [own.model(candidate, 1) for candidate in candidates])}
         models = [own.model(candidate, 1) for candidate in candidates]
         _ = unseen(candidates[0])  # the dense model's part

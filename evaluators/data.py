@@ -170,30 +170,6 @@ def split_tokens(
     return TokenSplits(tokens, start)
 
 
-def text_of(
-    settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, vocab: int, *, digest: str | None = None
-) -> TokenSplits:
-    """`load_texts` and `split_tokens` in one.
-
-    Args:
-        settings: The `data` settings of a run: `path`, `name`, `split` and `field`; others are not looked at.
-        tokenizer: The model's tokenizer.
-        vocab: Rows of the model's embedding matrix.
-        digest: That the text must have, if any.
-
-    Raises:
-        UserError: The text can not be had, or is another one.
-    """
-    names = ("path", "name", "split", "field")
-    text = split_tokens(load_texts(**{name: settings[name] for name in names}), tokenizer, vocab=vocab)
-    if digest is not None and text.digest != digest:
-        raise UserError(
-            f"Expected the text of the run ({digest}), but {settings['path'] or 'the embedded one'} has changed "
-            f"({text.digest}). Bring the old text back."
-        )
-    return text
-
-
 def _local_files(path: Path) -> list[Path]:
     """The text files at a path, in order of name."""
     if path.is_dir():

@@ -26,9 +26,9 @@ class Fidelities:
 
     Attributes:
         free: The metrics of any candidate that need no forward pass, each a sum over blocks.
-        search: The rungs of the search without training; the last one is named `search`.
-        trained: The rungs of the distillation, if there is any.
-        heldout: On text that no rung has seen.
+        search: Those of the search without training; the last one is named `search`.
+        trained: Those of subnets that are trained, if any are.
+        heldout: On text that no other fidelity has seen.
         tuned: The same of subnets as they are exported, after all tuning; None when there is none.
     """
 
@@ -48,8 +48,8 @@ def fidelities(
     accuracy: Callable[[Models, float], Measure] | None = None,
     *,
     context: int,
-    batch: int,
-    rungs: Sequence[float],
+    batch_size: int,
+    parts: Sequence[float],
     cache_bytes: int,
 ) -> Fidelities:
     """Makes them; nothing is run yet.
@@ -60,42 +60,42 @@ def fidelities(
         search: Token windows of the search, shape (windows, length).
         heldout: Token windows of the final scores, shape (windows, length).
         tuning: What follows the cached refit, if anything.
-        accuracy: What is asked besides of models, on a part of the items, such as `Harness.measure`; every rung asks it
-            on the part of the items that it sees of the text, trained ones on all.
+        accuracy: What is asked besides of models, on a part of the items, such as `Harness.measure`; every fidelity
+            asks it on the part of the items that it sees of the text, trained ones on all.
         context: Tokens at which KV-cache bytes and attention's share of the work are counted.
-        batch: Windows of a forward pass.
-        rungs: The part of every window of `search`, from its start, that each cheaper fidelity looks at; cheapest
+        batch_size: Windows of a forward pass.
+        parts: The part of every window of `search`, from its start, that each cheaper fidelity looks at; cheapest
             first. The beginnings of many windows rank designs better than as many tokens of few whole ones.
-        cache_bytes: Memory for residual streams, over all rungs.
+        cache_bytes: Memory for residual streams, over all fidelities.
 
     Raises:
-        UserError: The rungs do not rise from above 0 to below 1, or give less than two tokens, or the text is too short
+        UserError: The parts do not rise from above 0 to below 1, or give less than two tokens, or the text is too short
             for the tuning.
     """
     length = search.shape[1]
-    sizes = [*(round(rung * length) for rung in rungs), length]
+    sizes = [*(round(part * length) for part in parts), length]
     if sizes != sorted(set(sizes)) or sizes[0] < 2:
         raise UserError(
-            f"evaluators.rungs: expected rising fractions of a window above 0 and below 1, of at least 2 of "
-            f"data.length={length} tokens, got {list(rungs)}. Change one of them; rungs=[] leaves the full fidelity."
+            f"evaluators.fidelities: expected rising fractions of a window above 0 and below 1, of at least 2 of "
+            f"data.length={length} tokens, got {list(parts)}. Change one of them; [] leaves the full one alone."
         )
     element = supernet.model.dtype.itemsize
     costs = [cost_measure(supernet.spec, context=context, bytes_per_element=element), table.measure()]
 
     def divergence(tokens: int) -> Divergence:
-        return Divergence(supernet, search[:, :tokens], batch=batch, cache_bytes=cache_bytes // len(sizes))
+        return Divergence(supernet, search[:, :tokens], batch=batch_size, cache_bytes=cache_bytes // len(sizes))
 
     def extra(models: Models, part: float = 1.0) -> list[Measure]:
         return [accuracy(models, part)] if accuracy else []
 
-    rungs_of_search = {f"search-{tokens}": divergence(tokens) for tokens in sizes[:-1]} | {"search": divergence(length)}
-    unseen = Divergence(supernet, heldout, batch=batch)
+    divergences = {f"search-{tokens}": divergence(tokens) for tokens in sizes[:-1]} | {"search": divergence(length)}
+    unseen = Divergence(supernet, heldout, batch=batch_size)
     trained: tuple[Evaluator, ...] = ()
     final: Evaluator | None = None
     if tuning is not None:
         tuning.check_text()
         names = [f"distilled-{tokens}" for tokens in tuning.rungs]
-        full = rungs_of_search["search"]
+        full = divergences["search"]
         trained = tuple(
             TunedEvaluator(name, tuning, rung, lambda models: [*extra(models), full.measure(models)], costs=costs)
             for rung, name in enumerate(names, start=1)
@@ -110,7 +110,7 @@ def fidelities(
         free=free,
         search=tuple(
             MeasureEvaluator(name, [*costs, asked.measure(), *extra(supernet.view, size / length)])
-            for size, (name, asked) in zip(sizes, rungs_of_search.items(), strict=True)
+            for size, (name, asked) in zip(sizes, divergences.items(), strict=True)
         ),
         trained=trained,
         heldout=MeasureEvaluator("heldout", [unseen.heldout_measure()]),

@@ -1,9 +1,10 @@
-"""Constraints as people write them: `latency_ms<=25, params<=0.6`, and what they make of a search space."""
+"""Limits on what costs nothing to know, and what they make of a search space; and limits in text."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from evaluators.metrics import METRICS
 from search.protocol import Free
@@ -12,6 +13,7 @@ from space.errors import UserError
 from space.space import SearchSpace
 
 _CONSTRAINT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
+_BOUNDS = {"max": "<=", "min": ">="}
 
 # Of which no candidate has as little as 1.
 _SIZED = {m.name for m in METRICS if m.is_cost and (m.format in ("count", "bytes") or m.unit == "ms")}
@@ -37,33 +39,62 @@ def quoted(arguments: Sequence[str], key: str) -> list[str]:
     ]
 
 
-def constrained(space: SearchSpace, text: str | None, free: Free) -> SearchSpace:
-    """The designs of a space that are within constraints.
+def limits(constraints: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    """Name, relation (`<=` or `>=`) and value of every limit that is set, in the order of the mapping.
+
+    Args:
+        constraints: Metric name to an upper bound; or to `{min: ..., max: ...}`, of which one may be left out; or to
+            None for no limit.
+
+    Raises:
+        UserError: A bound is none of these.
+    """
+    found = []
+    for name, bound in constraints.items():
+        if bound is None:
+            continue
+        bounds = bound if isinstance(bound, Mapping) else {"max": bound}
+        if not bounds or not bounds.keys() <= _BOUNDS.keys() or not all(map(_is_number, bounds.values())):
+            raise UserError(
+                f"constraints.{name}: expected a number, which is an upper bound, or bounds such as "
+                f"{{min:0.5,max:0.8}}, got {bound}."
+            )
+        found += [(name, _BOUNDS[side], float(bounds[side])) for side in _BOUNDS if side in bounds]
+    return found
+
+
+def limits_text(constraints: Mapping[str, Any]) -> str:
+    """The limits for people, such as `latency_ms<=0.7, params>=0.5`; `none` where there are none."""
+    return ", ".join(f"{name}{relation}{value:g}" for name, relation, value in limits(constraints)) or "none"
+
+
+def constrained(space: SearchSpace, constraints: Mapping[str, Any], free: Free) -> SearchSpace:
+    """The designs of a space that are within limits.
 
     Args:
         space: The space.
-        text: None for all of them, or constraints with commas between them, on metrics that are sums over blocks and
-            cost nothing to know; those of `relative` are fractions of the dense model's.
+        constraints: See `limits`; on metrics that are sums over blocks and cost nothing to know. Values of `relative`
+            are fractions of the dense model's.
         free: These metrics, of any candidate.
 
     Raises:
-        UserError: Something is no constraint, or no design is within it.
+        UserError: There is no such metric, a bound is none, or no design is within them.
     """
-    if text is None:
-        return space
-    known = free(space.decode(space.levels - 1))
-    for part in text.split(","):
-        constraint = parsed(part)
-        if constraint is None or constraint[0] not in known:
+    found = limits(constraints)
+    known = free(space.decode(space.levels - 1)) if found else {}
+    for name, relation, value in found:
+        if name not in known:
             raise UserError(
-                f"constraints: expected metric<=value or metric>=value on one of {', '.join(known)}, "
-                f"got {part.strip()!r}. "
+                f"constraints: expected bounds on {', '.join(known)}, got one on {name}. "
                 "What is measured on text, such as kl, is an objective: pick from the front by it, pick='kl<=0.5'."
             )
-        name, relation, value = constraint
         table = tabulate(space, free, [name])[name]
         limit = value * table.base if relative(name, value) else value
         if relation == ">=":
             table, limit = -table, -limit
-        space = space.limited(part.strip(), table.base, table.steps, limit)
+        space = space.limited(f"{name}{relation}{value:g}", table.base, table.steps, limit)
     return space
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -69,6 +69,16 @@ class Task:
         return self.rungs - self.trained
 
 
+def starting_designs(space: SearchSpace, removal_order: Sequence[int]) -> list[Candidate]:
+    """The dense model and plain designs of a space: uniform ones, and depth-only ones.
+
+    Args:
+        space: Where to search.
+        removal_order: The layers, in the order in which depth-only designs lose them.
+    """
+    return [Candidate.dense(space.spec), *space.uniform_ladder(), *space.depth_ladder(removal_order)]
+
+
 @dataclass(frozen=True)
 class Question:
     """A candidate to be evaluated.

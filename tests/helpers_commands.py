@@ -41,6 +41,8 @@ class Place:
             "budget.evaluations": str(EVALUATIONS),
         }
         settings |= dict(item.split("=", 1) for item in (*TINY_RUN, *changes))
+        if settings.get("correction") == "none":
+            del settings["correction.windows"]
         overrides = [f"{name}={value}" for name, value in settings.items()]
         return start("run_search.py", *overrides, cwd=self.cwd, cache=self.directory / cache, preexec=preexec)
 
@@ -55,6 +57,13 @@ class Place:
 
     def copy(self, run: str, name: str) -> Path:
         return shutil.copytree(self.run(run), self.run(name))
+
+
+def on_another_device(run: Path) -> None:
+    """As if a run's latencies had been measured on another machine."""
+    table = json.loads((run / "latency.json").read_text())
+    table["device"] |= {"threads": 64, "device": "Imaginary 9000"}
+    (run / "latency.json").write_text(json.dumps(table))
 
 
 def good(done: Done) -> Done:

@@ -67,7 +67,7 @@ def begin(run_dir: Path, evaluations: list[Evaluation], *, tokens: int = 2000, m
     config = {
         "budget": {"_target_": "search.loop.Budget", "evaluations": None, "tokens": tokens},
         "objectives": ["kl", "latency_ms"],
-        "search": {"batch": 5, "distillation": "off"},
+        "search": {"ask": 5, "distillation": "off"},
     }
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
     (run_dir / "archive.jsonl").write_text(header(model) + lines(evaluations))

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from functools import partial
+import pickle
+from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MissingMandatoryValue
 
+from conf.settings import PARTS, composed, made, run_session, session_settings, stored_config
 from evaluators.base import choose_metrics
 from evaluators.cost import cost_measure
 from evaluators.data import load_texts
 from evaluators.latency.workload import LATENCY, Workload
 from evaluators.metrics import metric_named
+from evaluators.settings import FidelitySettings, ModelSettings, Settings, TaskSettings, TextSettings
 from evaluators.tasks.harness import Harness
+from evaluators.training.corrections import CorrectiveRefit
+from evaluators.training.distillation import Distillation
+from evaluators.training.recovery import Recovery
+from evaluators.training.tuning import MODES
+from search.constraints import limits_text
+from search.loop import Budget
 from search.protocol import Task
+from search.run.directory import open_run_directory
 from space.candidate import Candidate
+from space.errors import UserError
 from space.formats.registry import format_of
 from space.models.loading import load_model
 from space.space import SearchSpace
@@ -46,63 +56,81 @@ OBJECTIVES = (metric_named("kl"), LATENCY)
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
 
 
-@pytest.fixture(autouse=True)
-def configured() -> Iterator[None]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
+Config = dict[str, Any]
 
 
-def composed(*overrides: str) -> DictConfig:
-    return compose("config", overrides=list(overrides))
-
-
-def tiny_space(cfg: DictConfig) -> SearchSpace:
-    space: SearchSpace = instantiate(cfg.space, mlp_step=16)(spec=SPEC)
+def tiny_space(config: Config) -> SearchSpace:
+    space: SearchSpace = made(config["space"] | {"mlp_step": 16})(SPEC)
     return space
 
 
-def check_model(cfg: DictConfig) -> None:
-    loader = instantiate(cfg.model)
-    assert isinstance(loader, partial)
-    assert loader.func is load_model
-    inspect.signature(load_model).bind(**loader.keywords)
+def arguments_of(function: Callable[..., Any], *without: str) -> set[str]:
+    return set(inspect.signature(function).parameters) - {*without}
 
 
-def check_data(cfg: DictConfig) -> None:
-    windows = {"calibration_windows", "search_windows", "heldout_windows"}
-    sizes = windows | {"length"}
-    assert all(cfg.data[name] >= 1 for name in sizes)
-    rest = {name: value for name, value in cfg.data.items() if name not in sizes}
-    inspect.signature(load_texts).bind(**rest)
+def keys_of(part: Config) -> set[str]:
+    return {key for key in part if not key.startswith("_")}
 
 
-def check_supernet(cfg: DictConfig) -> None:
-    preparation = instantiate(cfg.supernet)
+def check_model(config: Config) -> None:
+    settings = made(config["model"])
+    assert isinstance(settings, ModelSettings)
+    assert keys_of(config["model"]) == set(asdict(settings)) == arguments_of(load_model)
+
+
+def check_data(config: Config) -> None:
+    settings = made(config["data"])
+    assert isinstance(settings, TextSettings)
+    sizes = {"length", "calibration_windows", "search_windows", "heldout_windows"}
+    assert keys_of(config["data"]) - sizes == arguments_of(load_texts, "max_characters")
+
+
+def check_supernet(config: Config) -> None:
+    preparation = made(config["supernet"])
     assert isinstance(preparation, Preparation)
-    if OmegaConf.is_dict(cfg.supernet) and cfg.supernet.importance == "obs":
+    if config["supernet"]["importance"] == "obs":
         assert preparation == Preparation()  # the config and the code have one default
 
 
-def check_space(cfg: DictConfig) -> None:
-    space = tiny_space(cfg)
+def check_space(config: Config) -> None:
+    space = tiny_space(config)
     assert isinstance(space, SearchSpace)
     assert len(space.levels) > 0
-    accepted = set(inspect.signature(SearchSpace).parameters) - {"spec"}
-    assert set(cfg.space) - {"_target_", "_partial_"} == accepted  # every setting can be seen and changed
+    assert keys_of(config["space"]) == arguments_of(SearchSpace, "spec")  # every setting can be seen and changed
 
 
-def check_evaluators(cfg: DictConfig) -> None:
-    assert set(cfg.evaluators) == {"context", "batch", "cache_bytes", "rungs"}
-    assert cfg.evaluators.batch >= 1
-    assert cost_measure(SPEC, context=cfg.evaluators.context).values(Candidate.dense(SPEC))["kv_bytes"] > 0
+def check_evaluators(config: Config) -> None:
+    settings = made(config["evaluators"])
+    assert settings == FidelitySettings()
+    assert cost_measure(SPEC, context=settings.context).values(Candidate.dense(SPEC))["kv_bytes"] > 0
 
 
-def check_latency(cfg: DictConfig) -> None:
-    assert isinstance(instantiate(cfg.latency)(), Workload)
+def check_latency(config: Config) -> None:
+    workload = made(config["latency"])
+    assert isinstance(workload, Workload)
+    assert keys_of(config["latency"]) >= set(asdict(workload)) - {"new_tokens"}
 
 
-def check_search(cfg: DictConfig) -> None:
-    space = tiny_space(cfg)
+def check_correction(config: Config) -> None:
+    refit = made(config["correction"])
+    assert refit is None or (isinstance(refit, CorrectiveRefit) and keys_of(config["correction"]) == set(asdict(refit)))
+
+
+def check_distillation(config: Config) -> None:
+    distillation = made(config["distillation"])
+    assert isinstance(distillation, Distillation)
+    assert keys_of(config["distillation"]) == set(asdict(distillation))
+    assert distillation.seed == config["seed"]
+
+
+def check_budget(config: Config) -> None:
+    budget = made(config["budget"])
+    assert isinstance(budget, Budget)
+    assert keys_of(config["budget"]) == set(asdict(budget))
+
+
+def check_search(config: Config) -> None:
+    space, ask = tiny_space(config), config["search"]["ask"]
     starts = [Candidate.dense(SPEC), *space.uniform_ladder()]
     costs = cost_measure(SPEC, context=64)
 
@@ -110,14 +138,14 @@ def check_search(cfg: DictConfig) -> None:
         size = costs.values(candidate)["params"]
         return {**costs.values(candidate), "latency_ms": size, "refit_error": -size}
 
-    task = Task(space, OBJECTIVES, seed=cfg.seed, free=free, starts=starts, rungs=2)
-    algorithm = instantiate(cfg.search.algorithm)(task)
-    asked = algorithm.ask(cfg.search.batch)
-    assert 2 <= len({question.candidate.key for question in asked}) == len(asked) <= cfg.search.batch
-    assert instantiate(cfg.budget).fraction(0, 0) == 0
+    task = Task(space, OBJECTIVES, seed=config["seed"], free=free, starts=starts, rungs=2)
+    algorithm = made(config["search"]["algorithm"])(task)
+    asked = algorithm.ask(ask)
+    assert 2 <= len({question.candidate.key for question in asked}) == len(asked) <= ask
+    assert config["search"]["distillation"] in MODES
 
 
-PARTS: dict[str, Callable[[DictConfig], None]] = {
+CHECKS: dict[str, Callable[[Config], None]] = {
     "model": check_model,
     "data": check_data,
     "supernet": check_supernet,
@@ -125,72 +153,152 @@ PARTS: dict[str, Callable[[DictConfig], None]] = {
     "evaluators": check_evaluators,
     "latency": check_latency,
     "search": check_search,
+    "correction": check_correction,
+    "distillation": check_distillation,
+    "budget": check_budget,
 }
 
 
 def test_every_group_is_checked_here() -> None:
-    assert {group for group, _ in OPTIONS} == {*PARTS, "experiment"}
+    assert {group for group, _ in OPTIONS} == {*CHECKS, "experiment"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_instantiates(group: str, option: str) -> None:
-    cfg = composed(f"+experiment={option}" if group == "experiment" else f"{group}={option}")
-    for name in PARTS if group == "experiment" else (group,):
-        PARTS[name](cfg)
+    config = composed(f"{group}={option}")
+    for name in CHECKS if group == "experiment" else (group,):
+        CHECKS[name](config)
+    settings = session_settings(config)
+    assert pickle.loads(pickle.dumps(settings)).latency == settings.latency
 
 
 def test_the_default_composes_with_every_part_and_its_objectives_exist() -> None:
-    cfg = composed()
-    for check in PARTS.values():
-        check(cfg)
-    known = [*cost_measure(SPEC, context=cfg.evaluators.context).metrics, *OBJECTIVES]
-    assert [metric.name for metric in choose_metrics(cfg.objectives, known)] == ["kl", "latency_ms"]
-    assert cfg.front_points >= 8
-    assert (cfg.progress, cfg.tracker) == ("auto", "none")  # "none" is a word here, not YAML's null
+    config = composed()
+    for check in CHECKS.values():
+        check(config)
+    settings = session_settings(config)
+    known = [*cost_measure(SPEC, context=settings.evaluators.context).metrics, *OBJECTIVES]
+    assert [metric.name for metric in choose_metrics(settings.objectives, known)] == ["kl", "latency_ms"]
+    assert settings.training == "loop"
+    assert settings.tasks == TaskSettings()
+    assert config["front_points"] >= 8
+    assert (config["progress"], config["tracker"]) == ("auto", "none")  # "none" is a word here, not YAML's null
+
+
+def test_every_part_of_a_session_is_a_group_or_a_key() -> None:
+    assert {*PARTS, "training", "objectives", "text_digest"} == {field.name for field in fields(Settings)}
+    assert set(PARTS.values()) <= set(composed())
+
+
+def test_constraints_are_on_what_costs_nothing_to_know() -> None:
+    serving = composed("latency=serving")
+    costs = cost_measure(SPEC, context=64).metrics
+    free = {metric.name for metric in (*costs, *made(serving["latency"]).metrics)}
+    assert set(serving["constraints"]) == free - {"decoder_params_removed"}
+    assert set(serving["constraints"].values()) == {None}
+    given = composed("constraints.latency_ms=0.7", "constraints.params={min:0.5}")["constraints"]
+    assert limits_text(given) == "latency_ms<=0.7, params>=0.5"
 
 
 def test_an_experiment_keeps_what_it_does_not_name() -> None:
-    smoke, default = composed("+experiment=smoke"), composed()
-    assert smoke.budget.tokens < default.budget.tokens
-    assert smoke.model == default.model
-    assert set(smoke.search.algorithm) == set(default.search.algorithm)
+    smoke, default = composed("experiment=smoke"), composed()
+    assert smoke["budget"]["tokens"] < default["budget"]["tokens"]
+    assert smoke["model"] == default["model"]
+    assert set(smoke["search"]["algorithm"]) == set(default["search"]["algorithm"])
+
+
+def test_the_command_line_has_the_last_word_over_an_experiment() -> None:
+    config = composed("experiment=smoke", "correction=none", "budget.tokens=7", "data.length=99")
+    assert config["correction"] is None
+    assert config["budget"]["tokens"] == 7
+    assert config["data"]["length"] == 99
+    assert session_settings(config).correction is None
 
 
 @pytest.mark.parametrize(
-    "override", ["space=sideways", "search=luck", "model.pth=x", "data.lenght=8", "+experiment=none", "sede=1"]
+    "override",
+    [
+        *("space=sideways", "search=luck", "model.pth=x", "data.lenght=8", "experiment=none", "sede=1"),
+        *("constraints.kl=1", "evaluators.rungs=[0.5]", "search.batch=3"),
+    ],
 )
 def test_an_unknown_option_or_key_is_an_error(override: str) -> None:
     with pytest.raises(HydraException):
         composed(override)
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("distillation.tokens=[]", r"distillation\.tokens: expected rising counts"),
+        ("search.distillation=on", r"search\.distillation: expected one of off, final, loop, got 'on'"),
+        ("data.search_windows=0", r"data\.search_windows: expected at least 1, got 0"),
+        ("evaluators.batch_size=0", r"evaluators\.batch_size: expected at least 1, got 0"),
+        ("latency.engine=abacus", r"latency\.engine: expected torch or llamacpp"),
+        ("evaluate.picks=-1", r"evaluate\.picks: expected at least 0"),
+    ],
+)
+def test_a_value_that_is_refused_is_told_in_the_words_of_who_refuses_it(override: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        session_settings(composed(override))
+
+
+def test_settings_of_another_version_are_refused() -> None:
+    config = composed()
+    for changed in (
+        config | {"correction": {"_target_": config["correction"]["_target_"], "windows": 4, "batch": 8}},
+        {key: value for key, value in config.items() if key != "evaluate"},
+        config | {"data": {"path": None}},
+    ):
+        with pytest.raises(UserError, match="settings of this version"):
+            session_settings(changed)
+
+
+def test_a_run_is_opened_with_what_it_has_stored(tmp_path: Path) -> None:
+    config = composed("seed=3", "constraints.kv_bytes=0.5", "correction=none", "space=depth")
+    open_run_directory(tmp_path, config)
+    assert stored_config(tmp_path) == config
+    session = run_session(tmp_path)
+    assert session.paths.run_dir == tmp_path
+    assert session.settings.correction is None
+    assert session.settings.distillation.seed == 3
+    with pytest.raises(UserError, match=f"Expected {tmp_path / 'none'} to hold a run"):
+        run_session(tmp_path / "none")
+
+
 def test_the_export_composes() -> None:
-    cfg = compose("export", overrides=["run_dir=results/x", "pick='params<=0.6'"])
-    assert (cfg.run_dir, cfg.pick, cfg.out, cfg.tolerance) == ("results/x", "params<=0.6", None, 1e-4)
-    assert OmegaConf.is_missing(compose("export"), "run_dir")
-    assert format_of(cfg.format, cfg.gguf.type).suffix == ""
-    assert format_of("gguf", cfg.gguf.type).suffix == "-gguf-f16"
+    config = composed("run_dir=results/x", "pick='params<=0.6'", name="export")
+    chosen = config["run_dir"], config["pick"], config["out"], config["tolerance"]
+    assert chosen == ("results/x", "params<=0.6", None, 1e-4)
+    assert made(config["recover"]) == Recovery()
+    assert format_of(config["format"], config["gguf"]["type"]).suffix == ""
+    assert format_of("gguf", config["gguf"]["type"]).suffix == "-gguf-f16"
 
 
 def test_the_settings_of_task_scores_are_those_of_the_harness() -> None:
-    accepted = set(inspect.signature(Harness).parameters) - {"tokenizer"}
-    after, alone = composed().evaluate, compose("score", overrides=["run_dir=results/x", "tasks=[piqa,arc_easy]"])
-    assert set(after) - {"picks"} == accepted == set(alone) - {"run_dir", "pick", "progress"}
-    settings = {name: value for name, value in after.items() if name != "picks"}
-    assert Harness(None, **settings).questions == ()
-    assert {**settings, "tasks": alone.tasks} == {name: alone[name] for name in settings}
-    assert Harness(None, **{name: compose("score")[name] for name in settings}).questions == ()
+    accepted = arguments_of(Harness, "tokenizer")
+    alone = composed("run_dir=results/x", "tasks=[piqa,arc_easy]", name="score")
+    assert keys_of(composed()["evaluate"]) - {"picks"} == accepted == set(alone) - {"run_dir", "pick", "progress"}
+    given = TaskSettings(**{name: alone[name] for name in accepted})
+    assert given == TaskSettings(tasks=("piqa", "arc_easy"))
+    assert TaskSettings(tasks="piqa").tasks == ("piqa",)
 
 
 def test_the_dashboard_is_for_this_machine_alone_unless_told_otherwise() -> None:
-    cfg = compose("dashboard", overrides=["run_dir=results/x"])
-    assert (cfg.host, cfg.token) == ("127.0.0.1", None)
-    assert OmegaConf.is_missing(compose("dashboard"), "run_dir")
+    config = composed("run_dir=results/x", name="dashboard")
+    assert (config["host"], config["token"]) == ("127.0.0.1", None)
+
+
+@pytest.mark.parametrize("name", ["export", "score", "dashboard"])
+def test_a_run_has_to_be_named(name: str) -> None:
+    with pytest.raises(MissingMandatoryValue, match="run_dir"):
+        composed(name=name)
 
 
 @pytest.mark.parametrize("name", ["config", "export", "score", "dashboard"])
 def test_hydra_litters_nothing(name: str) -> None:
-    cfg: Any = compose(name, return_hydra_config=True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg: Any = compose(name, return_hydra_config=True)
     assert cfg.hydra.output_subdir is None
     assert cfg.hydra.run.dir == "."
     assert "file" not in (cfg.hydra.job_logging.get("handlers") or {})

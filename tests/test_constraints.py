@@ -12,7 +12,7 @@ from evaluators.base import Evaluation
 from evaluators.cost import cost_measure
 from evaluators.metrics import metric_named
 from search.algorithms import NSGA2
-from search.constraints import constrained, quoted
+from search.constraints import constrained, limits_text, quoted
 from search.protocol import Algorithm, Task
 from search.rivals.additive import AdditiveDesigns
 from search.rivals.baselines import Ladders, RandomSearch
@@ -67,7 +67,8 @@ def asked(algorithm: Algorithm, most: int) -> list[Candidate]:
 @pytest.mark.parametrize("space_name", SPACES)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_full_questions_are_within_the_constraints(name: str, space_name: str) -> None:
-    space = constrained(SearchSpace(SPEC, **SPACES[space_name]), "latency_ms<=0.85, kv_bytes<=0.9", free)
+    limits = {"latency_ms": 0.85, "kv_bytes": 0.9, "params": None}
+    space = constrained(SearchSpace(SPEC, **SPACES[space_name]), limits, free)
     starts = [Candidate.dense(SPEC), *space.uniform_ladder(), *space.depth_ladder(range(6))]
     found = asked(ALGORITHMS[name](Task(space, OBJECTIVES, 0, free, starts, 2)), 150)
     if name != "ladders" and (name, space_name) != ("greedy", "uniform"):  # which have designs of their own or none
@@ -80,18 +81,19 @@ def test_full_questions_are_within_the_constraints(name: str, space_name: str) -
 
 def test_absolute_and_lower_limits() -> None:
     space = SearchSpace(SPEC, mlp_step=2)
-    small = constrained(space, "latency_ms<=9.5", free)
-    kept = constrained(space, "params>=0.9", free)
+    small = constrained(space, {"latency_ms": 9.5}, free)
+    kept = constrained(space, {"params": {"min": 0.9, "max": 0.98}}, free)
     rng = np.random.default_rng(0)
     for _ in range(50):
         assert latency(small.sample(rng)) <= 9.5 + 1e-9
-        assert COSTS(kept.sample(rng))["params"] >= 0.9 * DENSE["params"]
-    assert constrained(space, None, free) is space
+        assert 0.9 * DENSE["params"] <= COSTS(kept.sample(rng))["params"] <= 0.98 * DENSE["params"]
+    assert constrained(space, {}, free) is space
+    assert constrained(space, {"latency_ms": None}, free) is space
     assert space.contains(Candidate.dense(SPEC))  # the space that was given is as it was
 
 
 def test_within_the_limits_nothing_is_changed_and_repair_is_not_far_off() -> None:
-    space = constrained(SearchSpace(SPEC, mlp_step=2), "latency_ms<=0.7", free)
+    space = constrained(SearchSpace(SPEC, mlp_step=2), {"latency_ms": 0.7}, free)
     rng = np.random.default_rng(1)
     genes = np.stack([space.encode(space.sample(rng)) for _ in range(100)])
     for row in genes:
@@ -102,22 +104,26 @@ def test_within_the_limits_nothing_is_changed_and_repair_is_not_far_off() -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("constraints", "said"),
     [
-        ("kl<=1", "expected metric<=value.* on one of .*latency_ms.*got 'kl<=1'"),
-        ("latency_ms<3", "got 'latency_ms<3'"),
-        ("latency_ms<=0.01", r"got latency_ms<=0.01 .*the dense model has .*, the smallest designs "),
-        ("params>=1e9", "expected a limit that a design"),
+        ({"kl": 1}, "expected bounds on .*latency_ms.*, got one on kl"),
+        ({"latency_ms": "low"}, "constraints.latency_ms: expected a number.*got low"),
+        ({"latency_ms": {"most": 1}}, "constraints.latency_ms: expected a number.*got .*most"),
+        ({"latency_ms": {}}, "constraints.latency_ms: expected a number"),
+        ({"latency_ms": 0.01}, r"got latency_ms<=0.01 .*the dense model has .*, the smallest designs "),
+        ({"params": {"min": 1e9}}, "expected a limit that a design"),
     ],
 )
-def test_mistakes_are_told(text: str, said: str) -> None:
+def test_mistakes_are_told(constraints: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        constrained(SearchSpace(SPEC, mlp_step=2), text, free)
+        constrained(SearchSpace(SPEC, mlp_step=2), constraints, free)
+
+
+def test_limits_are_said_as_people_write_them() -> None:
+    given = {"latency_ms": 0.7, "kv_bytes": None, "params": {"min": 0.5, "max": 0.8}}
+    assert limits_text(given) == "latency_ms<=0.7, params<=0.8, params>=0.5"
+    assert limits_text({"kv_bytes": None}) == "none"
 
 
 def test_hydra_sees_them_quoted() -> None:
-    assert quoted(["constraints=a<=1", "seed=1", "constraints='b<=1'"], "constraints") == [
-        "constraints='a<=1'",
-        "seed=1",
-        "constraints='b<=1'",
-    ]
+    assert quoted(["pick=a<=1", "seed=1", "pick='b<=1'"], "pick") == ["pick='a<=1'", "seed=1", "pick='b<=1'"]

@@ -25,12 +25,12 @@ TOKENS = random_tokens(6, 12, seed=5)
 
 def teacher_of(supernet: Supernet, directory: Path, settings: Distillation, **changes: Any) -> Teacher:
     layers = spread_layers(2, supernet.spec.layers) if settings.streams else ()
-    given: dict[str, Any] = {"batch": settings.batch, "temperature": settings.temperature, "layers": layers}
+    given: dict[str, Any] = {"batch": settings.batch_size, "temperature": settings.temperature, "layers": layers}
     return Teacher(supernet.model, supernet.spec.revision, TOKENS, directory, **(given | changes))
 
 
 def student_of(supernet: Supernet, settings: Distillation) -> Student:
-    return Student(supernet.view(CUT, own=True), settings, 12 * settings.batch)
+    return Student(supernet.view(CUT, own=True), settings, 12 * settings.batch_size)
 
 
 @pytest.mark.parametrize("slice_bytes", [1, 97 * 12 * 2, 1 << 20])
@@ -53,7 +53,7 @@ def test_a_step_reports_the_loss_of_its_definition(
     settings: dict[str, float], make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
     supernet = make_supernet("llama")
-    distillation = Distillation(rungs=(24,), batch=2, **settings)  # type: ignore[arg-type]
+    distillation = Distillation(tokens=(24,), batch_size=2, **settings)  # type: ignore[arg-type]
     teacher = teacher_of(supernet, tmp_path / "teacher", distillation)
     with torch.inference_mode():
         dense = supernet.model(TOKENS[2:4], use_cache=False, output_hidden_states=True)
@@ -89,7 +89,7 @@ def test_training_lowers_the_loss_and_touches_what_it_says(
 ) -> None:
     supernet = make_supernet(family)
     rate = 5e-4 if trainable == "all" else 3e-3
-    settings = Distillation(rungs=(72,), trainable=trainable, rank=2, learning_rate=rate)
+    settings = Distillation(tokens=(72,), trainable=trainable, rank=2, learning_rate=rate)
     teacher = teacher_of(supernet, tmp_path / "teacher", settings)
     student = student_of(supernet, settings)
     before = {name: tensor.clone() for name, tensor in supernet.view(CUT, own=True).state_dict().items()}
@@ -122,7 +122,7 @@ def test_a_student_goes_on_exactly_where_it_was(
     dtype: torch.dtype, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
     supernet = make_supernet("qwen3", dtype=dtype)
-    settings = Distillation(rungs=(72,), rank=2)
+    settings = Distillation(tokens=(72,), rank=2)
     teacher = teacher_of(supernet, tmp_path / "teacher", settings)
     whole, first = student_of(supernet, settings), student_of(supernet, settings)
     losses = [whole.learn(teacher.lesson(step)) for step in range(10)]
@@ -139,7 +139,7 @@ def test_a_student_goes_on_exactly_where_it_was(
 
 def test_divergence_is_an_error_and_not_a_score(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet = make_supernet("llama")
-    settings = Distillation(rungs=(72,), trainable="all", learning_rate=50.0, warmup=0)
+    settings = Distillation(tokens=(72,), trainable="all", learning_rate=50.0, warmup=0)
     teacher = teacher_of(supernet, tmp_path / "teacher", settings)
     student = student_of(supernet, settings)
 
@@ -152,7 +152,7 @@ def test_divergence_is_an_error_and_not_a_score(make_supernet: MakeSupernet, tmp
 
 
 def test_the_teacher_is_asked_once_and_again_for_other_text(make_supernet: MakeSupernet, tmp_path: Path) -> None:
-    supernet, settings = make_supernet("llama"), Distillation(rungs=(24,), batch=4)
+    supernet, settings = make_supernet("llama"), Distillation(tokens=(24,), batch_size=4)
     calls: list[int] = []
     handle = supernet.model.model.register_forward_hook(lambda *_: calls.append(1))
     first = teacher_of(supernet, tmp_path / "teacher", settings)
@@ -171,7 +171,7 @@ def test_the_teacher_is_asked_once_and_again_for_other_text(make_supernet: MakeS
 
 def test_the_stored_lessons_are_exact(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet = make_supernet("gemma3_text")
-    lesson = teacher_of(supernet, tmp_path / "teacher", Distillation(rungs=(24,), batch=6)).lesson(0)
+    lesson = teacher_of(supernet, tmp_path / "teacher", Distillation(tokens=(24,), batch_size=6)).lesson(0)
     with torch.inference_mode():
         logits = supernet.model(TOKENS, use_cache=False).logits.double().flatten(0, 1)
     p = logits.softmax(-1)
@@ -184,8 +184,8 @@ def test_the_stored_lessons_are_exact(make_supernet: MakeSupernet, tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rungs": ()}, "rungs"),
-        ({"rungs": (8, 4)}, "rungs"),
+        ({"tokens": ()}, "tokens"),
+        ({"tokens": (8, 4)}, "tokens"),
         ({"trainable": "everything"}, "trainable"),
         ({"rank": 0}, "rank"),
         ({"learning_rate": 0.0}, "learning_rate"),
@@ -194,4 +194,4 @@ def test_the_stored_lessons_are_exact(make_supernet: MakeSupernet, tmp_path: Pat
 )
 def test_bad_settings_say_what_was_expected(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        Distillation(**({"rungs": (8,)} | changes))
+        Distillation(**({"tokens": (8,)} | changes))

@@ -1,4 +1,4 @@
-"""The rungs look at the beginnings of the same windows, and the refit error is what the refits lose."""
+"""The fidelities look at the beginnings of the same windows, and the refit error is what the refits lose."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PREFILL = PhaseTable(20.0, 1.0, BLOCKS, 0.0)
 TABLE = LatencyTable({"prefill": PREFILL}, {}, Workload(length=8))
 
 
-def made(supernet: Supernet, rungs: list[float]) -> Fidelities:
+def made(supernet: Supernet, parts: list[float]) -> Fidelities:
     search, heldout = random_tokens(4, 12, seed=3), random_tokens(2, 12, seed=4)
-    return fidelities(supernet, TABLE, search, heldout, context=16, batch=2, rungs=rungs, cache_bytes=1 << 20)
+    return fidelities(supernet, TABLE, search, heldout, context=16, batch_size=2, parts=parts, cache_bytes=1 << 20)
 
 
-def test_each_rung_is_the_divergence_on_its_windows(make_supernet: Callable[..., Supernet]) -> None:
+def test_each_fidelity_is_the_divergence_on_its_windows(make_supernet: Callable[..., Supernet]) -> None:
     supernet = make_supernet("llama")
     asked = made(supernet, [0.25, 0.5])
     assert [evaluator.fidelity for evaluator in asked.search] == ["search-3", "search-6", "search"]
@@ -47,19 +47,19 @@ def test_each_rung_is_the_divergence_on_its_windows(make_supernet: Callable[...,
 def test_bytes_are_those_of_the_dtype_that_runs(dtype: torch.dtype, make_supernet: Callable[..., Supernet]) -> None:
     supernet = make_supernet("llama", dtype)
     asked = made(supernet, [])
-    (evaluation,) = asked.search[-1]([SMALLER])
+    (evaluation,) = asked.search[-1].evaluate([SMALLER])
     for values in (asked.free(SMALLER), evaluation.values):
         assert values["weights_bytes"] == dtype.itemsize * values["params"]
         kept = sum(shape.kv_heads for shape in SMALLER.layers)
         assert values["kv_bytes"] == 2 * kept * supernet.spec.head_dim * 16 * dtype.itemsize
 
 
-@pytest.mark.parametrize("rungs", [[1.0], [0.5, 0.25], [0.5, 0.5], [0.1, 0.5], [0.0]])
-def test_rungs_that_do_not_rise_below_a_whole_window_are_refused(
-    rungs: list[float], make_supernet: Callable[..., Supernet]
+@pytest.mark.parametrize("parts", [[1.0], [0.5, 0.25], [0.5, 0.5], [0.1, 0.5], [0.0]])
+def test_parts_that_do_not_rise_below_a_whole_window_are_refused(
+    parts: list[float], make_supernet: Callable[..., Supernet]
 ) -> None:
-    with pytest.raises(UserError, match=r"evaluators\.rungs"):
-        made(make_supernet("llama"), rungs)
+    with pytest.raises(UserError, match=r"evaluators\.fidelities"):
+        made(make_supernet("llama"), parts)
 
 
 def test_refit_error_adds_up_over_blocks(family: str, make_supernet: Callable[..., Supernet]) -> None:

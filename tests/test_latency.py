@@ -26,8 +26,8 @@ from space.errors import UserError
 from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
-WORKLOAD = Workload(batch=1, length=8, threads=1, rounds=2, fit=1, check=1)
-SERVING = Workload("serving", batch=2, length=8, new_tokens=5, threads=1, rounds=2, fit=0, check=0)
+WORKLOAD = Workload(batch_size=1, length=8, threads=1, rounds=2, fit=1, check=1)
+SERVING = Workload("serving", batch_size=2, length=8, new_tokens=5, threads=1, rounds=2, fit=0, check=0)
 HOLES = Candidate.from_rows([[0, 0, 48], [4, 2, 0], [0, 0, 0], [3, 3, 16]])
 CUT = Candidate.from_rows([[4, 2, 16]] * 4)
 OPTIONS: dict[str, list[Option]] = {"attention": [(2, 1), (4, 2), (3, 3), (6, 3)], "mlp": [(16,), (48,)]}
@@ -337,7 +337,7 @@ def test_a_table_of_old_is_read_with_its_very_numbers_once_it_has_todays_form() 
         ({"fit": -1}, "at least 0"),
         ({"engine": "onnx"}, "torch or llamacpp"),
         ({"gguf_type": "q4"}, "f16 or q8_0"),
-        ({"engine": "llamacpp", "batch": 2}, "latency.batch=1"),
+        ({"engine": "llamacpp", "batch_size": 2}, "latency.batch_size=1"),
     ],
 )
 def test_an_impossible_workload_is_refused(changes: dict[str, int | str], words: str) -> None:

@@ -83,7 +83,7 @@ def test_what_it_depends_on_calibrates_anew(prepare: Open, change: dict[str, Any
     assert prepare("three")[1] == []  # the first one is still there
 
 
-@pytest.mark.parametrize("change", [{"refit_bytes": 1 << 20}, {"batch": 2}])
+@pytest.mark.parametrize("change", [{"refit_bytes": 1 << 20}, {"batch_size": 2}])
 def test_what_it_does_not_depend_on_calibrates_nothing(prepare: Open, change: dict[str, Any]) -> None:
     prepare("one")
     assert prepare("two", **change)[1] == []
@@ -136,7 +136,7 @@ def test_a_file_where_the_run_keeps_its_factors(prepare: Open, tmp_path: Path) -
         prepare("one")
 
 
-@pytest.mark.parametrize("settings", [{"importance": "luck"}, {"damping": 0.0}, {"steps": 0}, {"batch": 0}])
+@pytest.mark.parametrize("settings", [{"importance": "luck"}, {"damping": 0.0}, {"steps": 0}, {"batch_size": 0}])
 def test_settings_out_of_range(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"[Ee]xpected"):
         Preparation(**settings)

@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, started as README says; the weights come from the user's cache, or are fetched into it."""
     run_dir = tmp_path_factory.mktemp("real") / "run"
     before = {path.name for path in ROOT.iterdir()}
-    settings = "+experiment=smoke", f"budget.tokens={BUDGET}", f"run_dir={run_dir}"
+    settings = "experiment=smoke", f"budget.tokens={BUDGET}", f"run_dir={run_dir}"
     done = ended(start("run_search.py", *settings, cwd=ROOT, cache=None), timeout=900)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

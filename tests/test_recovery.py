@@ -97,7 +97,7 @@ def test_accumulated_steps_are_those_of_a_larger_batch(make_supernet: MakeSupern
     losses: list[float] = []
     for batch, accumulation in ((4, 1), (2, 2)):
         student = supernet.view(CUT, own=True)
-        settings = replace(SETTINGS, tokens=4 * 4 * LENGTH, batch=batch, accumulation=accumulation)
+        settings = replace(SETTINGS, tokens=4 * 4 * LENGTH, batch_size=batch, accumulation=accumulation)
         recover(student, supernet.model, TOKENS, settings, tmp_path / f"{batch}", lambda told: losses.append(told.loss))
         found.append(weights(student))
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
@@ -126,8 +126,7 @@ def test_a_pick_is_scored_on_text_that_it_did_not_learn_from(
 ) -> None:
     supernet = make_supernet("llama")
     student, said = supernet.view(CUT, own=True), list[str]()
-    data = {"length": LENGTH, "heldout_windows": 8}
-    scores, facts = recover_pick(SETTINGS, student, supernet, CUT, text, data, tmp_path / "r", said.append)
+    scores, facts = recover_pick(SETTINGS, student, supernet, CUT, text, LENGTH, 8, tmp_path / "r", said.append)
     heldout = text.blocks("heldout", 8, LENGTH)
     with torch.inference_mode():
         logits = student(heldout).logits[:, :-1].float()
@@ -139,14 +138,14 @@ def test_a_pick_is_scored_on_text_that_it_did_not_learn_from(
     assert [line.split(":")[0] for line in said] == ["before", "480/1440 tokens", "960/1440 tokens", "1440/1440 tokens"]
     other = replace(SETTINGS, learning_rate=1e-4)
     with pytest.raises(UserError, match=r"begun with learning_rate 0\.003, now 0\.0001"):
-        recover_pick(other, student, supernet, CUT, text, data, tmp_path / "r", said.append)
+        recover_pick(other, student, supernet, CUT, text, LENGTH, 8, tmp_path / "r", said.append)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"tokens": -1}, "tokens of at least 0"),
-        ({"batch": 0}, r"recover\.batch: expected at least 1, got 0"),
+        ({"batch_size": 0}, r"recover\.batch_size: expected at least 1, got 0"),
         ({"warmup": 1.0}, "warmup from 0 to below 1"),
         ({"learning_rate": 0.0}, "learning_rate and clip above 0"),
     ],

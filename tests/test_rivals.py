@@ -172,4 +172,4 @@ def test_the_config_spells_out_every_setting_at_its_default(name: str) -> None:
     common = set(inspect.signature(Rival).parameters)
     defaults = {key: p.default for key, p in inspect.signature(RIVALS[name]).parameters.items() if key not in common}
     assert {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()} == settings
-    assert config["batch"] == 10
+    assert config["ask"] == 10

@@ -7,7 +7,18 @@ import shutil
 from collections.abc import Callable
 
 import pytest
-from helpers_commands import EVALUATIONS, Done, Place, Process, archived, contents, good, two_at_a_time, whole_lines
+from helpers_commands import (
+    EVALUATIONS,
+    Done,
+    Place,
+    Process,
+    archived,
+    contents,
+    good,
+    on_another_device,
+    two_at_a_time,
+    whole_lines,
+)
 from helpers_run import ended
 from transformers import GPT2Config
 
@@ -28,10 +39,12 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "run directory in the way": ("run_dir=", "Choose another run_dir"),
     "changed setting": ("seed: 0 -> 1", "search.algorithm.population: 10 -> 12", "new run_dir"),
     "changed text": ("text:", "->"),
+    "changed device": ("threads: 64 -> 1", "device: Imaginary 9000 -> ", "another run_dir"),
     "full disk in calibration": ("File too large", "Free"),
     "full disk in the search": ("File too large", "free some space", "run again"),
 }
-KEPT = ("changed setting", "changed text", "full disk in the search")  # which start from a finished run
+# Those that start from a finished run.
+KEPT = ("changed setting", "changed text", "changed device", "full disk in the search")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +63,7 @@ def failed(llama: Place) -> dict[str, Done]:
     config = llama.run("changed text") / "config.yaml"
     config.write_text(config.read_text().replace(str(llama.model / "text.txt"), str(own)))
     shutil.copy(directory / "other.txt", own)
+    on_another_device(llama.run("changed device"))
     more = f"budget.evaluations={EVALUATIONS + 20}"
     limit = (llama.run("run") / "archive.jsonl").stat().st_size + 2000
     jobs: dict[str, Callable[[], Process]] = {
@@ -62,6 +76,7 @@ def failed(llama: Place) -> dict[str, Done]:
         "run directory in the way": lambda: llama.search("in-the-way"),
         "changed setting": lambda: llama.search("changed setting", "seed=1", "search.algorithm.population=12"),
         "changed text": lambda: llama.search("changed text", f"data.path={own}"),
+        "changed device": lambda: llama.search("changed device", more),
         "full disk in calibration": lambda: llama.search("calibrated", cache="full cache", preexec=full_after(6000)),
         "full disk in the search": lambda: llama.search("full disk in the search", more, preexec=full_after(limit)),
     }
@@ -86,6 +101,9 @@ def test_a_mistake_loses_nothing(llama: Place, failed: dict[str, Done]) -> None:
     assert {name: text[name] for name in finished if name != "config.yaml"} == {
         name: content for name, content in finished.items() if name != "config.yaml"
     }
+    device = contents(llama.run("changed device"))
+    assert device["archive.jsonl"] == finished["archive.jsonl"]  # nothing was asked
+    assert device[FRONT_FILE] == finished[FRONT_FILE]
     calibrations = llama.directory / "full cache" / "supernets"
     assert not calibrations.exists() or list(calibrations.iterdir()) == []
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from helpers_commands import Done, Place, Process, contents, good, two_at_a_time, wait_for
+from helpers_commands import Done, Place, Process, contents, good, on_another_device, two_at_a_time, wait_for
 from helpers_run import ended
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -51,12 +51,14 @@ def exported(llama: Place, gemma: Place) -> dict[str, Done]:
     (llama.directory / "taken").mkdir()
     (llama.directory / "taken" / "thesis.txt").write_text("mine")
     key = read_front_csv(llama.run("run") / FRONT_FILE)["key"].iloc[1]
+    on_another_device(llama.copy("run", "timed elsewhere"))
     out = llama.directory / "out"
     jobs: dict[str, Callable[[], Process]] = {
         "knee": lambda: llama.export("exported"),
         "constraint": lambda: llama.export("exported", "pick=params<=0.9", f"out={out / 'constraint'}"),
         "beside": lambda: llama.export("exported", f"pick={beside_the_front(llama)['key']}", f"out={out / 'beside'}"),
         "front key": lambda: llama.export("exported", f"pick={key}", f"out={out / 'front key'}"),
+        "another device": lambda: llama.export("timed elsewhere", f"pick={key}", f"out={out / 'another device'}"),
         "gguf": lambda: merging(llama).export("run", "format=gguf", f"out={out / 'gguf'}"),
         "no merges": lambda: llama.export("exported", "format=gguf", f"out={out / 'no merges'}"),
         "not uniform": lambda: llama.export(
@@ -76,7 +78,7 @@ def load(directory: Path, monkeypatch: pytest.MonkeyPatch, modules: Path) -> Any
     return AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)
 
 
-@pytest.mark.parametrize("pick", ["knee", "constraint", "beside", "front key", "gemma knee"])
+@pytest.mark.parametrize("pick", ["knee", "constraint", "beside", "front key", "another device", "gemma knee"])
 def test_a_pick_loads_and_is_as_large_as_its_row_says(
     llama: Place,
     gemma: Place,

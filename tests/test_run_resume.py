@@ -16,7 +16,7 @@ from search.run.front import is_dense, read_front_csv
 from search.views.dashboard.live_run import LiveRun
 
 LOOP = (
-    *("search.distillation=loop", "distillation.rungs=[320,640]", "budget.evaluations=null", "budget.tokens=45000"),
+    *("search.distillation=loop", "distillation.tokens=[320,640]", "budget.evaluations=null", "budget.tokens=45000"),
     *("search.algorithm.starts=6", "search.algorithm.sweep_levels=1", "search.algorithm.round_size=8"),
 )
 LOOPED = ("distilled-320", "distilled-640")

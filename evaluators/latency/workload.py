@@ -39,7 +39,7 @@ class Workload:
 
     Attributes:
         scenario: `prefill`, `decode`, or `serving`: a request, which is a prefill and the decoding of what follows.
-        batch: Sequences.
+        batch_size: Sequences.
         length: Tokens of each: in the prompt, or in the cache before the one that is decoded.
         new_tokens: What a request asks for; the first one comes from the prefill.
         threads: Intra-op threads; 0 for torch's own choice.
@@ -56,7 +56,7 @@ class Workload:
     """
 
     scenario: Literal["prefill", "decode", "serving"] = "prefill"
-    batch: int = 1
+    batch_size: int = 1
     length: int = 512
     new_tokens: int = 128
     threads: int = 0
@@ -78,28 +78,28 @@ class Workload:
             raise UserError(f"latency.engine: expected torch or llamacpp, got {self.engine!r}.")
         if self.gguf_type not in ("f16", "q8_0"):
             raise UserError(f"latency.gguf_type: expected f16 or q8_0, got {self.gguf_type!r}.")
-        if self.engine == "llamacpp" and (self.batch > 1 or self.cold or self.compile):
+        if self.engine == "llamacpp" and (self.batch_size > 1 or self.cold or self.compile):
             raise UserError(
-                "latency.engine=llamacpp: expected latency.batch=1, latency.cold=false and latency.compile=false, as "
-                "it is asked one thing at a time and has its own memory and code, got "
-                f"batch={self.batch}, cold={self.cold} and compile={self.compile}."
+                "latency.engine=llamacpp: expected latency.batch_size=1, latency.cold=false and latency.compile=false, "
+                "as it is asked one thing at a time and has its own memory and code, got "
+                f"batch_size={self.batch_size}, cold={self.cold} and compile={self.compile}."
             )
-        counts = min(self.batch, self.length, self.new_tokens, self.rounds, self.front_rounds) < 1
+        counts = min(self.batch_size, self.length, self.new_tokens, self.rounds, self.front_rounds) < 1
         if counts or min(self.threads, self.fit, self.check) < 0 or not self.error_limit > 0:
             raise UserError(
-                "latency: expected batch, length, new_tokens, rounds and front_rounds of at least 1, threads, fit and "
-                f"check of at least 0, and error_limit above 0, got {asdict(self)}."
+                "latency: expected batch_size, length, new_tokens, rounds and front_rounds of at least 1, threads, fit "
+                f"and check of at least 0, and error_limit above 0, got {asdict(self)}."
             )
 
     @property
     def phases(self) -> dict[str, Phase]:
         """Its forward passes by name; a request's are decoded at the mean length of its cache."""
-        prefill = Phase("prefill", self.batch, self.length)
+        prefill = Phase("prefill", self.batch_size, self.length)
         if self.scenario == "prefill":
             return {"prefill": prefill}
         if self.scenario == "decode":
-            return {"decode": Phase("decode", self.batch, self.length)}
-        return {"prefill": prefill, "decode": Phase("decode", self.batch, self.length + self.new_tokens // 2)}
+            return {"decode": Phase("decode", self.batch_size, self.length)}
+        return {"prefill": prefill, "decode": Phase("decode", self.batch_size, self.length + self.new_tokens // 2)}
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -123,4 +123,4 @@ class Workload:
     def tokens_per_s(self, latency_ms: float) -> float:
         """Throughput: tokens read by a prefill, else tokens written, over all sequences."""
         tokens = {"prefill": self.length, "decode": 1, "serving": self.new_tokens}[self.scenario]
-        return 1e3 * self.batch * tokens / latency_ms
+        return 1e3 * self.batch_size * tokens / latency_ms

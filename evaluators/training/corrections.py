@@ -21,12 +21,12 @@ class CorrectiveRefit:
     Attributes:
         windows: Windows of the calibration text.
         damping: See `space.supernet.corrective_refit.correct`.
-        batch: Windows of a forward pass.
+        batch_size: Windows of a forward pass.
     """
 
     windows: int
     damping: float = 0.001
-    batch: int = 8
+    batch_size: int = 8
 
     def on(self, supernet: Supernet, text: TokenSplits, length: int) -> Corrections:
         """Makes corrections of this model's subnets with windows of so many tokens of this text.
@@ -51,4 +51,5 @@ class Corrections:
         Args:
             candidates: At once; each takes memory for its hidden states of all tokens.
         """
-        return correct(self.supernet, candidates, self.tokens, damping=self.settings.damping, batch=self.settings.batch)
+        settings = self.settings
+        return correct(self.supernet, candidates, self.tokens, damping=settings.damping, batch=settings.batch_size)

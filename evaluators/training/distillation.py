@@ -45,12 +45,12 @@ class Distillation:
     """Settings, the same for all candidates.
 
     Attributes:
-        rungs: Training tokens of each trained fidelity, in total, rising.
+        tokens: Of training of each trained fidelity, in total, rising.
         trainable: Row of `TRAINABLE`.
         rank: Of the low-rank adapters.
         learning_rate: Of AdamW, after the warm-up; it falls with the root of the steps.
         warmup: Steps in which the learning rate rises.
-        batch: Windows of a step.
+        batch_size: Windows of a step, which is one forward pass.
         clip: Largest norm of the gradient.
         temperature: What logits are divided by.
         lm: Weight of the language-model loss, 0..1; the divergence has the rest.
@@ -59,12 +59,12 @@ class Distillation:
         seed: Of the adapters' initial values.
     """
 
-    rungs: tuple[int, ...]
+    tokens: tuple[int, ...]
     trainable: str = "adapters"
     rank: int = 16
     learning_rate: float = 1e-3
     warmup: int = 4
-    batch: int = 1
+    batch_size: int = 1
     clip: float = 1.0
     temperature: float = 1.0
     lm: float = 0.0
@@ -73,13 +73,13 @@ class Distillation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        rungs = [*self.rungs]
-        object.__setattr__(self, "rungs", tuple(rungs))  # configurations have lists
-        if not rungs or rungs != sorted(set(rungs)) or rungs[0] < 1:
-            raise UserError(f"distillation.rungs: expected rising counts of tokens, got {rungs}. Give one at least.")
+        tokens = [*self.tokens]
+        object.__setattr__(self, "tokens", tuple(tokens))  # configurations have lists
+        if not tokens or tokens != sorted(set(tokens)) or tokens[0] < 1:
+            raise UserError(f"distillation.tokens: expected rising counts of tokens, got {tokens}. Give one at least.")
         if self.trainable not in TRAINABLE:
             raise UserError(f"distillation.trainable: expected one of {', '.join(TRAINABLE)}, got {self.trainable!r}.")
-        for name in ("rank", "batch", "stream_layers"):
+        for name in ("rank", "batch_size", "stream_layers"):
             if getattr(self, name) < 1:
                 raise UserError(f"distillation.{name}: expected at least 1, got {getattr(self, name)}.")
         for name in ("learning_rate", "clip", "temperature"):

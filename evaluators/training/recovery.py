@@ -44,7 +44,7 @@ class Recovery:
         tokens: Of training text, rounded up to whole steps; 0 for none.
         learning_rate: Of AdamW, after the warm-up; it falls to 0 along a cosine.
         warmup: Part of the steps in which the learning rate rises.
-        batch: Windows of a forward pass.
+        batch_size: Windows of a forward pass.
         accumulation: Forward passes of a step.
         clip: Largest norm of the gradient.
         save_tokens: Training tokens between two checkpoints, and between two looks at held-out text.
@@ -54,7 +54,7 @@ class Recovery:
     tokens: float = 0
     learning_rate: float = 2e-4
     warmup: float = 0.02
-    batch: int = 2
+    batch_size: int = 2
     accumulation: int = 1
     clip: float = 1.0
     save_tokens: float = 100_000
@@ -66,7 +66,7 @@ class Recovery:
                 "recover: expected tokens of at least 0 and save_tokens of at least 1, got "
                 f"{self.tokens:g} and {self.save_tokens:g}."
             )
-        for name in ("batch", "accumulation"):
+        for name in ("batch_size", "accumulation"):
             if getattr(self, name) < 1:
                 raise UserError(f"recover.{name}: expected at least 1, got {getattr(self, name)}.")
         if not self.learning_rate > 0 or not self.clip > 0 or not 0 <= self.warmup < 1:
@@ -78,7 +78,7 @@ class Recovery:
     @property
     def step_windows(self) -> int:
         """Windows of a step of the optimizer."""
-        return self.batch * self.accumulation
+        return self.batch_size * self.accumulation
 
 
 QUIET_S = 60  # at most so long without a word
@@ -213,7 +213,7 @@ def recover(
     arguments = TrainingArguments(
         output_dir=str(directory),
         max_steps=steps,
-        per_device_train_batch_size=settings.batch,
+        per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
@@ -266,7 +266,8 @@ def recover_pick(
     supernet: Supernet,
     candidate: Candidate,
     text: TokenSplits,
-    data: Mapping[str, Any],
+    length: int,
+    heldout_windows: int,
     directory: Path,
     say: Callable[[str], None],
 ) -> tuple[dict[str, float], dict[str, str]]:
@@ -278,7 +279,8 @@ def recover_pick(
         supernet: The run's, for the teacher.
         candidate: The pick.
         text: The run's.
-        data: Its `data` settings.
+        length: Tokens in a window.
+        heldout_windows: How many are looked at.
         directory: Of the checkpoints.
         say: Called with a line of progress.
 
@@ -288,10 +290,9 @@ def recover_pick(
     Raises:
         UserError: See `recover`; or the directory holds checkpoints of another recovery.
     """
-    length = data["length"]
     needed = math.ceil(settings.tokens / (settings.step_windows * length)) * settings.step_windows
     windows = text.blocks("calibration", min(needed, text.room("calibration", length)), length)
-    heldout = Divergence(supernet, text.blocks("heldout", data["heldout_windows"], length))
+    heldout = Divergence(supernet, text.blocks("heldout", heldout_windows, length))
 
     def look() -> dict[str, float]:
         with torch.autocast(windows.device.type, dtype=torch.bfloat16, enabled=supernet.model.dtype == torch.bfloat16):

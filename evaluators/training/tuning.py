@@ -64,7 +64,7 @@ class Tuning:
             text: The run's, of which the calibration part is used; asked for when it is needed first.
             length: Tokens in a window.
         """
-        self.rungs: tuple[int, ...] = distillation.rungs if distillation else ()
+        self.rungs: tuple[int, ...] = distillation.tokens if distillation else ()
         self._settings = distillation
         self._supernet = supernet
         self._directory = directory
@@ -120,7 +120,7 @@ class Tuning:
 
         Args:
             candidate: Who; where it was tuned before, to this rung or less, it goes on from there.
-            rung: 0 for the corrective refit alone, 1 and up for those of `distillation.rungs`.
+            rung: 0 for the corrective refit alone, 1 and up for those of `distillation.tokens`.
 
         Returns:
             The model, in evaluation mode and without gradients.
@@ -169,7 +169,7 @@ class Tuning:
         assert self._settings is not None
         kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
         own = self._supernet.view(candidate, correction, own=True)
-        student = Student(own, self._settings, self._settings.batch * self._length, kept)
+        student = Student(own, self._settings, self._settings.batch_size * self._length, kept)
         if state["step"]:
             student.restore(state["student"])
         while student.step < last:
@@ -188,7 +188,7 @@ class Tuning:
         """Text of the distillation, `(windows, length)`."""
         if self._settings is None:
             return None
-        count = self._steps(len(self._settings.rungs)) * self._settings.batch
+        count = self._steps(len(self._settings.tokens)) * self._settings.batch_size
         return self._text().blocks("calibration", count, self._length)
 
     @cached_property
@@ -201,7 +201,7 @@ class Tuning:
             self._supernet.spec.revision,
             self._windows,
             self._directory / _TEACHER,
-            batch=settings.batch,
+            batch=settings.batch_size,
             temperature=settings.temperature,
             layers=spread_layers(settings.stream_layers, layers) if settings.streams else (),
         )
@@ -210,11 +210,11 @@ class Tuning:
         if rung == 0:
             return 0
         assert self._settings is not None
-        return -(-self._settings.rungs[rung - 1] // (self._settings.batch * self._length))
+        return -(-self._settings.tokens[rung - 1] // (self._settings.batch_size * self._length))
 
     def _tokens(self, rung: int) -> int:
         assert self._settings is not None
-        return self._steps(rung) * self._settings.batch * self._length
+        return self._steps(rung) * self._settings.batch_size * self._length
 
     def _corrected(self, candidate: Candidate, later: Sequence[Candidate]) -> State:
         """Corrects a candidate, and with it some that will be asked for later, and stores them."""
@@ -254,19 +254,15 @@ def make_tuning(
     """The tuning of a run; None when nothing follows the cached refit.
 
     Args:
-        mode: `off`: subnets are not trained; `final`: those of the front are; `loop`: the search looks at trained ones.
+        mode: One of `MODES`. `off`: subnets are not trained; `final`: those of the front are; `loop`: the search looks
+            at trained ones.
         supernet: The run's.
         run_dir: Its directory.
         correction: See `Tuning`.
         distillation: Settings for where the mode wants it.
         text: See `Tuning`.
         length: See `Tuning`.
-
-    Raises:
-        UserError: There is no such mode.
     """
-    if mode not in MODES:
-        raise UserError(f"search.distillation: expected one of {', '.join(MODES)}, got {mode!r}.")
     settings = None if mode == "off" else distillation
     if not correction and not settings:
         return None

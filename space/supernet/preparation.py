@@ -25,14 +25,14 @@ class Preparation:
     importance: str = "obs"
     damping: float = 0.01
     steps: int = 48
-    batch: int = 8
+    batch_size: int = 8
     refit_bytes: int = 2 << 30
 
     def __post_init__(self) -> None:
         rule_of(self.importance)
-        if self.damping <= 0 or min(self.steps, self.batch, self.refit_bytes) < 1:
+        if self.damping <= 0 or min(self.steps, self.batch_size, self.refit_bytes) < 1:
             raise UserError(
-                "supernet: expected damping above 0, and steps, batch and refit_bytes of at least 1, "
+                "supernet: expected damping above 0, and steps, batch_size and refit_bytes of at least 1, "
                 f"got {asdict(self)}."
             )
 
@@ -42,10 +42,11 @@ class Preparation:
         tokens: Tensor,
         directory: Path,
         on_layer: Callable[[int], None] = lambda index: None,
+        cache: Path | None = None,
     ) -> Supernet:
         """The supernet, with what it needs from disk in `directory`.
 
-        A calibration is kept in the user's cache under everything that it depends on, and linked into `directory`; the
+        A calibration is kept in the cache under everything that it depends on, and linked into `directory`; the
         next run with the same model, text and settings starts from there.
 
         Args:
@@ -53,8 +54,9 @@ class Preparation:
             tokens: Calibration tokens, shape (windows, length).
             directory: Where the run keeps its factors.
             on_layer: Called with the number of each layer that is calibrated.
+            cache: Where calibrations are kept; None for the user's cache.
         """
-        cached = cache_dir() / "supernets" / self._digest(loaded, tokens)
+        cached = (cache or cache_dir()) / "supernets" / self._digest(loaded, tokens)
         source = next((place for place in (directory, cached) if is_prepared(place)), None)
         if source is not None:
             supernet = Supernet.load(
@@ -70,7 +72,7 @@ class Preparation:
                 importance=self.importance,
                 damping=self.damping,
                 steps=self.steps,
-                batch=self.batch,
+                batch=self.batch_size,
                 refit_bytes=self.refit_bytes,
                 on_layer=on_layer,
             )

@@ -12,6 +12,7 @@ import pandas as pd
 from evaluators.base import Evaluation, Metric
 from evaluators.metrics import BEFORE_TUNING, HELDOUT_BEFORE_TUNING, HELDOUT_QUALITY, REMOVED, metric_named
 from search.archive import by_fidelity
+from search.constraints import limits_text
 from search.run.commands import next_commands, search_commands
 from search.run.finished import FinishedRun
 from search.run.front import dense_row, is_dense, landmarks
@@ -107,13 +108,13 @@ def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives:
         f"{space['min_decoder_params']:.0%} to {space['max_decoder_params']:.0%} of the decoder parameters; "
         f"for `{escaped(space['deploy'])}`",
         "objectives": ", ".join(f"`{m.name}` ({m.goal})" for m in objectives),
-        "constraints": escaped(config["constraints"] or "none"),
+        "constraints": escaped(limits_text(config["constraints"])),
         "algorithm": f"`{escaped(algorithm)}`, distillation `{escaped(config['search']['distillation'])}`, budget "
         f"{', '.join(limits)}",
         "text": f"{_sources(summary, data)}; digest `{summary['text']}`",
         "windows": f"{data['calibration_windows']} for calibration, {data['search_windows']} for the search, "
         f"{data['heldout_windows']} held out, of {data['length']} tokens each",
-        "latency": f"{escaped(latency['scenario'])}, batch {latency['batch']}, {latency['length']} tokens"
+        "latency": f"{escaped(latency['scenario'])}, batch {latency['batch_size']}, {latency['length']} tokens"
         + (f" and {latency['new_tokens']} new ones" if latency["scenario"] == "serving" else ""),
         "device": escaped(
             ", ".join(f"{name} {value}" if name != "device" else str(value) for name, value in device.items())
@@ -146,9 +147,8 @@ def _tuning_words(config: Mapping[str, Any]) -> str:
     if correction:
         words.append(f"a corrective refit on {correction['windows'] * config['data']['length']:,} tokens")
     if mode != "off":
-        words.append(
-            f"distillation from the dense model for {max(distillation['rungs']):,} tokens ({distillation['trainable']})"
-        )
+        tokens, what = max(distillation["tokens"]), distillation["trainable"]
+        words.append(f"distillation from the dense model for {tokens:,} tokens ({what})")
     return f"After is with {' and '.join(words)}, as it is exported; before is without.\n"
 
 

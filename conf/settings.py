@@ -1,0 +1,110 @@
+"""From configurations to settings: all that entries and benchmarks know of Hydra beside `hydra.main`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_module
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from evaluators.session import Paths, Session, Stage, unseen
+from evaluators.settings import Settings
+from search.run.directory import CONFIG_FILE
+from space.errors import UserError
+from space.space import SearchSpace
+
+# Field of `Settings` to the key of a configuration that it is made of.
+PARTS: Mapping[str, str] = {
+    "model": "model",
+    "text": "data",
+    "supernet": "supernet",
+    "space": "space",
+    "evaluators": "evaluators",
+    "latency": "latency",
+    "correction": "correction",
+    "distillation": "distillation",
+    "tasks": "evaluate",
+}
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A configuration as nested dicts, lists and scalars, every reference resolved."""
+    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    return dict(config)
+
+
+def composed(*overrides: str, name: str = "config") -> dict[str, Any]:
+    """What the command line gives an entry with these arguments, as nested dicts."""
+    with initialize_config_module("conf", version_base="1.3"):
+        return plain(compose(name, [*overrides]))
+
+
+def made(part: Any) -> Any:
+    """What a part of a configuration names by `_target_`; None stays None.
+
+    Raises:
+        UserError: A value is refused, in the words of whoever refuses it; or the part is of another version.
+    """
+    try:
+        return instantiate(part, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from error
+        raise UserError(
+            f"Expected settings of this version, but they cannot be read: {' '.join(str(error).split())}. "
+            "Start a new run, or use the version that wrote them."
+        ) from error
+
+
+def session_settings(config: Mapping[str, Any]) -> Settings:
+    """The settings of a run's session.
+
+    Args:
+        config: Of `run_search.py`, as nested dicts: composed now, or stored by a run.
+
+    Raises:
+        UserError: See `made`.
+    """
+    try:
+        parts = {name: made(config[key]) for name, key in PARTS.items()}
+        for name, part in parts.items():
+            if isinstance(part, Mapping):
+                raise KeyError(f"{PARTS[name]}._target_")
+        parts["space"] = partial(SearchSpace, **parts["space"].keywords)  # of the standard library, not of Hydra
+        return Settings(**parts, training=config["search"]["distillation"], objectives=config["objectives"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"Expected settings of this version, but they do not read as such ({type(error).__name__}: {error}). "
+            "Start a new run, or use the version that wrote them."
+        ) from error
+
+
+def stored_config(run_dir: Path) -> dict[str, Any]:
+    """The configuration that a run has stored, begun or ended.
+
+    Raises:
+        UserError: There is none.
+    """
+    try:
+        config = yaml.safe_load((run_dir / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"Expected {run_dir} to hold a run, got: {error}. Give a run's directory.") from error
+    return dict(config)
+
+
+def run_session(run_dir: Path, stage: Stage = unseen) -> Session:
+    """A session with the settings that a run has stored.
+
+    Raises:
+        UserError: See `stored_config` and `session_settings`.
+    """
+    return Session.open(session_settings(stored_config(run_dir)), Paths(run_dir), stage)

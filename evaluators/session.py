@@ -1,0 +1,292 @@
+"""A run's model, text, supernet, latency table and evaluators, wired in one place and made when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from evaluators.base import OPTIMISED, Evaluator, Metric, choose_metrics
+from evaluators.data import Part, TokenSplits, load_texts, split_tokens
+from evaluators.fidelities import Fidelities, fidelities
+from evaluators.latency.bench import EndToEnd, LatencyBench
+from evaluators.latency.clocks import cpu_name
+from evaluators.latency.table import LatencyTable
+from evaluators.settings import Settings
+from evaluators.tasks.harness import ACC, Harness
+from evaluators.training.tuning import Tuning, finished_model, make_tuning
+from space.candidate import Candidate
+from space.errors import UserError
+from space.files import kept
+from space.models.embedded import cache_dir
+from space.models.loading import LoadedModel, load_model
+from space.space import SearchSpace
+from space.spec import ModelSpec
+from space.supernet.store import is_prepared
+from space.supernet.supernet import Supernet
+
+Show = Callable[[int, int], None]
+Stage = Callable[[str], AbstractContextManager[Show]]
+
+
+@contextmanager
+def unseen(title: str) -> Iterator[Show]:
+    """A stage that nobody watches."""
+    yield lambda done, of: None
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a session finds and leaves things.
+
+    Attributes:
+        run_dir: The run's directory; it is there when the supernet or the table is first asked for.
+        cache: What runs share: calibrations that were made and latencies that were timed before.
+    """
+
+    run_dir: Path
+    cache: Path = field(default_factory=cache_dir)
+
+    @property
+    def supernet(self) -> Path:
+        """What the supernet needs from disk."""
+        return self.run_dir / "supernet"
+
+    @property
+    def latency(self) -> Path:
+        """The latency table."""
+        return self.run_dir / "latency.json"
+
+
+class Session:
+    """Everything that a process needs to evaluate or export subnets of a run; each part is made once, on first use.
+
+    Settings and paths can be pickled, so that another process opens the same session: it answers alike.
+    """
+
+    def __init__(self, settings: Settings, paths: Paths, stage: Stage = unseen) -> None:
+        """See `open`."""
+        self.settings = settings
+        self.paths = paths
+        self._stage = stage
+
+    @classmethod
+    def open(cls, settings: Settings, paths: Paths, stage: Stage = unseen) -> Self:
+        """A session in which nothing is made yet.
+
+        Args:
+            settings: What the run was told.
+            paths: Where it lives.
+            stage: Opened around what takes long: by a title, a context that gives a function to tell of progress with.
+        """
+        return cls(settings, paths, stage)
+
+    def check(self) -> None:
+        """Makes what costs no calibration, so that mistakes in the settings show before anything is written.
+
+        Raises:
+            UserError: There is a mistake in the settings of the model, the text, the space or the tasks.
+        """
+        _ = self.space, self.harness
+        for part in ("calibration", "search", "heldout"):
+            self.windows(part)
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The dense model as it comes from disk, with its tokenizer; the supernet is made of it in place.
+
+        Raises:
+            UserError: See `load_model`.
+        """
+        return load_model(**asdict(self.settings.model))
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The facts of the dense model."""
+        return self.loaded.spec
+
+    @property
+    def dense(self) -> Candidate:
+        """The dense model as a candidate."""
+        return Candidate.dense(self.spec)
+
+    @cached_property
+    def text(self) -> TokenSplits:
+        """The text, in the model's tokens.
+
+        Raises:
+            UserError: It can not be had, or is not the one that the settings want.
+        """
+        settings, wanted = self.settings.text, self.settings.text_digest
+        texts = load_texts(settings.path, name=settings.name, split=settings.split, field=settings.field)
+        text = split_tokens(texts, self.loaded.tokenizer, vocab=self.spec.vocab)
+        if wanted is not None and text.digest != wanted:
+            raise UserError(
+                f"Expected the text of the run ({wanted}), but {settings.path or 'the embedded one'} has changed "
+                f"({text.digest}). Bring the old text back."
+            )
+        return text
+
+    def windows(self, part: Part) -> Tensor:
+        """The run's windows of a part of the text, shape (windows, length).
+
+        Raises:
+            UserError: The part has less text than that.
+        """
+        return self.text.blocks(part, getattr(self.settings.text, f"{part}_windows"), self.settings.text.length)
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The designs that the settings allow, whatever they cost.
+
+        Raises:
+            UserError: See `SearchSpace`.
+        """
+        return self.settings.space(self.spec)
+
+    @cached_property
+    def supernet(self) -> Supernet:
+        """The supernet; the text is read only where it has to be calibrated anew."""
+        preparation, loaded, place = self.settings.supernet, self.loaded, self.paths.supernet
+        if is_prepared(place):
+            return Supernet.load(
+                loaded.model, loaded.spec, place, dtype=loaded.dtype, refit_bytes=preparation.refit_bytes
+            )
+        tokens = self.windows("calibration")
+        with self._stage("calibration and order of units") as show:
+            return preparation.supernet(
+                loaded, tokens, place, lambda index: show(index + 1, self.spec.layers), self.paths.cache
+            )
+
+    @cached_property
+    def bench(self) -> LatencyBench:
+        """What times subnets.
+
+        Raises:
+            UserError: See `LatencyBench`.
+        """
+        return LatencyBench(self.supernet, self.settings.latency, self.paths.cache / "latency", self.loaded.tokenizer)
+
+    @cached_property
+    def table(self) -> LatencyTable:
+        """The run's latency table, measured where it has none.
+
+        Raises:
+            UserError: It was measured on another device, or with other threads or another engine, than timings now are.
+        """
+        path, bench = self.paths.latency, self.bench
+        table, here = LatencyTable.from_json(kept(path, self._measured)), bench.clock.describe()
+        unlike = [
+            f"  {name}: {table.device.get(name)} -> {here.get(name)}"
+            for name in dict.fromkeys([*table.device, *here])
+            if table.device.get(name) != here.get(name)
+        ]
+        if unlike:
+            raise UserError(
+                f"The latencies of {path} were measured otherwise than they would be now (then -> now):\n"
+                + "\n".join(unlike)
+                + "\nTimes of both cannot be compared. Go on as it was (the same device and versions; latency.threads "
+                "or OMP_NUM_THREADS for threads), or start a new run with another run_dir."
+            )
+        return table
+
+    def _measured(self) -> str:
+        workload, space = self.settings.latency, self.space
+        designs = space.samples(workload.fit + workload.check)
+        with self._stage("latency table") as show:
+            return self.bench.table(space.block_options, designs, show).to_json()
+
+    @cached_property
+    def tuning(self) -> Tuning | None:
+        """What follows the cached refit; None where nothing does."""
+        settings = self.settings
+        recipe = settings.correction, settings.distillation
+        return make_tuning(
+            settings.training, self.supernet, self.paths.run_dir, *recipe, lambda: self.text, settings.text.length
+        )
+
+    def finished_model(self, candidate: Candidate) -> Any:
+        """A candidate's own model as it is exported: after all of the run's tuning."""
+        return finished_model(self.supernet, self.tuning, candidate)
+
+    @cached_property
+    def harness(self) -> Harness:
+        """The tasks of lm-eval.
+
+        Raises:
+            UserError: See `Harness`.
+        """
+        settings = {name: value for name, value in asdict(self.settings.tasks).items() if name != "picks"}
+        return Harness(self.loaded.tokenizer, **settings)
+
+    @cached_property
+    def fidelities(self) -> Fidelities:
+        """The questions that a search asks.
+
+        Raises:
+            UserError: See `fidelities`, and `table`.
+        """
+        settings = self.settings.evaluators
+        return fidelities(
+            self.supernet,
+            self.table,
+            self.windows("search"),
+            self.windows("heldout"),
+            self.tuning,
+            self.harness.measure if self._optimises_tasks else None,
+            context=settings.context,
+            batch_size=settings.batch_size,
+            parts=settings.fidelities,
+            cache_bytes=settings.cache_bytes,
+        )
+
+    @property
+    def trained(self) -> tuple[Evaluator, ...]:
+        """The fidelities that a search asks of trained subnets."""
+        return self.fidelities.trained if self.settings.training == "loop" else ()
+
+    @property
+    def ladder(self) -> tuple[Evaluator, ...]:
+        """The fidelities of the search, cheapest first: of subnets as they are, then of trained ones."""
+        return (*self.fidelities.search, *self.trained)
+
+    @property
+    def objectives(self) -> list[Metric]:
+        """What the front is about.
+
+        Raises:
+            UserError: See `choose_metrics`.
+        """
+        return choose_metrics(self.settings.objectives, self.fidelities.search[-1].metrics)
+
+    def timed(self, show: Show = lambda done, of: None) -> EndToEnd:
+        """Times subnets end to end, and tells of the rounds."""
+        return EndToEnd(self.bench, self.table.dense_ms, show)
+
+    def task_evaluators(self, show: Show = lambda done, of: None) -> Sequence[Evaluator]:
+        """One evaluator a task, of subnets as they are exported."""
+        return self.harness.evaluators(self.supernet, self.tuning, show)
+
+    def identity(self) -> dict[str, Any]:
+        """What the numbers of an archive depend on, ready for JSON: two archives that differ in it are never mixed."""
+        device = self.loaded.device
+        identity = {
+            "model": self.spec.to_json(),
+            "text": self.text.digest,
+            "dtype": str(self.loaded.dtype),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+            "timed": dict(self.table.device),
+            "latency": self.table.digest,
+            "fidelities": [evaluator.fidelity for evaluator in self.ladder],
+        }
+        return identity | ({OPTIMISED: self.harness.fidelities} if self._optimises_tasks else {})
+
+    @property
+    def _optimises_tasks(self) -> bool:
+        return ACC.name in self.settings.objectives

@@ -1,0 +1,151 @@
+"""What a session is told: frozen values that travel to another process; a key of `conf/` is a field here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from evaluators.latency.workload import Workload
+from evaluators.training.corrections import CorrectiveRefit
+from evaluators.training.distillation import Distillation
+from evaluators.training.tuning import MODES
+from space.errors import UserError
+from space.space import SearchSpace
+from space.spec import ModelSpec
+from space.supernet.preparation import Preparation
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which dense model, and how it runs; the fields are the arguments of `space.models.loading.load_model`."""
+
+    path: str | None = None
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """Which text, and how much of it; the first four fields are the arguments of `evaluators.data.load_texts`.
+
+    Attributes:
+        path: Where the text is; None for the embedded default.
+        name: Configuration of a hub data set.
+        split: Split of a hub data set.
+        field: Field of a JSON line or of a data set's row.
+        length: Tokens in a window.
+        calibration_windows: For importance and refits.
+        search_windows: For the divergence of every candidate.
+        heldout_windows: For the front's final scores.
+    """
+
+    path: str | None = None
+    name: str | None = None
+    split: str = "train"
+    field: str = "text"
+    length: int = 512
+    calibration_windows: int = 64
+    search_windows: int = 4
+    heldout_windows: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("length", "calibration_windows", "search_windows", "heldout_windows"):
+            if getattr(self, name) < 1:
+                raise UserError(f"data.{name}: expected at least 1, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class FidelitySettings:
+    """How candidates are asked about.
+
+    Attributes:
+        context: Tokens at which KV-cache bytes and attention MACs are counted.
+        batch_size: Windows of a forward pass.
+        fidelities: The part of each search window that every cheaper fidelity sees, cheapest first.
+        cache_bytes: Memory for residual streams that candidates share.
+    """
+
+    context: int = 1024
+    batch_size: int = 4
+    fidelities: tuple[float, ...] = (0.25,)
+    cache_bytes: int = 1 << 29
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fidelities", tuple(self.fidelities))  # configurations have lists
+        for name in ("context", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"evaluators.{name}: expected at least 1, got {getattr(self, name)}.")
+        if self.cache_bytes < 0:
+            raise UserError(f"evaluators.cache_bytes: expected at least 0, got {self.cache_bytes}.")
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Which tasks of lm-eval; the fields but `picks` are the arguments of `evaluators.tasks.harness.Harness`.
+
+    Attributes:
+        tasks: Names of tasks, groups or tags, or patterns of such.
+        picks: Points beside the knee that a run scores at its end.
+        num_fewshot: Examples in every prompt; None for each task's own number.
+        limit: Items of each task, from its first on; None for all.
+        include_path: Directory with task files of the user's own.
+        batch_size: Sequences of a forward pass, or `auto`.
+    """
+
+    tasks: Sequence[str] = ()
+    picks: int = 3
+    num_fewshot: int | None = None
+    limit: float | None = None
+    include_path: str | None = None
+    batch_size: int | str = "auto"
+
+    def __post_init__(self) -> None:
+        tasks = (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks)
+        object.__setattr__(self, "tasks", tasks)
+        if self.picks < 0:
+            raise UserError(f"evaluate.picks: expected at least 0, got {self.picks}.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that a process needs to be told to evaluate or export subnets of a run.
+
+    Attributes:
+        model: The dense model.
+        text: What it reads.
+        supernet: How units are ordered and output projections refit.
+        space: The designs of a model.
+        evaluators: How candidates are asked about.
+        latency: What is timed.
+        correction: The corrective refit; None for none.
+        distillation: How subnets are trained, where they are.
+        training: `off`: subnets are not trained; `final`: those of the front are; `loop`: the search sees trained ones.
+        tasks: What lm-eval asks.
+        objectives: Names of the metrics that the front is about.
+        text_digest: That the text must have, as `evaluators.data.TokenSplits` says it; None for any.
+    """
+
+    model: ModelSettings
+    text: TextSettings
+    supernet: Preparation
+    space: Callable[[ModelSpec], SearchSpace]
+    evaluators: FidelitySettings
+    latency: Workload
+    correction: CorrectiveRefit | None
+    distillation: Distillation
+    training: str
+    tasks: TaskSettings = field(default_factory=TaskSettings)
+    objectives: tuple[str, ...] = ("kl", "latency_ms")
+    text_digest: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "objectives", tuple(self.objectives))
+        if self.training not in MODES:
+            raise UserError(f"search.distillation: expected one of {', '.join(MODES)}, got {self.training!r}.")
+
+    @property
+    def tunes(self) -> bool:
+        """Whether anything follows the cached refit of what is exported."""
+        return self.correction is not None or self.training != "off"

@@ -1,0 +1,184 @@
+"""A session makes each part once and when asked, is the same in another process, and mixes no unlike devices."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_run import ROOT, save_tiny
+
+from evaluators.base import OPTIMISED
+from evaluators.latency.workload import Workload
+from evaluators.session import Paths, Session, Show
+from evaluators.settings import FidelitySettings, ModelSettings, Settings, TextSettings
+from evaluators.training.corrections import CorrectiveRefit
+from evaluators.training.distillation import Distillation
+from search.archive import Archive
+from space.candidate import Candidate
+from space.errors import UserError
+from space.space import SearchSpace
+from space.supernet.preparation import Preparation
+
+CUT = Candidate.from_rows([[4, 2, 16], [6, 3, 48], [0, 0, 32], [6, 3, 0]])
+OTHER_PROCESS = """
+import json, pickle, sys
+import torch
+from pathlib import Path
+from evaluators.session import Session
+torch.set_num_threads(1)
+settings, paths, candidate = pickle.loads(Path(sys.argv[1]).read_bytes())
+session = Session.open(settings, paths)
+values = {}
+for evaluator in (*session.fidelities.search, session.fidelities.heldout, session.fidelities.tuned):
+    (answer,) = evaluator.evaluate([candidate])
+    assert answer.status == "ok", answer.error
+    values[evaluator.fidelity] = answer.values
+print(json.dumps(values))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny("llama", tmp_path_factory.mktemp("model") / "tiny-llama")
+
+
+@pytest.fixture
+def settings(model: Path) -> Settings:
+    return Settings(
+        model=ModelSettings(path=str(model), dtype="float32", device="cpu"),
+        text=TextSettings(str(model / "text.txt"), None, "train", "text", 32, 8, 4, 4),
+        supernet=Preparation(),
+        space=partial(SearchSpace, mlp_step=16),
+        evaluators=FidelitySettings(context=64, batch_size=2, cache_bytes=1 << 20),
+        latency=Workload(length=8, threads=1, rounds=1, fit=0, check=0, cache=False),
+        correction=CorrectiveRefit(8),
+        distillation=Distillation((64,), rank=2),
+        training="final",
+    )
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    (tmp_path / "run").mkdir()
+    return Paths(tmp_path / "run", tmp_path / "cache")
+
+
+def test_what_is_not_asked_for_is_not_made_and_what_is_is_made_once(settings: Settings, paths: Paths) -> None:
+    titles: list[str] = []
+
+    @contextmanager
+    def stage(title: str) -> Iterator[Show]:
+        titles.append(title)
+        yield lambda done, of: None
+
+    session = Session.open(settings, paths, stage)
+    session.check()
+    assert titles == []
+    assert list(paths.run_dir.iterdir()) == []
+    assert session.objectives[1].name == "latency_ms"
+    assert session.fidelities is session.fidelities
+    assert session.supernet is session.supernet
+    assert titles == ["calibration and order of units", "latency table"]
+    assert {path.name for path in paths.run_dir.iterdir()} == {"supernet", "latency.json"}
+    assert [path.name for path in paths.cache.iterdir()] == ["supernets"]
+    again = Session.open(settings, paths, stage)
+    assert again.table == session.table
+    assert again.ladder[-1].fidelity == "search"
+    assert len(titles) == 2  # what is on disk is not made again
+
+
+def test_another_process_opens_it_from_pickled_settings_and_answers_alike(
+    settings: Settings, paths: Paths, tmp_path: Path
+) -> None:
+    session = Session.open(settings, paths)
+    assert session.fidelities.tuned is not None
+    expected = {}
+    for evaluator in (*session.fidelities.search, session.fidelities.heldout, session.fidelities.tuned):
+        (answer,) = evaluator.evaluate([CUT])
+        expected[evaluator.fidelity] = dict(answer.values)
+    assert set(expected) == {"search-8", "search", "heldout", "tuned"}
+    given = tmp_path / "given.pickle"
+    given.write_bytes(pickle.dumps((settings, paths, CUT)))
+    for file in (paths.run_dir / "tuned").glob("s*.pt"):
+        file.unlink()  # the other process tunes it anew
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", OTHER_PROCESS, str(given)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == expected
+
+
+def test_settings_that_are_pickled_bring_nothing_of_hydra_along(settings: Settings) -> None:
+    assert b"hydra" not in pickle.dumps(settings)
+    assert b"omegaconf" not in pickle.dumps(settings)
+
+
+def test_a_prepared_run_needs_its_text_for_what_is_trained_alone(settings: Settings, paths: Paths) -> None:
+    digest = Session.open(settings, paths).text.digest
+    assert Session.open(settings, paths).supernet.spec.layers == 4
+    gone = replace(settings, text=replace(settings.text, path=str(paths.run_dir / "gone.txt")))
+    untrained = Session.open(replace(gone, correction=None, training="off"), paths)
+    model = untrained.finished_model(CUT)
+    assert model.num_parameters() < untrained.loaded.model.num_parameters()
+    with pytest.raises(UserError, match=r"gone\.txt"):
+        Session.open(gone, paths).finished_model(CUT)
+    assert Session.open(replace(settings, text_digest=digest), paths).text.digest == digest
+    with pytest.raises(UserError, match=f"Expected the text of the run .*changed .{digest}"):
+        _ = Session.open(replace(settings, text_digest="another"), paths).text
+
+
+def test_a_table_of_another_device_is_refused_with_each_difference(settings: Settings, paths: Paths) -> None:
+    assert Session.open(settings, paths).table.device["threads"] == 1
+    stored = json.loads(paths.latency.read_text())
+    stored["device"] |= {"threads": 64, "device": "Imaginary 9000"}
+    paths.latency.write_text(json.dumps(stored))
+    for make in (lambda s: s.table, lambda s: s.fidelities, lambda s: s.timed(), lambda s: s.identity()):
+        with pytest.raises(UserError) as refused:
+            make(Session.open(settings, paths))
+        lines = [line.strip() for line in str(refused.value).splitlines()]
+        assert "threads: 64 -> 1" in lines
+        assert any(line.startswith("device: Imaginary 9000 -> ") for line in lines)
+        assert not any(line.startswith(("dtype", "engine", "attention")) for line in lines)  # which are the same
+        assert "another run_dir" in lines[-1]
+    assert json.loads(paths.latency.read_text()) == stored
+    assert Session.open(settings, paths).finished_model(CUT) is not None  # which needs no latencies
+
+
+@pytest.mark.parametrize("change", [{"threads": 2}, {"engine": "abacus 1"}, {"attention": "eager"}, {"dtype": "int8"}])
+def test_each_part_of_the_device_counts(change: dict[str, object], settings: Settings, paths: Paths) -> None:
+    _ = Session.open(settings, paths).table
+    stored = json.loads(paths.latency.read_text())
+    stored["device"] |= change
+    paths.latency.write_text(json.dumps(stored))
+    (name,) = change
+    with pytest.raises(UserError, match=f"{name}: {change[name]} -> "):
+        _ = Session.open(settings, paths).table
+
+
+def test_an_archive_is_of_one_device_dtype_text_and_table(settings: Settings, paths: Paths) -> None:
+    session = Session.open(settings, paths)
+    identity = session.identity()
+    assert OPTIMISED not in identity
+    assert identity["timed"] == session.bench.clock.describe()
+    assert identity["dtype"] == str(torch.float32)
+    with Archive(paths.run_dir / "archive.jsonl", identity):
+        pass
+    for other, said in (
+        ({"device": "Imaginary 9000"}, "device: .* -> 'Imaginary 9000'"),
+        ({"timed": identity["timed"] | {"threads": 2}}, r"timed\.threads: 1 -> 2"),
+        ({"dtype": "torch.bfloat16"}, "dtype: 'torch.float32' -> 'torch.bfloat16'"),
+        ({"latency": "another"}, "latency: .* -> 'another'"),
+        ({"fidelities": ["search"]}, r"fidelities: \['search-8', 'search'\] -> \['search'\]"),
+    ):
+        with pytest.raises(UserError, match=said):
+            Archive(paths.run_dir / "archive.jsonl", identity | other)
