@@ -36,7 +36,7 @@ def again(report: Report, machine: Machine, name: str) -> None:
         return [weight.clone() for layer in found.weights for weight in layer.values()]
 
     def losses(design: Candidate) -> list[float]:
-        student = Student(supernet.view(design, own=True), Distillation(rungs=(4096,)), length)
+        student = Student(supernet.view(design, own=True), Distillation(tokens=(4096,)), length)
         return [student.learn(lesson) for _ in range(8)]
 
     questions: dict[str, Callable[[Candidate], Any]] = {

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.device.machine import Machine
+from conf.settings import composed, session_settings
 from evaluators.latency.workload import Workload
 from space.candidate import Candidate, LayerShape
 from space.models.loading import read_spec
@@ -96,12 +97,7 @@ def _slices(model: Any, spec: ModelSpec, index: int, kind: str, shape: LayerShap
 
 def default_space(spec: ModelSpec) -> SearchSpace:
     """The space that a search with default settings has."""
-    from hydra import compose, initialize_config_module
-    from hydra.utils import instantiate
-
-    with initialize_config_module("conf", version_base="1.3"):
-        space: SearchSpace = instantiate(compose("config").space)(spec=spec)
-    return space
+    return session_settings(composed()).space(spec)
 
 
 def removed(spec: ModelSpec, candidate: Candidate) -> float:

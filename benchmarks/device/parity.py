@@ -173,7 +173,7 @@ def _generation(report: Report, path: _Path, pair: _Pair) -> None:
 def _training(report: Report, path: _Path, pair: _Pair) -> None:
     """Six steps of distillation in each place, twice on the device, and that a student's state survives the disk."""
     losses: dict[str, Any] = {}
-    cut, tokens, settings = pair.designs["cut"], pair.tokens(8, _LENGTH, seed=6), Distillation(rungs=(96,), rank=2)
+    cut, tokens, settings = pair.designs["cut"], pair.tokens(8, _LENGTH, seed=6), Distillation(tokens=(96,), rank=2)
     for name in ("cpu", "device", "device again"):
         place = name.split()[0]
         supernet = pair.supernets[place]

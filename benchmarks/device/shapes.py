@@ -61,7 +61,7 @@ def shape(report: Report, machine: Machine, name: str) -> None:
             continue
         with report.check("shape", name, phase):
             fit, check = (2, 3) if machine.dry else (6, 8)
-            bench = LatencyBench(supernet, workload(machine, scenario, batch=batch, fit=fit, check=check))
+            bench = LatencyBench(supernet, workload(machine, scenario, batch_size=batch, fit=fit, check=check))
             start = time.monotonic()
             _speed_ups(report, (name, phase), bench, designs)
             design_s.setdefault(scenario, (time.monotonic() - start) / (5 * len(designs)))

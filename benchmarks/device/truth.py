@@ -30,7 +30,7 @@ def truth(report: Report, machine: Machine, name: str) -> None:
     for scenario, batch in _PHASES:
         phase_name, rows = f"{scenario} x {batch}", list[dict[str, Any]]()
         with report.check("truth", name, phase_name):
-            timed = workload(machine, scenario, batch=batch)
+            timed = workload(machine, scenario, batch_size=batch)
             clock, (phase,) = TorchClock(supernet, timed), timed.phases.values()
             for kind, design in designs.items():
                 if report.left < 4:
