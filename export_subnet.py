@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from conf.settings import made, plain, session_settings
 from evaluators.metrics import HELDOUT_QUALITY
 from evaluators.session import Paths, Session
-from evaluators.training.recovery import recover_pick
+from evaluators.training.pick_recovery import recover_pick
 from search.constraints import quoted
 from search.run.finished import FinishedRun
 from search.run.picks import candidate_of
@@ -38,17 +38,15 @@ def export(config: dict[str, Any], watch: Watch) -> None:
     require_free(out)
     watch.told([f"pick {pick}: {candidate.key}, to {out}"])
     if settings.tunes and not config["tuning"]:  # the row's held-out figures are not those of this checkpoint
-        row, settings = (
-            row.drop([*HELDOUT_QUALITY], errors="ignore"),
-            replace(settings, correction=None, training="off"),
-        )
+        row = row.drop([*HELDOUT_QUALITY], errors="ignore")
+        settings = replace(settings, correction=None, training="off")
     session = Session.open(settings, Paths(run_dir), watch.stage)
     loaded = session.loaded
     run.require_held(candidate, partial(form.check, loaded.model.config, loaded.tokenizer, loaded.spec))
     supernet = session.supernet
-    with watch.stage("tuning"):
-        source = session.finished_model(candidate)
     recovery, checkpoints = made(config["recover"]), out.with_name(f"{out.name}.recovery")
+    with watch.stage("tuning"):
+        source = session.finished_model(candidate, own=bool(recovery.tokens))
     recovered: dict[str, str] = {}
     if recovery.tokens:
         text = session.text, settings.text.length, settings.text.heldout_windows

@@ -211,9 +211,9 @@ class Session:
             settings.training, self.supernet, self.paths.run_dir, *recipe, lambda: self.text, settings.text.length
         )
 
-    def finished_model(self, candidate: Candidate) -> Any:
-        """A candidate's own model as it is exported: after all of the run's tuning."""
-        return finished_model(self.supernet, self.tuning, candidate)
+    def finished_model(self, candidate: Candidate, *, own: bool = False) -> Any:
+        """A candidate's model as it is exported, see `evaluators.training.tuning.finished_model`."""
+        return finished_model(self.supernet, self.tuning, candidate, own=own)
 
     @cached_property
     def harness(self) -> Harness:

@@ -13,7 +13,8 @@ import torch
 from conftest import random_tokens
 
 from evaluators.data import TokenSplits
-from evaluators.training.recovery import Recovery, Told, recover, recover_pick
+from evaluators.training.pick_recovery import recover_pick
+from evaluators.training.recovery import Recovery, Told, recover
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet

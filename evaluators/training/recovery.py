@@ -11,8 +11,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,15 +25,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
-from evaluators.data import TokenSplits
-from evaluators.divergence import Divergence
 from evaluators.output_head import OutputHead
 from evaluators.training.distillation import cross_entropy
-from space.candidate import Candidate
 from space.errors import UserError
-from space.files import write_whole
 from space.models.embedded import quiet_transformers
-from space.supernet.supernet import Supernet
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,6 @@ class Recovery:
 
 
 QUIET_S = 60  # at most so long without a word
-_SETTINGS_FILE = "recovery.json"
 
 
 class _Windows(Dataset[dict[str, Tensor]]):
@@ -258,75 +252,3 @@ def _last_checkpoint(directory: Path) -> str | None:
             shutil.rmtree(checkpoint)
     last: str | None = get_last_checkpoint(str(directory)) if directory.exists() else None
     return last
-
-
-def recover_pick(
-    settings: Recovery,
-    source: Any,
-    supernet: Supernet,
-    candidate: Candidate,
-    text: TokenSplits,
-    length: int,
-    heldout_windows: int,
-    directory: Path,
-    say: Callable[[str], None],
-) -> tuple[dict[str, float], dict[str, str]]:
-    """`recover` on the calibration part of a run's text, looked at on its held-out part.
-
-    Args:
-        settings: How long, and how.
-        source: The pick's own model, trained in place.
-        supernet: The run's, for the teacher.
-        candidate: The pick.
-        text: The run's.
-        length: Tokens in a window.
-        heldout_windows: How many are looked at.
-        directory: Of the checkpoints.
-        say: Called with a line of progress.
-
-    Returns:
-        `heldout_kl` and `heldout_ppl` after it, and what a model card should say.
-
-    Raises:
-        UserError: See `recover`; or the directory holds checkpoints of another recovery.
-    """
-    needed = math.ceil(settings.tokens / (settings.step_windows * length)) * settings.step_windows
-    windows = text.blocks("calibration", min(needed, text.room("calibration", length)), length)
-    heldout = Divergence(supernet, text.blocks("heldout", heldout_windows, length))
-
-    def look() -> dict[str, float]:
-        with torch.autocast(windows.device.type, dtype=torch.bfloat16, enabled=supernet.model.dtype == torch.bfloat16):
-            return dict(heldout.heldout_measure(lambda candidate: source).values(candidate))
-
-    def tell(told: Told) -> None:
-        line = f"{told.tokens}/{told.of} tokens: loss {told.loss:.4g}"
-        if told.saved:
-            say(", ".join([line, *(f"{name} {value:.4g}" for name, value in look().items())]))
-        else:
-            say(f"{line}, {told.tokens_per_s:.0f} tokens a second, {told.seconds_left / 60:.0f} min left")
-
-    _claim(directory, {"pick": candidate.key, "text": text.digest, "length": length, **asdict(settings)})
-    before = look()
-    say(f"before: {', '.join(f'{name} {value:.4g}' for name, value in before.items())}")
-    tokens = recover(source, supernet.model, windows, settings, directory, tell)
-    after = look()
-    facts = {
-        "recovery": f"{tokens} tokens of {windows.numel()} of the run's calibration text",
-        "held-out perplexity before recovery": f"{before['heldout_ppl']:.4g}",
-        "held-out perplexity after recovery": f"{after['heldout_ppl']:.4g}",
-    }
-    return after, facts
-
-
-def _claim(directory: Path, recipe: Mapping[str, Any]) -> None:
-    """Marks a directory as a recovery's, so that no other goes on from its checkpoints."""
-    file = directory / _SETTINGS_FILE
-    if not file.exists():
-        write_whole(file, json.dumps(recipe, indent=2), advice="Free some space or check the place, and export again.")
-    there = json.loads(file.read_text(encoding="utf-8"))
-    other = [f"{name} {there.get(name)}, now {value}" for name, value in recipe.items() if there.get(name) != value]
-    if other:
-        raise UserError(
-            f"Expected {directory} to hold checkpoints of the same recovery, but it was begun with {'; '.join(other)}. "
-            "Give the settings that it was begun with, or delete the directory, or export to another with out."
-        )

@@ -9,6 +9,7 @@ its name, so that it does not matter who stored it last; and none of it is delet
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -269,14 +270,21 @@ def make_tuning(
     return Tuning(supernet, run_dir / _TUNED, correction, settings, text, length)
 
 
-def finished_model(supernet: Supernet, tuning: Tuning | None, candidate: Candidate) -> Any:
-    """A candidate's own model as it is exported: after all of the run's tuning.
+def finished_model(supernet: Supernet, tuning: Tuning | None, candidate: Candidate, *, own: bool = False) -> Any:
+    """A candidate's model as it is exported: after all of the run's tuning.
+
+    Args:
+        supernet: The run's.
+        tuning: The run's, if it has any.
+        candidate: Which.
+        own: Whether all of its tensors are to be the caller's own, to train further.
 
     Raises:
         ArithmeticError: See `Tuning.model`.
         UserError: See `Tuning.model`.
     """
-    return tuning.model(candidate, len(tuning.rungs)) if tuning else supernet.view(candidate)
+    model = tuning.model(candidate, len(tuning.rungs)) if tuning else supernet.view(candidate)
+    return copy.deepcopy(model) if own else model
 
 
 def _read(file: Path) -> State:

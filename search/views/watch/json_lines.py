@@ -16,6 +16,7 @@ from search.loop import SearchProgress
 from search.run.front import landmarks
 from search.views.watch.events import Event, Failed, Found, Opened, Said, Searched, StageBegun, StageEnded, StageStep
 from search.views.watch.progress import standouts
+from space.candidate import Candidate
 
 BETWEEN_S = 10  # lines of one stage, or of one batch, are at least so far apart
 
@@ -107,6 +108,8 @@ def _plain(value: Any) -> Any:
             return {str(name): _plain(each) for name, each in value.items()}
         case list() | tuple():
             return [_plain(each) for each in value]
+        case Candidate():
+            return value.to_json()
         case np.generic():
             return _plain(value.item())
         case float() if not math.isfinite(value):
