@@ -132,13 +132,13 @@ def test_nothing_known_is_timed_again(
 ) -> None:
     monkeypatch.setattr("evaluators.latency.bench.NOISY", 1e9)  # the machine of a test may be busy
     timed: list[Candidate] = []
-    real = TorchClock._time
+    real = TorchClock.time_ms
 
     def counted(self: TorchClock, candidate: Candidate, phase: Phase) -> float:
         timed.append(candidate)
         return real(self, candidate, phase)
 
-    monkeypatch.setattr(TorchClock, "_time", counted)
+    monkeypatch.setattr(TorchClock, "time_ms", counted)
     first = LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path).table(OPTIONS, [CUT, HOLES])
     assert timed
     timed.clear()
@@ -196,7 +196,7 @@ def test_a_decoding_step_is_that_of_a_full_cache(
     clock, phase = TorchClock(supernet, WORKLOAD), Phase("decode", 2, 8)
     model = supernet.view(candidate)
     with torch.inference_mode():
-        step = clock._step(candidate, phase)
+        step = clock.step(candidate, phase)
         real = DynamicCache(config=model.config)
         model(random_tokens(2, 8), past_key_values=real)
         expected = model(random_tokens(2, 1), past_key_values=real)
@@ -235,7 +235,7 @@ def test_compiled_steps_are_the_same_steps_and_compiled_once(
     phase = Phase(scenario, 2, 8)
     for candidate in (HOLES, CUT):
         with torch.inference_mode():
-            expected = clock._step(candidate, phase)().logits
+            expected = clock.step(candidate, phase)().logits
             for _ in range(2):  # the second one with the cache of the first
                 found = clock._compiled_step(candidate, phase)().logits
                 torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -108,7 +108,7 @@ class TorchClock:
                 taken.append(peak_bytes(model, partial(self._run_once, model, phase, candidate)))
                 weight_bytes = total_params(self._supernet.spec, candidate) * model.dtype.itemsize
             if self._workload.compile:
-                self._time(candidate, phase)
+                self.time_ms(candidate, phase)
         return {PEAK.name: weight_bytes + max(taken)}
 
     def session(
@@ -122,13 +122,13 @@ class TorchClock:
         dense, generator = Candidate.dense(self._supernet.spec), np.random.default_rng(0)
         names, ratios, all_dense = [*models], {name: list[float]() for name in models}, list[float]()
         for number in range(rounds):
-            before = self._time(dense, phase)
+            before = self.time_ms(dense, phase)
             all_dense.append(before)
             order = generator.permutation(len(names))
             for start in range(0, len(names), BETWEEN_DENSE):
                 group = [names[index] for index in order[start : start + BETWEEN_DENSE]]
-                times = [self._time(models[name], phase) for name in group]
-                after = self._time(dense, phase)
+                times = [self.time_ms(models[name], phase) for name in group]
+                after = self.time_ms(dense, phase)
                 for name, ms in zip(group, times, strict=True):
                     ratios[name].append(2 * ms / (before + after))
                 all_dense.append(after)
@@ -138,14 +138,18 @@ class TorchClock:
         self._caches.clear()
         return ratios, statistics.median(all_dense)
 
-    def _time(self, candidate: Candidate, phase: Phase) -> float:
-        """Milliseconds of a warm forward pass, the mean of a few."""
+    def time_ms(self, candidate: Candidate, phase: Phase) -> float:
+        """Milliseconds of a warm forward pass, the mean of a few.
+
+        Raises:
+            UserError: torch.compile cannot compile the model.
+        """
         repeats = REPEATS[phase.kind]
         threads = set_torch_threads(self._threads)
         many = torch._dynamo.config.patch(recompile_limit=MOST_SHAPES, accumulated_recompile_limit=MOST_SHAPES)
         graphs = torch._inductor.config.patch({"triton.cudagraph_unexpected_rerecord_limit": MOST_SHAPES})
         with torch.inference_mode(), threads, many, graphs:
-            step = (self._compiled_step if self._workload.compile else self._step)(candidate, phase)
+            step = (self._compiled_step if self._workload.compile else self.step)(candidate, phase)
             watch = timeit.Timer(step, timer=timer)  # which waits for the device before it reads the time
             try:
                 watch.timeit(WARM)
@@ -166,7 +170,8 @@ class TorchClock:
     def _run_once(self, model: Any, phase: Phase, candidate: Candidate) -> None:
         self._step_of(model, phase, candidate)()
 
-    def _step(self, candidate: Candidate, phase: Phase) -> Callable[[], Any]:
+    def step(self, candidate: Candidate, phase: Phase) -> Callable[[], Any]:
+        """What is timed where nothing is compiled; to be made and called in inference mode."""
         return self._step_of(self._supernet.view(candidate), phase, candidate)
 
     def _step_of(self, model: Any, phase: Phase, candidate: Candidate) -> Callable[[], Any]:

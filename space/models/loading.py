@@ -87,7 +87,7 @@ def load_model(
     family = _check_directory(directory)
     tokenizer, model = _read(directory, trust_remote_code)
     try:
-        spec = _read_spec(model, name, commit or fingerprint(directory), family)
+        spec = read_spec(model, name, commit or fingerprint(directory), family)
     except (AttributeError, ValueError) as error:
         raise UserError(f"Expected {name} to have the layers of a {family} model, but got: {error}") from error
     model.eval().requires_grad_(False).to(run_device)
@@ -232,8 +232,18 @@ def _read(directory: Path, trust_remote_code: bool) -> tuple[PreTrainedTokenizer
     return tokenizer, model
 
 
-def _read_spec(model: PreTrainedModel, name: str, revision: str, family: str) -> ModelSpec:
-    """The facts of a loaded model, read from its configuration and checked against its modules."""
+def read_spec(model: PreTrainedModel, name: str, revision: str, family: str) -> ModelSpec:
+    """The facts of a model, read from its configuration and checked against its modules.
+
+    Args:
+        model: A causal language model.
+        name: What to call it.
+        revision: Digest of the weights' identity.
+        family: Its `model_type`.
+
+    Raises:
+        UserError: Its layers are not all of the same shape.
+    """
     config: Any = model.config
     heads, kv_heads, hidden = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
     head_dim = getattr(config, "head_dim", None) or hidden // heads

@@ -25,7 +25,7 @@ from space.supernet.units import (
     mlp_weights,
     own_parameters,
 )
-from space.supernet.view import Views
+from space.supernet.view import Views, Weights
 
 
 class Supernet:
@@ -37,14 +37,21 @@ class Supernet:
         influence: Block influence of every layer on the calibration text; small means that it changes little.
     """
 
-    def __init__(self, model: Any, files: StoredLayers, refit_bytes: int) -> None:
-        """Takes a model that is permuted already; use `prepare` or `load`."""
+    def __init__(self, model: Any, files: StoredLayers, refit_bytes: int, weights: Weights | None = None) -> None:
+        """Takes a model that is permuted already; use `prepare` or `load`.
+
+        Args:
+            model: The dense causal LM.
+            files: What is stored of it.
+            refit_bytes: Memory limit of the refit cache.
+            weights: Makes the weights of narrower blocks; None for the refits that `files` hold.
+        """
         self.model = model.eval().requires_grad_(False)
         self.spec = spec = files.spec
         self.influence = files.influence
         self._files = files
         self._layers: list[Any] = list(model.model.layers)
-        self._views = Views(self.model, spec, self._weights, refit_bytes)
+        self._views = Views(self.model, spec, weights or self._refit, refit_bytes)
 
     @classmethod
     def prepare(
@@ -180,7 +187,7 @@ class Supernet:
         ):
             raise ValueError(f"Supernet: layer {index}: {shape} is no part of the dense model's layer.")
 
-    def _weights(self, index: int, kind: str, shape: LayerShape) -> BlockWeights:
+    def _refit(self, index: int, kind: str, shape: LayerShape) -> BlockWeights:
         """Weights of a layer's block at a shape at which it is neither whole nor gone."""
         spec, layer = self.spec, self._layers[index]
         if kind == "mlp":

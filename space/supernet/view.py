@@ -26,6 +26,8 @@ from space.supernet.units import BlockWeights
 
 OUTPUTS = {"o_proj": "attention", "down_proj": "mlp"}  # output projections to their kind of block
 
+Weights = Callable[[int, str, LayerShape], BlockWeights]  # of a layer's block of a kind, neither whole nor gone
+
 _Key = tuple[int, int, str, LayerShape]  # weights version, layer, kind of block, the layer with that block alone
 _Block = tuple[nn.Module, int]  # a block, and the bytes that it holds beside the supernet's
 
@@ -37,9 +39,7 @@ class Views:
         version: Of the supernet's weights; blocks of another version are not used any more once it is raised.
     """
 
-    def __init__(
-        self, model: Any, spec: ModelSpec, weights: Callable[[int, str, LayerShape], BlockWeights], cache_bytes: int
-    ) -> None:
+    def __init__(self, model: Any, spec: ModelSpec, weights: Weights, cache_bytes: int) -> None:
         """Builds what all views have in common.
 
         Args:

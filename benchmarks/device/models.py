@@ -1,0 +1,125 @@
+"""Random models of the shapes that people serve, as supernets whose levels are plain slices, and designs of them.
+
+Times do not depend on values, so nothing is downloaded and nothing calibrated. A level is a slice of the dense weights,
+of the same shape and layout as its refit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from benchmarks.device.machine import Machine
+from conf.settings import composed, session_settings
+from evaluators.latency.workload import Workload
+from space.candidate import Candidate, LayerShape
+from space.models.loading import read_spec
+from space.size import decoder_params
+from space.space import SearchSpace
+from space.spec import ModelSpec
+from space.supernet.store import StoredLayers
+from space.supernet.supernet import Supernet
+from space.supernet.units import BlockWeights, attention_weights, mlp_weights, own_parameters
+
+Scenario = Literal["prefill", "decode"]
+
+_LLAMA: dict[str, Any] = {"model_type": "llama", "rms_norm_eps": 1e-5}
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "smollm2-135m": _LLAMA
+    | {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64}
+    | {"intermediate_size": 1536, "vocab_size": 49152, "tie_word_embeddings": True},
+    "llama-3.2-1b": _LLAMA
+    | {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8}
+    | {"head_dim": 64, "intermediate_size": 8192, "vocab_size": 128256, "tie_word_embeddings": True},
+    "llama-3-8b": _LLAMA
+    | {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8}
+    | {"head_dim": 128, "intermediate_size": 14336, "vocab_size": 128256, "tie_word_embeddings": False},
+    "qwen2.5-7b": {"model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28}
+    | {"num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064, "tie_word_embeddings": False},
+}
+_DRY_SIZES = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "head_dim": 12,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 256,
+    "vocab_size": 300,
+}
+_LENGTHS = {"prefill": 512, "decode": 1024}
+_DRY_LENGTH = 16
+_CACHE_BYTES = 24 << 30  # of narrower blocks: all that a check asks about
+
+
+def random_model(name: str, machine: Machine, dtype: torch.dtype) -> Any:
+    """A random model of a shape on the machine's device; of tiny sizes in a dry run."""
+    values = {**SHAPES[name], "max_position_embeddings": 4096, **(_DRY_SIZES if machine.dry else {})}
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    with torch.device(machine.device):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+
+
+@torch.no_grad()
+def sliced_supernet(name: str, machine: Machine) -> Supernet:
+    """A random model of a shape as a supernet whose levels are plain slices."""
+    model = random_model(name, machine, machine.dtype).eval().requires_grad_(False)
+    generator = torch.Generator(machine.device).manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.normal_(0, 0.02, generator=generator)
+    spec = read_spec(model, name, "random", model.config.model_type)
+    nothing = StoredLayers(Path(), spec, (0.0,) * spec.layers)  # no file is read, as no level is a refit
+    return Supernet(model, nothing, _CACHE_BYTES, weights=partial(_slices, model, spec))
+
+
+def _slices(model: Any, spec: ModelSpec, index: int, kind: str, shape: LayerShape) -> BlockWeights:
+    """The first rows of a block's projections and the first columns of its output projection."""
+    layer = model.model.layers[index]
+    if kind == "mlp":
+        return mlp_weights(layer.mlp, shape.mlp_channels, layer.mlp.down_proj.weight[:, : shape.mlp_channels].clone())
+    attention = layer.self_attn
+    if shape.queries_per_group <= spec.queries_per_group:
+        columns = shape.query_heads * spec.head_dim
+        return attention_weights(attention, spec, shape, attention.o_proj.weight[:, :columns].clone())
+    # merged groups: all query heads stay, and there are fewer keys and values
+    rows = dict.fromkeys(("k_proj", "v_proj"), shape.kv_heads * spec.head_dim)
+    parameters = {
+        name: {key: tensor[: rows.get(name)] for key, tensor in own_parameters(getattr(attention, name))}
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj")
+    }
+    return BlockWeights(parameters, 0)
+
+
+def default_space(spec: ModelSpec) -> SearchSpace:
+    """The space that a search with default settings has."""
+    return session_settings(composed()).space(spec)
+
+
+def removed(spec: ModelSpec, candidate: Candidate) -> float:
+    """The part of the decoder layers' parameters that a candidate lacks."""
+    return 1 - decoder_params(spec, candidate) / decoder_params(spec, Candidate.dense(spec))
+
+
+def designs_of_size(space: SearchSpace, fraction: float = 0.5) -> dict[str, Candidate]:
+    """The designs of each kind that come nearest to so much of the decoder layers' parameters removed."""
+    kinds = {
+        "uniform": space.uniform_ladder(),
+        "depth": space.depth_ladder([*range(space.spec.layers)][::-1]),
+        "mixed": space.samples(64, seed=1),
+    }
+    return {
+        kind: min(designs, key=lambda design: abs(removed(space.spec, design) - fraction))
+        for kind, designs in kinds.items()
+        if designs
+    }
+
+
+def workload(machine: Machine, scenario: Scenario, **settings: Any) -> Workload:
+    """What the checks time in a scenario; nothing of earlier runs is used."""
+    length = _DRY_LENGTH if machine.dry else _LENGTHS[scenario]
+    return Workload(scenario, length=length, cache=False, **settings)
