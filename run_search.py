@@ -49,7 +49,7 @@ def run(config: dict[str, Any], watch: Watch) -> None:
     searcher, ask = made(config["search"]["algorithm"])(task), config["search"]["ask"]
     with Archive(run_dir / "archive.jsonl", session.identity()) as archive:
         with watch.stage("search"):
-            run_loop(searcher, evaluators, archive, objectives, budget, batch=ask, on_progress=watch.searched)
+            run_loop(searcher, evaluators, archive, objectives, budget, ask=ask, on_progress=watch.searched)
         # 4: what is promised is measured
         found = finished(session, archive, space, config["front_points"], watch)
         write_pages(run_dir, archive)

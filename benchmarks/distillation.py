@@ -52,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     session = run_session(arguments.run_dir)
     spec, supernet, text, length = session.spec, session.supernet, session.text, session.settings.text.length
-    unseen = Divergence(supernet, session.windows("heldout"), batch=session.settings.evaluators.batch_size)
+    unseen = Divergence(supernet, session.windows("heldout"), batch_size=session.settings.evaluators.batch_size)
     candidate = candidate_of(arguments.run_dir, arguments.pick, spec)
     refit = session.settings.correction
     correction = refit.on(supernet, text, length).of([candidate])[0] if refit else None
@@ -63,7 +63,7 @@ def main() -> None:
     before = (unseen(candidate)[0], unseen(candidate, supernet.view(candidate, correction, own=True))[0])
     scratch = Path(tempfile.mkdtemp())
     try:
-        teacher = Teacher(supernet.model, spec.revision, windows, scratch / "teacher", batch=arguments.batch_size)
+        teacher = Teacher(supernet.model, spec.revision, windows, scratch / "teacher", batch_size=arguments.batch_size)
         for row in arguments.rows:
             what, _, rate = row.partition(":")
             settings = Distillation(

@@ -47,7 +47,7 @@ def main() -> None:
             medians = [statistics.median(ratios[name]) for name in points]
             about = clock.describe()
             row = (
-                f"{scenario}, {phase.batch} x {phase.tokens}", f"{about['engine']}, {about['dtype']}",
+                f"{scenario}, {phase.batch_size} x {phase.tokens}", f"{about['engine']}, {about['dtype']}",
                 f"{dense_ms:.2f}", *(f"{dense_ms * ratio:.2f} ms, {1 / ratio:.2f} x" for ratio in medians),
             )  # fmt: skip
             table.add_row(*row)

@@ -62,8 +62,8 @@ def masked(supernet: Supernet, candidate: Candidate) -> Iterator[Any]:
 class WholeVocabulary:
     """KL to the dense model as it is usually written: teacher's log-probabilities in memory, all logits at once."""
 
-    def __init__(self, supernet: Supernet, tokens: Tensor, batch: int) -> None:
-        self._batches = tokens.split(batch)
+    def __init__(self, supernet: Supernet, tokens: Tensor, batch_size: int) -> None:
+        self._batches = tokens.split(batch_size)
         with torch.inference_mode():
             self._teacher = [self._log_probabilities(supernet.model, part) for part in self._batches]
 
@@ -122,9 +122,9 @@ def main() -> None:
     table = Table("candidates", "of", "tokens", "way", "seconds", "a minute", "against shared", "layers run")
     for name, (tokens, candidates) in jobs.items():
         shared = Divergence(
-            supernet, tokens, batch=evaluators.batch_size, cache_bytes=evaluators.cache_bytes // len(asked)
+            supernet, tokens, batch_size=evaluators.batch_size, cache_bytes=evaluators.cache_bytes // len(asked)
         )
-        alone = Divergence(supernet, tokens, batch=evaluators.batch_size)
+        alone = Divergence(supernet, tokens, batch_size=evaluators.batch_size)
         whole = WholeVocabulary(supernet, tokens, evaluators.batch_size)
         for candidate in candidates:
             supernet.view(candidate)  # refits are solved once for all ways

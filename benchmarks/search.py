@@ -98,7 +98,7 @@ class Harness:
             self.archive,
             metrics,
             Budget(tokens=tokens),
-            batch=settings["ask"],
+            ask=settings["ask"],
         )
         return [(spent, e) for spent, e in algorithm.told if e.fidelity == "search" and e.status == "ok"]
 

@@ -90,7 +90,7 @@ class Evaluation:
         error: The failure's message.
         predicted: What a surrogate that had not seen the candidate expected, metric name to value.
         facts: What else has to be known to compare the values with others, JSON-ready.
-        generation: Batch of the search in which the candidate was asked about, from 1; 0 when a search did not ask.
+        generation: Round of asking in which the search chose the candidate, from 1; 0 when a search did not ask.
     """
 
     candidate: Candidate

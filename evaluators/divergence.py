@@ -50,7 +50,7 @@ class Divergence:
         supernet: Supernet,
         tokens: Tensor,
         *,
-        batch: int = 4,
+        batch_size: int = 4,
         slice_bytes: int | None = None,
         cache_bytes: int = 0,
     ) -> None:
@@ -59,7 +59,7 @@ class Divergence:
         Args:
             supernet: The model.
             tokens: Token ids, shape (windows, length); every window is a context of its own.
-            batch: Windows of a forward pass.
+            batch_size: Windows of a forward pass.
             slice_bytes: See `evaluators.output_head`.
             cache_bytes: Memory for residual streams, see `evaluators.prefix`.
 
@@ -68,11 +68,11 @@ class Divergence:
         """
         if tokens.ndim != 2 or tokens.shape[1] < 2 or not len(tokens):
             raise UserError(f"Divergence: expected windows of at least 2 tokens, got shape {tuple(tokens.shape)}.")
-        together = min(batch, len(tokens)) * tokens.shape[1]
+        together = min(batch_size, len(tokens)) * tokens.shape[1]
         self._supernet = supernet
         self._head = OutputHead(supernet.model.lm_head, together, slice_bytes=slice_bytes)
         self._tokens = tokens.to(self._head.weight.device)
-        self._forward = PrefixForward(supernet, tokens, batch=batch, cache_bytes=cache_bytes)
+        self._forward = PrefixForward(supernet, tokens, batch_size=batch_size, cache_bytes=cache_bytes)
         self._teacher: list[_Teacher] | None = None
 
     @property

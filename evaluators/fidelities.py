@@ -83,13 +83,13 @@ def fidelities(
     costs = [cost_measure(supernet.spec, context=context, bytes_per_element=element), table.measure()]
 
     def divergence(tokens: int) -> Divergence:
-        return Divergence(supernet, search[:, :tokens], batch=batch_size, cache_bytes=cache_bytes // len(sizes))
+        return Divergence(supernet, search[:, :tokens], batch_size=batch_size, cache_bytes=cache_bytes // len(sizes))
 
     def extra(models: Models, part: float = 1.0) -> list[Measure]:
         return [accuracy(models, part)] if accuracy else []
 
     divergences = {f"search-{tokens}": divergence(tokens) for tokens in sizes[:-1]} | {"search": divergence(length)}
-    unseen = Divergence(supernet, heldout, batch=batch_size)
+    unseen = Divergence(supernet, heldout, batch_size=batch_size)
     trained: tuple[Evaluator, ...] = ()
     final: Evaluator | None = None
     if tuning is not None:

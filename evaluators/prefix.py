@@ -29,18 +29,18 @@ class PrefixForward:
         layers_asked: Layers that there would have been to run without a memory.
     """
 
-    def __init__(self, supernet: Supernet, tokens: Tensor, *, batch: int, cache_bytes: int = 1 << 30) -> None:
+    def __init__(self, supernet: Supernet, tokens: Tensor, *, batch_size: int, cache_bytes: int = 1 << 30) -> None:
         """Runs nothing yet.
 
         Args:
             supernet: The model.
             tokens: Token ids, shape (windows, length).
-            batch: Windows of a forward pass.
+            batch_size: Windows of a forward pass.
             cache_bytes: Memory for residual streams; 0 remembers none.
         """
         self._supernet = supernet
         device = next(supernet.model.parameters()).device
-        self.batches: tuple[Tensor, ...] = tokens.to(device).split(batch)
+        self.batches: tuple[Tensor, ...] = tokens.to(device).split(batch_size)
         self._streams: LRUCache[_Key, Tensor] = LRUCache(cache_bytes, getsizeof=lambda stream: stream.nbytes)
         self.layers_run = self.layers_asked = 0
 

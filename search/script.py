@@ -20,9 +20,9 @@ class Scripted(ABC):
     """An `Algorithm` that is written down as one function, `script`, from its first question to its last.
 
     The script yields one stage of questions after the other, each as long as it likes, and is sent the answers to all
-    of a stage in order, None where the evaluation failed. Here the stages are cut into batches; what was asked before
-    at the same fidelity is answered from memory. So what is asked does not depend on the size of the batches, and is a
-    function of the seed and of the answers.
+    of a stage in order, None where the evaluation failed. Here the stages are cut into generations; what was asked
+    before at the same fidelity is answered from memory. So what is asked does not depend on the size of a generation,
+    and is a function of the seed and of the answers.
 
     Attributes:
         task: What to search.

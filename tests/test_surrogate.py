@@ -81,7 +81,7 @@ def search(
     seen: list[SearchProgress] = []
     ladder = [evaluator("search-1", 100, noise, fails), evaluator("search", 400, fails=fails)][-fidelities:]
     with Archive(path, {}) as archive:
-        run_loop(algorithm, ladder, archive, objectives, budget, batch=10, on_progress=seen.append)
+        run_loop(algorithm, ladder, archive, objectives, budget, ask=10, on_progress=seen.append)
         return archive.evaluations(), seen
 
 
@@ -246,7 +246,7 @@ def looped(path: Path, tokens: int, seed: int) -> list[Evaluation]:
     algorithm = SurrogateNSGA2(task, predictor="ridge", generations=10)
     ladder = [evaluator("search-1", 100, 0.05), evaluator("search", 400), trained_evaluator()]
     with Archive(path, {}) as archive:
-        run_loop(algorithm, ladder, archive, OBJECTIVES, Budget(tokens=tokens), batch=10)
+        run_loop(algorithm, ladder, archive, OBJECTIVES, Budget(tokens=tokens), ask=10)
         return archive.evaluations()
 
 

@@ -52,7 +52,7 @@ def tuning_of(
 
 
 def asked(supernet: Supernet, tuning: Tuning, stage: int) -> Evaluator:
-    heldout = Divergence(supernet, UNSEEN, batch=2)
+    heldout = Divergence(supernet, UNSEEN, batch_size=2)
     return TunedEvaluator("tuned", tuning, stage, lambda models: [heldout.heldout_measure(models)])
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +130,8 @@ class LatencyBench:
         about = {
             **self.clock.describe(),
             "model": spec,
-            "phase": asdict(phase),
+            # as files of before name it, so that their timings stay of use
+            "phase": {"kind": phase.kind, "batch": phase.batch_size, "tokens": phase.tokens},
             "cold": self.workload.cold,
         }
         timings = Timings.of(about, self._cache)

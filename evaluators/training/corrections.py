@@ -52,4 +52,4 @@ class Corrections:
             candidates: At once; each takes memory for its hidden states of all tokens.
         """
         settings = self.settings
-        return correct(self.supernet, candidates, self.tokens, damping=settings.damping, batch=settings.batch_size)
+        return correct(self.supernet, candidates, self.tokens, damping=settings.damping, batch_size=settings.batch_size)

@@ -204,7 +204,7 @@ class Tuning:
             self._supernet.spec.revision,
             self._windows,
             self._directory / _TEACHER,
-            batch=settings.batch_size,
+            batch_size=settings.batch_size,
             temperature=settings.temperature,
             layers=spread_layers(settings.stream_layers, layers) if settings.streams else (),
         )

@@ -44,7 +44,7 @@ def correct(
     tokens: Tensor,
     *,
     damping: float = 0.001,
-    batch: int = 8,
+    batch_size: int = 8,
     on_layer: Callable[[int], None] = lambda index: None,
 ) -> list[Correction]:
     """Corrections of candidates, in their order; they share the dense model's pass over the text.
@@ -56,7 +56,7 @@ def correct(
             proportion.
         damping: Pull towards the refit, as a fraction of the mean diagonal of the inputs' Gram matrix. A little is
             enough: what keeps little text from doing harm is the length of the steps.
-        batch: Windows of a forward pass.
+        batch_size: Windows of a forward pass.
         on_layer: Called with the number of each layer that is done.
 
     Raises:
@@ -71,7 +71,7 @@ def correct(
         supernet.view(candidate)  # refuses what does not fit before the work begins
     model, whole = supernet.model, Candidate.dense(supernet.spec)
     tokens = tokens.to(next(model.parameters()).device)
-    batches = tokens.split(min(batch, -(-len(tokens) // 2)))
+    batches = tokens.split(min(batch_size, -(-len(tokens) // 2)))
     arguments = layer_arguments(model, tokens)
     dense = first_inputs(model, batches)
     subnets = [_Subnet(candidate) for candidate in candidates]

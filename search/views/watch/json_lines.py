@@ -18,7 +18,7 @@ from search.views.watch.events import Event, Failed, Found, Opened, Said, Search
 from search.views.watch.progress import standouts
 from space.candidate import Candidate
 
-BETWEEN_S = 10  # lines of one stage, or of one batch, are at least so far apart
+BETWEEN_S = 10  # lines of one stage, or of one generation, are at least so far apart
 
 
 class JsonLines:

@@ -11,7 +11,7 @@ from search.views.watch.events import Event, Found, Opened, Said, Searched, Stag
 from search.views.watch.front_table import terminal_table
 from search.views.watch.progress import progress_line
 
-SILENT_S = 60  # after which a batch or a stage that takes long is told of in between
+SILENT_S = 60  # after which a generation or a stage that takes long has a line in between
 WARNING = "WARNING"
 
 

@@ -31,7 +31,7 @@ FILES = (REPORT_FILE, PAGE_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE, CONFIG_F
 
 
 class Tracking:
-    """Listens, and tells a tracker: settings, numbers after each batch of the search, files at the end.
+    """Listens, and tells a tracker: settings, numbers after each generation of the search, files at the end.
 
     Resuming replays a search, so that all of its events come again. `tracker.json` in the run directory keeps the
     tracker's id of the run and how many tokens it has been told of; it is told of what lies beyond. A tracker that was
@@ -124,7 +124,7 @@ class Tracking:
 
 
 def _numbers(progress: SearchProgress) -> dict[str, float]:
-    """What a batch has led to; what is of one fidelity stands under its name."""
+    """What a generation has led to; what is of one fidelity stands under its name."""
     fidelity = progress.fidelity
     numbers: dict[str, float] = {f"evaluations/{name}": count for name, count in progress.counts.items()}
     numbers |= {"evaluations/failed": progress.failed, "seconds": progress.seconds}
