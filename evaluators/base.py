@@ -17,6 +17,7 @@ OPTIMISED = "optimised"  # names, in settings and columns, the tasks that were a
 Goal = Literal["min", "max"]
 Role = Literal["quality", "cost", "latency", "score"]
 Format = Literal["fine", "plain", "count", "bytes", "percent"]
+ModelOf = Callable[[Candidate], Any]  # a candidate's causal language model
 
 
 @dataclass(frozen=True)

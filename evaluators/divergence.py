@@ -20,15 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluators.base import Measure
+from evaluators.base import Measure, ModelOf
 from evaluators.metrics import HELDOUT_QUALITY, SEARCH_QUALITY, metrics_named
 from evaluators.output_head import OutputHead
 from evaluators.prefix import PrefixForward
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
-
-Models = Callable[[Candidate], Any | None]  # a candidate to a causal language model with its weights
 
 SEARCH_METRICS = metrics_named(*SEARCH_QUALITY)
 HELDOUT_METRICS = metrics_named(*HELDOUT_QUALITY)
@@ -85,28 +83,28 @@ class Divergence:
         """Layers that were run so far, as a part of those that would have been without shared residual streams."""
         return self._forward.layers_run / max(1, self._forward.layers_asked)
 
-    def measure(self, models: Models = lambda candidate: None) -> Measure:
+    def measure(self, model_of: ModelOf = lambda candidate: None) -> Measure:
         """The search's quality: `kl` and `nll`, in nats a token.
 
         Args:
-            models: A candidate's own, where it is to have one.
+            model_of: A candidate's own model, or None for the supernet's.
         """
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            kl, nll = self(candidate, models(candidate))
+            kl, nll = self(candidate, model_of(candidate))
             return {"kl": kl, "nll": nll}
 
         return Measure(SEARCH_METRICS, values, self.tokens)
 
-    def heldout_measure(self, models: Models = lambda candidate: None) -> Measure:
+    def heldout_measure(self, model_of: ModelOf = lambda candidate: None) -> Measure:
         """What is reported of text that the search did not see: `heldout_kl` and the perplexity `heldout_ppl`.
 
         Args:
-            models: A candidate's own, where it is to have one.
+            model_of: A candidate's own model, or None for the supernet's.
         """
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            kl, nll = self(candidate, models(candidate))
+            kl, nll = self(candidate, model_of(candidate))
             return {"heldout_kl": kl, "heldout_ppl": math.exp(nll) if nll < 700 else math.inf}
 
         return Measure(HELDOUT_METRICS, values, self.tokens)

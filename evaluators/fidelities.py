@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from evaluators.base import Evaluator, Measure, MeasureEvaluator
+from evaluators.base import Evaluator, Measure, MeasureEvaluator, ModelOf
 from evaluators.cost import cost_measure
 from evaluators.divergence import Divergence
 from evaluators.latency.table import LatencyTable
 from evaluators.refit_error import refit_error_measure
-from evaluators.tasks.harness import Models
 from evaluators.training.tuned import TunedEvaluator
 from evaluators.training.tuning import Tuning
 from space.candidate import Candidate
@@ -45,7 +44,7 @@ def fidelities(
     search: Tensor,
     heldout: Tensor,
     tuning: Tuning | None = None,
-    accuracy: Callable[[Models, float], Measure] | None = None,
+    accuracy: Callable[[ModelOf, float], Measure] | None = None,
     *,
     context: int,
     batch_size: int,
@@ -85,8 +84,8 @@ def fidelities(
     def divergence(tokens: int) -> Divergence:
         return Divergence(supernet, search[:, :tokens], batch_size=batch_size, cache_bytes=cache_bytes // len(sizes))
 
-    def extra(models: Models, part: float = 1.0) -> list[Measure]:
-        return [accuracy(models, part)] if accuracy else []
+    def extra(model_of: ModelOf, part: float = 1.0) -> list[Measure]:
+        return [accuracy(model_of, part)] if accuracy else []
 
     divergences = {f"search-{tokens}": divergence(tokens) for tokens in sizes[:-1]} | {"search": divergence(length)}
     unseen = Divergence(supernet, heldout, batch_size=batch_size)
@@ -97,10 +96,12 @@ def fidelities(
         names = [f"distilled-{tokens}" for tokens in tuning.stage_tokens]
         full = divergences["search"]
         trained = tuple(
-            TunedEvaluator(name, tuning, stage, lambda models: [*extra(models), full.measure(models)], costs=costs)
+            TunedEvaluator(
+                name, tuning, stage, lambda model_of: [*extra(model_of), full.measure(model_of)], costs=costs
+            )
             for stage, name in enumerate(names, start=1)
         )
-        final = TunedEvaluator("tuned", tuning, len(names), lambda models: [unseen.heldout_measure(models)])
+        final = TunedEvaluator("tuned", tuning, len(names), lambda model_of: [unseen.heldout_measure(model_of)])
     known = [*costs, refit_error_measure(supernet)]
 
     def free(candidate: Candidate) -> Mapping[str, float]:

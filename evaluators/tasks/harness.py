@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluators.base import STDERR, Evaluation, Measure, MeasureEvaluator
+from evaluators.base import STDERR, Evaluation, Measure, MeasureEvaluator, ModelOf
 from evaluators.metrics import metric_named
 from evaluators.tasks.questions import (
     ACCURACIES,
@@ -33,7 +33,6 @@ from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
 
-Models = Callable[[Candidate], Any]  # a candidate to its causal language model
 Show = Callable[[int, int], None]
 
 AUTO = "auto"
@@ -112,8 +111,8 @@ class Harness:
             tuning: The run's, if it has any.
             show: Called with how many requests of a question are answered, of how many.
         """
-        models = lru_cache(maxsize=1)(partial(finished_model, supernet, tuning))  # for all questions about a candidate
-        return [TaskEvaluator(self, question, models, show) for question in self.questions]
+        model_of = lru_cache(maxsize=1)(partial(finished_model, supernet, tuning))  # for all tasks
+        return [TaskEvaluator(self, question, model_of, show) for question in self.questions]
 
     @property
     def fidelities(self) -> dict[str, str]:
@@ -127,11 +126,11 @@ class Harness:
         names = ", ".join(question.name for question in self.questions)
         return [f"WARNING: scores on {names} will not be held out, as the search optimises them; judge by other tasks"]
 
-    def measure(self, models: Models, part: float = 1.0) -> Measure:
+    def measure(self, model_of: ModelOf, part: float = 1.0) -> Measure:
         """The mean over tasks of `acc_norm`, or `acc` of tasks without, as an objective named `acc`.
 
         Args:
-            models: What is scored.
+            model_of: What is scored.
             part: Of the items of every task, from the first on.
 
         Raises:
@@ -148,7 +147,7 @@ class Harness:
                 )
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            model = models(candidate)
+            model = model_of(candidate)
             scores = [self.ask(q, model, part=part)[0][column] for q, column in columns]
             return {ACC.name: sum(scores) / len(scores)}
 
@@ -228,13 +227,13 @@ class Harness:
 class TaskEvaluator(MeasureEvaluator):
     """One question as an `Evaluator`: its evaluations have facts."""
 
-    def __init__(self, harness: Harness, question: Question, models: Models, show: Show) -> None:
+    def __init__(self, harness: Harness, question: Question, model_of: ModelOf, show: Show) -> None:
         """Asks nothing yet; see `Harness.evaluators`."""
         self._answered: Mapping[str, Any] = {}
         self._question = question
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            scores, self._answered = harness.ask(question, models(candidate), show=show)
+            scores, self._answered = harness.ask(question, model_of(candidate), show=show)
             return scores
 
         super().__init__(question.fidelity, [Measure(question.metrics, values)])

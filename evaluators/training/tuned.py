@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from evaluators.base import Evaluation, Measure, MeasureEvaluator
-from evaluators.divergence import Models
+from evaluators.base import Evaluation, Measure, MeasureEvaluator, ModelOf
 from evaluators.training.tuning import Tuning
 from space.candidate import Candidate
 
@@ -19,7 +18,7 @@ class TunedEvaluator:
         fidelity: str,
         tuning: Tuning,
         stage: int,
-        measures: Callable[[Models], Sequence[Measure]],
+        measures: Callable[[ModelOf], Sequence[Measure]],
         *,
         costs: Sequence[Measure] = (),
     ) -> None:

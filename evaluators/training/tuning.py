@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evaluators.base import ModelOf
 from evaluators.data import TokenSplits
 from evaluators.training.corrections import Corrections, CorrectiveRefit
 from evaluators.training.distillation import Distillation, Student
@@ -97,7 +98,7 @@ class Tuning:
             return self._corrections.tokens.numel() if self._corrections else 0
         return self._tokens(stage) - (self._tokens(stage - 1) if stage > 1 else -self.new_tokens(0))
 
-    def models(self, candidates: Sequence[Candidate], stage: int) -> Callable[[Candidate], Any]:
+    def models(self, candidates: Sequence[Candidate], stage: int) -> ModelOf:
         """The models of several candidates, each of which is made when it is asked for, best in this order.
 
         Corrective refits that are still to be made share the dense model's passes over the text.
