@@ -53,7 +53,7 @@ def run(config: dict[str, Any], watch: Watch) -> None:
         # 4: what is promised is measured
         found = finished(session, archive, space, config["front_points"], watch)
         write_pages(run_dir, archive)
-        if session.harness.questions:
+        if session.harness.tasks:
             run_there = FinishedRun.open(run_dir)
             picks = run_there.picks(config["evaluate"]["picks"])
             watched_scores(run_there, archive, session.task_evaluators, picks, watch)

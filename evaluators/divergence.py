@@ -12,7 +12,7 @@ a subnet's are ever held for the whole text. A subnet costs one log-sum-exp over
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
