@@ -26,6 +26,8 @@ from evaluators.training.distillation import Distillation, Student
 from evaluators.training.teacher import Teacher
 from space.candidate import Candidate, LayerShape
 from space.spec import ModelSpec
+from space.supernet.correction import Correction
+from space.supernet.corrective_refit import correct
 
 ROWS = ["norms:0.001", "outputs:0.0002", "adapters:0.0003", "adapters:0.001", "adapters:0.003", "all:0.0001"]
 
@@ -55,7 +57,10 @@ def main() -> None:
     unseen = Divergence(supernet, session.windows("heldout"), batch_size=session.settings.evaluators.batch_size)
     candidate = candidate_of(arguments.run_dir, arguments.pick, spec)
     refit = session.settings.correction
-    correction = refit.on(supernet, text, length).of([candidate])[0] if refit else None
+    correction: Correction | None = None
+    if refit:
+        refit_text = text.blocks("calibration", refit.windows, length)
+        (correction,) = correct(supernet, [candidate], refit_text, damping=refit.damping, batch_size=refit.batch_size)
     counts = sorted(arguments.tokens)
     windows = text.blocks("calibration", -(-counts[-1] // length), length)
     table = Table("trained", "learning rate", "parameters", *(f"{count} tokens" for count in counts))

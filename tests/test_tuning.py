@@ -14,7 +14,8 @@ from conftest import random_tokens
 
 from evaluators.base import Evaluator
 from evaluators.divergence import Divergence
-from evaluators.training.corrections import Corrections, CorrectiveRefit
+from evaluators.training import tuning as tuning_module
+from evaluators.training.corrections import CorrectiveRefit
 from evaluators.training.distillation import Distillation, Student
 from evaluators.training.teacher import Lesson
 from evaluators.training.tuned import TunedEvaluator
@@ -22,6 +23,7 @@ from evaluators.training.tuning import SAVED_EVERY, Tuning, make_tuning
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.correction import Correction
+from space.supernet.corrective_refit import correct
 from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
@@ -82,7 +84,9 @@ def test_a_fidelity_scores_the_model_that_is_handed_out(
 def test_the_corrective_refit_comes_first_and_training_after(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet = make_supernet("llama")
     plain = quality(supernet, supernet.view(CUT, own=True))[0]
-    (correction,) = Corrections(REFIT, supernet, Text().blocks("calibration", 16, LENGTH)).of([CUT])
+    (correction,) = correct(
+        supernet, [CUT], Text().blocks("calibration", 16, LENGTH), damping=REFIT.damping, batch_size=REFIT.batch_size
+    )
     tuning = tuning_of(supernet, tmp_path / "tuned")
     corrected = tuning.model(CUT, 0)
     assert quality(supernet, corrected) == quality(supernet, supernet.view(CUT, correction))
@@ -119,10 +123,16 @@ def test_those_asked_about_are_corrected_together(
     supernet = make_supernet("llama")
     tuning = tuning_of(supernet, tmp_path / "alone")
     alone = [e.values for c in (CUT, GONE) for e in asked(supernet, tuning, 0).evaluate([c])]
-    calls = counted(monkeypatch, "of", Corrections)
+    groups: list[list[Candidate]] = []
+
+    def counting(net: Supernet, candidates: Sequence[Candidate], *arguments: Any, **settings: Any) -> list[Correction]:
+        groups.append([*candidates])
+        return correct(net, candidates, *arguments, **settings)
+
+    monkeypatch.setattr(tuning_module, "correct", counting)
     evaluator = asked(supernet, tuning_of(supernet, tmp_path / "tuned"), 0)
     together = [evaluation.values for evaluation in evaluator.evaluate([CUT, GONE])]
-    assert calls == [[CUT, GONE]]
+    assert groups == [[CUT, GONE]]
     assert together == alone
 
 
@@ -185,15 +195,15 @@ def test_what_is_not_on_the_front_is_deleted_and_the_rest_made_small(
 def test_a_failure_is_recorded_with_the_candidate_that_it_belongs_to(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    supernet, real = make_supernet("llama"), Corrections.of
+    supernet = make_supernet("llama")
     (expected,) = asked(supernet, tuning_of(supernet, tmp_path / "alone"), 0).evaluate([CUT])
 
-    def of(self: Corrections, candidates: Sequence[Candidate]) -> list[Correction]:
+    def failing(net: Supernet, candidates: Sequence[Candidate], *arguments: Any, **settings: Any) -> list[Correction]:
         if GONE in candidates:
             raise torch.linalg.LinAlgError("not positive-definite")  # type: ignore[attr-defined]
-        return real(self, candidates)
+        return correct(net, candidates, *arguments, **settings)
 
-    monkeypatch.setattr(Corrections, "of", of)
+    monkeypatch.setattr(tuning_module, "correct", failing)
     first, bad, good = asked(supernet, tuning_of(supernet, tmp_path / "tuned"), 0).evaluate([CUT, GONE, SMALL])
     assert first.values == expected.values
     assert good.status == "ok"
