@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
-from conf.settings import made, plain, session_settings
+from conf.settings import instantiated, plain, session_settings
 from evaluators.metrics import HELDOUT_QUALITY
 from evaluators.session import Paths, Session
 from evaluators.training.pick_recovery import recover_pick
@@ -44,7 +44,7 @@ def export(config: dict[str, Any], watch: Watch) -> None:
     loaded = session.loaded
     run.require_held(candidate, partial(form.check, loaded.model.config, loaded.tokenizer, loaded.spec))
     supernet = session.supernet
-    recovery, checkpoints = made(config["recover"]), out.with_name(f"{out.name}.recovery")
+    recovery, checkpoints = instantiated(config["recover"]), out.with_name(f"{out.name}.recovery")
     with watch.stage("tuning"):
         source = session.finished_model(candidate, own=bool(recovery.tokens))
     recovered: dict[str, str] = {}

@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from conf.settings import made, plain, session_settings
+from conf.settings import instantiated, plain, session_settings
 from evaluators.session import Paths, Session
 from search.archive import Archive
 from search.constraints import constrained
@@ -31,7 +31,7 @@ def run(config: dict[str, Any], watch: Watch) -> None:
     session = Session.open(session_settings(config), Paths(run_dir), watch.stage)
     with watch.stage("model and text"):
         session.check()
-        budget, _ = made(config["budget"]), finished_runs(config["compare"])
+        budget, _ = instantiated(config["budget"]), finished_runs(config["compare"])
     open_run_directory(run_dir, config, free=FREE_SETTINGS)
     watch.opened(run_dir, session.spec.name, config, config["tracker"])
     watch.told(session.harness.remarks(config["objectives"]))
@@ -46,7 +46,7 @@ def run(config: dict[str, Any], watch: Watch) -> None:
     starts = starting_designs(space, session.supernet.removal_order)
     counts = len(evaluators), len(session.trained)
     task = Task(space, objectives, config["seed"], fidelities.free, starts, *counts, budget.tokens)
-    searcher, ask = made(config["search"]["algorithm"])(task), config["search"]["ask"]
+    searcher, ask = instantiated(config["search"]["algorithm"])(task), config["search"]["ask"]
     with Archive(run_dir / "archive.jsonl", session.identity()) as archive:
         with watch.stage("search"):
             run_loop(searcher, evaluators, archive, objectives, budget, ask=ask, on_progress=watch.searched)

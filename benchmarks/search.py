@@ -31,7 +31,7 @@ from plotly.subplots import make_subplots
 from rich.console import Console
 from rich.table import Table
 
-from conf.settings import composed, made, session_settings
+from conf.settings import composed, instantiated, session_settings
 from evaluators.base import Evaluation, choose_metrics
 from evaluators.session import Paths, Session
 from search.archive import Archive
@@ -91,7 +91,7 @@ class Harness:
         evaluators, settings = self._asked.search, self._searches[name]
         metrics = choose_metrics(list(objectives), evaluators[-1].metrics)
         task = Task(self.space, metrics, seed, self._asked.free, self._starts, len(evaluators))
-        algorithm = Recorded(made(settings["algorithm"])(task))
+        algorithm = Recorded(instantiated(settings["algorithm"])(task))
         run_loop(
             algorithm,
             evaluators,
