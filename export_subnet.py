@@ -36,7 +36,7 @@ def export(config: dict[str, Any], watch: Watch) -> None:
     form = format_of(config["format"], config["gguf"]["type"])
     out = Path(config["out"] or run_dir / "exports" / f"{candidate.key}{form.suffix}")
     require_free(out)
-    watch.told([f"pick {pick}: {candidate.key}, to {out}"])
+    watch.say([f"pick {pick}: {candidate.key}, to {out}"])
     if settings.tunes and not config["tuning"]:  # the row's held-out figures are not those of this checkpoint
         row = row.drop([*HELDOUT_QUALITY], errors="ignore")
         settings = replace(settings, correction=None, training="off")
@@ -51,7 +51,7 @@ def export(config: dict[str, Any], watch: Watch) -> None:
     if recovery.tokens:
         text = session.text, settings.text.length, settings.text.heldout_windows
         given = recovery, source, supernet, candidate, *text, checkpoints
-        scores, recovered = recover_pick(*given, lambda line: watch.told([line]))
+        scores, recovered = recover_pick(*given, lambda line: watch.say([line]))
         row = pd.concat([row.drop([*scores], errors="ignore"), pd.Series(scores)])
     done = form.export(
         source,
@@ -78,7 +78,7 @@ def export(config: dict[str, Any], watch: Watch) -> None:
         tolerance=config["tolerance"],
     )
     shutil.rmtree(checkpoints, ignore_errors=True)
-    watch.told(done.remarks())
+    watch.say(done.remarks())
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="export")

@@ -40,10 +40,10 @@ def watched_scores(
     """
     with watch.stage("task scores") as show:
         evaluators = ask(show)
-        score_run(run, archive, evaluators, candidates, lambda answer: watch.told([answer_line(answer)]))
+        score_run(run, archive, evaluators, candidates, lambda answer: watch.say([answer_line(answer)]))
     write_pages(run.run_dir, archive)
     console = Console(width=_WIDTH)
     pruned = [candidate for candidate in candidates if candidate != run.dense]
     with console.capture() as text:
         console.print(score_table(archive, evaluators, run.dense, pruned or [run.dense]))
-    watch.told(line.rstrip() for line in text.get().splitlines())
+    watch.say(line.rstrip() for line in text.get().splitlines())

@@ -20,7 +20,7 @@ from search.run.directory import (
     SUMMARY_FILE,
 )
 from search.run.front import landmarks
-from search.views.watch.events import Event, Failed, Found, Searched
+from search.views.watch.events import Event, Failed, Searched, SearchEnded
 from search.views.watch.progress import standouts
 from search.views.watch.trackers import Status, Tracker, open_tracker
 from space.errors import UserError
@@ -69,7 +69,7 @@ class Tracking:
                 self._judged.add(progress.latest)
                 if progress.generation_done and progress.tokens > self._tokens:
                     self._tell(_numbers(progress) | self._surrogate(), progress.tokens)
-            case Found():
+            case SearchEnded():
                 tokens = max(self._tokens, 0)
                 files = [event.run_dir / name for name in FILES]
                 self._try(lambda tracker: tracker.numbers(_finite(_result(event)), tokens))
@@ -137,12 +137,12 @@ def _numbers(progress: SearchProgress) -> dict[str, float]:
     return numbers
 
 
-def _result(found: Found) -> dict[str, float]:
+def _result(end: SearchEnded) -> dict[str, float]:
     """What the run has led to: its numbers, and those of the points that have a name."""
-    front = found.result.front
-    numbers = found.result.numbers()
+    front = end.result.front
+    numbers = end.result.numbers()
     columns = front.select_dtypes("number").columns
-    for mark, key in landmarks(front, found.objectives).items():
+    for mark, key in landmarks(front, end.objectives).items():
         row = front[front["key"] == key].iloc[0]
         numbers |= {f"{mark}/{column}": float(row[column]) for column in columns}
     return numbers
