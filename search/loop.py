@@ -140,11 +140,11 @@ def run_loop(
     if ask < 1:
         raise UserError(f"search.ask: expected at least 1 candidate, got {ask}.")
     for evaluator in evaluators:
-        known = [metric.name for metric in evaluator.metrics]
-        missing = [metric.name for metric in objectives if metric.name not in known]
+        names = [metric.name for metric in evaluator.metrics]
+        missing = [metric.name for metric in objectives if metric.name not in names]
         if missing:
             raise UserError(
-                f"Search: expected objectives among {known}, got {missing}. Change the objectives or evaluators."
+                f"Search: expected objectives among {names}, got {missing}. Change the objectives or evaluators."
             )
     course, replayed = Course(objectives, [evaluator.fidelity for evaluator in evaluators]), 0
     spent = False
@@ -199,10 +199,10 @@ def _check_failures(course: Course, latest: Evaluation) -> None:
     Raises:
         UserError: More than half of the evaluations failed, and there are enough of them to give up.
     """
-    made = sum(course.counts.values())
-    if latest.status == "failed" and made >= EVALUATIONS_BEFORE_GIVING_UP and course.failed > made / 2:
+    evaluations = sum(course.counts.values())
+    if latest.status == "failed" and evaluations >= EVALUATIONS_BEFORE_GIVING_UP and course.failed > evaluations / 2:
         raise UserError(
-            f"Search: expected most evaluations to succeed, but {course.failed} of {made} failed. The last one "
+            f"Search: expected most evaluations to succeed, but {course.failed} of {evaluations} failed. The last one "
             f"said: {latest.error} Mend the cause and start with a new run_dir: this one keeps the failures."
         )
 

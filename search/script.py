@@ -39,10 +39,10 @@ class Scripted(ABC):
         self.objectives = tuple(task.objectives)
         self.remark = ""
         self.spent = [0] * task.fidelities
-        self._known: dict[tuple[str, int], Evaluation | None] = {}
+        self._answers: dict[tuple[str, int], Evaluation | None] = {}
         self._stage: list[Question] = []
         self._queue: deque[Question] = deque()
-        self._asked: list[Question] = []
+        self._pending: list[Question] = []
         self._script: Script | None = None
         self._ended = False
 
@@ -52,27 +52,27 @@ class Scripted(ABC):
 
     def ask(self, n: int) -> list[Question]:
         """See `Algorithm`; fewer than `n` at the end of a stage."""
-        self._store(self._asked, [])
+        self._store(self._pending, [])
         while not self._queue and not self._ended:
             self._next_stage()
-        self._asked = [self._queue.popleft() for _ in range(min(n, len(self._queue)))]
-        return list(self._asked)
+        self._pending = [self._queue.popleft() for _ in range(min(n, len(self._queue)))]
+        return list(self._pending)
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """See `Algorithm`; a question that is left without an answer counts as failed."""
-        self._store(self._asked, evaluations)
-        self._asked = []
+        self._store(self._pending, evaluations)
+        self._pending = []
 
     def was_asked(self, candidate: Candidate, fidelity: int) -> bool:
         """Whether this was asked at this fidelity and answered, or failed."""
-        return (candidate.key, fidelity % self.task.fidelities) in self._known
+        return (candidate.key, fidelity % self.task.fidelities) in self._answers
 
     def _store(self, questions: Sequence[Question], evaluations: Sequence[Evaluation]) -> None:
         for question, evaluation in zip_longest(questions, evaluations):
             assert evaluation is None or evaluation.candidate == question.candidate
             self.spent[question.fidelity] += evaluation.tokens if evaluation is not None else 0
             ok = evaluation is not None and evaluation.status == "ok"
-            self._known[self._name(question)] = evaluation if ok else None
+            self._answers[self._name(question)] = evaluation if ok else None
 
     def _next_stage(self) -> None:
         """Send the script what it asked for, and queue what is new of the questions that it then has."""
@@ -81,7 +81,7 @@ class Scripted(ABC):
                 self._script = self.script()
                 stage = next(self._script)
             else:
-                stage = self._script.send([self._known[self._name(question)] for question in self._stage])
+                stage = self._script.send([self._answers[self._name(question)] for question in self._stage])
         except StopIteration:
             self._ended = True
             return
@@ -90,7 +90,7 @@ class Scripted(ABC):
         self._queue.extend(
             replace(question, fidelity=FULL if fidelity == self.task.fidelities - 1 else fidelity)
             for (key, fidelity), question in new.items()
-            if (key, fidelity) not in self._known
+            if (key, fidelity) not in self._answers
         )
 
     def _name(self, question: Question) -> tuple[str, int]:

@@ -74,8 +74,8 @@ class AdditiveDesigns(Rival):
         extra = [dense] if space.contains(space.decode(dense)) else []
         for budgets in _halvings(axis.most, axis.least, self._designs):
             self.remark = f"{len(budgets)} budgets"
-            found = knapsack(losses, axis.table.steps, budgets - axis.table.base)
-            new = {genes.tobytes(): genes for genes in [*extra, *found] if genes is not None}
+            designs = knapsack(losses, axis.table.steps, budgets - axis.table.base)
+            new = {genes.tobytes(): genes for genes in [*extra, *designs] if genes is not None}
             fresh = [genes for name, genes in new.items() if name not in read]
             read |= new.keys()
             yield at(FULL, [space.decode(space.repair(genes, rng)) for genes in fresh])

@@ -31,7 +31,7 @@ class _Lineage:
     window: Window
     parent: Genes | None = None
     quality: float = np.inf
-    seen: set[str] = field(default_factory=set)
+    keys: set[str] = field(default_factory=set)
 
 
 class Evolution(Rival):
@@ -126,8 +126,8 @@ class Evolution(Rival):
             if genes is None:
                 continue
             key = self.space.decode(genes).key
-            if key not in lineage.seen:
-                lineage.seen.add(key)
+            if key not in lineage.keys:
+                lineage.keys.add(key)
                 designs.append(genes)
             if len(designs) == self._offspring:
                 break

@@ -143,9 +143,9 @@ class SurrogateNSGA2(Scripted):
             yield from self._first([self.space.decode(genes) for genes in designs])
         self._forecast.describe_by(BlockFeatures(self.space.kinds, self._tables[REFIT_ERROR], worth))
         while True:
-            found = (yield from self._round()) if self._explores() else False
+            explored = (yield from self._round()) if self._explores() else False
             trained = (yield from self._train()) if self.task.trained else 0
-            if not found and not trained:
+            if not explored and not trained:
                 return
 
     def _sweep(self, levels: int) -> Generator[list[Question], Answers, list[Table]]:
@@ -197,17 +197,17 @@ class SurrogateNSGA2(Scripted):
         """One fit and what it leads to; False when nothing new was found."""
         forecast, fidelity = self._forecast, self._halving.entry
         self._fit()
-        known = list(self._halving.answers[fidelity].values())
+        answers = list(self._halving.answers[fidelity].values())
         if not forecast.knows(fidelity):
             return False
         self._aim = max(each for each in range(self.task.fidelities) if each <= fidelity or self._steers(each))
-        genes = forecast.genes(known)
-        values = forecast.truth(known) if self._aim == fidelity else forecast.values(genes, self._aim)
+        genes = forecast.genes(answers)
+        values = forecast.truth(answers) if self._aim == fidelity else forecast.values(genes, self._aim)
         on_front = non_dominated(values)
         front, front_values = genes[on_front], forecast.evened(values[on_front])
         around = list(front[spread_subset(front_values, self._improved)])
         better = improved_designs(self.space, self._loss, self._costs(), around)
-        found, _ = minimise(
+        proposals, _ = minimise(
             self.space,
             lambda genes: forecast.values(genes, self._aim),
             np.stack([*front, *better]),
@@ -217,9 +217,9 @@ class SurrogateNSGA2(Scripted):
             rng=self._rng,
         )
         if fidelity:  # what was asked below is known well, and not here yet
-            found = np.concatenate([found, forecast.genes(list(self._halving.answers[fidelity - 1].values()))])
+            proposals = np.concatenate([proposals, forecast.genes(list(self._halving.answers[fidelity - 1].values()))])
         explored = round(self._explored * self._round_size)
-        picks = self._infill(found, front_values, self._round_size - explored)
+        picks = self._infill(proposals, front_values, self._round_size - explored)
         picks += self._explore(self._children(front), front_values, explored)
         if not picks:  # what is left to learn is what cheap answers got wrong
             return (yield from self._halving.promote(self._round_size, first=0)) > 0
