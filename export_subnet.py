@@ -50,8 +50,8 @@ def export(config: dict[str, Any], watch: Watch) -> None:
     recovered: dict[str, str] = {}
     if recovery.tokens:
         text = session.text, settings.text.length, settings.text.heldout_windows
-        given = recovery, source, supernet, candidate, *text, checkpoints
-        scores, recovered = recover_pick(*given, lambda line: watch.say([line]))
+        arguments = recovery, source, supernet, candidate, *text, checkpoints
+        scores, recovered = recover_pick(*arguments, lambda line: watch.say([line]))
         row = pd.concat([row.drop([*scores], errors="ignore"), pd.Series(scores)])
     done = form.export(
         source,

@@ -58,8 +58,8 @@ def main() -> None:
     loaded.model.to(loaded.dtype)
 
     def score(title: str, model: object, seconds: float) -> None:
-        scores[title] = found = perplexity(model, loaded.tokenizer, test)
-        cells = f"{found:.2f}", f"{found / scores['dense']:.3f}", f"{found / scores.get('refit', found):.3f}"
+        scores[title] = quality = perplexity(model, loaded.tokenizer, test)
+        cells = f"{quality:.2f}", f"{quality / scores['dense']:.3f}", f"{quality / scores.get('refit', quality):.3f}"
         table.add_row(title, f"{seconds:.0f}", *cells)
         console.print(title, f"{seconds:.0f} s", *cells, highlight=False)
 

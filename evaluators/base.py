@@ -65,13 +65,13 @@ class Metric:
         return self.role in ("cost", "latency")
 
 
-def choose_metrics(names: Sequence[str], known: Sequence[Metric]) -> list[Metric]:
+def choose_metrics(names: Sequence[str], metrics: Sequence[Metric]) -> list[Metric]:
     """The metrics of these names, in their order.
 
     Raises:
         UserError: A name is unknown or stands there twice, or there are not two or three.
     """
-    by_name = {metric.name: metric for metric in known}
+    by_name = {metric.name: metric for metric in metrics}
     if not 2 <= len(names) <= 3 or len(set(names)) != len(names) or not set(names) <= by_name.keys():
         raise UserError(f"objectives: expected two or three of {', '.join(by_name)}, got {', '.join(names) or 'none'}.")
     return [by_name[name] for name in names]

@@ -81,7 +81,7 @@ class Divergence:
     @property
     def shared_layers(self) -> float:
         """Layers that were run so far, as a part of those that would have been without shared residual streams."""
-        return self._forward.layers_run / max(1, self._forward.layers_asked)
+        return self._forward.layers_run / max(1, self._forward.layers_total)
 
     def measure(self, model_of: ModelOf = lambda candidate: None) -> Measure:
         """The search's quality: `kl` and `nll`, in nats a token.

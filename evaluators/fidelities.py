@@ -102,16 +102,16 @@ def fidelities(
             for stage, name in enumerate(names, start=1)
         )
         final = TunedEvaluator("tuned", tuning, len(names), lambda model_of: [unseen.heldout_measure(model_of)])
-    known = [*costs, refit_error_measure(supernet)]
+    measures = [*costs, refit_error_measure(supernet)]
 
     def free(candidate: Candidate) -> Mapping[str, float]:
-        return {name: value for measure in known for name, value in measure.values(candidate).items()}
+        return {name: value for measure in measures for name, value in measure.values(candidate).items()}
 
     return Fidelities(
         free=free,
         search=tuple(
-            MeasureEvaluator(name, [*costs, asked.measure(), *extra(supernet.view, size / length)])
-            for size, (name, asked) in zip(sizes, divergences.items(), strict=True)
+            MeasureEvaluator(name, [*costs, each.measure(), *extra(supernet.view, size / length)])
+            for size, (name, each) in zip(sizes, divergences.items(), strict=True)
         ),
         trained=trained,
         heldout=MeasureEvaluator("heldout", [unseen.heldout_measure()]),

@@ -47,9 +47,9 @@ def test_a_child_pays_for_its_own_layers(make_supernet: Callable[..., Supernet])
     supernet = make_supernet("qwen2")
     forward = PrefixForward(supernet, random_tokens(4, 12), batch_size=2)
     run(forward, PARENT)
-    assert (forward.layers_run, forward.layers_asked) == (8, 8)
+    assert (forward.layers_run, forward.layers_total) == (8, 8)
     run(forward, CHILD)  # three of four layers are the parent's
-    assert (forward.layers_run, forward.layers_asked) == (10, 16)
+    assert (forward.layers_run, forward.layers_total) == (10, 16)
     run(forward, NO_ATTENTION_AFTER)  # from the last layer that has attention on
     assert forward.layers_run == 16
 

@@ -117,12 +117,12 @@ class LatencyBench:
             on_round: Called with how many rounds of a phase are done, of how many.
         """
         models = {str(index): candidate for index, candidate in enumerate(candidates)}
-        found: list[dict[str, list[float]]] = [{} for _ in candidates]
+        ratios: list[dict[str, list[float]]] = [{} for _ in candidates]
         for name, phase in self.workload.phases.items():
             rows, _ = self.clock.session(phase, models, self.workload.front_rounds, on_round)
             for index in range(len(candidates)):
-                found[index][name] = rows[str(index)]
-        return found
+                ratios[index][name] = rows[str(index)]
+        return ratios
 
     def _timings(self, phase: Phase, models: Mapping[str, Candidate], on_round: OnRound) -> Timings:
         """Timings that have all of some models; the missing ones are measured, and kept unless the machine is busy."""
@@ -177,16 +177,16 @@ class EndToEnd:
         if not candidates:
             return
         start = time.perf_counter()
-        tried: dict[str, dict[str, float]] = {}
+        first_values: dict[str, dict[str, float]] = {}
         failures: dict[str, str] = {}
         for candidate in candidates:
             try:
-                tried[candidate.key] = self._bench.clock.try_out(candidate)
+                first_values[candidate.key] = self._bench.clock.try_out(candidate)
             except Exception as error:  # an evaluation boundary: the failure is stored with the candidate
                 failures[candidate.key] = f"{type(error).__name__}: {error}"
-        able = [candidate for candidate in candidates if candidate.key in tried]
+        able = [candidate for candidate in candidates if candidate.key in first_values]
         ratios = self._bench.ratios(able, self._on_round)
-        values = {c.key: self._values(found) | tried[c.key] for c, found in zip(able, ratios, strict=True)}
+        values = {c.key: self._values(each) | first_values[c.key] for c, each in zip(able, ratios, strict=True)}
         seconds = (time.perf_counter() - start) / max(1, len(candidates))
         for candidate in candidates:
             if candidate.key in values:
@@ -196,7 +196,7 @@ class EndToEnd:
 
     def _values(self, ratios: Mapping[str, Sequence[float]]) -> dict[str, float]:
         workload = self._bench.workload
-        times = {name: [ratio * self._dense_ms[name] for ratio in found] for name, found in ratios.items()}
+        times = {name: [ratio * self._dense_ms[name] for ratio in each] for name, each in ratios.items()}
         middle = {name: statistics.median(ms) for name, ms in times.items()}
         rounds = [dict(zip(times, one, strict=True)) for one in zip(*times.values(), strict=True)]
         latency, latencies = workload.total(middle), [workload.total(one) for one in rounds]

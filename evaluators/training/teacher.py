@@ -119,9 +119,9 @@ class Teacher:
                     final = model.model(part.to(self._device), use_cache=False).last_hidden_state
                 scaled = final.flatten(0, 1).float() / temperature
                 lse, embedding = head.expected(scaled)
-                found = {"embedding": embedding, "cross": lse - (scaled * embedding).sum(-1)}
-                found |= {f"stream-{layer}": stream for layer, stream in streams.items()}
-                for name, tensor in found.items():
+                tensors = {"embedding": embedding, "cross": lse - (scaled * embedding).sum(-1)}
+                tensors |= {f"stream-{layer}": stream for layer, stream in streams.items()}
+                for name, tensor in tensors.items():
                     files[name].write(tensor.float().cpu().numpy().tobytes())
                 on_lesson(number + 1, len(self._parts))
 

@@ -136,11 +136,11 @@ class _Block:
         refit, bias = projection.weight, projection.bias
         inputs = [self._input(layer, projection, state) for state in states]
         halves = Moments.zeros_for(refit), Moments.zeros_for(refit)
-        for number, (rows, state, wanted) in enumerate(zip(inputs, states, target, strict=True)):
+        for number, (rows, state, goal) in enumerate(zip(inputs, states, target, strict=True)):
             output = F.linear(rows, refit, bias)
             scale = None if norm is None else _root_mean_square(output)
             output = output if norm is None else norm(output)
-            residual = wanted.float() - state.float() - output.float()
+            residual = goal.float() - state.float() - output.float()
             rows = rows.float() if scale is None else rows.float() / scale
             halves[number % 2].add(rows.flatten(0, 1), residual.flatten(0, 1), refit.dtype)
         change = corrective_step(halves, damping).change
@@ -155,10 +155,10 @@ class _Block:
 
     def _input(self, layer: Any, projection: nn.Linear, state: Tensor) -> Tensor:
         """What the block hands to its output projection, shape (windows, time, columns)."""
-        seen: list[Tensor] = []
+        columns: list[Tensor] = []
 
         def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen.append(inputs[0])
+            columns.append(inputs[0])
             raise Captured
 
         handle = projection.register_forward_pre_hook(record)
@@ -168,7 +168,7 @@ class _Block:
             pass
         finally:
             handle.remove()
-        return seen[0]
+        return columns[0]
 
 
 def _root_mean_square(output: Tensor) -> Tensor:

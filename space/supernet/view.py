@@ -136,8 +136,8 @@ class Views:
         dense = getattr(self._layers[index], BLOCKS[kind])
         weights = self._weights(index, kind, alone)
         with torch.device("meta"):
-            made = self._classes.StockDecoderLayer(self._configs.layer(self._beside(alone, kind)), index)
-        block: Any = getattr(made, BLOCKS[kind])
+            layer = self._classes.StockDecoderLayer(self._configs.layer(self._beside(alone, kind)), index)
+        block: Any = getattr(layer, BLOCKS[kind])
         for name, child in dense.named_children():
             if name not in weights.parameters:
                 setattr(block, name, child)  # norms of queries and keys, activations

@@ -145,8 +145,8 @@ class Screen:
 
 def _best(progress: SearchProgress) -> Table | None:
     """The front's best points, None when there is none yet."""
-    found = standouts(progress)
-    if not found:
+    points = standouts(progress)
+    if not points:
         return None
     table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
     table.add_column("", no_wrap=True)
@@ -154,7 +154,7 @@ def _best(progress: SearchProgress) -> Table | None:
     for metric in shown:
         table.add_column(broken(metric.title, 12), justify="right", no_wrap=True)
     table.add_column("key", no_wrap=True)
-    for name, best in found.items():
+    for name, best in points.items():
         values = [written(metric, best.values.get(metric.name, math.nan)) for metric in shown]
         table.add_row(title_of(name), *values, best.candidate.key)
     return table

@@ -53,12 +53,12 @@ class Tracking:
         self._name = name
         self._file = run_dir / TRACKER_FILE
         self._warn = warn
-        known = self._kept().get(name)
-        self._tokens = -1 if known is None else known["tokens"]
-        self._tracker: Tracker | None = open_tracker(name, run_dir, None if known is None else known["run_id"])
+        stored = self._kept().get(name)
+        self._tokens = -1 if stored is None else stored["tokens"]
+        self._tracker: Tracker | None = open_tracker(name, run_dir, None if stored is None else stored["run_id"])
         self._status: Status = "finished"
         self._judged = Judged()
-        if known is None:
+        if stored is None:
             self._try(lambda tracker: tracker.settings(flatten(config)))
             self._keep()
 
