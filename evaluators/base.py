@@ -83,7 +83,7 @@ class Evaluation:
 
     Attributes:
         candidate: The architecture.
-        fidelity: Which question was asked: `search`, `heldout`, `timed`, or that of `evaluators.tasks.harness`.
+        fidelity: Name of the evaluator that gave it: `search`, `heldout`, `timed`, or that of a task of lm-eval.
         status: `ok`, or `failed` with `error` set and no values.
         values: Metric name to value.
         seconds: Wall time.
@@ -147,11 +147,11 @@ class Evaluation:
 
 
 class Evaluator(Protocol):
-    """Answers one question about candidates, whichever way it likes."""
+    """Evaluates candidates at one fidelity, whichever way it likes."""
 
     @property
     def fidelity(self) -> str:
-        """Name of the question; part of the archive's key."""
+        """Its name, which is a part of the archive's key."""
         ...
 
     @property
@@ -191,7 +191,7 @@ class MeasureEvaluator:
         """Asks nothing yet.
 
         Args:
-            fidelity: Name of the question.
+            fidelity: Its name.
             measures: What is asked.
         """
         self._fidelity = fidelity

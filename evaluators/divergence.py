@@ -52,7 +52,7 @@ class Divergence:
         slice_bytes: int | None = None,
         cache_bytes: int = 0,
     ) -> None:
-        """Runs nothing yet; the dense model's side is computed at the first question.
+        """Runs nothing yet; the dense model's side is computed at the first evaluation.
 
         Args:
             supernet: The model.
@@ -75,7 +75,7 @@ class Divergence:
 
     @property
     def tokens(self) -> int:
-        """Tokens that one question sends through a candidate."""
+        """Tokens that one evaluation sends through a candidate."""
         return self._tokens.numel()
 
     @property

@@ -1,4 +1,4 @@
-"""The questions that a search asks about a candidate, from the free ones to held-out text."""
+"""The fidelities of a search, from the free metrics of a candidate to held-out text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from space.supernet.supernet import Supernet
 
 @dataclass(frozen=True)
 class Fidelities:
-    """Evaluators, cheapest question first.
+    """Evaluators, the cheapest first.
 
     Attributes:
         free: The metrics of any candidate that need no forward pass, each a sum over blocks.

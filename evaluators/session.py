@@ -227,7 +227,7 @@ class Session:
 
     @cached_property
     def fidelities(self) -> Fidelities:
-        """The questions that a search asks.
+        """The evaluators of the search and of its end.
 
         Raises:
             UserError: See `fidelities`, and `table`.

@@ -119,7 +119,7 @@ class LatencyTable:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def measure(self) -> Measure:
-        """The workload's metrics, as a question about a candidate."""
+        """The workload's metrics of a candidate."""
         return Measure(self.workload.metrics, self.values)
 
     def remarks(self) -> list[str]:

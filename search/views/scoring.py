@@ -33,7 +33,7 @@ def watched_scores(
         archive: The run's.
         ask: Evaluators, one a task, that tell of their progress.
         candidates: Whom to score.
-        watch: Told of new answers, and then of all scores.
+        watch: Says each new answer, and then all scores.
 
     Raises:
         UserError: There are no tasks, or a candidate cannot be scored.

@@ -39,7 +39,7 @@ class View:
         version: Changes with the figure.
         state: What the run does now, in words.
         spent: The part of the budget that is spent, 0..1.
-        counts: How often each question was asked, in words.
+        counts: Evaluations at each fidelity, in words.
         problem: What a person should mend; empty when nothing.
         keys: Points that can be exported and scored: none before a run has ended.
         volumes: Hypervolume against tokens, by a name for people: of the dearest fidelity that has one alone, as those
