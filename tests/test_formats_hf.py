@@ -80,10 +80,9 @@ def export(supernet: Supernet, candidate: Candidate, directory: Path, **changes:
 
 
 def assert_same_logits(model: Any, supernet: Supernet, candidate: Candidate) -> None:
-    """Compares with the subnet as the search asks it."""
+    """Compares with the subnet as the search asks it, bit for bit."""
     tokens = random_tokens(2, 20, seed=2)
-    expected = logits_of(supernet.view(candidate), tokens)
-    torch.testing.assert_close(logits_of(model, tokens), expected, rtol=0, atol=1e-4)
+    assert torch.equal(logits_of(model, tokens), logits_of(supernet.view(candidate), tokens))
 
 
 @pytest.mark.usefixtures("in_process")
@@ -123,6 +122,18 @@ def test_equal_layers_whose_heads_do_not_divide_the_hidden_size(family: str, tmp
     supernet = Supernet.prepare(dense, spec, random_tokens(12, 24), tmp_path / "supernet", dtype=torch.float32)
     done = export(supernet, Candidate.from_rows([(5, 5, 16)] * 4), tmp_path / "pruned")
     assert done.trust_remote_code == (family in ("llama", "gemma3_text"))  # whose stock configs insist
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("shapes", [EQUAL["narrow"], UNEQUAL["no MLP"]], ids=["equal", "unequal"])
+def test_an_export_computes_the_bits_of_its_view_in_bfloat16(
+    family: str, shapes: Any, make_supernet: MakeSupernet, tmp_path: Path
+) -> None:
+    supernet, candidate = make_supernet(family, torch.bfloat16), Candidate.from_rows(shapes)
+    done = export(supernet, candidate, tmp_path / "pruned")
+    model = AutoModelForCausalLM.from_pretrained(done.directory, trust_remote_code=done.trust_remote_code).eval()
+    assert model.dtype == torch.bfloat16
+    assert_same_logits(model, supernet, candidate)
 
 
 def test_merged_groups_are_exported(tmp_path: Path, make_supernet: MakeSupernet) -> None:
