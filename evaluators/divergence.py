@@ -33,7 +33,7 @@ HELDOUT_METRICS = metrics_named(*HELDOUT_QUALITY)
 
 
 @dataclass(frozen=True)
-class _Teacher:
+class _Reference:
     """Of every token: the expected output embedding Wᵀp (tokens, hidden), and lse(z_T) − h_T · Wᵀp (tokens,)."""
 
     embedding: Tensor
@@ -71,7 +71,7 @@ class Divergence:
         self._head = OutputHead(supernet.model.lm_head, together, slice_bytes=slice_bytes)
         self._tokens = tokens.to(self._head.weight.device)
         self._forward = PrefixForward(supernet, tokens, batch_size=batch_size, cache_bytes=cache_bytes)
-        self._teacher: list[_Teacher] | None = None
+        self._references: list[_Reference] | None = None
 
     @property
     def tokens(self) -> int:
@@ -117,14 +117,14 @@ class Divergence:
             candidate: A prefix of the supernet.
             model: A model of its own to ask in its place, with the dense model's output matrix; None for the supernet.
         """
-        if self._teacher is None:
-            self._teacher = list(self._teach())
+        if self._references is None:
+            self._references = list(self._dense_side())
         weight, kl, nll = self._head.weight, 0.0, 0.0
-        batches = zip(self._forward.batches, self._hidden(candidate, model), self._teacher, strict=True)
-        for tokens, hidden, teacher in batches:
+        batches = zip(self._forward.batches, self._hidden(candidate, model), self._references, strict=True)
+        for tokens, hidden, dense in batches:
             lse = self._head.log_sum_exp(hidden)
-            cross = lse - (hidden * teacher.embedding).sum(-1)
-            kl += (cross - teacher.cross).sum(dtype=torch.float64).item()
+            cross = lse - (hidden * dense.embedding).sum(-1)
+            kl += (cross - dense.cross).sum(dtype=torch.float64).item()
             windows, length = tokens.shape
             before = hidden.view(windows, length, -1)[:, :-1]
             target = (before * F.embedding(tokens[:, 1:], weight).float()).sum(-1)  # (windows, length - 1)
@@ -132,11 +132,12 @@ class Divergence:
         windows, length = self._tokens.shape
         return kl / (windows * length), nll / (windows * (length - 1))
 
-    def _teach(self) -> Iterator[_Teacher]:
+    def _dense_side(self) -> Iterator[_Reference]:
+        """What is kept of the dense model, of one batch after another."""
         for hidden in self._hidden(Candidate.dense(self._supernet.spec)):
             lse = self._head.log_sum_exp(hidden)
             _, embedding = self._head.expected(hidden)
-            yield _Teacher(embedding, lse - (hidden * embedding).sum(-1))
+            yield _Reference(embedding, lse - (hidden * embedding).sum(-1))
 
     def _hidden(self, candidate: Candidate, model: Any | None = None) -> Iterator[Tensor]:
         """Normed hidden states before the LM head, float32, each (batch · time, hidden), of one batch after another."""
