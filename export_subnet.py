@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
-from conf.settings import instantiated, plain, session_settings
+from conf.settings import ended_settings, instantiated, plain
 from evaluators.metrics import HELDOUT_QUALITY
 from evaluators.session import Paths, Session
 from evaluators.training.pick_recovery import recover_pick
@@ -31,7 +31,7 @@ def export(config: dict[str, Any], watch: Watch) -> None:
     """Loads the run's model, makes the pick's own, and exports it."""
     run_dir, pick = Path(config["run_dir"]), str(config["pick"])
     run = FinishedRun.open(run_dir)
-    row, settings = run.row(pick), replace(session_settings(run.config), text_digest=run.summary["text"])
+    row, settings = run.row(pick), ended_settings(run)
     candidate = candidate_of(row)
     form = format_of(config["format"], config["gguf"]["type"])
     out = Path(config["out"] or run_dir / "exports" / f"{candidate.key}{form.suffix}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from conf.settings import plain, session_settings
+from conf.settings import ended_settings, plain
 from evaluators.session import Paths, Session
 from evaluators.settings import TaskSettings
 from search.archive import Archive
@@ -27,7 +27,7 @@ def score(run_dir: Path, pick: str, tasks: TaskSettings, watch: Watch) -> None:
     run = FinishedRun.open(run_dir)
     candidate = candidate_of(run.row(pick))
     watch.say([f"pick {pick}: {candidate.key}"])
-    settings = replace(session_settings(run.config), tasks=tasks, text_digest=run.summary["text"])
+    settings = replace(ended_settings(run), tasks=tasks)
     session = Session.open(settings, Paths(run_dir), watch.stage)
     with watch.stage("tasks"):
         _ = session.harness

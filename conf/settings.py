@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from evaluators.session import Paths, Session, Stage, unseen
 from evaluators.settings import Settings
 from search.run.directory import CONFIG_FILE
+from search.run.finished import FinishedRun
 from space.errors import UserError
 from space.space import SearchSpace
 
@@ -86,6 +88,16 @@ def session_settings(config: Mapping[str, Any]) -> Settings:
             f"Expected settings of this version, but they do not read as such ({type(error).__name__}: {error}). "
             "Start a new run, or use the version that wrote them."
         ) from error
+
+
+def ended_settings(run: FinishedRun) -> Settings:
+    """The settings of a run that has ended, with the text and in the dtype that it had.
+
+    Raises:
+        UserError: See `session_settings`.
+    """
+    settings, dtype = session_settings(run.config), str(run.summary["dtype"]).removeprefix("torch.")
+    return replace(settings, text_digest=run.summary["text"], model=replace(settings.model, dtype=dtype))
 
 
 def stored_config(run_dir: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from evaluators.base import choose_metrics
 from evaluators.cost import cost_measure
 from evaluators.data import load_texts
 from evaluators.latency.workload import LATENCY, Workload
-from evaluators.metrics import metric_named
+from evaluators.metrics import metric_named, metrics_named
 from evaluators.settings import FidelitySettings, ModelSettings, Settings, TaskSettings, TextSettings
 from evaluators.tasks.harness import Harness
 from evaluators.training.corrections import CorrectiveRefit
@@ -193,8 +193,10 @@ def test_every_part_of_a_session_is_a_group_or_a_key() -> None:
 def test_constraints_are_on_what_costs_nothing_to_know() -> None:
     serving = composed("latency=serving")
     costs = cost_measure(SPEC, context=64).metrics
-    free = {metric.name for metric in (*costs, *instantiated(serving["latency"]).metrics)}
-    assert set(serving["constraints"]) == free - {"decoder_params_removed"}
+    free = {
+        metric.name for metric in (*costs, *instantiated(serving["latency"]).metrics, *metrics_named("refit_error"))
+    }
+    assert set(serving["constraints"]) == free
     assert set(serving["constraints"].values()) == {None}
     given = composed("constraints.latency_ms=0.7", "constraints.params={min:0.5}")["constraints"]
     assert limits_text(given) == "latency_ms<=0.7, params>=0.5"

@@ -22,6 +22,7 @@ from evaluators.latency.timings import Timings, spread
 from evaluators.latency.workload import LATENCY_E2E, THROUGHPUT, Phase, Workload
 from evaluators.metrics import metrics_named, spread_of
 from space.candidate import Candidate, LayerShape, Option
+from space.errors import ShapeError, UserError
 from space.supernet.supernet import Supernet
 
 
@@ -183,6 +184,8 @@ class EndToEnd:
             try:
                 first_values[candidate.key] = self._bench.clock.try_out(candidate)
             except Exception as error:  # an evaluation boundary: the failure is stored with the candidate
+                if isinstance(error, UserError) and not isinstance(error, ShapeError):
+                    raise  # not the candidate's fault
                 failures[candidate.key] = f"{type(error).__name__}: {error}"
         able = [candidate for candidate in candidates if candidate.key in first_values]
         ratios = self._bench.ratios(able, self._on_round)

@@ -13,7 +13,6 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 
 from space.candidate import Candidate, LayerShape
-from space.errors import ShapeError
 from space.models.architectures import architecture_of
 from space.spec import ModelSpec
 
@@ -91,7 +90,7 @@ class PrunedConfigs:
 
     def __init__(self, dense_config: Any, spec: ModelSpec) -> None:
         """Takes the dense model's own, which is not changed."""
-        self._dense = LayerShape(spec.query_heads, spec.kv_heads, spec.mlp_channels)
+        self._dense = Candidate.dense(spec).layers[0]
         self._layer_types = getattr(dense_config, "layer_types", None)
         values = dense_config.to_diff_dict() | layer_values(self._dense)
         values |= {
@@ -122,7 +121,7 @@ class PrunedConfigs:
 
     def of(self, candidate: Candidate, start: int = 0) -> Any:
         """The same as a configuration, made from the dense one's copy, which takes a part of a millisecond."""
-        values, config = self.json_values(candidate, start), copy.copy(self.dense)
+        values, config = self.json_values(candidate, start), copy.deepcopy(self.dense)
         for name in ("num_hidden_layers", "layer_types", "per_layer_config"):
             if name in values:
                 setattr(config, name, values[name])
@@ -141,19 +140,11 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
 
     Args:
         dense_config: The dense model's transformers config.
-        candidate: The layers to describe; those that are gone do not count as layers any more.
+        candidate: The layers to describe, some with attention; those that are gone do not count as layers any more.
         spec: The dense model.
-
-    Raises:
-        ShapeError: No layer keeps attention.
     """
     kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
     shapes = [candidate.layers[index] for index in kept]
-    if not any(shape.query_heads for shape in shapes):
-        raise ShapeError(
-            f"Expected a candidate that keeps attention in at least one layer, got {candidate.key} with none: "
-            "without attention there is no key-value cache to generate with. Pick another point."
-        )
     if len(set(shapes)) == 1 and shapes[0].mlp_channels:
         values: dict[str, Any] = dense_config.to_diff_dict() | layer_values(shapes[0])
         values |= {"num_hidden_layers": len(kept), "head_dim": spec.head_dim}

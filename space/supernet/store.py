@@ -27,7 +27,7 @@ from space.supernet.importance import AttentionOrder, attention_order, damped, m
 from space.supernet.merging import merged_attention
 from space.supernet.units import attention_columns, permute_attention, permute_mlp
 
-FORMAT = 3  # of the files
+FORMAT = 4  # of the files
 _META = "supernet.json"
 
 
@@ -100,16 +100,16 @@ class StoredLayers:
                 save_file(tensors, unfinished / _layer_file(statistics.index))
                 influence.append(statistics.influence)
                 on_layer(statistics.index)
-            meta = {"format": FORMAT, "spec": spec.to_json(), "influence": influence}
+            meta = {"format": FORMAT, "spec": spec.to_json(), "dtype": str(dtype), "influence": influence}
             (unfinished / _META).write_text(json.dumps(meta, indent=1))
         return cls(directory, spec, tuple(influence))
 
     @classmethod
-    def open(cls, directory: Path, spec: ModelSpec) -> StoredLayers:
-        """What is there for a model.
+    def open(cls, directory: Path, spec: ModelSpec, dtype: torch.dtype) -> StoredLayers:
+        """What is there for a model that runs in a dtype.
 
         Raises:
-            UserError: There is nothing, or it belongs to another model or version.
+            UserError: There is nothing, or it belongs to another model, dtype or version.
         """
         if not is_prepared(directory):
             raise UserError(f"Expected a prepared supernet in {directory}, found none. Run the search once more.")
@@ -124,6 +124,12 @@ class StoredLayers:
                 f"The supernet in {directory} was prepared for {meta['spec']['name']} "
                 f"(revision {meta['spec']['revision']}), but the model is {spec.name} (revision {spec.revision}). "
                 "Use the model of the run, or start a new run."
+            )
+        if meta["dtype"] != str(dtype):
+            stored = meta["dtype"].removeprefix("torch.")
+            raise UserError(
+                f"The supernet in {directory} was prepared in {stored}, but the model runs in "
+                f"{str(dtype).removeprefix('torch.')}. Set model.dtype={stored}, or start a new run."
             )
         return cls(directory, spec, tuple(meta["influence"]))
 

@@ -102,7 +102,7 @@ class Supernet:
         Raises:
             UserError: There is nothing stored, or it belongs to another model or version.
         """
-        stored = StoredLayers.open(directory, spec)
+        stored = StoredLayers.open(directory, spec, dtype)
         stored.permute(model)
         return cls(_cast(model, dtype), stored, refit_bytes)
 

@@ -17,7 +17,7 @@ import torch
 from cachetools import LRUCache
 from torch import Tensor, nn
 
-from space.candidate import Candidate, LayerShape
+from space.candidate import KINDS, Candidate, LayerShape, Option
 from space.models.pruned import BLOCKS, PrunedConfigs, block_modules, modeling_of
 from space.spec import ModelSpec
 from space.supernet.correction import Correction
@@ -28,7 +28,7 @@ OUTPUTS = {"o_proj": "attention", "down_proj": "mlp"}  # output projections to t
 
 Weights = Callable[[int, str, LayerShape], BlockWeights]  # of a layer's block of a kind, neither whole nor gone
 
-_Key = tuple[int, int, str, LayerShape]  # weights version, layer, kind of block, the layer with that block alone
+_Key = tuple[int, int, str, Option]  # weights version, layer, kind of block and what it keeps
 _Block = tuple[nn.Module, int]  # a block, and the bytes that it holds beside the supernet's
 
 
@@ -50,7 +50,7 @@ class Views:
         """
         self.version = 0
         self._spec = spec
-        self._dense = LayerShape(spec.query_heads, spec.kv_heads, spec.mlp_channels)
+        self._dense = Candidate.dense(spec).layers[0]
         self._classes = modeling_of(spec.family)
         self._modules = block_modules(spec.family)
         self._configs = PrunedConfigs(model.config, spec)
@@ -84,11 +84,11 @@ class Views:
         model = twin(self._whole)
         model.model = twin(self._whole.model)
         model.config = model.model.config = self._configs.of(candidate, start)
+        for name, child in model.model.named_children():
+            if name != "layers" and any(True for _ in child.buffers()):  # some rotary frequencies follow the length
+                setattr(model.model, name, own_modules(child))
         model.model.layers = nn.ModuleList(layers).eval()
-        if not own:
-            return model
-        configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
-        return copy.deepcopy(model, configs)
+        return _owned(model) if own else model
 
     def layer(self, index: int, shape: LayerShape) -> Any:
         """A decoder layer at a shape with modules of its own, which may be hooked; its tensors are the supernet's."""
@@ -97,14 +97,11 @@ class Views:
     def _layer(self, index: int, shape: LayerShape, position: int) -> Any:
         """A decoder layer whose container is its own, at a position in the key-value cache."""
         layer = twin(self._layers[index])
-        for kind, size, whole, alone in (
-            ("attention", shape.query_heads, self._dense.query_heads, LayerShape(shape.query_heads, shape.kv_heads, 0)),
-            ("mlp", shape.mlp_channels, self._dense.mlp_channels, LayerShape(0, 0, shape.mlp_channels)),
-        ):
-            if not size:
+        for kind in KINDS:
+            if not shape.keeps(kind):
                 layer.skip(kind, self._modules[kind], position)
-            elif size != whole or (kind == "attention" and shape.kv_heads != self._dense.kv_heads):
-                setattr(layer, BLOCKS[kind], self._block(index, kind, alone))
+            elif shape.option(kind) != self._dense.option(kind):
+                setattr(layer, BLOCKS[kind], self._block(index, kind, shape.option(kind)))
         attention = getattr(layer, BLOCKS["attention"])
         if attention.layer_idx != position:
             attention = twin(attention)
@@ -112,31 +109,28 @@ class Views:
             setattr(layer, BLOCKS["attention"], attention)
         return layer
 
-    def _block(self, index: int, kind: str, alone: LayerShape) -> nn.Module:
+    def _block(self, index: int, kind: str, option: Option) -> nn.Module:
         """A narrower block: remembered, or made now."""
-        key = (self.version, index, kind, alone)
+        key = (self.version, index, kind, option)
         with self._lock:
             block = self._blocks.get(key)
         if block is None:
-            block = self._new_block(index, kind, alone)
+            block = self._new_block(index, kind, option)
             with self._lock:
                 if block[1] <= self._blocks.maxsize:
                     self._blocks[key] = block
         return block[0]
 
-    def _beside(self, alone: LayerShape, kind: str) -> LayerShape:
-        """The layer with this block, and the other one whole."""
-        dense = self._dense
-        if kind == "attention":
-            return LayerShape(alone.query_heads, alone.kv_heads, dense.mlp_channels)
-        return LayerShape(dense.query_heads, dense.kv_heads, alone.mlp_channels)
-
-    def _new_block(self, index: int, kind: str, alone: LayerShape) -> _Block:
+    def _new_block(self, index: int, kind: str, option: Option) -> _Block:
         """A stock block made in the candidate's widths without memory, and given its tensors."""
         dense = getattr(self._layers[index], BLOCKS[kind])
-        weights = self._weights(index, kind, alone)
+        with torch.inference_mode(False), torch.no_grad():  # whoever asks first, for whatever use
+            weights = self._weights(index, kind, LayerShape.of(**{kind: option}))
+        others = {other: self._dense.option(other) for other in KINDS}  # only one of the layer's blocks is used
         with torch.device("meta"):
-            layer = self._classes.StockDecoderLayer(self._configs.layer(self._beside(alone, kind)), index)
+            layer = self._classes.StockDecoderLayer(
+                self._configs.layer(LayerShape.of(**others | {kind: option})), index
+            )
         block: Any = getattr(layer, BLOCKS[kind])
         for name, child in dense.named_children():
             if name not in weights.parameters:
@@ -149,6 +143,17 @@ class Views:
             block.config = dense.config  # where the attention backend is looked up
         assert not any(tensor.is_meta for tensor in (*block.parameters(), *block.buffers()))
         return block.eval(), weights.owned_bytes
+
+
+def _owned(model: Any) -> Any:
+    """A copy of a view whose modules, tensors and configuration are all its own."""
+    shared = [module.config for module in model.modules() if hasattr(module, "config")]
+    own = copy.deepcopy(model, {id(config): model.config for config in shared})
+    own.config = copy.deepcopy(model.config)
+    for module in own.modules():
+        if hasattr(module, "config"):
+            module.config = own.config
+    return own
 
 
 def _put_outputs(layer: Any, index: int, weights: Mapping[str, Tensor]) -> None:

@@ -64,11 +64,12 @@ def check_hf_uniform(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Ca
     """Refuses, before any work, what the family's stock classes do not load; arguments as of `check_hf`.
 
     Raises:
-        ShapeError: Layers differ, or are equal in a way that the stock config does not take.
+        ShapeError: No layer keeps attention, layers differ, or are equal in a way that the stock config does not take.
     """
+    kept = kept_shapes(candidate)
     if "auto_map" not in checkpoint_config(config, candidate, spec):
         return
-    shapes = sorted({(s.query_heads, s.kv_heads, s.mlp_channels) for s in kept_shapes(candidate)})
+    shapes = sorted({shape.row for shape in kept})
     raise ShapeError(
         "Expected a pick whose layers all keep the same, attention and MLP both, in numbers that the stock "
         f"{spec.family} config takes, for format=hf_uniform, but {candidate.key} has {len(shapes)} kinds of layers, of "
