@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
         serve(
             Path(str(cfg.run_dir)),
             Path(__file__).parent,
-            watch.told,
+            watch.say,
             host=str(cfg.host),
             port=cfg.port,
             token=None if cfg.token is None else str(cfg.token),

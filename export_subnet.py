@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
-from conf.settings import ended_settings, made, plain
+from conf.settings import ended_settings, instantiated, plain
 from evaluators.metrics import HELDOUT_QUALITY
 from evaluators.session import Paths, Session
 from evaluators.training.pick_recovery import recover_pick
@@ -36,7 +36,7 @@ def export(config: dict[str, Any], watch: Watch) -> None:
     form = format_of(config["format"], config["gguf"]["type"])
     out = Path(config["out"] or run_dir / "exports" / f"{candidate.key}{form.suffix}")
     require_free(out)
-    watch.told([f"pick {pick}: {candidate.key}, to {out}"])
+    watch.say([f"pick {pick}: {candidate.key}, to {out}"])
     if settings.tunes and not config["tuning"]:  # the row's held-out figures are not those of this checkpoint
         row = row.drop([*HELDOUT_QUALITY], errors="ignore")
         settings = replace(settings, correction=None, training="off")
@@ -44,14 +44,14 @@ def export(config: dict[str, Any], watch: Watch) -> None:
     loaded = session.loaded
     run.require_held(candidate, partial(form.check, loaded.model.config, loaded.tokenizer, loaded.spec))
     supernet = session.supernet
-    recovery, checkpoints = made(config["recover"]), out.with_name(f"{out.name}.recovery")
+    recovery, checkpoints = instantiated(config["recover"]), out.with_name(f"{out.name}.recovery")
     with watch.stage("tuning"):
         source = session.finished_model(candidate, own=bool(recovery.tokens))
     recovered: dict[str, str] = {}
     if recovery.tokens:
         text = session.text, settings.text.length, settings.text.heldout_windows
-        given = recovery, source, supernet, candidate, *text, checkpoints
-        scores, recovered = recover_pick(*given, lambda line: watch.told([line]))
+        arguments = recovery, source, supernet, candidate, *text, checkpoints
+        scores, recovered = recover_pick(*arguments, lambda line: watch.say([line]))
         row = pd.concat([row.drop([*scores], errors="ignore"), pd.Series(scores)])
     done = form.export(
         source,
@@ -78,7 +78,7 @@ def export(config: dict[str, Any], watch: Watch) -> None:
         tolerance=config["tolerance"],
     )
     shutil.rmtree(checkpoints, ignore_errors=True)
-    watch.told(done.remarks())
+    watch.say(done.remarks())
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="export")

@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from conf.settings import made, plain, session_settings
+from conf.settings import instantiated, plain, session_settings
 from evaluators.session import Paths, Session
 from search.archive import Archive
 from search.constraints import constrained
@@ -20,7 +20,7 @@ from search.run.finish import Finish, finish
 from search.run.finished import FinishedRun, finished_runs
 from search.views.pages import write_pages
 from search.views.scoring import watched_scores
-from search.views.watch.events import Found
+from search.views.watch.events import SearchEnded
 from search.views.watch.run import Watch, watched
 from space.space import SearchSpace
 
@@ -31,13 +31,13 @@ def run(config: dict[str, Any], watch: Watch) -> None:
     session = Session.open(session_settings(config), Paths(run_dir), watch.stage)
     with watch.stage("model and text"):
         session.check()
-        budget, _ = made(config["budget"]), finished_runs(config["compare"])
+        budget, _ = instantiated(config["budget"]), finished_runs(config["compare"])
     open_run_directory(run_dir, config, free=FREE_SETTINGS)
     watch.opened(run_dir, session.spec.name, config, config["tracker"])
-    watch.told(session.harness.remarks(config["objectives"]))
+    watch.say(session.harness.remarks(config["objectives"]))
     # 1 and 2: the supernet, whose units are ordered and whose output projections are refit; then the latency table
     table = session.table
-    watch.told([*table.remarks(), *(table.profile(session.dense) if config["profile_only"] else [])])
+    watch.say([*table.remarks(), *(table.profile(session.dense) if config["profile_only"] else [])])
     if config["profile_only"]:
         return
     # 3: cheap questions first
@@ -46,24 +46,24 @@ def run(config: dict[str, Any], watch: Watch) -> None:
     starts = starting_designs(space, session.supernet.removal_order)
     counts = len(evaluators), len(session.trained)
     task = Task(space, objectives, config["seed"], fidelities.free, starts, *counts, budget.tokens)
-    searcher, ask = made(config["search"]["algorithm"])(task), config["search"]["ask"]
+    searcher, ask = instantiated(config["search"]["algorithm"])(task), config["search"]["ask"]
     with Archive(run_dir / "archive.jsonl", session.identity()) as archive:
         with watch.stage("search"):
-            run_loop(searcher, evaluators, archive, objectives, budget, batch=ask, on_progress=watch.searched)
+            run_loop(searcher, evaluators, archive, objectives, budget, ask=ask, on_progress=watch.searched)
         # 4: what is promised is measured
-        found = finished(session, archive, space, config["front_points"], watch)
+        result = finished(session, archive, space, config["front_points"], watch)
         write_pages(run_dir, archive)
-        if session.harness.questions:
+        if session.harness.tasks:
             run_there = FinishedRun.open(run_dir)
             picks = run_there.picks(config["evaluate"]["picks"])
             watched_scores(run_there, archive, session.task_evaluators, picks, watch)
-    watch.send(Found(run_dir, session.spec.name, objectives, found))
+    watch.send(SearchEnded(run_dir, session.spec.name, objectives, result))
 
 
 def finished(session: Session, archive: Archive, space: SearchSpace, points: int, watch: Watch) -> Finish:
     """The end of a search: its front, scored, timed and written."""
     fidelities, table = session.fidelities, session.table
-    told = {
+    facts = {
         "sources": session.text.sources,
         "latency_table": table.remarks(),
         "mlp_step": space.mlp_step,
@@ -71,15 +71,15 @@ def finished(session: Session, archive: Archive, space: SearchSpace, points: int
         "arguments": sys.argv[1:],
     }
     with watch.stage("front: tuning, held-out text and end-to-end timing") as show:
-        found = finish(
+        result = finish(
             archive, session.objectives, session.dense, search=fidelities.search[-1],
             trained=session.trained[-1] if session.trained else None, heldout=fidelities.heldout,
-            tuned=fidelities.tuned, timed=session.timed(show), show=show, facts={**session.identity(), **told},
+            tuned=fidelities.tuned, timed=session.timed(show), show=show, facts={**session.identity(), **facts},
             reference=space.uniform_ladder(), points=points, run_dir=session.paths.run_dir,
         )  # fmt: skip
     if session.tuning:
-        session.tuning.keep(set(found.front["key"]))
-    return found
+        session.tuning.keep(set(result.front["key"]))
+    return result
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -26,14 +26,14 @@ def score(run_dir: Path, pick: str, tasks: TaskSettings, watch: Watch) -> None:
     """Asks the dense model and a pick of a run what the run's archive does not know yet."""
     run = FinishedRun.open(run_dir)
     candidate = candidate_of(run.row(pick))
-    watch.told([f"pick {pick}: {candidate.key}"])
+    watch.say([f"pick {pick}: {candidate.key}"])
     settings = replace(ended_settings(run), tasks=tasks)
     session = Session.open(settings, Paths(run_dir), watch.stage)
     with watch.stage("tasks"):
         _ = session.harness
     with Archive.reopen(run_dir / "archive.jsonl") as archive:
         watched_scores(run, archive, session.task_evaluators, [candidate], watch)
-    watch.told([f"also in {run_dir / 'front.csv'} and {run_dir / 'front.html'}"])
+    watch.say([f"also in {run_dir / 'front.csv'} and {run_dir / 'front.html'}"])
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="score")

@@ -75,9 +75,9 @@ def main() -> None:
         tokens = text.blocks("calibration", windows, LENGTH)
         for damping in arguments.damping:
             start = time.perf_counter()
-            made = correct(supernet, candidates, tokens, damping=damping)
+            fits = correct(supernet, candidates, tokens, damping=damping)
             seconds = time.perf_counter() - start
-            corrections.update((correction.candidate.key, correction) for correction in made)
+            corrections.update((correction.candidate.key, correction) for correction in fits)
             score(f"{tokens.numel()}", str(damping), f"{seconds:.0f}")
     console.print(table)
 

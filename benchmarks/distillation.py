@@ -26,6 +26,8 @@ from evaluators.training.distillation import Distillation, Student
 from evaluators.training.teacher import Teacher
 from space.candidate import Candidate, LayerShape
 from space.spec import ModelSpec
+from space.supernet.correction import Correction
+from space.supernet.corrective_refit import correct
 
 ROWS = ["norms:0.001", "outputs:0.0002", "adapters:0.0003", "adapters:0.001", "adapters:0.003", "all:0.0001"]
 
@@ -52,10 +54,13 @@ def main() -> None:
     arguments = parser.parse_args()
     session = run_session(arguments.run_dir)
     spec, supernet, text, length = session.spec, session.supernet, session.text, session.settings.text.length
-    unseen = Divergence(supernet, session.windows("heldout"), batch=session.settings.evaluators.batch_size)
+    unseen = Divergence(supernet, session.windows("heldout"), batch_size=session.settings.evaluators.batch_size)
     candidate = candidate_of(arguments.run_dir, arguments.pick, spec)
     refit = session.settings.correction
-    correction = refit.on(supernet, text, length).of([candidate])[0] if refit else None
+    correction: Correction | None = None
+    if refit:
+        refit_text = text.blocks("calibration", refit.windows, length)
+        (correction,) = correct(supernet, [candidate], refit_text, damping=refit.damping, batch_size=refit.batch_size)
     counts = sorted(arguments.tokens)
     windows = text.blocks("calibration", -(-counts[-1] // length), length)
     table = Table("trained", "learning rate", "parameters", *(f"{count} tokens" for count in counts))
@@ -63,7 +68,7 @@ def main() -> None:
     before = (unseen(candidate)[0], unseen(candidate, supernet.view(candidate, correction, own=True))[0])
     scratch = Path(tempfile.mkdtemp())
     try:
-        teacher = Teacher(supernet.model, spec.revision, windows, scratch / "teacher", batch=arguments.batch_size)
+        teacher = Teacher(supernet.model, spec.revision, windows, scratch / "teacher", batch_size=arguments.batch_size)
         for row in arguments.rows:
             what, _, rate = row.partition(":")
             settings = Distillation(

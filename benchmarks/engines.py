@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.quality import best_of_size
-from conf.settings import composed, made, run_session
+from conf.settings import composed, instantiated, run_session
 from evaluators.latency.bench import make_clock
 from evaluators.latency.workload import Workload
 from search.run.finished import FinishedRun
@@ -40,14 +40,14 @@ def main() -> None:
     for scenario in ("prefill", "decode"):
         for engine in ("torch", "llamacpp"):
             settings = composed(f"latency={scenario}", f"latency.engine={engine}", *arguments.settings)
-            workload: Workload = made(settings["latency"])
+            workload: Workload = instantiated(settings["latency"])
             clock = make_clock(session.supernet, workload, session.loaded.tokenizer)
             phase = workload.phases[scenario]
             ratios, dense_ms = clock.session(phase, points, workload.front_rounds, lambda done, of: None)
             medians = [statistics.median(ratios[name]) for name in points]
             about = clock.describe()
             row = (
-                f"{scenario}, {phase.batch} x {phase.tokens}", f"{about['engine']}, {about['dtype']}",
+                f"{scenario}, {phase.batch_size} x {phase.tokens}", f"{about['engine']}, {about['dtype']}",
                 f"{dense_ms:.2f}", *(f"{dense_ms * ratio:.2f} ms, {1 / ratio:.2f} x" for ratio in medians),
             )  # fmt: skip
             table.add_row(*row)

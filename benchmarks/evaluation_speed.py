@@ -62,8 +62,8 @@ def masked(supernet: Supernet, candidate: Candidate) -> Iterator[Any]:
 class WholeVocabulary:
     """KL to the dense model as it is usually written: teacher's log-probabilities in memory, all logits at once."""
 
-    def __init__(self, supernet: Supernet, tokens: Tensor, batch: int) -> None:
-        self._batches = tokens.split(batch)
+    def __init__(self, supernet: Supernet, tokens: Tensor, batch_size: int) -> None:
+        self._batches = tokens.split(batch_size)
         with torch.inference_mode():
             self._teacher = [self._log_probabilities(supernet.model, part) for part in self._batches]
 
@@ -110,21 +110,21 @@ def main() -> None:
     session, config = run_session(arguments.run_dir), stored_config(arguments.run_dir)
     supernet, evaluators, space = session.supernet, session.settings.evaluators, session.space
     windows = session.windows("search")
-    asked: dict[str, list[Candidate]] = {}
+    by_fidelity: dict[str, list[Candidate]] = {}
     for line in (arguments.run_dir / "archive.jsonl").read_text().splitlines()[1:]:
         record = json.loads(line)
         if record["fidelity"].startswith("search"):
-            asked.setdefault(record["fidelity"], []).append(Candidate.from_json(record["candidate"]))
+            by_fidelity.setdefault(record["fidelity"], []).append(Candidate.from_json(record["candidate"]))
     errors = tabulate(space, refit_error_measure(supernet).values, [REFIT_ERROR])[REFIT_ERROR].steps
     sweep = Sweep(space, errors, config["search"]["algorithm"]["sweep_levels"]).designs
-    jobs = {name: (_tokens(windows, name), found[-arguments.candidates :]) for name, found in asked.items()}
+    jobs = {name: (_tokens(windows, name), answers[-arguments.candidates :]) for name, answers in by_fidelity.items()}
     jobs["sweep"] = (min((tokens for tokens, _ in jobs.values()), key=torch.numel), sweep)
     table = Table("candidates", "of", "tokens", "way", "seconds", "a minute", "against shared", "layers run")
     for name, (tokens, candidates) in jobs.items():
         shared = Divergence(
-            supernet, tokens, batch=evaluators.batch_size, cache_bytes=evaluators.cache_bytes // len(asked)
+            supernet, tokens, batch_size=evaluators.batch_size, cache_bytes=evaluators.cache_bytes // len(by_fidelity)
         )
-        alone = Divergence(supernet, tokens, batch=evaluators.batch_size)
+        alone = Divergence(supernet, tokens, batch_size=evaluators.batch_size)
         whole = WholeVocabulary(supernet, tokens, evaluators.batch_size)
         for candidate in candidates:
             supernet.view(candidate)  # refits are solved once for all ways

@@ -58,16 +58,16 @@ def main() -> None:
     loaded.model.to(loaded.dtype)
 
     def score(title: str, model: object, seconds: float) -> None:
-        scores[title] = found = perplexity(model, loaded.tokenizer, test)
-        cells = f"{found:.2f}", f"{found / scores['dense']:.3f}", f"{found / scores.get('refit', found):.3f}"
+        scores[title] = quality = perplexity(model, loaded.tokenizer, test)
+        cells = f"{quality:.2f}", f"{quality / scores['dense']:.3f}", f"{quality / scores.get('refit', quality):.3f}"
         table.add_row(title, f"{seconds:.0f}", *cells)
         console.print(title, f"{seconds:.0f} s", *cells, highlight=False)
 
     score("refit", supernet.view(candidate, own=True).float(), 0.0)
-    for rung, tokens in enumerate([0, *arguments.distillation_tokens]):
+    for stage, tokens in enumerate([0, *arguments.distillation_tokens]):
         start = time.perf_counter()
-        model = tuning.model(candidate, rung)
-        title = f"{tokens} tokens" if rung else "corrective refit"
+        model = tuning.model(candidate, stage)
+        title = f"{tokens} tokens" if stage else "corrective refit"
         score(title, model.float(), time.perf_counter() - start)
     if arguments.tokens:
         start, out = time.perf_counter(), arguments.run_dir / "exports" / f"{candidate.key}-{arguments.tokens}"

@@ -31,7 +31,7 @@ from plotly.subplots import make_subplots
 from rich.console import Console
 from rich.table import Table
 
-from conf.settings import composed, made, session_settings
+from conf.settings import composed, instantiated, session_settings
 from evaluators.base import Evaluation, choose_metrics
 from evaluators.session import Paths, Session
 from search.archive import Archive
@@ -53,7 +53,7 @@ class Recorded:
 
     def __init__(self, algorithm: Algorithm) -> None:
         self._algorithm = algorithm
-        self.told: list[tuple[int, Evaluation]] = []
+        self.evaluations: list[tuple[int, Evaluation]] = []
         self._tokens = 0
 
     @property
@@ -69,7 +69,7 @@ class Recorded:
         """See `Algorithm`."""
         for evaluation in evaluations:
             self._tokens += evaluation.tokens
-            self.told.append((self._tokens, evaluation))
+            self.evaluations.append((self._tokens, evaluation))
         self._algorithm.tell(evaluations)
 
 
@@ -82,34 +82,38 @@ class Harness:
         session = Session.open(untuned, Paths(out))
         out.mkdir(parents=True, exist_ok=True)
         self.spec, self.dense, self.space = session.spec, session.dense, session.space
-        self._asked = session.fidelities
+        self._fidelities = session.fidelities
         self._starts = starting_designs(self.space, session.supernet.removal_order)
         self.archive = Archive(out / "archive.jsonl", session.identity() | {"overrides": [*overrides]})
 
     def run(self, name: str, objectives: Sequence[str], seed: int, tokens: int) -> list[tuple[int, Evaluation]]:
         """Evaluations at full fidelity in order, each with the tokens spent by then."""
-        evaluators, settings = self._asked.search, self._searches[name]
+        evaluators, settings = self._fidelities.search, self._searches[name]
         metrics = choose_metrics(list(objectives), evaluators[-1].metrics)
-        task = Task(self.space, metrics, seed, self._asked.free, self._starts, len(evaluators))
-        algorithm = Recorded(made(settings["algorithm"])(task))
+        task = Task(self.space, metrics, seed, self._fidelities.free, self._starts, len(evaluators))
+        algorithm = Recorded(instantiated(settings["algorithm"])(task))
         run_loop(
             algorithm,
             evaluators,
             self.archive,
             metrics,
             Budget(tokens=tokens),
-            batch=settings["ask"],
+            ask=settings["ask"],
         )
-        return [(spent, e) for spent, e in algorithm.told if e.fidelity == "search" and e.status == "ok"]
+        return [(spent, e) for spent, e in algorithm.evaluations if e.fidelity == "search" and e.status == "ok"]
 
-    def curve(self, told: Sequence[tuple[int, Evaluation]], objectives: Sequence[str], tokens: int) -> pd.DataFrame:
+    def curve(
+        self, evaluations: Sequence[tuple[int, Evaluation]], objectives: Sequence[str], tokens: int
+    ) -> pd.DataFrame:
         """What a search had by each number of tokens: `tokens`, `hypervolume`, and `kl_<percent removed>`."""
-        metrics = choose_metrics(list(objectives), self._asked.search[-1].metrics)
-        dense = minimised([self._asked.free(self.dense)], metrics[1:])[0]
-        spent = np.array([at for at, _ in told])
-        values = minimised([e.values for _, e in told], metrics)
-        removed = np.array([1 - e.values["decoder_params"] / decoder_params(self.spec, self.dense) for _, e in told])
-        kl = np.array([e.values["kl"] for _, e in told])
+        metrics = choose_metrics(list(objectives), self._fidelities.search[-1].metrics)
+        dense = minimised([self._fidelities.free(self.dense)], metrics[1:])[0]
+        spent = np.array([at for at, _ in evaluations])
+        values = minimised([e.values for _, e in evaluations], metrics)
+        removed = np.array(
+            [1 - e.values["decoder_params"] / decoder_params(self.spec, self.dense) for _, e in evaluations]
+        )
+        kl = np.array([e.values["kl"] for _, e in evaluations])
         rows = []
         for limit in np.linspace(0, tokens, POINTS)[1:]:
             by_then = spent <= limit
@@ -202,8 +206,8 @@ def main() -> None:
     frames = []
     for names, search, seed in runs(arguments.objectives, arguments.searches, arguments.seeds):
         objectives = names.split(",")
-        told = harness.run(search, objectives, seed, arguments.tokens)
-        curve = harness.curve(told, objectives, arguments.tokens)
+        evaluations = harness.run(search, objectives, seed, arguments.tokens)
+        curve = harness.curve(evaluations, objectives, arguments.tokens)
         console.print(f"{names} {search} seed {seed}: hypervolume {curve['hypervolume'].iloc[-1]:.4g}", highlight=False)
         frames.append(curve.assign(objectives=names, search=search, seed=seed))
         frame = pd.concat(frames, ignore_index=True)

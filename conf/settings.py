@@ -47,7 +47,7 @@ def composed(*overrides: str, name: str = "config") -> dict[str, Any]:
         return plain(compose(name, [*overrides]))
 
 
-def made(part: Any) -> Any:
+def instantiated(part: Any) -> Any:
     """What a part of a configuration names by `_target_`; None stays None.
 
     Raises:
@@ -74,10 +74,10 @@ def session_settings(config: Mapping[str, Any]) -> Settings:
         config: Of `run_search.py`, as nested dicts: composed now, or stored by a run.
 
     Raises:
-        UserError: See `made`.
+        UserError: See `instantiated`.
     """
     try:
-        parts = {name: made(config[key]) for name, key in PARTS.items()}
+        parts = {name: instantiated(config[key]) for name, key in PARTS.items()}
         for name, part in parts.items():
             if isinstance(part, Mapping):
                 raise KeyError(f"{PARTS[name]}._target_")

@@ -1,5 +1,14 @@
-"""How good is a candidate: `base` (types), `metrics` (all of them), `cost` (free), `latency` (table), `data`, and
-`divergence` (forward passes).
+"""How good is a candidate: metrics, the measures behind them, and the evaluators that a search asks.
 
-`session` wires a run's parts, from the values of `settings`; `fidelities` are the questions that a search asks.
+- `base`: metrics, evaluations and the `Evaluator` protocol.
+- `metrics`: all metrics, one row each.
+- `settings`, `session`: what a session is told, and a run's parts wired from it.
+- `fidelities`: the evaluators of a search, from the cheapest on.
+
+What costs nothing: `cost` (parameters, work, cache) and `refit_error` (what each block loses for itself).
+What runs text: `data` (the text, split into parts), `divergence` (KL and likelihood), `prefix` (first layers that
+candidates share, run once), `output_head` (the output matrix in slices).
+`isolation` keeps what libraries do to the whole process inside.
+
+Rooms: `latency` (timings), `training` (what follows the cached refit), `tasks` (lm-eval).
 """

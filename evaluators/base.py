@@ -17,6 +17,7 @@ OPTIMISED = "optimised"  # names, in settings and columns, the tasks that were a
 Goal = Literal["min", "max"]
 Role = Literal["quality", "cost", "latency", "score"]
 Format = Literal["fine", "plain", "count", "bytes", "percent"]
+ModelOf = Callable[[Candidate], Any]  # a candidate's causal language model
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ class Metric:
         return self.role in ("cost", "latency")
 
 
-def choose_metrics(names: Sequence[str], known: Sequence[Metric]) -> list[Metric]:
+def choose_metrics(names: Sequence[str], metrics: Sequence[Metric]) -> list[Metric]:
     """The metrics of these names, in their order.
 
     Raises:
         UserError: A name is unknown or stands there twice, or there are not two or three.
     """
-    by_name = {metric.name: metric for metric in known}
+    by_name = {metric.name: metric for metric in metrics}
     if not 2 <= len(names) <= 3 or len(set(names)) != len(names) or not set(names) <= by_name.keys():
         raise UserError(f"objectives: expected two or three of {', '.join(by_name)}, got {', '.join(names) or 'none'}.")
     return [by_name[name] for name in names]
@@ -82,7 +83,7 @@ class Evaluation:
 
     Attributes:
         candidate: The architecture.
-        fidelity: Which question was asked: `search`, `heldout`, `timed`, or that of `evaluators.tasks.harness`.
+        fidelity: Name of the evaluator that gave it: `search`, `heldout`, `timed`, or that of a task of lm-eval.
         status: `ok`, or `failed` with `error` set and no values.
         values: Metric name to value.
         seconds: Wall time.
@@ -90,7 +91,7 @@ class Evaluation:
         error: The failure's message.
         predicted: What a surrogate that had not seen the candidate expected, metric name to value.
         facts: What else has to be known to compare the values with others, JSON-ready.
-        generation: Batch of the search in which the candidate was asked about, from 1; 0 when a search did not ask.
+        generation: Round of asking in which the search chose the candidate, from 1; 0 when a search did not ask.
     """
 
     candidate: Candidate
@@ -146,11 +147,11 @@ class Evaluation:
 
 
 class Evaluator(Protocol):
-    """Answers one question about candidates, whichever way it likes."""
+    """Evaluates candidates at one fidelity, whichever way it likes."""
 
     @property
     def fidelity(self) -> str:
-        """Name of the question; part of the archive's key."""
+        """Its name, which is a part of the archive's key."""
         ...
 
     @property
@@ -190,7 +191,7 @@ class MeasureEvaluator:
         """Asks nothing yet.
 
         Args:
-            fidelity: Name of the question.
+            fidelity: Its name.
             measures: What is asked.
         """
         self._fidelity = fidelity

@@ -12,7 +12,7 @@ a subnet's are ever held for the whole text. A subnet costs one log-sum-exp over
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluators.base import Measure
+from evaluators.base import Measure, ModelOf
 from evaluators.metrics import HELDOUT_QUALITY, SEARCH_QUALITY, metrics_named
 from evaluators.output_head import OutputHead
 from evaluators.prefix import PrefixForward
@@ -28,14 +28,12 @@ from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
 
-Models = Callable[[Candidate], Any | None]  # a candidate to a causal language model with its weights
-
 SEARCH_METRICS = metrics_named(*SEARCH_QUALITY)
 HELDOUT_METRICS = metrics_named(*HELDOUT_QUALITY)
 
 
 @dataclass(frozen=True)
-class _Teacher:
+class _Reference:
     """Of every token: the expected output embedding Wᵀp (tokens, hidden), and lse(z_T) − h_T · Wᵀp (tokens,)."""
 
     embedding: Tensor
@@ -50,16 +48,16 @@ class Divergence:
         supernet: Supernet,
         tokens: Tensor,
         *,
-        batch: int = 4,
+        batch_size: int = 4,
         slice_bytes: int | None = None,
         cache_bytes: int = 0,
     ) -> None:
-        """Runs nothing yet; the dense model's side is computed at the first question.
+        """Runs nothing yet; the dense model's side is computed at the first evaluation.
 
         Args:
             supernet: The model.
             tokens: Token ids, shape (windows, length); every window is a context of its own.
-            batch: Windows of a forward pass.
+            batch_size: Windows of a forward pass.
             slice_bytes: See `evaluators.output_head`.
             cache_bytes: Memory for residual streams, see `evaluators.prefix`.
 
@@ -68,45 +66,45 @@ class Divergence:
         """
         if tokens.ndim != 2 or tokens.shape[1] < 2 or not len(tokens):
             raise UserError(f"Divergence: expected windows of at least 2 tokens, got shape {tuple(tokens.shape)}.")
-        together = min(batch, len(tokens)) * tokens.shape[1]
+        together = min(batch_size, len(tokens)) * tokens.shape[1]
         self._supernet = supernet
         self._head = OutputHead(supernet.model.lm_head, together, slice_bytes=slice_bytes)
         self._tokens = tokens.to(self._head.weight.device)
-        self._forward = PrefixForward(supernet, tokens, batch=batch, cache_bytes=cache_bytes)
-        self._teacher: list[_Teacher] | None = None
+        self._forward = PrefixForward(supernet, tokens, batch_size=batch_size, cache_bytes=cache_bytes)
+        self._references: list[_Reference] | None = None
 
     @property
     def tokens(self) -> int:
-        """Tokens that one question sends through a candidate."""
+        """Tokens that one evaluation sends through a candidate."""
         return self._tokens.numel()
 
     @property
     def shared_layers(self) -> float:
         """Layers that were run so far, as a part of those that would have been without shared residual streams."""
-        return self._forward.layers_run / max(1, self._forward.layers_asked)
+        return self._forward.layers_run / max(1, self._forward.layers_total)
 
-    def measure(self, models: Models = lambda candidate: None) -> Measure:
+    def measure(self, model_of: ModelOf = lambda candidate: None) -> Measure:
         """The search's quality: `kl` and `nll`, in nats a token.
 
         Args:
-            models: A candidate's own, where it is to have one.
+            model_of: A candidate's own model, or None for the supernet's.
         """
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            kl, nll = self(candidate, models(candidate))
+            kl, nll = self(candidate, model_of(candidate))
             return {"kl": kl, "nll": nll}
 
         return Measure(SEARCH_METRICS, values, self.tokens)
 
-    def heldout_measure(self, models: Models = lambda candidate: None) -> Measure:
+    def heldout_measure(self, model_of: ModelOf = lambda candidate: None) -> Measure:
         """What is reported of text that the search did not see: `heldout_kl` and the perplexity `heldout_ppl`.
 
         Args:
-            models: A candidate's own, where it is to have one.
+            model_of: A candidate's own model, or None for the supernet's.
         """
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            kl, nll = self(candidate, models(candidate))
+            kl, nll = self(candidate, model_of(candidate))
             return {"heldout_kl": kl, "heldout_ppl": math.exp(nll) if nll < 700 else math.inf}
 
         return Measure(HELDOUT_METRICS, values, self.tokens)
@@ -119,14 +117,14 @@ class Divergence:
             candidate: A prefix of the supernet.
             model: A model of its own to ask in its place, with the dense model's output matrix; None for the supernet.
         """
-        if self._teacher is None:
-            self._teacher = list(self._teach())
+        if self._references is None:
+            self._references = list(self._dense_side())
         weight, kl, nll = self._head.weight, 0.0, 0.0
-        batches = zip(self._forward.batches, self._hidden(candidate, model), self._teacher, strict=True)
-        for tokens, hidden, teacher in batches:
+        batches = zip(self._forward.batches, self._hidden(candidate, model), self._references, strict=True)
+        for tokens, hidden, dense in batches:
             lse = self._head.log_sum_exp(hidden)
-            cross = lse - (hidden * teacher.embedding).sum(-1)
-            kl += (cross - teacher.cross).sum(dtype=torch.float64).item()
+            cross = lse - (hidden * dense.embedding).sum(-1)
+            kl += (cross - dense.cross).sum(dtype=torch.float64).item()
             windows, length = tokens.shape
             before = hidden.view(windows, length, -1)[:, :-1]
             target = (before * F.embedding(tokens[:, 1:], weight).float()).sum(-1)  # (windows, length - 1)
@@ -134,11 +132,12 @@ class Divergence:
         windows, length = self._tokens.shape
         return kl / (windows * length), nll / (windows * (length - 1))
 
-    def _teach(self) -> Iterator[_Teacher]:
+    def _dense_side(self) -> Iterator[_Reference]:
+        """What is kept of the dense model, of one batch after another."""
         for hidden in self._hidden(Candidate.dense(self._supernet.spec)):
             lse = self._head.log_sum_exp(hidden)
             _, embedding = self._head.expected(hidden)
-            yield _Teacher(embedding, lse - (hidden * embedding).sum(-1))
+            yield _Reference(embedding, lse - (hidden * embedding).sum(-1))
 
     def _hidden(self, candidate: Candidate, model: Any | None = None) -> Iterator[Tensor]:
         """Normed hidden states before the LM head, float32, each (batch · time, hidden), of one batch after another."""

@@ -1,4 +1,4 @@
-"""The questions that a search asks about a candidate, from the free ones to held-out text."""
+"""The fidelities of a search, from the free metrics of a candidate to held-out text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from evaluators.base import Evaluator, Measure, MeasureEvaluator
+from evaluators.base import Evaluator, Measure, MeasureEvaluator, ModelOf
 from evaluators.cost import cost_measure
 from evaluators.divergence import Divergence
 from evaluators.latency.table import LatencyTable
 from evaluators.refit_error import refit_error_measure
-from evaluators.tasks.harness import Models
 from evaluators.training.tuned import TunedEvaluator
 from evaluators.training.tuning import Tuning
 from space.candidate import Candidate
@@ -22,7 +21,7 @@ from space.supernet.supernet import Supernet
 
 @dataclass(frozen=True)
 class Fidelities:
-    """Evaluators, cheapest question first.
+    """Evaluators, the cheapest first.
 
     Attributes:
         free: The metrics of any candidate that need no forward pass, each a sum over blocks.
@@ -45,7 +44,7 @@ def fidelities(
     search: Tensor,
     heldout: Tensor,
     tuning: Tuning | None = None,
-    accuracy: Callable[[Models, float], Measure] | None = None,
+    accuracy: Callable[[ModelOf, float], Measure] | None = None,
     *,
     context: int,
     batch_size: int,
@@ -83,34 +82,36 @@ def fidelities(
     costs = [cost_measure(supernet.spec, context=context, bytes_per_element=element), table.measure()]
 
     def divergence(tokens: int) -> Divergence:
-        return Divergence(supernet, search[:, :tokens], batch=batch_size, cache_bytes=cache_bytes // len(sizes))
+        return Divergence(supernet, search[:, :tokens], batch_size=batch_size, cache_bytes=cache_bytes // len(sizes))
 
-    def extra(models: Models, part: float = 1.0) -> list[Measure]:
-        return [accuracy(models, part)] if accuracy else []
+    def extra(model_of: ModelOf, part: float = 1.0) -> list[Measure]:
+        return [accuracy(model_of, part)] if accuracy else []
 
     divergences = {f"search-{tokens}": divergence(tokens) for tokens in sizes[:-1]} | {"search": divergence(length)}
-    unseen = Divergence(supernet, heldout, batch=batch_size)
+    unseen = Divergence(supernet, heldout, batch_size=batch_size)
     trained: tuple[Evaluator, ...] = ()
     final: Evaluator | None = None
     if tuning is not None:
         tuning.check_text()
-        names = [f"distilled-{tokens}" for tokens in tuning.rungs]
+        names = [f"distilled-{tokens}" for tokens in tuning.stage_tokens]
         full = divergences["search"]
         trained = tuple(
-            TunedEvaluator(name, tuning, rung, lambda models: [*extra(models), full.measure(models)], costs=costs)
-            for rung, name in enumerate(names, start=1)
+            TunedEvaluator(
+                name, tuning, stage, lambda model_of: [*extra(model_of), full.measure(model_of)], costs=costs
+            )
+            for stage, name in enumerate(names, start=1)
         )
-        final = TunedEvaluator("tuned", tuning, len(names), lambda models: [unseen.heldout_measure(models)])
-    known = [*costs, refit_error_measure(supernet)]
+        final = TunedEvaluator("tuned", tuning, len(names), lambda model_of: [unseen.heldout_measure(model_of)])
+    measures = [*costs, refit_error_measure(supernet)]
 
     def free(candidate: Candidate) -> Mapping[str, float]:
-        return {name: value for measure in known for name, value in measure.values(candidate).items()}
+        return {name: value for measure in measures for name, value in measure.values(candidate).items()}
 
     return Fidelities(
         free=free,
         search=tuple(
-            MeasureEvaluator(name, [*costs, asked.measure(), *extra(supernet.view, size / length)])
-            for size, (name, asked) in zip(sizes, divergences.items(), strict=True)
+            MeasureEvaluator(name, [*costs, each.measure(), *extra(supernet.view, size / length)])
+            for size, (name, each) in zip(sizes, divergences.items(), strict=True)
         ),
         trained=trained,
         heldout=MeasureEvaluator("heldout", [unseen.heldout_measure()]),

@@ -113,6 +113,6 @@ def metrics_of(columns: Collection[str], others: Iterable[Metric] = ()) -> list[
         columns: Names, of spreads too.
         others: Metrics without a row; they come before a row of the same name.
     """
-    known = {metric.name: metric for metric in (*METRICS, *others)}
-    known |= {spread.name: spread for m in [*known.values()] for end in SPREADS if (spread := spread_of(m, end))}
-    return [known[name] for name in ordered(columns) if name in known]
+    metrics = {metric.name: metric for metric in (*METRICS, *others)}
+    metrics |= {spread.name: spread for m in [*metrics.values()] for end in SPREADS if (spread := spread_of(m, end))}
+    return [metrics[name] for name in ordered(columns) if name in metrics]

@@ -26,23 +26,23 @@ class PrefixForward:
 
     Attributes:
         layers_run: Layers that were run so far, summed over batches of windows; those that are gone count too.
-        layers_asked: Layers that there would have been to run without a memory.
+        layers_total: Layers that there would have been to run without a memory.
     """
 
-    def __init__(self, supernet: Supernet, tokens: Tensor, *, batch: int, cache_bytes: int = 1 << 30) -> None:
+    def __init__(self, supernet: Supernet, tokens: Tensor, *, batch_size: int, cache_bytes: int = 1 << 30) -> None:
         """Runs nothing yet.
 
         Args:
             supernet: The model.
             tokens: Token ids, shape (windows, length).
-            batch: Windows of a forward pass.
+            batch_size: Windows of a forward pass.
             cache_bytes: Memory for residual streams; 0 remembers none.
         """
         self._supernet = supernet
         device = next(supernet.model.parameters()).device
-        self.batches: tuple[Tensor, ...] = tokens.to(device).split(batch)
+        self.batches: tuple[Tensor, ...] = tokens.to(device).split(batch_size)
         self._streams: LRUCache[_Key, Tensor] = LRUCache(cache_bytes, getsizeof=lambda stream: stream.nbytes)
-        self.layers_run = self.layers_asked = 0
+        self.layers_run = self.layers_total = 0
 
     def __call__(self, candidate: Candidate) -> Iterator[Tensor]:
         """Normed hidden states before the LM head, of one batch of windows after the other: (batch, time, hidden).
@@ -58,7 +58,7 @@ class PrefixForward:
             self._remember(view, number, layers, start)
             hidden = view.model(**inputs, use_cache=False).last_hidden_state
             self.layers_run += len(layers) - start
-            self.layers_asked += len(layers)
+            self.layers_total += len(layers)
             yield hidden
 
     def _start(self, number: int, layers: tuple[LayerShape, ...]) -> tuple[int, Tensor | None]:

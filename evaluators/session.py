@@ -123,12 +123,12 @@ class Session:
         Raises:
             UserError: It can not be had, or is not the one that the settings want.
         """
-        settings, wanted = self.settings.text, self.settings.text_digest
+        settings, digest = self.settings.text, self.settings.text_digest
         texts = load_texts(settings.path, name=settings.name, split=settings.split, field=settings.field)
         text = split_tokens(texts, self.loaded.tokenizer, vocab=self.spec.vocab)
-        if wanted is not None and text.digest != wanted:
+        if digest is not None and text.digest != digest:
             raise UserError(
-                f"Expected the text of the run ({wanted}), but {settings.path or 'the embedded one'} has changed "
+                f"Expected the text of the run ({digest}), but {settings.path or 'the embedded one'} has changed "
                 f"({text.digest}). Bring the old text back."
             )
         return text
@@ -227,7 +227,7 @@ class Session:
 
     @cached_property
     def fidelities(self) -> Fidelities:
-        """The questions that a search asks.
+        """The evaluators of the search and of its end.
 
         Raises:
             UserError: See `fidelities`, and `table`.

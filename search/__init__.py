@@ -1,6 +1,15 @@
-"""How to look, without torch: `protocol` (ask and tell), `algorithms`, `loop`, and what they stand on.
+"""How to look, without torch: algorithms propose candidates, and a loop asks evaluators about them.
 
-`archive` keeps evaluations, `course` is the fold over them, `pareto` and `agreement` judge them, `constraints`,
-`tables` and `script` help algorithms, `differences` compares settings. Rooms: `surrogate` and `rivals` (algorithms),
-`run` (one run on disk), `views` (what people see of it).
+- `protocol`: what an algorithm is given, and what the loop and it say to each other.
+- `loop`: asks, stores and tells until the budget is spent.
+- `archive`: the log of all evaluations.
+- `course`: counts, front and hypervolume, as a fold over them.
+- `algorithms`: NSGA-II, by pymoo.
+- `script`: algorithms written down as one function.
+
+What they stand on: `pareto` (geometry of fronts), `tables` (numbers that add up over genes), `constraints` (limits that
+users set), `agreement` (how well surrogates and cheap fidelities do), `differences` (between settings, in words).
+
+Rooms: `surrogate` (the default algorithm), `rivals` (other people's), `run` (one run on disk), `views` (what people see
+of it).
 """

@@ -27,11 +27,11 @@ def agreement(metric: str, surrogate: Surrogate, unseen: Sequence[Evaluation]) -
         unseen: Evaluations with predictions.
     """
     text = f"{metric} by {surrogate.chosen} (cross-validated tau {surrogate.taus[surrogate.chosen]:.2f})"
-    found = next((row for row in unseen_agreement(unseen) if row.metric == metric and row.count > 1), None)
-    return text if found is None else f"{text}: tau {found.tau:.2f} and {found.off:.0%} off on {found.count} unseen"
+    judged = next((row for row in unseen_agreement(unseen) if row.metric == metric and row.count > 1), None)
+    return text if judged is None else f"{text}: tau {judged.tau:.2f} and {judged.off:.0%} off on {judged.count} unseen"
 
 
-def rung_agreement(metric: str, answers: Sequence[Mapping[str, Evaluation]]) -> list[str]:
+def fidelity_agreements(metric: str, answers: Sequence[Mapping[str, Evaluation]]) -> list[str]:
     """Rank correlations of each fidelity with the next one, Kendall's tau and Spearman's rho.
 
     Args:
@@ -39,9 +39,9 @@ def rung_agreement(metric: str, answers: Sequence[Mapping[str, Evaluation]]) -> 
         answers: For each fidelity, cheapest first, evaluations by key.
     """
     notes = []
-    for rung, (low, high) in enumerate(pairwise(answers)):
+    for index, (low, high) in enumerate(pairwise(answers)):
         if alike := fidelity_agreement(metric, low, high):
-            notes.append(f"fidelity {rung} to {rung + 1}: tau {alike.tau:.2f}, rho {alike.rho:.2f} on {alike.count}")
+            notes.append(f"fidelity {index} to {index + 1}: tau {alike.tau:.2f}, rho {alike.rho:.2f} on {alike.count}")
     return notes
 
 
@@ -98,12 +98,12 @@ class Unseen:
 def unseen_agreement(evaluations: Sequence[Evaluation]) -> list[Unseen]:
     """How good surrogates were at these evaluations, metric by metric, as far as they were predicted."""
     predicted = [e for e in evaluations if e.predicted and e.status == "ok"]
-    found = []
+    agreements = []
     for metric in dict.fromkeys(name for e in predicted for name in e.predicted):
         pairs = [(e.predicted[metric], e.values[metric]) for e in predicted if metric in e.predicted]
         off = float(np.median([abs(one - other) / max(abs(other), 1e-9) for one, other in pairs]))
-        found.append(Unseen(metric, len(pairs), rank_correlation(pairs), off))
-    return found
+        agreements.append(Unseen(metric, len(pairs), rank_correlation(pairs), off))
+    return agreements
 
 
 class Judged:

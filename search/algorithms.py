@@ -75,7 +75,7 @@ class NSGA2:
         self._space = space = task.without_training().space
         self._objectives = tuple(task.objectives)
         self._rng = np.random.default_rng(task.seed)
-        self._seen: set[str] = set()
+        self._keys: set[str] = set()
         self._tries = matings
         self._starts = deque(self._new(candidate for candidate in task.starts if space.contains(candidate)))
         self._starts.extend(self._random(population - len(self._starts)))
@@ -88,7 +88,7 @@ class NSGA2:
             crossover,
             mutation,
             repair=_SpaceRepair(space),
-            eliminate_duplicates=_Unseen(space, self._seen),
+            eliminate_duplicates=_Unseen(space, self._keys),
             n_max_iterations=matings,
         )
         self._nsga2 = nsga2.NSGA2(pop_size=population, mating=mating)
@@ -135,19 +135,19 @@ class NSGA2:
 
     def _random(self, n: int) -> list[Candidate]:
         """Up to `n` new random candidates, after a bounded number of tries."""
-        found: list[Candidate] = []
+        candidates: list[Candidate] = []
         for _ in range(max(n, 0) * self._tries):
-            found += self._new([self._space.sample(self._rng)])
-            if len(found) == n:
+            candidates += self._new([self._space.sample(self._rng)])
+            if len(candidates) == n:
                 break
-        return found
+        return candidates
 
     def _new(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Those never seen before, which are seen from now on."""
         new = []
         for candidate in candidates:
-            if candidate.key not in self._seen:
-                self._seen.add(candidate.key)
+            if candidate.key not in self._keys:
+                self._keys.add(candidate.key)
                 new.append(candidate)
         return new
 
@@ -262,17 +262,17 @@ class _Unseen(DuplicateElimination):
     Candidates are compared by key: different genes can name one network.
     """
 
-    def __init__(self, space: SearchSpace, seen: set[str]) -> None:
+    def __init__(self, space: SearchSpace, keys: set[str]) -> None:
         super().__init__()
         self._space = space
-        self._seen = seen
+        self._keys = keys
 
     def do(self, population: Any, parents: Any, offspring: Any) -> Any:
         taken = {self._key(individual) for individual in offspring}
         kept = []
         for index, individual in enumerate(population):
             key = self._key(individual)
-            if key not in self._seen and key not in taken:
+            if key not in self._keys and key not in taken:
                 taken.add(key)
                 kept.append(index)
         return population[kept]

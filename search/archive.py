@@ -178,10 +178,10 @@ class Archive:
 
     def _is_new(self, evaluation: Evaluation) -> bool:
         """Whether the archive lacks the evaluation, or the generation of one that was made after a search."""
-        known = self.get(evaluation.candidate.key, evaluation.fidelity)
-        if known is None:
+        earlier = self.get(evaluation.candidate.key, evaluation.fidelity)
+        if earlier is None:
             return True
-        return known.generation == 0 < evaluation.generation and replace(evaluation, generation=0) == known
+        return earlier.generation == 0 < evaluation.generation and replace(evaluation, generation=0) == earlier
 
     def _take(self, evaluation: Evaluation) -> None:
         """Holds an evaluation as the latest one."""
@@ -215,10 +215,10 @@ def front_of(evaluations: Iterable[Evaluation], metrics: Sequence[Metric]) -> li
 
 def by_fidelity(evaluations: Iterable[Evaluation]) -> dict[str, dict[str, Evaluation]]:
     """Evaluations by fidelity and key, in the order in which they were made."""
-    found: dict[str, dict[str, Evaluation]] = {}
+    fidelities: dict[str, dict[str, Evaluation]] = {}
     for evaluation in evaluations:
-        found.setdefault(evaluation.fidelity, {})[evaluation.candidate.key] = evaluation
-    return found
+        fidelities.setdefault(evaluation.fidelity, {})[evaluation.candidate.key] = evaluation
+    return fidelities
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

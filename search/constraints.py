@@ -49,7 +49,7 @@ def limits(constraints: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     Raises:
         UserError: A bound is none of these.
     """
-    found = []
+    triples = []
     for name, bound in constraints.items():
         if bound is None:
             continue
@@ -59,8 +59,8 @@ def limits(constraints: Mapping[str, Any]) -> list[tuple[str, str, float]]:
                 f"constraints.{name}: expected a number, which is an upper bound, or bounds such as "
                 f"{{min:0.5,max:0.8}}, got {bound}."
             )
-        found += [(name, _BOUNDS[side], float(bounds[side])) for side in _BOUNDS if side in bounds]
-    return found
+        triples += [(name, _BOUNDS[side], float(bounds[side])) for side in _BOUNDS if side in bounds]
+    return triples
 
 
 def limits_text(constraints: Mapping[str, Any]) -> str:
@@ -80,12 +80,12 @@ def constrained(space: SearchSpace, constraints: Mapping[str, Any], free: Free) 
     Raises:
         UserError: There is no such metric, a bound is none, or no design is within them.
     """
-    found = limits(constraints)
-    known = free(space.decode(space.levels - 1)) if found else {}
-    for name, relation, value in found:
-        if name not in known:
+    bounds = limits(constraints)
+    dense = free(space.decode(space.levels - 1)) if bounds else {}
+    for name, relation, value in bounds:
+        if name not in dense:
             raise UserError(
-                f"constraints: expected bounds on {', '.join(known)}, got one on {name}. "
+                f"constraints: expected bounds on {', '.join(dense)}, got one on {name}. "
                 "What is measured on text, such as kl, is an objective: pick from the front by it, pick='kl<=0.5'."
             )
         table = tabulate(space, free, [name])[name]

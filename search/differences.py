@@ -16,15 +16,15 @@ class _Absent:
 _ABSENT = _Absent()
 
 
-def differences(stored: Mapping[str, Any], given: Mapping[str, Any], *, free: Collection[str] = ()) -> list[str]:
+def differences(stored: Mapping[str, Any], current: Mapping[str, Any], *, free: Collection[str] = ()) -> list[str]:
     """What differs between two nested mappings, one `dotted.key: stored -> given` line each.
 
     Args:
         stored: The older mapping.
-        given: The newer mapping.
+        current: The newer mapping.
         free: Dotted keys that do not count, each with everything below it.
     """
-    old, new = flatten(stored), flatten(given)
+    old, new = flatten(stored), flatten(current)
     keys = [*old, *(key for key in new if key not in old)]
     return [
         f"{key}: {old.get(key, _ABSENT)!r} -> {new.get(key, _ABSENT)!r}"

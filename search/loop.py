@@ -25,7 +25,7 @@ class Budget:
         evaluations: Evaluations at the full fidelity, or None for no limit.
         tokens: Tokens sent through candidates at any fidelity, or None for no limit. The evaluation that reaches it is
             the last.
-        patience: Batches with full evaluations after which the search ends, when they all together did not raise the
+        patience: Generations with full evaluations after which the search ends, when together they did not raise the
             hypervolume by more than `progress`; None to go on.
         progress: A fraction of the hypervolume.
     """
@@ -54,7 +54,7 @@ class Budget:
         return max(parts)
 
     def stagnant(self, volumes: Sequence[float]) -> bool:
-        """Whether these hypervolumes, one a batch, have stopped to grow."""
+        """Whether these hypervolumes, one a generation, have stopped to grow."""
         if self.patience is None or len(volumes) <= self.patience:
             return False
         return volumes[-1] <= volumes[-1 - self.patience] * (1 + self.progress)
@@ -67,8 +67,8 @@ class SearchProgress:
     Attributes:
         budget: What may be spent.
         objectives: What the front is about.
-        generation: Batches asked so far, from 1.
-        generation_done: Whether this was the batch's last evaluation.
+        generation: Of the latest evaluation: how many times the algorithm has been asked so far.
+        generation_done: Whether this was the generation's last evaluation.
         latest: The evaluation.
         counts: Evaluations so far by fidelity, cheapest first.
         replayed: Those of all that the archive held already.
@@ -76,7 +76,7 @@ class SearchProgress:
         tokens: Tokens sent through candidates so far.
         seconds: Time that the evaluations took, as it was measured when each was made.
         fidelity: Whose the front is: the dearest one that has answered so far.
-        hypervolume: Of the front, below a reference that its first batch fixes; None before that.
+        hypervolume: Of the front, below a reference that its first generation fixes; None before that.
         front: Its points.
         remark: What the algorithm says of itself.
     """
@@ -114,7 +114,7 @@ def run_loop(
     objectives: Sequence[Metric],
     budget: Budget,
     *,
-    batch: int,
+    ask: int,
     on_progress: Callable[[SearchProgress], None] = lambda progress: None,
 ) -> None:
     """Search until the budget is spent or the algorithm has no new candidate; the archive holds the result.
@@ -130,27 +130,27 @@ def run_loop(
         archive: Where evaluations are looked up and stored.
         objectives: Metrics of all evaluators; they make the front.
         budget: When to stop.
-        batch: Candidates asked at once. The last batch is asked whole too, so that a run with a larger budget begins
-            with the same candidates.
+        ask: Candidates of a generation. The last one is asked whole too, so that a run with a larger budget begins with
+            the same candidates.
         on_progress: Called after every evaluation.
 
     Raises:
         UserError: An evaluator lacks an objective, the archive cannot be written, or most evaluations fail.
     """
-    if batch < 1:
-        raise UserError(f"Search: expected a batch of at least 1 candidate, got {batch}.")
+    if ask < 1:
+        raise UserError(f"search.ask: expected at least 1 candidate, got {ask}.")
     for evaluator in evaluators:
-        known = [metric.name for metric in evaluator.metrics]
-        missing = [metric.name for metric in objectives if metric.name not in known]
+        names = [metric.name for metric in evaluator.metrics]
+        missing = [metric.name for metric in objectives if metric.name not in names]
         if missing:
             raise UserError(
-                f"Search: expected objectives among {known}, got {missing}. Change the objectives or evaluators."
+                f"Search: expected objectives among {names}, got {missing}. Change the objectives or evaluators."
             )
     course, replayed = Course(objectives, [evaluator.fidelity for evaluator in evaluators]), 0
     spent = False
     while not (spent or budget.stagnant(course.volumes)):
         with threadpool_limits(1, "blas"):  # the same bits, and so the same way, however many threads a resumed run has
-            questions = algorithm.ask(batch)
+            questions = algorithm.ask(ask)
         if not questions:
             return
         answers: list[Evaluation] = []
@@ -160,13 +160,13 @@ def run_loop(
             replayed += was_replayed
             _check_failures(course, evaluation)
             spent = budget.fraction(course.done, course.tokens) >= 1
-            batch_done = spent or len(answers) == len(questions)
-            if batch_done:
+            generation_done = spent or len(answers) == len(questions)
+            if generation_done:
                 course.end_generation()
                 with threadpool_limits(1, "blas"):
                     algorithm.tell(answers)
-            on_progress(_progress(course, budget, evaluation, replayed, batch_done, algorithm.remark))
-            if batch_done:
+            on_progress(_progress(course, budget, evaluation, replayed, generation_done, algorithm.remark))
+            if generation_done:
                 break
 
 
@@ -174,8 +174,8 @@ def _answers(
     questions: Sequence[Question], evaluators: Sequence[Evaluator], archive: Archive, generation: int
 ) -> Iterator[tuple[Evaluation, bool]]:
     """The answers in order, each with whether the archive held it; a new one is on disk before the next is computed."""
-    for rung, group in groupby(questions, lambda question: question.rung % len(evaluators)):
-        evaluator, together = evaluators[rung], [*group]
+    for fidelity, group in groupby(questions, lambda question: question.fidelity % len(evaluators)):
+        evaluator, together = evaluators[fidelity], [*group]
         candidates = dict.fromkeys(question.candidate for question in together)
         new = evaluator.evaluate([c for c in candidates if archive.get(c.key, evaluator.fidelity) is None])
         for question in together:
@@ -199,10 +199,10 @@ def _check_failures(course: Course, latest: Evaluation) -> None:
     Raises:
         UserError: More than half of the evaluations failed, and there are enough of them to give up.
     """
-    made = sum(course.counts.values())
-    if latest.status == "failed" and made >= EVALUATIONS_BEFORE_GIVING_UP and course.failed > made / 2:
+    evaluations = sum(course.counts.values())
+    if latest.status == "failed" and evaluations >= EVALUATIONS_BEFORE_GIVING_UP and course.failed > evaluations / 2:
         raise UserError(
-            f"Search: expected most evaluations to succeed, but {course.failed} of {made} failed. The last one "
+            f"Search: expected most evaluations to succeed, but {course.failed} of {evaluations} failed. The last one "
             f"said: {latest.error} Mend the cause and start with a new run_dir: this one keeps the failures."
         )
 

@@ -26,7 +26,7 @@ class Task:
         seed: Seed of all randomness.
         free: The metrics of any candidate that cost nothing and add up over blocks, by name.
         starts: Designs to begin with, where an algorithm has a use for them.
-        rungs: How many fidelities the loop has.
+        fidelities: How many fidelities the loop has.
         trained: How many of them, the last ones, look at trained subnets.
         tokens: The budget in tokens, or None when there is none.
 
@@ -39,7 +39,7 @@ class Task:
     seed: int = 0
     free: Free = lambda candidate: {}
     starts: Sequence[Candidate] = ()
-    rungs: int = 1
+    fidelities: int = 1
     trained: int = 0
     tokens: int | None = None
 
@@ -48,7 +48,7 @@ class Task:
             names = [metric.name for metric in self.objectives]
             raise UserError(f"Search: expected at least two objectives, got {names}. Name two or three metrics.")
         if self.untrained < 1:
-            raise UserError(f"Search: expected at least 1 rung, got {self.untrained}. Give the loop an evaluator.")
+            raise UserError(f"Search: expected at least 1 fidelity, got {self.untrained}. Give the loop an evaluator.")
 
     def without_training(self) -> Task:
         """The same, for a search that has no use for trained fidelities.
@@ -66,7 +66,7 @@ class Task:
     @property
     def untrained(self) -> int:
         """How many fidelities, the first ones, look at subnets as they are."""
-        return self.rungs - self.trained
+        return self.fidelities - self.trained
 
 
 def starting_designs(space: SearchSpace, removal_order: Sequence[int]) -> list[Candidate]:
@@ -85,13 +85,13 @@ class Question:
 
     Attributes:
         candidate: What to evaluate.
-        rung: At which of the loop's fidelities, as an index into them, cheapest first; the last one makes the front.
+        fidelity: Index into the loop's fidelities, which are ordered cheapest first; the last one makes the front.
         predicted: What a surrogate expects, by metric; stored with the answer, so that the archive shows how good the
             surrogate was at candidates that it had not seen.
     """
 
     candidate: Candidate
-    rung: int = FULL
+    fidelity: int = FULL
     predicted: Mapping[str, float] = field(default_factory=dict)
 
 

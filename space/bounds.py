@@ -88,9 +88,9 @@ def random_genes(rules: Rules, smallest: int, rng: np.random.Generator) -> Genes
     size = rng.uniform(max(rules.minimum, smallest), rules.maximum)
     dense = rules.params[genes, rules.levels - 1]
     kept = np.clip((size - rules.fixed_params) / dense.sum(), 0.01, 0.99)
-    wanted = rng.beta(CONCENTRATION * kept, CONCENTRATION * (1 - kept), len(genes)) * dense
+    params = rng.beta(CONCENTRATION * kept, CONCENTRATION * (1 - kept), len(genes)) * dense
     # rounded up or down at random, so that the mean size is right even where a gene is dense or gone
-    upper = np.clip((rules.params < wanted[:, None]).sum(axis=1), 1, rules.levels - 1)
+    upper = np.clip((rules.params < params[:, None]).sum(axis=1), 1, rules.levels - 1)
     above, below = rules.params[genes, upper], rules.params[genes, upper - 1]
-    up = rng.random(len(genes)) * (above - below) < wanted - below
+    up = rng.random(len(genes)) * (above - below) < params - below
     return np.where(up, upper, upper - 1)

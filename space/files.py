@@ -42,7 +42,7 @@ def write_whole(
         UserError: The disk is full or the directory cannot be written; the old file is untouched.
     """
     target = Path(path)
-    with _told(target, advice, failures), _beside(target) as unfinished:
+    with _one_error(target, advice, failures), _beside(target) as unfinished:
         target.parent.mkdir(parents=True, exist_ok=True)
         _write(unfinished, content)
         unfinished.replace(target)
@@ -58,7 +58,7 @@ def kept(path: Path, make: Callable[[], str]) -> str:
     """
     if not path.exists():
         text = make()
-        with _told(path, _RUN_ADVICE), _beside(path) as unfinished:
+        with _one_error(path, _RUN_ADVICE), _beside(path) as unfinished:
             _write(unfinished, text)
             try:
                 os.link(unfinished, path)  # unlike a renaming, this replaces nothing
@@ -89,7 +89,7 @@ def whole_directory(
     Raises:
         UserError: It cannot be written; what stood there before is untouched.
     """
-    with _told(directory, advice, failures), _beside(directory) as unfinished:
+    with _one_error(directory, advice, failures), _beside(directory) as unfinished:
         unfinished.mkdir(parents=True)
         yield unfinished
         try:
@@ -138,12 +138,12 @@ def _write(file: Path, content: str | bytes | Writer) -> None:
 
 
 @contextmanager
-def _told(target: Path, advice: str, failures: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def _one_error(target: Path, advice: str, failures: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turns what a full or forbidden disk raises into one `UserError`."""
-    told: tuple[type[Exception], ...] = (OSError, *failures)
+    kinds: tuple[type[Exception], ...] = (OSError, *failures)
     try:
         yield
-    except told as error:
+    except kinds as error:
         raise UserError(
             f"Expected to write {target}, got: {error}. What stood there before, if anything, is untouched. {advice}"
         ) from error

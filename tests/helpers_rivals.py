@@ -78,15 +78,17 @@ Answer = Callable[[Question], Evaluation]
 
 
 def answering(error: Callable[[Candidate], float] = entangled, *, noise: float = 0.0, failures: float = 0.0) -> Answer:
-    """Answers that are functions of the question: cheap rungs are off by `noise`, and a part fails for good."""
+    """Answers that are functions of the question: cheap fidelities are off by `noise`, and a part fails for good."""
 
     def answer(question: Question) -> Evaluation:
         candidate = question.candidate
-        rng = np.random.default_rng([int(candidate.key[1:], 16), question.rung + 1])
+        rng = np.random.default_rng([int(candidate.key[1:], 16), question.fidelity + 1])
         if rng.random() < failures:
-            return Evaluation(candidate, str(question.rung), status="failed", error="RuntimeError: no")
-        off = 1.0 if question.rung == -1 else 1.0 + noise * rng.standard_normal()
-        return Evaluation(candidate, str(question.rung), values={**free(candidate), "error": error(candidate) * off})
+            return Evaluation(candidate, str(question.fidelity), status="failed", error="RuntimeError: no")
+        off = 1.0 if question.fidelity == -1 else 1.0 + noise * rng.standard_normal()
+        return Evaluation(
+            candidate, str(question.fidelity), values={**free(candidate), "error": error(candidate) * off}
+        )
 
     return answer
 
@@ -105,11 +107,11 @@ def run(
 
 
 def names(told: Sequence[tuple[Question, Evaluation]]) -> list[tuple[str, int]]:
-    return [(question.candidate.key, question.rung) for question, _ in told]
+    return [(question.candidate.key, question.fidelity) for question, _ in told]
 
 
 def full(told: Sequence[tuple[Question, Evaluation]]) -> list[Evaluation]:
-    return [evaluation for question, evaluation in told if question.rung == -1]
+    return [evaluation for question, evaluation in told if question.fidelity == -1]
 
 
 def make(name: str, space: SearchSpace, objectives: Sequence[Metric] = OBJECTIVES, **settings: Any) -> Rival:
@@ -119,7 +121,7 @@ def make(name: str, space: SearchSpace, objectives: Sequence[Metric] = OBJECTIVE
     task = Task(
         space,
         objectives,
-        **{field: given.pop(field) for field in ("seed", "starts", "free", "rungs") if field in given},
+        **{field: given.pop(field) for field in ("seed", "starts", "free", "fidelities") if field in given},
     )
     return RIVALS[name](task, **{**quick, **given})
 

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import MissingMandatoryValue
 
-from conf.settings import PARTS, composed, made, run_session, session_settings, stored_config
+from conf.settings import PARTS, composed, instantiated, run_session, session_settings, stored_config
 from evaluators.base import choose_metrics
 from evaluators.cost import cost_measure
 from evaluators.data import load_texts
@@ -60,7 +60,7 @@ Config = dict[str, Any]
 
 
 def tiny_space(config: Config) -> SearchSpace:
-    space: SearchSpace = made(config["space"] | {"mlp_step": 16})(SPEC)
+    space: SearchSpace = instantiated(config["space"] | {"mlp_step": 16})(SPEC)
     return space
 
 
@@ -73,20 +73,20 @@ def keys_of(part: Config) -> set[str]:
 
 
 def check_model(config: Config) -> None:
-    settings = made(config["model"])
+    settings = instantiated(config["model"])
     assert isinstance(settings, ModelSettings)
     assert keys_of(config["model"]) == set(asdict(settings)) == arguments_of(load_model)
 
 
 def check_data(config: Config) -> None:
-    settings = made(config["data"])
+    settings = instantiated(config["data"])
     assert isinstance(settings, TextSettings)
     sizes = {"length", "calibration_windows", "search_windows", "heldout_windows"}
     assert keys_of(config["data"]) - sizes == arguments_of(load_texts, "max_characters")
 
 
 def check_supernet(config: Config) -> None:
-    preparation = made(config["supernet"])
+    preparation = instantiated(config["supernet"])
     assert isinstance(preparation, Preparation)
     if config["supernet"]["importance"] == "obs":
         assert preparation == Preparation()  # the config and the code have one default
@@ -100,31 +100,31 @@ def check_space(config: Config) -> None:
 
 
 def check_evaluators(config: Config) -> None:
-    settings = made(config["evaluators"])
+    settings = instantiated(config["evaluators"])
     assert settings == FidelitySettings()
     assert cost_measure(SPEC, context=settings.context).values(Candidate.dense(SPEC))["kv_bytes"] > 0
 
 
 def check_latency(config: Config) -> None:
-    workload = made(config["latency"])
+    workload = instantiated(config["latency"])
     assert isinstance(workload, Workload)
     assert keys_of(config["latency"]) >= set(asdict(workload)) - {"new_tokens"}
 
 
 def check_correction(config: Config) -> None:
-    refit = made(config["correction"])
+    refit = instantiated(config["correction"])
     assert refit is None or (isinstance(refit, CorrectiveRefit) and keys_of(config["correction"]) == set(asdict(refit)))
 
 
 def check_distillation(config: Config) -> None:
-    distillation = made(config["distillation"])
+    distillation = instantiated(config["distillation"])
     assert isinstance(distillation, Distillation)
     assert keys_of(config["distillation"]) == set(asdict(distillation))
     assert distillation.seed == config["seed"]
 
 
 def check_budget(config: Config) -> None:
-    budget = made(config["budget"])
+    budget = instantiated(config["budget"])
     assert isinstance(budget, Budget)
     assert keys_of(config["budget"]) == set(asdict(budget))
 
@@ -138,8 +138,8 @@ def check_search(config: Config) -> None:
         size = costs.values(candidate)["params"]
         return {**costs.values(candidate), "latency_ms": size, "refit_error": -size}
 
-    task = Task(space, OBJECTIVES, seed=config["seed"], free=free, starts=starts, rungs=2)
-    algorithm = made(config["search"]["algorithm"])(task)
+    task = Task(space, OBJECTIVES, seed=config["seed"], free=free, starts=starts, fidelities=2)
+    algorithm = instantiated(config["search"]["algorithm"])(task)
     asked = algorithm.ask(ask)
     assert 2 <= len({question.candidate.key for question in asked}) == len(asked) <= ask
     assert config["search"]["distillation"] in MODES
@@ -193,7 +193,7 @@ def test_every_part_of_a_session_is_a_group_or_a_key() -> None:
 def test_constraints_are_on_what_costs_nothing_to_know() -> None:
     serving = composed("latency=serving")
     costs = cost_measure(SPEC, context=64).metrics
-    free = {metric.name for metric in (*costs, *made(serving["latency"]).metrics, *metrics_named("refit_error"))}
+    free = {m.name for m in (*costs, *instantiated(serving["latency"]).metrics, *metrics_named("refit_error"))}
     assert set(serving["constraints"]) == free
     assert set(serving["constraints"].values()) == {None}
     given = composed("constraints.latency_ms=0.7", "constraints.params={min:0.5}")["constraints"]
@@ -270,7 +270,7 @@ def test_the_export_composes() -> None:
     config = composed("run_dir=results/x", "pick='params<=0.6'", name="export")
     chosen = config["run_dir"], config["pick"], config["out"], config["tolerance"]
     assert chosen == ("results/x", "params<=0.6", None, 1e-4)
-    assert made(config["recover"]) == Recovery()
+    assert instantiated(config["recover"]) == Recovery()
     assert format_of(config["format"], config["gguf"]["type"]).suffix == ""
     assert format_of("gguf", config["gguf"]["type"]).suffix == "-gguf-f16"
 

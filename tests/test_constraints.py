@@ -60,7 +60,7 @@ def asked(algorithm: Algorithm, most: int) -> list[Candidate]:
     while len(found) < most and (questions := algorithm.ask(10)):
         values = [{"kl": 0.1 + free(q.candidate)["refit_error"] ** 2, **free(q.candidate)} for q in questions]
         algorithm.tell([Evaluation(q.candidate, "", values=v) for q, v in zip(questions, values, strict=True)])
-        found += [q.candidate for q in questions if q.rung == -1]
+        found += [q.candidate for q in questions if q.fidelity == -1]
     return found
 
 

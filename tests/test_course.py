@@ -51,7 +51,7 @@ def climb(path: Path, budget: Budget) -> list[SearchProgress]:
     with Archive(path, SETTINGS) as archive:
         climber = Climber(SearchSpace(SPEC, mlp_step=4))
         ladder = [cheap, CountingEvaluator()]
-        run_loop(climber, ladder, archive, OBJECTIVES, budget, batch=BATCH, on_progress=seen.append)
+        run_loop(climber, ladder, archive, OBJECTIVES, budget, ask=BATCH, on_progress=seen.append)
     return seen
 
 

@@ -29,7 +29,7 @@ def test_kl_and_nll_equal_torch(family: str, slice_bytes: int, make_supernet: Ca
         student = model(tokens).logits.log_softmax(-1)
     expected_kl = F.kl_div(student, teacher, log_target=True, reduction="none").sum(-1).mean()
     expected_nll = F.nll_loss(student[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-    divergence = Divergence(supernet, tokens, batch=2, slice_bytes=slice_bytes)
+    divergence = Divergence(supernet, tokens, batch_size=2, slice_bytes=slice_bytes)
     kl, nll = divergence(SMALLER)
     assert kl == pytest.approx(expected_kl.item(), rel=1e-4)
     assert nll == pytest.approx(expected_nll.item(), rel=1e-5)

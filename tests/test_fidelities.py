@@ -34,7 +34,7 @@ def test_each_fidelity_is_the_divergence_on_its_windows(make_supernet: Callable[
     assert [evaluator.fidelity for evaluator in asked.search] == ["search-3", "search-6", "search"]
     for evaluator, tokens in zip(asked.search, (3, 6, 12), strict=True):
         (evaluation,) = evaluator.evaluate([SMALLER])
-        expected, _ = Divergence(supernet, random_tokens(4, 12, seed=3)[:, :tokens], batch=2)(SMALLER)
+        expected, _ = Divergence(supernet, random_tokens(4, 12, seed=3)[:, :tokens], batch_size=2)(SMALLER)
         assert evaluation.values["kl"] == expected
         assert evaluation.tokens == 4 * tokens
         assert evaluation.values["latency_ms"] == PREFILL.ms(SMALLER)

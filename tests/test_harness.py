@@ -85,9 +85,9 @@ def test_scores_are_those_of_lm_eval_on_the_export(
     from lm_eval.tasks import TaskManager
 
     harness = place.harness(task, num_fewshot=num_fewshot, batch_size=batch_size)
-    (question,) = harness.questions
+    (scored,) = harness.tasks
     model = place.supernet.view(UNEVEN)
-    values, facts = harness.ask(question, model)
+    values, facts = harness.scores(scored, model)
     with pytest.MonkeyPatch.context() as patch, quiet_transformers():
         patch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
         patch.setenv("DISABLE_MULTIPROC", "1")
@@ -102,7 +102,7 @@ def test_scores_are_those_of_lm_eval_on_the_export(
             task_manager=TaskManager(include_path=str(place.tasks)),
         )
     samples = theirs["samples"][task]
-    ours = {(i.doc_id, i.idx): i.filtered_resps["none"] for i in question.loaded["tasks"][task].instances}
+    ours = {(i.doc_id, i.idx): i.filtered_resps["none"] for i in scored.loaded["tasks"][task].instances}
     expected = {(s["doc_id"], n): answer for s in samples for n, answer in enumerate(s["filtered_resps"])}
     assert {key: list(answer) for key, answer in ours.items()} == {key: list(a) for key, a in expected.items()}
     assert len({str(answer) for answer in expected.values()}) > ITEMS / 2  # the items are not all alike
@@ -115,13 +115,13 @@ def test_scores_are_those_of_lm_eval_on_the_export(
         metric = column.removeprefix(f"{task}_")
         assert [int(digit) for digit in digits] == [sample[metric] for sample in samples]
     assert set(facts["outcomes"]) == {f"{task}_{m['metric']}" for m in TASKS[task]["metric_list"]} - {"last_perplexity"}
-    assert question.facts["num_fewshot"] == str(theirs["n-shot"][task])
-    assert question.facts["version"] == "1.5"
+    assert scored.facts["num_fewshot"] == str(theirs["n-shot"][task])
+    assert scored.facts["version"] == "1.5"
 
 
-def test_a_question_is_named_by_what_its_answer_depends_on(place: Place, tmp_path: Path) -> None:
+def test_a_task_is_named_by_what_its_answer_depends_on(place: Place, tmp_path: Path) -> None:
     def name(**settings: Any) -> str:
-        return place.harness("choose", **settings).questions[0].fidelity
+        return place.harness("choose", **settings).tasks[0].fidelity
 
     assert name().startswith("lm-eval ")
     assert " choose 0-shot 12 items " in name()
@@ -144,8 +144,8 @@ def test_what_is_asked_leaves_no_trace(place: Place, capfd: pytest.CaptureFixtur
     vocabulary, done = len(place.loaded.tokenizer), []
     harness = place.harness("choose", "write")
     model = place.supernet.view(UNEVEN)
-    for question in harness.questions:
-        harness.ask(question, model, show=lambda answered, of: done.append((answered, of)))
+    for task in harness.tasks:
+        harness.scores(task, model, show=lambda answered, of: done.append((answered, of)))
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == states
     assert (len(place.loaded.tokenizer), place.loaded.tokenizer.pad_token) == (vocabulary, None)
     assert done == [(n + 1, 3 * ITEMS) for n in range(3 * ITEMS)] + [(n + 1, ITEMS) for n in range(ITEMS)]
@@ -156,11 +156,13 @@ def test_the_objective_is_the_mean_over_tasks_of_acc_norm_or_acc(place: Place) -
     harness = place.harness("choose", "last")
     measure = harness.measure(place.supernet.view)
     model = place.supernet.view(UNEVEN)
-    choose, last = (harness.ask(question, model)[0] for question in harness.questions)
+    choose, last = (harness.scores(task, model)[0] for task in harness.tasks)
     value = (choose["choose_acc_norm"] + last["last_acc"]) / 2
     assert measure.values(UNEVEN) == {"acc": pytest.approx(value)}
     assert [(metric.name, metric.goal) for metric in measure.metrics] == [("acc", "max")]
-    texts = [i.args[0] + i.args[1] for q in harness.questions for t in q.loaded["tasks"].values() for i in t.instances]
+    texts = [
+        i.args[0] + i.args[1] for task in harness.tasks for t in task.loaded["tasks"].values() for i in t.instances
+    ]
     assert measure.tokens == sum(map(len, texts))  # a token a character
     assert 0 < harness.measure(place.supernet.view, 0.25).tokens < measure.tokens / 2
     assert "choose, last will not be held out" in harness.remarks(["acc", "latency_ms"])[0]
@@ -187,9 +189,9 @@ def test_an_evaluator_gives_the_scores_and_what_they_depend_on(place: Place) -> 
 class Broken:
     """A tuning that fails."""
 
-    rungs = ()
+    stage_tokens = ()
 
-    def model(self, candidate: Candidate, rung: int) -> None:
+    def model(self, candidate: Candidate, stage: int) -> None:
         raise RuntimeError("out of memory")
 
 
@@ -221,19 +223,19 @@ def test_a_missing_directory_or_lm_eval_is_a_clear_error(place: Place, monkeypat
         place.harness("choose")
 
 
-def test_groups_with_a_score_are_one_question_and_others_their_tasks(place: Place) -> None:
+def test_groups_with_a_score_are_one_task_and_others_their_tasks(place: Place) -> None:
     listed = {"group": "both", "task": ["choose", "last"]}
     scored = listed | {"group": "scored", "aggregate_metric_list": [{"metric": "acc"}]}
     for group in (listed, scored):
         (place.tasks / f"{group['group']}.yaml").write_text(yaml.safe_dump(group))
-    assert [q.name for q in place.harness("both", "choose").questions] == ["choose", "last"]
+    assert [task.name for task in place.harness("both", "choose").tasks] == ["choose", "last"]
     harness = place.harness("scored")
-    (question,) = harness.questions
+    (task,) = harness.tasks
     model = place.supernet.view(UNEVEN)
-    values, facts = harness.ask(question, model)
+    values, facts = harness.scores(task, model)
     each = place.harness("choose", "last")
     model = place.supernet.view(UNEVEN)
-    scores = [each.ask(q, model)[0][f"{q.name}_acc"] for q in each.questions]
+    scores = [each.scores(task, model)[0][f"{task.name}_acc"] for task in each.tasks]
     assert values["scored_acc"] == pytest.approx(sum(scores) / 2)
-    assert question.facts["items"] == 2 * ITEMS
+    assert task.facts["items"] == 2 * ITEMS
     assert set(facts["task_hash"]) == {"choose", "last"}

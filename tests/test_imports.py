@@ -150,6 +150,14 @@ def test_a_file_says_what_it_is_for_on_its_first_line(source: str) -> None:
     assert len(docstring.splitlines()[0].split()) >= 3
 
 
+@pytest.mark.parametrize("contents", [source for source in MODULES if source.endswith("__init__.py")])
+def test_a_package_says_what_is_in_it_and_nothing_else(contents: str) -> None:
+    place = (ROOT / contents).parent
+    docstring = ast.get_docstring(ast.parse((ROOT / contents).read_text(encoding="utf-8"))) or ""
+    parts = {path.stem for path in place.glob("*.py")} | {path.parent.name for path in place.glob("*/__init__.py")}
+    assert set(re.findall(r"`([a-z_]+)`", docstring)) - {"block_configs"} == parts - {"__init__"}
+
+
 def test_no_file_names_a_place_on_someones_machine() -> None:
     place = re.compile(r"(?<![\w.~])/(?:home|root|work|Users)/\w|[A-Z]:\\\\?Users\b")
     texts = [ROOT / source for source in SOURCES]

@@ -74,7 +74,7 @@ def search(
     space = SearchSpace(SPEC, mlp_step=4)
     algorithm = NSGA2(Task(space, OBJECTIVES, 5, starts=[Candidate.dense(SPEC)]), population=16)
     with Archive(path, SETTINGS) as archive:
-        run_loop(algorithm, [evaluator], archive, OBJECTIVES, budget, batch=BATCH, on_progress=on_progress)
+        run_loop(algorithm, [evaluator], archive, OBJECTIVES, budget, ask=BATCH, on_progress=on_progress)
         return [replace(e, seconds=0.0) for e in archive.evaluations()]
 
 
@@ -212,7 +212,7 @@ def test_a_space_that_is_exhausted_ends_the_search(tmp_path):
     space = SearchSpace(SPEC, attention_widths=False, mlp_widths=False, whole_layers=True, freeze_layers=range(4))
     evaluator = CountingEvaluator(lambda candidate: {"error": 1.0, "size": 1.0})
     with Archive(tmp_path / "archive.jsonl", SETTINGS) as archive:
-        run_loop(NSGA2(Task(space, OBJECTIVES, 0), population=4), [evaluator], archive, OBJECTIVES, BUDGET, batch=4)
+        run_loop(NSGA2(Task(space, OBJECTIVES, 0), population=4), [evaluator], archive, OBJECTIVES, BUDGET, ask=4)
         assert len(archive) == 4
 
 
@@ -248,9 +248,9 @@ def test_what_cannot_work_is_refused_before_anything_is_evaluated(tmp_path):
     objectives = (*OBJECTIVES, metric_named("latency_ms"))
     with Archive(tmp_path / "archive.jsonl", SETTINGS) as archive:
         with pytest.raises(UserError, match=r"objectives among .*latency_ms"):
-            run_loop(NSGA2(Task(space, objectives, 0)), [evaluator], archive, objectives, BUDGET, batch=8)
-        with pytest.raises(UserError, match="batch of at least 1"):
-            run_loop(NSGA2(Task(space, OBJECTIVES, 0)), [evaluator], archive, OBJECTIVES, BUDGET, batch=0)
+            run_loop(NSGA2(Task(space, objectives, 0)), [evaluator], archive, objectives, BUDGET, ask=8)
+        with pytest.raises(UserError, match=r"search\.ask: expected at least 1"):
+            run_loop(NSGA2(Task(space, OBJECTIVES, 0)), [evaluator], archive, OBJECTIVES, BUDGET, ask=0)
     assert evaluator.asked == []
 
 
@@ -277,7 +277,7 @@ class Climber:
             asked, self._next = self._next, []
             return asked
         taken, self._designs = self._designs[:n], self._designs[n:]
-        return [Question(candidate, rung=0) for candidate in taken]
+        return [Question(candidate, fidelity=0) for candidate in taken]
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         if all(e.fidelity == "cheap" for e in evaluations):
@@ -290,9 +290,7 @@ def climb(path: Path, budget: Budget) -> tuple[list[SearchProgress], list[Evalua
     seen: list[SearchProgress] = []
     with Archive(path, SETTINGS) as archive:
         climber = Climber(SearchSpace(SPEC, mlp_step=4))
-        run_loop(
-            climber, [cheap, CountingEvaluator()], archive, OBJECTIVES, budget, batch=BATCH, on_progress=seen.append
-        )
+        run_loop(climber, [cheap, CountingEvaluator()], archive, OBJECTIVES, budget, ask=BATCH, on_progress=seen.append)
         return seen, [replace(e, seconds=0.0) for e in archive.evaluations()]
 
 

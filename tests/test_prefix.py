@@ -32,24 +32,24 @@ def test_shared_layers_change_no_bit(
 ) -> None:
     supernet = make_supernet(family, dtype=dtype)
     tokens = random_tokens(5, 12, seed=1)
-    shared = PrefixForward(supernet, tokens, batch=2, cache_bytes=cache_bytes)
+    shared = PrefixForward(supernet, tokens, batch_size=2, cache_bytes=cache_bytes)
     space = SearchSpace(supernet.spec, mlp_step=16)
     rng = np.random.default_rng(0)
     asked = [PARENT, CHILD, NO_ATTENTION_AFTER, Candidate.dense(supernet.spec), PARENT]
     asked += [space.sample(rng) for _ in range(5)]
     for candidate in [*asked, *asked]:
-        alone = PrefixForward(supernet, tokens, batch=2, cache_bytes=0)
+        alone = PrefixForward(supernet, tokens, batch_size=2, cache_bytes=0)
         for expected, got in zip(run(alone, candidate), run(shared, candidate), strict=True):
             assert torch.equal(expected, got)
 
 
 def test_a_child_pays_for_its_own_layers(make_supernet: Callable[..., Supernet]) -> None:
     supernet = make_supernet("qwen2")
-    forward = PrefixForward(supernet, random_tokens(4, 12), batch=2)
+    forward = PrefixForward(supernet, random_tokens(4, 12), batch_size=2)
     run(forward, PARENT)
-    assert (forward.layers_run, forward.layers_asked) == (8, 8)
+    assert (forward.layers_run, forward.layers_total) == (8, 8)
     run(forward, CHILD)  # three of four layers are the parent's
-    assert (forward.layers_run, forward.layers_asked) == (10, 16)
+    assert (forward.layers_run, forward.layers_total) == (10, 16)
     run(forward, NO_ATTENTION_AFTER)  # from the last layer that has attention on
     assert forward.layers_run == 16
 
@@ -58,7 +58,7 @@ def test_memory_is_bounded_and_the_oldest_go_first(make_supernet: Callable[..., 
     supernet = make_supernet("llama")
     tokens = random_tokens(2, 12)
     stream = tokens.numel() * supernet.spec.hidden * 4
-    forward = PrefixForward(supernet, tokens, batch=2, cache_bytes=3 * stream)
+    forward = PrefixForward(supernet, tokens, batch_size=2, cache_bytes=3 * stream)
     run(forward, PARENT)
     run(forward, Candidate.dense(supernet.spec))  # the first layer is the parent's; two more streams come in
     assert forward.layers_run == 4 + 3
@@ -69,6 +69,9 @@ def test_memory_is_bounded_and_the_oldest_go_first(make_supernet: Callable[..., 
 def test_divergence_is_the_same_with_and_without(make_supernet: Callable[..., Supernet]) -> None:
     supernet = make_supernet("gemma3_text")
     tokens = random_tokens(4, 12, seed=2)
-    plain, sharing = Divergence(supernet, tokens, batch=2), Divergence(supernet, tokens, batch=2, cache_bytes=1 << 20)
+    plain, sharing = (
+        Divergence(supernet, tokens, batch_size=2),
+        Divergence(supernet, tokens, batch_size=2, cache_bytes=1 << 20),
+    )
     for candidate in (PARENT, CHILD, PARENT):
         assert plain(candidate) == sharing(candidate)

@@ -14,7 +14,7 @@ from conftest import random_tokens
 
 from evaluators.data import TokenSplits
 from evaluators.training.pick_recovery import recover_pick
-from evaluators.training.recovery import Recovery, Told, recover
+from evaluators.training.recovery import Recovery, RecoveryProgress, recover
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
@@ -44,7 +44,7 @@ def test_it_learns_and_leaves_the_teacher_and_the_embeddings(
     supernet = make_supernet("llama", dtype=dtype)
     student, teacher = supernet.view(CUT, own=True), weights(supernet.model)
     before, start = divergence(supernet, student), weights(student)
-    told: list[Told] = []
+    told: list[RecoveryProgress] = []
     done = recover(student, supernet.model, TOKENS, SETTINGS, tmp_path / "r", told.append)
     assert done == SETTINGS.tokens
     assert [(one.tokens, one.of, one.saved) for one in told] == [
@@ -75,7 +75,7 @@ def test_a_killed_recovery_goes_on_to_the_same_weights(
     recover(whole, supernet.model, TOKENS, SETTINGS, tmp_path / "whole")
     seen: list[int] = []
 
-    def kill(told: Told) -> None:
+    def kill(told: RecoveryProgress) -> None:
         seen.append(told.tokens)
         if len(seen) == 2:
             raise KeyboardInterrupt
@@ -110,7 +110,7 @@ def test_it_is_never_silent_for_long(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("evaluators.training.recovery.QUIET_S", -1)
-    supernet, told = make_supernet("llama"), list[Told]()
+    supernet, told = make_supernet("llama"), list[RecoveryProgress]()
     settings = replace(SETTINGS, tokens=4 * 2 * LENGTH, save_tokens=2 * 2 * LENGTH)
     recover(supernet.view(CUT, own=True), supernet.model, TOKENS, settings, tmp_path / "r", told.append)
     assert [one.tokens for one in told if not one.saved] == [24, 48, 72, 96]

@@ -10,7 +10,7 @@ import pytest
 from helpers_front import finished_run
 from helpers_toy import default_config, toy_spec
 from markdown_it import MarkdownIt
-from test_watch import KL, LATENCY, answer, found, narrow
+from test_watch import KL, LATENCY, answer, narrow, search_ended
 
 from evaluators.base import Evaluation
 from search.agreement import unseen_agreement
@@ -49,7 +49,7 @@ EVALUATIONS = [
 
 
 def report(run_dir: Path = RUN_DIR) -> str:
-    front = found().result.front
+    front = search_ended().result.front
     tuned = front.assign(untuned_kl=2 * front["kl"], refit_ppl=3 * front["heldout_ppl"])
     run = finished_run(run_dir, tuned, tuned, (KL, LATENCY), SUMMARY, config=default_config())
     return report_text(run, EVALUATIONS)

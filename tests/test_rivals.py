@@ -39,24 +39,26 @@ from space.errors import UserError
 from space.space import SearchSpace
 
 
-@pytest.mark.parametrize("rungs", [1, 3])
+@pytest.mark.parametrize("fidelities", [1, 3])
 @pytest.mark.parametrize("space_name", SPACES)
 @pytest.mark.parametrize("name", RIVALS)
-def test_nothing_is_asked_twice_and_full_questions_are_within_the_space(name: str, space_name: str, rungs: int) -> None:
+def test_nothing_is_asked_twice_and_full_questions_are_within_the_space(
+    name: str, space_name: str, fidelities: int
+) -> None:
     space = space_of(space_name)
-    told = run(make(name, space, rungs=rungs), most=250, answer=answering(noise=0.1))
+    told = run(make(name, space, fidelities=fidelities), most=250, answer=answering(noise=0.1))
     assert told
     assert len(set(names(told))) == len(told)
-    assert {question.rung for question, _ in told} <= {-1, *range(rungs - 1)}
-    # single changes and removals look beyond an upper bound; with one rung alone, they do so at that one
-    if rungs > 1 or space.contains(DENSE) or name not in ("greedy", "dp"):
+    assert {question.fidelity for question, _ in told} <= {-1, *range(fidelities - 1)}
+    # single changes and removals look beyond an upper bound; with one fidelity alone, they do so at that one
+    if fidelities > 1 or space.contains(DENSE) or name not in ("greedy", "dp"):
         assert all(space.contains(evaluation.candidate) for evaluation in full(told))
 
 
-@pytest.mark.parametrize("rungs", [1, 3])
+@pytest.mark.parametrize("fidelities", [1, 3])
 @pytest.mark.parametrize("name", RIVALS)
-def test_the_same_seed_asks_the_same_questions_whatever_the_batch(name: str, rungs: int) -> None:
-    first, again = (run(make(name, space_of("full"), rungs=rungs), batch=batch) for batch in (10, 7))
+def test_the_same_seed_asks_the_same_questions_whatever_the_batch(name: str, fidelities: int) -> None:
+    first, again = (run(make(name, space_of("full"), fidelities=fidelities), batch=batch) for batch in (10, 7))
     assert names(first) == names(again)
 
 
@@ -66,20 +68,20 @@ def test_another_seed_asks_other_questions(name: str) -> None:
     assert len(first & other) < 75
 
 
-@pytest.mark.parametrize("rungs", [1, 2])
+@pytest.mark.parametrize("fidelities", [1, 2])
 @pytest.mark.parametrize("name", RIVALS)
-def test_failures_teach_nothing_and_stop_nothing(name: str, rungs: int) -> None:
+def test_failures_teach_nothing_and_stop_nothing(name: str, fidelities: int) -> None:
     space = space_of("full")
-    algorithm = make(name, space, rungs=rungs)
+    algorithm = make(name, space, fidelities=fidelities)
     told = run(algorithm, answer=answering(failures=0.4))
     assert len(set(names(told))) == len(told)
-    assert len(told) >= min(200, len(run(make(name, space, rungs=rungs))) // 3)
+    assert len(told) >= min(200, len(run(make(name, space, fidelities=fidelities))) // 3)
 
 
-@pytest.mark.parametrize("rungs", [1, 2])
+@pytest.mark.parametrize("fidelities", [1, 2])
 @pytest.mark.parametrize("name", RIVALS)
-def test_when_all_fails_a_small_space_still_ends(name: str, rungs: int) -> None:
-    algorithm = make(name, SearchSpace(SPEC, **FIXED, whole_layers=True), rungs=rungs)
+def test_when_all_fails_a_small_space_still_ends(name: str, fidelities: int) -> None:
+    algorithm = make(name, SearchSpace(SPEC, **FIXED, whole_layers=True), fidelities=fidelities)
     told = run(algorithm, answer=answering(failures=1.0))
     assert 0 < len(told) < 400
     assert algorithm.ask(10) == []
@@ -88,21 +90,21 @@ def test_when_all_fails_a_small_space_still_ends(name: str, rungs: int) -> None:
 @pytest.mark.parametrize("name", RIVALS)
 def test_a_question_without_an_answer_counts_as_failed(name: str) -> None:
     """The loop may stop in a batch; who asks on regardless gets neither the same question nor an error."""
-    algorithm = make(name, space_of("full"), rungs=2)
+    algorithm = make(name, space_of("full"), fidelities=2)
     told = []
     for turn in range(30):
         asked = algorithm.ask(10)
         told += asked
         if turn % 3:
             algorithm.tell([answering()(question) for question in asked[:4]])
-    assert len({(question.candidate.key, question.rung) for question in told}) == len(told)
+    assert len({(question.candidate.key, question.fidelity) for question in told}) == len(told)
 
 
 @pytest.mark.parametrize("objectives", [(ERROR, KV, SIZE), (SPEED, ERROR), (ERROR, metric_named("nll"))])
 @pytest.mark.parametrize("space_name", ["full", "heads", "depth"])
 @pytest.mark.parametrize("name", RIVALS)
 def test_other_objectives_work(name: str, space_name: str, objectives: tuple[Metric, ...]) -> None:
-    told = run(make(name, space_of(space_name), objectives, rungs=2), most=150)
+    told = run(make(name, space_of(space_name), objectives, fidelities=2), most=150)
     assert full(told)
     assert len(set(names(told))) == len(told)
 
@@ -132,11 +134,11 @@ def test_nothing_is_printed(name: str, capsys: pytest.CaptureFixture[str]) -> No
     assert captured.out == captured.err == ""
 
 
-def test_one_objective_and_no_rung_are_refused() -> None:
+def test_one_objective_and_no_fidelity_are_refused() -> None:
     with pytest.raises(UserError, match="at least two objectives"):
         make("ladders", space_of("full"), [ERROR])
-    with pytest.raises(UserError, match="at least 1 rung"):
-        make("ladders", space_of("full"), rungs=0)
+    with pytest.raises(UserError, match="at least 1 fidelity"):
+        make("ladders", space_of("full"), fidelities=0)
 
 
 @pytest.mark.parametrize(

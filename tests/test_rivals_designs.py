@@ -42,7 +42,7 @@ from space.space import SearchSpace
 
 def test_random_asks_dense_first_and_then_all_of_a_small_space() -> None:
     small = SearchSpace(SPEC, **FIXED, whole_layers=True, freeze_layers=[0, 1, 2])
-    told = run(make("random", small, rungs=3))
+    told = run(make("random", small, fidelities=3))
     assert told[0][0].candidate == DENSE
     assert len(told) == len(full(told)) == 2**3
 
@@ -50,7 +50,7 @@ def test_random_asks_dense_first_and_then_all_of_a_small_space() -> None:
 def test_ladders_are_the_starts_of_the_space_and_nothing_else() -> None:
     space = space_of("without dense")
     starts = [*space.uniform_ladder(), *space.depth_ladder(range(LAYERS))]
-    told = run(make("ladders", space, starts=[DENSE, *starts, starts[0]], rungs=2))
+    told = run(make("ladders", space, starts=[DENSE, *starts, starts[0]], fidelities=2))
     assert [question.candidate for question, _ in told] == starts
     assert len(full(told)) == len(starts)
 
@@ -77,33 +77,33 @@ def greedy_path(space: SearchSpace, blocks: Sequence[str], cheap: Callable[[Cand
         path.append(min(fewer, key=cheap))
 
 
-@pytest.mark.parametrize("rungs", [1, 2])
+@pytest.mark.parametrize("fidelities", [1, 2])
 @pytest.mark.parametrize(
     ("space_name", "blocks"),
     [("full", ["attention", "mlp"]), ("blocks", ["attention", "mlp"]), ("depth", ["layer"]), ("heads", ["attention"])],
 )
-def test_greedy_walks_the_path_of_its_definition(space_name: str, blocks: list[str], rungs: int) -> None:
+def test_greedy_walks_the_path_of_its_definition(space_name: str, blocks: list[str], fidelities: int) -> None:
     space = space_of(space_name)
     answer = answering(noise=0.3)
 
     def cheap(candidate: Candidate) -> float:
-        return answer(Question(candidate, 0 if rungs == 2 else -1)).values["error"]
+        return answer(Question(candidate, 0 if fidelities == 2 else -1)).values["error"]
 
-    told = run(make("greedy", space, rungs=rungs), answer=answer)
+    told = run(make("greedy", space, fidelities=fidelities), answer=answer)
     path = greedy_path(space, blocks, cheap)
     assert len(path) > 2
-    if rungs == 2:
+    if fidelities == 2:
         assert [evaluation.candidate for evaluation in full(told)] == path
     assert {candidate.key for candidate in path} <= {evaluation.candidate.key for evaluation in full(told)}
     # each step asks about every block that is left, once, and about nothing else
     trials = {without(design, layer, block) for design in path for layer in range(LAYERS) for block in blocks}
     trials = {candidate for candidate in trials if space.contains(candidate)} - {DENSE}
-    assert {e.candidate for q, e in told if q.rung == (0 if rungs == 2 else -1)} - {DENSE} == trials
+    assert {e.candidate for q, e in told if q.fidelity == (0 if fidelities == 2 else -1)} - {DENSE} == trials
 
 
 def test_greedy_passes_what_is_above_the_upper_bound_on_its_way() -> None:
     space = space_of("without dense")
-    told = run(make("greedy", space, rungs=2))
+    told = run(make("greedy", space, fidelities=2))
     unbounded = SearchSpace(SPEC, mlp_step=4, min_decoder_params=0.35)
     path = greedy_path(unbounded, ["attention", "mlp"], entangled)
     inside = [candidate for candidate in path if space.contains(candidate)]
@@ -113,7 +113,7 @@ def test_greedy_passes_what_is_above_the_upper_bound_on_its_way() -> None:
 
 @pytest.mark.parametrize("space_name", ["width", "uniform"])
 def test_greedy_without_a_block_to_remove_asks_about_the_dense_model_alone(space_name: str) -> None:
-    assert [question.candidate for question, _ in run(make("greedy", space_of(space_name), rungs=2))] == [DENSE]
+    assert [question.candidate for question, _ in run(make("greedy", space_of(space_name), fidelities=2))] == [DENSE]
 
 
 # evolution
@@ -124,20 +124,20 @@ def costs_of(told: Sequence[tuple[Question, Evaluation]]) -> list[float]:
     return [free(q.candidate)["decoder_params"] / dense for q, _ in told if q.candidate != DENSE]
 
 
-@pytest.mark.parametrize("rungs", [1, 3])
-def test_evolution_stays_at_its_targets_and_shares_what_is_asked(rungs: int) -> None:
+@pytest.mark.parametrize("fidelities", [1, 3])
+def test_evolution_stays_at_its_targets_and_shares_what_is_asked(fidelities: int) -> None:
     targets = (0.75, 0.625, 0.5)
-    told = run(make("evolution", space_of("full"), rungs=rungs, tolerance=0.02), most=600)
+    told = run(make("evolution", space_of("full"), fidelities=fidelities, tolerance=0.02), most=600)
     cost = np.array(costs_of(told))
     inside = [((target - 0.02 < cost) & (cost <= target + 1e-6)).sum() for target in targets]
     assert sum(inside) == len(cost)
-    generation = 16 if rungs == 1 else 16 + 4 + 1
+    generation = 16 if fidelities == 1 else 16 + 4 + 1
     assert max(inside) - min(inside) <= generation
 
 
-@pytest.mark.parametrize(("rungs", "noise"), [(1, 0.0), (2, 0.1), (3, 0.3)])
-def test_the_parent_of_a_target_is_its_best_design_and_never_gets_worse(rungs: int, noise: float) -> None:
-    algorithm = make("evolution", space_of("full"), rungs=rungs, targets=[0.6], offspring=8)
+@pytest.mark.parametrize(("fidelities", "noise"), [(1, 0.0), (2, 0.1), (3, 0.3)])
+def test_the_parent_of_a_target_is_its_best_design_and_never_gets_worse(fidelities: int, noise: float) -> None:
+    algorithm = make("evolution", space_of("full"), fidelities=fidelities, targets=[0.6], offspring=8)
     best: list[float] = []
     found: list[float] = []
     for _ in range(120):
@@ -145,7 +145,7 @@ def test_the_parent_of_a_target_is_its_best_design_and_never_gets_worse(rungs: i
         answers = [answering(noise=noise)(question) for question in asked]
         algorithm.tell(answers)
         found += [
-            e.values["error"] for q, e in zip(asked, answers, strict=True) if q.rung == -1 and e.candidate != DENSE
+            e.values["error"] for q, e in zip(asked, answers, strict=True) if q.fidelity == -1 and e.candidate != DENSE
         ]
         best.append(min(found, default=np.inf))
     algorithm.ask(100)  # the script sees the last answers when it is asked to go on
@@ -171,13 +171,13 @@ def test_evolution_beats_random_samples(error: Callable[[Candidate], float], see
 
 def test_evolution_finds_the_best_of_a_small_space_and_then_ends() -> None:
     space = SearchSpace(SPEC, **FIXED, whole_layers=True)
-    told = run(make("evolution", space, rungs=2, targets=[0.7, 0.5], keep=0.5))
+    told = run(make("evolution", space, fidelities=2, targets=[0.7, 0.5], keep=0.5))
     for left in (4, 3):
         gone = [set(c) for c in itertools.combinations(range(LAYERS), LAYERS - left)]
         designs = {
             Candidate(tuple(LayerShape(0, 0, 0) if i in c else s for i, s in enumerate(DENSE.layers))) for c in gone
         }
-        asked = {question.candidate for question, _ in told if question.rung == 0} & designs
+        asked = {question.candidate for question, _ in told if question.fidelity == 0} & designs
         assert asked == designs
         best = min(designs, key=entangled)
         assert best in {evaluation.candidate for evaluation in full(told)}
@@ -238,8 +238,8 @@ def all_designs(space: SearchSpace) -> Iterator[Candidate]:
 
 
 @pytest.mark.parametrize("settings", [{"levels": 99}, {"levels": 1}])
-@pytest.mark.parametrize("rungs", [1, 2])
-def test_dp_finds_the_whole_front_of_an_additive_problem(settings: Mapping[str, Any], rungs: int) -> None:
+@pytest.mark.parametrize("fidelities", [1, 2])
+def test_dp_finds_the_whole_front_of_an_additive_problem(settings: Mapping[str, Any], fidelities: int) -> None:
     """With every level asked about and, as errors are linear in the refit error, with the smallest one alone."""
 
     def error(candidate: Candidate) -> float:
@@ -249,20 +249,20 @@ def test_dp_finds_the_whole_front_of_an_additive_problem(settings: Mapping[str, 
     everything = list(all_designs(space))
     values = minimised([{"error": error(c), **free(c)} for c in everything], OBJECTIVES)
     front = values[non_dominated(values)]
-    told = run(make("dp", space, rungs=rungs, **settings), most=5000, answer=answering(error))
+    told = run(make("dp", space, fidelities=fidelities, **settings), most=5000, answer=answering(error))
     found = minimised([e.values for e in full(told)], OBJECTIVES)
     found = found[non_dominated(found)]
     assert len(front) > 20
     np.testing.assert_allclose(np.sort(found, axis=0), np.sort(front, axis=0), rtol=1e-9)
 
 
-def test_dp_sweeps_at_the_lowest_rung_and_designs_at_the_full_one_from_coarse_to_fine() -> None:
+def test_dp_sweeps_at_the_lowest_fidelity_and_designs_at_the_full_one_from_coarse_to_fine() -> None:
     space = space_of("full")
-    told = run(make("dp", space, rungs=2, levels=2), most=5000, answer=answering(separable))
-    sweep = [question.candidate for question, _ in told if question.rung == 0]
+    told = run(make("dp", space, fidelities=2, levels=2), most=5000, answer=answering(separable))
+    sweep = [question.candidate for question, _ in told if question.fidelity == 0]
     assert len(sweep) == 1 + 2 * len(space.levels)
     assert all(sum(a != b for a, b in zip(c.layers, DENSE.layers, strict=True)) <= 1 for c in sweep)
-    assert [question.rung for question, _ in told] == [0] * len(sweep) + [-1] * (len(told) - len(sweep))
+    assert [question.fidelity for question, _ in told] == [0] * len(sweep) + [-1] * (len(told) - len(sweep))
     cost = np.array([free(e.candidate)["decoder_params"] for e in full(told)])
     assert full(told)[0].candidate == DENSE
     first, second = cost[1:10], cost[10:18]
@@ -273,7 +273,7 @@ def test_dp_sweeps_at_the_lowest_rung_and_designs_at_the_full_one_from_coarse_to
 def test_dp_repairs_each_design_outside_of_the_bounds_once() -> None:
     """MLP channels cost no KV bytes, so that most designs keep them all and are too large."""
     space = SearchSpace(SPEC, attention_widths=False, mlp_step=1, max_decoder_params=0.6)
-    told = run(make("dp", space, (ERROR, KV), rungs=2), most=5000)
+    told = run(make("dp", space, (ERROR, KV), fidelities=2), most=5000)
     assert 1 < len(full(told)) <= 1 + LAYERS  # one for each number of attention blocks
     assert all(space.contains(evaluation.candidate) for evaluation in full(told))
 
@@ -291,11 +291,11 @@ def test_dp_takes_no_level_whose_single_change_failed() -> None:
 
     def answer(question: Question) -> Evaluation:
         shapes = question.candidate.layers
-        if question.rung == 0 and shapes[2].mlp_channels == 0:
+        if question.fidelity == 0 and shapes[2].mlp_channels == 0:
             return Evaluation(question.candidate, "", status="failed", error="RuntimeError: no")
         return answering(separable)(question)
 
-    told = run(make("dp", space, rungs=2), answer=answer)
+    told = run(make("dp", space, fidelities=2), answer=answer)
     inside = [e for e in full(told) if sum(s.mlp_channels for s in e.candidate.layers) > 0]
     assert len(inside) > 10
     assert all(e.candidate.layers[2].mlp_channels for e in inside)

@@ -73,8 +73,8 @@ def test_a_run_that_was_killed_ends_like_one_never_killed(llama: Place, looped: 
 
 
 def test_training_in_the_loop_keeps_its_share_and_makes_the_front(looped: Path) -> None:
-    run, rungs = looped, ("search-8", "search", *LOOPED)
-    spent = {name: sum(e.tokens for e in archived(run, name)) for name in rungs}
+    run, fidelities = looped, ("search-8", "search", *LOOPED)
+    spent = {name: sum(e.tokens for e in archived(run, name)) for name in fidelities}
     trained = sum(spent[name] for name in LOOPED)
     assert 0.3 < trained / sum(spent.values()) < 0.7
     front = read_front_csv(run / FRONT_FILE)

@@ -6,7 +6,6 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import pytest
 from helpers_space import (
@@ -24,9 +23,9 @@ from helpers_space import (
 )
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 import conf
+from conf.settings import composed, instantiated
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 from space.size import decoder_params
@@ -238,9 +237,8 @@ def test_decode_and_repair_refuse_what_is_not_genes() -> None:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_config_group_builds_a_space_with_every_setting_spelt_out(group: str) -> None:
-    config = OmegaConf.load(CONF / f"{group}.yaml")
-    config.freeze_layers = [0, -1]  # reaches the constructor as a ListConfig
-    space = hydra.utils.instantiate(config)(make_spec(layers=30, mlp_channels=1536))
+    config = composed(f"space={group}", "space.freeze_layers=[0,-1]")["space"]
+    space = instantiated(config)(make_spec(layers=30, mlp_channels=1536))
     assert isinstance(space, SearchSpace)
     candidate = space.sample(np.random.default_rng(0))
     dense = LayerShape(6, 3, 1536)
@@ -252,7 +250,7 @@ def test_config_group_builds_a_space_with_every_setting_spelt_out(group: str) ->
 
 def test_config_groups_are_what_their_names_say() -> None:
     def shapes(group: str) -> set[LayerShape]:
-        space = hydra.utils.instantiate(OmegaConf.load(CONF / f"{group}.yaml"))(SMOLLM2)
+        space = instantiated(composed(f"space={group}")["space"])(SMOLLM2)
         rng = np.random.default_rng(0)
         return {shape for _ in range(50) for shape in space.decode(rng.integers(space.levels)).layers}
 
@@ -267,8 +265,7 @@ def test_config_groups_are_what_their_names_say() -> None:
 @pytest.mark.parametrize("name", GROUPS)
 @pytest.mark.parametrize("deploy", ["any", "uniform", "llamacpp", "vllm"])
 def test_every_design_is_one_that_the_engine_runs(name: str, deploy: str) -> None:
-    settings = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
-    assert isinstance(settings, dict)
+    settings = composed(f"space={name}")["space"]
     arguments = {str(key): value for key, value in settings.items() if not str(key).startswith("_")}
     arguments |= {"deploy": deploy, "mlp_step": 96}
     if name == "heads" and deploy == "vllm":  # nothing is left of it but blocks that are gone

@@ -73,15 +73,15 @@ def search(
     algorithm: Algorithm,
     budget: Budget,
     *,
-    rungs: int = 2,
+    fidelities: int = 2,
     objectives: tuple[Metric, ...] = OBJECTIVES,
     fails: Callable[[Candidate], bool] = lambda c: False,
     noise: float = 0.05,
 ) -> tuple[list[Evaluation], list[SearchProgress]]:
     seen: list[SearchProgress] = []
-    ladder = [evaluator("search-1", 100, noise, fails), evaluator("search", 400, fails=fails)][-rungs:]
+    ladder = [evaluator("search-1", 100, noise, fails), evaluator("search", 400, fails=fails)][-fidelities:]
     with Archive(path, {}) as archive:
-        run_loop(algorithm, ladder, archive, objectives, budget, batch=10, on_progress=seen.append)
+        run_loop(algorithm, ladder, archive, objectives, budget, ask=10, on_progress=seen.append)
         return archive.evaluations(), seen
 
 
@@ -91,7 +91,7 @@ def starts(space: SearchSpace) -> list[Candidate]:
 
 def test_a_design_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     space = SearchSpace(SPEC, **SPACES["full"])
-    forecast = Forecast(space, OBJECTIVES, {}, rungs=2, predictor="ridge")
+    forecast = Forecast(space, OBJECTIVES, {}, fidelities=2, predictor="ridge")
     answers = [Evaluation(candidate, "search", values={"kl": 1.0}) for candidate in space.samples(6)]
     expected = [space.encode(answer.candidate).tolist() for answer in answers]
     encoded: list[str] = []
@@ -153,14 +153,16 @@ def test_a_cheap_fidelity_is_skipped_when_it_tells_less_than_the_surrogate(
 
 
 @pytest.mark.parametrize("name", SPACES)
-@pytest.mark.parametrize("rungs", [1, 2])
-def test_every_space_is_searched_without_repeats_and_within_its_bounds(name: str, rungs: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fidelities", [1, 2])
+def test_every_space_is_searched_without_repeats_and_within_its_bounds(
+    name: str, fidelities: int, tmp_path: Path
+) -> None:
     space = SearchSpace(SPEC, **SPACES[name])
-    algorithm = SurrogateNSGA2(Task(space, OBJECTIVES, 2, free, starts(space), rungs), **CHEAP)
-    made, _ = search(tmp_path / "archive.jsonl", algorithm, Budget(evaluations=100), rungs=rungs)  # no pair twice
+    algorithm = SurrogateNSGA2(Task(space, OBJECTIVES, 2, free, starts(space), fidelities), **CHEAP)
+    made, _ = search(tmp_path / "archive.jsonl", algorithm, Budget(evaluations=100), fidelities=fidelities)
     full = [e for e in made if e.fidelity == "search"]
     assert len(full) >= 4
-    if rungs == 2:  # with one rung the sweep, which may look beyond the bounds, is at the full fidelity too
+    if fidelities == 2:  # with one fidelity the sweep, which may look beyond the bounds, is at the full fidelity too
         assert all(space.contains(e.candidate) for e in full)
 
 
@@ -240,11 +242,11 @@ def trained_evaluator() -> Any:
 
 def looped(path: Path, tokens: int, seed: int) -> list[Evaluation]:
     space = SearchSpace(SPEC, **SPACES["full"])
-    task = Task(space, OBJECTIVES, seed, free, starts(space), rungs=3, trained=1, tokens=tokens)
+    task = Task(space, OBJECTIVES, seed, free, starts(space), fidelities=3, trained=1, tokens=tokens)
     algorithm = SurrogateNSGA2(task, predictor="ridge", generations=10)
     ladder = [evaluator("search-1", 100, 0.05), evaluator("search", 400), trained_evaluator()]
     with Archive(path, {}) as archive:
-        run_loop(algorithm, ladder, archive, OBJECTIVES, Budget(tokens=tokens), batch=10)
+        run_loop(algorithm, ladder, archive, OBJECTIVES, Budget(tokens=tokens), ask=10)
         return archive.evaluations()
 
 
@@ -286,6 +288,6 @@ def test_training_waits_keeps_its_share_and_takes_the_usual_way(tmp_path: Path) 
 def test_training_in_the_loop_needs_a_budget_in_tokens(tmp_path: Path) -> None:
     space = SearchSpace(SPEC, **SPACES["full"])
     with pytest.raises(UserError, match=r"a budget\.tokens"):
-        SurrogateNSGA2(Task(space, OBJECTIVES, 0, free, starts(space), rungs=3, trained=1))
+        SurrogateNSGA2(Task(space, OBJECTIVES, 0, free, starts(space), fidelities=3, trained=1))
     with pytest.raises(UserError, match=r"distillation=final"):
-        NSGA2(Task(space, OBJECTIVES, 0, free, starts(space), rungs=3, trained=1, tokens=1000))
+        NSGA2(Task(space, OBJECTIVES, 0, free, starts(space), fidelities=3, trained=1, tokens=1000))

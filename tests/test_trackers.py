@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from helpers_trackers import STORES, Store, double_of_mlflow, double_of_wandb
-from test_watch import NAME, PROGRESS, found
+from test_watch import NAME, PROGRESS, search_ended
 
 from search.run.directory import REPORT_FILE
-from search.views.watch.events import Failed, Found, Searched
+from search.views.watch.events import Failed, Searched, SearchEnded
 from search.views.watch.trackers import TRACKERS, Tracker, open_tracker
 from search.views.watch.tracking import FILES, TRACKER_FILE, Tracking
 from space.errors import UserError
@@ -48,8 +48,8 @@ def begun(name: str, run_dir: Path, warnings: list[str]) -> Tracking:
     return Tracking(name, run_dir, CONFIG, warnings.append)
 
 
-def ended(run_dir: Path) -> Found:
-    return replace(found(), run_dir=run_dir)
+def ended(run_dir: Path) -> SearchEnded:
+    return replace(search_ended(), run_dir=run_dir)
 
 
 REFUSED: dict[str, Callable[[Tracker, Path], None]] = {

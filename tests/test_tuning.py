@@ -14,7 +14,8 @@ from conftest import random_tokens
 
 from evaluators.base import Evaluator
 from evaluators.divergence import Divergence
-from evaluators.training.corrections import Corrections, CorrectiveRefit
+from evaluators.training import tuning as tuning_module
+from evaluators.training.corrections import CorrectiveRefit
 from evaluators.training.distillation import Distillation, Student
 from evaluators.training.teacher import Lesson
 from evaluators.training.tuned import TunedEvaluator
@@ -22,6 +23,7 @@ from evaluators.training.tuning import SAVED_EVERY, Tuning, make_tuning
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.correction import Correction
+from space.supernet.corrective_refit import correct
 from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
@@ -51,9 +53,9 @@ def tuning_of(
     return Tuning(supernet, directory, correction, distillation, Text, LENGTH)  # type: ignore[arg-type]
 
 
-def asked(supernet: Supernet, tuning: Tuning, rung: int) -> Evaluator:
-    heldout = Divergence(supernet, UNSEEN, batch=2)
-    return TunedEvaluator("tuned", tuning, rung, lambda models: [heldout.heldout_measure(models)])
+def asked(supernet: Supernet, tuning: Tuning, stage: int) -> Evaluator:
+    heldout = Divergence(supernet, UNSEEN, batch_size=2)
+    return TunedEvaluator("tuned", tuning, stage, lambda models: [heldout.heldout_measure(models)])
 
 
 def quality(supernet: Supernet, model: Any) -> tuple[float, float]:
@@ -64,25 +66,27 @@ def quality(supernet: Supernet, model: Any) -> tuple[float, float]:
     return (dense.exp() * (dense - found)).sum(-1).mean().item(), math.exp(nll)
 
 
-@pytest.mark.parametrize("rung", [0, 1])
+@pytest.mark.parametrize("stage", [0, 1])
 def test_a_fidelity_scores_the_model_that_is_handed_out(
-    rung: int, family: str, make_supernet: MakeSupernet, tmp_path: Path
+    stage: int, family: str, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
     supernet = make_supernet(family)
     tuning = tuning_of(supernet, tmp_path / "tuned")
-    for evaluation in [e for c in (CUT, GONE) for e in asked(supernet, tuning, rung).evaluate([c])]:
-        kl, ppl = quality(supernet, tuning.model(evaluation.candidate, rung))
+    for evaluation in [e for c in (CUT, GONE) for e in asked(supernet, tuning, stage).evaluate([c])]:
+        kl, ppl = quality(supernet, tuning.model(evaluation.candidate, stage))
         assert evaluation.status == "ok"
         assert evaluation.values["heldout_kl"] == pytest.approx(kl, rel=1e-3, abs=1e-5)
         assert evaluation.values["heldout_ppl"] == pytest.approx(ppl, rel=1e-4)
-        assert evaluation.tokens == UNSEEN.numel() + (16 + 8 * rung) * LENGTH
+        assert evaluation.tokens == UNSEEN.numel() + (16 + 8 * stage) * LENGTH
     assert tuning.new_tokens(2) == 32 * LENGTH
 
 
 def test_the_corrective_refit_comes_first_and_training_after(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet = make_supernet("llama")
     plain = quality(supernet, supernet.view(CUT, own=True))[0]
-    (correction,) = Corrections(REFIT, supernet, Text().blocks("calibration", 16, LENGTH)).of([CUT])
+    (correction,) = correct(
+        supernet, [CUT], Text().blocks("calibration", 16, LENGTH), damping=REFIT.damping, batch_size=REFIT.batch_size
+    )
     tuning = tuning_of(supernet, tmp_path / "tuned")
     corrected = tuning.model(CUT, 0)
     assert quality(supernet, corrected) == quality(supernet, supernet.view(CUT, correction))
@@ -119,10 +123,16 @@ def test_those_asked_about_are_corrected_together(
     supernet = make_supernet("llama")
     tuning = tuning_of(supernet, tmp_path / "alone")
     alone = [e.values for c in (CUT, GONE) for e in asked(supernet, tuning, 0).evaluate([c])]
-    calls = counted(monkeypatch, "of", Corrections)
+    groups: list[list[Candidate]] = []
+
+    def counting(net: Supernet, candidates: Sequence[Candidate], *arguments: Any, **settings: Any) -> list[Correction]:
+        groups.append([*candidates])
+        return correct(net, candidates, *arguments, **settings)
+
+    monkeypatch.setattr(tuning_module, "correct", counting)
     evaluator = asked(supernet, tuning_of(supernet, tmp_path / "tuned"), 0)
     together = [evaluation.values for evaluation in evaluator.evaluate([CUT, GONE])]
-    assert calls == [[CUT, GONE]]
+    assert groups == [[CUT, GONE]]
     assert together == alone
 
 
@@ -141,7 +151,7 @@ def test_a_promoted_subnet_goes_on_where_it_was(
     assert len(steps) == 40
 
 
-def test_a_run_that_was_killed_in_a_rung_loses_a_few_steps_and_no_bit(
+def test_a_run_that_was_killed_in_a_stage_loses_a_few_steps_and_no_bit(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     supernet = make_supernet("llama")
@@ -185,15 +195,15 @@ def test_what_is_not_on_the_front_is_deleted_and_the_rest_made_small(
 def test_a_failure_is_recorded_with_the_candidate_that_it_belongs_to(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    supernet, real = make_supernet("llama"), Corrections.of
+    supernet = make_supernet("llama")
     (expected,) = asked(supernet, tuning_of(supernet, tmp_path / "alone"), 0).evaluate([CUT])
 
-    def of(self: Corrections, candidates: Sequence[Candidate]) -> list[Correction]:
+    def failing(net: Supernet, candidates: Sequence[Candidate], *arguments: Any, **settings: Any) -> list[Correction]:
         if GONE in candidates:
             raise torch.linalg.LinAlgError("not positive-definite")  # type: ignore[attr-defined]
-        return real(self, candidates)
+        return correct(net, candidates, *arguments, **settings)
 
-    monkeypatch.setattr(Corrections, "of", of)
+    monkeypatch.setattr(tuning_module, "correct", failing)
     first, bad, good = asked(supernet, tuning_of(supernet, tmp_path / "tuned"), 0).evaluate([CUT, GONE, SMALL])
     assert first.values == expected.values
     assert good.status == "ok"
@@ -236,11 +246,11 @@ def test_the_mode_decides_what_is_done(make_supernet: MakeSupernet, tmp_path: Pa
         return make_tuning(mode, supernet, tmp_path, correction, SETTINGS, Text, LENGTH)  # type: ignore[arg-type]
 
     assert made("off", None) is None
-    for mode, correction, rungs in (
+    for mode, correction, stages in (
         ("off", refit, ()),
         ("final", None, SETTINGS.tokens),
         ("loop", refit, SETTINGS.tokens),
     ):
         tuning = made(mode, correction)
         assert tuning is not None
-        assert tuning.rungs == rungs
+        assert tuning.stage_tokens == stages

@@ -29,7 +29,17 @@ from search.run.commands import next_commands, override, search_commands
 from search.run.finish import Finish
 from search.run.front import front_table
 from search.views.text import clock, duration, printable
-from search.views.watch.events import Event, Failed, Found, Opened, Said, Searched, StageBegun, StageEnded, StageStep
+from search.views.watch.events import (
+    Event,
+    Failed,
+    Opened,
+    Remarks,
+    Searched,
+    SearchEnded,
+    StageBegun,
+    StageEnded,
+    StageStep,
+)
 from search.views.watch.json_lines import JsonLines
 from search.views.watch.lines import Lines
 from search.views.watch.progress import PACE, Pace, sparkline, standouts
@@ -73,12 +83,12 @@ PROGRESS = SearchProgress(
 )
 
 
-def found() -> Found:
+def search_ended() -> SearchEnded:
     size = {"decoder_params": 1000.0, "params": 2000.0, "heldout_ppl": 10.0, "latency_e2e_ms": 200.0}
     points = [(answer(n).candidate, {**answer(n).values, **size, "decoder_params": 60.0 * n}) for n in (8, 4)]
     front = front_table(points, (DENSE, {**answer(16).values, **size}))
     result = Finish(front, TableError(0.02, 0.05, float("nan")), 1, {"kl, heldout_kl": float("nan")})
-    return Found(RUN_DIR, NAME, (KL, LATENCY), result)
+    return SearchEnded(RUN_DIR, NAME, (KL, LATENCY), result)
 
 
 EVENTS: tuple[Event, ...] = (
@@ -86,7 +96,7 @@ EVENTS: tuple[Event, ...] = (
     StageStep("latency table", 3, 12),
     StageEnded("latency table", 12.0),
     Opened(RUN_DIR, NAME),
-    Said(["the table is good", "WARNING: it is not"]),
+    Remarks(["the table is good", "WARNING: it is not"]),
     StageBegun("search"),
     Searched(PROGRESS, 120.0),
     Searched(replace(PROGRESS, tokens=500_000, hypervolume=0.9), 60.0),
@@ -123,13 +133,13 @@ def test_lines_are_not_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_quiet_is_the_directory_warnings_and_the_next_commands() -> None:
     commands = next_commands(RUN_DIR)
-    lines = printed(*EVENTS, found(), quiet=True)
+    lines = printed(*EVENTS, search_ended(), quiet=True)
     assert lines[:2] == [f"run directory: {RUN_DIR}", "WARNING: it is not"]
     assert [line.split(maxsplit=1) for line in lines[2:]] == [[f"{what}:", text] for what, text in commands.items()]
 
 
 def test_the_end_in_lines_has_the_front_and_commands_that_a_shell_reads_right() -> None:
-    lines = printed(found())
+    lines = printed(search_ended())
     assert any(answer(4).candidate.key in line for line in lines)
     assert lines[-2] == "export: python export_subnet.py 'run_dir='\"'\"'results/a run'\"'\"'' pick=knee"
     assert override("run_dir", "results/plain-1.0") == "run_dir=results/plain-1.0"
@@ -143,7 +153,7 @@ def test_the_end_in_lines_has_the_front_and_commands_that_a_shell_reads_right() 
 def test_json_is_one_strict_object_a_line() -> None:
     file = io.StringIO()
     listen = JsonLines(file)
-    for event in (*EVENTS, found(), Failed("error", 'expected "x",\ngot y')):
+    for event in (*EVENTS, search_ended(), Failed("error", 'expected "x",\ngot y')):
         listen(event)
 
     def refuse(constant: str) -> None:

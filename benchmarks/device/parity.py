@@ -110,7 +110,9 @@ class _Pair:
         designs = {name: Candidate.from_rows(layers) for name, layers in rows.items()}
         pair = cls(machine, scratch, supernets, {}, designs)
         text = pair.tokens(6, 20, seed=8)
-        divergences = {place: Divergence(net, text, batch=4, cache_bytes=1 << 20) for place, net in supernets.items()}
+        divergences = {
+            place: Divergence(net, text, batch_size=4, cache_bytes=1 << 20) for place, net in supernets.items()
+        }
         return cls(machine, scratch, supernets, divergences, designs)
 
     def tokens(self, windows: int, length: int, seed: int) -> Tensor:
@@ -150,11 +152,11 @@ def _corrections(report: Report, path: _Path, pair: _Pair) -> None:
     """What the corrective refit leaves of a divergence in both places."""
     cut, tokens = pair.designs["cut"], pair.tokens(8, _LENGTH, seed=5)
     with counted_syncs(pair.machine) as syncs:
-        correct(pair.supernets["device"], [cut], tokens, batch=4)
+        correct(pair.supernets["device"], [cut], tokens, batch_size=4)
     report.put(*path, "syncs", "correct", value=syncs)
     kl = {}
     for place, supernet in pair.supernets.items():
-        (correction,) = correct(supernet, [cut], tokens, batch=4)
+        (correction,) = correct(supernet, [cut], tokens, batch_size=4)
         kl[place] = pair.divergences[place](cut, supernet.view(cut, correction))[0]
     report.put(*path, "corrected_kl", value=kl)
 
@@ -177,7 +179,7 @@ def _training(report: Report, path: _Path, pair: _Pair) -> None:
     for name in ("cpu", "device", "device again"):
         place = name.split()[0]
         supernet = pair.supernets[place]
-        teacher = Teacher(supernet.model, "0", tokens, pair.scratch / f"teacher {name}", batch=1)
+        teacher = Teacher(supernet.model, "0", tokens, pair.scratch / f"teacher {name}", batch_size=1)
         student = Student(supernet.view(cut, own=True), settings, _LENGTH)
         losses[name] = [student.learn(teacher.lesson(step)) for step in range(6)]
         with counted_syncs(pair.machine) as syncs:

@@ -1,1 +1,9 @@
-"""What is timed, with which clock, and the table that prices any candidate."""
+"""How long a candidate takes: what is timed, with which clock, and the table that prices any candidate.
+
+- `workload`: what is timed.
+- `clocks`, `llamacpp_clock`: torch's clock and the protocol of both, and llama.cpp's.
+- `bench`: block shapes for the table, and candidates end to end.
+- `timings`: relative timings, kept on disk from run to run.
+- `table`, `table_error`: the sum over blocks, and how far it is from what it stands for.
+- `memory`: the most bytes that a forward pass takes.
+"""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +118,12 @@ class LatencyBench:
             on_round: Called with how many rounds of a phase are done, of how many.
         """
         models = {str(index): candidate for index, candidate in enumerate(candidates)}
-        found: list[dict[str, list[float]]] = [{} for _ in candidates]
+        ratios: list[dict[str, list[float]]] = [{} for _ in candidates]
         for name, phase in self.workload.phases.items():
             rows, _ = self.clock.session(phase, models, self.workload.front_rounds, on_round)
             for index in range(len(candidates)):
-                found[index][name] = rows[str(index)]
-        return found
+                ratios[index][name] = rows[str(index)]
+        return ratios
 
     def _timings(self, phase: Phase, models: Mapping[str, Candidate], on_round: OnRound) -> Timings:
         """Timings that have all of some models; the missing ones are measured, and kept unless the machine is busy."""
@@ -132,7 +131,8 @@ class LatencyBench:
         about = {
             **self.clock.describe(),
             "model": spec,
-            "phase": asdict(phase),
+            # as files of before name it, so that their timings stay of use
+            "phase": {"kind": phase.kind, "batch": phase.batch_size, "tokens": phase.tokens},
             "cold": self.workload.cold,
         }
         timings = Timings.of(about, self._cache)
@@ -178,18 +178,18 @@ class EndToEnd:
         if not candidates:
             return
         start = time.perf_counter()
-        tried: dict[str, dict[str, float]] = {}
+        first_values: dict[str, dict[str, float]] = {}
         failures: dict[str, str] = {}
         for candidate in candidates:
             try:
-                tried[candidate.key] = self._bench.clock.try_out(candidate)
+                first_values[candidate.key] = self._bench.clock.try_out(candidate)
             except Exception as error:  # an evaluation boundary: the failure is stored with the candidate
                 if isinstance(error, UserError) and not isinstance(error, ShapeError):
                     raise  # not the candidate's fault
                 failures[candidate.key] = f"{type(error).__name__}: {error}"
-        able = [candidate for candidate in candidates if candidate.key in tried]
+        able = [candidate for candidate in candidates if candidate.key in first_values]
         ratios = self._bench.ratios(able, self._on_round)
-        values = {c.key: self._values(found) | tried[c.key] for c, found in zip(able, ratios, strict=True)}
+        values = {c.key: self._values(each) | first_values[c.key] for c, each in zip(able, ratios, strict=True)}
         seconds = (time.perf_counter() - start) / max(1, len(candidates))
         for candidate in candidates:
             if candidate.key in values:
@@ -199,7 +199,7 @@ class EndToEnd:
 
     def _values(self, ratios: Mapping[str, Sequence[float]]) -> dict[str, float]:
         workload = self._bench.workload
-        times = {name: [ratio * self._dense_ms[name] for ratio in found] for name, found in ratios.items()}
+        times = {name: [ratio * self._dense_ms[name] for ratio in each] for name, each in ratios.items()}
         middle = {name: statistics.median(ms) for name, ms in times.items()}
         rounds = [dict(zip(times, one, strict=True)) for one in zip(*times.values(), strict=True)]
         latency, latencies = workload.total(middle), [workload.total(one) for one in rounds]

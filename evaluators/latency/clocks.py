@@ -205,13 +205,13 @@ class TorchClock:
     def _tokens(self, phase: Phase) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         count = phase.tokens if phase.kind == "prefill" else 1
-        return torch.randint(self._supernet.spec.vocab, (phase.batch, count), generator=generator).to(self._device)
+        return torch.randint(self._supernet.spec.vocab, (phase.batch_size, count), generator=generator).to(self._device)
 
     def _fill(self, cache: Cache, model: Any, phase: Phase, candidate: Candidate) -> None:
         """Puts made-up tokens into an empty cache; where there is no attention, of width 1."""
         spec, generator = self._supernet.spec, torch.Generator(self._device).manual_seed(0)
         for index, shape in enumerate(shape for shape in candidate.layers if not shape.gone):
-            size = (phase.batch, max(1, shape.kv_heads), phase.tokens, spec.head_dim if shape.kv_heads else 1)
+            size = (phase.batch_size, max(1, shape.kv_heads), phase.tokens, spec.head_dim if shape.kv_heads else 1)
             state = torch.randn(size, generator=generator, device=self._device, dtype=model.dtype)
             cache.update(state, state.clone(), index)
 

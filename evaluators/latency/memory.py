@@ -39,10 +39,10 @@ def peak_bytes(model: nn.Module, run: Callable[[], object]) -> int:
 class _Counter(TorchDispatchMode):
     """Counts the bytes of all storages that operations return, until they are freed."""
 
-    def __init__(self, known: list[Tensor]) -> None:
+    def __init__(self, tensors: list[Tensor]) -> None:
         super().__init__()
         self._live: dict[int, int] = {}
-        self._known = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self._owned = {tensor.untyped_storage().data_ptr() for tensor in tensors}
         self._now = self.most = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -55,7 +55,7 @@ class _Counter(TorchDispatchMode):
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         at = storage.data_ptr()
-        if at == 0 or at in self._known or at in self._live:
+        if at == 0 or at in self._owned or at in self._live:
             return
         self._live[at] = storage.nbytes()
         self._now += storage.nbytes()

@@ -119,7 +119,7 @@ class LatencyTable:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def measure(self) -> Measure:
-        """The workload's metrics, as a question about a candidate."""
+        """The workload's metrics of a candidate."""
         return Measure(self.workload.metrics, self.values)
 
     def remarks(self) -> list[str]:
@@ -128,7 +128,7 @@ class LatencyTable:
         for name, table in self.phases.items():
             phase, shapes = self.workload.phases[name], sum(map(len, table.block_ms.values()))
             lines.append(
-                f"{name} of {phase.batch} x {phase.tokens} tokens in {device['engine']} on {device['device']}, "
+                f"{name} of {phase.batch_size} x {phase.tokens} tokens in {device['engine']} on {device['device']}, "
                 f"{device['dtype']}, {device['threads']} threads: {shapes} block shapes, "
                 f"spread between rounds {table.spread:.1%}; "
                 f"against designs timed whole: {table.error if self.workload.check else 'not checked'}"

@@ -45,7 +45,7 @@ class Timings:
             return cls(about, file)
         try:
             stored = json.loads(file.read_text(encoding="utf-8"))
-            times = {str(name): [float(ratio) for ratio in found] for name, found in stored["ratios"].items()}
+            times = {str(name): [float(ratio) for ratio in rounds] for name, rounds in stored["ratios"].items()}
             if not all(times.values()):
                 raise ValueError("a model without times")
             return cls(about, file, float(stored["dense_ms"]), times)

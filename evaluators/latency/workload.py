@@ -24,12 +24,12 @@ class Phase:
     Attributes:
         kind: `prefill`: all tokens of a prompt, with their logits and an empty KV cache to fill.
             `decode`: one more token of each sequence, after the ones in the cache.
-        batch: Sequences.
+        batch_size: Sequences.
         tokens: Of each: in the prompt, or in the cache.
     """
 
     kind: Literal["prefill", "decode"]
-    batch: int
+    batch_size: int
     tokens: int
 
 

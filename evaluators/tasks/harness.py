@@ -17,23 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from evaluators.base import STDERR, Evaluation, Measure, MeasureEvaluator
+from evaluators.base import STDERR, Evaluation, Measure, MeasureEvaluator, ModelOf
 from evaluators.metrics import metric_named
-from evaluators.tasks.questions import (
+from evaluators.tasks.harness_tasks import (
     ACCURACIES,
     FEWSHOT_SEED,
-    Question,
+    HarnessTask,
     alone,
     column_of,
     goal_of,
-    load_questions,
+    load_tasks,
 )
 from evaluators.training.tuning import Tuning, finished_model
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
 
-Models = Callable[[Candidate], Any]  # a candidate to its causal language model
 Show = Callable[[int, int], None]
 
 AUTO = "auto"
@@ -45,7 +44,7 @@ class Harness:
     """Tasks of lm-eval under one set of settings, to be asked of models that share a tokenizer.
 
     Attributes:
-        questions: The tasks.
+        tasks: Loaded, with their requests built.
     """
 
     def __init__(
@@ -95,68 +94,68 @@ class Harness:
         self._tokenizer = tokenizer
         self._limit = int(limit) if limit is not None and limit >= 1 else limit
         self._batch_size = batch_size
-        self._counts: dict[tuple[str, float], int] = {}  # tokens of a question's part
-        tasks = [tasks] if isinstance(tasks, str) else tasks
-        self.questions: tuple[Question, ...] = ()
-        if tasks:
+        self._counts: dict[tuple[str, float], int] = {}  # tokens of a part of a task's items
+        names = [tasks] if isinstance(tasks, str) else [*tasks]
+        self.tasks: tuple[HarnessTask, ...] = ()
+        if names:
             with alone():
-                self.questions = tuple(load_questions([*tasks], num_fewshot, self._limit, include_path))
+                self.tasks = tuple(load_tasks(names, num_fewshot, self._limit, include_path))
 
     def evaluators(
         self, supernet: Supernet, tuning: Tuning | None, show: Show = lambda done, of: None
     ) -> list[TaskEvaluator]:
-        """One for each question, to score candidates as they are exported.
+        """One for each task, to score candidates as they are exported.
 
         Args:
             supernet: The run's.
             tuning: The run's, if it has any.
-            show: Called with how many requests of a question are answered, of how many.
+            show: Called with how many requests of a task are answered, of how many.
         """
-        models = lru_cache(maxsize=1)(partial(finished_model, supernet, tuning))  # for all questions about a candidate
-        return [TaskEvaluator(self, question, models, show) for question in self.questions]
+        model_of = lru_cache(maxsize=1)(partial(finished_model, supernet, tuning))  # for all tasks
+        return [TaskEvaluator(self, task, model_of, show) for task in self.tasks]
 
     @property
     def fidelities(self) -> dict[str, str]:
         """By task, under which name answers are stored."""
-        return {question.name: question.fidelity for question in self.questions}
+        return {task.name: task.fidelity for task in self.tasks}
 
     def remarks(self, objectives: Sequence[str]) -> list[str]:
         """What a person should know of a search with these objectives, in lines."""
         if ACC.name not in objectives:
             return []
-        names = ", ".join(question.name for question in self.questions)
+        names = ", ".join(task.name for task in self.tasks)
         return [f"WARNING: scores on {names} will not be held out, as the search optimises them; judge by other tasks"]
 
-    def measure(self, models: Models, part: float = 1.0) -> Measure:
+    def measure(self, model_of: ModelOf, part: float = 1.0) -> Measure:
         """The mean over tasks of `acc_norm`, or `acc` of tasks without, as an objective named `acc`.
 
         Args:
-            models: What is scored.
+            model_of: What is scored.
             part: Of the items of every task, from the first on.
 
         Raises:
             UserError: A task has neither, or there are no tasks.
         """
-        if not self.questions:
+        if not self.tasks:
             raise UserError("objectives=[acc, ...]: expected tasks to measure it on, got none: evaluate.tasks=[piqa].")
-        columns = [(question, question.facts["accuracy"]) for question in self.questions]
-        for question, column in columns:
+        columns = [(task, task.facts["accuracy"]) for task in self.tasks]
+        for task, column in columns:
             if column is None:
                 raise UserError(
-                    f"objectives=[acc, ...]: expected tasks with {' or '.join(ACCURACIES)}, but {question.name} has "
-                    f"{', '.join(metric.name for metric in question.metrics)}. Leave it out of evaluate.tasks."
+                    f"objectives=[acc, ...]: expected tasks with {' or '.join(ACCURACIES)}, but {task.name} has "
+                    f"{', '.join(metric.name for metric in task.metrics)}. Leave it out of evaluate.tasks."
                 )
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            model = models(candidate)
-            scores = [self.ask(q, model, part=part)[0][column] for q, column in columns]
+            model = model_of(candidate)
+            scores = [self.scores(task, model, part=part)[0][column] for task, column in columns]
             return {ACC.name: sum(scores) / len(scores)}
 
-        return Measure((ACC,), values, sum(self._tokens(q, part) for q in self.questions))
+        return Measure((ACC,), values, sum(self._tokens(task, part) for task in self.tasks))
 
-    def ask(
+    def scores(
         self,
-        question: Question,
+        task: HarnessTask,
         model: Any,
         *,
         part: float = 1.0,
@@ -165,7 +164,7 @@ class Harness:
         """A model's scores.
 
         Args:
-            question: One of `questions`.
+            task: One of `tasks`.
             model: A causal language model; scored in its own dtype, on its device.
             part: Of the items, from the first on.
             show: Called with how many requests are answered, of how many.
@@ -183,11 +182,11 @@ class Harness:
             batch_size = 1
         with alone():
             lm = HFLM(model, backend="causal", tokenizer=deepcopy(self._tokenizer), batch_size=batch_size)
-            lm.set_cache_hook(_Counter(show, question.requests))
-            for task in question.loaded["tasks"].values():
-                task.set_fewshot_seed(FEWSHOT_SEED)
-            done = lm_eval.evaluate(lm, question.loaded, limit=self._part(part), bootstrap_iters=BOOTSTRAP)
-        name, hashes = question.name, {task: _task_hash(samples) for task, samples in done["samples"].items()}
+            lm.set_cache_hook(_Counter(show, task.requests))
+            for loaded in task.loaded["tasks"].values():
+                loaded.set_fewshot_seed(FEWSHOT_SEED)
+            done = lm_eval.evaluate(lm, task.loaded, limit=self._part(part), bootstrap_iters=BOOTSTRAP)
+        name, hashes = task.name, {each: _task_hash(samples) for each, samples in done["samples"].items()}
         better = done["higher_is_better"].get(name) or {}
         values: dict[str, float] = {}
         goals, outcomes = {}, {}
@@ -211,37 +210,37 @@ class Harness:
             return math.ceil(self._limit * part)
         return part * (self._limit or 1.0)
 
-    def _tokens(self, question: Question, part: float) -> int:
+    def _tokens(self, task: HarnessTask, part: float) -> int:
         """Tokens of all requests, what is generated not counted."""
         from lm_eval.evaluator_utils import get_sample_size
 
-        if (question.name, part) not in self._counts:
+        if (task.name, part) not in self._counts:
             count = 0
-            for task in question.loaded["tasks"].values():
-                items = get_sample_size(task, self._part(part))
-                asked = [_text(i) for i in task.instances if items is None or i.doc_id < items]
-                count += sum(map(len, self._tokenizer(asked)["input_ids"]))
-            self._counts[question.name, part] = count
-        return self._counts[question.name, part]
+            for loaded in task.loaded["tasks"].values():
+                items = get_sample_size(loaded, self._part(part))
+                texts = [_text(i) for i in loaded.instances if items is None or i.doc_id < items]
+                count += sum(map(len, self._tokenizer(texts)["input_ids"]))
+            self._counts[task.name, part] = count
+        return self._counts[task.name, part]
 
 
 class TaskEvaluator(MeasureEvaluator):
-    """One question as an `Evaluator`: its evaluations have facts."""
+    """One task as an `Evaluator`: its evaluations have facts."""
 
-    def __init__(self, harness: Harness, question: Question, models: Models, show: Show) -> None:
+    def __init__(self, harness: Harness, task: HarnessTask, model_of: ModelOf, show: Show) -> None:
         """Asks nothing yet; see `Harness.evaluators`."""
-        self._answered: Mapping[str, Any] = {}
-        self._question = question
+        self._facts: Mapping[str, Any] = {}  # of the last answer
+        self._task = task
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            scores, self._answered = harness.ask(question, models(candidate), show=show)
+            scores, self._facts = harness.scores(task, model_of(candidate), show=show)
             return scores
 
-        super().__init__(question.fidelity, [Measure(question.metrics, values)])
+        super().__init__(task.fidelity, [Measure(task.metrics, values)])
 
     def _evaluate(self, candidate: Candidate) -> Evaluation:
         done = super()._evaluate(candidate)
-        return replace(done, facts={**self._question.facts, **self._answered}) if done.status == "ok" else done
+        return replace(done, facts={**self._task.facts, **self._facts}) if done.status == "ok" else done
 
 
 class _Counter:

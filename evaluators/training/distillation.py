@@ -150,10 +150,10 @@ class Student:
         self._losses: list[float] = []
         if settings.trainable == "adapters":
             _add_adapters(model, settings)
-        wanted = TRAINABLE[settings.trainable]
+        trainable = TRAINABLE[settings.trainable]
         self._working: dict[str, nn.Parameter] = {}
         for name, parameter in model.model.named_parameters():
-            parameter.requires_grad_(wanted(name))
+            parameter.requires_grad_(trainable(name))
             if parameter.requires_grad:
                 self._working[name] = parameter
         self._masters = {
@@ -209,8 +209,8 @@ class Student:
         if settings.lm:
             words = F.embedding(lesson.tokens[:, 1:], self._head.weight).flatten(0, 1).float()
             loss = loss + settings.lm * cross_entropy(hidden[:, :-1].flatten(0, 1), self._head, words)
-        for layer, wanted in lesson.streams.items():
-            off = (streams[layer].float() - wanted).pow(2).sum(-1) / wanted.pow(2).sum(-1)
+        for layer, target in lesson.streams.items():
+            off = (streams[layer].float() - target).pow(2).sum(-1) / target.pow(2).sum(-1)
             loss = loss + settings.streams / len(lesson.streams) * off.mean()
         return loss
 

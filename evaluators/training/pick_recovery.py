@@ -13,7 +13,7 @@ import torch
 
 from evaluators.data import TokenSplits
 from evaluators.divergence import Divergence
-from evaluators.training.recovery import Recovery, Told, recover
+from evaluators.training.recovery import Recovery, RecoveryProgress, recover
 from space.candidate import Candidate
 from space.errors import UserError
 from space.files import write_whole
@@ -60,17 +60,17 @@ def recover_pick(
         with torch.autocast(windows.device.type, dtype=torch.bfloat16, enabled=supernet.model.dtype == torch.bfloat16):
             return dict(heldout.heldout_measure(lambda candidate: source).values(candidate))
 
-    def tell(told: Told) -> None:
-        line = f"{told.tokens}/{told.of} tokens: loss {told.loss:.4g}"
-        if told.saved:
+    def on_progress(progress: RecoveryProgress) -> None:
+        line = f"{progress.tokens}/{progress.of} tokens: loss {progress.loss:.4g}"
+        if progress.saved:
             say(", ".join([line, *(f"{name} {value:.4g}" for name, value in look().items())]))
         else:
-            say(f"{line}, {told.tokens_per_s:.0f} tokens a second, {told.seconds_left / 60:.0f} min left")
+            say(f"{line}, {progress.tokens_per_s:.0f} tokens a second, {progress.seconds_left / 60:.0f} min left")
 
     _claim(directory, {"pick": candidate.key, "text": text.digest, "length": length, **asdict(settings)})
     before = look()
     say(f"before: {', '.join(f'{name} {value:.4g}' for name, value in before.items())}")
-    tokens = recover(source, supernet.model, windows, settings, directory, tell)
+    tokens = recover(source, supernet.model, windows, settings, directory, on_progress)
     after = look()
     facts = {
         "recovery": f"{tokens} tokens of {windows.numel()} of the run's calibration text",

@@ -117,7 +117,7 @@ class _Distiller(Trainer):
 
 
 @dataclass(frozen=True)
-class Told:
+class RecoveryProgress:
     """How far a recovery is.
 
     Attributes:
@@ -140,14 +140,14 @@ class Told:
         return (self.of - self.tokens) / self.tokens_per_s
 
 
-Tell = Callable[[Told], None]
+OnProgress = Callable[[RecoveryProgress], None]
 
 
-class _Watch(TrainerCallback):
+class _Reporter(TrainerCallback):
     """Tells of each checkpoint, and now and then in between."""
 
-    def __init__(self, tell: Tell, step_tokens: int) -> None:
-        self._tell, self._step_tokens = tell, step_tokens
+    def __init__(self, on_progress: OnProgress, step_tokens: int) -> None:
+        self._on_progress, self._step_tokens = on_progress, step_tokens
         self._losses: list[float] = []
         self._begun = self._last = (time.monotonic(), 0)
 
@@ -172,7 +172,7 @@ class _Watch(TrainerCallback):
         begun, first = self._begun
         speed = (step - first) * self._step_tokens / max(now - begun, 1e-9)
         tokens, of = (count * self._step_tokens for count in (step, state.max_steps))
-        self._tell(Told(tokens, of, fmean(self._losses), speed, saved))
+        self._on_progress(RecoveryProgress(tokens, of, fmean(self._losses), speed, saved))
 
 
 def recover(
@@ -181,7 +181,7 @@ def recover(
     tokens: Tensor,
     settings: Recovery,
     directory: Path,
-    tell: Tell = lambda told: None,
+    on_progress: OnProgress = lambda progress: None,
 ) -> int:
     """Trains a model in place, from its last checkpoint where there is one.
 
@@ -191,7 +191,7 @@ def recover(
         tokens: Windows of training text, `(windows, length)`.
         settings: How long, and how.
         directory: Of the checkpoints; it is the caller's to delete once the result is safe.
-        tell: Called at each checkpoint, and about every `QUIET_S` seconds.
+        on_progress: Called at each checkpoint, and about every `QUIET_S` seconds.
 
     Returns:
         Tokens of training.
@@ -227,7 +227,7 @@ def recover(
     trainer = _Distiller(student, arguments, train_dataset=_Windows(tokens.cpu(), steps * settings.step_windows))
     trainer.teacher = teacher
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Watch(tell, step_tokens))
+    trainer.add_callback(_Reporter(on_progress, step_tokens))
     try:
         with quiet_transformers():
             trainer.train(resume_from_checkpoint=_last_checkpoint(directory))

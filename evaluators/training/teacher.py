@@ -59,7 +59,7 @@ class Teacher:
         tokens: Tensor,
         directory: Path,
         *,
-        batch: int,
+        batch_size: int,
         temperature: float = 1.0,
         layers: Sequence[int] = (),
         on_lesson: Callable[[int, int], None] = lambda done, of: None,
@@ -71,7 +71,7 @@ class Teacher:
             revision: Of the model.
             tokens: Token ids, `(windows, length)`.
             directory: Where the lessons of all models, texts and temperatures are.
-            batch: Windows of a lesson.
+            batch_size: Windows of a lesson.
             temperature: What logits are divided by.
             layers: Layers behind which the residual stream is stored, from 0.
             on_lesson: Called with how many lessons are written, of how many.
@@ -80,7 +80,7 @@ class Teacher:
             UserError: The directory cannot be written.
         """
         self.layers = tuple(layers)
-        self._parts = tokens.split(batch)
+        self._parts = tokens.split(batch_size)
         self._device = next(model.parameters()).device
         ids = hashlib.sha256(tokens.cpu().numpy().astype("<i8").tobytes()).hexdigest()
         facts = {"format": _FORMAT, "model": revision, "dtype": str(model.dtype), "temperature": temperature}
@@ -119,9 +119,9 @@ class Teacher:
                     final = model.model(part.to(self._device), use_cache=False).last_hidden_state
                 scaled = final.flatten(0, 1).float() / temperature
                 lse, embedding = head.expected(scaled)
-                found = {"embedding": embedding, "cross": lse - (scaled * embedding).sum(-1)}
-                found |= {f"stream-{layer}": stream for layer, stream in streams.items()}
-                for name, tensor in found.items():
+                tensors = {"embedding": embedding, "cross": lse - (scaled * embedding).sum(-1)}
+                tensors |= {f"stream-{layer}": stream for layer, stream in streams.items()}
+                for name, tensor in tensors.items():
                     files[name].write(tensor.float().cpu().numpy().tobytes())
                 on_lesson(number + 1, len(self._parts))
 

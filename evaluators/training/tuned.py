@@ -1,25 +1,24 @@
-"""The evaluator of tuned subnets: what is asked of a candidate's own model after a rung of its tuning."""
+"""The evaluator of tuned subnets: what is asked of a candidate's own model after a stage of its tuning."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from evaluators.base import Evaluation, Measure, MeasureEvaluator
-from evaluators.divergence import Models
+from evaluators.base import Evaluation, Measure, MeasureEvaluator, ModelOf
 from evaluators.training.tuning import Tuning
 from space.candidate import Candidate
 
 
 class TunedEvaluator:
-    """An `Evaluator` of candidates after a rung of their tuning, which does the work of several of them together."""
+    """An `Evaluator` of candidates after a stage of their tuning, which does the work of several of them together."""
 
     def __init__(
         self,
         fidelity: str,
         tuning: Tuning,
-        rung: int,
-        measures: Callable[[Models], Sequence[Measure]],
+        stage: int,
+        measures: Callable[[ModelOf], Sequence[Measure]],
         *,
         costs: Sequence[Measure] = (),
     ) -> None:
@@ -28,13 +27,13 @@ class TunedEvaluator:
         Args:
             fidelity: Its name.
             tuning: Where the candidates' models come from.
-            rung: See `Tuning.model`.
+            stage: See `Tuning.model`.
             measures: What is asked about models; the tokens of the tuning are added to the last one's.
             costs: What is asked about the candidates besides, before that.
         """
         self.fidelity = fidelity
         self._tuning = tuning
-        self._rung = rung
+        self._stage = stage
         self._measures = measures
         self._costs = costs
         self.metrics = self._of([]).metrics
@@ -44,6 +43,6 @@ class TunedEvaluator:
         return self._of(candidates).evaluate(candidates)
 
     def _of(self, candidates: Sequence[Candidate]) -> MeasureEvaluator:
-        *others, last = self._measures(self._tuning.models(candidates, self._rung))
-        last = replace(last, tokens=last.tokens + self._tuning.new_tokens(self._rung))
+        *others, last = self._measures(self._tuning.models(candidates, self._stage))
+        last = replace(last, tokens=last.tokens + self._tuning.new_tokens(self._stage))
         return MeasureEvaluator(self.fidelity, [*self._costs, *others, last])

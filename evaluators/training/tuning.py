@@ -13,37 +13,32 @@ import copy
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from evaluators.base import ModelOf
 from evaluators.data import TokenSplits
-from evaluators.training.corrections import Corrections, CorrectiveRefit
+from evaluators.training.corrections import CorrectiveRefit
 from evaluators.training.distillation import Distillation, Student
+from evaluators.training.states import State, TunedStates
 from evaluators.training.teacher import Teacher, spread_layers
 from space.candidate import Candidate
-from space.directory_lock import alone_in, in_use
-from space.errors import UserError
-from space.files import delete_unfinished, write_whole
 from space.supernet.correction import Correction
+from space.supernet.corrective_refit import correct
 from space.supernet.supernet import Supernet
-
-State = dict[str, Any]
 
 MODES = ("off", "final", "loop")
 CORRECTED_AT_ONCE = 4  # how many subnets' hidden states are in memory
 SAVED_EVERY = 16  # steps of a student between two states on disk: what a killed run loses at most
 _TUNED = "tuned"
-_TEACHER = "teacher"
 
 
 class Tuning:
     """Makes and remembers the tuned subnets of one run.
 
     Attributes:
-        rungs: Training tokens of each trained fidelity, in total; empty without distillation.
+        stage_tokens: Training tokens of each stage of the distillation, in total; empty without distillation.
     """
 
     def __init__(
@@ -65,10 +60,10 @@ class Tuning:
             text: The run's, of which the calibration part is used; asked for when it is needed first.
             length: Tokens in a window.
         """
-        self.rungs: tuple[int, ...] = distillation.tokens if distillation else ()
-        self._settings = distillation
+        self.stage_tokens: tuple[int, ...] = distillation.tokens if distillation else ()
+        self._distillation = distillation
         self._supernet = supernet
-        self._directory = directory
+        self._states = TunedStates(directory)
         self._correction = correction
         self._text = text
         self._length = length
@@ -79,30 +74,32 @@ class Tuning:
         Raises:
             UserError: There is not.
         """
-        _ = self._corrections, self._windows
+        _ = self._correction_tokens, self._windows
 
     def facts(self) -> dict[str, object]:
         """What a model card should say of it."""
-        settings, correction = self._settings, self._correction
+        settings, correction = self._distillation, self._correction
         return {
             "corrective refit": f"{correction.windows * self._length} tokens" if correction else "none",
-            "distillation": f"{self._tokens(len(self.rungs))} tokens, {settings.trainable}" if settings else "none",
+            "distillation": f"{self._tokens(len(self.stage_tokens))} tokens, {settings.trainable}"
+            if settings
+            else "none",
         }
 
-    def new_tokens(self, rung: int) -> int:
-        """Tokens of text that a rung takes of a candidate that was at the one below; rung 0 is the corrective refit."""
-        if rung == 0:
-            return self._corrections.tokens.numel() if self._corrections else 0
-        return self._tokens(rung) - (self._tokens(rung - 1) if rung > 1 else -self.new_tokens(0))
+    def new_tokens(self, stage: int) -> int:
+        """Tokens of text that a stage takes of a candidate that was at the one before; 0 is the corrective refit."""
+        if stage == 0:
+            return self._correction_tokens.numel() if self._correction_tokens is not None else 0
+        return self._tokens(stage) - (self._tokens(stage - 1) if stage > 1 else -self.new_tokens(0))
 
-    def models(self, candidates: Sequence[Candidate], rung: int) -> Callable[[Candidate], Any]:
+    def models(self, candidates: Sequence[Candidate], stage: int) -> ModelOf:
         """The models of several candidates, each of which is made when it is asked for, best in this order.
 
         Corrective refits that are still to be made share the dense model's passes over the text.
 
         Args:
             candidates: Who will be asked for.
-            rung: See `model`.
+            stage: See `model`.
 
         Returns:
             From one of the candidates to its model. What it raises, see `model`, concerns that candidate alone.
@@ -111,17 +108,17 @@ class Tuning:
         def model(candidate: Candidate) -> Any:
             if candidate == Candidate.dense(self._supernet.spec):  # its own teacher
                 return self._supernet.view(candidate)
-            with in_use(self._directory):
-                return self._model(candidate, rung, candidates[candidates.index(candidate) + 1 :])
+            with self._states.in_use():
+                return self._model(candidate, stage, candidates[candidates.index(candidate) + 1 :])
 
         return model
 
-    def model(self, candidate: Candidate, rung: int) -> Any:
-        """A candidate's own model after some rung.
+    def model(self, candidate: Candidate, stage: int) -> Any:
+        """A candidate's own model after some stage.
 
         Args:
-            candidate: Who; where it was tuned before, to this rung or less, it goes on from there.
-            rung: 0 for the corrective refit alone, 1 and up for those of `distillation.tokens`.
+            candidate: Who; where it was tuned before, to this stage or less, it goes on from there.
+            stage: 0 for the corrective refit alone, 1 and up for those of `distillation.tokens`.
 
         Returns:
             The model, in evaluation mode and without gradients.
@@ -130,7 +127,7 @@ class Tuning:
             ArithmeticError: Training diverged.
             UserError: The text is too short or has changed, or a state cannot be stored.
         """
-        return self.models([candidate], rung)(candidate)
+        return self.models([candidate], stage)(candidate)
 
     def keep(self, keys: Collection[str]) -> None:
         """Deletes what is stored of other candidates, what only going on with these would need, and unfinished files.
@@ -143,22 +140,11 @@ class Tuning:
         Raises:
             UserError: A state cannot be read or stored.
         """
-        with alone_in(self._directory) as alone:
-            if not alone:
-                return
-            for place in (self._directory, self._directory / _TEACHER):
-                delete_unfinished(place)
-            for file in self._directory.glob("s*.pt"):
-                if file.stem not in keys:
-                    file.unlink()
-                    continue
-                state = _read(file)
-                if state["step"] and state["student"].pop("optimizer", None):
-                    _write(file, state)
+        self._states.keep(keys)
 
-    def _model(self, candidate: Candidate, rung: int, later: Sequence[Candidate]) -> Any:
+    def _model(self, candidate: Candidate, stage: int, later: Sequence[Candidate]) -> Any:
         """See `model`; `later` are those that will be asked for after it."""
-        state, last = self._state(candidate), self._steps(rung)
+        state, last = self._states.get(candidate), self._steps(stage)
         if state is None:
             state = self._corrected(candidate, later)
         elif state["step"] > last or (0 < state["step"] < last and "optimizer" not in state["student"]):
@@ -167,80 +153,85 @@ class Tuning:
         correction = Correction(candidate, weights) if weights else None
         if not last:
             return self._supernet.view(candidate, correction)
-        assert self._settings is not None
+        assert self._distillation is not None
         kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
         own = self._supernet.view(candidate, correction, own=True)
-        student = Student(own, self._settings, self._settings.batch_size * self._length, kept)
+        student = Student(own, self._distillation, self._distillation.batch_size * self._length, kept)
         if state["step"]:
             student.restore(state["student"])
         while student.step < last:
             student.learn(self._teacher.lesson(student.step))
             if student.step % SAVED_EVERY == 0 or student.step == last:
                 state |= {"step": student.step, "student": student.state()}
-                _write(self._file(candidate), state)
+                self._states.put(candidate, state)
         return student.merged()
 
     @cached_property
-    def _corrections(self) -> Corrections | None:
-        return self._correction.on(self._supernet, self._text(), self._length) if self._correction else None
+    def _correction_tokens(self) -> Tensor | None:
+        """Text of the corrective refit, `(windows, length)`."""
+        settings = self._correction
+        return self._text().blocks("calibration", settings.windows, self._length) if settings else None
 
     @cached_property
     def _windows(self) -> Tensor | None:
         """Text of the distillation, `(windows, length)`."""
-        if self._settings is None:
+        if self._distillation is None:
             return None
-        count = self._steps(len(self._settings.tokens)) * self._settings.batch_size
+        count = self._steps(len(self._distillation.tokens)) * self._distillation.batch_size
         return self._text().blocks("calibration", count, self._length)
 
     @cached_property
     def _teacher(self) -> Teacher:
-        assert self._settings is not None
+        assert self._distillation is not None
         assert self._windows is not None
-        settings, layers = self._settings, self._supernet.spec.layers
+        settings, layers = self._distillation, self._supernet.spec.layers
         return Teacher(
             self._supernet.view(Candidate.dense(self._supernet.spec)),
             self._supernet.spec.revision,
             self._windows,
-            self._directory / _TEACHER,
-            batch=settings.batch_size,
+            self._states.teacher,
+            batch_size=settings.batch_size,
             temperature=settings.temperature,
             layers=spread_layers(settings.stream_layers, layers) if settings.streams else (),
         )
 
-    def _steps(self, rung: int) -> int:
-        if rung == 0:
+    def _steps(self, stage: int) -> int:
+        if stage == 0:
             return 0
-        assert self._settings is not None
-        return -(-self._settings.tokens[rung - 1] // (self._settings.batch_size * self._length))
+        assert self._distillation is not None
+        return -(-self._distillation.tokens[stage - 1] // (self._distillation.batch_size * self._length))
 
-    def _tokens(self, rung: int) -> int:
-        assert self._settings is not None
-        return self._steps(rung) * self._settings.batch_size * self._length
+    def _tokens(self, stage: int) -> int:
+        assert self._distillation is not None
+        return self._steps(stage) * self._distillation.batch_size * self._length
 
     def _corrected(self, candidate: Candidate, later: Sequence[Candidate]) -> State:
         """Corrects a candidate, and with it some that will be asked for later, and stores them."""
-        corrections, group = self._corrections, [candidate]
-        found: list[Any] = [None]
-        if corrections is not None:
-            waiting = [c for c in later if c != candidate and not self._file(c).exists()]
+        group = [candidate]
+        if self._correction is None:
+            weights: list[Any] = [None]
+        else:
+            waiting = [c for c in later if c != candidate and not self._states.has(c)]
             group += waiting[: CORRECTED_AT_ONCE - 1]
             try:
-                found = [made.weights for made in corrections.of(group)]
+                weights = self._corrections(group)
             except RuntimeError:  # perhaps another's fault
                 group = [candidate]
-                found = [made.weights for made in corrections.of(group)]
-        states: list[State] = [{"step": 0, "student": None, "correction": weights} for weights in found]
+                weights = self._corrections(group)
+        states: list[State] = [{"step": 0, "student": None, "correction": each} for each in weights]
         for member, state in zip(group, states, strict=True):
-            _write(self._file(member), state)
+            self._states.put(member, state)
         return states[0]
 
-    def _file(self, candidate: Candidate) -> Path:
-        return self._directory / f"{candidate.key}.pt"
-
-    def _state(self, candidate: Candidate) -> State | None:
-        """What is stored of a candidate, None when nothing is."""
-        file = self._file(candidate)
-        return _read(file) if file.exists() else None
+    def _corrections(self, candidates: Sequence[Candidate]) -> list[Any]:
+        """Weights of corrections, in order; they share the dense model's pass over the text."""
+        settings, tokens = self._correction, self._correction_tokens
+        assert settings is not None
+        assert tokens is not None
+        corrections = correct(
+            self._supernet, candidates, tokens, damping=settings.damping, batch_size=settings.batch_size
+        )
+        return [correction.weights for correction in corrections]
 
 
 def make_tuning(
@@ -283,17 +274,5 @@ def finished_model(supernet: Supernet, tuning: Tuning | None, candidate: Candida
         ArithmeticError: See `Tuning.model`.
         UserError: See `Tuning.model`.
     """
-    model = tuning.model(candidate, len(tuning.rungs)) if tuning else supernet.view(candidate)
+    model = tuning.model(candidate, len(tuning.stage_tokens)) if tuning else supernet.view(candidate)
     return copy.deepcopy(model) if own else model
-
-
-def _read(file: Path) -> State:
-    try:
-        state: State = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise UserError(f"Expected {file} to be a tuned subnet, got: {error}. Delete it; it is made again.") from error
-    return state
-
-
-def _write(file: Path, state: State) -> None:
-    write_whole(file, lambda path: torch.save(state, path), failures=(RuntimeError,))  # which it raises on a full disk

@@ -23,7 +23,7 @@ from space.space import SearchSpace
 
 
 class AdditiveDesigns(Rival):
-    """Single changes of the dense model at the lowest rung, then knapsack designs of their sums at the full one.
+    """Single changes of the dense model at the lowest fidelity, then knapsack designs of their sums at the full one.
 
     Designs are spread evenly over the budget axis, then put between those, and between those again, until the knapsack
     has no budget left to tell apart. A design outside of the space's bounds is repaired, at random.
@@ -74,8 +74,8 @@ class AdditiveDesigns(Rival):
         extra = [dense] if space.contains(space.decode(dense)) else []
         for budgets in _halvings(axis.most, axis.least, self._designs):
             self.remark = f"{len(budgets)} budgets"
-            found = knapsack(losses, axis.table.steps, budgets - axis.table.base)
-            new = {genes.tobytes(): genes for genes in [*extra, *found] if genes is not None}
+            designs = knapsack(losses, axis.table.steps, budgets - axis.table.base)
+            new = {genes.tobytes(): genes for genes in [*extra, *designs] if genes is not None}
             fresh = [genes for name, genes in new.items() if name not in read]
             read |= new.keys()
             yield at(FULL, [space.decode(space.repair(genes, rng)) for genes in fresh])

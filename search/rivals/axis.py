@@ -66,8 +66,8 @@ def budget_axis(
     space, free = task.space, task.free
     cheap = [metric for metric in task.objectives if metric.free and metric is not quality]
     if name is not None:
-        known = (*task.objectives, *METRICS)
-        metric = next((m for m in known if m.name == name), Metric(name, "", "min", "cost", free=True))
+        metrics = (*task.objectives, *METRICS)
+        metric = next((m for m in metrics if m.name == name), Metric(name, "", "min", "cost", free=True))
     else:
         metric = next(iter(cheap), SIZE)
     dense = free(space.decode(space.levels - 1))

@@ -39,18 +39,18 @@ class RandomSearch(Rival):
         """See `Rival`."""
         rng = np.random.default_rng(self.task.seed)
         dense = self.space.decode(self.space.levels - 1)
-        found = [dense] if self.space.contains(dense) else []
-        seen = {candidate.key for candidate in found}
+        designs = [dense] if self.space.contains(dense) else []
+        keys = {candidate.key for candidate in designs}
         failures = 0
         while failures < self._tries:
-            while failures < self._tries and len(found) < SAMPLES:
+            while failures < self._tries and len(designs) < SAMPLES:
                 candidate = self.space.sample(rng)
-                failures = failures + 1 if candidate.key in seen else 0
+                failures = failures + 1 if candidate.key in keys else 0
                 if not failures:
-                    seen.add(candidate.key)
-                    found.append(candidate)
-            yield at(FULL, found)
-            found = []
+                    keys.add(candidate.key)
+                    designs.append(candidate)
+            yield at(FULL, designs)
+            designs = []
 
 
 class Ladders(Rival):

@@ -1,7 +1,7 @@
-"""(1+lambda) evolution at fixed cost, with exchanges of levels and token rungs: one target of the budget at a time.
+"""(1+lambda) evolution at fixed cost by exchanges of levels, cheap fidelities first, for one target after the other.
 
 After EvoPress (Sieberling et al., 2024, arXiv:2410.14649): offspring of the one parent switch levels between blocks,
-which keeps the cost; all of them see few tokens, the best of each rung go on to the next, and what is left competes
+which keeps the cost; all of them see few tokens, the best of each fidelity go on to the next, and what is left competes
 with the parent at the full fidelity. DarwinLM (Tang et al., 2025, arXiv:2502.07780) and Týr-the-Pruner (Li et al.,
 2025, arXiv:2503.09657) search the same way over structured levels.
 """
@@ -31,7 +31,7 @@ class _Lineage:
     window: Window
     parent: Genes | None = None
     quality: float = np.inf
-    seen: set[str] = field(default_factory=set)
+    keys: set[str] = field(default_factory=set)
 
 
 class Evolution(Rival):
@@ -62,7 +62,7 @@ class Evolution(Rival):
             axis: The free metric that is the cost; None for the first objective that is free, or the decoder's size.
             tolerance: By which fraction of the dense cost a design may stay below its target.
             offspring: Designs of a generation.
-            keep: Part of them that goes on to each next rung; at least one.
+            keep: Part of them that goes on to each next fidelity; at least one.
             exchanges: The most exchanges of an offspring; their number is the smaller one of two uniform draws.
             tries: Attempts for each offspring at finding a new one.
 
@@ -104,9 +104,9 @@ class Evolution(Rival):
                 designs = self._generation(lineage)
                 if not designs:
                     live.remove(lineage)
-                for rung in range(self.task.rungs):
+                for fidelity in range(self.task.fidelities):
                     candidates = [self.space.decode(genes) for genes in designs]
-                    answers = yield [*first, *at(rung, candidates)]
+                    answers = yield [*first, *at(fidelity, candidates)]
                     ranked = self.best_first(designs, answers[len(first) :])
                     first = []
                     designs = [genes for genes, _ in ranked[: max(1, round(self._keep * len(designs)))]]
@@ -126,8 +126,8 @@ class Evolution(Rival):
             if genes is None:
                 continue
             key = self.space.decode(genes).key
-            if key not in lineage.seen:
-                lineage.seen.add(key)
+            if key not in lineage.keys:
+                lineage.keys.add(key)
                 designs.append(genes)
             if len(designs) == self._offspring:
                 break

@@ -18,11 +18,11 @@ from space.candidate import KINDS
 class GreedyRemoval(Rival):
     """Greedy block removal.
 
-    A step asks about each removal at the lowest rung, and about the design that it keeps at the full one. Blocks are
-    what the space can remove: attention and MLP blocks, layers where a gene stands for a layer, the blocks of all
+    A step asks about each removal at the lowest fidelity, and about the design that it keeps at the full one. Blocks
+    are what the space can remove: attention and MLP blocks, layers where a gene stands for a layer, the blocks of all
     layers at once where all have one shape. Where it can remove none there is no path, and the dense model alone is
     asked. Trials may lie above the space's upper bound, as long as something smaller is within it; a kept design
-    outside of the space is passed on the way and not asked at the full rung.
+    outside of the space is passed on the way and not asked at the full fidelity.
     """
 
     def script(self) -> Script:

@@ -1,5 +1,10 @@
-"""One run on disk, data in and data out: `directory`, `commands`, `finish`, `scoring`, `finished` and `picks`.
+"""One run on disk, data in and data out.
 
-`front` is the front as a table, `members` what is known of its points while a run ends, `front_files` what both ends
-write, `scores` the task scores in the archive, `versions` those of the packages.
+- `directory`: created, or reopened with the same configuration.
+- `finish`: the end of a search, with `members` (the points of the front, asked about once more).
+- `front`, `front_files`: the front as a table, and the files of it.
+- `finished`: a run after its search; `picks` are the words by which a person names one of its points.
+- `scoring`, `scores`: task scores asked for, and as columns of the front.
+- `commands`: what a person may want to run next.
+- `versions`: of the packages that numbers depend on.
 """

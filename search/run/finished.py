@@ -94,8 +94,8 @@ class FinishedRun:
     @property
     def objectives(self) -> list[Metric]:
         """What its search was for."""
-        known = {metric.name: metric for metric in self.metrics}
-        return [known[name] for name in self.summary["objectives"]]
+        metrics = {metric.name: metric for metric in self.metrics}
+        return [metrics[name] for name in self.summary["objectives"]]
 
     def require_held(self, candidate: Candidate, check: Callable[[Candidate], object]) -> None:
         """Checks that a format holds a pick; where it does not, names the nearest point of the run that it holds.
@@ -118,12 +118,12 @@ class FinishedRun:
     def _advice(self, candidate: Candidate, check: Callable[[Candidate], object]) -> str:
         """What to pick instead."""
         names = self.summary["objectives"]
-        known = pd.concat([self.front, self.points]).drop_duplicates("key")
-        values = known[names].astype(float)
+        points = pd.concat([self.front, self.points]).drop_duplicates("key")
+        values = points[names].astype(float)
         spread = (values.max() - values.min()).replace(0.0, 1.0)
-        here = values[(known["key"] == candidate.key).to_numpy()].iloc[0]
+        here = values[(points["key"] == candidate.key).to_numpy()].iloc[0]
         distance = (((values - here) / spread) ** 2).sum(axis=1)
-        pruned = known.iloc[distance.to_numpy().argsort(kind="stable")].loc[lambda rows: ~is_dense(rows)]
+        pruned = points.iloc[distance.to_numpy().argsort(kind="stable")].loc[lambda rows: ~is_dense(rows)]
         for _, row in pruned.iterrows():
             try:
                 check(candidate_of(row))
@@ -143,5 +143,5 @@ def finished_runs(directories: str | Sequence[str] | None) -> list[FinishedRun]:
     Raises:
         UserError: One of them does not hold a finished run.
     """
-    given = [directories] if isinstance(directories, str) else list(directories or ())
-    return [FinishedRun.open(Path(directory)) for directory in given]
+    paths = [directories] if isinstance(directories, str) else list(directories or ())
+    return [FinishedRun.open(Path(directory)) for directory in paths]

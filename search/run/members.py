@@ -75,8 +75,8 @@ class Members:
         """
         for key, (_, values) in self._points.items():
             before = self._archive.get(key, fidelity)
-            known = before.values if before is not None else {}
-            values.update({name: known[old] for old, name in BEFORE_TUNING.items() if old in known})
+            untrained = before.values if before is not None else {}
+            values.update({name: untrained[old] for old, name in BEFORE_TUNING.items() if old in untrained})
 
     def ask(self, evaluator: Evaluator, candidates: Sequence[Candidate] | None = None) -> None:
         """Asks about all members, or about some candidates, and takes in what succeeds.
@@ -84,8 +84,8 @@ class Members:
         Raises:
             UserError: The dense model failed.
         """
-        asked = [candidate for candidate, _ in self._points.values()] if candidates is None else candidates
-        for evaluation in evaluate(evaluator, self._archive, asked, show=self._show):
+        members = [candidate for candidate, _ in self._points.values()] if candidates is None else candidates
+        for evaluation in evaluate(evaluator, self._archive, members, show=self._show):
             if evaluation.status == "ok":
                 self.take(evaluation)
             elif evaluation.candidate == self._dense:

@@ -92,10 +92,10 @@ def _constrained(
             f"the nearest has {_said(float(nearest[name]))}{said[1]}: pick={nearest['key']}."
         )
     column, sign = _preference(frame, name, objectives)
-    wanted = sign * satisfied[column].to_numpy(dtype=float)
-    if np.isnan(wanted).all():
+    preference = sign * satisfied[column].to_numpy(dtype=float)
+    if np.isnan(preference).all():
         return satisfied.iloc[0]
-    return satisfied.iloc[int(np.nanargmin(wanted))]
+    return satisfied.iloc[int(np.nanargmin(preference))]
 
 
 def _preference(frame: pd.DataFrame, constrained: str, objectives: Sequence[Metric]) -> tuple[str, float]:

@@ -55,13 +55,13 @@ def with_scores(frame: pd.DataFrame, archive: Archive) -> pd.DataFrame:
     then of the latest, for all points; where it was not asked, the cell is empty. A task that was an objective of the
     search is no held-out one: its columns' names begin with `optimised_`.
     """
-    known = _scored(archive)
-    values = [(fidelity, name) for fidelity in known for name in _columns(known[fidelity].values())]
-    stale = {column_title(archive, known[fidelity], name) for fidelity, name in values}
+    scores = _scored(archive)
+    values = [(fidelity, name) for fidelity in scores for name in _columns(scores[fidelity].values())]
+    stale = {column_title(archive, scores[fidelity], name) for fidelity, name in values}
     frame = frame.drop(columns=[name for name in frame.columns if name in stale])
     place = list(frame.columns).index(CANDIDATE)
-    for fidelity in _shown(known).values():
-        answers = known[fidelity]
+    for fidelity in _shown(scores).values():
+        answers = scores[fidelity]
         for name in _columns(answers.values()):
             column = [answers[key].values.get(name, math.nan) if key in answers else math.nan for key in frame["key"]]
             if not np.isnan(column).all():
@@ -72,12 +72,12 @@ def with_scores(frame: pd.DataFrame, archive: Archive) -> pd.DataFrame:
 
 def score_metrics(archive: Archive) -> list[Metric]:
     """What the columns of task scores mean, those of standard errors not among them."""
-    known = _scored(archive)
+    scores = _scored(archive)
     goals: dict[str, str] = {}
-    for fidelity in _shown(known).values():
-        for answer in known[fidelity].values():
+    for fidelity in _shown(scores).values():
+        for answer in scores[fidelity].values():
             goals |= {
-                column_title(archive, known[fidelity], name): goal for name, goal in answer.facts["goals"].items()
+                column_title(archive, scores[fidelity], name): goal for name, goal in answer.facts["goals"].items()
             }
     return [task_score(name, "min" if goal == "min" else "max") for name, goal in goals.items()]
 
@@ -126,10 +126,10 @@ def _scored(archive: Archive) -> dict[str, dict[str, Evaluation]]:
     return by_fidelity(answer for answer in archive.evaluations() if "task" in answer.facts)
 
 
-def _shown(known: Mapping[str, Mapping[str, Evaluation]]) -> dict[str, str]:
+def _shown(scores: Mapping[str, Mapping[str, Evaluation]]) -> dict[str, str]:
     """For each task, the fidelity that its columns are of."""
     shown: dict[str, tuple[int, str]] = {}
-    for fidelity, answers in known.items():
+    for fidelity, answers in scores.items():
         facts = next(iter(answers.values())).facts
         if facts["items"] >= shown.get(facts["task"], (0, ""))[0]:
             shown[facts["task"]] = facts["items"], fidelity

@@ -10,10 +10,10 @@ PACKAGES = ("paretoprune", "torch", "transformers", "peft", "numpy", "scikit-lea
 
 def versions() -> dict[str, str]:
     """By name; a package that is missing is said to be."""
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            numbers[package] = version(package)
         except PackageNotFoundError:  # run from a source tree
-            found[package] = "not installed"
-    return found
+            numbers[package] = "not installed"
+    return numbers

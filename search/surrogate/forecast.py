@@ -36,7 +36,7 @@ class Forecast:
         space: SearchSpace,
         objectives: Sequence[Metric],
         tables: Mapping[str, Table],
-        rungs: int,
+        fidelities: int,
         predictor: str,
     ) -> None:
         """Learns nothing yet.
@@ -45,7 +45,7 @@ class Forecast:
             space: The genes.
             objectives: All objectives.
             tables: The priced ones among them, by name.
-            rungs: How many fidelities there are.
+            fidelities: How many fidelities there are.
             predictor: See `search.surrogate.predictor.Surrogate`.
         """
         self._space = space
@@ -53,46 +53,46 @@ class Forecast:
         self._tables = tables
         self.learned = [metric for metric in objectives if not metric.free]
         self.priced = [metric for metric in objectives if metric.free]
-        self._surrogates = [{metric.name: Surrogate(predictor) for metric in self.learned} for _ in range(rungs)]
+        self._surrogates = [{metric.name: Surrogate(predictor) for metric in self.learned} for _ in range(fidelities)]
         # of each fidelity, how many answers there were for it and each one below when it was last fit
-        self._answers: list[tuple[int, ...]] = [()] * rungs
+        self._answers: list[tuple[int, ...]] = [()] * fidelities
         self._genes: dict[str, Genes] = {}  # of every design that was asked about, by key: encoded once
 
     def describe_by(self, features: BlockFeatures) -> None:
         """Sets what surrogates see of a design."""
         self._features = features
 
-    def fit(self, rung: int, evaluations: Sequence[Evaluation]) -> None:
+    def fit(self, fidelity: int, evaluations: Sequence[Evaluation]) -> None:
         """Learns anew from all answers of a fidelity, when there are enough, and more here or below than the last time.
 
         The fidelities below are to be fit first.
         """
         genes = self.genes(evaluations)
         pruned = (genes < self._space.levels - 1).any(1)  # dense diverges by 0, which has no logarithm
-        answers = (int(pruned.sum()), *(self._answers[rung - 1] if rung else ()))
-        if answers[0] < (FEWEST if rung else 1) or answers == self._answers[rung]:
+        answers = (int(pruned.sum()), *(self._answers[fidelity - 1] if fidelity else ()))
+        if answers[0] < (FEWEST if fidelity else 1) or answers == self._answers[fidelity]:
             return
-        self._answers[rung] = answers
-        described = self._described(genes[pruned], rung)
+        self._answers[fidelity] = answers
+        described = self._described(genes[pruned], fidelity)
         for metric in self.learned:
             values = np.array([e.values[metric.name] for e in evaluations])
-            self._surrogates[rung][metric.name].fit(described, values[pruned])
+            self._surrogates[fidelity][metric.name].fit(described, values[pruned])
 
-    def knows(self, rung: int) -> bool:
+    def knows(self, fidelity: int) -> bool:
         """Whether this fidelity's surrogates have learned anything."""
-        return bool(self._answers[rung])
+        return bool(self._answers[fidelity])
 
-    def surrogate(self, metric: Metric, rung: int) -> Surrogate:
+    def surrogate(self, metric: Metric, fidelity: int) -> Surrogate:
         """The surrogate of a learned objective at a fidelity."""
-        return self._surrogates[rung][metric.name]
+        return self._surrogates[fidelity][metric.name]
 
-    def values(self, genes: Genes, rung: int) -> Floats:
+    def values(self, genes: Genes, fidelity: int) -> Floats:
         """Expected objectives of designs at a fidelity that is known, to be minimised, `(designs, objectives)`."""
-        described = self._described(genes, rung)
+        described = self._described(genes, fidelity)
         columns = []
         for metric in self._objectives:
             if metric in self.learned:
-                values, _ = self._surrogates[rung][metric.name].predict(described)
+                values, _ = self._surrogates[fidelity][metric.name].predict(described)
             else:
                 values = self._tables[metric.name].total(genes)
             columns.append(values if metric.goal == "min" else -values)
@@ -133,9 +133,9 @@ class Forecast:
             self._genes[candidate.key] = self._space.encode(candidate)
         return self._genes[candidate.key]
 
-    def _described(self, genes: Genes, rung: int) -> Described:
+    def _described(self, genes: Genes, fidelity: int) -> Described:
         described = self._features(genes)
-        if rung == 0 or not self.knows(rung - 1):
+        if fidelity == 0 or not self.knows(fidelity - 1):
             return described
-        below = self.learned_part(self.evened(self.values(genes, rung - 1)))
+        below = self.learned_part(self.evened(self.values(genes, fidelity - 1)))
         return Described(np.hstack([described.sums, below]), described.blocks)

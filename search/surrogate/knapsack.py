@@ -76,8 +76,8 @@ def spread_designs(space: SearchSpace, losses: Sequence[Table], costs: Sequence[
     mixes = _mixes(costs)
     for cost in mixes:
         budgets = np.linspace(np.nanmin(cost, 1).sum(), np.nanmax(cost, 1).sum(), 20 * count)
-        found = [genes for genes in knapsack(loss, cost, budgets) if genes is not None]
-        valid = {genes.tobytes(): genes for genes in found if space.contains(space.decode(genes))}
+        proposals = [genes for genes in knapsack(loss, cost, budgets) if genes is not None]
+        valid = {genes.tobytes(): genes for genes in proposals if space.contains(space.decode(genes))}
         designs += evenly(list(valid.values()), -(-count // len(mixes)))
     return designs
 
@@ -108,7 +108,7 @@ def improved_designs(
         change: What each change has to gain at least.
     """
     genes, levels = np.nonzero(np.arange(space.levels.max()) < space.levels[:, None])
-    found: dict[bytes, Genes] = {}
+    improved: dict[bytes, Genes] = {}
     mixes = _mixes(costs)
     for design in designs:
         changed = np.repeat(design[None], len(genes), axis=0)
@@ -121,8 +121,8 @@ def improved_designs(
             limits = spent + np.linspace(-reach, reach, budgets)
             for better in knapsack(steps, cost, limits, grid=GRID // 10, nearest=True):
                 if better is not None and space.contains(space.decode(better)):
-                    found[better.tobytes()] = better
-    return list(found.values())
+                    improved[better.tobytes()] = better
+    return list(improved.values())
 
 
 def _mixes(costs: Sequence[Table]) -> list[Floats]:

@@ -92,9 +92,9 @@ class Operators:
         gene, partner = rng.choice(self._kinds[first]), rng.choice(self._kinds[second])
         level = rng.integers(self._levels[gene])
         gained = self._sizes[gene, level] - self._sizes[gene, genes[gene]]
-        wanted = self._sizes[partner, genes[partner]] - gained
+        size = self._sizes[partner, genes[partner]] - gained
         genes[gene] = level
-        genes[partner] = np.nanargmin(np.abs(self._sizes[partner] - wanted))
+        genes[partner] = np.nanargmin(np.abs(self._sizes[partner] - size))
 
     def _two(self, rng: np.random.Generator) -> tuple[int, int]:
         members = self._pairs[rng.integers(len(self._pairs))]

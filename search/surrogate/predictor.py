@@ -113,21 +113,21 @@ class RadialBasis:
         _, spread, axes = np.linalg.svd(features - self._centre, full_matrices=False)
         varied = int((spread > 1e-9 * max(float(spread.max(initial=0.0)), 1.0)).sum())
         self._axes = axes[: min(varied, max(1, len(features) // 4))]  # the linear tail needs more points than axes
-        self._known = self._project(features)
+        self._points = self._project(features)
         self._mean = float(np.mean(values))
         self._interpolator = None
         if len(self._axes):
             self._interpolator = RBFInterpolator(
-                self._known, values, smoothing=self._smoothing, kernel="cubic", degree=1
+                self._points, values, smoothing=self._smoothing, kernel="cubic", degree=1
             )
-        distances = cdist(self._known, self._known)
+        distances = cdist(self._points, self._points)
         self._reach = max(float(np.median(distances[distances > 0])) if (distances > 0).any() else 1.0, 1e-12)
         self._spread = float(np.std(values))
 
     def predict(self, features: Floats) -> tuple[Floats, Floats]:
         """See `Predictor`."""
         points = self._project(features)
-        nearest = cdist(points, self._known).min(1)
+        nearest = cdist(points, self._points).min(1)
         mean = np.full(len(points), self._mean) if self._interpolator is None else self._interpolator(points)
         return mean, self._spread * np.minimum(1.0, nearest / self._reach)
 
@@ -261,9 +261,9 @@ class Surrogate:
 
     def fit(self, features: Described, values: npt.ArrayLike) -> None:
         """Chooses a row and learns, from the features of candidates and their values `(candidates,)`."""
-        known = np.asarray(values, dtype=np.float64)
-        self._log = bool(known.min() > 0 and known.max() > 10 * known.min())
-        target = np.log(known) if self._log else known
+        measured = np.asarray(values, dtype=np.float64)
+        self._log = bool(measured.min() > 0 and measured.max() > 10 * measured.min())
+        target = np.log(measured) if self._log else measured
         models = {row: Trend(ROWS[row]()) for row in self._rows}
         for model in models.values():
             if model.tunes:

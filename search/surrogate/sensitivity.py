@@ -59,31 +59,31 @@ class Sweep:
         dense, *changed = values
         if dense is None:
             dense = min((value for value in changed if value is not None), default=0.0)
-        known: list[dict[int, float]] = [{} for _ in self._space.levels]
+        anchors: list[dict[int, float]] = [{} for _ in self._space.levels]
         for (gene, level), value in zip(self._changes, changed, strict=True):
             if value is not None:
-                known[gene][level] = value - dense
+                anchors[gene][level] = value - dense
         losses = empty_steps(self._space)
         for gene, top in enumerate((self._space.levels - 1).tolist()):
-            losses[gene, : top + 1] = interpolated({**known[gene], top: 0.0}, self._errors[gene, : top + 1])
+            losses[gene, : top + 1] = interpolated({**anchors[gene], top: 0.0}, self._errors[gene, : top + 1])
         return losses
 
 
-def interpolated(known: Mapping[int, float], position: Floats) -> Floats:
-    """Losses of all levels, linear in `position` between the nearest known ones; inf below the smallest known one.
+def interpolated(anchors: Mapping[int, float], position: Floats) -> Floats:
+    """Losses of all levels, linear in `position` between the nearest anchors; inf below the smallest one.
 
     Args:
-        known: Losses by level, ascending; the last level among them.
+        anchors: Losses by level, ascending; the last level among them.
         position: Where each level lies, `(levels,)`; one that does not lie between its neighbours is moved there.
 
     Returns:
         Shape `(levels,)`.
     """
     losses = np.full(len(position), np.inf)
-    losses[len(position) - 1] = known[len(position) - 1]
-    for lower, upper in pairwise(known):
+    losses[len(position) - 1] = anchors[len(position) - 1]
+    for lower, upper in pairwise(anchors):
         between = position[lower : upper + 1]
         span = between[0] - between[-1]
         share = (between - between[-1]) / span if span else np.linspace(1, 0, len(between))
-        losses[lower : upper + 1] = known[upper] + np.clip(share, 0, 1) * (known[lower] - known[upper])
+        losses[lower : upper + 1] = anchors[upper] + np.clip(share, 0, 1) * (anchors[lower] - anchors[upper])
     return losses

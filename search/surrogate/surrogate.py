@@ -20,7 +20,7 @@ from collections.abc import Generator, Sequence
 
 import numpy as np
 
-from search.agreement import agreement, rung_agreement
+from search.agreement import agreement, fidelity_agreements
 from search.algorithms import minimise
 from search.pareto import Floats, fill_front, minimised, non_dominated, reference_point, spread_subset
 from search.protocol import Question, Task
@@ -129,9 +129,9 @@ class SurrogateNSGA2(Scripted):
         self._trained = trained
         self._tables = tabulate(self.space, task.free, [*priced, REFIT_ERROR, SIZE])
         self._operators = Operators(self.space, self._tables[SIZE].steps, moves=moves, crossover=crossover)
-        self._forecast = Forecast(self.space, self.objectives, self._tables, task.rungs, predictor)
+        self._forecast = Forecast(self.space, self.objectives, self._tables, task.fidelities, predictor)
         self._aim = 0  # the fidelity by whose expected answers new designs are looked for
-        self._halving = Halving(self._forecast, task.rungs, task.trained, self.was_asked)
+        self._halving = Halving(self._forecast, task.fidelities, task.trained, self.was_asked)
 
     def script(self) -> Script:
         """See `Scripted`."""
@@ -143,9 +143,9 @@ class SurrogateNSGA2(Scripted):
             yield from self._first([self.space.decode(genes) for genes in designs])
         self._forecast.describe_by(BlockFeatures(self.space.kinds, self._tables[REFIT_ERROR], worth))
         while True:
-            found = (yield from self._round()) if self._explores() else False
+            explored = (yield from self._round()) if self._explores() else False
             trained = (yield from self._train()) if self.task.trained else 0
-            if not found and not trained:
+            if not explored and not trained:
                 return
 
     def _sweep(self, levels: int) -> Generator[list[Question], Answers, list[Table]]:
@@ -190,24 +190,24 @@ class SurrogateNSGA2(Scripted):
             return 0
         self._fit()
         sent = yield from self._halving.train(TRAINED_AT_ONCE if spent else FEWEST)
-        self.remark = "; ".join(rung_agreement(self._forecast.learned[0].name, self._halving.answers))
+        self.remark = "; ".join(fidelity_agreements(self._forecast.learned[0].name, self._halving.answers))
         return sent
 
     def _round(self) -> Generator[list[Question], Answers, bool]:
         """One fit and what it leads to; False when nothing new was found."""
-        forecast, rung = self._forecast, self._halving.entry
+        forecast, fidelity = self._forecast, self._halving.entry
         self._fit()
-        known = list(self._halving.answers[rung].values())
-        if not forecast.knows(rung):
+        answers = list(self._halving.answers[fidelity].values())
+        if not forecast.knows(fidelity):
             return False
-        self._aim = max(each for each in range(self.task.rungs) if each <= rung or self._steers(each))
-        genes = forecast.genes(known)
-        values = forecast.truth(known) if self._aim == rung else forecast.values(genes, self._aim)
+        self._aim = max(each for each in range(self.task.fidelities) if each <= fidelity or self._steers(each))
+        genes = forecast.genes(answers)
+        values = forecast.truth(answers) if self._aim == fidelity else forecast.values(genes, self._aim)
         on_front = non_dominated(values)
         front, front_values = genes[on_front], forecast.evened(values[on_front])
         around = list(front[spread_subset(front_values, self._improved)])
         better = improved_designs(self.space, self._loss, self._costs(), around)
-        found, _ = minimise(
+        proposals, _ = minimise(
             self.space,
             lambda genes: forecast.values(genes, self._aim),
             np.stack([*front, *better]),
@@ -216,29 +216,29 @@ class SurrogateNSGA2(Scripted):
             generations=self._generations,
             rng=self._rng,
         )
-        if rung:  # what was asked below is known well, and not here yet
-            found = np.concatenate([found, forecast.genes(list(self._halving.answers[rung - 1].values()))])
+        if fidelity:  # what was asked below is known well, and not here yet
+            proposals = np.concatenate([proposals, forecast.genes(list(self._halving.answers[fidelity - 1].values()))])
         explored = round(self._explored * self._round_size)
-        picks = self._infill(found, front_values, self._round_size - explored)
+        picks = self._infill(proposals, front_values, self._round_size - explored)
         picks += self._explore(self._children(front), front_values, explored)
         if not picks:  # what is left to learn is what cheap answers got wrong
             return (yield from self._halving.promote(self._round_size, first=0)) > 0
-        expected = forecast.values(np.stack([self.space.encode(pick) for pick in picks]), rung)
+        expected = forecast.values(np.stack([self.space.encode(pick) for pick in picks]), fidelity)
         predicted = {pick.key: forecast.named(row) for pick, row in zip(picks, expected, strict=True)}
-        unseen = yield from self._halving.ask(rung, picks, predicted)
-        notes = [agreement(m.name, forecast.surrogate(m, rung), unseen) for m in forecast.learned]
-        notes += rung_agreement(forecast.learned[0].name, self._halving.answers)
-        yield from self._halving.promote(max(1, round(self._promoted * len(picks))), first=rung)
+        unseen = yield from self._halving.ask(fidelity, picks, predicted)
+        notes = [agreement(m.name, forecast.surrogate(m, fidelity), unseen) for m in forecast.learned]
+        notes += fidelity_agreements(forecast.learned[0].name, self._halving.answers)
+        yield from self._halving.promote(max(1, round(self._promoted * len(picks))), first=fidelity)
         self.remark = "; ".join([*notes, *self._halving.enter_higher()])
         return True
 
     def _fit(self) -> None:
-        for rung, answers in enumerate(self._halving.answers):
-            self._forecast.fit(rung, list(answers.values()))
+        for fidelity, answers in enumerate(self._halving.answers):
+            self._forecast.fit(fidelity, list(answers.values()))
 
-    def _steers(self, rung: int) -> bool:
+    def _steers(self, fidelity: int) -> bool:
         """Whether new designs are looked for by what a fidelity above the one where they enter is expected to say."""
-        return rung >= self.task.untrained and self._forecast.knows(rung)
+        return fidelity >= self.task.untrained and self._forecast.knows(fidelity)
 
     def _costs(self) -> list[Table]:
         """Of the priced objectives, less being cheaper."""
@@ -281,7 +281,7 @@ class SurrogateNSGA2(Scripted):
         return [self.space.decode(fresh[int(part[behind[part].argmin()])]) for part in parts]
 
     def _fresh(self, genes: Genes) -> Genes:
-        """Of designs those that were not asked about yet at the rung where new ones enter, each once."""
+        """Of designs those that were not asked about yet at the fidelity where new ones enter, each once."""
         fresh: dict[str, Genes] = {}
         for row in genes:
             candidate = self.space.decode(row)

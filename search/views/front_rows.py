@@ -42,13 +42,15 @@ def front_rows(frame: pd.DataFrame, objectives: Sequence[Metric], shown: Sequenc
             dash.
     """
     marks, dense = landmarks(frame, objectives), dense_row(frame)
-    known = {metric.name: metric for metric in metrics_of([name.removesuffix(OF_DENSE) for name in shown], objectives)}
+    metrics = {
+        metric.name: metric for metric in metrics_of([name.removesuffix(OF_DENSE) for name in shown], objectives)
+    }
 
     def cell(row: pd.Series, name: str) -> tuple[str, str]:
         if name == SPEED_UP:
             timed = "latency_ms" if math.isnan(_value(row, "latency_e2e_ms")) else "latency_e2e_ms"
             return name, _ratio(_value(dense, timed), _value(row, timed), "{:.2f}×")
-        metric = known[name.removesuffix(OF_DENSE)]
+        metric = metrics[name.removesuffix(OF_DENSE)]
         if name.endswith(OF_DENSE):
             head = "× dense" if metric.name in shown else f"{metric.label}, × dense"
             return head, _ratio(_value(row, metric.name), _value(dense, metric.name), "{:.3f}×")

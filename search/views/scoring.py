@@ -33,17 +33,17 @@ def watched_scores(
         archive: The run's.
         ask: Evaluators, one a task, that tell of their progress.
         candidates: Whom to score.
-        watch: Told of new answers, and then of all scores.
+        watch: Says each new answer, and then all scores.
 
     Raises:
         UserError: There are no tasks, or a candidate cannot be scored.
     """
     with watch.stage("task scores") as show:
         evaluators = ask(show)
-        score_run(run, archive, evaluators, candidates, lambda answer: watch.told([answer_line(answer)]))
+        score_run(run, archive, evaluators, candidates, lambda answer: watch.say([answer_line(answer)]))
     write_pages(run.run_dir, archive)
     console = Console(width=_WIDTH)
     pruned = [candidate for candidate in candidates if candidate != run.dense]
     with console.capture() as text:
         console.print(score_table(archive, evaluators, run.dense, pruned or [run.dense]))
-    watch.told(line.rstrip() for line in text.get().splitlines())
+    watch.say(line.rstrip() for line in text.get().splitlines())

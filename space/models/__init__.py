@@ -1,1 +1,10 @@
-"""Dense models: where families keep their parts, how they are loaded, and the modelling code of their subnets."""
+"""Dense models, and the classes of their subnets.
+
+- `architectures`: where families keep their parts, as rows of data.
+- `loading`: a hub id, a directory or the default to a model, its tokenizer and its facts.
+- `hub`: snapshots of the model hub.
+- `embedded`: the default model and text, which need no hub.
+- `pruned`: classes and configuration of a pruned model in transformers.
+- `modeling_pruned`: the modelling code that exports carry.
+- `vector_math`: makes vectorised functions precise.
+"""

@@ -168,9 +168,9 @@ def _locate(path: str | None, revision: str | None, trust_remote_code: bool) -> 
 
 def _check_directory(directory: Path) -> str:
     """Refuses a directory that is not a safetensors checkpoint of a supported family; returns the family's name."""
-    found = sorted(file.name for file in directory.iterdir())
-    if "config.json" not in found or not list(directory.glob(WEIGHT_FILES)):
-        pickles = [name for name in found if name.endswith((".bin", ".pt", ".pth", ".gguf"))]
+    names = sorted(file.name for file in directory.iterdir())
+    if "config.json" not in names or not list(directory.glob(WEIGHT_FILES)):
+        pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf"))]
         hint = (
             f"{pickles[0]} is not read: convert it with save_pretrained, which writes safetensors."
             if pickles
@@ -178,7 +178,7 @@ def _check_directory(directory: Path) -> str:
         )
         raise UserError(
             f"Expected config.json and model.safetensors (or its shards) in {directory}, "
-            f"got {', '.join(found[:8]) or 'an empty directory'}. {hint}"
+            f"got {', '.join(names[:8]) or 'an empty directory'}. {hint}"
         )
     return _check_config(directory)
 

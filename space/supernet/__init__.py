@@ -1,1 +1,13 @@
-"""The permuted dense model, its refits, and the views that are its subnets."""
+"""The permuted dense model, its refits, and the views that are its subnets.
+
+- `supernet`: prepare it once, then view any candidate.
+- `preparation`: settings of that; it calibrates only what no earlier run has.
+- `store`: what a prepared supernet keeps on disk.
+- `view`: model objects whose tensors are the supernet's, put together from `modules`.
+
+How it is prepared: `calibration` (Gram matrices), `importance` (the order of units), `units` (permuting and cutting
+them), `compensation` (the refit of output projections), `merging` (of KV groups).
+What follows for one candidate: `corrective_refit`, which fits a `correction` block by block, in a `corrective_step`
+each.
+`products` makes float32 matrix products fast.
+"""

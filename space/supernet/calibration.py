@@ -91,7 +91,7 @@ def first_inputs(model: Any, batches: tuple[Tensor, ...]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def gather(model: Any, tokens: Tensor, *, forward_dtype: torch.dtype, batch: int = 8) -> Iterator[LayerStatistics]:
+def gather(model: Any, tokens: Tensor, *, forward_dtype: torch.dtype, batch_size: int = 8) -> Iterator[LayerStatistics]:
     """Statistics of each decoder layer of the dense model, in order.
 
     The residual stream of all tokens is kept before and after a layer (2 · tokens × hidden values); every layer runs
@@ -102,11 +102,11 @@ def gather(model: Any, tokens: Tensor, *, forward_dtype: torch.dtype, batch: int
         model: Causal LM with float32 weights.
         tokens: Token ids, shape (windows, length).
         forward_dtype: `torch.bfloat16` where the device is fast at it, else `torch.float32`.
-        batch: Windows of a forward pass.
+        batch_size: Windows of a forward pass.
     """
     device = next(model.parameters()).device
     tokens = tokens.to(device)
-    batches = tokens.split(batch)
+    batches = tokens.split(batch_size)
     arguments = layer_arguments(model, tokens)
     states = first_inputs(model, batches)
     for index, layer in enumerate(model.model.layers):

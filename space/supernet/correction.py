@@ -1,15 +1,4 @@
-"""The corrective refit: output projections fit in sequence, on the subnet's own inputs, to the dense residual stream.
-
-The refit of `space.supernet.compensation` looks at one block at a time, on the dense model's inputs; behind a few cut
-blocks the residual stream has drifted away from those. Here each kept `o_proj` and `down_proj`, in order, is fit to
-
-    argmin_W ‖(h_dense − h_subnet) − W X_subnet‖² + λ ‖W − W_refit‖²
-
-with h_dense the dense model's residual stream after the block, h_subnet the subnet's before it, and X_subnet what the
-subnet itself hands to the projection. So a block makes up for its own cut and for what those before it left. Tokens are
-not weighted: the few of huge norm steer attention, and a fit that counts each token by the inverse of its norm makes a
-model worse than its refit does.
-"""
+"""A correction: the output projections that the corrective refit has fit for one candidate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,14 @@
-"""Carries the dense model's and the candidates' residual streams through the layers, correcting one block at a time.
+"""The corrective refit: output projections fit in sequence, on the subnet's own inputs, to the dense residual stream.
+
+The refit of `space.supernet.compensation` looks at one block at a time, on the dense model's inputs; behind a few cut
+blocks the residual stream has drifted away from those. Here each kept `o_proj` and `down_proj`, in order, is fit to
+
+    argmin_W ‖(h_dense − h_subnet) − W X_subnet‖² + λ ‖W − W_refit‖²
+
+with h_dense the dense model's residual stream after the block, h_subnet the subnet's before it, and X_subnet what the
+subnet itself hands to the projection. So a block makes up for its own cut and for what those before it left. Tokens are
+not weighted: the few of huge norm steer attention, and a fit that counts each token by the inverse of its norm makes a
+model worse than its refit does.
 
 Hidden states of all calibration tokens are kept for the dense model and for each candidate (tokens × hidden values of
 the supernet's dtype), and the projection's inputs for one block of one candidate. Each block runs alone, as a layer of
@@ -44,7 +54,7 @@ def correct(
     tokens: Tensor,
     *,
     damping: float = 0.001,
-    batch: int = 8,
+    batch_size: int = 8,
     on_layer: Callable[[int], None] = lambda index: None,
 ) -> list[Correction]:
     """Corrections of candidates, in their order; they share the dense model's pass over the text.
@@ -56,7 +66,7 @@ def correct(
             proportion.
         damping: Pull towards the refit, as a fraction of the mean diagonal of the inputs' Gram matrix. A little is
             enough: what keeps little text from doing harm is the length of the steps.
-        batch: Windows of a forward pass.
+        batch_size: Windows of a forward pass.
         on_layer: Called with the number of each layer that is done.
 
     Raises:
@@ -71,7 +81,7 @@ def correct(
         supernet.view(candidate)  # refuses what does not fit before the work begins
     model, whole = supernet.model, Candidate.dense(supernet.spec)
     tokens = tokens.to(next(model.parameters()).device)
-    batches = tokens.split(min(batch, -(-len(tokens) // 2)))
+    batches = tokens.split(min(batch_size, -(-len(tokens) // 2)))
     arguments = layer_arguments(model, tokens)
     dense = first_inputs(model, batches)
     subnets = [_Subnet(candidate) for candidate in candidates]
@@ -136,11 +146,11 @@ class _Block:
         refit, bias = projection.weight, projection.bias
         inputs = [self._input(layer, projection, state) for state in states]
         halves = Moments.zeros_for(refit), Moments.zeros_for(refit)
-        for number, (rows, state, wanted) in enumerate(zip(inputs, states, target, strict=True)):
+        for number, (rows, state, goal) in enumerate(zip(inputs, states, target, strict=True)):
             output = F.linear(rows, refit, bias)
             scale = None if norm is None else _root_mean_square(output)
             output = output if norm is None else norm(output)
-            residual = wanted.float() - state.float() - output.float()
+            residual = goal.float() - state.float() - output.float()
             rows = rows.float() if scale is None else rows.float() / scale
             halves[number % 2].add(rows.flatten(0, 1), residual.flatten(0, 1), refit.dtype)
         change = corrective_step(halves, damping).change
@@ -155,10 +165,10 @@ class _Block:
 
     def _input(self, layer: Any, projection: nn.Linear, state: Tensor) -> Tensor:
         """What the block hands to its output projection, shape (windows, time, columns)."""
-        seen: list[Tensor] = []
+        columns: list[Tensor] = []
 
         def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen.append(inputs[0])
+            columns.append(inputs[0])
             raise Captured
 
         handle = projection.register_forward_pre_hook(record)
@@ -168,7 +178,7 @@ class _Block:
             pass
         finally:
             handle.remove()
-        return seen[0]
+        return columns[0]
 
 
 def _root_mean_square(output: Tensor) -> Tensor:

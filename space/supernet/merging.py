@@ -68,11 +68,11 @@ def merged_attention(
     def rows_of(layer: Any, state: Tensor, *names: str) -> list[Tensor]:
         """What the projections hand on, and what `o_proj` is given: float32, shape (tokens, columns)."""
         autocast = torch.autocast(state.device.type, dtype=forward_dtype, enabled=forward_dtype != torch.float32)
-        with autocast, _outputs(layer.self_attn, names) as seen:
+        with autocast, _outputs(layer.self_attn, names) as outputs:
             try:
                 layer(state, **arguments)
             except Captured:
-                return [seen[name].flatten(0, -2).float() for name in (*names, "o_proj")]
+                return [outputs[name].flatten(0, -2).float() for name in (*names, "o_proj")]
         raise AssertionError("the layer has no attention")
 
     own = own_modules(layer)
@@ -200,14 +200,14 @@ def _value_maps(moment: Tensor, output: Tensor) -> tuple[Tensor, list[Tensor]]:
     """
     size, width = output.shape[1], output.shape[3]
     moment = damped(moment, 1e-6)
-    seen = torch.zeros_like(moment)  # square root of each group's metric under the output projection
+    root = torch.zeros_like(moment)  # square root of each group's metric under the output projection
     for group in range(size):
         columns = output[:, group].flatten(0, 1).double()
         part = slice(group * width, (group + 1) * width)
         values, vectors = torch.linalg.eigh(columns.T @ columns)
-        seen[part, part] = vectors @ (values.clamp_min(0).sqrt()[:, None] * vectors.T)
-    vectors = torch.linalg.eigh(seen @ moment @ seen).eigenvectors[:, -width:]
-    shared = vectors.T @ seen
+        root[part, part] = vectors @ (values.clamp_min(0).sqrt()[:, None] * vectors.T)
+    vectors = torch.linalg.eigh(root @ moment @ root).eigenvectors[:, -width:]
+    shared = vectors.T @ root
     inside = shared @ moment @ shared.T
     factor = (moment.diagonal().mean() / inside.diagonal().mean().clamp_min(_TINY)).sqrt()
     shared, inside = factor * shared, factor.square() * inside
@@ -231,8 +231,8 @@ def _refit(weights: BlockWeights, cross: Tensor, gram: Tensor, damping: float, e
     lost = min(1.0, max(0.0, 1 - explained.item() / max(energy, _TINY)))
     parameters = {
         f"{name}.{key}": parameter.clone()
-        for name, found in weights.parameters.items()
-        for key, parameter in found.items()
+        for name, tensors in weights.parameters.items()
+        for key, parameter in tensors.items()
     }
     return Merged(parameters | {"o_proj.weight": output.float()}, lost)
 
@@ -250,19 +250,19 @@ def _with_weights(layer: Any, weights: BlockWeights, queries_per_group: int) -> 
 @contextmanager
 def _outputs(attention: Any, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """What projections give, and what `o_proj` is given, in the next forward pass, which ends there."""
-    seen: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
     def record(name: str) -> Any:
-        return lambda module, inputs, output: seen.update({name: output})
+        return lambda module, inputs, output: outputs.update({name: output})
 
     def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen["o_proj"] = inputs[0]
+        outputs["o_proj"] = inputs[0]
         raise Captured
 
     handles = [getattr(attention, name).register_forward_hook(record(name)) for name in names]
     handles.append(attention.o_proj.register_forward_pre_hook(stop))
     try:
-        yield seen
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()

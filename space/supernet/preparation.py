@@ -72,7 +72,7 @@ class Preparation:
                 importance=self.importance,
                 damping=self.damping,
                 steps=self.steps,
-                batch=self.batch_size,
+                batch_size=self.batch_size,
                 refit_bytes=self.refit_bytes,
                 on_layer=on_layer,
             )

@@ -73,7 +73,7 @@ class StoredLayers:
         importance: str,
         damping: float,
         steps: int,
-        batch: int,
+        batch_size: int,
         on_layer: Callable[[int], None],
     ) -> StoredLayers:
         """Calibrates, orders and permutes a float32 model, and writes the directory, whole or not at all.
@@ -88,7 +88,7 @@ class StoredLayers:
             advice="Free space or choose another place.",
             failures=(SafetensorError,),
         ) as unfinished:
-            for statistics in gather(model, tokens, forward_dtype=dtype, batch=batch):
+            for statistics in gather(model, tokens, forward_dtype=dtype, batch_size=batch_size):
                 layer = model.model.layers[statistics.index]
                 tensors = _order_and_factor(layer, statistics, spec, rule, damping, steps)
                 merges = merged_attention(

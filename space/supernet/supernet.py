@@ -65,7 +65,7 @@ class Supernet:
         importance: str = "obs",
         damping: float = 0.01,
         steps: int = 48,
-        batch: int = 8,
+        batch_size: int = 8,
         refit_bytes: int = 2 << 30,
         on_layer: Callable[[int], None] = lambda index: None,
     ) -> Supernet:
@@ -80,7 +80,7 @@ class Supernet:
             importance: Row of `space.supernet.importance.RULES`.
             damping: Ridge on the Gram matrices, as a fraction of their mean diagonal.
             steps: How often the OBS cost of channels is evaluated anew.
-            batch: Windows of a forward pass.
+            batch_size: Windows of a forward pass.
             refit_bytes: Memory limit of the refit cache.
             on_layer: Called with the number of each layer that is done.
 
@@ -89,7 +89,7 @@ class Supernet:
         """
         stored = StoredLayers.make(
             model, spec, tokens, directory, dtype=dtype, importance=importance, damping=damping, steps=steps,
-            batch=batch, on_layer=on_layer,
+            batch_size=batch_size, on_layer=on_layer,
         )  # fmt: skip
         return cls(_cast(model, dtype), stored, refit_bytes)
 

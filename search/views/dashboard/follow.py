@@ -57,7 +57,7 @@ class Follower:
                 self._forget()
             file.seek(self._end)
             lines = file.read().splitlines(keepends=True)
-        found = []
+        evaluations = []
         for line in lines:
             if not line.endswith(b"\n"):
                 break
@@ -66,8 +66,8 @@ class Follower:
             self._last = line
             evaluation = self._evaluation(line)
             if evaluation is not None:
-                found.append(evaluation)
-        return void, found
+                evaluations.append(evaluation)
+        return void, evaluations
 
     def held(self) -> bool | None:
         """Whether a process of this machine has the archive locked, as a search has; None where that is not known."""

@@ -123,9 +123,9 @@ def _same(origin: str, host: str) -> bool:
         return False
 
 
-def _equal(given: str, token: str) -> bool:
+def _equal(text: str, token: str) -> bool:
     """Compared in a time that does not tell how much of it is right."""
-    return hmac.compare_digest(given.encode("utf-8", "replace"), token.encode())
+    return hmac.compare_digest(text.encode("utf-8", "replace"), token.encode())
 
 
 def _refused(why: str) -> Response:

@@ -20,7 +20,7 @@ Evaluations = Mapping[str, Mapping[str, Evaluation]]  # by fidelity and key
 
 
 def searching_figure(
-    made: Evaluations,
+    evaluations: Evaluations,
     settings: Mapping[str, Any],
     objectives: Sequence[Metric],
     run_dir: Path,
@@ -29,7 +29,7 @@ def searching_figure(
     """The front of the dearest fidelity that has answered, as the end of a search would take it from the archive.
 
     Args:
-        made: The evaluations so far.
+        evaluations: So far.
         settings: The archive's; its `fidelities` are those of the search, cheapest first.
         objectives: What the front is about.
         run_dir: As commands are to name it.
@@ -40,7 +40,7 @@ def searching_figure(
     """
     spec = ModelSpec(**settings["model"])
     key = Candidate.dense(spec).key
-    searched = {name: made[name] for name in settings["fidelities"] if name in made}
+    searched = {name: evaluations[name] for name in settings["fidelities"] if name in evaluations}
     fronts = {name: front_of(answers.values(), objectives) for name, answers in searched.items()}
     answered = [name for name, front in fronts.items() if front]
     if not answered:
@@ -48,7 +48,7 @@ def searching_figure(
     # a dear fidelity begins with the dense model, which is no front yet
     fidelities = [name for name in answered if any(e.candidate.key != key for e in fronts[name])] or answered
     trained = _trained(fidelities[-1])
-    plain = made[next((name for name in reversed(fidelities) if not _trained(name)), fidelities[-1])]
+    plain = evaluations[next((name for name in reversed(fidelities) if not _trained(name)), fidelities[-1])]
 
     def values(evaluation: Evaluation) -> dict[str, float]:
         """An evaluation's, and where it is of a trained subnet, those from before."""
@@ -80,5 +80,5 @@ def _dense(dense: Candidate, searched: Evaluations, plain: Mapping[str, Evaluati
         if evaluation.status == "ok":
             costs = [metric.name for metric in metrics_of(evaluation.values) if metric.is_cost]
             return dense, {name: evaluation.values[name] for name in costs}
-    known = next(e.values for e in plain.values() if e.status == "ok")
-    return dense, {"decoder_params": round(known["decoder_params"] / (1 - known[REMOVED]))}
+    values = next(e.values for e in plain.values() if e.status == "ok")
+    return dense, {"decoder_params": round(values["decoder_params"] / (1 - values[REMOVED]))}

@@ -39,7 +39,7 @@ class View:
         version: Changes with the figure.
         state: What the run does now, in words.
         spent: The part of the budget that is spent, 0..1.
-        counts: How often each question was asked, in words.
+        counts: Evaluations at each fidelity, in words.
         problem: What a person should mend; empty when nothing.
         keys: Points that can be exported and scored: none before a run has ended.
         volumes: Hypervolume against tokens, by a name for people: of the dearest fidelity that has one alone, as those
@@ -114,7 +114,7 @@ class LiveRun:
         run = self._finished
         if run is None:
             return None
-        searched = len(self._made.get("search", ()))
+        searched = len(self._evaluations.get("search", ()))
         return run if searched <= int(run.summary.get("evaluations", searched)) else None
 
     def _changed(self, *names: str) -> bool:
@@ -171,7 +171,7 @@ class LiveRun:
 
     def _forget(self) -> None:
         """Nothing is known of the archive."""
-        self._made: dict[str, dict[str, Evaluation]] = {}  # by fidelity and key
+        self._evaluations: dict[str, dict[str, Evaluation]] = {}  # by fidelity and key
         self._course: Course | None = None  # from the first evaluation on
         self._taus = TauCurves()
         self._scoring = False  # whether the last evaluation was one that comes after the search
@@ -181,7 +181,7 @@ class LiveRun:
         """Takes in one more evaluation of the archive."""
         if self._course is None:
             self._course = Course(self._objectives, self._follower.settings["fidelities"])
-        self._made.setdefault(evaluation.fidelity, {})[evaluation.candidate.key] = evaluation
+        self._evaluations.setdefault(evaluation.fidelity, {})[evaluation.candidate.key] = evaluation
         self._scoring = evaluation.generation == 0
         self._course.add(evaluation)
         self._taus.add(evaluation, self._course.tokens)
@@ -199,9 +199,9 @@ class LiveRun:
             compared = finished_runs(self._compare)
             if ended is not None:
                 data = front_figure_data(ended, compared)
-            elif self._made:
+            elif self._evaluations:
                 settings = self._follower.settings
-                data = searching_figure(self._made, settings, self._objectives, self.run_dir, compared)
+                data = searching_figure(self._evaluations, settings, self._objectives, self.run_dir, compared)
         except (UserError, KeyError, TypeError, ValueError) as error:  # what people changed by hand; told on the page
             self._problems["figure"] = f"The points cannot be drawn: {type(error).__name__}: {error}"
         self._figure = json.dumps(data, separators=(",", ":"), allow_nan=False)
@@ -230,24 +230,24 @@ class LiveRun:
         if self._scoring:
             return f"Scoring the front: tuning, held-out text, end-to-end timing{news}."
         spent, left = spent_text(self._budget, course.done, course.tokens), self._pace.seconds_left
-        told = "" if left is None else f", some {duration(left)} left"
-        return f"Searching: {self._spent():.0%} of the budget, {spent}{told}{news}."
+        remaining = "" if left is None else f", some {duration(left)} left"
+        return f"Searching: {self._spent():.0%} of the budget, {spent}{remaining}{news}."
 
     def _counts(self) -> str:
-        told = [f"{_asked(name, made)} {len(made)}" for name, made in self._made.items()]
-        failed = sum(e.status == "failed" for made in self._made.values() for e in made.values())
-        told += [f"{failed} failed"] if failed else []
-        return f"Evaluations: {', '.join(told)}" if told else "No evaluations yet"
+        parts = [f"{_title(name, answers)} {len(answers)}" for name, answers in self._evaluations.items()]
+        failed = sum(e.status == "failed" for answers in self._evaluations.values() for e in answers.values())
+        parts += [f"{failed} failed"] if failed else []
+        return f"Evaluations: {', '.join(parts)}" if parts else "No evaluations yet"
 
 
-def _asked(fidelity: str, made: Mapping[str, Evaluation]) -> str:
+def _title(fidelity: str, answers: Mapping[str, Evaluation]) -> str:
     """What people call a fidelity: of those that are about a task, its name says all that scores depend on."""
-    return str(next((e.facts["task"] for e in made.values() if "task" in e.facts), fidelity))
+    return str(next((e.facts["task"] for e in answers.values() if "task" in e.facts), fidelity))
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -45,15 +45,15 @@ def serve(
     from search.views.dashboard.live_run import LiveRun
     from search.views.dashboard.orders import Orders
 
-    asked = choose_token(host, token)
+    secret = choose_token(host, token)
     run = LiveRun(run_dir)
     listening = _listen(host, port)
     with listening, Jobs() as jobs:
         port = listening.getsockname()[1]
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line for each look of the page
-        app = make_app(run, jobs, Orders(run_dir, scripts, include_path), Guard(host, port, asked))
+        app = make_app(run, jobs, Orders(run_dir, scripts, include_path), Guard(host, port, secret))
         server = make_server(host, port, app, threaded=True, fd=listening.fileno())
-        tell(_addresses(host, port, asked))
+        tell(_addresses(host, port, secret))
         server.serve_forever()  # returns after Ctrl-C
         tell(["stopped"])
 

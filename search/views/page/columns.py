@@ -63,8 +63,8 @@ def page_columns(frames: Sequence[pd.DataFrame], others: Iterable[Metric]) -> li
     """
     names = dict.fromkeys(str(name) for frame in frames for name in frame)
     columns = [metric for metric in metrics_of(names, others) if not _says_the_same(frames, metric.name)]
-    known = {metric.name for metric in columns}
-    return [_column(metric, known, frames) for metric in columns]
+    shown = {metric.name for metric in columns}
+    return [_column(metric, shown, frames) for metric in columns]
 
 
 def _column(metric: Metric, columns: set[str], frames: Sequence[pd.DataFrame]) -> Column:

@@ -135,17 +135,17 @@ def page_script(*more: str) -> str:
 def unlike(facts: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """What makes the numbers of two runs unlike, in words; empty when they can be compared."""
     model, other = facts.get("model") or {}, theirs.get("model") or {}
-    told = []
+    remarks = []
     if [model.get(name) for name in ("name", "revision")] != [other.get(name) for name in ("name", "revision")]:
-        told.append(f"another model ({other.get('name')}), so KL is to another dense model")
+        remarks.append(f"another model ({other.get('name')}), so KL is to another dense model")
     if facts.get("text") != theirs.get("text"):
-        told.append("other text, so KL and perplexity are on other tokens")
+        remarks.append("other text, so KL and perplexity are on other tokens")
     if facts.get("dtype") != theirs.get("dtype"):
-        told.append(f"another dtype ({theirs.get('dtype')})")
+        remarks.append(f"another dtype ({theirs.get('dtype')})")
     device, their_device = facts.get("latency") or {}, theirs.get("latency") or {}
     if any(device[name] != their_device[name] for name in device.keys() & their_device.keys()):
-        told.append("latency of something else, or on another device")
-    return told
+        remarks.append("latency of something else, or on another device")
+    return remarks
 
 
 def _alike(frames: list[pd.DataFrame]) -> list[pd.DataFrame]:

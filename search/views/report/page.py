@@ -41,7 +41,7 @@ def report_text(run: FinishedRun, evaluations: Sequence[Evaluation]) -> str:
         "## What was searched\n",
         _searched(summary, config, objectives),
         "## What was asked\n",
-        _asked(evaluations),
+        _evaluations(evaluations),
     ]
     if tuned := _tuned(front):
         parts += ["## Before and after refit and distillation\n", _tuning_words(config), tuned]
@@ -71,9 +71,9 @@ def _summary(front: pd.DataFrame, objectives: Sequence[Metric], evaluations: Seq
         row = front[front["key"] == key].iloc[0]
         names = ", ".join(mark for mark, marked in marks.items() if marked == key)
         facts = [f"{written(metric_named(REMOVED), row[REMOVED])} of the decoder parameters removed"]
-        if _known(row, "latency_e2e_ms"):
+        if _has_number(row, "latency_e2e_ms"):
             facts.insert(0, f"{dense['latency_e2e_ms'] / row['latency_e2e_ms']:.2f} × as fast")
-        if _known(row, "heldout_ppl"):
+        if _has_number(row, "heldout_ppl"):
             over = row["heldout_ppl"] / dense["heldout_ppl"]
             facts.append(f"held-out perplexity {row['heldout_ppl']:.2f} ({over:.2f} × dense)")
         lines.append(f"- **{names}**, `{key}`: {', '.join(facts)}")
@@ -131,12 +131,12 @@ def _sources(summary: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     return f"{place} ({named})" if named else place
 
 
-def _asked(evaluations: Sequence[Evaluation]) -> str:
+def _evaluations(evaluations: Sequence[Evaluation]) -> str:
     rows = []
-    for fidelity, made in by_fidelity(evaluations).items():
-        failed = sum(e.status == "failed" for e in made.values())
-        tokens, seconds = (sum(getattr(e, name) for e in made.values()) for name in ("tokens", "seconds"))
-        rows.append([f"`{fidelity}`", str(len(made)), str(failed), f"{tokens:,}", duration(seconds)])
+    for fidelity, answers in by_fidelity(evaluations).items():
+        failed = sum(e.status == "failed" for e in answers.values())
+        tokens, seconds = (sum(getattr(e, name) for e in answers.values()) for name in ("tokens", "seconds"))
+        rows.append([f"`{fidelity}`", str(len(answers)), str(failed), f"{tokens:,}", duration(seconds)])
     note = "A number behind a fidelity's name is the tokens of a window, or of training.\n"
     return "\n".join([table(["fidelity", "evaluations", "failed", "tokens", "time"], rows), note])
 
@@ -182,10 +182,10 @@ def _again(run_dir: Path, front: pd.DataFrame, summary: Mapping[str, Any], confi
         following = next_commands(run_dir)
         lines += [f"# the knee as a checkpoint\n{following['export']}", f"# its task scores\n{following['score']}"]
     seeds = f"Seeds: search {config['seed']}, distillation {config['distillation']['seed']}."
-    known = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
+    packages = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
     note = "Equal seeds ask about equal designs as long as the latency table is equal; timings differ from run to run."
-    return "\n".join([code("\n\n".join(lines), "bash"), f"{seeds} {note}\n", f"Versions: {escaped(known)}.\n"])
+    return "\n".join([code("\n\n".join(lines), "bash"), f"{seeds} {note}\n", f"Versions: {escaped(packages)}.\n"])
 
 
-def _known(row: pd.Series, name: str) -> bool:
+def _has_number(row: pd.Series, name: str) -> bool:
     return name in row.index and math.isfinite(row[name])

@@ -30,8 +30,8 @@ def _latency(summary: Mapping[str, Any]) -> str:
     error, lines = summary["latency_table_error"], ["**Latency.** The search adds up the times of blocks."]
     lines += [f"- the table: {escaped(line)}" for line in summary.get("latency_table", [])]
     if error["median"] is not None:
-        known = TableError(**{name: math.nan if value is None else value for name, value in error.items()})
-        lines.append(f"- against end-to-end timings of the front: {known}")
+        table_error = TableError(**{name: math.nan if value is None else value for name, value in error.items()})
+        lines.append(f"- against end-to-end timings of the front: {table_error}")
     return "\n".join([lines[0], "", *lines[1:]]) + "\n"
 
 
@@ -49,8 +49,8 @@ def _held_out(summary: Mapping[str, Any]) -> str:
 def _surrogates(evaluations: Sequence[Evaluation]) -> str:
     rows = [
         [f"`{fidelity}`", f"`{row.metric}`", str(row.count), number(row.tau, "{:.2f}"), number(row.off, "{:.1%}")]
-        for fidelity, made in by_fidelity(evaluations).items()
-        for row in unseen_agreement([*made.values()])
+        for fidelity, answers in by_fidelity(evaluations).items()
+        for row in unseen_agreement([*answers.values()])
     ]
     if not rows:
         return ""
@@ -67,12 +67,12 @@ def _fidelities(evaluations: Sequence[Evaluation], objectives: Sequence[Metric])
     metric = next((m.name for m in objectives if m.role == "quality"), None)
     if metric is None:
         return ""
-    found = {name: _succeeded(made, metric) for name, made in by_fidelity(evaluations).items()}
-    names = [name for name, made in found.items() if made]
+    answers = {name: _succeeded(each, metric) for name, each in by_fidelity(evaluations).items()}
+    names = [name for name, each in answers.items() if each]
     rows = []
     for place, low in enumerate(names):
         for high in names[place + 1 :]:
-            if alike := fidelity_agreement(metric, found[low], found[high], positive=metric == "kl"):
+            if alike := fidelity_agreement(metric, answers[low], answers[high], positive=metric == "kl"):
                 rows.append(
                     [
                         f"`{low}`",
@@ -92,5 +92,5 @@ def _fidelities(evaluations: Sequence[Evaluation], objectives: Sequence[Metric])
     return "\n".join([note, table(heads, rows, left=2)])
 
 
-def _succeeded(made: Mapping[str, Evaluation], metric: str) -> dict[str, Evaluation]:
-    return {key: e for key, e in made.items() if e.status == "ok" and metric in e.values}
+def _succeeded(answers: Mapping[str, Evaluation], metric: str) -> dict[str, Evaluation]:
+    return {key: e for key, e in answers.items() if e.status == "ok" and metric in e.values}

@@ -51,7 +51,7 @@ class StageEnded:
 
 
 @dataclass(frozen=True)
-class Said:
+class Remarks:
     """What a person should know, in plain lines; those that begin with `WARNING` are warnings."""
 
     lines: Sequence[str]
@@ -72,7 +72,7 @@ class Searched:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchEnded:
     """The search has ended and its front is written.
 
     Attributes:
@@ -106,5 +106,5 @@ class Failed:
     message: str
 
 
-Event = Opened | StageBegun | StageStep | StageEnded | Said | Searched | Found | Failed
+Event = Opened | StageBegun | StageStep | StageEnded | Remarks | Searched | SearchEnded | Failed
 Listener = Callable[[Event], None]

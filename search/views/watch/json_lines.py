@@ -14,11 +14,21 @@ import numpy as np
 from evaluators.base import Evaluation
 from search.loop import SearchProgress
 from search.run.front import landmarks
-from search.views.watch.events import Event, Failed, Found, Opened, Said, Searched, StageBegun, StageEnded, StageStep
+from search.views.watch.events import (
+    Event,
+    Failed,
+    Opened,
+    Remarks,
+    Searched,
+    SearchEnded,
+    StageBegun,
+    StageEnded,
+    StageStep,
+)
 from search.views.watch.progress import standouts
 from space.candidate import Candidate
 
-BETWEEN_S = 10  # lines of one stage, or of one batch, are at least so far apart
+BETWEEN_S = 10  # lines of one stage, or of one generation, are at least so far apart
 
 
 class JsonLines:
@@ -49,13 +59,13 @@ class JsonLines:
                 self._write("step", stage=title, done=done, of=of)
             case StageEnded(title=title, seconds=seconds):
                 self._write("stage_end", stage=title, seconds=seconds)
-            case Said(lines=lines):
+            case Remarks(lines=lines):
                 for line in lines:
                     self._write("message", text=line)
             case Searched(progress=progress, seconds_left=left) if due or progress.generation_done:
                 self._write("search", **_progress(progress), seconds_left=left)
-            case Found():
-                self._write("front", **_found(event))
+            case SearchEnded():
+                self._write("front", **_front(event))
             case Failed(kind=kind, message=message):
                 self._write(kind, message=message)
 
@@ -90,14 +100,14 @@ def _point(evaluation: Evaluation, progress: SearchProgress) -> dict[str, Any]:
     return {"key": evaluation.candidate.key, **values}
 
 
-def _found(found: Found) -> dict[str, Any]:
+def _front(end: SearchEnded) -> dict[str, Any]:
     return {
-        "run_dir": str(found.run_dir),
-        "numbers": found.result.numbers(),
-        "picks": landmarks(found.result.front, found.objectives),
-        "points": found.result.front.to_dict("records"),
-        "remarks": found.result.remarks(),
-        "commands": found.commands,
+        "run_dir": str(end.run_dir),
+        "numbers": end.result.numbers(),
+        "picks": landmarks(end.result.front, end.objectives),
+        "points": end.result.front.to_dict("records"),
+        "remarks": end.result.remarks(),
+        "commands": end.commands,
     }
 
 

@@ -7,11 +7,11 @@ import time
 from rich.console import Console
 
 from search.views.text import duration, printable
-from search.views.watch.events import Event, Found, Opened, Said, Searched, StageEnded, StageStep
+from search.views.watch.events import Event, Opened, Remarks, Searched, SearchEnded, StageEnded, StageStep
 from search.views.watch.front_table import terminal_table
 from search.views.watch.progress import progress_line
 
-SILENT_S = 60  # after which a batch or a stage that takes long is told of in between
+SILENT_S = 60  # after which a generation or a stage that takes long has a line in between
 WARNING = "WARNING"
 
 
@@ -38,7 +38,7 @@ class Lines:
         match event:
             case Opened(run_dir=run_dir):
                 self._print(f"run directory: {run_dir}")
-            case Said(lines=lines):
+            case Remarks(lines=lines):
                 self._print(*(line for line in lines if not self._quiet or line.startswith(WARNING)), whole=False)
             case StageEnded(title=title, seconds=seconds) if not self._quiet:
                 self._print(f"{title}: {duration(seconds)}")
@@ -48,17 +48,17 @@ class Lines:
                 remark = progress.remark if progress.remark != self._remark else ""
                 self._print(progress_line(progress, left, remark))
                 self._remark = progress.remark
-            case Found():
+            case SearchEnded():
                 self._end(event)
 
-    def _end(self, found: Found) -> None:
+    def _end(self, end: SearchEnded) -> None:
         if not self._quiet:
-            title = printable(f"Pareto front of {found.model}")
-            table = terminal_table(found.result.front, found.objectives, title=title, width=self._console.width)
+            title = printable(f"Pareto front of {end.model}")
+            table = terminal_table(end.result.front, end.objectives, title=title, width=self._console.width)
             self._console.print(table)
-            self._print(*found.result.remarks(), whole=False)
-        width = max(map(len, found.commands), default=0) + 1
-        self._print(*(f"{what + ':':<{width}} {command}" for what, command in found.commands.items()))
+            self._print(*end.result.remarks(), whole=False)
+        width = max(map(len, end.commands), default=0) + 1
+        self._print(*(f"{what + ':':<{width}} {command}" for what, command in end.commands.items()))
 
     def _print(self, *lines: str, whole: bool = True) -> None:
         """Prints plain lines.

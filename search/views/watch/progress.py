@@ -43,10 +43,10 @@ def spent_text(budget: Budget, done: int, tokens: int) -> str:
 
 def counts_text(progress: SearchProgress) -> str:
     """How often each fidelity was asked: `search-128 528, search 115`."""
-    made = ", ".join(f"{fidelity} {count}" for fidelity, count in progress.counts.items())
+    counts = ", ".join(f"{fidelity} {count}" for fidelity, count in progress.counts.items())
     parts = [f"{progress.replayed} replayed"] * bool(progress.replayed)
     parts += [f"{progress.failed} failed"] * bool(progress.failed)
-    return f"{made} ({', '.join(parts)})" if parts else made
+    return f"{counts} ({', '.join(parts)})" if parts else counts
 
 
 def progress_line(progress: SearchProgress, seconds_left: float | None, remark: str) -> str:

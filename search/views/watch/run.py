@@ -16,7 +16,17 @@ from rich.console import Console
 
 from search.loop import SearchProgress
 from search.run.commands import override
-from search.views.watch.events import Event, Failed, Listener, Opened, Said, Searched, StageBegun, StageEnded, StageStep
+from search.views.watch.events import (
+    Event,
+    Failed,
+    Listener,
+    Opened,
+    Remarks,
+    Searched,
+    StageBegun,
+    StageEnded,
+    StageStep,
+)
 from search.views.watch.json_lines import JsonLines
 from search.views.watch.lines import Lines
 from search.views.watch.progress import Pace
@@ -60,9 +70,9 @@ class Watch:
         for listener in self._listeners:
             listener(event)
 
-    def told(self, lines: Iterable[str]) -> None:
+    def say(self, lines: Iterable[str]) -> None:
         """Tells of what a person should know, in lines."""
-        self.send(Said([*lines]))
+        self.send(Remarks([*lines]))
 
     def opened(self, run_dir: Path, model: str, config: Mapping[str, Any], tracker: str) -> None:
         """The run has its directory; from now on an experiment tracker listens too.
@@ -79,7 +89,7 @@ class Watch:
         self._go_on = override("run_dir", str(run_dir))
         self.send(Opened(run_dir, model))
         if tracker != "none":
-            tracking = Tracking(tracker, run_dir, config, lambda line: self.told([line]))
+            tracking = Tracking(tracker, run_dir, config, lambda line: self.say([line]))
             self._closing.callback(tracking.close)
             self._listeners.append(tracking)
 

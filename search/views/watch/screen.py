@@ -18,7 +18,17 @@ from rich.text import Text
 from evaluators.metrics import REMOVED, metric_named
 from search.loop import SearchProgress
 from search.views.text import broken, clock, duration, printable, written
-from search.views.watch.events import Event, Failed, Found, Opened, Said, Searched, StageBegun, StageEnded, StageStep
+from search.views.watch.events import (
+    Event,
+    Failed,
+    Opened,
+    Remarks,
+    Searched,
+    SearchEnded,
+    StageBegun,
+    StageEnded,
+    StageStep,
+)
 from search.views.watch.lines import Lines
 from search.views.watch.progress import ASCII_BARS, BARS, counts_text, sparkline, standouts, title_of
 
@@ -74,11 +84,11 @@ class Screen:
                 self._stage = None
             case Searched():
                 self._take(event)
-            case Found():
+            case SearchEnded():
                 self._search = None
             case Failed() if self.live is not None:
                 self.live.transient = False  # how far it was
-        if isinstance(event, Opened | StageEnded | Said | Found):
+        if isinstance(event, Opened | StageEnded | Remarks | SearchEnded):
             self._lines(event)
         elif self.live is not None and time.monotonic() - self._refreshed > REFRESH_S:
             self.live.refresh()
@@ -135,8 +145,8 @@ class Screen:
 
 def _best(progress: SearchProgress) -> Table | None:
     """The front's best points, None when there is none yet."""
-    found = standouts(progress)
-    if not found:
+    points = standouts(progress)
+    if not points:
         return None
     table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
     table.add_column("", no_wrap=True)
@@ -144,7 +154,7 @@ def _best(progress: SearchProgress) -> Table | None:
     for metric in shown:
         table.add_column(broken(metric.title, 12), justify="right", no_wrap=True)
     table.add_column("key", no_wrap=True)
-    for name, best in found.items():
+    for name, best in points.items():
         values = [written(metric, best.values.get(metric.name, math.nan)) for metric in shown]
         table.add_row(title_of(name), *values, best.candidate.key)
     return table

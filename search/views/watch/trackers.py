@@ -89,8 +89,8 @@ class MLflow:
         self._client = _module("mlflow", "mlflow").MlflowClient()
         if run_id is None:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-            known = self._client.get_experiment_by_name(name)
-            experiment = self._client.create_experiment(name) if known is None else known.experiment_id
+            existing = self._client.get_experiment_by_name(name)
+            experiment = self._client.create_experiment(name) if existing is None else existing.experiment_id
             run_id = str(self._client.create_run(experiment, run_name=run_dir.resolve().name).info.run_id)
         else:
             self._client.update_run(run_id, status="RUNNING")

@@ -20,7 +20,7 @@ from search.run.directory import (
     SUMMARY_FILE,
 )
 from search.run.front import landmarks
-from search.views.watch.events import Event, Failed, Found, Searched
+from search.views.watch.events import Event, Failed, Searched, SearchEnded
 from search.views.watch.progress import standouts
 from search.views.watch.trackers import Status, Tracker, open_tracker
 from space.errors import UserError
@@ -31,7 +31,7 @@ FILES = (REPORT_FILE, PAGE_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE, CONFIG_F
 
 
 class Tracking:
-    """Listens, and tells a tracker: settings, numbers after each batch of the search, files at the end.
+    """Listens, and tells a tracker: settings, numbers after each generation of the search, files at the end.
 
     Resuming replays a search, so that all of its events come again. `tracker.json` in the run directory keeps the
     tracker's id of the run and how many tokens it has been told of; it is told of what lies beyond. A tracker that was
@@ -53,12 +53,12 @@ class Tracking:
         self._name = name
         self._file = run_dir / TRACKER_FILE
         self._warn = warn
-        known = self._kept().get(name)
-        self._tokens = -1 if known is None else known["tokens"]
-        self._tracker: Tracker | None = open_tracker(name, run_dir, None if known is None else known["run_id"])
+        stored = self._kept().get(name)
+        self._tokens = -1 if stored is None else stored["tokens"]
+        self._tracker: Tracker | None = open_tracker(name, run_dir, None if stored is None else stored["run_id"])
         self._status: Status = "finished"
         self._judged = Judged()
-        if known is None:
+        if stored is None:
             self._try(lambda tracker: tracker.settings(flatten(config)))
             self._keep()
 
@@ -69,7 +69,7 @@ class Tracking:
                 self._judged.add(progress.latest)
                 if progress.generation_done and progress.tokens > self._tokens:
                     self._tell(_numbers(progress) | self._surrogate(), progress.tokens)
-            case Found():
+            case SearchEnded():
                 tokens = max(self._tokens, 0)
                 files = [event.run_dir / name for name in FILES]
                 self._try(lambda tracker: tracker.numbers(_finite(_result(event)), tokens))
@@ -124,7 +124,7 @@ class Tracking:
 
 
 def _numbers(progress: SearchProgress) -> dict[str, float]:
-    """What a batch has led to; what is of one fidelity stands under its name."""
+    """What a generation has led to; what is of one fidelity stands under its name."""
     fidelity = progress.fidelity
     numbers: dict[str, float] = {f"evaluations/{name}": count for name, count in progress.counts.items()}
     numbers |= {"evaluations/failed": progress.failed, "seconds": progress.seconds}
@@ -137,12 +137,12 @@ def _numbers(progress: SearchProgress) -> dict[str, float]:
     return numbers
 
 
-def _result(found: Found) -> dict[str, float]:
+def _result(end: SearchEnded) -> dict[str, float]:
     """What the run has led to: its numbers, and those of the points that have a name."""
-    front = found.result.front
-    numbers = found.result.numbers()
+    front = end.result.front
+    numbers = end.result.numbers()
     columns = front.select_dtypes("number").columns
-    for mark, key in landmarks(front, found.objectives).items():
+    for mark, key in landmarks(front, end.objectives).items():
         row = front[front["key"] == key].iloc[0]
         numbers |= {f"{mark}/{column}": float(row[column]) for column in columns}
     return numbers

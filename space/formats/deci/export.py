@@ -86,14 +86,14 @@ def held_shapes(shapes: Sequence[LayerShape], spec: ModelSpec) -> list[LayerShap
         ShapeError: There is none.
     """
     smallest = LayerShape(1, 1, shapes[0].mlp_channels)
-    wanted = [shapes[0] if shapes[0].query_heads else smallest, *shapes[1:]]
+    full = [shapes[0] if shapes[0].query_heads else smallest, *shapes[1:]]
     choices = []
     for heads in range(1, spec.query_heads + 1):
-        groups = [_groups(shape, heads) if shape.query_heads else 0 for shape in wanted]
+        groups = [_groups(shape, heads) if shape.query_heads else 0 for shape in full]
         if spec.hidden % heads == 0 and -1 not in groups:  # Llama's own config wants them to divide
             held = [
                 LayerShape(heads if count else 0, count, shape.mlp_channels)
-                for count, shape in zip(groups, wanted, strict=True)
+                for count, shape in zip(groups, full, strict=True)
             ]
             choices.append((sum(shape.query_heads + shape.kv_heads for shape in held), heads, held))
     if not choices:

@@ -87,11 +87,11 @@ def require_llamacpp() -> None:
     Raises:
         UserError: It is not installed, or does not load.
     """
-    tried = subprocess.run(
+    probe = subprocess.run(
         [sys.executable, "-P", "-c", "import xllamacpp"], capture_output=True, text=True, check=False
     )
-    if tried.returncode:
-        reason = (tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"])[-1]
+    if probe.returncode:
+        reason = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
         raise UserError(
             "Expected xllamacpp, the llama.cpp in which a GGUF file is checked before it is handed over, but it can "
             f"not be imported ({reason}). Run: pip install 'paretoprune[gguf]'"
@@ -157,8 +157,9 @@ def _compared(model: Any, prompts: list[list[int]], answer: dict[str, Any], allo
             logits = model(torch.tensor([prompt + chosen[:-1]]), use_cache=False).logits[0, len(prompt) - 1 :]
         expected = logits.float().log_softmax(-1)  # (steps, vocab)
         for row, step in zip(expected, run, strict=True):
-            given = torch.tensor([math.nan if value is None else value for _, value in step["top"]])  # JSON has no NaN
-            differences.append((row[[token for token, _ in step["top"]]] - given).abs())
+            # JSON has no NaN
+            reported = torch.tensor([math.nan if value is None else value for _, value in step["top"]])
+            differences.append((row[[token for token, _ in step["top"]]] - reported).abs())
         expected[:, answer["ends"]] = -torch.inf
         behind.append(expected.amax(-1) - expected[range(len(run)), chosen])
     apart, gaps = torch.cat(differences), torch.cat(behind)

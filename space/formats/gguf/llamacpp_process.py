@@ -60,14 +60,14 @@ class LlamaCppServer:
         Each token is a request of its own on the cache of those before: the server leaves out the log-probabilities of
         tokens that end inside a character, and in a longer answer does not say of which. Such a step has none.
         """
-        found: list[dict[str, Any]] = []
+        steps: list[dict[str, Any]] = []
         for _ in range(new_tokens):
-            context = prompt + [step["token"] for step in found]
+            context = prompt + [step["token"] for step in steps]
             answer = self.continued(context, 1, n_probs=TOP, cache_prompt=True)
-            given = answer.get("completion_probabilities") or [{"top_logprobs": []}]
-            top = [[other["id"], other["logprob"]] for other in given[0]["top_logprobs"]]
-            found.append({"token": answer["tokens"][0], "top": top})
-        return found
+            probabilities = answer.get("completion_probabilities") or [{"top_logprobs": []}]
+            top = [[other["id"], other["logprob"]] for other in probabilities[0]["top_logprobs"]]
+            steps.append({"token": answer["tokens"][0], "top": top})
+        return steps
 
     def milliseconds(self, kind: str, prompt: list[int]) -> float:
         """llama.cpp's own time of a prompt from its start, or of a further token after it."""

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval as questions: found by name, loaded, their requests built, and named by all that they depend on."""
+"""Tasks of lm-eval: looked up by name, loaded, their requests built, and named by all that their scores depend on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def alone() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Question:
+class HarnessTask:
     """A task, or a group of tasks with a score of its own.
 
     Attributes:
@@ -57,10 +57,10 @@ class Question:
         return "lm-eval {} {} {}-shot {} items {}".format(*(self.facts[name] for name in names))
 
 
-def load_questions(
+def load_tasks(
     tasks: list[str], num_fewshot: int | None, limit: float | None, include_path: str | None
-) -> Iterator[Question]:
-    """The questions that names stand for, each once."""
+) -> Iterator[HarnessTask]:
+    """The tasks that names stand for, each once."""
     os.environ.setdefault("DISABLE_MULTIPROC", "1")  # lm-eval bootstraps in a pool of processes otherwise
     try:
         from lm_eval.tasks import TaskManager
@@ -72,33 +72,33 @@ def load_questions(
     manager = TaskManager(include_path=include_path, include_defaults=False) if include_path else None
     if manager is None or not set(tasks) <= set(manager.all_subtasks):  # reading all of lm-eval's own takes long
         manager = TaskManager(include_path=include_path)
-    seen: set[str] = set()
-    for name in (found for task in tasks for found in _named(task, manager)):
+    titles: set[str] = set()
+    for name in (name for task in tasks for name in _named(task, manager)):
         loaded = _loaded(name, manager)
         groups, parts = loaded["groups"], loaded["tasks"]
         if name in groups and groups[name].has_aggregation:
-            asked = {name: loaded}
+            scored = {name: loaded}
         else:
-            asked = {part: {"tasks": {part: parts[part]}, "groups": {}, "group_map": {}} for part in parts}
-        for title, part in asked.items():
-            if title not in seen:
-                seen.add(title)
-                yield _question(title, part, num_fewshot, limit)
+            scored = {part: {"tasks": {part: parts[part]}, "groups": {}, "group_map": {}} for part in parts}
+        for title, part in scored.items():
+            if title not in titles:
+                titles.add(title)
+                yield _built(title, part, num_fewshot, limit)
 
 
 def _named(task: str, manager: Any) -> list[str]:
     """The names that one entry of the list of tasks stands for."""
     if Path(task).is_file():
         return [task]
-    found: list[str] = manager.match_tasks([task])
-    if not found:
+    names: list[str] = manager.match_tasks([task])
+    if not names:
         near = get_close_matches(task, manager.all_tasks) or manager.all_tasks[:5]
         where = f"lm-eval {version('lm-eval')}" + (f" or {manager.include_path}" if manager.include_path else "")
         raise UserError(
             f"Task scores: expected tasks of {where}, got {task!r}. Near names: {', '.join(near)}. Tasks of your own "
             "are found with include_path=DIRECTORY."
         )
-    return found
+    return names
 
 
 def _loaded(name: str, manager: Any) -> Any:
@@ -123,7 +123,7 @@ def _loaded(name: str, manager: Any) -> Any:
     return loaded
 
 
-def _question(name: str, loaded: Any, num_fewshot: int | None, limit: float | None) -> Question:
+def _built(name: str, loaded: Any, num_fewshot: int | None, limit: float | None) -> HarnessTask:
     """A task or group with its requests built."""
     from lm_eval.evaluator_utils import get_sample_size
 
@@ -138,10 +138,10 @@ def _question(name: str, loaded: Any, num_fewshot: int | None, limit: float | No
             task.set_fewshot_seed(FEWSHOT_SEED)
             task.build_all_requests(limit=get_sample_size(task, limit))
             docs = {instance.doc_id: instance.doc for instance in task.instances}
-            asked = [(i.request_type, i.doc_id, i.args) for i in task.instances]
+            arguments = [(i.request_type, i.doc_id, i.args) for i in task.instances]
             filters = [each["name"] for each in task.get_config("filter_list") or []]
             scored = sorted(task.aggregation()), filters, str(task.VERSION)
-            facts = part, scored, asked, [task.doc_to_target(doc) for doc in docs.values()]
+            facts = part, scored, arguments, [task.doc_to_target(doc) for doc in docs.values()]
             digest.update(json.dumps(facts, default=str).encode())
             requests += sum(instance.repeats for instance in task.instances)
             items += len(docs)
@@ -150,7 +150,7 @@ def _question(name: str, loaded: Any, num_fewshot: int | None, limit: float | No
     names = [each.metric for each in group.aggregate_metric_list] if group else list(tasks[name].aggregation())
     judged = next((metric for metric in ACCURACIES if metric in names), None)
 
-    return Question(
+    return HarnessTask(
         name=name,
         loaded=loaded,
         metrics=tuple(task_score(column_of(name, metric), goal_of(metric, better)) for metric in names),
