@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
-from conf.settings import instantiated, plain, session_settings
+from conf.settings import RunSettings, plain, run_settings
 from evaluators.session import Paths, Session
 from search.archive import Archive
 from search.constraints import constrained
 from search.loop import run_loop
 from search.protocol import Task, starting_designs
-from search.run.directory import FREE_SETTINGS, new_name, open_run_directory
+from search.run.directory import FREE_SETTINGS, open_run_directory
 from search.run.finish import Finish, finish
 from search.run.finished import FinishedRun, finished_runs
 from search.views.pages import write_pages
@@ -25,38 +23,40 @@ from search.views.watch.run import Watch, watched
 from space.space import SearchSpace
 
 
-def run(config: dict[str, Any], watch: Watch) -> None:
-    """The main job, start to end, as README numbers it; it goes on when `run_dir` holds a run."""
-    run_dir = Path(config["run_dir"] or new_name(config["name"]))
-    session = Session.open(session_settings(config), Paths(run_dir), watch.stage)
+def run(settings: RunSettings, watch: Watch) -> None:
+    """The main job, start to end, as README numbers it; it goes on when the directory holds a run."""
+    run_dir = settings.run_dir
+    session = Session.open(settings.session, Paths(run_dir), watch.stage)
     with watch.stage("model and text"):
         session.check()
-        budget, _ = instantiated(config["budget"]), finished_runs(config["compare"])
-    open_run_directory(run_dir, config, free=FREE_SETTINGS)
-    watch.opened(run_dir, session.spec.name, config, config["tracker"])
-    watch.say(session.harness.remarks(config["objectives"]))
+        finished_runs(settings.compared)
+    open_run_directory(run_dir, settings.stored, free=FREE_SETTINGS)
+    watch.opened(run_dir, session.spec.name, settings.stored, settings.tracker)
+    watch.say(session.harness.remarks(settings.session.objectives))
     # 1 and 2: the supernet, whose units are ordered and whose output projections are refit; then the latency table
     table = session.table
-    watch.say([*table.remarks(), *(table.profile(session.dense) if config["profile_only"] else [])])
-    if config["profile_only"]:
+    watch.say([*table.remarks(), *(table.profile(session.dense) if settings.profile_only else [])])
+    if settings.profile_only:
         return
     # 3: cheap questions first
     fidelities, evaluators, objectives = session.fidelities, session.ladder, session.objectives
-    space = constrained(session.space, config["constraints"], fidelities.free)
+    space = constrained(session.space, settings.constraints, fidelities.free)
     starts = starting_designs(space, session.supernet.removal_order)
     counts = len(evaluators), len(session.trained)
-    task = Task(space, objectives, config["seed"], fidelities.free, starts, *counts, budget.tokens)
-    searcher, ask = instantiated(config["search"]["algorithm"])(task), config["search"]["ask"]
+    budget = settings.budget
+    algorithm = settings.algorithm(
+        Task(space, objectives, settings.seed, fidelities.free, starts, *counts, budget.tokens)
+    )
     with Archive(run_dir / "archive.jsonl", session.identity()) as archive:
         with watch.stage("search"):
-            run_loop(searcher, evaluators, archive, objectives, budget, ask=ask, on_progress=watch.searched)
+            run_loop(algorithm, evaluators, archive, objectives, budget, ask=settings.ask, on_progress=watch.searched)
         # 4: what is promised is measured
-        result = finished(session, archive, space, config["front_points"], watch)
+        result = finished(session, archive, space, settings.front_points, watch)
         write_pages(run_dir, archive)
         if session.harness.tasks:
-            run_there = FinishedRun.open(run_dir)
-            picks = run_there.picks(config["evaluate"]["picks"])
-            watched_scores(run_there, archive, session.task_evaluators, picks, watch)
+            ended = FinishedRun.open(run_dir)
+            picks = ended.picks(settings.scored_picks)
+            watched_scores(ended, archive, session.task_evaluators, picks, watch)
     watch.send(SearchEnded(run_dir, session.spec.name, objectives, result))
 
 
@@ -86,7 +86,7 @@ def finished(session: Session, archive: Archive, space: SearchSpace, points: int
 def main(cfg: DictConfig) -> None:
     """Runs, and tells of mistakes in one message."""
     with watched(cfg.progress) as watch:
-        run(plain(cfg), watch)
+        run(run_settings(plain(cfg)), watch)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from evaluators.session import Paths, Session, Stage, unseen
 from evaluators.settings import Settings
-from search.run.directory import CONFIG_FILE
+from search.loop import Budget
+from search.protocol import Algorithm, Task
+from search.run.directory import CONFIG_FILE, new_name
 from search.run.finished import FinishedRun
 from space.errors import UserError
 from space.space import SearchSpace
@@ -33,6 +35,67 @@ PARTS: Mapping[str, str] = {
     "distillation": "distillation",
     "tasks": "evaluate",
 }
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What `run_search.py` is told.
+
+    Attributes:
+        session: What its session is told.
+        run_dir: The run's directory; a new one where the user named none.
+        seed: Of the search.
+        budget: When the search ends.
+        algorithm: Makes the algorithm of a task.
+        ask: Candidates asked at once.
+        constraints: See `search.constraints.limits`.
+        front_points: The most members that the front keeps.
+        scored_picks: Points beside the knee that are scored on tasks.
+        profile_only: Whether the run ends after the latency table.
+        compared: Directories of runs whose fronts the page lays over.
+        tracker: A row of `search.views.watch.trackers.TRACKERS`, or `none`.
+        stored: All of this as the run's directory keeps it and trackers are told it: nested dicts, lists and scalars.
+    """
+
+    session: Settings
+    run_dir: Path
+    seed: int
+    budget: Budget
+    algorithm: Callable[[Task], Algorithm]
+    ask: int
+    constraints: Mapping[str, Any]
+    front_points: int
+    scored_picks: int
+    profile_only: bool
+    compared: Sequence[str]
+    tracker: str
+    stored: Mapping[str, Any]
+
+
+def run_settings(config: dict[str, Any]) -> RunSettings:
+    """The settings of a run.
+
+    Args:
+        config: Of `run_search.py`, as nested dicts.
+
+    Raises:
+        UserError: See `instantiated`.
+    """
+    return RunSettings(
+        session=session_settings(config),
+        run_dir=Path(config["run_dir"] or new_name(config["name"])),
+        seed=config["seed"],
+        budget=instantiated(config["budget"]),
+        algorithm=instantiated(config["search"]["algorithm"]),
+        ask=config["search"]["ask"],
+        constraints=config["constraints"],
+        front_points=config["front_points"],
+        scored_picks=config["evaluate"]["picks"],
+        profile_only=config["profile_only"],
+        compared=config["compare"],
+        tracker=config["tracker"],
+        stored=config,
+    )
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

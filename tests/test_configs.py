@@ -193,9 +193,7 @@ def test_every_part_of_a_session_is_a_group_or_a_key() -> None:
 def test_constraints_are_on_what_costs_nothing_to_know() -> None:
     serving = composed("latency=serving")
     costs = cost_measure(SPEC, context=64).metrics
-    free = {
-        metric.name for metric in (*costs, *instantiated(serving["latency"]).metrics, *metrics_named("refit_error"))
-    }
+    free = {m.name for m in (*costs, *instantiated(serving["latency"]).metrics, *metrics_named("refit_error"))}
     assert set(serving["constraints"]) == free
     assert set(serving["constraints"].values()) == {None}
     given = composed("constraints.latency_ms=0.7", "constraints.params={min:0.5}")["constraints"]

@@ -126,11 +126,9 @@ class Views:
         dense = getattr(self._layers[index], BLOCKS[kind])
         with torch.inference_mode(False), torch.no_grad():  # whoever asks first, for whatever use
             weights = self._weights(index, kind, LayerShape.of(**{kind: option}))
-        others = {other: self._dense.option(other) for other in KINDS}  # only one of the layer's blocks is used
+        options = {other: self._dense.option(other) for other in KINDS} | {kind: option}
         with torch.device("meta"):
-            layer = self._classes.StockDecoderLayer(
-                self._configs.layer(LayerShape.of(**others | {kind: option})), index
-            )
+            layer = self._classes.StockDecoderLayer(self._configs.layer(LayerShape.of(**options)), index)
         block: Any = getattr(layer, BLOCKS[kind])
         for name, child in dense.named_children():
             if name not in weights.parameters:
