@@ -10,7 +10,7 @@ import torch
 from helpers_run import ROOT, ended, start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evaluators.base import Metric
+from evaluators.metrics import metrics_named
 from search.archive import Archive
 from search.run.front import is_dense, read_front_csv
 from space.candidate import Candidate
@@ -59,7 +59,7 @@ def test_no_point_of_the_search_is_lost_on_the_way_to_the_front(run: Path) -> No
     """The archive's own front, thinned, is in front.csv but for what later and better measurements ruled out."""
     front = read_front_csv(run / "front.csv")
     pruned, summary = set(front["key"][~is_dense(front)]), json.loads((run / "summary.json").read_text())
-    objectives = [Metric(**objective) for objective in summary["objectives"]]
+    objectives = metrics_named(*summary["objectives"])
     dense = front["key"][is_dense(front)].iloc[0]
     with Archive.reopen(run / "archive.jsonl") as archive:
         members = {e.candidate.key for e in archive.front(objectives, DECIDING)} - {dense}
