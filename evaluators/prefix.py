@@ -63,6 +63,10 @@ class PrefixForward:
             self.layers_total += len(layers)
             yield hidden
 
+    def forget(self) -> None:
+        """Gives the memory of residual streams back."""
+        self._streams.clear()
+
     def _start(self, number: int, layers: tuple[LayerShape, ...]) -> tuple[int, Tensor | None]:
         """The layer to start from, and the residual stream before it: None for the embeddings."""
         last = max((index for index, shape in enumerate(layers) if shape.kv_heads), default=0)

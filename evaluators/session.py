@@ -22,6 +22,7 @@ from evaluators.latency.clocks import cpu_name
 from evaluators.latency.table import LatencyTable
 from evaluators.settings import Settings
 from evaluators.tasks.harness import ACC, Harness
+from evaluators.training.distillation import Distillation
 from evaluators.training.healing import Healer, Healing
 from evaluators.training.tuning import Tuning, finished_model, make_tuning
 from space.candidate import Candidate
@@ -215,11 +216,14 @@ class Session:
 
     @cached_property
     def tuning(self) -> Tuning | None:
-        """What follows the cached refit; None where nothing does."""
+        """What follows the cached refit; None where nothing does, and where the supernet is healed instead."""
         settings = self.settings
-        recipe = settings.correction, settings.distillation
+        if self.healer:  # a refit to the dense residual stream would take back some of what healing has taught
+            return None
+        own = settings.distillation if isinstance(settings.distillation, Distillation) else None
+        recipe = settings.correction, own
         return make_tuning(
-            settings.training, self.newest, self.paths.run_dir, *recipe, lambda: self.text, settings.text.length
+            settings.training, self.supernet, self.paths.run_dir, *recipe, lambda: self.text, settings.text.length
         )
 
     @cached_property

@@ -64,7 +64,7 @@ class Healing:
         save_tokens: Training tokens between two checkpoints.
     """
 
-    tokens: int = 120_000
+    tokens: int = 140_000
     trainable: str = "all"
     learning_rate: float = 3e-4
     warmup: float = 0.03
@@ -196,9 +196,8 @@ class _Training:
         self._teacher = supernet.model
         self._shared = SharedWeights(supernet, self._designs, TRAINABLE[settings.trainable])
         self._masters = {name: nn.Parameter(p.detach().float()) for name, p in self._shared.parameters.items()}
-        self._optimizer = torch.optim.AdamW(
-            self._masters.values(), lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=True
-        )
+        # one a weight, so that no more than one weight has a float32 gradient at a time
+        self._optimizers = {name: _adam(master) for name, master in self._masters.items()}
         self._losses: list[float] = []
 
     def learn(self, tokens: Tensor, rate: float) -> None:
@@ -210,18 +209,25 @@ class _Training:
         hidden = self._shared.hidden(design, tokens).flatten(0, 1)
         loss = cross_entropy(hidden, head, lesson.embedding) - lesson.cross.mean()
         loss.backward()
+        gradients = [p.grad for p in self._shared.parameters.values() if p.grad is not None]
+        norm = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients]).norm().item()
+        self._judge(loss.item(), norm)
         for name, parameter in self._shared.parameters.items():
-            gradient, parameter.grad = parameter.grad, None
-            self._masters[name].grad = None if gradient is None else gradient.float()
-        trained = [master for master in self._masters.values() if master.grad is not None]
-        norm = nn.utils.clip_grad_norm_(trained, self._settings.clip)
-        self._judge(loss.item(), norm.item())
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._put()
+            if parameter.grad is not None:
+                self._step(name, parameter, rate, min(1.0, self._settings.clip / max(norm, 1e-6)))
         self.step += 1
+
+    @torch.no_grad()
+    def _step(self, name: str, parameter: nn.Parameter, rate: float, scale: float) -> None:
+        """One step of a shared weight, by its gradient times `scale`."""
+        master, optimizer = self._masters[name], self._optimizers[name]
+        assert parameter.grad is not None
+        master.grad, parameter.grad = parameter.grad.float() * scale, None
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        master.grad = None
+        parameter.copy_(master)
 
     def weights(self) -> dict[str, Tensor]:
         """The shared weights as they are now, in the model's dtype."""
@@ -234,7 +240,7 @@ class _Training:
             "step": self.step,
             "losses": self._losses,
             "masters": masters,
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
         }
 
     @torch.no_grad()
@@ -242,14 +248,9 @@ class _Training:
         """Goes on from a state."""
         for name, master in self._masters.items():
             master.copy_(state["masters"][name])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._put()
-        self.step, self._losses = state["step"], [*state["losses"]]
-
-    @torch.no_grad()
-    def _put(self) -> None:
-        for name, master in self._masters.items():
             self._shared.parameters[name].copy_(master)
+            self._optimizers[name].load_state_dict(state["optimizers"][name])
+        self.step, self._losses = state["step"], [*state["losses"]]
 
     def _judge(self, loss: float, norm: float) -> None:
         """Notes a loss.
@@ -265,3 +266,7 @@ class _Training:
                 f"Healing diverged: the loss was {first:.3g} at first, and is {recent:.3g} at step {self.step}. "
                 "Lower distillation.learning_rate and start a new run."
             )
+
+
+def _adam(weight: nn.Parameter) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([weight], lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
