@@ -49,7 +49,8 @@ def export(config: dict[str, Any], watch: Watch) -> None:
         source = session.finished_model(candidate, own=bool(recovery.tokens))
     recovered: dict[str, str] = {}
     if recovery.tokens:
-        text = session.text, settings.text.length, settings.text.heldout_windows
+        stream = session.stream(recovery.data, recovery.seed)
+        text = stream, session.text, settings.text.length, settings.text.heldout_windows
         arguments = recovery, source, supernet, candidate, *text, checkpoints
         scores, recovered = recover_pick(*arguments, lambda line: watch.say([line]))
         row = pd.concat([row.drop([*scores], errors="ignore"), pd.Series(scores)])
