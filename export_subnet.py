@@ -17,7 +17,8 @@ from omegaconf import DictConfig
 
 from conf.settings import ended_settings, instantiated, plain
 from evaluators.metrics import HELDOUT_QUALITY
-from evaluators.session import Paths, Session
+from evaluators.paths import Paths
+from evaluators.session import Session
 from evaluators.training.pick_recovery import recover_pick
 from search.constraints import quoted
 from search.run.finished import FinishedRun

@@ -5,6 +5,8 @@
 - `store`: what a prepared supernet keeps on disk.
 - `view`: model objects whose tensors are the supernet's, put together from `modules`.
 
+- `shared`: the weights that all subnets share, to be trained.
+
 How it is prepared: `calibration` (Gram matrices), `importance` (the order of units), `units` (permuting and cutting
 them), `compensation` (the refit of output projections), `merging` (of KV groups).
 What follows for one candidate: `corrective_refit`, which fits a `correction` block by block, in a `corrective_step`
