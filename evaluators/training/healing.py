@@ -64,7 +64,7 @@ class Healing:
         save_tokens: Training tokens between two checkpoints.
     """
 
-    tokens: int = 140_000
+    tokens: int = 120_000
     trainable: str = "all"
     learning_rate: float = 3e-4
     warmup: float = 0.03
