@@ -4,6 +4,7 @@
 - `metrics`: all metrics, one row each.
 - `settings`, `session`: what a session is told, and a run's parts wired from it.
 - `fidelities`: the evaluators of a search, from the cheapest on.
+- `closing`: what is asked last: `long_context` (held-out text in long windows) and `samples` (what models write).
 
 What costs nothing: `cost` (parameters, work, cache) and `refit_error` (what each block loses for itself).
 What runs text: `data` (the text, split into parts), `divergence` (KL and likelihood), `prefix` (first layers that
