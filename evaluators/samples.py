@@ -55,9 +55,20 @@ class Samples:
         """
         return [self._text(model, prompt) for prompt in self.prompts]
 
-    def beside(self, dense: Any, model: Any) -> list[tuple[str, str, str]]:
-        """Each prompt with what the dense model and another one write after it: rows of a model card."""
-        return [*zip(self.prompts, self.texts(dense), self.texts(model), strict=True)]
+    def section(self, model_of: ModelOf, dense: Candidate, model: Any) -> dict[str, list[tuple[str, str, str]]]:
+        """A section of a model card: each prompt, and what the dense model and another one write after it.
+
+        Args:
+            model_of: Gives the dense model.
+            dense: As a candidate.
+            model: The other one.
+
+        Returns:
+            Empty without prompts.
+        """
+        if not self.prompts:
+            return {}
+        return {"What it writes": [*zip(self.prompts, self.texts(model_of(dense)), self.texts(model), strict=True)]}
 
     def _text(self, model: Any, prompt: str) -> str:
         ids = self._tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)

@@ -15,8 +15,8 @@ from test_watch import KL, LATENCY, answer, narrow, search_ended
 from evaluators.base import Evaluation
 from search.agreement import unseen_agreement
 from search.run.versions import versions
-from search.views.report.markdown import code, escaped, table
 from search.views.report.page import report_text
+from space.markdown import code, escaped, table
 
 HOSTILE = "<script>alert(1)</script> | `a` *b* [c](http://d) ![e](f) $g$\n# h"
 RUN_DIR = Path("results/x\n```\n<script>")

@@ -66,10 +66,9 @@ def confirmed(frame: pd.DataFrame, objectives: Sequence[Metric]) -> pd.DataFrame
     # a point comes behind all that may rule it out: what does not spread is compared as it is, what does breaks ties
     sharp = sorted(range(len(judged)), key=lambda column: (bool(doubt[:, column].any()), costs[column]))
     kept: list[int] = []
+    dense, all_of_them = np.flatnonzero(is_dense(frame)).tolist(), np.ones(len(judged), dtype=bool)
     for index in np.lexsort([values[:, column] for column in reversed(sharp)]).tolist():
-        beside = [(other, slice(None)) for other in kept]
-        if costs.any():
-            beside += [(other, costs) for other in np.flatnonzero(is_dense(frame))]
-        if np.isfinite(values[index]).all() and not any((low[j] <= high[index])[which].all() for j, which in beside):
+        rivals = [*((other, all_of_them) for other in kept), *((other, costs) for other in dense if costs.any())]
+        if np.isfinite(values[index]).all() and not any((low[j] <= high[index])[which].all() for j, which in rivals):
             kept.append(index)
-    return frame.iloc[sorted({*kept, *np.flatnonzero(is_dense(frame)).tolist()})].reset_index(drop=True)
+    return frame.iloc[sorted({*kept, *dense})].reset_index(drop=True)
