@@ -55,8 +55,9 @@ def confirmed(frame: pd.DataFrame, objectives: Sequence[Metric]) -> pd.DataFrame
     kept that is better in some objective than every point kept before it, and in some cost than the dense model. Where
     a column says by how much an objective's values spread, better is by more than both spreads: of two points that
     timings do not tell apart, the one of better quality stays. In a chain of points of which each lies within the
-    spread of the next, only those that were kept rule others out, so that its far end stays too. A point without a
-    held-out value is not confirmed.
+    spread of the next, only those that were kept rule others out, so that its far end stays too. Where no point is
+    better than the dense model in a cost, those that are told from one another stay, so that a person sees what there
+    is; none is recommended then. A point without a held-out value is not confirmed.
     """
     judged = deciding(objectives, QUALITY)
     values = objective_values(frame, objectives, QUALITY)
@@ -65,10 +66,21 @@ def confirmed(frame: pd.DataFrame, objectives: Sequence[Metric]) -> pd.DataFrame
     costs = np.array([metric.is_cost for metric in judged.values()])
     # a point comes behind all that may rule it out: what does not spread is compared as it is, what does breaks ties
     sharp = sorted(range(len(judged)), key=lambda column: (bool(doubt[:, column].any()), costs[column]))
-    kept: list[int] = []
-    dense, all_of_them = np.flatnonzero(is_dense(frame)).tolist(), np.ones(len(judged), dtype=bool)
-    for index in np.lexsort([values[:, column] for column in reversed(sharp)]).tolist():
-        rivals = [*((other, all_of_them) for other in kept), *((other, costs) for other in dense if costs.any())]
-        if np.isfinite(values[index]).all() and not any((low[j] <= high[index])[which].all() for j, which in rivals):
-            kept.append(index)
+    order = np.lexsort([values[:, column] for column in reversed(sharp)]).tolist()
+    dense = np.flatnonzero(is_dense(frame)).tolist()
+
+    def better(index: int, other: int, columns: np.ndarray) -> bool:
+        """Whether a point is beyond doubt better than another in one of some columns."""
+        return bool((high[index] < low[other])[columns].any())
+
+    def chain(points: Sequence[int]) -> list[int]:
+        kept: list[int] = []
+        for index in points:
+            if all(better(index, other, np.ones_like(costs)) for other in kept):
+                kept.append(index)
+        return kept
+
+    finite = [index for index in order if np.isfinite(values[index]).all()]
+    gained = [index for index in finite if not costs.any() or all(better(index, other, costs) for other in dense)]
+    kept = chain(gained) or chain([index for index in finite if index not in dense])
     return frame.iloc[sorted({*kept, *dense})].reset_index(drop=True)

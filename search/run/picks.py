@@ -58,7 +58,11 @@ def _landmark(frame: pd.DataFrame, name: str, advice: Advice) -> pd.Series:
         further = "Give one of these picks, or say how far it may be, such as pick='heldout_ppl<=1.5x'."
         raise UserError("\n".join([*advice.lines, further]))
     if name not in marks:
-        why = "the front holds the dense model alone" if is_dense(frame).all() else "the run did not measure it"
+        why = "the run did not measure it"
+        if is_dense(frame).all():
+            why = "the front holds the dense model alone"
+        elif name == RECOMMENDED and advice.known:
+            why = "none is faster or smaller than the dense model by more than timings spread"
         raise UserError(f"pick={name}: there is no such point, {why}. {_what_works(frame)}")
     return frame[frame["key"] == marks[name]].iloc[0]
 

@@ -122,7 +122,10 @@ class Advice:
         if self.recommended is not None:
             return f"Recommended: {self.recommended.key}, {self.recommended}."
         if not self.trade:
-            return "No point of the front is recommended: none is faster or smaller than the dense model beyond doubt."
+            return (
+                "No point of the front is recommended: none is faster or smaller than the dense model by more than "
+                "timings spread."
+            )
         return (
             f"No point of the front is recommended: none is within a rise of {self.rise:g} nats a token over the dense "
             "model on held-out text (recommend.rise)."

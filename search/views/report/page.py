@@ -98,7 +98,7 @@ def _front(run: FinishedRun) -> str:
 
 def _front_note(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     long = summary.get("long_context")
-    windows = f"Windows are of {config['data']['length']:,} tokens; longer ones: {long}. " if long else ""
+    windows = f"Windows are of {config['data']['length']:,} tokens; longer ones: {escaped(long)}. " if long else ""
     return (
         "Latencies are end to end on the device below, one after the other beside the dense model. Held-out text was "
         "not seen by calibration, training or search; a rise is the loss on it above the dense model's. "
@@ -120,7 +120,7 @@ def _samples(run: FinishedRun) -> str:
     note = (
         f"Up to {samples.new_tokens} tokens, each the likeliest one, as exported. `samples.prompts` asks for others.\n"
     )
-    return "\n".join([table(heads, rows), note])
+    return "\n".join([table(heads, rows, left=len(heads)), note])
 
 
 def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives: Sequence[Metric]) -> str:
@@ -172,7 +172,10 @@ def _evaluations(evaluations: Sequence[Evaluation]) -> str:
         failed = sum(e.status == "failed" for e in answers.values())
         tokens, seconds = (sum(getattr(e, name) for e in answers.values()) for name in ("tokens", "seconds"))
         rows.append([f"`{fidelity}`", str(len(answers)), str(failed), f"{tokens:,}", duration(seconds)])
-    note = "A number behind a fidelity's name is the tokens of a window, or of training.\n"
+    note = (
+        "A number behind a fidelity's name is the tokens of a window, or of training; behind `samples`, a digest of the "
+        "prompts.\n"
+    )
     return "\n".join([table(["fidelity", "evaluations", "failed", "tokens", "time"], rows), note])
 
 
