@@ -359,7 +359,7 @@ def test_the_end_says_what_it_recommends(run: Run) -> None:
     assert done.advice.recommended is not None
     assert done.advice.recommended.key == MEMBERS[0].key  # the next one has a rise of 0.2
     assert done.remarks()[-1].startswith(f"Recommended: {MEMBERS[0].key}, 1.12 × as fast, rise 0.11 nats a token")
-    assert [candidate.key for candidate in FinishedRun.open(run.directory).picks(2)][0] == MEMBERS[0].key
+    assert FinishedRun.open(run.directory).picks(2)[0].key == MEMBERS[0].key
 
 
 def test_plain_designs_are_evaluated_once_for_the_page_and_may_be_picked(run: Run) -> None:

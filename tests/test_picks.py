@@ -182,7 +182,7 @@ def test_without_a_point_that_is_near_enough_the_trade_is_told() -> None:
 def test_no_point_is_recommended_that_is_not_faster_than_dense_beyond_the_spread() -> None:
     timed = FRAME.assign(latency_e2e_ms=[40.0, 39.0, 41.0, 38.0, 37.0], latency_e2e_ms_spread=1.0)
     assert picked("recommended", timed.assign(latency_e2e_ms_spread=0.4)) == "gentle"  # the table's times count no more
-    with pytest.raises(UserError, match="No point .* is recommended: none is within .*\n  1.08 × as fast, rise 2.00"):
+    with pytest.raises(UserError, match=r"No point .* is recommended: none is within .*\n  1.08 × as fast, rise 2.00"):
         select(timed, "recommended")
     with pytest.raises(UserError, match="pick=recommended: there is no such point, none is faster"):
         select(timed.assign(latency_e2e_ms_spread=2.0), "recommended")

@@ -173,8 +173,8 @@ def _evaluations(evaluations: Sequence[Evaluation]) -> str:
         tokens, seconds = (sum(getattr(e, name) for e in answers.values()) for name in ("tokens", "seconds"))
         rows.append([f"`{fidelity}`", str(len(answers)), str(failed), f"{tokens:,}", duration(seconds)])
     note = (
-        "A number behind a fidelity's name is the tokens of a window, or of training; behind `samples`, a digest of the "
-        "prompts.\n"
+        "A number behind a fidelity's name is the tokens of a window, or of training; behind `samples`, a digest of "
+        "the prompts.\n"
     )
     return "\n".join([table(["fidelity", "evaluations", "failed", "tokens", "time"], rows), note])
 
