@@ -102,7 +102,7 @@ def test_the_numbers_are_the_runs_own() -> None:
     assert "`kl` and `heldout_kl`: not defined" in text
     assert "12,345 tokens" in text
     assert f"torch {versions()['torch']}" in text
-    assert "Seeds: search 0, distillation 0." in text
+    assert "Seed: 0." in text
 
 
 def test_without_a_recommended_point_the_report_names_the_trade_and_its_commands() -> None:

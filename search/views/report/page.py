@@ -185,8 +185,11 @@ def _tuning_words(config: Mapping[str, Any]) -> str:
     if correction:
         words.append(f"a corrective refit on {correction['windows'] * config['data']['length']:,} tokens")
     if mode != "off":
-        tokens, what = max(distillation["tokens"]), distillation["trainable"]
-        words.append(f"distillation from the dense model for {tokens:,} tokens ({what})")
+        tokens, what = distillation["tokens"], distillation["trainable"]
+        if isinstance(tokens, int):
+            words.append(f"weights that all designs share, healed by {tokens:,} tokens of distillation ({what})")
+        else:
+            words.append(f"distillation from the dense model for {max(tokens):,} tokens ({what})")
     return f"After is with {' and '.join(words)}, as it is exported; before is without.\n"
 
 
@@ -222,7 +225,7 @@ def _again(run: FinishedRun) -> str:
     lines += [f"# as a checkpoint: {offer}\n{export_command(run.run_dir)}{offer.key}" for offer in offers]
     if advice.pick is not None:
         lines.append(f"# task scores\n{next_commands(run.run_dir, advice.pick)['score']}")
-    seeds = f"Seeds: search {config['seed']}, distillation {config['distillation']['seed']}."
+    seeds = f"Seed: {config['seed']}."
     packages = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
     note = "Equal seeds ask about equal designs as long as the latency table is equal; timings differ from run to run."
     return "\n".join([code("\n\n".join(lines), "bash"), f"{seeds} {note}\n", f"Versions: {escaped(packages)}.\n"])
