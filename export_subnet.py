@@ -16,8 +16,9 @@ import torch
 from omegaconf import DictConfig
 
 from conf.settings import ended_settings, instantiated, plain
-from evaluators.metrics import HELDOUT_QUALITY
+from evaluators.metrics import HELDOUT_QUALITY, LONG_QUALITY
 from evaluators.paths import Paths
+from evaluators.samples import Samples
 from evaluators.session import Session
 from evaluators.training.pick_recovery import recover_pick
 from search.constraints import quoted
@@ -39,7 +40,7 @@ def export(config: dict[str, Any], watch: Watch) -> None:
     require_free(out)
     watch.say([f"pick {pick}: {candidate.key}, to {out}"])
     if settings.tunes and not config["tuning"]:  # the row's held-out figures are not those of this checkpoint
-        row = row.drop([*HELDOUT_QUALITY], errors="ignore")
+        row = row.drop([*HELDOUT_QUALITY, LONG_QUALITY], errors="ignore")
         settings = replace(settings, correction=None, training="off")
     session = Session.open(settings, Paths(run_dir), watch.stage)
     loaded = session.loaded
@@ -54,7 +55,7 @@ def export(config: dict[str, Any], watch: Watch) -> None:
         text = stream, session.text, settings.text.length, settings.text.heldout_windows
         arguments = recovery, source, supernet, candidate, *text, checkpoints
         scores, recovered = recover_pick(*arguments, lambda line: watch.say([line]))
-        row = pd.concat([row.drop([*scores], errors="ignore"), pd.Series(scores)])
+        row = pd.concat([row.drop([*scores, LONG_QUALITY], errors="ignore"), pd.Series(scores)])
     done = form.export(
         source,
         loaded.model.config,
@@ -63,6 +64,7 @@ def export(config: dict[str, Any], watch: Watch) -> None:
         candidate,
         out,
         card={
+            **Samples(loaded.tokenizer, settings.samples).section(session.finished_model, session.dense, source),
             "Metrics": {str(name): value for name, value in row.items() if isinstance(value, Real)},
             "Provenance": {
                 "run": run_dir.resolve().name,

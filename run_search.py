@@ -8,6 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from conf.settings import RunSettings, plain, run_settings
+from evaluators.closing import Closing
 from evaluators.paths import Paths
 from evaluators.session import Session
 from search.archive import Archive
@@ -53,7 +54,7 @@ def run(settings: RunSettings, watch: Watch) -> None:
         with watch.stage("search"):
             run_loop(algorithm, evaluators, archive, objectives, budget, ask=settings.ask, on_progress=watch.searched)
         # 4: what is promised is measured
-        result = finished(session, archive, space, settings.front_points, watch)
+        result = finished(session, archive, space, settings, watch)
         write_pages(run_dir, archive)
         if session.harness.tasks:
             ended = FinishedRun.open(run_dir)
@@ -62,11 +63,12 @@ def run(settings: RunSettings, watch: Watch) -> None:
     watch.send(SearchEnded(run_dir, session.spec.name, objectives, result))
 
 
-def finished(session: Session, archive: Archive, space: SearchSpace, points: int, watch: Watch) -> Finish:
+def finished(session: Session, archive: Archive, space: SearchSpace, settings: RunSettings, watch: Watch) -> Finish:
     """The end of a search: its front, scored, timed and written."""
-    fidelities, table = session.fidelities, session.table
+    fidelities, table, closing = session.fidelities, session.table, Closing.of(session)
     facts = {
         "sources": session.text.sources,
+        "long_context": closing.long_context,
         "latency_table": table.remarks(),
         "mlp_step": space.mlp_step,
         "latency": {**table.device, "scenario": session.settings.latency.scenario},
@@ -77,7 +79,8 @@ def finished(session: Session, archive: Archive, space: SearchSpace, points: int
             archive, session.objectives, session.dense, search=fidelities.search[-1],
             trained=session.trained[-1] if session.trained else session.healed, heldout=fidelities.heldout,
             tuned=fidelities.tuned, timed=session.timed(show), show=show, facts={**session.identity(), **facts},
-            reference=space.uniform_ladder(), points=points, run_dir=session.paths.run_dir,
+            reference=space.uniform_ladder(), points=settings.front_points, recommend=settings.recommend,
+            closing=closing.evaluators, run_dir=session.paths.run_dir,
         )  # fmt: skip
     if session.tuning:
         session.tuning.keep(set(result.front["key"]))

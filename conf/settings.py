@@ -21,6 +21,7 @@ from search.loop import Budget
 from search.protocol import Algorithm, Task
 from search.run.directory import CONFIG_FILE, new_name
 from search.run.finished import FinishedRun
+from search.run.recommended import Recommend
 from space.errors import UserError
 from space.space import SearchSpace
 
@@ -35,6 +36,7 @@ PARTS: Mapping[str, str] = {
     "correction": "correction",
     "distillation": "distillation",
     "tasks": "evaluate",
+    "samples": "samples",
 }
 
 
@@ -51,7 +53,8 @@ class RunSettings:
         ask: Candidates asked at once.
         constraints: See `search.constraints.limits`.
         front_points: The most members that the front keeps.
-        scored_picks: Points beside the knee that are scored on tasks.
+        recommend: Which point of the front is recommended, and what is offered.
+        scored_picks: Points beside the recommended one that are scored on tasks.
         profile_only: Whether the run ends after the latency table.
         compared: Directories of runs whose fronts the page lays over.
         tracker: A row of `search.views.watch.trackers.TRACKERS`, or `none`.
@@ -66,6 +69,7 @@ class RunSettings:
     ask: int
     constraints: Mapping[str, Any]
     front_points: int
+    recommend: Recommend
     scored_picks: int
     profile_only: bool
     compared: Sequence[str]
@@ -91,6 +95,7 @@ def run_settings(config: dict[str, Any]) -> RunSettings:
         ask=config["search"]["ask"],
         constraints=config["constraints"],
         front_points=config["front_points"],
+        recommend=Recommend.of(config),
         scored_picks=config["evaluate"]["picks"],
         profile_only=config["profile_only"],
         compared=config["compare"],

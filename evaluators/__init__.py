@@ -4,6 +4,7 @@
 - `metrics`: all metrics, one row each.
 - `settings`, `paths`, `session`: what a session is told, where it lives, and a run's parts wired from these.
 - `fidelities`: the evaluators of a search, from the cheapest on.
+- `closing`: what is asked last: `long_context` (held-out text in long windows) and `samples` (what models write).
 
 What costs nothing: `cost` (parameters, work, cache) and `refit_error` (what each block loses for itself).
 What runs text: `divergence` (KL and likelihood), `prefix` (first layers that candidates share, run once), `output_head`

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluators.base import Measure, ModelOf
+from evaluators.base import Measure, Metric, ModelOf
 from evaluators.metrics import HELDOUT_QUALITY, SEARCH_QUALITY, metrics_named
 from evaluators.output_head import OutputHead
 from evaluators.prefix import PrefixForward
@@ -109,9 +109,22 @@ class Divergence:
 
         def values(candidate: Candidate) -> Mapping[str, float]:
             kl, nll = self(candidate, model_of(candidate))
-            return {"heldout_kl": kl, "heldout_ppl": math.exp(nll) if nll < 700 else math.inf}
+            return {"heldout_kl": kl, "heldout_ppl": _perplexity(nll)}
 
         return Measure(HELDOUT_METRICS, values, self.tokens)
+
+    def perplexity_measure(self, metric: Metric, model_of: ModelOf) -> Measure:
+        """The perplexity alone, as another metric.
+
+        Args:
+            metric: What it is called.
+            model_of: A candidate's own model, or None for the supernet's.
+        """
+
+        def values(candidate: Candidate) -> Mapping[str, float]:
+            return {metric.name: _perplexity(self(candidate, model_of(candidate))[1])}
+
+        return Measure((metric,), values, self.tokens)
 
     @torch.inference_mode()
     def __call__(self, candidate: Candidate, model: Any | None = None) -> tuple[float, float]:
@@ -150,3 +163,7 @@ class Divergence:
         else:
             states = (model.model(part, use_cache=False).last_hidden_state for part in self._forward.batches)
         return (state.flatten(0, 1).float() for state in states)
+
+
+def _perplexity(nll: float) -> float:
+    return math.exp(nll) if nll < 700 else math.inf

@@ -16,6 +16,7 @@ METRICS = (
     Metric("nll", "nats/token", "min", "quality", "NLL, search text", "fine"),
     Metric("heldout_kl", "nats/token", "min", "quality", "KL to dense, held-out", "fine"),
     Metric("heldout_ppl", "", "min", "quality", "Perplexity, held-out", "plain"),
+    Metric("heldout_long_ppl", "", "min", "quality", "Perplexity, held-out, long windows", "plain"),
     Metric("refit_error", "", "min", "quality", "Output lost by blocks after refit", "fine", free=True),
     Metric("acc", "", "max", "score", "Accuracy, tasks of the search", "fine"),
     Metric("latency_ms", "ms", "min", "latency", "Latency, table", "plain", free=True),
@@ -41,6 +42,7 @@ METRICS = (
 
 SEARCH_QUALITY = ("kl", "nll")  # on the search's own text, which is never the result
 HELDOUT_QUALITY = ("heldout_kl", "heldout_ppl")
+LONG_QUALITY = "heldout_long_ppl"  # the same perplexity, of windows longer than the run's own
 # The same before what an export gets beside the cached refit: of the search's questions, and of held-out text.
 BEFORE_TUNING = {"kl": "untuned_kl", "nll": "untuned_nll", "acc": "untuned_acc"}
 HELDOUT_BEFORE_TUNING = {"heldout_kl": "refit_kl", "heldout_ppl": "refit_ppl"}
@@ -55,7 +57,7 @@ SUPERLATIVES = {
     "decoder_params": "smallest",
 }
 # What a front ranges over by orders of magnitude, so that an axis of it is logarithmic.
-WIDE_RANGING = ("kl", *HELDOUT_QUALITY, "untuned_kl", *HELDOUT_BEFORE_TUNING.values())
+WIDE_RANGING = ("kl", *HELDOUT_QUALITY, LONG_QUALITY, "untuned_kl", *HELDOUT_BEFORE_TUNING.values())
 
 SPREADS = (SPREAD, STDERR)
 _BY_NAME = {metric.name: metric for metric in METRICS}
@@ -76,6 +78,12 @@ def metric_named(name: str) -> Metric:
 def metrics_named(*names: str) -> tuple[Metric, ...]:
     """The rows of these names, see `metric_named`."""
     return tuple(map(metric_named, names))
+
+
+def end_to_end(name: str, columns: Collection[str]) -> str | None:
+    """The column, among these, of the end-to-end times of what a metric of the latency table is about."""
+    timed = name.replace("_ms", "_e2e_ms")
+    return next((column for column in (timed, WHOLE.get(timed, "")) if column in columns), None)
 
 
 def task_score(name: str, goal: Goal) -> Metric:

@@ -38,18 +38,22 @@ class TextSettings(TextPlace):
         calibration_windows: For importance and refits.
         search_windows: For the divergence of every candidate.
         heldout_windows: For the front's final scores.
+        long: Tokens in the longer windows of held-out text that the front is scored on besides; None for no such.
     """
 
     length: int = 512
     calibration_windows: int = 64
     search_windows: int = 4
     heldout_windows: int = 16
+    long: int | None = 2048
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("length", "calibration_windows", "search_windows", "heldout_windows"):
             if getattr(self, name) < 1:
                 raise UserError(f"data.{name}: expected at least 1, got {getattr(self, name)}.")
+        if self.long is not None and self.long < 2:
+            raise UserError(f"data.long: expected at least 2 tokens, or null for no longer windows, got {self.long}.")
 
     @property
     def windows(self) -> dict[Part, int]:
@@ -88,7 +92,7 @@ class TaskSettings:
 
     Attributes:
         tasks: Names of tasks, groups or tags, or patterns of such.
-        picks: Points beside the knee that a run scores at its end.
+        picks: Points beside the recommended one that a run scores at its end.
         num_fewshot: Examples in every prompt; None for each task's own number.
         limit: Items of each task, from its first on; None for all.
         include_path: Directory with task files of the user's own.
@@ -110,6 +114,28 @@ class TaskSettings:
 
 
 @dataclass(frozen=True)
+class SampleSettings:
+    """What models write for people to read.
+
+    Attributes:
+        prompts: Beginnings of texts; none of them for nothing.
+        tokens: That follow, at most.
+    """
+
+    prompts: Sequence[str] = ()
+    tokens: int = 30
+
+    def __post_init__(self) -> None:
+        prompts = (self.prompts,) if isinstance(self.prompts, str) else tuple(self.prompts)
+        object.__setattr__(self, "prompts", prompts)  # configurations have lists
+        if not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts) or self.tokens < 1:
+            raise UserError(
+                "samples: expected prompts of some text, or [] for none, and tokens of at least 1, got "
+                f"{[*prompts]} and {self.tokens}."
+            )
+
+
+@dataclass(frozen=True)
 class Settings:
     """All that a process needs to be told to evaluate or export subnets of a run.
 
@@ -124,6 +150,7 @@ class Settings:
         distillation: How subnets are trained, where they are: all together, or each by itself.
         training: `off`: subnets are not trained; `final`: those of the front are; `loop`: the search sees trained ones.
         tasks: What lm-eval asks.
+        samples: What the front's members write.
         objectives: Names of the metrics that the front is about.
         text_digest: That the text must have, as `evaluators.data.splits.TokenSplits` says it; None for any.
     """
@@ -138,6 +165,7 @@ class Settings:
     distillation: Healing | Distillation
     training: str
     tasks: TaskSettings = field(default_factory=TaskSettings)
+    samples: SampleSettings = field(default_factory=SampleSettings)
     objectives: tuple[str, ...] = ("kl", "latency_ms")
     text_digest: str | None = None
 

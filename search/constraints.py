@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from evaluators.metrics import METRICS
@@ -12,17 +13,45 @@ from search.tables import tabulate
 from space.errors import UserError
 from space.space import SearchSpace
 
-_CONSTRAINT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
+_CONSTRAINT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(x?)\s*")
 _BOUNDS = {"max": "<=", "min": ">="}
 
 # Of which no candidate has as little as 1.
 _SIZED = {m.name for m in METRICS if m.is_cost and (m.format in ("count", "bytes") or m.unit == "ms")}
 
 
-def parsed(text: str) -> tuple[str, str, float] | None:
-    """Name, relation and value of a constraint; None when this is not one."""
-    match = _CONSTRAINT.fullmatch(text)
-    return (match.group(1), match.group(2), float(match.group(3))) if match else None
+@dataclass(frozen=True)
+class Constraint:
+    """A limit in text, such as `params<=0.6` or `heldout_ppl<=1.1x`.
+
+    Attributes:
+        name: Of a metric.
+        relation: `<=` or `>=`.
+        value: The number.
+        of_dense: Whether the limit is so many times the dense model's value.
+    """
+
+    name: str
+    relation: str
+    value: float
+    of_dense: bool
+
+    @classmethod
+    def parsed(cls, text: str) -> Constraint | None:
+        """What a text says, a value with an `x` behind it being times the dense model's; None for no constraint."""
+        match = _CONSTRAINT.fullmatch(text)
+        if match is None:
+            return None
+        name, relation, number, times = match.groups()
+        return cls(name, relation, float(number), bool(times) or relative(name, float(number)))
+
+    def __str__(self) -> str:
+        times = "x" * (self.of_dense and not relative(self.name, self.value))
+        return f"{self.name}{self.relation}{self.value:g}{times}"
+
+    def limit(self, dense: float) -> float:
+        """The largest, or the smallest, value that satisfies it, where the dense model has this one."""
+        return self.value * dense if self.of_dense else self.value
 
 
 def relative(name: str, value: float) -> bool:
@@ -86,7 +115,8 @@ def constrained(space: SearchSpace, constraints: Mapping[str, Any], free: Free) 
         if name not in dense:
             raise UserError(
                 f"constraints: expected bounds on {', '.join(dense)}, got one on {name}. "
-                "What is measured on text, such as kl, is an objective: pick from the front by it, pick='kl<=0.5'."
+                "What is measured on text, such as kl, is an objective: pick from the front by it, such as "
+                "pick='heldout_ppl<=1.1x'."
             )
         table = tabulate(space, free, [name])[name]
         limit = value * table.base if relative(name, value) else value

@@ -71,30 +71,6 @@ def reference_point(values: npt.ArrayLike) -> Floats:
     return np.asarray(worst + np.where(margin > 0, margin, 0.1), dtype=np.float64)
 
 
-def knee(values: npt.ArrayLike) -> int:
-    """The point of the front after which a gain in one objective costs most in another.
-
-    Objectives are scaled to 0..1 over the front. With two, the knee is the point farthest below the chord between the
-    two extremes (Das, "On characterizing the 'knee' of the Pareto curve based on normal-boundary intersection",
-    Structural Optimization 18, 1999). With more, it is the point nearest to the ideal point (compromise programming:
-    Zeleny, "Compromise programming", 1973). A front that bends away from the ideal has no knee: an extreme is returned.
-
-    Args:
-        values: Shape (points, objectives), at least one point; dominated points are left out.
-
-    Returns:
-        Row of the knee; the first of equals.
-    """
-    points = _points(values)
-    rows = np.flatnonzero(non_dominated(points))
-    if len(rows) == 0:
-        raise ValueError("knee: expected at least one point, got none.")
-    scaled = _scaled(points[rows])
-    # The scaled extremes of two objectives are (0, 1) and (1, 0), so the distance below their chord falls with the sum.
-    distance = scaled.sum(axis=1) if scaled.shape[1] <= 2 else np.linalg.norm(scaled, axis=1)
-    return int(rows[np.argmin(distance)])
-
-
 def spread_subset(values: npt.ArrayLike, count: int) -> npt.NDArray[np.intp]:
     """Choose points that cover a front: each objective's best one, then repeatedly the one farthest from all chosen.
 

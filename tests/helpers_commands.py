@@ -14,6 +14,8 @@ import pytest
 from helpers_run import TINY_RUN, ended, save_tiny, start
 
 from evaluators.base import Evaluation
+from search.run.directory import FRONT_FILE
+from search.run.front import read_front_csv, write_front_csv
 
 Done = subprocess.CompletedProcess[str]
 Process = subprocess.Popen[str]
@@ -66,6 +68,13 @@ def on_another_device(run: Path) -> None:
     table = json.loads((run / "latency.json").read_text())
     table["device"] |= {"threads": 64, "device": "Imaginary 9000"}
     (run / "latency.json").write_text(json.dumps(table))
+
+
+def timed_as_tabled(run: Path) -> Path:
+    """As if end-to-end timings had been the table's: those of so small a model are noise, and here all are faster."""
+    front = read_front_csv(run / FRONT_FILE)
+    write_front_csv(run / FRONT_FILE, front.assign(latency_e2e_ms=front["latency_ms"], latency_e2e_ms_spread=0.0))
+    return run
 
 
 def good(done: Done) -> Done:

@@ -27,10 +27,11 @@ from evaluators.training.distillation import Distillation
 from evaluators.training.healing import Healing
 from evaluators.training.recovery import Recovery
 from evaluators.training.tuning import MODES
-from search.constraints import limits_text
+from search.constraints import limits_text, quoted
 from search.loop import Budget
 from search.protocol import Task
 from search.run.directory import open_run_directory
+from search.run.recommended import Recommend
 from space.candidate import Candidate
 from space.errors import UserError
 from space.formats.registry import format_of
@@ -82,7 +83,7 @@ def check_model(config: Config) -> None:
 def check_data(config: Config) -> None:
     settings = instantiated(config["data"])
     assert isinstance(settings, TextSettings)
-    sizes = {"length", "calibration_windows", "search_windows", "heldout_windows"}
+    sizes = {"length", "calibration_windows", "search_windows", "heldout_windows", "long"}
     assert keys_of(config["data"]) - sizes == {field.name for field in fields(TextPlace)}
 
 
@@ -184,6 +185,8 @@ def test_the_default_composes_with_every_part_and_its_objectives_exist() -> None
     assert settings.training == "loop"
     assert settings.tasks == TaskSettings()
     assert config["front_points"] >= 8
+    assert Recommend.of(config) == Recommend()  # the config and the code have one default
+    assert (len(settings.samples.prompts), settings.samples.tokens) == (3, 30)
     assert (config["progress"], config["tracker"]) == ("auto", "none")  # "none" is a word here, not YAML's null
 
 
@@ -238,6 +241,8 @@ def test_an_unknown_option_or_key_is_an_error(override: str) -> None:
         ("evaluators.batch_size=0", r"evaluators\.batch_size: expected at least 1, got 0"),
         ("latency.engine=abacus", r"latency\.engine: expected torch or llamacpp"),
         ("evaluate.picks=-1", r"evaluate\.picks: expected at least 0"),
+        ("samples.tokens=0", "samples: expected prompts of some text"),
+        ("data.long=1", r"data\.long: expected at least 2 tokens, or null"),
     ],
 )
 def test_a_value_that_is_refused_is_told_in_the_words_of_who_refuses_it(override: str, said: str) -> None:
@@ -269,6 +274,9 @@ def test_a_run_is_opened_with_what_it_has_stored(tmp_path: Path) -> None:
 
 
 def test_the_export_composes() -> None:
+    assert composed("run_dir=results/x", name="export")["pick"] == "recommended"
+    (pick,) = quoted(["pick=heldout_ppl<=1.1x"], "pick")
+    assert composed("run_dir=results/x", pick, name="export")["pick"] == "heldout_ppl<=1.1x"
     config = composed("run_dir=results/x", "pick='params<=0.6'", name="export")
     chosen = config["run_dir"], config["pick"], config["out"], config["tolerance"]
     assert chosen == ("results/x", "params<=0.6", None, 1e-4)

@@ -12,7 +12,7 @@ from evaluators.base import Evaluation
 from evaluators.cost import cost_measure
 from evaluators.metrics import metric_named
 from search.algorithms import NSGA2
-from search.constraints import constrained, limits_text, quoted
+from search.constraints import Constraint, constrained, limits_text, quoted
 from search.protocol import Algorithm, Task
 from search.rivals.additive import AdditiveDesigns
 from search.rivals.baselines import Ladders, RandomSearch
@@ -123,6 +123,24 @@ def test_limits_are_said_as_people_write_them() -> None:
     given = {"latency_ms": 0.7, "kv_bytes": None, "params": {"min": 0.5, "max": 0.8}}
     assert limits_text(given) == "latency_ms<=0.7, params<=0.8, params>=0.5"
     assert limits_text({"kv_bytes": None}) == "none"
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "said"),
+    [
+        ("params <= 0.6", 60.0, "params<=0.6"),  # a part of the dense model's
+        ("params<=1.5x", 150.0, "params<=1.5x"),
+        ("params<=70", 70.0, "params<=70"),
+        ("heldout_ppl<= 1.1 x", 110.0, "heldout_ppl<=1.1x"),
+        ("heldout_ppl<=0.5", 0.5, "heldout_ppl<=0.5"),  # of which a model may have as little
+    ],
+)
+def test_limits_in_text_are_numbers_or_times_the_dense_model(text: str, limit: float, said: str) -> None:
+    constraint = Constraint.parsed(text)
+    assert constraint is not None
+    assert constraint.limit(100.0) == pytest.approx(limit)
+    assert str(constraint) == said
+    assert Constraint.parsed(text.replace("<=", "<")) is None
 
 
 def test_hydra_sees_them_quoted() -> None:

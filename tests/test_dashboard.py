@@ -271,7 +271,7 @@ def test_orders_become_commands_of_the_entry_scripts(orders: Orders) -> None:
     assert not any(word.startswith("limit") for word in orders.score(key, KEYS, "piqa", None)[1])
 
 
-@pytest.mark.parametrize("pick", [None, 7, ["s"], "", "knee", "../../x", HOSTILE, "s0; rm -rf x", "params<=1"])
+@pytest.mark.parametrize("pick", [None, 7, ["s"], "", "recommended", "../../x", HOSTILE, "s0; rm -rf x", "params<=1"])
 def test_a_pick_is_a_key_of_the_run(orders: Orders, pick: Any) -> None:
     with pytest.raises(UserError, match="Choose a point of this run"):
         orders.export(pick, KEYS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,13 @@ import yaml
 from helpers_toy import default_config, toy_spec
 
 from evaluators.base import Evaluation, Measure, MeasureEvaluator, Metric
-from evaluators.metrics import metric_named
+from evaluators.metrics import LONG_QUALITY, metric_named
 from search.archive import Archive
 from search.run.directory import CONFIG_FILE, FRONT_FILE, PAGE_FILE, POINTS_FILE, REPORT_FILE, SUMMARY_FILE
 from search.run.finish import REFERENCE_POINTS, Finish, finish
+from search.run.finished import FinishedRun
 from search.run.front import CANDIDATE, is_dense, read_front_csv
+from search.run.recommended import Recommend
 from search.views.pages import write_pages
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
@@ -94,6 +97,7 @@ class Run:
         self.tuned: Fake | None = None
         self.trained: Fake | None = None
         self.timed = Fake("timed", TIMED, timed_values)
+        self.closing: list[Fake] = []
         with Archive(directory / "archive.jsonl", FACTS) as archive:
             for evaluation in self.search.evaluate(searched):
                 archive.add(evaluation)
@@ -112,7 +116,9 @@ class Run:
                 trained=self.trained,
                 tuned=self.tuned,
                 timed=self.timed,
+                closing=self.closing,
                 points=points,
+                recommend=Recommend(),
                 run_dir=self.directory,
                 facts=FACTS,
                 reference=reference,
@@ -306,6 +312,54 @@ def test_an_answer_is_on_disk_before_the_next_is_computed(run: Run) -> None:
     assert asked == [DENSE.key, *keys(MEMBERS)]
     with Archive(run.directory / "archive.jsonl", FACTS) as archive:
         assert [e.status for e in archive.evaluations("heldout")] == ["ok"] * len(asked)
+
+
+@dataclass
+class Writer:
+    """Writes something after one prompt, with all but one candidate."""
+
+    silent: Candidate
+    fidelity: str = "samples-0"
+    metrics: tuple[Metric, ...] = ()
+    asked: list[str] = field(default_factory=list)
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
+        for candidate in candidates:
+            self.asked.append(candidate.key)
+            facts = {"prompts": ["It is"], "new_tokens": 3, "texts": [f" {candidate.key}"]}
+            failed = candidate == self.silent
+            yield Evaluation(candidate, self.fidelity, *(("failed", {}, 0.0, 0, "x") if failed else ()), facts=facts)
+
+
+def test_what_is_left_in_the_end_is_asked_once_more_and_what_it_writes_is_kept(run: Run) -> None:
+    run.heldout.values = replaced(heldout_values, MEMBERS[1], heldout_ppl=99.0)  # left out
+    writer, long = Writer(DENSE), Fake("heldout-64", (metric_named(LONG_QUALITY),), lambda c: {LONG_QUALITY: 7.0})
+    run.closing = [long, writer]
+    left = [DENSE, MEMBERS[0], *MEMBERS[2:]]
+    assert list(run.end().front[LONG_QUALITY]) == [7.0] * len(left)
+    assert writer.asked == [key for call in long.calls for key in call] == keys(left)
+    ended = FinishedRun.open(run.directory)
+    assert ended.samples.prompts == ("It is",)
+    assert ended.samples.texts == {key: (f" {key}",) for key in keys(left[1:])}
+    assert f"| `{MEMBERS[0].key}` | 0.11 |  {MEMBERS[0].key} |" in (run.directory / REPORT_FILE).read_text()
+    writer.asked.clear()
+    again = run.end()
+    assert (writer.asked, list(again.front["key"])) == ([], keys(left))
+
+
+def test_points_far_from_dense_on_heldout_text_are_left_out_and_not_timed(run: Run) -> None:
+    run.heldout.values = replaced(heldout_values, MEMBERS[-1], heldout_ppl=10 * math.exp(1.6))
+    done = run.end()
+    assert (list(done.front["key"]), done.dropped) == ([DENSE.key, *keys(MEMBERS[:-1])], 1)
+    assert MEMBERS[-1].key not in run.timed.calls[0]
+
+
+def test_the_end_says_what_it_recommends(run: Run) -> None:
+    done = run.end()
+    assert done.advice.recommended is not None
+    assert done.advice.recommended.key == MEMBERS[0].key  # the next one has a rise of 0.2
+    assert done.remarks()[-1].startswith(f"Recommended: {MEMBERS[0].key}, 1.12 × as fast, rise 0.11 nats a token")
+    assert FinishedRun.open(run.directory).picks(2)[0].key == MEMBERS[0].key
 
 
 def test_plain_designs_are_evaluated_once_for_the_page_and_may_be_picked(run: Run) -> None:

@@ -54,11 +54,14 @@ def test_a_uniform_checkpoint_needs_no_code_of_its_own(tmp_path: Path, monkeypat
 def test_the_card_names_a_base_model_of_the_hub(name: str, base_model: str | None) -> None:
     spec = replace(tiny_model("llama")[1], name=name)
     settings = {"kind": "It is tiny.", "library": "gguf", "use": "import gguf"}
-    card = model_card(spec, Candidate.dense(spec), {"Metrics": {"a|b": 1}}, **settings)
+    texts = [("It is", "<b>warm</b> | [x](y)", "![a](b)\n# `cold`")]
+    card = model_card(spec, Candidate.dense(spec), {"What it writes": texts, "Metrics": {"a|b": 1}}, **settings)
     read = ModelCard(str(card))
     assert (read.data.base_model, read.data.library_name, read.data.tags) == (base_model, "gguf", ["pruned"])
     assert read.text.startswith(f"\n# {name}, pruned (")
     assert "| a\\|b | 1 |" in read.text
+    written = r"| It is | &lt;b&gt;warm&lt;/b&gt; \| \[x\](y) | !\[a\](b) \# \`cold\` |"
+    assert written in read.text  # which is a table's row, and nothing else
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_imports_go_down_only(source: str) -> None:
 
 
 def test_search_knows_the_torch_free_types_alone() -> None:
-    known = {f"space.{name}" for name in ("candidate", "spec", "space", "errors", "files")}
+    known = {f"space.{name}" for name in ("candidate", "spec", "space", "errors", "files", "markdown")}
     known |= {"evaluators.base", "evaluators.metrics", "evaluators.latency.table_error"}
     for source in MODULES:
         if source.startswith("search/"):

@@ -32,7 +32,7 @@ def point(latency: float, kl: float, heads: tuple[int, ...], channels: int, *, f
     layers = tuple(LayerShape(n, max(1, n // 2) if n else 0, channels) for n in heads)
     cost = float(sum(n * 10 + channels for n in heads))
     values = {"kl": kl, "latency_ms": latency, "params": 500.0 + cost, "decoder_params": cost}
-    held = {"heldout_ppl": 10 + 20 * kl, "acc_piqa": 0.7 - kl / 10, "acc_piqa_stderr": 0.01}
+    held = {"heldout_ppl": 10 + 10 * kl, "acc_piqa": 0.7 - kl / 10, "acc_piqa_stderr": 0.01}
     return Candidate(layers), values | (held if front else {})
 
 
@@ -49,7 +49,7 @@ KEYS = [candidate.key for candidate, _ in MEMBERS]
 
 def data(title: str = "tiny", run_dir: str = "results/run", front: Any = FRONT, **more: Any) -> dict[str, Any]:
     others = more.pop("others", OTHERS)
-    facts = {**FACTS, "model": {**FACTS["model"], "name": title}}
+    facts = {**FACTS, "model": {**FACTS["model"], "name": title}, "samples": more.pop("samples", None)}
     scores = [SCORE, *more.pop("scores", [])]
     run = finished_run(run_dir, front, points_table(others, DENSE), OBJECTIVES, facts, scores=scores)
     return front_figure_data(run, **more)
@@ -144,8 +144,9 @@ def test_load_hover_click_and_copy(shown: Shown) -> None:
     shown.open(figure)
     assert shown.tab.title() == "tiny – Pareto front"
     assert "4 points on the front, 2 other candidates" in shown.text("#subtitle")
-    assert shown.picked() == [figure["marks"]["knee"]]
-    assert {"dense", "knee"} <= set(shown.annotations())
+    assert shown.picked() == [figure["marks"]["recommended"]] == [KEYS[0]]
+    assert {"dense", "recommended"} <= set(shown.annotations())
+    assert shown.text("#advice").startswith(f"Recommended: {KEYS[0]}, 1.25 × as fast")
     shown.tab.mouse.move(*shown.place(KEYS[1]))
     hover = shown.tab.wait_for_selector(".hoverlayer .hovertext").text_content()
     assert KEYS[1] in hover
@@ -327,6 +328,26 @@ def test_names_that_mean_harm_do_nothing(shown: Shown, tmp_path: Path) -> None:
     shown.tab.wait_for_selector(".hoverlayer .hovertext")
     shown.tab.click("#legend button:has-text('onclick')")
     assert shown.tab.evaluate("[document.scripts.length, document.images.length, document.links.length]") == [3, 0, 0]
+
+
+def test_what_a_pick_writes_stands_beside_what_the_dense_model_does(shown: Shown) -> None:
+    texts = {key: [f" <b>{key}</b>", HOSTILE] for key in (DENSE[0].key, *KEYS[:2])}
+    shown.open(data(samples={"prompts": ["It is", HOSTILE], "new_tokens": 3, "texts": texts}))
+    written = "[...document.querySelectorAll('#samples dt, #samples dd, #samples p')].map((one) => one.textContent)"
+    first = ["It is …", "This", f" <b>{KEYS[0]}</b>", "Dense", f" <b>{DENSE[0].key}</b>"]
+    assert shown.tab.evaluate(written) == [*first, f"{HOSTILE} …", "This", HOSTILE, "Dense", HOSTILE]
+    shown.click(KEYS[1], shift=True)
+    assert shown.tab.evaluate(written)[1:7:2] == ["A", "B", "Dense"]
+    shown.tab.keyboard.press("Escape")
+    shown.click(KEYS[2])
+    assert shown.text("#samples") == ""  # it was not asked
+
+
+def test_where_nothing_is_recommended_the_points_of_the_trade_are_offered(shown: Shown) -> None:
+    shown.open(data(front=FRONT.assign(heldout_ppl=FRONT["heldout_ppl"] * [1, 2, 2, 2, 2])))
+    assert shown.text("#advice").startswith("No point of the front is recommended")
+    shown.tab.click("#advice button:has-text('2.50 × as fast')")
+    assert shown.picked() == [KEYS[2]]
 
 
 def test_thousands_of_points_are_drawn_and_picked(shown: Shown) -> None:

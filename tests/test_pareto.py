@@ -15,7 +15,6 @@ from evaluators.metrics import metric_named
 from search.pareto import (
     fill_front,
     hypervolume,
-    knee,
     minimised,
     non_dominated,
     ranks,
@@ -70,25 +69,6 @@ def test_minimised_turns_only_what_is_maximised():
     assert minimised([], metrics).shape == (0, 2)
 
 
-def test_knee_is_the_corner_of_a_bent_front_whatever_the_units():
-    front = np.array([[0.0, 10.0], [1.0, 4.0], [2.0, 1.0], [6.0, 0.5], [10.0, 0.0]])
-    for scale in ([1.0, 1.0], [1e-3, 1e6]):
-        assert knee(front * scale) == 2
-
-
-def test_knee_does_not_see_dominated_points():
-    assert knee([[1000.0, 1000.0], [0.0, 3.0], [1.0, 1.0], [3.0, 0.0]]) == 2
-
-
-def test_knee_of_three_objectives_is_nearest_to_the_ideal():
-    assert knee([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.4, 0.4, 0.4]]) == 3
-
-
-@pytest.mark.parametrize("values", [[[1.0, 2.0]], [[1.0, 2.0], [1.0, 2.0]], [[0.0, 2.0], [2.0, 0.0]]])
-def test_knee_of_a_front_without_a_bend_is_one_of_its_points(values):
-    assert knee(values) == 0
-
-
 @given(GRID, st.integers(0, 14))
 def test_spread_subset_keeps_the_extremes_and_repeats_itself(values, count):
     rows = spread_subset(values, count)
@@ -106,7 +86,7 @@ def test_spread_subset_does_not_follow_the_crowd():
     assert rows.tolist() == [0, 50, 51]
 
 
-@pytest.mark.parametrize("function", [non_dominated, knee, reference_point, lambda values: spread_subset(values, 1)])
+@pytest.mark.parametrize("function", [non_dominated, reference_point, lambda values: spread_subset(values, 1)])
 def test_values_that_are_not_numbers_are_refused(function):
     with pytest.raises(ValueError, match="leave failed points out"):
         function([[1.0, float("nan")]])

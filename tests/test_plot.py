@@ -87,8 +87,11 @@ def figure(
     run_dir: str = "results/run",
     compared: tuple[FinishedRun, ...] = (),
     scores: tuple[Metric, ...] = (),
+    texts: dict[str, list[str]] | None = None,
 ) -> dict[str, Any]:
     facts = {**FACTS, "model": {**FACTS["model"], "name": title}}
+    if texts is not None:
+        facts["samples"] = {"prompts": [HOSTILE], "new_tokens": 3, "texts": texts}
     run = finished_run(run_dir, front, evaluated, objectives, facts, scores=scores)
     return front_figure_data(run, compared)
 
@@ -137,11 +140,20 @@ def test_the_data_hold_every_point_with_its_role_values_and_layers() -> None:
     assert (data["x"], data["y"]) == ("latency_ms", "kl")
 
 
-def test_the_knee_is_selected_and_marked_else_the_dense_model() -> None:
-    data = figure()
-    assert set(data["marks"]) == {"knee", "smallest", "fastest"}
-    assert data["selected"] == data["marks"]["knee"] in set(FRONT["key"])
+def test_the_recommended_point_is_selected_else_the_nearest_of_the_trade_else_the_dense_model() -> None:
+    near = FRONT.assign(heldout_ppl=[10.0, 11.0, 12.5, 16.0])
+    data = figure(front=near)
+    assert (set(data["marks"]), data["trade"]) == ({"recommended", "smallest", "fastest"}, [])
+    assert data["selected"] == data["marks"]["recommended"] == near["key"][1]
+    assert data["advice"].startswith(f"Recommended: {near['key'][1]}, 1.41 × as fast")
+    far = figure(front=near.assign(heldout_ppl=[10.0, 14.0, 15.0, 16.0]))
+    assert "recommended" not in far["marks"]
+    assert [key for key, _ in far["trade"]] == near["key"][1:].tolist()
+    assert far["selected"] == near["key"][1]
+    assert far["advice"].startswith("No point of the front is recommended")
     assert figure(front=front_table([], DENSE))["selected"] == DENSE[0].key
+    searching = figure(front=FRONT.drop(columns="heldout_ppl"))
+    assert (searching["advice"], searching["trade"], searching["selected"]) == ("", [], DENSE[0].key)
 
 
 def test_designs_with_equal_layers_stand_apart_but_not_from_the_front() -> None:
@@ -313,7 +325,8 @@ def test_the_command_says_the_run_directory_to_shell_and_hydra(run_dir: str, ove
 
 
 def test_hostile_names_stay_text() -> None:
-    plain, hostile = page(), page(run_dir=HOSTILE, title=HOSTILE)
+    plain, hostile = page(), page(run_dir=HOSTILE, title=HOSTILE, texts={DENSE[0].key: [HOSTILE]})
+    assert hostile.data["runs"][0]["samples"] == {"prompts": [HOSTILE], "texts": {DENSE[0].key: [HOSTILE]}}
     assert hostile.elements == plain.elements, "a name made an element"
     assert len(hostile.scripts) == len(plain.scripts)
     assert (hostile.data["title"], hostile.data["runs"][0]["run_dir"]) == (HOSTILE, HOSTILE)

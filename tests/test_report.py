@@ -1,4 +1,4 @@
-"""The front's table: its columns and order, csv round trip, confirmation on held-out text, the terminal."""
+"""The front's table: its columns and order, csv round trip, points with a name, the terminal."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
-from evaluators.base import Metric
 from evaluators.metrics import metric_named
 from search.run.front import (
     Point,
-    confirmed,
     dense_row,
     front_table,
-    landmarks,
     points_table,
     read_front_csv,
     write_front_csv,
 )
+from search.run.recommended import Advice, landmarks
 from search.views.watch.front_table import terminal_table
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
@@ -66,7 +62,7 @@ def test_columns_stand_in_the_order_of_the_metrics_and_unknown_ones_between_qual
 
 
 def test_dense_comes_first_then_ever_faster_points() -> None:
-    frame = front_table([point(1, latency_ms=3.0), point(2, latency_ms=7.0), point(3, latency_ms=12.0)], DENSE)
+    frame = front_table([point(i, latency_ms=ms, latency_e2e_ms=ms) for i, ms in enumerate((3.0, 7.0, 12.0))], DENSE)
     assert frame["latency_ms"].tolist() == [9.0, 12.0, 7.0, 3.0]
     assert dense_row(frame)["key"] == DENSE[0].key
 
@@ -134,62 +130,28 @@ def test_a_csv_without_the_dense_model_is_refused(tmp_path: Path) -> None:
         read_front_csv(tmp_path / "front.csv")
 
 
-measured = st.floats(0.1, 100.0)
-
-
-@given(st.lists(st.tuples(measured, measured), max_size=20))
-def test_confirmed_perplexity_rises_as_latency_falls(measurements: list[tuple[float, float]]) -> None:
-    points = [point(i, latency_ms=ms, heldout_ppl=ppl) for i, (ms, ppl) in enumerate(measurements)]
-    frame = front_table(points, DENSE)
-    kept = confirmed(frame, OBJECTIVES)
-    assert DENSE[0].key in set(kept["key"])
-    pruned = kept[kept["decoder_params_removed"] > 0].sort_values("latency_ms", ascending=False)
-    assert pruned["latency_ms"].is_monotonic_decreasing
-    assert pruned["heldout_ppl"].is_monotonic_increasing
-    kept_values = kept[["latency_ms", "heldout_ppl"]].to_numpy()
-    for row in frame[~frame["key"].isin(kept["key"])][["latency_ms", "heldout_ppl"]].to_numpy():
-        assert (kept_values <= row).all(axis=1).any(), "a point was left out that nothing kept is as good as"
-
-
-def test_confirmed_keeps_a_third_objective_and_minds_goals() -> None:
-    accuracy = Metric("accuracy", "", "max", "score")
-    better = point(1, latency_ms=5.0, heldout_ppl=11.0, accuracy=0.6)
-    worse = point(2, latency_ms=5.0, heldout_ppl=12.0, accuracy=0.5)
-    other = point(3, latency_ms=5.0, heldout_ppl=13.0, accuracy=0.7)
-    dense = (DENSE[0], {**DENSE[1], "accuracy": 0.9})
-    kept = confirmed(front_table([better, worse, other], dense), (*OBJECTIVES, accuracy))
-    assert set(kept["key"]) == {dense[0].key, better[0].key, other[0].key}
-
-
-def test_what_lies_within_the_spread_of_a_time_rules_nothing_out() -> None:
-    better = point(1, latency_ms=5.0, heldout_ppl=11.0, latency_ms_spread=0.2)
-    for spread, kept in ((0.0, 2), (0.29, 2), (0.31, 3)):
-        worse = point(2, latency_ms=5.5, heldout_ppl=12.0, latency_ms_spread=spread)
-        frame = front_table([better, worse], DENSE)
-        assert len(confirmed(frame, OBJECTIVES)) == kept, spread
-    assert list(frame.columns)[frame.columns.get_loc("latency_ms") + 1] == "latency_ms_spread"
-
-
-def test_a_point_without_a_heldout_value_is_not_confirmed() -> None:
-    kept = confirmed(front_table([point(1, latency_ms=1.0, heldout_ppl=math.nan)], DENSE), OBJECTIVES)
-    assert kept["key"].tolist() == [DENSE[0].key]
-
-
 def test_landmarks_are_never_the_dense_model() -> None:
     points = [
-        point(1, latency_ms=8.0, params=1900.0, heldout_kl=0.1),
-        point(2, latency_ms=5.0, params=1500.0, heldout_kl=0.2),
-        point(3, latency_ms=2.0, params=1600.0, heldout_kl=3.0),
+        point(1, latency_e2e_ms=8.0, params=1900.0, heldout_kl=0.1),
+        point(2, latency_e2e_ms=5.0, params=1500.0, heldout_kl=0.2),
+        point(3, latency_e2e_ms=2.0, params=1600.0, heldout_kl=3.0),
     ]
-    marks = landmarks(front_table(points, DENSE), OBJECTIVES)
-    assert marks == {"knee": points[1][0].key, "smallest": points[1][0].key, "fastest": points[2][0].key}
-    assert landmarks(front_table([], DENSE), OBJECTIVES) == {}
+    assert marked(front_table(points, DENSE)) == {
+        "recommended": points[2][0].key,
+        "smallest": points[1][0].key,
+        "fastest": points[2][0].key,
+    }
+    assert marked(front_table([], DENSE)) == {}
+
+
+def marked(frame: pd.DataFrame) -> dict[str, str]:
+    return landmarks(frame, Advice.of(frame, OBJECTIVES, 0.15))
 
 
 def render(frame: pd.DataFrame) -> list[str]:
     """The terminal table's lines at 120 columns."""
     console = Console(width=120, file=io.StringIO(), force_terminal=False)
-    console.print(terminal_table(frame, OBJECTIVES, title="[bold]Front[/bold]"))
+    console.print(terminal_table(frame, OBJECTIVES, marked(frame), title="[bold]Front[/bold]"))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
@@ -203,7 +165,7 @@ def test_the_terminal_table_fits_and_truncates_nothing() -> None:
     assert "[bold]Front[/bold]" in text, "a title is text, not markup"
     for expected in (DENSE[0].key, point(1)[0].key, "70.0G", "12345.67", "54321.00", "5432.100×", "50.1%"):
         assert expected in text
-    assert "knee, smallest, fastest" in text
+    assert "smallest, fastest" in text
 
 
 def test_the_terminal_table_shows_what_was_not_measured_as_a_dash() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,8 @@ from test_watch import KL, LATENCY, answer, narrow, search_ended
 from evaluators.base import Evaluation
 from search.agreement import unseen_agreement
 from search.run.versions import versions
-from search.views.report.markdown import code, escaped, table
 from search.views.report.page import report_text
+from space.markdown import code, escaped, table
 
 HOSTILE = "<script>alert(1)</script> | `a` *b* [c](http://d) ![e](f) $g$\n# h"
 RUN_DIR = Path("results/x\n```\n<script>")
@@ -31,6 +32,7 @@ SUMMARY = {
     "sources": {"<b>corpus.txt": 12345},
     "arguments": ["space=depth", "name=```"],
     "dropped": 1,
+    "long_context": "none: <i>reason</i>",
     "versions": versions(),
     "dense": {"params": 2e6, "decoder_params": 1e6},
 }
@@ -48,10 +50,16 @@ EVALUATIONS = [
 ]
 
 
-def report(run_dir: Path = RUN_DIR) -> str:
+def report(run_dir: Path = RUN_DIR, rise: float = 0.15, loss: float = 0.0) -> str:
     front = search_ended().result.front
     tuned = front.assign(untuned_kl=2 * front["kl"], refit_ppl=3 * front["heldout_ppl"])
-    run = finished_run(run_dir, tuned, tuned, (KL, LATENCY), SUMMARY, config=default_config())
+    tuned = tuned.assign(
+        heldout_ppl=[10.0, *(10.0 * math.exp(loss + step) for step in (0.0, 0.1))], heldout_long_ppl=8.0
+    )
+    samples = {"prompts": [HOSTILE, "It is"], "new_tokens": 3}
+    samples["texts"] = {key: [HOSTILE, f" {key}\nnext"] for key in tuned["key"][:2]}
+    config = default_config(f"recommend.rise={rise}")
+    run = finished_run(run_dir, tuned, tuned, (KL, LATENCY), {**SUMMARY, "samples": samples}, config=config)
     return report_text(run, EVALUATIONS)
 
 
@@ -63,8 +71,8 @@ def test_hostile_names_are_text() -> None:
     assert not [token for token in inline if token.type == "image"]
     heads = [tokens[place + 1].content for place, token in enumerate(tokens) if token.type == "heading_open"]
     assert heads[1:] == [
-        *("The front", "What was searched", "What was asked", "Before and after refit and distillation"),
-        *("How far to trust it", "To do it again"),
+        *("The front", "What its points write", "What was searched", "What was asked"),
+        *("Before and after refit and distillation", "How far to trust it", "To do it again"),
     ]
     (commands,) = [token.content for token in tokens if token.type == "fence"]
     assert "python run_search.py space=depth 'name=```'" in commands
@@ -73,15 +81,20 @@ def test_hostile_names_are_text() -> None:
 
 def test_every_table_has_as_many_cells_in_each_row() -> None:
     tables = re.findall(r"(?:^\|.*\|\n)+", report(), flags=re.MULTILINE)
-    assert len(tables) == 6
+    assert len(tables) == 7
     for rows in tables:
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows.splitlines()}) == 1
 
 
 def test_the_numbers_are_the_runs_own() -> None:
     text = report()
-    eight = answer(8).candidate.key
+    eight, four = (answer(channels).candidate.key for channels in (8, 4))
     assert f"| `{eight}` | 0.5000 | 0.2500 | 30.00 | 10.00 |" in text
+    assert re.search(rf"\| `{four}` \| recommended, fastest \| 1\.30× .* \| 0\.100 \| 0\.000 \|\n", text)
+    assert "| `" + eight + "` | 0.00 | " in text
+    assert f" |  {eight} next |" in text
+    assert f"Recommended: {four}, 1.30 × as fast, rise 0.10 nats a token (1.11 × the dense perplexity)." in text
+    assert "Windows are of 512 tokens; longer ones: none: " in text
     assert "| `search` | 6 | 1 | 500 | 0 s |" in text
     assert "| `search` | `kl` | 5 | 1.00 |" in text
     assert "| `search` | `distilled-64` | 3 | 1.00 | 1.00 |" in text
@@ -90,6 +103,14 @@ def test_the_numbers_are_the_runs_own() -> None:
     assert "12,345 tokens" in text
     assert f"torch {versions()['torch']}" in text
     assert "Seed: 0." in text
+
+
+def test_without_a_recommended_point_the_report_names_the_trade_and_its_commands() -> None:
+    text, keys = report(Path("results/x"), loss=0.5), [answer(channels).candidate.key for channels in (8, 4)]
+    assert "No point of the front is recommended: none is within a rise of 0.15 nats a token" in text
+    assert f"- 1.27 × as fast, rise 0.50 nats a token (1.65 × the dense perplexity): `{keys[0]}`" in text
+    assert f"\npython export_subnet.py run_dir=results/x pick={keys[0]}\n" in text
+    assert f"\npython score_subnet.py run_dir=results/x pick={keys[0]} " in text
 
 
 def test_a_surrogate_is_judged_by_what_it_expected_alone() -> None:

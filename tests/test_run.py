@@ -12,8 +12,8 @@ from search.run.directory import FRONT_FILE, PAGE_FILE, POINTS_FILE, REPORT_FILE
 from search.run.front import is_dense, read_front_csv
 
 COLUMNS = (
-    *("key", "kl", "heldout_kl", "heldout_ppl", "latency_ms", "latency_e2e_ms", "params", "decoder_params_removed"),
-    *("macs_per_token", "kv_bytes", "refit_kl", "refit_ppl", "candidate"),
+    *("key", "kl", "heldout_kl", "heldout_ppl", "heldout_long_ppl", "latency_ms", "latency_e2e_ms", "params"),
+    *("decoder_params_removed", "macs_per_token", "kv_bytes", "refit_kl", "refit_ppl", "candidate"),
 )
 
 
@@ -26,7 +26,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 def test_a_run_leaves_its_front_and_nothing_beside_its_directory(place: Place) -> None:
     assert {path.name for path in place.run("run").iterdir()} == {
         *(FRONT_FILE, POINTS_FILE, PAGE_FILE, SUMMARY_FILE, REPORT_FILE),
-        *("archive.jsonl", "config.yaml", "latency.json", "supernet", "tuned"),
+        *("archive.jsonl", "config.yaml", "latency.json", "supernet", "tuned", "healed"),
     }
     assert list(place.cwd.iterdir()) == []
     assert {path.name for path in place.directory.iterdir()} >= {"cache", "run"}
@@ -68,6 +68,9 @@ def test_the_summary_and_the_page_tell_of_the_run(place: Place) -> None:
     page = (place.run("run") / PAGE_FILE).read_text()
     report = (place.run("run") / REPORT_FILE).read_text()
     assert all(key in page and f"| `{key}` |" in report for key in front["key"])
+    assert summary["long_context"] == "19 of 64 tokens"
+    assert summary["samples"]["texts"].keys() == set(front["key"])
+    assert all(texts[0] and len(texts) == 3 for texts in summary["samples"]["texts"].values())
     assert f"run_dir={place.run('run')}" in report
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,17 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from helpers_commands import Done, Place, Process, contents, good, on_another_device, two_at_a_time, wait_for
+from helpers_commands import (
+    Done,
+    Place,
+    Process,
+    contents,
+    good,
+    on_another_device,
+    timed_as_tabled,
+    two_at_a_time,
+    wait_for,
+)
 from helpers_run import ended
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -48,14 +59,15 @@ def merging(place: Place) -> Place:
 @pytest.fixture(scope="module")
 def exported(llama: Place, gemma: Place) -> dict[str, Done]:
     """What exporting says, by what is picked; from a copy of the run, which exports add to."""
-    llama.copy("run", "exported")
+    timed_as_tabled(llama.copy("run", "exported"))
+    timed_as_tabled(gemma.copy("run", "gemma exported"))
     (llama.directory / "taken").mkdir()
     (llama.directory / "taken" / "thesis.txt").write_text("mine")
-    key = read_front_csv(llama.run("run") / FRONT_FILE)["key"].iloc[1]
+    key = read_front_csv(llama.run("run") / FRONT_FILE)["key"].iloc[-1]
     on_another_device(llama.copy("run", "timed elsewhere"))
     out = llama.directory / "out"
     jobs: dict[str, Callable[[], Process]] = {
-        "knee": lambda: llama.export("exported"),
+        "recommended": lambda: llama.export("exported"),
         "constraint": lambda: llama.export("exported", "pick=params<=0.9", f"out={out / 'constraint'}"),
         "beside": lambda: llama.export("exported", f"pick={beside_the_front(llama)['key']}", f"out={out / 'beside'}"),
         "front key": lambda: llama.export("exported", f"pick={key}", f"out={out / 'front key'}"),
@@ -66,7 +78,7 @@ def exported(llama: Place, gemma: Place) -> dict[str, Done]:
             "exported", "format=hf_uniform", f"pick={beside_the_front(llama)['key']}", f"out={out / 'not uniform'}"
         ),
         "unknown format": lambda: llama.export("exported", "format=onnx", f"out={out / 'unknown format'}"),
-        "gemma knee": lambda: gemma.export("run", f"out={out / 'gemma knee'}"),
+        "gemma": lambda: gemma.export("gemma exported", "pick=heldout_ppl<=90x", f"out={out / 'gemma'}"),
         "taken": lambda: llama.export("exported", f"out={llama.directory / 'taken'}"),
         "unknown key": lambda: llama.export("exported", "pick=sffffffffff", f"out={out / 'unknown key'}"),
         "no run": lambda: llama.export("nowhere", f"out={out / 'no run'}"),
@@ -79,7 +91,7 @@ def load(directory: Path, monkeypatch: pytest.MonkeyPatch, modules: Path) -> Any
     return AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)
 
 
-@pytest.mark.parametrize("pick", ["knee", "constraint", "beside", "front key", "another device", "gemma knee"])
+@pytest.mark.parametrize("pick", ["recommended", "constraint", "beside", "front key", "another device", "gemma"])
 def test_a_pick_loads_and_is_as_large_as_its_row_says(
     llama: Place,
     gemma: Place,
@@ -91,8 +103,8 @@ def test_a_pick_loads_and_is_as_large_as_its_row_says(
     done = good(exported[pick])
     assert "in a fresh process" in done.stdout
     key = done.stdout.split("pick ", 1)[1].split(": ", 1)[1].split(",", 1)[0]
-    directory = llama.run("exported") / "exports" / key if pick == "knee" else llama.directory / "out" / pick
-    row = read_front_csv((gemma if pick == "gemma knee" else llama).run("run") / POINTS_FILE).set_index("key").loc[key]
+    directory = llama.run("exported") / "exports" / key if pick == "recommended" else llama.directory / "out" / pick
+    row = read_front_csv((gemma if pick == "gemma" else llama).run("run") / POINTS_FILE).set_index("key").loc[key]
     model = load(directory, monkeypatch, tmp_path)
     assert model.num_parameters() == row["params"]
     tokens = AutoTokenizer.from_pretrained(directory, trust_remote_code=True)("some words", return_tensors="pt")
@@ -101,7 +113,10 @@ def test_a_pick_loads_and_is_as_large_as_its_row_says(
     card = (directory / "README.md").read_text()
     assert "| params |" in card
     assert "| kl |" in card
-    assert ("| heldout_ppl |" in card) == (pick != "beside")  # measured for the points of the front alone
+    measured_of_the_front_alone = ("heldout_ppl", "heldout_long_ppl")
+    assert all((f"| {name} |" in card) == (pick != "beside") for name in measured_of_the_front_alone)
+    assert "## What it writes\n\n| prompt | the dense model goes on | this one does |" in card
+    assert len(re.findall(r"^\| The capital of France is \|.*\|.*\|$", card, flags=re.MULTILINE)) == 1
 
 
 def test_an_exported_front_member_is_as_good_as_its_row_says(
@@ -109,14 +124,14 @@ def test_an_exported_front_member_is_as_good_as_its_row_says(
 ) -> None:
     """It is the tuned subnet that the run stored."""
     directory = llama.directory / "out" / "front key"
-    front = read_front_csv(llama.run("run") / FRONT_FILE)
+    row = read_front_csv(llama.run("run") / FRONT_FILE).iloc[-1]
     text = read_text(TextPlace(str(llama.model / "text.txt")), AutoTokenizer.from_pretrained(llama.model))
     tokens = text.blocks("heldout", 24, 32)
     with torch.inference_mode():
         logits = load(directory, monkeypatch, tmp_path)(tokens).logits[:, :-1].float()
     nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
-    assert math.exp(nll) == pytest.approx(front["heldout_ppl"][1], rel=1e-3)
-    assert front["heldout_ppl"][1] != pytest.approx(front["refit_ppl"][1], rel=1e-2)
+    assert math.exp(nll) == pytest.approx(row["heldout_ppl"], rel=1e-3)
+    assert row["heldout_ppl"] != pytest.approx(row["refit_ppl"], rel=1e-2)
     assert "| corrective refit | 512 tokens |" in (directory / "README.md").read_text()
 
 
@@ -151,6 +166,7 @@ def test_a_killed_recovery_ends_in_the_same_checkpoint(llama: Place) -> None:
     )
     assert after < before
     assert f"| heldout_ppl | {after:.4g}"[:20] in card
+    assert "heldout_long_ppl" not in card  # which was measured before
 
 
 def test_the_picks_are_those_that_were_named(llama: Place, exported: dict[str, Done]) -> None:
@@ -159,6 +175,9 @@ def test_the_picks_are_those_that_were_named(llama: Place, exported: dict[str, D
     allowed = front[~is_dense(front) & (front["params"] <= 0.9 * front["params"][0])]
     best = allowed["key"].to_numpy()[allowed["heldout_kl"].to_numpy(dtype=float).argmin()]
     assert best in exported["constraint"].stdout
+    pruned = front[~is_dense(front)]
+    fastest = pruned["key"].to_numpy()[pruned["latency_ms"].to_numpy(dtype=float).argmin()]
+    assert f"pick recommended: {fastest}" in exported["recommended"].stdout  # all are within so large a rise
 
 
 @pytest.mark.parametrize(

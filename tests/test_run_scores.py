@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from helpers_commands import Place, good, on_another_device, whole_lines
+from helpers_commands import Place, good, on_another_device, timed_as_tabled, whole_lines
 from helpers_run import ended
 from helpers_tasks import write_tasks
 
@@ -13,16 +13,15 @@ from search.run.front import is_dense, read_front_csv
 
 
 def test_task_scores_are_kept_shown_and_not_asked_again(llama: Place) -> None:
-    run, tasks = llama.copy("run", "scored"), write_tasks(llama.directory / "tasks")
-    table = (run / "latency.json").read_bytes()
+    run, tasks = timed_as_tabled(llama.copy("run", "scored")), write_tasks(llama.directory / "tasks")
+    table, before = (run / "latency.json").read_bytes(), read_front_csv(run / FRONT_FILE)
     on_another_device(run)  # scores need no timing
     done = good(ended(llama.score("scored", "tasks=[choose]", f"include_path={tasks}", "limit=8")))
     (run / "latency.json").write_bytes(table)
-    before = read_front_csv(llama.run("run") / FRONT_FILE)
     front = read_front_csv(run / FRONT_FILE)
     assert front[before.columns].equals(before)
     (scored,) = front.index[front["choose_acc_norm"].notna() & ~is_dense(front)]
-    assert f"pick knee: {front['key'][scored]}" in done.stdout
+    assert f"pick recommended: {front['key'][scored]}" in done.stdout
     assert front["choose_acc_norm_stderr"].notna().tolist() == [row in (0, scored) for row in front.index]
     assert f"{front['choose_acc'][scored]:.3f} ± " in done.stdout
     assert re.search(r'"name":"choose_acc","label":"choose_acc",[^}]*"goal":"max"', (run / PAGE_FILE).read_text())

@@ -139,7 +139,8 @@ def test_a_run_that_goes_on_is_the_same_run_and_every_number_is_told_once(
     assert store.settings == SETTINGS
     assert store.numbers["search/hypervolume"] == [(100, 0.75), (200, 0.75), (300, 0.75)]
     assert store.numbers["evaluations/search-128"][0] == (100, 500)
-    assert store.numbers["search/knee/latency_ms"][0] == (100, 208.0)
+    assert store.numbers["search/best_kl/latency_ms"][0] == (100, 214.0)
+    assert store.numbers["recommended/latency_e2e_ms"] == [(300, 154.0)]
     assert store.numbers["latency_table_error/median"] == [(300, pytest.approx(0.02))]  # TensorBoard has float32
     assert "latency_table_error/rank_correlation" not in store.numbers  # it is not a number
     assert store.numbers["fastest/heldout_ppl"] == [(300, 10.0)]

@@ -28,6 +28,7 @@ from search.loop import Budget, SearchProgress
 from search.run.commands import next_commands, override, search_commands
 from search.run.finish import Finish
 from search.run.front import front_table
+from search.run.recommended import Advice
 from search.views.text import clock, duration, printable
 from search.views.watch.events import (
     Event,
@@ -85,9 +86,11 @@ PROGRESS = SearchProgress(
 
 def search_ended() -> SearchEnded:
     size = {"decoder_params": 1000.0, "params": 2000.0, "heldout_ppl": 10.0, "latency_e2e_ms": 200.0}
-    points = [(answer(n).candidate, {**answer(n).values, **size, "decoder_params": 60.0 * n}) for n in (8, 4)]
+    faster = {n: {"decoder_params": 60.0 * n, "latency_e2e_ms": 150.0 + n} for n in (8, 4)}
+    points = [(answer(n).candidate, {**answer(n).values, **size, **faster[n]}) for n in faster]
     front = front_table(points, (DENSE, {**answer(16).values, **size}))
-    result = Finish(front, TableError(0.02, 0.05, float("nan")), 1, {"kl, heldout_kl": float("nan")})
+    advice = Advice.of(front, (KL, LATENCY), 0.15)
+    result = Finish(front, advice, TableError(0.02, 0.05, float("nan")), 1, {"kl, heldout_kl": float("nan")})
     return SearchEnded(RUN_DIR, NAME, (KL, LATENCY), result)
 
 
@@ -132,7 +135,7 @@ def test_lines_are_not_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_quiet_is_the_directory_warnings_and_the_next_commands() -> None:
-    commands = next_commands(RUN_DIR)
+    commands = next_commands(RUN_DIR, "recommended")
     lines = printed(*EVENTS, search_ended(), quiet=True)
     assert lines[:2] == [f"run directory: {RUN_DIR}", "WARNING: it is not"]
     assert [line.split(maxsplit=1) for line in lines[2:]] == [[f"{what}:", text] for what, text in commands.items()]
@@ -141,8 +144,10 @@ def test_quiet_is_the_directory_warnings_and_the_next_commands() -> None:
 def test_the_end_in_lines_has_the_front_and_commands_that_a_shell_reads_right() -> None:
     lines = printed(search_ended())
     assert any(answer(4).candidate.key in line for line in lines)
-    assert lines[-2] == "export: python export_subnet.py 'run_dir='\"'\"'results/a run'\"'\"'' pick=knee"
+    assert lines[-2] == "export: python export_subnet.py 'run_dir='\"'\"'results/a run'\"'\"'' pick=recommended"
     assert override("run_dir", "results/plain-1.0") == "run_dir=results/plain-1.0"
+    assert [*next_commands(RUN_DIR, None)] == ["look"]  # where there is nothing to take
+    assert next_commands(Path("a"), "s1")["export"] == "python export_subnet.py run_dir=a pick=s1"
     started = search_commands(
         RUN_DIR, ["space=depth", "run_dir=x", "progress=json", "tracker=none", "objectives=[kl,params]"]
     )
@@ -169,6 +174,7 @@ def test_json_is_one_strict_object_a_line() -> None:
     assert search["picks"]["latency_ms"] == {"key": answer(4).candidate.key, "kl": 0.5625, "latency_ms": 204.0}
     assert [point["key"] for point in front["points"]] == [DENSE.key, answer(8).candidate.key, answer(4).candidate.key]
     assert front["numbers"]["latency_table_error/rank_correlation"] is None
+    assert front["picks"]["recommended"] == answer(4).candidate.key
     assert records[9]["message"] == 'expected "x",\ngot y'
 
 
@@ -193,7 +199,6 @@ def test_the_screen_fits_and_shows_the_search(width: int) -> None:
             "█  0.9",
             "closest",
             "fastest",
-            "knee",
             "tau 0.95",
         ):
             assert words in text
@@ -224,7 +229,7 @@ def test_a_live_screen_leaves_the_cursor_as_it_was() -> None:
 
 def test_standouts_are_never_the_dense_model() -> None:
     picks = {name: best.values["latency_ms"] for name, best in standouts(PROGRESS).items()}
-    assert picks == {"kl": 214.0, "latency_ms": 204.0, "knee": 208.0}
+    assert picks == {"kl": 214.0, "latency_ms": 204.0}
     assert standouts(replace(PROGRESS, front=(answer(16),))) == {}
 
 

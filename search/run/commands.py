@@ -25,14 +25,26 @@ def setting(key: str, value: str) -> str:
     return f"{key}='{quoted}'"
 
 
-def next_commands(run_dir: Path) -> dict[str, str]:
-    """What to do with a finished run, by what for: look at it, export a pick, score it on tasks."""
-    run = override("run_dir", str(run_dir))
+def export_command(run_dir: Path) -> str:
+    """The command that exports a point, up to what is picked."""
+    return f"python export_subnet.py {override('run_dir', str(run_dir))} pick="
+
+
+def next_commands(run_dir: Path, pick: str | None) -> dict[str, str]:
+    """What to do with a finished run, by what for: look at it, export a point, score it on tasks.
+
+    Args:
+        run_dir: Of the run.
+        pick: A key, or a word that picks; None where there is nothing to take.
+    """
     opener = "open" if sys.platform == "darwin" else "xdg-open"
-    return {
-        "look": f"{opener} {shlex.quote(str(run_dir / 'front.html'))}",
-        "export": f"python export_subnet.py {run} pick=knee",
-        "score": f"python score_subnet.py {run} pick=knee {shlex.quote('tasks=[hellaswag,piqa]')}",
+    look = {"look": f"{opener} {shlex.quote(str(run_dir / 'front.html'))}"}
+    if pick is None:
+        return look
+    score = f"python score_subnet.py {override('run_dir', str(run_dir))} pick={pick}"
+    return look | {
+        "export": f"{export_command(run_dir)}{pick}",
+        "score": f"{score} {shlex.quote('tasks=[hellaswag,piqa]')}",
     }
 
 

@@ -21,7 +21,10 @@ PAGE_FILE = "front.html"
 REPORT_FILE = "report.md"
 SUMMARY_FILE = "summary.json"
 # What a run may be gone on with, changed.
-FREE_SETTINGS = ("run_dir", "name", "budget", "profile_only", "compare", "progress", "tracker", "evaluate")
+FREE_SETTINGS = (
+    *("run_dir", "name", "budget", "profile_only", "compare", "progress", "tracker", "evaluate"),
+    *("recommend", "samples", "data.long"),
+)
 
 
 def new_name(name: str) -> str:

@@ -11,15 +11,17 @@ from typing import Any
 
 import pandas as pd
 
-from evaluators.base import Evaluation, Evaluator, Metric
+from evaluators.base import Evaluator, Metric
 from evaluators.latency.table_error import TableError
-from evaluators.metrics import BEFORE_TUNING, HELDOUT_BEFORE_TUNING
+from evaluators.metrics import BEFORE_TUNING, HELDOUT_BEFORE_TUNING, end_to_end
 from search.archive import Archive
-from search.pareto import minimised, spread_subset
 from search.run.directory import SUMMARY_FILE
-from search.run.front import confirmed, dense_row, is_dense, points_table
+from search.run.front import dense_row, is_dense, points_table
 from search.run.front_files import write_tables
 from search.run.members import Members, Show, evaluate
+from search.run.offered import confirmed, thinned, within
+from search.run.recommended import Advice, Recommend
+from search.run.samples import samples_summary
 from search.run.versions import versions
 from space.candidate import Candidate
 from space.files import write_whole
@@ -35,12 +37,14 @@ class Finish:
     Attributes:
         front: The front's table, the dense model's row in it.
         table_error: The latency table's error over all timed points.
-        dropped: Front members of the search that held-out text or end-to-end timing showed to be dominated by another.
+        advice: Which of its points a person is told to take.
+        dropped: Front members of the search that held-out text or end-to-end timing showed not to be worth offering.
         agreement: Kendall's tau over the pruned members between a quality and the one that is dearer to ask: of the
             search's text and held-out text, and of held-out text before and after the corrective refit.
     """
 
     front: pd.DataFrame
+    advice: Advice
     table_error: TableError
     dropped: int
     agreement: Mapping[str, float]
@@ -58,7 +62,8 @@ class Finish:
         return [
             f"latency table against end to end: {error}",
             f"rank correlation (Kendall's tau): {taus}",
-            f"{self.dropped} points left out: on held-out text and end to end, another is better and faster",
+            f"{self.dropped} points left out: on held-out text and end to end, another is better and as fast",
+            *self.advice.lines,
         ]
 
 
@@ -72,7 +77,9 @@ def finish(
     heldout: Evaluator,
     tuned: Evaluator | None,
     timed: Evaluator,
+    closing: Sequence[Evaluator] = (),
     points: int,
+    recommend: Recommend,
     run_dir: Path,
     facts: Mapping[str, Any],
     reference: Sequence[Candidate] = (),
@@ -81,8 +88,9 @@ def finish(
     """Scores and times the front of a finished search, and keeps it in the run's directory.
 
     A thinned front is scored on held-out text, before and after the tuning that its exports will have; members that the
-    last score shows to be dominated by another are left out. The rest is timed end to end beside the dense model, and
-    members that the timings show to be dominated go too.
+    last score shows to be dominated by another, or far from the dense model, are left out. The rest is timed end to end
+    beside the dense model, and members that the timings show to be dominated, or not to be faster, go too. What is left
+    is asked the closing questions.
 
     Args:
         archive: With the search's evaluations; held-out scores and timings are stored there too.
@@ -94,7 +102,10 @@ def finish(
         heldout: Gives `heldout_kl` and `heldout_ppl`.
         tuned: Gives the same of tuned subnets; then those of `heldout` are columns `refit_kl` and `refit_ppl`.
         timed: Gives `latency_e2e_ms`.
+        closing: Asked about what is left in the end; an answer may have texts as facts, which go into the summary. A
+            member that cannot answer stays.
         points: How many members at most.
+        recommend: Which are offered, and which of them is recommended.
         run_dir: Where `front.csv`, `points.csv` and `summary.json` go.
         facts: What `summary.json` says besides; the page and the report need `model`, `text`, `dtype` and `latency`.
         reference: Plain designs that anyone would try, evaluated like the search's own at the end of every run, so that
@@ -108,7 +119,8 @@ def finish(
     members = Members(archive, dense, show)
     members.ask(search, [dense])
     found = archive.front(objectives, trained.fidelity) if trained is not None else []
-    for evaluation in _thinned(found or archive.front(objectives, search.fidelity), objectives, dense, points):
+    found = found or archive.front(objectives, search.fidelity)
+    for evaluation in thinned(found, objectives, dense, points, recommend):
         members.take(evaluation)
     if trained is not None:
         members.ask(trained)
@@ -119,16 +131,18 @@ def finish(
         members.ask(tuned)
     agreement = members.agreement(_qualities(trained is not None, tuned is not None))
     scored = members.table()
-    kept = confirmed(scored, objectives)
+    kept = confirmed(within(scored, recommend.most), objectives)
     members.keep(kept["key"])
     members.ask(timed)
     measured = members.table()
     error = _table_error(measured)
-    front = confirmed(measured, [_timed_for(metric, timed.metrics) for metric in objectives])
+    members.keep(confirmed(measured, [_timed_for(metric, timed.metrics) for metric in objectives])["key"])
+    texts = [answer for evaluator in closing for answer in members.close(evaluator)]
+    front = members.table()
     searched = archive.evaluations(search.fidelity)
     everything = points_table([(e.candidate, e.values) for e in searched if e.status == "ok"], members.dense)
     front, metrics = write_tables(run_dir, archive, front, everything, objectives)
-    dropped = len(scored) - len(front)
+    advice, dropped = Advice.of(front, objectives, recommend.rise), len(scored) - len(front)
     summary = {
         **facts,
         "evaluations": len(searched),
@@ -138,22 +152,12 @@ def finish(
         "rank_correlation": {names: None if tau != tau else tau for names, tau in agreement.items()},
         "front_points": len(front) - 1,
         "dropped": dropped,
+        "samples": samples_summary(texts),
         "versions": versions(),
         "dense": {name: float(value) for name, value in dense_row(front).items() if isinstance(value, Real)},
     }
     write_whole(run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
-    return Finish(front, error, dropped, agreement)
-
-
-def _thinned(
-    front: Sequence[Evaluation], objectives: Sequence[Metric], dense: Candidate, points: int
-) -> list[Evaluation]:
-    """At most so many members of a front, spread along it; the dense model is none."""
-    members = [evaluation for evaluation in front if evaluation.candidate.key != dense.key]
-    if len(members) <= points:
-        return members
-    kept = spread_subset(minimised([e.values for e in members], objectives), points)
-    return [members[index] for index in sorted(kept)]
+    return Finish(front, advice, error, dropped, agreement)
 
 
 def _qualities(trained: bool, tuned: bool) -> tuple[str, ...]:
@@ -164,11 +168,10 @@ def _qualities(trained: bool, tuned: bool) -> tuple[str, ...]:
 
 
 def _timed_for(metric: Metric, timed: Sequence[Metric]) -> Metric:
-    """What end-to-end timing has for a metric; the first of its metrics stands for the whole workload."""
-    if not metric.name.endswith("_ms"):
-        return metric
+    """What end-to-end timing has for a latency; other metrics stay."""
     names = {one.name: one for one in timed}
-    return names.get(metric.name.replace("_ms", "_e2e_ms"), timed[0])
+    name = end_to_end(metric.name, names) if metric.role == "latency" else None
+    return names[name] if name else metric
 
 
 def _table_error(measured: pd.DataFrame) -> TableError:

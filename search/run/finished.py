@@ -14,8 +14,10 @@ import yaml
 from evaluators.base import Metric
 from search.pareto import spread_subset
 from search.run.directory import CONFIG_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE
-from search.run.front import dense_row, is_dense, landmarks, objective_values, quality_column, read_front_csv
+from search.run.front import dense_row, is_dense, objective_values, quality_column, read_front_csv
 from search.run.picks import candidate_of, select
+from search.run.recommended import Advice, Recommend, landmarks
+from search.run.samples import Samples
 from space.candidate import Candidate
 from space.errors import ShapeError, UserError
 
@@ -68,18 +70,40 @@ class FinishedRun:
         """
         if pick in set(self.points["key"]) - set(self.front["key"]):  # the page offers points off the front too
             return self.points[self.points["key"] == pick].iloc[0]
-        return select(self.front, pick, self.objectives)
+        return select(self.front, pick, self.objectives, self.advice)
 
     def picks(self, count: int) -> list[Candidate]:
-        """The knee, and so many other points, spread along the front; all that there are when there are not so many."""
+        """The recommended point, else the one nearest to the dense model, and so many others, spread along the front.
+
+        All that there are when there are not so many.
+        """
         pruned = self.front[~is_dense(self.front)]
-        knee = landmarks(self.front, self.objectives).get("knee")
-        others = pruned[pruned["key"] != knee]
+        if pruned.empty:
+            return []
+        quality = quality_column(pruned) or ""
+        first, recommended = int(pruned[quality].to_numpy().argmin()), self.advice.recommended
+        key = recommended.key if recommended is not None else pruned["key"].iloc[first]
+        others = pruned[pruned["key"] != key]
         if len(others) > count:
-            values = objective_values(others, self.objectives, quality_column(others) or "")
+            values = objective_values(others, self.objectives, quality)
             others = others.iloc[sorted(spread_subset(values, count))] if count else others[:0]
-        chosen = pd.concat([pruned[pruned["key"] == knee], others])
+        chosen = pd.concat([pruned[pruned["key"] == key], others])
         return [candidate_of(row) for _, row in chosen.iterrows()]
+
+    @property
+    def advice(self) -> Advice:
+        """Which of its points a person is told to take."""
+        return Advice.of(self.front, self.objectives, Recommend.of(self.config).rise)
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """Keys of its points with a name."""
+        return landmarks(self.front, self.advice)
+
+    @property
+    def samples(self) -> Samples:
+        """What the dense model and its points write."""
+        return Samples.of(self.summary)
 
     @property
     def dense(self) -> Candidate:

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluators.base import SPREAD, Metric
+from evaluators.base import Metric
 from evaluators.metrics import HELDOUT_QUALITY, METRICS, REMOVED, SEARCH_QUALITY, ordered
-from search.pareto import knee
 from space.candidate import Candidate
 from space.errors import UserError
 from space.files import write_whole
@@ -70,26 +69,6 @@ def dense_row(frame: pd.DataFrame) -> pd.Series:
     return frame.iloc[int(mask.argmax())]
 
 
-def confirmed(frame: pd.DataFrame, objectives: Sequence[Metric]) -> pd.DataFrame:
-    """The points that held-out text does not show to be dominated, and the dense model.
-
-    The search's quality objectives give way to `heldout_ppl`, the others stay; so in a two-objective run held-out
-    perplexity rises as latency falls. A point without a held-out value is not confirmed. Where a column says by how
-    much an objective's values spread, a point is dominated only by one that is better by more than both spreads.
-    """
-    values = objective_values(frame, objectives, quality="heldout_ppl")
-    spreads = (f"{name}{SPREAD}" for name in _deciding(objectives, quality="heldout_ppl"))
-    doubt = np.stack([frame.get(name, pd.Series(0.0, frame.index)).fillna(0.0) for name in spreads], axis=1)
-    finite = np.isfinite(values).all(axis=1)
-    keep = finite.copy()
-    for index in np.flatnonzero(finite):
-        others = np.flatnonzero(finite & (np.arange(len(frame)) != index))
-        rivals = others[(values[others] + doubt[others] <= values[index] - doubt[index]).all(axis=1)]
-        better = (values[rivals] < values[index]).any(axis=1) | (rivals < index)  # of equal points the first one stays
-        keep[index] = not better.any()
-    return frame.iloc[np.flatnonzero(keep | is_dense(frame))].reset_index(drop=True)
-
-
 def objective_values(frame: pd.DataFrame, objectives: Sequence[Metric], quality: str) -> np.ndarray:
     """What the objectives say of each row, all to be minimised, as an array `(rows, objectives)`.
 
@@ -98,20 +77,19 @@ def objective_values(frame: pd.DataFrame, objectives: Sequence[Metric], quality:
         objectives: The search's objectives.
         quality: Column that stands in for the search's own quality.
     """
-    signs = _deciding(objectives, quality)
+    signs = {name: 1.0 if metric.goal == "min" else -1.0 for name, metric in deciding(objectives, quality).items()}
     missing = [name for name in signs if name not in frame]
     if missing:
         raise ValueError(f"Expected columns {', '.join(missing)} in the front's table, got {', '.join(frame.columns)}.")
     return np.asarray(frame[list(signs)].to_numpy(dtype=float) * np.array(list(signs.values())))
 
 
-def _deciding(objectives: Sequence[Metric], quality: str) -> dict[str, float]:
-    """The columns that objectives are judged by, with `quality` for the search's own, and the sign of each."""
-    signs: dict[str, float] = {}
+def deciding(objectives: Sequence[Metric], quality: str) -> dict[str, Metric]:
+    """The columns that objectives are judged by, with `quality` for the search's own, and what each stands for."""
+    columns: dict[str, Metric] = {}
     for metric in objectives:
-        name = quality if metric.role == "quality" else metric.name
-        signs.setdefault(name, 1.0 if metric.goal == "min" else -1.0)
-    return signs
+        columns.setdefault(quality if metric.role == "quality" else metric.name, metric)
+    return columns
 
 
 def quality_column(frame: pd.DataFrame) -> str | None:
@@ -120,31 +98,9 @@ def quality_column(frame: pd.DataFrame) -> str | None:
 
 
 def latency_column(frame: pd.DataFrame) -> str | None:
-    """The column that says which point is fastest; None when no latency was measured."""
-    return next((name for name in ("latency_ms", "latency_e2e_ms") if name in frame), None)
-
-
-def landmarks(frame: pd.DataFrame, objectives: Sequence[Metric]) -> dict[str, str]:
-    """Keys of the points with a name: `knee`, `smallest` and `fastest`, as far as the table tells.
-
-    Never the dense model; ties go to the better quality.
-    """
-    points = frame[~is_dense(frame)]
-    quality = quality_column(points)
-    if quality is not None:
-        points = points.sort_values(quality, kind="stable")
-    if points.empty:
-        return {}
-    marks: dict[str, str] = {}
-    values = objective_values(points, objectives, quality or "")
-    finite = np.isfinite(values).all(axis=1)
-    if finite.any():
-        marks["knee"] = str(points["key"].to_numpy()[finite][knee(values[finite])])
-    size = "params" if "params" in points else "decoder_params"
-    for mark, column in (("smallest", size), ("fastest", latency_column(points))):
-        if column is not None and points[column].notna().any():
-            marks[mark] = str(points["key"].iloc[int(np.nanargmin(points[column].to_numpy(dtype=float)))])
-    return marks
+    """The column that says which point is fastest: end to end where that is measured; None when no latency is known."""
+    known = [name for name in ("latency_e2e_ms", "latency_ms") if name in frame and frame[name].notna().any()]
+    return next(iter(known), None)
 
 
 def write_front_csv(path: Path, frame: pd.DataFrame) -> None:

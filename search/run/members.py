@@ -91,6 +91,14 @@ class Members:
             elif evaluation.candidate == self._dense:
                 raise UserError(f"Expected the dense model to be evaluated, but it failed: {evaluation.error}")
 
+    def close(self, evaluator: Evaluator) -> list[Evaluation]:
+        """Asks about all members, takes in what succeeds, and gives that back; the dense model may fail too."""
+        members = [candidate for candidate, _ in self._points.values()]
+        answers = [e for e in evaluate(evaluator, self._archive, members, show=self._show) if e.status == "ok"]
+        for answer in answers:
+            self.take(answer)
+        return answers
+
     def rename(self, names: Mapping[str, str]) -> None:
         """Gives values other names: old to new."""
         for _, values in self._points.values():

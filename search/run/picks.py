@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,25 +10,27 @@ import pandas as pd
 
 from evaluators.base import Metric
 from evaluators.metrics import METRICS
-from search.constraints import parsed, relative
-from search.run.front import CANDIDATE, dense_row, is_dense, landmarks, latency_column, quality_column
+from search.constraints import Constraint
+from search.run.front import CANDIDATE, dense_row, is_dense, latency_column, quality_column
+from search.run.recommended import RECOMMENDED, Advice, landmarks
 from space.candidate import Candidate
 from space.errors import UserError
 
-NAMED = ("knee", "smallest", "fastest")
+NAMED = (RECOMMENDED, "smallest", "fastest")
 SHORTEST_PREFIX = 4
 
 
-def select(frame: pd.DataFrame, pick: str, objectives: Sequence[Metric]) -> pd.Series:
+def select(frame: pd.DataFrame, pick: str, objectives: Sequence[Metric], advice: Advice) -> pd.Series:
     """The point of the front that a pick names.
 
     A pick is one of:
 
     * a key, or the start of one (at least 4 characters) that only one point has;
-    * `knee`, `smallest` (fewest parameters) or `fastest`;
+    * `recommended`, see `search.run.recommended`, `smallest` (fewest parameters) or `fastest`;
     * `metric<=value` or `metric>=value` on any numeric column. A constraint on a cost takes the point of best quality
-      (`heldout_kl`, else `kl`) that satisfies it; one on quality takes the fastest. For latencies, parameters, MACs and
-      KV bytes a value of at most 1 is a fraction of the dense model's: `params<=0.6`, but `latency_ms<=25` is in ms.
+      (`heldout_kl`, else `kl`) that satisfies it; one on quality takes the fastest. A value with an `x` behind it is
+      times the dense model's: `heldout_ppl<=1.1x`. For latencies, parameters, MACs and bytes, so is one of at most 1:
+      `params<=0.6`, but `latency_ms<=25` is in ms.
 
     The dense model is picked by its key alone.
 
@@ -36,9 +39,9 @@ def select(frame: pd.DataFrame, pick: str, objectives: Sequence[Metric]) -> pd.S
     """
     text = pick.strip()
     if text in NAMED:
-        return _landmark(frame, text, objectives)
-    if constraint := parsed(text):
-        return _constrained(frame, *constraint, objectives)
+        return _landmark(frame, text, advice)
+    if constraint := Constraint.parsed(text):
+        return _constrained(frame, constraint, objectives)
     return _keyed(frame, text)
 
 
@@ -48,11 +51,18 @@ def candidate_of(row: pd.Series) -> Candidate:
     return candidate
 
 
-def _landmark(frame: pd.DataFrame, name: str, objectives: Sequence[Metric]) -> pd.Series:
-    """The knee, the smallest or the fastest point."""
-    marks = landmarks(frame, objectives)
+def _landmark(frame: pd.DataFrame, name: str, advice: Advice) -> pd.Series:
+    """The recommended, the smallest or the fastest point."""
+    marks = landmarks(frame, advice)
+    if name == RECOMMENDED and name not in marks and advice.trade:
+        further = "Give one of these picks, or say how far it may be, such as pick='heldout_ppl<=1.5x'."
+        raise UserError("\n".join([*advice.lines, further]))
     if name not in marks:
-        why = "the front holds the dense model alone" if is_dense(frame).all() else "the run did not measure it"
+        why = "the run did not measure it"
+        if is_dense(frame).all():
+            why = "the front holds the dense model alone"
+        elif name == RECOMMENDED and advice.known:
+            why = "none is faster or smaller than the dense model by more than timings spread"
         raise UserError(f"pick={name}: there is no such point, {why}. {_what_works(frame)}")
     return frame[frame["key"] == marks[name]].iloc[0]
 
@@ -70,23 +80,27 @@ def _keyed(frame: pd.DataFrame, text: str) -> pd.Series:
     return hits.iloc[0]
 
 
-def _constrained(
-    frame: pd.DataFrame, name: str, relation: str, value: float, objectives: Sequence[Metric]
-) -> pd.Series:
+def _constrained(frame: pd.DataFrame, constraint: Constraint, objectives: Sequence[Metric]) -> pd.Series:
     """The best point that satisfies a constraint."""
+    name, relation = constraint.name, constraint.relation
     if name not in _metrics(frame):
-        raise UserError(f"pick={name}{relation}{value:g}: expected a metric of the front. {_what_works(frame)}")
-    limit = value * float(dense_row(frame)[name]) if relative(name, value) else value
+        raise UserError(f"pick={constraint}: expected a metric of the front. {_what_works(frame)}")
+    dense = float(dense_row(frame)[name])
+    if constraint.of_dense and not (math.isfinite(dense) and dense):
+        raise UserError(
+            f"pick={constraint}: expected a metric that the dense model has more of than 0, to be so many times that, "
+            f"but its {name} is {dense:g}. Give a number without x."
+        )
     points = frame[~is_dense(frame) & frame[name].notna()]
     if points.empty:
-        raise UserError(f"pick={name}{relation}{value:g}: no pruned point of the front has a value of {name}.")
-    satisfied = points[points[name] <= limit] if relation == "<=" else points[points[name] >= limit]
+        raise UserError(f"pick={constraint}: no pruned point of the front has a value of {name}.")
+    limit, values = constraint.limit(dense), points[name].to_numpy(dtype=float)
+    satisfied = points[values <= limit] if relation == "<=" else points[values >= limit]
     if satisfied.empty:
-        values = points[name].to_numpy(dtype=float)
         nearest = points.iloc[int(values.argmin() if relation == "<=" else values.argmax())]
         said = ("", "")
-        if relative(name, value):
-            said = (f" ({value:g} of dense)", f" ({nearest[name] / dense_row(frame)[name]:.3f} of dense)")
+        if constraint.of_dense:
+            said = (f" ({constraint.value:g} × dense)", f" ({nearest[name] / dense:.3f} × dense)")
         raise UserError(
             f"No pruned point of the front has {name}{relation}{_said(limit)}{said[0]}; "
             f"the nearest has {_said(float(nearest[name]))}{said[1]}: pick={nearest['key']}."
@@ -125,7 +139,7 @@ def _said(value: float) -> str:
 def _what_works(frame: pd.DataFrame) -> str:
     """The picks that this front knows."""
     return (
-        f"Expected {', '.join(NAMED)}, a constraint such as params<=0.6 or latency_ms<=25 on one of "
+        f"Expected {', '.join(NAMED)}, a constraint such as params<=0.6, latency_ms<=25 or heldout_ppl<=1.1x on one of "
         f"{', '.join(_metrics(frame))}, or a key (or the start of one, {SHORTEST_PREFIX} characters or more) among "
         f"{', '.join(frame['key'].astype(str))}."
     )

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import groupby
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from space.candidate import Candidate
+from space.markdown import escaped, table
 from space.spec import ModelSpec
 
+Texts = Sequence[tuple[str, str, str]]  # a prompt, what the dense model writes after it, and what this one does
+Card = Mapping[str, Mapping[str, object] | Texts]  # title of a section to its rows: of name and value, or of texts
 _NO_BLOCK = "none"
 
 
 def model_card(
     spec: ModelSpec,
     candidate: Candidate,
-    tables: Mapping[str, Mapping[str, object]],
+    tables: Card,
     *,
     kind: str,
     library: str,
@@ -28,7 +31,7 @@ def model_card(
     Args:
         spec: The dense model.
         candidate: What is left of it.
-        tables: Further sections: title to rows of name and value.
+        tables: Further sections.
         kind: A sentence on what sort of checkpoint it is.
         library: What loads it.
         use: Lines of Python that load it.
@@ -51,12 +54,13 @@ def model_card(
         "## Architecture",
         f"Hidden size {spec.hidden}, head width {spec.head_dim}; the dense model has {spec.layers} layers of "
         f"{spec.query_heads} query heads, {spec.kv_heads} KV heads and {spec.mlp_channels} MLP channels.",
-        _table(
-            ("layer", "layer of the dense model", "query heads", "KV heads", "MLP channels"), _layer_rows(candidate)
+        table(
+            ("layer", "layer of the dense model", "query heads", "KV heads", "MLP channels"),
+            ([str(cell) for cell in row] for row in _layer_rows(candidate)),
         ),
     ]
     for title, rows in tables.items():
-        parts += [f"## {title}", _table(("what", "value"), rows.items())]
+        parts += [f"## {title}", _named(rows) if isinstance(rows, Mapping) else _texts(rows)]
     return ModelCard("\n\n".join(parts) + "\n")
 
 
@@ -79,7 +83,12 @@ def _span(first: int, count: int) -> str:
     return str(first) if count == 1 else f"{first} to {first + count - 1}"
 
 
-def _table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
-    """A Markdown table."""
-    lines = [header, ("---",) * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+def _named(rows: Mapping[str, object]) -> str:
+    """Names and values; bars alone are told apart from the table's."""
+    cells = ([str(cell).replace("|", "\\|") for cell in row] for row in rows.items())
+    return table(("what", "value"), cells, left=2)
+
+
+def _texts(rows: Texts) -> str:
+    """What models write, which may be anything and stays text."""
+    return table(("prompt", "the dense model goes on", "this one does"), (map(escaped, row) for row in rows), left=3)

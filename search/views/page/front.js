@@ -34,7 +34,7 @@ const drawMarks = () => requestAnimationFrame(placeMarks);
 const showPicked = () => {
   const pinned = model.points.get(state.pinned);
   const picks = pinned ? [pinned, pickedPoint()] : [pickedPoint()];
-  const now = JSON.stringify(picks.map((point) => [point.id, place(model, point), point.marks, [...model.columns.keys()].map((name) => [name, value(point, name)])]));
+  const now = JSON.stringify(picks.map((point) => [point.id, place(model, point), point.marks, [...model.columns.keys()].map((name) => [name, value(point, name)]), point.run.samples.texts[point.key]]));
   if (now !== shown) showPicks(model, picks, say);
   shown = now;
   const front = alongX(model.front);
@@ -224,6 +224,11 @@ const show = (data) => {
     .reduce((sum, series) => sum + series.points.length, 0);
   $("title").textContent = data.title;
   $("subtitle").textContent = `${model.front.length} points on the front, ${others} other candidates · ${data.runs[0].run_dir}`;
+  $("advice").replaceChildren(data.advice, ...data.trade.map(([key, words]) => {
+    const button = make("button", { type: "button", textContent: words });
+    button.addEventListener("click", () => pick(`0 ${key}`));
+    return button;
+  }));
   const { mark, series } = document.activeElement.dataset;
   showLists();
   if (mark) $("marks").querySelector(`[data-mark="${CSS.escape(mark)}"]`)?.focus();

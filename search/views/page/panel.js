@@ -68,12 +68,26 @@ const metricTable = (model, picks) => {
   return table;
 };
 
+/** What the dense model writes and, below it, what the picks do, prompt by prompt; nothing where none of them was asked. */
+const samplesOf = (model, picks) => {
+  const writers = [...picks.map((point, at) => [picks.length > 1 ? "AB"[at] : "This", point]), ["Dense", model.dense[picks[0].runPlace]]];
+  const { prompts } = picks[0].run.samples;
+  const told = writers.filter(([, point]) => point?.run === picks[0].run && point.run.samples.texts[point.key]);
+  if (!told.some(([, point]) => picks.includes(point))) return [];
+  const once = told.filter(([, point], at) => told.findIndex(([, other]) => other === point) === at);
+  return [make("h3", { textContent: "What it writes" }), ...prompts.flatMap((prompt, at) => [
+    make("p", { className: "prompt", textContent: `${prompt} …` }),
+    make("dl", {}, ...once.flatMap(([name, point]) => [make("dt", { textContent: name }), make("dd", { textContent: point.run.samples.texts[point.key][at] })])),
+  ])];
+};
+
 /** Everything about one pick, or about two side by side. */
 const showPicks = (model, picks, say) => {
   const two = picks.length > 1;
   const layers = picks.map((point) => layersOf(model, point));
   document.getElementById("picks").replaceChildren(...picks.map((point, at) => pickHead(model, point, two ? "AB"[at] : "", say)));
   document.getElementById("metrics").replaceChildren(metricTable(model, picks));
+  document.getElementById("samples").replaceChildren(...samplesOf(model, picks));
   const pictures = picks.map((point, at) => picture(layers[at], layersOf(model, model.dense[point.runPlace]), two ? layers[1 - at] : null));
   document.getElementById("picture").replaceChildren(...pictures);
   const differing = two ? layers[0].filter((layer, at) => !sameShape(layer, layers[1][at])).length : 0;

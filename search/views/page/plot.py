@@ -21,9 +21,9 @@ from plotly.offline import get_plotlyjs
 
 from evaluators.base import Metric
 from evaluators.metrics import BEFORE_TUNING
-from search.run.commands import override
+from search.run.commands import export_command
 from search.run.finished import FinishedRun
-from search.run.front import CANDIDATE, dense_row, is_dense, landmarks
+from search.run.front import CANDIDATE, dense_row, is_dense
 from search.views.page.columns import Column, page_columns
 
 SCRIPTS = ("numbers.js", "model.js", "picture.js", "plot.js", "panel.js", "front.js")  # in the order of their use
@@ -43,9 +43,11 @@ def front_figure_data(run: FinishedRun, compared: Sequence[FinishedRun] = ()) ->
     Returns:
         `title`; `columns`, see `Column`; `x` and `y`, the columns to open with; `shapes`, from a letter to the
         `[query_heads, kv_heads, mlp_channels]` that it stands for; `runs`, this one first, each with name, directory,
-        export command and what makes its numbers unlike this one's; `series`, sets of points of one run and one role
+        export command, what makes its numbers unlike this one's, and `samples`, prompts and what follows them by key;
+        `series`, sets of points of one run and one role
         (`dense`, `front`, `uniform`, `dominated`), each with keys, the values of every column in its unit, and layers
-        as words of such letters; `marks`, from the names of landmarks to keys; `selected`, the key to open with.
+        as words of such letters; `marks`, from the names of landmarks to keys; `advice`, what is recommended, in a
+        sentence, and `trade`, keys and words where nothing is; `selected`, the key to open with.
     """
     front, evaluated, objectives = run.front, run.points, run.objectives
     dense = str(dense_row(front)["key"])
@@ -63,7 +65,7 @@ def front_figure_data(run: FinishedRun, compared: Sequence[FinishedRun] = ()) ->
     columns = page_columns(frames, [metric for one in (*compared, run) for metric in one.metrics])
     occurring = Counter(shape for frame in frames for layers in _layers(frame) for shape in layers)
     letters = {shape: letter for (shape, _), letter in zip(occurring.most_common(), _letters(), strict=False)}
-    marks = landmarks(front, objectives)
+    advice = run.advice
     x, y = _axes([column.name for column in columns if column.name in front], objectives)
     names = _short_names([str(one.run_dir) for one in (run, *compared)])
     return {
@@ -86,8 +88,10 @@ def front_figure_data(run: FinishedRun, compared: Sequence[FinishedRun] = ()) ->
             }
             for (role, place, _), frame in zip(sets, frames, strict=True)
         ],
-        "marks": marks,
-        "selected": marks.get("knee", dense),
+        "marks": run.marks,
+        "advice": advice.summary,
+        "trade": [[offer.key, str(offer)] for offer in advice.trade] if advice.recommended is None else [],
+        "selected": advice.first or dense,
     }
 
 
@@ -168,9 +172,14 @@ def _axes(columns: Sequence[str], objectives: Sequence[Metric]) -> tuple[str, st
 
 
 def _run(name: str, run: FinishedRun, notes: list[str]) -> dict[str, Any]:
-    run_dir = str(run.run_dir)
-    command = f"python export_subnet.py {override('run_dir', run_dir)} pick="
-    return {"name": name, "run_dir": run_dir, "command": command, "notes": notes}
+    samples = {"prompts": [*run.samples.prompts], "texts": {key: [*texts] for key, texts in run.samples.texts.items()}}
+    return {
+        "name": name,
+        "run_dir": str(run.run_dir),
+        "command": export_command(run.run_dir),
+        "notes": notes,
+        "samples": samples,
+    }
 
 
 def _short_names(run_dirs: Sequence[str]) -> list[str]:

@@ -1,1 +1,1 @@
-"""report.md of a run: `page` (its parts), `trust` (how far to trust it), `markdown` (text, tables, code)."""
+"""report.md of a run: `page` (its parts) and `trust` (how far to trust it)."""

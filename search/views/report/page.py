@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from evaluators.base import Evaluation, Metric
-from evaluators.metrics import BEFORE_TUNING, HELDOUT_BEFORE_TUNING, HELDOUT_QUALITY, REMOVED, metric_named
+from evaluators.metrics import (
+    BEFORE_TUNING,
+    HELDOUT_BEFORE_TUNING,
+    HELDOUT_QUALITY,
+    LONG_QUALITY,
+    REMOVED,
+    metric_named,
+)
 from search.archive import by_fidelity
 from search.constraints import limits_text
-from search.run.commands import next_commands, search_commands
+from search.run.commands import export_command, next_commands, search_commands
 from search.run.finished import FinishedRun
-from search.run.front import dense_row, is_dense, landmarks
-from search.views.front_rows import OF_DENSE, SPEED_UP, front_rows
-from search.views.report.markdown import code, escaped, table
+from search.run.front import dense_row, is_dense
+from search.run.recommended import rises
+from search.views.front_rows import OF_DENSE, RISE, SPEED_UP, column_of, front_rows
 from search.views.report.trust import trust
-from search.views.text import duration, written
+from search.views.text import duration, number, written
+from space.markdown import code, escaped, table
 
-SHOWN = (SPEED_UP, "latency_e2e_ms", "params", REMOVED, f"kv_bytes{OF_DENSE}", *HELDOUT_QUALITY)
+SHOWN = (
+    *(SPEED_UP, "latency_e2e_ms", "params", REMOVED, f"kv_bytes{OF_DENSE}", *HELDOUT_QUALITY),
+    *(f"heldout_ppl{RISE}", f"{LONG_QUALITY}{RISE}"),
+)
 
 
 def report_text(run: FinishedRun, evaluations: Sequence[Evaluation]) -> str:
@@ -34,10 +44,14 @@ def report_text(run: FinishedRun, evaluations: Sequence[Evaluation]) -> str:
     front, objectives, summary, config = run.front, run.objectives, run.summary, run.config
     parts = [
         f"# Pareto front of {escaped(summary['model']['name'])}\n",
-        _summary(front, objectives, evaluations),
+        _summary(run, evaluations),
         "## The front\n",
-        _front(front, objectives),
-        _FRONT_NOTE,
+        _front(run),
+        _front_note(summary, config),
+    ]
+    if run.samples.texts:
+        parts += ["## What its points write\n", _samples(run)]
+    parts += [
         "## What was searched\n",
         _searched(summary, config, objectives),
         "## What was asked\n",
@@ -49,27 +63,21 @@ def report_text(run: FinishedRun, evaluations: Sequence[Evaluation]) -> str:
         "## How far to trust it\n",
         trust(summary, evaluations, objectives),
         "## To do it again\n",
-        _again(run.run_dir, front, summary, config),
+        _again(run),
     ]
     return "\n".join(part for part in parts if part)
 
 
-_FRONT_NOTE = (
-    "Latencies are end to end on the device below, one after the other beside the dense model. Held-out text was not "
-    "seen by calibration, training or search. [front.html](front.html) has all metrics and the layers of each point, "
-    "[front.csv](front.csv) the numbers.\n"
-)
-
-
-def _summary(front: pd.DataFrame, objectives: Sequence[Metric], evaluations: Sequence[Evaluation]) -> str:
+def _summary(run: FinishedRun, evaluations: Sequence[Evaluation]) -> str:
+    front, dense, advice = run.front, dense_row(run.front), run.advice
     designs = len({e.candidate.key for e in evaluations})
     points = len(front) - int(is_dense(front).sum())
-    lines = [f"Pruned models on the front: {points}, of {designs} designs that were looked at."]
-    dense = dense_row(front)
-    marks = landmarks(front, objectives)
-    for key in dict.fromkeys(marks.values()):
+    lines = [f"Pruned models on the front: {points}, of {designs} designs that were looked at. {advice.summary}"]
+    if advice.recommended is None:
+        lines += [f"- {offer}: `{offer.key}`" for offer in advice.trade]
+    for key in dict.fromkeys(run.marks.values()):
         row = front[front["key"] == key].iloc[0]
-        names = ", ".join(mark for mark, marked in marks.items() if marked == key)
+        names = ", ".join(mark for mark, marked in run.marks.items() if marked == key)
         facts = [f"{written(metric_named(REMOVED), row[REMOVED])} of the decoder parameters removed"]
         if _has_number(row, "latency_e2e_ms"):
             facts.insert(0, f"{dense['latency_e2e_ms'] / row['latency_e2e_ms']:.2f} × as fast")
@@ -80,12 +88,39 @@ def _summary(front: pd.DataFrame, objectives: Sequence[Metric], evaluations: Seq
     return "\n".join([lines[0], "", *lines[1:]]) + "\n"
 
 
-def _front(front: pd.DataFrame, objectives: Sequence[Metric]) -> str:
-    shown = [name for name in SHOWN if name.removesuffix(OF_DENSE) in front or name == SPEED_UP]
-    more = [m.name for m in objectives if m.name not in (*shown, "latency_ms") and m.role != "quality"]
-    rows = front_rows(front, objectives, [*shown, *more])
+def _front(run: FinishedRun) -> str:
+    shown = [name for name in SHOWN if column_of(name) in run.front or name == SPEED_UP]
+    more = [m.name for m in run.objectives if m.name not in (*shown, "latency_ms") and m.role != "quality"]
+    rows = front_rows(run.front, run.objectives, run.marks, [*shown, *more])
     cells = [[f"`{row.key}`", ", ".join(row.names), *row.cells.values()] for row in rows]
     return table(["point", "", *map(escaped, rows[0].cells)], cells, left=2)
+
+
+def _front_note(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    long = summary.get("long_context")
+    windows = f"Windows are of {config['data']['length']:,} tokens; longer ones: {escaped(long)}. " if long else ""
+    return (
+        "Latencies are end to end on the device below, one after the other beside the dense model. Held-out text was "
+        "not seen by calibration, training or search; a rise is the loss on it above the dense model's. "
+        f"{windows}[front.html](front.html) has all metrics and the layers of each point, [front.csv](front.csv) the "
+        "numbers.\n"
+    )
+
+
+def _samples(run: FinishedRun) -> str:
+    """What the dense model and each point write, a row each, next to the rise that it comes with."""
+    samples, front = run.samples, run.front
+    names = ["dense" if dense else f"`{key}`" for key, dense in zip(front["key"], is_dense(front), strict=True)]
+    rows = [
+        [name, number(rise, "{:.2f}"), *map(escaped, samples.texts_of(key))]
+        for key, name, rise in zip(front["key"], names, rises(front), strict=True)
+        if samples.texts_of(key)
+    ]
+    heads = ["point", "rise", *(f"{escaped(prompt)} …" for prompt in samples.prompts)]
+    note = (
+        f"Up to {samples.new_tokens} tokens, each the likeliest one, as exported. `samples.prompts` asks for others.\n"
+    )
+    return "\n".join([table(heads, rows, left=len(heads)), note])
 
 
 def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives: Sequence[Metric]) -> str:
@@ -137,7 +172,10 @@ def _evaluations(evaluations: Sequence[Evaluation]) -> str:
         failed = sum(e.status == "failed" for e in answers.values())
         tokens, seconds = (sum(getattr(e, name) for e in answers.values()) for name in ("tokens", "seconds"))
         rows.append([f"`{fidelity}`", str(len(answers)), str(failed), f"{tokens:,}", duration(seconds)])
-    note = "A number behind a fidelity's name is the tokens of a window, or of training.\n"
+    note = (
+        "A number behind a fidelity's name is the tokens of a window, or of training; behind `samples`, a digest of "
+        "the prompts.\n"
+    )
     return "\n".join([table(["fidelity", "evaluations", "failed", "tokens", "time"], rows), note])
 
 
@@ -174,16 +212,19 @@ def _tuned(front: pd.DataFrame) -> str:
     return "\n".join([table(heads, rows), f"After over before, median: {'; '.join(gains)}.\n"])
 
 
-def _again(run_dir: Path, front: pd.DataFrame, summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    commands = search_commands(run_dir, summary.get("arguments", []))
+def _again(run: FinishedRun) -> str:
+    summary, config = run.summary, run.config
+    commands = search_commands(run.run_dir, summary.get("arguments", []))
     lines = [
         f"# the same search anew\n{commands['run']}",
         f"# this run, where it was stopped or with a larger budget\n{commands['resume']}",
         f"# where the dense model's time goes\n{commands['profile']}",
     ]
-    if not is_dense(front).all():
-        following = next_commands(run_dir)
-        lines += [f"# the knee as a checkpoint\n{following['export']}", f"# its task scores\n{following['score']}"]
+    advice = run.advice
+    offers = [advice.recommended] if advice.recommended is not None else advice.trade
+    lines += [f"# as a checkpoint: {offer}\n{export_command(run.run_dir)}{offer.key}" for offer in offers]
+    if advice.pick is not None:
+        lines.append(f"# task scores\n{next_commands(run.run_dir, advice.pick)['score']}")
     seeds = f"Seed: {config['seed']}."
     packages = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
     note = "Equal seeds ask about equal designs as long as the latency table is equal; timings differ from run to run."

@@ -10,8 +10,8 @@ from evaluators.base import Evaluation, Metric
 from evaluators.latency.table_error import TableError
 from search.agreement import fidelity_agreement, unseen_agreement
 from search.archive import by_fidelity
-from search.views.report.markdown import escaped, table
 from search.views.text import number
+from space.markdown import escaped, table
 
 
 def trust(summary: Mapping[str, Any], evaluations: Sequence[Evaluation], objectives: Sequence[Metric]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from rich import box
@@ -11,6 +11,7 @@ from rich.text import Text
 
 from evaluators.base import Metric
 from evaluators.metrics import REMOVED
+from search.run.recommended import RECOMMENDED
 from search.views.front_rows import OF_DENSE, SPEED_UP, front_rows
 from search.views.text import broken
 
@@ -20,19 +21,25 @@ LEFT_OUT = ("latency_ms", "params", "kl")  # where there is less room
 
 
 def terminal_table(
-    frame: pd.DataFrame, objectives: Sequence[Metric], title: str = "Pareto front", *, width: int = WIDE
+    frame: pd.DataFrame,
+    objectives: Sequence[Metric],
+    marks: Mapping[str, str],
+    title: str = "Pareto front",
+    *,
+    width: int = WIDE,
 ) -> Table:
     """The front for the terminal.
 
     Args:
         frame: The front's table.
         objectives: The search's objectives.
+        marks: Names of points to their keys.
         title: Heading; text, not markup.
         width: Characters of a line: 120 for all columns; with less, down to 80, those that others tell nearly as well
             are left out.
     """
     shown = [*(name for name in SHOWN if width >= WIDE or name not in LEFT_OUT), *(["acc"] if "acc" in frame else [])]
-    rows = front_rows(frame, objectives, shown)
+    rows = front_rows(frame, objectives, marks, shown)
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.collapse_padding = True
     table.add_column("key", no_wrap=True)
@@ -40,6 +47,6 @@ def terminal_table(
         table.add_column(broken(head), justify="right", no_wrap=True)
     table.add_column("")
     for row in rows:
-        style = "dim" if "dense" in row.names else "bold green" if "knee" in row.names else None
+        style = "dim" if "dense" in row.names else "bold green" if RECOMMENDED in row.names else None
         table.add_row(row.key, *row.cells.values(), ", ".join(row.names), style=style)
     return table

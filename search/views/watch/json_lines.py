@@ -13,7 +13,7 @@ import numpy as np
 
 from evaluators.base import Evaluation
 from search.loop import SearchProgress
-from search.run.front import landmarks
+from search.run.recommended import landmarks
 from search.views.watch.events import (
     Event,
     Failed,
@@ -104,7 +104,7 @@ def _front(end: SearchEnded) -> dict[str, Any]:
     return {
         "run_dir": str(end.run_dir),
         "numbers": end.result.numbers(),
-        "picks": landmarks(end.result.front, end.objectives),
+        "picks": landmarks(end.result.front, end.result.advice),
         "points": end.result.front.to_dict("records"),
         "remarks": end.result.remarks(),
         "commands": end.commands,

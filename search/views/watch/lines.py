@@ -6,6 +6,7 @@ import time
 
 from rich.console import Console
 
+from search.run.recommended import landmarks
 from search.views.text import duration, printable
 from search.views.watch.events import Event, Opened, Remarks, Searched, SearchEnded, StageEnded, StageStep
 from search.views.watch.front_table import terminal_table
@@ -54,8 +55,9 @@ class Lines:
     def _end(self, end: SearchEnded) -> None:
         if not self._quiet:
             title = printable(f"Pareto front of {end.model}")
-            table = terminal_table(end.result.front, end.objectives, title=title, width=self._console.width)
-            self._console.print(table)
+            front, width = end.result.front, self._console.width
+            marks = landmarks(front, end.result.advice)
+            self._console.print(terminal_table(front, end.objectives, marks, title=title, width=width))
             self._print(*end.result.remarks(), whole=False)
         width = max(map(len, end.commands), default=0) + 1
         self._print(*(f"{what + ':':<{width}} {command}" for what, command in end.commands.items()))

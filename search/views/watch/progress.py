@@ -11,7 +11,7 @@ import numpy as np
 from evaluators.base import Evaluation
 from evaluators.metrics import REMOVED, SUPERLATIVES
 from search.loop import Budget, SearchProgress
-from search.pareto import knee, minimised
+from search.pareto import minimised
 from search.views.text import duration, written
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -20,18 +20,18 @@ PACE = 50  # evaluations, the last ones, that tell how long a search will take
 
 
 def standouts(progress: SearchProgress) -> dict[str, Evaluation]:
-    """The front's best point by each objective, under the objective's name, and its `knee`; never the dense model."""
+    """The front's best point by each objective, under the objective's name; never the dense model."""
     points = [e for e in progress.front if e.values.get(REMOVED) != 0.0]
     if not points:
         return {}
     values = minimised([e.values for e in points], progress.objectives)
     best = zip(progress.objectives, values.argmin(axis=0), strict=True)
-    return {**{metric.name: points[row] for metric, row in best}, "knee": points[knee(values)]}
+    return {metric.name: points[row] for metric, row in best}
 
 
 def title_of(standout: str) -> str:
-    """What people call a standout: `closest`, `fastest`, `smallest`, `best <metric>` or `knee`."""
-    return standout if standout == "knee" else SUPERLATIVES.get(standout, f"best {standout}")
+    """What people call a standout: `closest`, `fastest`, `smallest` or `best <metric>`."""
+    return SUPERLATIVES.get(standout, f"best {standout}")
 
 
 def spent_text(budget: Budget, done: int, tokens: int) -> str:

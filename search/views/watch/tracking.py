@@ -19,7 +19,7 @@ from search.run.directory import (
     REPORT_FILE,
     SUMMARY_FILE,
 )
-from search.run.front import landmarks
+from search.run.recommended import landmarks
 from search.views.watch.events import Event, Failed, Searched, SearchEnded
 from search.views.watch.progress import standouts
 from search.views.watch.trackers import Status, Tracker, open_tracker
@@ -132,8 +132,7 @@ def _numbers(progress: SearchProgress) -> dict[str, float]:
     if progress.hypervolume is not None:
         numbers[f"{fidelity}/hypervolume"] = progress.hypervolume
     for name, best in standouts(progress).items():
-        label = "knee" if name == "knee" else f"best_{name}"
-        numbers |= {f"{fidelity}/{label}/{m.name}": best.values[m.name] for m in progress.objectives}
+        numbers |= {f"{fidelity}/best_{name}/{m.name}": best.values[m.name] for m in progress.objectives}
     return numbers
 
 
@@ -142,7 +141,7 @@ def _result(end: SearchEnded) -> dict[str, float]:
     front = end.result.front
     numbers = end.result.numbers()
     columns = front.select_dtypes("number").columns
-    for mark, key in landmarks(front, end.objectives).items():
+    for mark, key in landmarks(front, end.result.advice).items():
         row = front[front["key"] == key].iloc[0]
         numbers |= {f"{mark}/{column}": float(row[column]) for column in columns}
     return numbers

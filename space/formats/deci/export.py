@@ -6,7 +6,7 @@ a reader with that loader's rules finds every weight in the size that it wants, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,7 +21,7 @@ from space.formats.child import answer_of
 from space.formats.deci import check as deci_check
 from space.formats.equal_forms import widened
 from space.formats.llama_arithmetic import longest_context, require_llama_arithmetic
-from space.formats.model_card import model_card
+from space.formats.model_card import Card, model_card
 from space.formats.reference import Reference, reference_of
 from space.formats.reveal import revealed_when_complete
 from space.spec import ModelSpec
@@ -138,7 +138,7 @@ def export_deci(
     candidate: Candidate,
     out_dir: Path,
     *,
-    card: Mapping[str, Mapping[str, object]],
+    card: Card,
     generation_config: Any = None,
     tolerance: float = 1e-4,
 ) -> DeciExport:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from space.formats.gguf.file import TYPES, architecture, held_shapes, write_gguf
 from space.formats.gguf.llamacpp import TOLERANCES, LlamaCppCheck, check_in_llamacpp, require_llamacpp
 from space.formats.gguf.tokenizer import gguf_tokenizer
 from space.formats.llama_arithmetic import longest_context, require_llama_arithmetic
-from space.formats.model_card import model_card
+from space.formats.model_card import Card, model_card
 from space.formats.reference import float32_copy
 from space.formats.reveal import revealed_when_complete
 from space.spec import ModelSpec
@@ -90,7 +89,7 @@ def export_gguf(
     out_dir: Path,
     *,
     kind: str,
-    card: Mapping[str, Mapping[str, object]],
+    card: Card,
 ) -> GGUFExport:
     """Writes, verifies and only then reveals a directory with one GGUF file and its model card.
 
@@ -102,7 +101,7 @@ def export_gguf(
         candidate: What `model` is.
         out_dir: Must not exist, or be an empty directory.
         kind: `f16` or `q8_0`.
-        card: Tables of the model card: title to rows of name and value.
+        card: Further sections of the model card.
 
     Raises:
         ShapeError: As `check_gguf`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import nn
 from space.candidate import Candidate
 from space.errors import ShapeError
 from space.formats.checkpoint import checkpoint_parts, kept_shapes, write_checkpoint
-from space.formats.model_card import model_card
+from space.formats.model_card import Card, model_card
 from space.formats.reference import reference_of
 from space.formats.reveal import revealed_when_complete
 from space.formats.verify import Verification, verify_checkpoint
@@ -86,7 +85,7 @@ def export_checkpoint(
     candidate: Candidate,
     out_dir: Path,
     *,
-    card: Mapping[str, Mapping[str, object]],
+    card: Card,
     generation_config: Any = None,
     tolerance: float = 1e-4,
 ) -> Export:
@@ -99,7 +98,7 @@ def export_checkpoint(
         spec: The dense model.
         candidate: What `model` is.
         out_dir: Must not exist, or be an empty directory.
-        card: Tables of the model card: title to rows of name and value.
+        card: Further sections of the model card.
         generation_config: The dense model's, or None.
         tolerance: Largest difference that passes, see `verify_checkpoint`.
 

@@ -6,16 +6,15 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from search.views.text import printable
-
 
 def escaped(text: object) -> str:
     """Text on one line that neither Markdown nor HTML gives a meaning to; it may stand in a table's cell."""
-    line = html.escape(printable(str(text), " "), quote=False)
+    line = "".join(character if character.isprintable() else " " for character in str(text))
+    line = html.escape(line, quote=False)
     return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", line)
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
+def table(heads: Sequence[str], rows: Iterable[Iterable[str]], *, left: int = 1) -> str:
     """A table of cells that are Markdown already.
 
     Args:

@@ -1,0 +1,130 @@
+"""What a model writes: fixed prompts continued greedily, so that a person sees what a number stands for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from evaluators.base import Evaluation, Metric, ModelOf
+from evaluators.settings import SampleSettings
+from space.candidate import Candidate
+from space.errors import UserError
+
+
+class Samples:
+    """Continues the prompts with models that share a tokenizer."""
+
+    def __init__(self, tokenizer: Any, settings: SampleSettings) -> None:
+        """Writes nothing yet.
+
+        Args:
+            tokenizer: Of the models; prompts get the special tokens with which it begins texts, and no chat template.
+            settings: The prompts, and how many tokens follow.
+        """
+        self.prompts = settings.prompts
+        self._tokens = settings.tokens
+        self._tokenizer = tokenizer
+
+    @property
+    def fidelity(self) -> str:
+        """The name under which texts are stored: other prompts, or more tokens, are another question."""
+        recipe = json.dumps([self._tokens, *self.prompts])
+        return f"samples-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What stands beside the texts, ready for JSON."""
+        return {"prompts": [*self.prompts], "new_tokens": self._tokens}
+
+    @torch.inference_mode()
+    def texts(self, model: Any) -> list[str]:
+        """What a model writes after each prompt, the prompt left out; in its own dtype, prompt by prompt, with a cache.
+
+        Args:
+            model: A causal language model.
+
+        Raises:
+            UserError: The tokenizer makes no tokens of a prompt.
+        """
+        return [self._text(model, prompt) for prompt in self.prompts]
+
+    def section(self, model_of: ModelOf, dense: Candidate, model: Any) -> dict[str, list[tuple[str, str, str]]]:
+        """A section of a model card: each prompt, and what the dense model and another one write after it.
+
+        Args:
+            model_of: Gives the dense model.
+            dense: As a candidate.
+            model: The other one.
+
+        Returns:
+            Empty without prompts.
+        """
+        if not self.prompts:
+            return {}
+        return {"What it writes": [*zip(self.prompts, self.texts(model_of(dense)), self.texts(model), strict=True)]}
+
+    def _text(self, model: Any, prompt: str) -> str:
+        ids = self._tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
+        if not ids.numel():
+            raise UserError(f"samples.prompts: expected text, but the tokenizer makes no tokens of {prompt!r}.")
+        ends = model.generation_config.eos_token_id
+        end = ends[0] if isinstance(ends, list) else ends
+        padding = 0 if end is None else end  # which no text of one row needs
+        greedy = GenerationConfig(max_new_tokens=self._tokens, eos_token_id=ends, pad_token_id=padding)
+        with _generating(model, greedy):
+            whole = model.generate(ids, attention_mask=torch.ones_like(ids))[0]
+
+        def decoded(tokens: Any) -> str:
+            return str(self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+        # Decoded together: alone, what follows would lose the blank that some tokenizers write in front of it.
+        return decoded(whole).removeprefix(decoded(ids[0]))
+
+
+@contextmanager
+def _generating(model: Any, settings: GenerationConfig) -> Iterator[None]:
+    """Has a model generate by these settings alone: what `generate` is given is filled up with the model's own."""
+    before, model.generation_config = model.generation_config, settings
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+class SampleEvaluator:
+    """The `Evaluator` of what candidates write as they are exported: its answers have texts as facts, and no values."""
+
+    metrics: tuple[Metric, ...] = ()
+
+    def __init__(self, samples: Samples, model_of: ModelOf) -> None:
+        """Writes nothing yet.
+
+        Args:
+            samples: The prompts.
+            model_of: A candidate's own model.
+        """
+        self.fidelity = samples.fidelity
+        self._samples = samples
+        self._model_of = model_of
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
+        """See `Evaluator`."""
+        return map(self._evaluate, candidates)
+
+    def _evaluate(self, candidate: Candidate) -> Evaluation:
+        start = time.perf_counter()
+        try:
+            facts = {**self._samples.facts, "texts": self._samples.texts(self._model_of(candidate))}
+        except UserError:  # not the candidate's fault
+            raise
+        except Exception as error:  # an evaluation boundary: the failure is stored with the candidate
+            seconds, message = time.perf_counter() - start, f"{type(error).__name__}: {error}"
+            return Evaluation(candidate, self.fidelity, "failed", seconds=seconds, error=message)
+        return Evaluation(candidate, self.fidelity, seconds=time.perf_counter() - start, facts=facts)
