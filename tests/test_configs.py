@@ -24,6 +24,7 @@ from evaluators.settings import FidelitySettings, ModelSettings, Settings, TaskS
 from evaluators.tasks.harness import Harness
 from evaluators.training.corrections import CorrectiveRefit
 from evaluators.training.distillation import Distillation
+from evaluators.training.polish import Polish
 from evaluators.training.recovery import Recovery
 from evaluators.training.tuning import MODES
 from search.constraints import limits_text
@@ -271,6 +272,8 @@ def test_the_export_composes() -> None:
     chosen = config["run_dir"], config["pick"], config["out"], config["tolerance"]
     assert chosen == ("results/x", "params<=0.6", None, 1e-4)
     assert instantiated(config["recover"]) == Recovery()
+    assert instantiated(config["polish"]) == Polish()
+    assert keys_of(config["recover"]) == set(asdict(Recovery()))
     assert format_of(config["format"], config["gguf"]["type"]).suffix == ""
     assert format_of("gguf", config["gguf"]["type"]).suffix == "-gguf-f16"
 

@@ -69,7 +69,8 @@ def test_no_point_of_the_search_is_lost_on_the_way_to_the_front(run: Path) -> No
 
 def test_the_knee_is_exported_and_speaks(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "knee"
-    done = ended(start("export_subnet.py", f"run_dir={run}", f"out={out}", cwd=ROOT, cache=None), timeout=900)
+    settings = f"run_dir={run}", f"out={out}", "polish.windows=8", "recover.tokens=4096"
+    done = ended(start("export_subnet.py", *settings, cwd=ROOT, cache=None), timeout=900)
     assert done.returncode == 0, done.stderr
     assert "in a fresh process" in done.stdout
     key = done.stdout.split("pick knee: ", 1)[1].split(",", 1)[0]
