@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from rich.console import Console
@@ -28,11 +29,21 @@ from benchmarks.device.machine import Machine
 from benchmarks.device.models import SHAPES, default_space, designs_of_size, removed, sliced_supernet
 from benchmarks.device.stopwatch import wall_ms
 from conf.settings import composed, instantiated
+from evaluators.data.shards import WholeText
+from evaluators.data.sources import Source
+from evaluators.data.stream import TokenStream
 from evaluators.output_head import OutputHead
 from evaluators.training.recovery import Recovery, measured_speed
 from space.models.loading import resolve_device, resolve_dtype
 
 REPEATS = 3
+
+
+def random_stream(vocab: int, length: int) -> TokenStream:
+    """Windows of random tokens, over and over."""
+    text = " ".join(map(str, torch.randint(vocab, (64 * length,)).tolist()))
+    source = Source("random", (WholeText("random", text),))
+    return TokenStream([source], lambda text, name: [int(token) for token in text.split()], length=length)
 
 
 def main() -> None:
@@ -51,7 +62,8 @@ def main() -> None:
     settings: Recovery = instantiated(composed("run_dir=none", *arguments.settings, name="export")["recover"])
     supernet = sliced_supernet(arguments.shape, machine)
     candidate = designs_of_size(default_space(supernet.spec), arguments.remove)["mixed"]
-    windows = torch.randint(supernet.spec.vocab, (settings.step_windows, arguments.length))
+    stream = random_stream(supernet.spec.vocab, arguments.length)
+    windows = torch.stack([*islice(stream, settings.step_windows)])
     batches = windows.to(device).split(settings.batch_size)
 
     def speed_of(step: Callable[[], object]) -> float:
@@ -79,7 +91,7 @@ def main() -> None:
         ways["recovery, recover.compile"] = replace(settings, compile=True)
     student = supernet.view(candidate)
     for way, how in ways.items():
-        speeds[way] = measured_speed(student, supernet.model, windows, how)
+        speeds[way] = measured_speed(student, supernet.model, stream, how)
         machine.tidy()
     table = Table("way", "tokens a second", "time against bare", "against taught")
     for way, speed in speeds.items():

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from evaluators.base import OPTIMISED, Evaluator, Metric, choose_metrics
-from evaluators.data import Part, TokenSplits, load_texts, split_tokens
+from evaluators.data.places import TextPlace
+from evaluators.data.splits import Part, TokenSplits, read_text
+from evaluators.data.stream import TokenStream, training_stream
 from evaluators.fidelities import Fidelities, fidelities
 from evaluators.latency.bench import EndToEnd, LatencyBench
 from evaluators.latency.clocks import cpu_name
@@ -94,7 +96,7 @@ class Session:
             UserError: There is a mistake in the settings of the model, the text, the space or the tasks.
         """
         _ = self.space, self.harness
-        for part in ("calibration", "search", "heldout"):
+        for part in self.settings.text.windows:
             self.windows(part)
 
     @cached_property
@@ -123,15 +125,8 @@ class Session:
         Raises:
             UserError: It can not be had, or is not the one that the settings want.
         """
-        settings, digest = self.settings.text, self.settings.text_digest
-        texts = load_texts(settings.path, name=settings.name, split=settings.split, field=settings.field)
-        text = split_tokens(texts, self.loaded.tokenizer, vocab=self.spec.vocab)
-        if digest is not None and text.digest != digest:
-            raise UserError(
-                f"Expected the text of the run ({digest}), but {settings.path or 'the embedded one'} has changed "
-                f"({text.digest}). Bring the old text back."
-            )
-        return text
+        settings = self.settings
+        return read_text(settings.text, self.loaded.tokenizer, vocab=self.spec.vocab, digest=settings.text_digest)
 
     def windows(self, part: Part) -> Tensor:
         """The run's windows of a part of the text, shape (windows, length).
@@ -139,7 +134,17 @@ class Session:
         Raises:
             UserError: The part has less text than that.
         """
-        return self.text.blocks(part, getattr(self.settings.text, f"{part}_windows"), self.settings.text.length)
+        return self.text.blocks(part, self.settings.text.windows[part], self.settings.text.length)
+
+    def stream(self, place: TextPlace, seed: int) -> TokenStream:
+        """Text for longer training, of the run's own place where the given one has no path.
+
+        Raises:
+            UserError: See `training_stream`, and `text`.
+        """
+        settings, loaded = self.settings.text, self.loaded
+        place = settings if place.path is None else place
+        return training_stream(place, self.text, settings.length, loaded.tokenizer, vocab=self.spec.vocab, seed=seed)
 
     @cached_property
     def space(self) -> SearchSpace:

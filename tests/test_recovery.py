@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import random_tokens
+from helpers_data import stream_of
 
 from evaluators.training.progress import RecoveryProgress
 from evaluators.training.recovery import Recovery, measured_speed, recover
@@ -46,9 +51,9 @@ def test_it_learns_and_leaves_the_teacher_and_the_embeddings(
     told: list[RecoveryProgress] = []
     products = set()
     student.model.layers[0].mlp.down_proj.register_forward_hook(lambda *call: products.add(call[-1].dtype))
-    done = recover(student, supernet.model, TOKENS, SETTINGS, tmp_path / "r", told.append)
-    assert done.tokens == SETTINGS.tokens == done.curve[0][-1]
-    assert len(done.curve[1]) == 60
+    done = recover(student, supernet.model, stream_of(TOKENS), SETTINGS, tmp_path / "r", told.append)
+    assert done.tokens == SETTINGS.tokens
+    assert [*done.curve[0]] == [2 * LENGTH * step for step in range(1, 21)]  # then the text comes again
     assert products == {dtype}
     assert [(one.tokens, one.of, one.saved) for one in told] == [
         (480, 1440, True),
@@ -73,9 +78,9 @@ def test_it_learns_and_leaves_the_teacher_and_the_embeddings(
 def test_a_killed_recovery_goes_on_to_the_same_weights(
     family: str, make_supernet: MakeSupernet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    supernet = make_supernet(family)
+    supernet, settings = make_supernet(family), replace(SETTINGS, batch_size=1, accumulation=2)
     whole, killed, again = (supernet.view(CUT, own=True) for _ in range(3))
-    recover(whole, supernet.model, TOKENS, SETTINGS, tmp_path / "whole")
+    recover(whole, supernet.model, stream_of(TOKENS), settings, tmp_path / "whole")
     seen: list[int] = []
 
     def kill(told: RecoveryProgress) -> None:
@@ -84,11 +89,11 @@ def test_a_killed_recovery_goes_on_to_the_same_weights(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        recover(killed, supernet.model, TOKENS, SETTINGS, tmp_path / "r", kill)
+        recover(killed, supernet.model, stream_of(TOKENS), settings, tmp_path / "r", kill)
     half = shutil.copytree(tmp_path / "r" / "checkpoint-40", tmp_path / "r" / "checkpoint-50")
-    (half / "trainer_state.json").unlink()  # killed while it was written
+    (half / "position.json").unlink()  # killed while it was written
     capsys.readouterr()
-    recover(again, supernet.model, TOKENS, SETTINGS, tmp_path / "r", lambda told: seen.append(told.tokens))
+    recover(again, supernet.model, stream_of(TOKENS), settings, tmp_path / "r", lambda told: seen.append(told.tokens))
     assert capsys.readouterr() == ("", "")
     assert seen == [480, 960, 1440]  # it did not begin again
     expected = weights(whole)
@@ -102,7 +107,14 @@ def test_accumulated_steps_are_those_of_a_larger_batch(make_supernet: MakeSupern
     for batch, accumulation in ((4, 1), (2, 2)):
         student = supernet.view(CUT, own=True)
         settings = replace(SETTINGS, tokens=4 * 4 * LENGTH, batch_size=batch, accumulation=accumulation)
-        recover(student, supernet.model, TOKENS, settings, tmp_path / f"{batch}", lambda told: losses.append(told.loss))
+        recover(
+            student,
+            supernet.model,
+            stream_of(TOKENS),
+            settings,
+            tmp_path / f"{batch}",
+            lambda told: losses.append(told.loss),
+        )
         found.append(weights(student))
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     for name, tensor in found[0].items():
@@ -115,17 +127,81 @@ def test_less_memory_is_the_same_training(make_supernet: MakeSupernet, tmp_path:
     for again in (False, True):
         students.append(student := supernet.view(CUT, own=True))
         student.model.layers[0].mlp.register_forward_pre_hook(lambda *call, again=again: runs.append(again))
-        recover(student, supernet.model, TOKENS, replace(settings, checkpointing=again), tmp_path / f"{again}")
+        recover(
+            student, supernet.model, stream_of(TOKENS), replace(settings, checkpointing=again), tmp_path / f"{again}"
+        )
     assert (runs.count(False), runs.count(True)) == (4, 8)  # a second time in each backward pass
     plain, checkpointed = students
     assert all(torch.equal(tensor, weights(plain)[name]) for name, tensor in weights(checkpointed).items())
+
+
+JOB = """
+import sys
+from pathlib import Path
+import torch
+from conftest import random_tokens, tiny_model
+from helpers_data import stream_of
+from evaluators.training.processes import Processes
+from evaluators.training.recovery import Recovery, measured_speed, recover
+from space.candidate import Candidate
+from space.supernet.supernet import Supernet
+
+directory, here = Path(sys.argv[1]), Processes.here()
+model, spec = tiny_model("llama")
+supernet = Supernet.prepare(model, spec, random_tokens(12, 24), directory / f"s{here.rank}", dtype=torch.float32)
+cut = Candidate.from_rows([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])
+settings = Recovery(tokens=10 * 8 * 12, batch_size=4, accumulation=2, learning_rate=3e-3, save_tokens=5 * 8 * 12)
+tokens = random_tokens(40, 12, seed=5)
+assert measured_speed(supernet.view(cut), supernet.model, stream_of(tokens), settings) > 0
+student = supernet.view(cut, own=True)
+recover(student, supernet.model, stream_of(tokens), settings, directory / "checkpoints")
+torch.save(student.state_dict(), directory / f"{here.rank}.pt")
+"""
+
+
+def test_processes_share_each_step(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    environment |= {"MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": "tests:."}
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOB, str(tmp_path)],
+            cwd=Path(__file__).parents[1],
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [job.wait(timeout=300) for job in jobs] == [0, 0]
+    finally:
+        for job in jobs:
+            job.kill()
+    supernet = make_supernet("llama")
+    alone = supernet.view(CUT, own=True)
+    settings = replace(SETTINGS, tokens=10 * 8 * LENGTH, batch_size=4, accumulation=2)
+    recover(alone, supernet.model, stream_of(TOKENS), settings, tmp_path / "alone")
+    for rank in range(2):
+        for name, tensor in torch.load(tmp_path / f"{rank}.pt").items():
+            torch.testing.assert_close(tensor, alone.state_dict()[name], rtol=1e-3, atol=1e-4)
+    assert (tmp_path / "checkpoints" / "checkpoint-10" / "position.json").exists()
+
+
+def test_a_batch_that_does_not_divide_is_refused(
+    make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    supernet = make_supernet("llama")
+    with pytest.raises(UserError, match="expected a multiple of 3"):
+        recover(supernet.view(CUT, own=True), supernet.model, stream_of(TOKENS), SETTINGS, tmp_path / "r")
 
 
 def test_a_speed_is_measured_on_a_copy(make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("llama")
     student = supernet.view(CUT)
     before = weights(supernet.model), weights(student)
-    assert measured_speed(student, supernet.model, TOKENS, SETTINGS) > 0
+    assert measured_speed(student, supernet.model, stream_of(TOKENS), SETTINGS) > 0
     for model, old in zip((supernet.model, student), before, strict=True):
         assert all(torch.equal(tensor, old[name]) for name, tensor in model.state_dict().items())
         assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -137,7 +213,7 @@ def test_it_is_never_silent_for_long(
     monkeypatch.setattr("evaluators.training.progress.QUIET_S", -1)
     supernet, told = make_supernet("llama"), list[RecoveryProgress]()
     settings = replace(SETTINGS, tokens=4 * 2 * LENGTH, save_tokens=2 * 2 * LENGTH)
-    recover(supernet.view(CUT, own=True), supernet.model, TOKENS, settings, tmp_path / "r", told.append)
+    recover(supernet.view(CUT, own=True), supernet.model, stream_of(TOKENS), settings, tmp_path / "r", told.append)
     assert [one.tokens for one in told if not one.saved] == [24, 48, 72, 96]
     assert [one.tokens for one in told if one.saved] == [48, 96]
 

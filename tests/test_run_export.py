@@ -18,7 +18,8 @@ from helpers_commands import Done, Place, Process, contents, good, on_another_de
 from helpers_run import ended
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evaluators.data import split_tokens
+from evaluators.data.places import TextPlace
+from evaluators.data.splits import read_text
 from search.run.directory import FRONT_FILE, POINTS_FILE
 from search.run.front import is_dense, read_front_csv
 
@@ -110,9 +111,7 @@ def test_an_exported_front_member_is_as_good_as_its_row_says(
     """It is the tuned subnet that the run stored."""
     directory = llama.directory / "out" / "front key"
     front = read_front_csv(llama.run("run") / FRONT_FILE)
-    text = split_tokens(
-        {"text.txt": (llama.model / "text.txt").read_text()}, AutoTokenizer.from_pretrained(llama.model)
-    )
+    text = read_text(TextPlace(str(llama.model / "text.txt")), AutoTokenizer.from_pretrained(llama.model))
     tokens = text.blocks("heldout", 24, 32)
     with torch.inference_mode():
         logits = load(directory, monkeypatch, tmp_path)(tokens).logits[:, :-1].float()
@@ -134,7 +133,7 @@ def test_a_killed_polish_ends_in_the_same_checkpoint(llama: Place) -> None:
     killed = llama.export("run", f"out={out['killed']}", *settings)
     checkpoints = out["killed"].with_name("killed.polish")
     try:
-        wait_for(killed, lambda: (checkpoints / "checkpoint-20" / "trainer_state.json").exists())
+        wait_for(killed, lambda: (checkpoints / "checkpoint-20" / "position.json").exists())
     finally:
         killed.kill()
         told = ended(killed).stdout

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from evaluators.data.stream import TokenStream
 from evaluators.divergence import Divergence
 from evaluators.session import Session, Stage
 from evaluators.training.corrections import CorrectiveRefit
@@ -153,9 +153,11 @@ def polish(
     """
     if candidate == session.dense or not settings.wanted(recovery):
         return Polished(front)
-    text, length = session.text, session.settings.text.length
-    recipe = {"pick": candidate.key, "text": text.digest, "length": length, **asdict(settings), **asdict(recovery)}
-    _claim(directory, recipe)
+    text, length, stream = session.text, session.settings.text.length, session.stream(recovery.data, recovery.seed)
+    recipe = {"pick": candidate.key, "text": text.digest, "stream": stream.digest, "length": length}
+    _claim(directory, recipe | asdict(settings) | asdict(recovery))
+    if stream.without:
+        say(f"no text to train on in {', '.join(stream.without)}: all of it is for the search or held out")
     judge = _Judge(session, candidate, front, say)
     windows = min(settings.windows, text.room("calibration", length))
     if windows > 1 and not (session.tuning and session.tuning.stage_tokens):
@@ -165,7 +167,7 @@ def polish(
         count = f"{windows * length} tokens"
         if judge.judge(f"a corrective refit on {count}", session.supernet.view(candidate, correction)):
             judge.polished.facts["corrective refit"] = count
-    _train(session, judge, settings, recovery, directory, say)
+    _train(session.supernet.model, stream, judge, settings, recovery, directory, say)
     return judge.polished
 
 
@@ -187,28 +189,28 @@ def _refit(
 
 
 def _train(
-    session: Session, judge: _Judge, settings: Polish, recovery: Recovery, directory: Path, say: Callable[[str], None]
+    teacher: Any,
+    stream: TokenStream,
+    judge: _Judge,
+    settings: Polish,
+    recovery: Recovery,
+    directory: Path,
+    say: Callable[[str], None],
 ) -> None:
     """Trains what is kept so far, for what the recovery says or the minutes give."""
     if recovery.tokens == 0:
         return
-    text, length, start = session.text, session.settings.text.length, judge.polished.model
-    room, teacher = text.room("calibration", length), session.supernet.model
-
-    def windows(count: float) -> Tensor:
-        return text.blocks("calibration", min(recovery.steps(count, length) * recovery.step_windows, room), length)
-
+    start = judge.polished.model
     if recovery.tokens is None:
 
         def measure() -> str:
-            speed = measured_speed(start, teacher, windows(1), recovery)
+            speed = measured_speed(start, teacher, stream, recovery)
             return json.dumps({"tokens_per_s": speed, "tokens": settings.minutes * 60 * speed})
 
         measured = json.loads(kept(directory / _TOKENS_FILE, measure))
         recovery = replace(recovery, tokens=measured["tokens"])
         say(f"{settings.minutes:g} minutes at {measured['tokens_per_s']:.0f} tokens a second")
-    assert recovery.tokens is not None
-    parts, student = windows(recovery.tokens), copy.deepcopy(start)
+    student = copy.deepcopy(start)
 
     def on_progress(progress: RecoveryProgress) -> None:
         line = f"{progress.tokens}/{progress.of} tokens: loss {progress.loss:.4g}"
@@ -217,20 +219,18 @@ def _train(
         else:
             say(f"{line}, {progress.tokens_per_s:.0f} tokens a second, {progress.seconds_left / 60:.0f} min left")
 
-    done = recover(student, teacher, parts, recovery, directory, on_progress)
+    done = recover(student, teacher, stream, recovery, directory, on_progress)
     facts = judge.polished.facts
-    facts["training"] = f"{done.tokens} tokens of {parts.numel()} of the run's calibration text"
+    facts["training"] = f"{done.tokens} tokens of {', '.join(stream.names)}"
     judge.judge(f"training on {done.tokens} tokens", student)
-    facts[f"after {_LATER} times the training"] = prediction = _prediction(done, parts.numel())
+    facts[f"after {_LATER} times the training"] = prediction = _prediction(done)
     say(f"after {_LATER} times the training: {prediction}")
 
 
-def _prediction(done: Recovered, text_tokens: int) -> str:
-    """What longer training would bring, of the loss on text that was new."""
-    tokens, losses = done.curve
-    new = tokens <= text_tokens
+def _prediction(done: Recovered) -> str:
+    """What longer training would bring."""
     try:
-        law = fit_power_law(tokens[new], losses[new])
+        law = fit_power_law(*done.curve)
     except FitError as error:
         return f"no prediction, as {error}"
     later = _LATER * done.tokens
@@ -245,7 +245,7 @@ def _claim(directory: Path, recipe: Mapping[str, Any]) -> None:
     file = directory / _SETTINGS_FILE
     if not file.exists():
         write_whole(file, json.dumps(recipe, indent=2), advice=_ADVICE)
-    there = json.loads(file.read_text(encoding="utf-8"))
+    there, recipe = json.loads(file.read_text(encoding="utf-8")), json.loads(json.dumps(recipe))
     other = [f"{name} {there.get(name)}, now {value}" for name, value in recipe.items() if there.get(name) != value]
     if other:
         raise UserError(

@@ -1,8 +1,8 @@
 """Longer distillation of one pick, after the search: transformers' Trainer on the divergence from the dense model.
 
 All decoder weights are trained, in float32 with bfloat16 autocast where the run is in bfloat16; embeddings and the
-output matrix stay. The teacher runs beside the student: each text is needed once. Windows are taken in order, from the
-beginning again when they are used up, so that a run that was killed goes on from its last checkpoint to the same end.
+output matrix stay. The teacher runs beside the student: each text is needed once. Windows come from a stream, whose
+position is beside each checkpoint, so that a run that was killed goes on from its last one to the same end.
 What the Trainer has is the student's body, without the output matrix, as it wraps the forward pass of what it is given
 (autocast, and several GPUs). Where torchrun or `accelerate launch` start a process for each GPU, all take their share
 of each step.
@@ -15,7 +15,7 @@ import gc
 import json
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -24,17 +24,17 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
-from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
+from evaluators.data.places import TextPlace
+from evaluators.data.stream import TokenStream
 from evaluators.output_head import OutputHead
 from evaluators.training.distillation import cross_entropy
 from evaluators.training.power_law import Curve
 from evaluators.training.processes import Processes
 from evaluators.training.progress import OnProgress, Reporter, StepClock
+from evaluators.training.windows import POSITION_FILE, KeepsPosition, StreamWindows
 from space.errors import UserError
 from space.models.embedded import quiet_transformers
 
@@ -51,10 +51,11 @@ class Recovery:
         accumulation: Forward passes of a step.
         clip: Largest norm of the gradient.
         save_tokens: Training tokens between two checkpoints, and between two looks at held-out text.
-        seed: Of the trainer.
+        seed: Of the trainer, and of the order of the text.
         checkpointing: Whether activations are computed again in the backward pass, which takes less memory and more
             time.
         compile: Whether the student is compiled with torch.compile, which takes minutes before the first step.
+        data: Where the text is; without a path, the run's own.
     """
 
     tokens: float | None = None
@@ -67,6 +68,7 @@ class Recovery:
     seed: int = 0
     checkpointing: bool = False
     compile: bool = False
+    data: TextPlace = field(default_factory=TextPlace)
 
     def __post_init__(self) -> None:
         if (self.tokens or 0) < 0 or self.save_tokens < 1:
@@ -88,30 +90,13 @@ class Recovery:
         """Windows of a step of the optimizer."""
         return self.batch_size * self.accumulation
 
-    def steps(self, tokens: float, length: int) -> int:
-        """Steps of the optimizer for so many tokens in windows of `length`, at least 1."""
-        return max(1, math.ceil(tokens / (self.step_windows * length)))
-
 
 _CURVE = 4096  # points of the loss that are kept, at most
 _UNTIMED, _TIMED = 2, 3  # steps that a speed is measured with: the first ones take longer
 
 
-class _Windows(Dataset[dict[str, Tensor]]):
-    """Windows of tokens, by number; past the last one, from the first again."""
-
-    def __init__(self, tokens: Tensor, count: int) -> None:
-        self._tokens, self._count = tokens, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, number: int) -> dict[str, Tensor]:
-        return {"input_ids": self._tokens[number % len(self._tokens)]}
-
-
 class _Distiller(Trainer):
-    """A Trainer whose loss is the divergence from a teacher, and which takes examples in order."""
+    """A Trainer whose loss is the divergence from a teacher."""
 
     teacher: Any
 
@@ -130,9 +115,6 @@ class _Distiller(Trainer):
             loss = cross_entropy(hidden, head, embedding.clone()) - cross.clone()
         return (loss, {"hidden": hidden}) if return_outputs else loss
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
-
 
 @dataclass(frozen=True)
 class Recovered:
@@ -140,7 +122,7 @@ class Recovered:
 
     Attributes:
         tokens: Of training in all.
-        curve: Tokens so far and the loss of training there, in nats a token, `(points,)` each.
+        curve: Tokens so far and the loss of training there, in nats a token, `(points,)` each, as long as text was new.
     """
 
     tokens: int
@@ -150,7 +132,7 @@ class Recovered:
 def recover(
     student: Any,
     teacher: Any,
-    tokens: Tensor,
+    stream: TokenStream,
     settings: Recovery,
     directory: Path,
     on_progress: OnProgress = lambda progress: None,
@@ -160,7 +142,7 @@ def recover(
     Args:
         student: A subnet's own model; afterwards in the dtype that it came in, without gradients.
         teacher: The dense model.
-        tokens: Windows of training text, `(windows, length)`.
+        stream: Training text, from its beginning or, with a checkpoint, from that on.
         settings: How long, with tokens, and how.
         directory: Of the checkpoints; it is the caller's to delete once the result is safe.
         on_progress: Called at each checkpoint, and about every `QUIET_S` seconds.
@@ -169,14 +151,16 @@ def recover(
         UserError: A checkpoint cannot be written, or the batch does not divide among the processes.
     """
     assert settings.tokens is not None
-    dtype, length = next(student.parameters()).dtype, tokens.shape[1]
-    steps, every = settings.steps(settings.tokens, length), settings.steps(settings.save_tokens, length)
-    trainer = _trainer(student, teacher, tokens, settings, directory, steps, every)
-    step_tokens = settings.step_windows * length
+    dtype, step_tokens = next(student.parameters()).dtype, settings.step_windows * stream.length
+    steps, every = (max(1, math.ceil(count / step_tokens)) for count in (settings.tokens, settings.save_tokens))
+    trainer = _trainer(student, teacher, stream, settings, directory, steps, every)
+    checkpoint = _last_checkpoint(directory)
+    if checkpoint:
+        stream.restore(json.loads((Path(checkpoint) / POSITION_FILE).read_text("utf-8")))
     trainer.add_callback(Reporter(on_progress, step_tokens))
     try:
         with quiet_transformers():
-            trainer.train(resume_from_checkpoint=_last_checkpoint(directory))
+            trainer.train(resume_from_checkpoint=checkpoint)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"Expected to write a checkpoint of the recovery to {directory}, got: {error}. Free some space, then run "
@@ -189,18 +173,19 @@ def recover(
     for parameter in student.parameters():  # buffers stay: rotary frequencies are in float32
         parameter.data = parameter.data.to(dtype)
     student.eval().requires_grad_(False)
-    points = [(entry["step"] * step_tokens, entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
-    at, losses = np.array(points, float).reshape(-1, 2).T
+    new = math.inf if stream.new_windows is None else stream.new_windows * stream.length
+    history = [(entry["step"] * step_tokens, entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    at, losses = np.array([point for point in history if point[0] <= new], float).reshape(-1, 2).T
     return Recovered(steps * step_tokens, (at, losses))
 
 
-def measured_speed(student: Any, teacher: Any, tokens: Tensor, settings: Recovery) -> float:
+def measured_speed(student: Any, teacher: Any, stream: TokenStream, settings: Recovery) -> float:
     """Tokens a second of `recover`, from the median of a few steps of a copy of the student.
 
     Args:
         student: A subnet's model, which is left as it is.
         teacher: The dense model.
-        tokens: Windows of training text, `(windows, length)`.
+        stream: Training text.
         settings: How it would be trained.
 
     Raises:
@@ -208,20 +193,20 @@ def measured_speed(student: Any, teacher: Any, tokens: Tensor, settings: Recover
     """
     with TemporaryDirectory() as directory:
         steps = _UNTIMED + _TIMED
-        trainer = _trainer(copy.deepcopy(student), teacher, tokens, settings, Path(directory), steps, None)
+        trainer = _trainer(copy.deepcopy(student), teacher, stream, settings, Path(directory), steps, None)
         clock = StepClock()
         trainer.add_callback(clock)
         with quiet_transformers():
             trainer.train()
     del trainer
     gc.collect()  # a trainer refers to itself, and holds the optimizer's state
-    return settings.step_windows * tokens.shape[1] / median(clock.seconds[_UNTIMED:])
+    return settings.step_windows * stream.length / median(clock.seconds[_UNTIMED:])
 
 
 def _trainer(
-    student: Any, teacher: Any, tokens: Tensor, settings: Recovery, directory: Path, steps: int, every: int | None
+    student: Any, teacher: Any, stream: TokenStream, settings: Recovery, directory: Path, steps: int, every: int | None
 ) -> _Distiller:
-    """A trainer of so many steps, with a checkpoint after `every` of them; None for none."""
+    """A trainer of so many steps from the stream's beginning, with a checkpoint after `every` of them, if any."""
     processes, dtype = Processes.here(), next(student.parameters()).dtype
     if settings.batch_size % processes.count:
         raise UserError(
@@ -256,10 +241,13 @@ def _trainer(
         disable_tqdm=True,
         seed=settings.seed,
         remove_unused_columns=False,
+        ignore_data_skip=True,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process trains on one GPU, whatever else it sees
-    windows = _Windows(tokens.cpu(), steps * settings.step_windows)
+    stream.rewind()
+    windows = StreamWindows(stream, settings.step_windows)
     trainer = _Distiller(student.model, arguments, train_dataset=windows)
+    trainer.add_callback(KeepsPosition(windows))
     trainer.teacher = teacher
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -269,7 +257,7 @@ def _last_checkpoint(directory: Path) -> str | None:
     """The last checkpoint that was written to its end; those that were not are deleted."""
     for checkpoint in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         try:
-            json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))  # the trainer writes it last
+            json.loads((checkpoint / POSITION_FILE).read_text(encoding="utf-8"))  # written last
         except (OSError, ValueError):
             shutil.rmtree(checkpoint)
     last: str | None = get_last_checkpoint(str(directory)) if directory.exists() else None

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from evaluators.base import ModelOf
-from evaluators.data import TokenSplits
+from evaluators.data.splits import TokenSplits
 from evaluators.training.corrections import CorrectiveRefit
 from evaluators.training.distillation import Distillation, Student
 from evaluators.training.states import State, TunedStates
