@@ -46,7 +46,7 @@ def run(settings: RunSettings, watch: Watch) -> None:
     counts = len(evaluators), len(session.trained)
     budget = settings.budget
     algorithm = settings.algorithm(
-        Task(space, objectives, settings.seed, fidelities.free, starts, *counts, budget.tokens)
+        Task(space, objectives, settings.seed, fidelities.free, starts, *counts, session.heals_in_loop, budget.tokens)
     )
     with Archive(run_dir / "archive.jsonl", session.identity()) as archive:
         with watch.stage("search"):
@@ -74,7 +74,7 @@ def finished(session: Session, archive: Archive, space: SearchSpace, points: int
     with watch.stage("front: tuning, held-out text and end-to-end timing") as show:
         result = finish(
             archive, session.objectives, session.dense, search=fidelities.search[-1],
-            trained=session.trained[-1] if session.trained else None, heldout=fidelities.heldout,
+            trained=session.trained[-1] if session.trained else session.healed, heldout=fidelities.heldout,
             tuned=fidelities.tuned, timed=session.timed(show), show=show, facts={**session.identity(), **facts},
             reference=space.uniform_ladder(), points=points, run_dir=session.paths.run_dir,
         )  # fmt: skip

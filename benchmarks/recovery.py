@@ -44,8 +44,8 @@ def main() -> None:
         sys.executable, str(ROOT / "run_search.py"), f"run_dir={arguments.run_dir}",
         f"data.path={arguments.train.resolve()}", "data.calibration_windows=128", "data.search_windows=8",
         "objectives=[kl,decoder_params]", "space.min_decoder_params=0.48", f"budget.tokens={arguments.search_tokens}",
-        "correction.windows=256", f"distillation.tokens={arguments.distillation_tokens}", "search.distillation=final",
-        "front_points=1",
+        "correction.windows=256", "search.distillation=final", "distillation=own",
+        f"distillation.tokens={arguments.distillation_tokens}", "front_points=1",
     ]  # fmt: skip
     subprocess.run(command, check=True)
     run = FinishedRun.open(arguments.run_dir)

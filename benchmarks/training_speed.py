@@ -28,7 +28,7 @@ from rich.table import Table
 
 from conf.settings import run_session
 from evaluators.divergence import Divergence
-from evaluators.training.distillation import Student
+from evaluators.training.distillation import Distillation, Student
 from evaluators.training.tuning import Tuning
 from search.run.finished import FinishedRun
 from search.run.front import is_dense
@@ -52,6 +52,8 @@ def main() -> None:
     session, front = run_session(arguments.run_dir), run.front[~is_dense(run.front)]
     candidates = [candidate_of(row) for _, row in front.head(arguments.candidates).iterrows()]
     supernet, text, settings = session.supernet, session.text, session.settings.distillation
+    if not isinstance(settings, Distillation):
+        raise SystemExit(f"expected a run with distillation=own, got {settings}")
     length, batch = session.settings.text.length, settings.batch_size
     steps = -(-settings.tokens[0] // (batch * length))
     parts = text.blocks("calibration", steps * batch, length).split(batch)
@@ -72,7 +74,9 @@ def main() -> None:
 
         def tuning(name: str, correction: Any) -> Tuning:
             where = Path(scratch) / name
-            return Tuning(supernet, where, correction, settings if name != "refit" else None, lambda: text, length)
+            return Tuning(
+                lambda: supernet, where, correction, settings if name != "refit" else None, lambda: text, length
+            )
 
         own = tuning("trained", None)
         unseen = Divergence(supernet, session.windows("search"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from evaluators.cost import cost_measure
 from evaluators.divergence import Divergence
 from evaluators.latency.table import LatencyTable
 from evaluators.refit_error import refit_error_measure
+from evaluators.training.healed import HealedEvaluator
+from evaluators.training.healing import Healer
 from evaluators.training.tuned import TunedEvaluator
 from evaluators.training.tuning import Tuning
 from space.candidate import Candidate
@@ -26,7 +29,7 @@ class Fidelities:
     Attributes:
         free: The metrics of any candidate that need no forward pass, each a sum over blocks.
         search: Those of the search without training; the last one is named `search`.
-        trained: Those of subnets that are trained, if any are.
+        trained: Those of subnets that are trained, if any are, each by itself or all together.
         heldout: On text that no other fidelity has seen.
         tuned: The same of subnets as they are exported, after all tuning; None when there is none.
     """
@@ -44,6 +47,7 @@ def fidelities(
     search: Tensor,
     heldout: Tensor,
     tuning: Tuning | None = None,
+    healer: Healer | None = None,
     accuracy: Callable[[ModelOf, float], Measure] | None = None,
     *,
     context: int,
@@ -59,6 +63,7 @@ def fidelities(
         search: Token windows of the search, shape (windows, length).
         heldout: Token windows of the final scores, shape (windows, length).
         tuning: What follows the cached refit, if anything.
+        healer: What heals the supernet, if anything; then `trained`, `heldout` and `tuned` are about the healed one.
         accuracy: What is asked besides of models, on a part of the items, such as `Harness.measure`; every fidelity
             asks it on the part of the items that it sees of the text, trained ones on all.
         context: Tokens at which KV-cache bytes and attention's share of the work are counted.
@@ -91,11 +96,24 @@ def fidelities(
     unseen = Divergence(supernet, heldout, batch_size=batch_size)
     trained: tuple[Evaluator, ...] = ()
     final: Evaluator | None = None
+    if healer is not None:
+
+        def healed(supernet: Supernet) -> list[Measure]:
+            whole = Divergence(supernet, search, batch_size=batch_size, cache_bytes=cache_bytes // len(sizes))
+            return [*costs, whole.measure(), *extra(supernet.view)]
+
+        metrics = MeasureEvaluator("", [*costs, divergences["search"].measure(), *extra(supernet.view)]).metrics
+        trained = (HealedEvaluator(healer, metrics, healed),)
+
+    def newest(candidate: Candidate) -> Any:
+        """The model that held-out text is asked about; None for the supernet's."""
+        return healer.supernet().view(candidate) if healer is not None else None
+
     if tuning is not None:
         tuning.check_text()
         names = [f"distilled-{tokens}" for tokens in tuning.stage_tokens]
         full = divergences["search"]
-        trained = tuple(
+        trained += tuple(
             TunedEvaluator(
                 name, tuning, stage, lambda model_of: [*extra(model_of), full.measure(model_of)], costs=costs
             )
@@ -114,6 +132,6 @@ def fidelities(
             for size, (name, each) in zip(sizes, divergences.items(), strict=True)
         ),
         trained=trained,
-        heldout=MeasureEvaluator("heldout", [unseen.heldout_measure()]),
+        heldout=MeasureEvaluator("heldout", [unseen.heldout_measure(newest)]),
         tuned=final,
     )

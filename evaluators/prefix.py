@@ -51,11 +51,13 @@ class PrefixForward:
             ValueError: The candidate does not fit the model.
         """
         layers = candidate.layers
+        alone = self._supernet.healed and candidate == Candidate.dense(self._supernet.spec)  # it shares no weights then
         for number, tokens in enumerate(self.batches):
-            start, stream = self._start(number, layers)
+            start, stream = (0, None) if alone else self._start(number, layers)
             inputs = {"input_ids": tokens} if stream is None else {"inputs_embeds": stream}
             view = self._supernet.view(candidate, start=start)
-            self._remember(view, number, layers, start)
+            if not alone:
+                self._remember(view, number, layers, start)
             hidden = view.model(**inputs, use_cache=False).last_hidden_state
             self.layers_run += len(layers) - start
             self.layers_total += len(layers)

@@ -22,6 +22,7 @@ from evaluators.latency.clocks import cpu_name
 from evaluators.latency.table import LatencyTable
 from evaluators.settings import Settings
 from evaluators.tasks.harness import ACC, Harness
+from evaluators.training.healing import Healer, Healing
 from evaluators.training.tuning import Tuning, finished_model, make_tuning
 from space.candidate import Candidate
 from space.errors import UserError
@@ -59,6 +60,11 @@ class Paths:
     def supernet(self) -> Path:
         """What the supernet needs from disk."""
         return self.run_dir / "supernet"
+
+    @property
+    def healed(self) -> Path:
+        """What healing has made of the supernet."""
+        return self.run_dir / "healed"
 
     @property
     def latency(self) -> Path:
@@ -213,12 +219,38 @@ class Session:
         settings = self.settings
         recipe = settings.correction, settings.distillation
         return make_tuning(
-            settings.training, self.supernet, self.paths.run_dir, *recipe, lambda: self.text, settings.text.length
+            settings.training, self.newest, self.paths.run_dir, *recipe, lambda: self.text, settings.text.length
         )
+
+    @cached_property
+    def healer(self) -> Healer | None:
+        """What heals the supernet; None where nothing does."""
+        settings = self.settings.distillation
+        if self.settings.training == "off" or not isinstance(settings, Healing):
+            return None
+        return Healer(
+            lambda: self.supernet,
+            settings,
+            self._training_windows,
+            self.paths.healed,
+            lambda: self._stage("healing the supernet"),
+        )
+
+    def newest(self) -> Supernet:
+        """The supernet whose subnets are exported.
+
+        Raises:
+            UserError: It is to be healed, and is not yet.
+        """
+        return self.healer.supernet() if self.healer else self.supernet
+
+    def _training_windows(self, count: int) -> Tensor:
+        length = self.settings.text.length
+        return self.text.blocks("calibration", min(count, self.text.room("calibration", length)), length)
 
     def finished_model(self, candidate: Candidate, *, own: bool = False) -> Any:
         """A candidate's model as it is exported, see `evaluators.training.tuning.finished_model`."""
-        return finished_model(self.supernet, self.tuning, candidate, own=own)
+        return finished_model(self.newest(), self.tuning, candidate, own=own)
 
     @cached_property
     def harness(self) -> Harness:
@@ -244,6 +276,7 @@ class Session:
             self.windows("search"),
             self.windows("heldout"),
             self.tuning,
+            self.healer,
             self.harness.measure if self._optimises_tasks else None,
             context=settings.context,
             batch_size=settings.batch_size,
@@ -255,6 +288,16 @@ class Session:
     def trained(self) -> tuple[Evaluator, ...]:
         """The fidelities that a search asks of trained subnets."""
         return self.fidelities.trained if self.settings.training == "loop" else ()
+
+    @property
+    def healed(self) -> Evaluator | None:
+        """The fidelity of the healed supernet's subnets, if it is healed."""
+        return self.fidelities.trained[0] if self.healer else None
+
+    @property
+    def heals_in_loop(self) -> bool:
+        """Whether the search is what has the supernet healed."""
+        return self.healer is not None and self.settings.training == "loop"
 
     @property
     def ladder(self) -> tuple[Evaluator, ...]:
@@ -276,7 +319,7 @@ class Session:
 
     def task_evaluators(self, show: Show = lambda done, of: None) -> Sequence[Evaluator]:
         """One evaluator a task, of subnets as they are exported."""
-        return self.harness.evaluators(self.supernet, self.tuning, show)
+        return self.harness.evaluators(self.newest(), self.tuning, show)
 
     def identity(self) -> dict[str, Any]:
         """What the numbers of an archive depend on, ready for JSON: two archives that differ in it are never mixed."""

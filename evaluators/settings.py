@@ -10,6 +10,7 @@ from evaluators.data.splits import Part
 from evaluators.latency.workload import Workload
 from evaluators.training.corrections import CorrectiveRefit
 from evaluators.training.distillation import Distillation
+from evaluators.training.healing import Healing
 from evaluators.training.tuning import MODES
 from space.errors import UserError
 from space.space import SearchSpace
@@ -120,7 +121,7 @@ class Settings:
         evaluators: How candidates are asked about.
         latency: What is timed.
         correction: The corrective refit; None for none.
-        distillation: How subnets are trained, where they are.
+        distillation: How subnets are trained, where they are: all together, or each by itself.
         training: `off`: subnets are not trained; `final`: those of the front are; `loop`: the search sees trained ones.
         tasks: What lm-eval asks.
         objectives: Names of the metrics that the front is about.
@@ -134,7 +135,7 @@ class Settings:
     evaluators: FidelitySettings
     latency: Workload
     correction: CorrectiveRefit | None
-    distillation: Distillation
+    distillation: Healing | Distillation
     training: str
     tasks: TaskSettings = field(default_factory=TaskSettings)
     objectives: tuple[str, ...] = ("kl", "latency_ms")

@@ -28,6 +28,8 @@ class Task:
         starts: Designs to begin with, where an algorithm has a use for them.
         fidelities: How many fidelities the loop has.
         trained: How many of them, the last ones, look at trained subnets.
+        healed: Whether there is one such, where all subnets are trained together, through the designs that it is asked
+            about first; from then on its answers cost no more than those without training.
         tokens: The budget in tokens, or None when there is none.
 
     Raises:
@@ -41,6 +43,7 @@ class Task:
     starts: Sequence[Candidate] = ()
     fidelities: int = 1
     trained: int = 0
+    healed: bool = False
     tokens: int | None = None
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from evaluators.settings import FidelitySettings, ModelSettings, Settings, TaskS
 from evaluators.tasks.harness import Harness
 from evaluators.training.corrections import CorrectiveRefit
 from evaluators.training.distillation import Distillation
+from evaluators.training.healing import Healing
 from evaluators.training.polish import Polish
 from evaluators.training.recovery import Recovery
 from evaluators.training.tuning import MODES
@@ -119,9 +120,10 @@ def check_correction(config: Config) -> None:
 
 def check_distillation(config: Config) -> None:
     distillation = instantiated(config["distillation"])
-    assert isinstance(distillation, Distillation)
+    assert isinstance(distillation, Healing | Distillation)
     assert keys_of(config["distillation"]) == set(asdict(distillation))
-    assert distillation.seed == config["seed"]
+    if isinstance(distillation, Distillation):
+        assert distillation.seed == config["seed"]
 
 
 def check_budget(config: Config) -> None:
@@ -231,7 +233,7 @@ def test_an_unknown_option_or_key_is_an_error(override: str) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("distillation.tokens=[]", r"distillation\.tokens: expected rising counts"),
+        ("distillation.tokens=0", r"distillation\.tokens: expected at least 1"),
         ("search.distillation=on", r"search\.distillation: expected one of off, final, loop, got 'on'"),
         ("data.search_windows=0", r"data\.search_windows: expected at least 1, got 0"),
         ("evaluators.batch_size=0", r"evaluators\.batch_size: expected at least 1, got 0"),
@@ -256,13 +258,13 @@ def test_settings_of_another_version_are_refused() -> None:
 
 
 def test_a_run_is_opened_with_what_it_has_stored(tmp_path: Path) -> None:
-    config = composed("seed=3", "constraints.kv_bytes=0.5", "correction=none", "space=depth")
+    config = composed("seed=3", "constraints.kv_bytes=0.5", "correction=none", "space=depth", "distillation=own")
     open_run_directory(tmp_path, config)
     assert stored_config(tmp_path) == config
     session = run_session(tmp_path)
     assert session.paths.run_dir == tmp_path
     assert session.settings.correction is None
-    assert session.settings.distillation.seed == 3
+    assert session.settings.distillation == replace(instantiated(composed("distillation=own")["distillation"]), seed=3)
     with pytest.raises(UserError, match=f"Expected {tmp_path / 'none'} to hold a run"):
         run_session(tmp_path / "none")
 

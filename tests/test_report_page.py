@@ -89,7 +89,7 @@ def test_the_numbers_are_the_runs_own() -> None:
     assert "`kl` and `heldout_kl`: not defined" in text
     assert "12,345 tokens" in text
     assert f"torch {versions()['torch']}" in text
-    assert "Seeds: search 0, distillation 0." in text
+    assert "Seed: 0." in text
 
 
 def test_a_surrogate_is_judged_by_what_it_expected_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -15,14 +16,15 @@ from search.run.finish import REFERENCE_POINTS
 from search.run.front import is_dense, read_front_csv
 from search.views.dashboard.live_run import LiveRun
 
-LOOP = (
-    *("search.distillation=loop", "distillation.tokens=[320,640]", "budget.evaluations=null", "budget.tokens=45000"),
-    *("search.algorithm.starts=6", "search.algorithm.sweep_levels=1", "search.algorithm.round_size=8"),
-)
+SHORT = ("search.algorithm.starts=6", "search.algorithm.sweep_levels=1", "search.algorithm.round_size=8")
+IN_LOOP = ("search.distillation=loop", "budget.evaluations=null", *SHORT)
+LOOP = (*IN_LOOP, "distillation=own", "distillation.tokens=[320,640]", "distillation.rank=2", "budget.tokens=45000")
+HEALED = (*IN_LOOP, "budget.tokens=16000")
 LOOPED = ("distilled-320", "distilled-640")
 KILLED = {
-    "final": ((), (("search", 12), ("heldout", 1), ("tuned", 1)), ("search", "heldout", "tuned")),
-    "loop": (LOOP, (("distilled-320", 3), ("distilled-640", 2)), ("search", "distilled-320", "distilled-640", "tuned")),
+    "final": ((), (("search", 12), ("healed", 1), ("heldout", 1), ("tuned", 1)), ("search", "healed", "tuned")),
+    "healed": (HEALED, (("search", 5), ("healed", 3), ("healed", 14)), ("search", "healed", "heldout", "tuned")),
+    "loop": (LOOP, (("distilled-320", 3), ("distilled-640", 2)), ("search", *LOOPED, "tuned")),
 }
 
 
@@ -41,10 +43,17 @@ def looped(llama: Place) -> Path:
     return run
 
 
+@pytest.fixture(scope="module")
+def healed(llama: Place) -> Path:
+    run = with_the_table_of_the_first_run(llama, "healed")
+    good(ended(llama.search("healed", *HEALED)))
+    return run
+
+
 @pytest.mark.parametrize("mode", KILLED)
-def test_a_run_that_was_killed_ends_like_one_never_killed(llama: Place, looped: Path, mode: str) -> None:
+def test_a_run_that_was_killed_ends_like_one_never_killed(llama: Place, looped: Path, healed: Path, mode: str) -> None:
     changes, kills, fidelities = KILLED[mode]
-    undisturbed = looped if mode == "loop" else llama.run("run")
+    undisturbed = {"loop": looped, "healed": healed, "final": llama.run("run")}[mode]
     run = with_the_table_of_the_first_run(llama, f"killed {mode}")
     archive = run / "archive.jsonl"
 
@@ -86,6 +95,24 @@ def test_training_in_the_loop_keeps_its_share_and_makes_the_front(looped: Path) 
     assert {file.stem for file in (run / "tuned").glob("s*")} == set(members["key"])
     assert len(archived(run, LOOPED[0])) >= 10
     assert len(archived(run, LOOPED[0])) > len(last) >= len(members)
+
+
+def test_a_search_goes_on_about_the_healed_supernet(healed: Path) -> None:
+    made = [e for e in archived(healed) if e.generation]
+    first = next(number for number, e in enumerate(made) if e.fidelity == "healed")
+    assert {e.fidelity for e in made[first:]} == {"healed"}
+    assert {e.fidelity for e in made[:first]} == {"search-8", "search"}
+    designs = json.loads((healed / "healed" / "designs.json").read_text())["designs"]
+    assert [e.candidate.to_json() for e in made[first : first + len(designs)]] == designs
+    trained = made[first : first + len(designs)]
+    assert sum(e.tokens for e in trained) == pytest.approx(384 + 8 * 32 * len(designs), abs=len(designs))
+    assert len(made[first:]) > len(designs)  # others too, which cost their text alone
+    assert {e.tokens for e in made[first + len(designs) :]} == {8 * 32}
+    asked = {e.candidate.key: e.values for e in archived(healed, "healed")}
+    members = read_front_csv(healed / FRONT_FILE).loc[lambda front: ~is_dense(front)]
+    assert len(members) >= 1
+    for _, row in members.iterrows():
+        assert row["kl"] == asked[row["key"]]["kl"] != row["untuned_kl"]
 
 
 def test_a_longer_budget_goes_on_with_a_run_that_has_ended(llama: Place) -> None:

@@ -24,7 +24,7 @@ from space.space import SearchSpace
 from space.spec import ModelSpec
 from space.supernet.store import StoredLayers
 from space.supernet.supernet import Supernet
-from space.supernet.units import BlockWeights, attention_weights, mlp_weights, own_parameters
+from space.supernet.units import BlockWeights, narrower, own_parameters
 
 Scenario = Literal["prefill", "decode"]
 
@@ -81,11 +81,12 @@ def _slices(model: Any, spec: ModelSpec, index: int, kind: str, shape: LayerShap
     """The first rows of a block's projections and the first columns of its output projection."""
     layer = model.model.layers[index]
     if kind == "mlp":
-        return mlp_weights(layer.mlp, shape.mlp_channels, layer.mlp.down_proj.weight[:, : shape.mlp_channels].clone())
+        weight = layer.mlp.down_proj.weight[:, : shape.mlp_channels].clone()
+        return narrower(layer.mlp, spec, shape, "down_proj", weight)
     attention = layer.self_attn
     if shape.queries_per_group <= spec.queries_per_group:
         columns = shape.query_heads * spec.head_dim
-        return attention_weights(attention, spec, shape, attention.o_proj.weight[:, :columns].clone())
+        return narrower(attention, spec, shape, "o_proj", attention.o_proj.weight[:, :columns].clone())
     # merged groups: all query heads stay, and there are fewer keys and values
     rows = dict.fromkeys(("k_proj", "v_proj"), shape.kv_heads * spec.head_dim)
     parameters = {

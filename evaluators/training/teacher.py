@@ -49,6 +49,14 @@ class Lesson:
     streams: Mapping[int, Tensor]
 
 
+@torch.no_grad()
+def taught(model: Any, head: OutputHead, tokens: Tensor) -> Lesson:
+    """What the dense model says of some windows `(windows, length)`, for text that is looked at once."""
+    states = model.model(tokens, use_cache=False).last_hidden_state.flatten(0, 1).float()
+    lse, embedding = head.expected(states, exact=False)  # as good as the gradient that it is for
+    return Lesson(tokens, embedding, lse - (states * embedding).sum(-1), {})
+
+
 class Teacher:
     """Lessons of the dense model on fixed windows of text."""
 

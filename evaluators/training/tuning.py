@@ -21,6 +21,7 @@ from evaluators.base import ModelOf
 from evaluators.data.splits import TokenSplits
 from evaluators.training.corrections import CorrectiveRefit
 from evaluators.training.distillation import Distillation, Student
+from evaluators.training.healing import Healing
 from evaluators.training.states import State, TunedStates
 from evaluators.training.teacher import Teacher, spread_layers
 from space.candidate import Candidate
@@ -43,7 +44,7 @@ class Tuning:
 
     def __init__(
         self,
-        supernet: Supernet,
+        supernet: Callable[[], Supernet],
         directory: Path,
         correction: CorrectiveRefit | None,
         distillation: Distillation | None,
@@ -53,7 +54,7 @@ class Tuning:
         """Runs nothing yet.
 
         Args:
-            supernet: The model.
+            supernet: Gives the run's, as it is by then: healed, where healing comes before.
             directory: Where tuned subnets are kept.
             correction: The corrective refit, which comes first; None for none.
             distillation: What follows; None for nothing.
@@ -62,11 +63,15 @@ class Tuning:
         """
         self.stage_tokens: tuple[int, ...] = distillation.tokens if distillation else ()
         self._distillation = distillation
-        self._supernet = supernet
+        self._source = supernet
         self._states = TunedStates(directory)
         self._correction = correction
         self._text = text
         self._length = length
+
+    @property
+    def _supernet(self) -> Supernet:
+        return self._source()
 
     def check_text(self) -> None:
         """Looks, before any work is done, whether there is text enough.
@@ -236,10 +241,10 @@ class Tuning:
 
 def make_tuning(
     mode: str,
-    supernet: Supernet,
+    supernet: Callable[[], Supernet],
     run_dir: Path,
     correction: CorrectiveRefit | None,
-    distillation: Distillation,
+    distillation: Healing | Distillation,
     text: Callable[[], TokenSplits],
     length: int,
 ) -> Tuning | None:
@@ -248,14 +253,14 @@ def make_tuning(
     Args:
         mode: One of `MODES`. `off`: subnets are not trained; `final`: those of the front are; `loop`: the search looks
             at trained ones.
-        supernet: The run's.
+        supernet: See `Tuning`.
         run_dir: Its directory.
         correction: See `Tuning`.
-        distillation: Settings for where the mode wants it.
+        distillation: Settings for where the mode wants it; healing is none of a subnet's own.
         text: See `Tuning`.
         length: See `Tuning`.
     """
-    settings = None if mode == "off" else distillation
+    settings = distillation if mode != "off" and isinstance(distillation, Distillation) else None
     if not correction and not settings:
         return None
     return Tuning(supernet, run_dir / _TUNED, correction, settings, text, length)

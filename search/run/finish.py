@@ -89,8 +89,8 @@ def finish(
         objectives: What the front is about.
         dense: The dense model.
         search: The search's full evaluator; the dense model is asked too, in case the space leaves it out.
-        trained: Gives the same of trained subnets; then the front is theirs, and the untrained qualities have columns
-            of their own.
+        trained: Gives the same of trained subnets; then the front is theirs, where the search asked about any, and the
+            untrained qualities have columns of their own.
         heldout: Gives `heldout_kl` and `heldout_ppl`.
         tuned: Gives the same of tuned subnets; then those of `heldout` are columns `refit_kl` and `refit_ppl`.
         timed: Gives `latency_e2e_ms`.
@@ -107,9 +107,11 @@ def finish(
     evaluate(search, archive, [dense, *evenly(reference, REFERENCE_POINTS)], show=show)
     members = Members(archive, dense, show)
     members.ask(search, [dense])
-    for evaluation in _thinned(archive.front(objectives, (trained or search).fidelity), objectives, dense, points):
+    found = archive.front(objectives, trained.fidelity) if trained is not None else []
+    for evaluation in _thinned(found or archive.front(objectives, search.fidelity), objectives, dense, points):
         members.take(evaluation)
     if trained is not None:
+        members.ask(trained)
         members.take_untrained(search.fidelity)
     members.ask(heldout)
     if tuned is not None:

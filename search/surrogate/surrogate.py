@@ -4,8 +4,11 @@
     sweep      every gene alone, at the cheapest fidelity: what each block is worth on its own
     designs    the knapsack of that additive model along the whole budget axis; first of one level of each gene, which
                costs little, then of a few levels
-    training   once most of the untrained budget is spent, and from then on after each round: the most promising designs
-               at the trained fidelities; with ten answers there, rounds look for what training is expected to leave
+    healing    once the untrained share of the budget is spent: the supernet learns through the most promising designs,
+               and rounds go on about what it then gives
+    training   instead, where each design is trained by itself: once most of the untrained budget is spent, and from
+               then on after each round, the most promising designs at the trained fidelities; with ten answers there,
+               rounds look for what training is expected to leave
     rounds     fit surrogates on all answers; let knapsacks around the front and NSGA-II minimise what they expect, the
                free costs beside it; ask the most promising new candidates, and neighbours of the front, at the cheapest
                fidelity; promote the best to the next one; repeat, without the cheap one once the surrogate knows more
@@ -61,6 +64,7 @@ class SurrogateNSGA2(Scripted):
         explored: float = 0.5,
         promoted: float = 0.4,
         trained: float = 0.5,
+        healed: int = 12,
         moves: float = 1.0,
         crossover: float = 0.7,
     ) -> None:
@@ -81,6 +85,7 @@ class SurrogateNSGA2(Scripted):
             explored: Part of them that are neighbours of the front; the others are the surrogate's own optimum.
             promoted: Part of a stage's candidates that go on to the next fidelity.
             trained: Part of the budget in tokens that goes to trained fidelities, when there are any.
+            healed: Designs of the front through which the supernet is healed, where it is.
             moves: Moves that make a mutation, on average.
             crossover: Chance that a child has two parents.
 
@@ -96,6 +101,7 @@ class SurrogateNSGA2(Scripted):
             "population": population,
             "generations": generations,
             "round_size": round_size,
+            "healed": healed,
         }
         for name, count in counts.items():
             if count < 1:
@@ -127,6 +133,7 @@ class SurrogateNSGA2(Scripted):
         self._explored = explored
         self._promoted = promoted
         self._trained = trained
+        self._healed = max(healed, FEWEST)
         self._tables = tabulate(self.space, task.free, [*priced, REFIT_ERROR, SIZE])
         self._operators = Operators(self.space, self._tables[SIZE].steps, moves=moves, crossover=crossover)
         self._forecast = Forecast(self.space, self.objectives, self._tables, task.fidelities, predictor)
@@ -144,7 +151,10 @@ class SurrogateNSGA2(Scripted):
         self._forecast.describe_by(BlockFeatures(self.space.kinds, self._tables[REFIT_ERROR], worth))
         while True:
             explored = (yield from self._round()) if self._explores() else False
-            trained = (yield from self._train()) if self.task.trained else 0
+            if self.task.healed:
+                trained = 0 if explored and self._explores() else (yield from self._heal())
+            else:
+                trained = (yield from self._train()) if self.task.trained else 0
             if not explored and not trained:
                 return
 
@@ -169,7 +179,7 @@ class SurrogateNSGA2(Scripted):
 
     def _explores(self) -> bool:
         """Whether new designs are to be looked at; else all that is left of the budget is for training."""
-        if not self.task.trained or self.task.tokens is None:
+        if not self.task.trained or self.task.tokens is None or self._is_healed:
             return True
         return sum(self.spent[: self.task.untrained]) < (1 - self._trained) * self.task.tokens
 
@@ -191,6 +201,23 @@ class SurrogateNSGA2(Scripted):
         self._fit()
         sent = yield from self._halving.train(TRAINED_AT_ONCE if spent else FEWEST)
         self.remark = "; ".join(fidelity_agreements(self._forecast.learned[0].name, self._halving.answers))
+        return sent
+
+    @property
+    def _is_healed(self) -> bool:
+        return self._halving.entry == self.task.fidelities - 1 >= self.task.untrained
+
+    def _heal(self) -> Generator[list[Question], Answers, int]:
+        """Has the supernet healed through the most promising designs; from then on all are asked about what it gives.
+
+        Returns:
+            How many designs these were; 0 once it is healed.
+        """
+        if self._is_healed:
+            return 0
+        self._fit()
+        sent = yield from self._halving.train(self._healed)
+        self._halving.entry = self.task.fidelities - 1
         return sent
 
     def _round(self) -> Generator[list[Question], Answers, bool]:

@@ -84,7 +84,7 @@ def correct(
     batches = tokens.split(min(batch_size, -(-len(tokens) // 2)))
     arguments = layer_arguments(model, tokens)
     dense = first_inputs(model, batches)
-    subnets = [_Subnet(candidate) for candidate in candidates]
+    subnets = [_Subnet(candidate, dense if supernet.healed else None) for candidate in candidates]
     for index in range(supernet.spec.layers):
         for subnet in subnets:
             subnet.weights.append({})
@@ -118,7 +118,6 @@ class _Block:
         self._index = index
         self._name = name
         self._arguments = arguments
-        self._whole = Candidate.dense(supernet.spec)
         family: Architecture = architecture_of(supernet.spec.family)
         norms = family.attention_norms if name == "o_proj" else family.mlp_norms
         # of a block's norms, the first stands before it, and another one between it and the residual addition
@@ -126,7 +125,7 @@ class _Block:
 
     def outputs(self, states: States) -> States:
         """The residual stream after the dense block."""
-        layer = self._supernet.layer(self._index, _alone(self._whole.layers[self._index], self._name))
+        layer = self._supernet.dense_layer(self._index, OUTPUTS[self._name])
         return [layer(state, **self._arguments) for state in states]
 
     def fit(self, shape: LayerShape, states: States, target: States, damping: float) -> tuple[Tensor, States]:

@@ -1,12 +1,14 @@
 """The permuted dense model of which every candidate is a prefix: prepare it once, then view any candidate.
 
 `Supernet.prepare` calibrates, orders the units, permutes the weights and stores one factor a block on disk. After that
-nothing of it changes any more: `view` gives any candidate as a model object.
+nothing of it changes any more: `view` gives any candidate as a model object. Healing (`space.supernet.shared`) makes
+another supernet, by `with_weights`: its subnets have the weights that they have learned together, while the dense model
+stays the one that came.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,12 @@ from space.candidate import Candidate, LayerShape
 from space.spec import ModelSpec
 from space.supernet.compensation import refit
 from space.supernet.correction import Correction
+from space.supernet.modules import own_modules, put_parameter
 from space.supernet.store import StoredLayers, lost_name, merged_name
 from space.supernet.units import (
     BlockWeights,
     attention_columns,
-    attention_weights,
-    mlp_weights,
+    narrower,
     own_parameters,
 )
 from space.supernet.view import Views, Weights
@@ -35,9 +37,17 @@ class Supernet:
         model: The dense causal LM.
         spec: The dense model in numbers.
         influence: Block influence of every layer on the calibration text; small means that it changes little.
+        healed: Whether subnets have weights of their own, learned together, and not the dense model's.
     """
 
-    def __init__(self, model: Any, files: StoredLayers, refit_bytes: int, weights: Weights | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        files: StoredLayers,
+        refit_bytes: int,
+        weights: Weights | None = None,
+        healed: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Takes a model that is permuted already; use `prepare` or `load`.
 
         Args:
@@ -45,13 +55,21 @@ class Supernet:
             files: What is stored of it.
             refit_bytes: Memory limit of the refit cache.
             weights: Makes the weights of narrower blocks; None for the refits that `files` hold.
+            healed: See `with_weights`.
         """
         self.model = model.eval().requires_grad_(False)
         self.spec = spec = files.spec
         self.influence = files.influence
+        self.healed = healed is not None
+        self._dense = Candidate.dense(spec)
         self._files = files
-        self._layers: list[Any] = list(model.model.layers)
-        self._views = Views(self.model, spec, weights or self._refit, refit_bytes)
+        self._refit_bytes = refit_bytes
+        self._weights = healed or {}
+        shared = model if healed is None else _with_parameters(model, healed)
+        self._layers: list[Any] = list(shared.model.layers)
+        self._views = Views(shared, spec, weights or self._refit, refit_bytes)
+        # The dense model is none of the subnets that learned.
+        self._dense_views = Views(model, spec, weights or self._refit, 0) if self.healed else self._views
 
     @classmethod
     def prepare(
@@ -106,6 +124,18 @@ class Supernet:
         stored.permute(model)
         return cls(_cast(model, dtype), stored, refit_bytes)
 
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Supernet:
+        """This supernet with other weights in its subnets; the dense model, `Candidate.dense`, stays as it is.
+
+        Args:
+            weights: By the names of `space.supernet.shared.SharedWeights.parameters`, in the model's dtype; what is not
+                named stays.
+
+        Raises:
+            ValueError: A name or a shape is not that of a weight of the model.
+        """
+        return Supernet(self.model, self._files, self._refit_bytes, healed=weights)
+
     def link_to(self, directory: Path) -> None:
         """Puts what is stored into another directory, as hard links where the file system can.
 
@@ -157,7 +187,8 @@ class Supernet:
         self._check(candidate)
         if correction is not None and correction.candidate != candidate:
             raise ValueError(f"Supernet: expected a correction of {candidate.key}, got {correction.candidate.key}'s.")
-        return self._views.view(candidate, correction, own=own, start=start)
+        views = self._dense_views if candidate == self._dense else self._views
+        return views.view(candidate, correction, own=own, start=start)
 
     def layer(self, index: int, shape: LayerShape) -> Any:
         """One decoder layer at a shape; its modules are the caller's own to hook, its tensors the supernet's.
@@ -167,6 +198,11 @@ class Supernet:
         """
         self._check_layer(index, shape)
         return self._views.layer(index, shape)
+
+    def dense_layer(self, index: int, *kinds: str) -> Any:
+        """One decoder layer of the dense model with its blocks of some kinds alone, see `layer`."""
+        whole = self._dense.layers[index]
+        return self._dense_views.layer(index, LayerShape.of(**{kind: whole.option(kind) for kind in kinds}))
 
     def _check(self, candidate: Candidate) -> None:
         spec = self.spec
@@ -190,22 +226,37 @@ class Supernet:
     def _refit(self, index: int, kind: str, shape: LayerShape) -> BlockWeights:
         """Weights of a layer's block at a shape at which it is neither whole nor gone."""
         spec, layer = self.spec, self._layers[index]
-        if kind == "mlp":
-            output = refit(layer.mlp.down_proj.weight, self._stored(index, "mlp_factor"), shape.mlp_channels)
-            return mlp_weights(layer.mlp, shape.mlp_channels, output)
         kept = shape.queries_per_group
+        if kind == "mlp":
+            output = refit(layer.mlp.down_proj.weight, self.factor(index, kind, shape), shape.mlp_channels)
+            return narrower(layer.mlp, spec, shape, "down_proj", output)
         if kept > spec.queries_per_group:
             return self._merged(index, shape.kv_heads)
         columns = attention_columns(spec, kept).to(layer.self_attn.o_proj.weight.device)
-        stored = self._stored(index, f"attention_factor_{kept}")
-        output = refit(layer.self_attn.o_proj.weight[:, columns], stored, shape.query_heads * spec.head_dim)
-        return attention_weights(layer.self_attn, spec, shape, output)
+        dense, factor = layer.self_attn.o_proj.weight[:, columns], self.factor(index, kind, shape)
+        return narrower(layer.self_attn, spec, shape, "o_proj", refit(dense, factor, shape.query_heads * spec.head_dim))
+
+    def factor(self, index: int, kind: str, shape: LayerShape) -> Tensor:
+        """The stored Cholesky factor of a layer's block of a kind, see `space.supernet.compensation`.
+
+        Args:
+            index: The layer.
+            kind: Of block, a row of `space.candidate.KINDS`.
+            shape: A shape of the layer whose block is not merged: attention has a factor for each number of query heads
+                a group, with the columns of `space.supernet.units.attention_columns`.
+        """
+        return self._stored(index, "mlp_factor" if kind == "mlp" else f"attention_factor_{shape.queries_per_group}")
 
     def _merged(self, index: int, groups: int) -> BlockWeights:
         """A layer's attention with merged KV groups, as it is stored."""
         attention = self._layers[index].self_attn
+
+        def tensor(name: str) -> Tensor:
+            learned = self._weights.get(shared_name(index, groups, name))
+            return self._stored(index, merged_name(groups, name)) if learned is None else learned
+
         parameters = {
-            name: {key: self._stored(index, merged_name(groups, f"{name}.{key}")) for key, _ in own_parameters(module)}
+            name: {key: tensor(f"{name}.{key}") for key, _ in own_parameters(module)}
             for name, module in attention.named_children()
             if isinstance(module, nn.Linear)
         }
@@ -222,3 +273,23 @@ def _cast(model: Any, dtype: torch.dtype) -> Any:
         parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
     return model
+
+
+def shared_name(index: int, groups: int, parameter: str) -> str:
+    """What a weight of a layer's attention with so many merged groups is called among shared weights."""
+    return f"layers.{index}.merged_{groups}.{parameter}"
+
+
+def _with_parameters(model: Any, parameters: Mapping[str, Tensor]) -> Any:
+    """A causal LM with modules of its own and other tensors in its decoder; those of merged groups are not in it."""
+    other = own_modules(model)
+    for name, tensor in parameters.items():
+        if ".merged_" in name:
+            continue
+        place, _, key = name.rpartition(".")
+        module = other.model.get_submodule(place)
+        here = module._parameters[key]
+        if here is None or here.shape != tensor.shape:
+            raise ValueError(f"Supernet: expected {name} as in the model, got shape {tuple(tensor.shape)}.")
+        put_parameter(module, key, tensor.to(here))
+    return other

@@ -67,41 +67,40 @@ def permute_mlp(mlp: Any, order: Tensor) -> None:
     weight.copy_(weight[:, order])
 
 
-def attention_weights(attention: Any, spec: ModelSpec, shape: LayerShape, output: Tensor) -> BlockWeights:
-    """An attention block's weights at a level: views where the kept rows are contiguous, `output` for `o_proj`.
+def kept_rows(spec: ModelSpec, shape: LayerShape, name: str, dense: Tensor) -> Tensor:
+    """What a block keeps, at a shape, of a tensor of an input projection; differentiable, and a view if it can be.
 
     Args:
-        attention: The permuted dense attention module.
         spec: The dense model.
-        shape: Heads and groups to keep, at least one.
-        output: Refit weight of `o_proj`, shape (hidden, query_heads · head_dim).
+        shape: Heads and groups, or channels, to keep, none of them merged.
+        name: The projection: `q_proj`, `k_proj`, `v_proj`, `gate_proj` or `up_proj`.
+        dense: Its weight or bias, units in their order, shape (rows, ...).
     """
-    kept, groups = shape.queries_per_group, shape.kv_heads
-    parameters: dict[str, dict[str, Tensor]] = {}
-    for name in _INPUT_PROJECTIONS:
-        parameters[name] = {}
-        for key, dense in own_parameters(getattr(attention, name)):
-            if name == "q_proj":
-                heads = dense.view(spec.kv_heads, spec.queries_per_group, spec.head_dim, *dense.shape[1:])
-                rows = heads[:groups, :kept].reshape(shape.query_heads * spec.head_dim, *dense.shape[1:])
-            else:
-                rows = dense[: groups * spec.head_dim]
-            parameters[name][key] = rows
-    return _with_output(parameters, attention, "o_proj", output)
+    if name not in _INPUT_PROJECTIONS:
+        return dense[: shape.mlp_channels]
+    if name != "q_proj":
+        return dense[: shape.kv_heads * spec.head_dim]
+    heads = dense.view(spec.kv_heads, spec.queries_per_group, spec.head_dim, *dense.shape[1:])
+    rows = heads[: shape.kv_heads, : shape.queries_per_group]
+    return rows.reshape(shape.query_heads * spec.head_dim, *dense.shape[1:])
 
 
-def mlp_weights(mlp: Any, channels: int, output: Tensor) -> BlockWeights:
-    """An MLP's weights at a level: views of the first `channels` rows, `output` (hidden, channels) for `down_proj`."""
+def narrower(block: Any, spec: ModelSpec, shape: LayerShape, output: str, weight: Tensor) -> BlockWeights:
+    """A block's weights at a level: views of its input projections where the kept rows are contiguous.
+
+    Args:
+        block: The permuted dense block.
+        spec: The dense model.
+        shape: What to keep, see `kept_rows`.
+        output: Name of the output projection.
+        weight: Its refit weight, shape (hidden, columns kept).
+    """
     parameters = {
-        name: {key: dense[:channels] for key, dense in own_parameters(getattr(mlp, name))}
-        for name in ("gate_proj", "up_proj")
+        name: {key: kept_rows(spec, shape, name, dense) for key, dense in own_parameters(projection)}
+        for name, projection in block.named_children()
+        if isinstance(projection, nn.Linear) and name != output
     }
-    return _with_output(parameters, mlp, "down_proj", output)
-
-
-def _with_output(parameters: dict[str, dict[str, Tensor]], block: Any, name: str, output: Tensor) -> BlockWeights:
-    projection = getattr(block, name)
-    parameters[name] = dict(own_parameters(projection)) | {"weight": output}
+    parameters[output] = dict(own_parameters(getattr(block, output))) | {"weight": weight}
     storages = {dense.untyped_storage().data_ptr() for dense in block.parameters()}
     held = [parameter for group in parameters.values() for parameter in group.values()]
     owned = sum(p.nbytes for p in held if p.untyped_storage().data_ptr() not in storages)

@@ -147,8 +147,11 @@ def _tuning_words(config: Mapping[str, Any]) -> str:
     if correction:
         words.append(f"a corrective refit on {correction['windows'] * config['data']['length']:,} tokens")
     if mode != "off":
-        tokens, what = max(distillation["tokens"]), distillation["trainable"]
-        words.append(f"distillation from the dense model for {tokens:,} tokens ({what})")
+        tokens, what = distillation["tokens"], distillation["trainable"]
+        if isinstance(tokens, int):
+            words.append(f"weights that all designs share, healed by {tokens:,} tokens of distillation ({what})")
+        else:
+            words.append(f"distillation from the dense model for {max(tokens):,} tokens ({what})")
     return f"After is with {' and '.join(words)}, as it is exported; before is without.\n"
 
 
@@ -181,7 +184,7 @@ def _again(run_dir: Path, front: pd.DataFrame, summary: Mapping[str, Any], confi
     if not is_dense(front).all():
         following = next_commands(run_dir)
         lines += [f"# the knee as a checkpoint\n{following['export']}", f"# its task scores\n{following['score']}"]
-    seeds = f"Seeds: search {config['seed']}, distillation {config['distillation']['seed']}."
+    seeds = f"Seed: {config['seed']}."
     packages = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
     note = "Equal seeds ask about equal designs as long as the latency table is equal; timings differ from run to run."
     return "\n".join([code("\n\n".join(lines), "bash"), f"{seeds} {note}\n", f"Versions: {escaped(packages)}.\n"])

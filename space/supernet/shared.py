@@ -1,0 +1,130 @@
+"""The weights that all subnets of a supernet share, as parameters: what one subnet teaches them, all have learned.
+
+A subnet's parameters are functions of the shared ones, through which gradients reach these: first rows of input
+projections, norms as they are, and of an output projection W, columns in their order, the level
+
+    W_k = W[:, :k] + W[:, k:] T_k,    T_k = L[k:, :k] L[:k, :k]⁻¹,
+
+with the stored factor L (see `space.supernet.compensation`). T_k, which says how dropped inputs follow from kept ones
+on the calibration text, is held constant. Blocks with merged KV groups have shared weights of their own. The order of
+units, the embeddings and the output matrix stay as they are. So whatever is learned is a supernet again, with the
+factors of the one it came from: `Supernet.with_weights`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from space.candidate import Candidate, LayerShape
+from space.models.pruned import BLOCKS
+from space.supernet.modules import own_modules
+from space.supernet.supernet import Supernet, shared_name
+from space.supernet.units import attention_columns, kept_rows
+from space.supernet.view import OUTPUTS
+
+_OUTPUT_OF = {kind: name for name, kind in OUTPUTS.items()}
+
+
+class SharedWeights:
+    """The weights that a supernet's subnets share, in the model's dtype, to be trained.
+
+    Attributes:
+        parameters: By name, such as `layers.3.mlp.up_proj.weight`, `norm.weight` or, of merged groups,
+            `layers.3.merged_1.q_proj.weight`.
+    """
+
+    def __init__(self, supernet: Supernet, candidates: list[Candidate], trainable: Callable[[str], bool]) -> None:
+        """Copies what is to be trained of a supernet.
+
+        Args:
+            supernet: Whose.
+            candidates: The subnets that will be asked for.
+            trainable: Says of a name whether it is trained.
+        """
+        self._supernet = supernet
+        self._spec = supernet.spec
+        self._dense = Candidate.dense(supernet.spec).layers[0]
+        self._maps: dict[tuple[int, str, int, int], Tensor] = {}
+        self._models: dict[Candidate, Any] = {}
+        self.parameters: dict[str, nn.Parameter] = {}
+        held = {name: p for name, p in supernet.model.model.named_parameters() if "embed" not in name}
+        for index in range(supernet.spec.layers):
+            for groups in {c.layers[index].kv_heads for c in candidates if self._merges(c.layers[index])}:
+                block = supernet.layer(index, LayerShape(supernet.spec.query_heads, groups, 0)).self_attn
+                held |= {shared_name(index, groups, name): p for name, p in block.named_parameters()}
+        for name, tensor in held.items():
+            if trainable(name):
+                self.parameters[name] = nn.Parameter(tensor.detach().clone())
+
+    def hidden(self, candidate: Candidate, tokens: Tensor) -> Tensor:
+        """Normed last hidden states of a subnet, differentiable by the shared weights, `(windows, length, hidden)`."""
+        if candidate not in self._models:
+            self._models[candidate] = own_modules(self._supernet.view(candidate)).model
+        model = self._models[candidate]
+        arguments = {"input_ids": tokens, "use_cache": False}
+        hidden: Tensor = functional_call(model, self._of(candidate), (), arguments).last_hidden_state
+        return hidden
+
+    def _merges(self, shape: LayerShape) -> bool:
+        return shape.queries_per_group > self._spec.queries_per_group
+
+    def _of(self, candidate: Candidate) -> dict[str, Tensor]:
+        """A subnet's parameters by their names in its model, as far as they are trained."""
+        parameters: dict[str, Tensor] = {}
+        kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
+        places = {index: place for place, index in enumerate(kept)}
+        kinds = {block: kind for kind, block in BLOCKS.items()}
+        for name, dense in self.parameters.items():
+            if not name.startswith("layers."):
+                parameters[name] = dense
+                continue
+            _, number, module, rest = name.split(".", 3) if name.count(".") > 2 else (*name.split("."), "")
+            index = int(number)
+            if index not in places:
+                continue
+            shape, there = candidate.layers[index], f"layers.{places[index]}"
+            if module.startswith("merged_"):
+                if self._merges(shape) and module == f"merged_{shape.kv_heads}":
+                    parameters[f"{there}.{BLOCKS['attention']}.{rest}"] = dense
+            elif module not in kinds:  # a norm of the stream
+                if self._has_norm(candidate, index, module):
+                    parameters[name.replace(f"layers.{index}", there)] = dense
+            elif shape.keeps(kinds[module]) and not (kinds[module] == "attention" and self._merges(shape)):
+                parameters[f"{there}.{module}.{rest}"] = self._kept(index, kinds[module], shape, rest, dense)
+        return parameters
+
+    def _has_norm(self, candidate: Candidate, index: int, module: str) -> bool:
+        model = self._models[candidate]
+        place = sum(not shape.gone for shape in candidate.layers[:index])
+        return any(True for _ in getattr(model.layers[place], module).parameters())
+
+    def _kept(self, index: int, kind: str, shape: LayerShape, name: str, dense: Tensor) -> Tensor:
+        if shape.option(kind) == self._dense.option(kind):
+            return dense
+        projection, _, key = name.partition(".")
+        if projection != _OUTPUT_OF[kind]:
+            is_projection = projection.endswith("_proj")
+            return kept_rows(self._spec, shape, projection, dense) if is_projection else dense
+        if key != "weight":
+            return dense
+        spec, columns = self._spec, shape.mlp_channels
+        if kind == "attention":
+            columns = shape.query_heads * spec.head_dim
+            dense = dense[:, attention_columns(spec, shape.queries_per_group).to(dense.device)]
+        return dense[:, :columns] + dense[:, columns:] @ self._map(index, kind, shape, columns)
+
+    def _map(self, index: int, kind: str, shape: LayerShape, columns: int) -> Tensor:
+        """T_k, shape (columns dropped, columns kept)."""
+        key = (index, kind, shape.queries_per_group if kind == "attention" else 0, columns)
+        if key not in self._maps:
+            with torch.inference_mode(False), torch.no_grad():  # whoever asks first, for whatever use
+                factor = self._supernet.factor(index, kind, shape).double()
+                lower, lost = factor[:columns, :columns], factor[columns:, :columns]
+                solved = torch.linalg.solve_triangular(lower, lost, upper=False, left=False)
+                self._maps[key] = solved.to(self._supernet.model.dtype)
+        return self._maps[key]

@@ -1,0 +1,182 @@
+"""Healing: subnets learn together through shared weights, and what they learn is a supernet again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import random_tokens
+
+from evaluators.divergence import Divergence
+from evaluators.training.healed import HealedEvaluator
+from evaluators.training.healing import TRAINABLE, Healer, Healing
+from space.candidate import Candidate
+from space.errors import UserError
+from space.supernet.corrective_refit import correct
+from space.supernet.shared import SharedWeights
+from space.supernet.supernet import Supernet
+
+MakeSupernet = Callable[..., Supernet]
+LENGTH = 12
+CUT = Candidate.from_rows([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])
+GONE = Candidate.from_rows([[2, 1, 48], [0, 0, 0], [6, 3, 0], [6, 3, 40]])
+MERGED = Candidate.from_rows([[6, 1, 48], [6, 3, 24], [6, 3, 48], [6, 1, 24]])
+NEVER_TRAINED = Candidate.from_rows([[4, 2, 24], [6, 3, 16], [6, 3, 24], [6, 3, 16]])
+TOKENS = random_tokens(4, LENGTH, seed=6)
+SETTINGS = Healing(tokens=48 * LENGTH, learning_rate=1e-3, save_tokens=16 * LENGTH)
+
+
+def designs_of(family: str) -> list[Candidate]:
+    return [CUT, GONE] if family in ("qwen3", "gemma3_text") else [CUT, GONE, MERGED]
+
+
+def healer_of(
+    supernet: Supernet,
+    directory: Path,
+    settings: Healing = SETTINGS,
+    show: Callable[[int, int], None] = lambda d, o: None,
+) -> Healer:
+    def windows(count: int) -> torch.Tensor:
+        return random_tokens(40, LENGTH, seed=5)[:count]
+
+    return Healer(lambda: supernet, settings, windows, directory, lambda: nullcontext(show))
+
+
+def kl(supernet: Supernet, candidate: Candidate) -> float:
+    return Divergence(supernet, TOKENS)(candidate)[0]
+
+
+def all_trained(name: str) -> bool:
+    return True
+
+
+def test_shared_weights_give_what_views_give(family: str, make_supernet: MakeSupernet) -> None:
+    supernet, designs = make_supernet(family), designs_of(family)
+    shared = SharedWeights(supernet, designs, all_trained)
+    for design in [*designs, Candidate.dense(supernet.spec)]:
+        hidden = supernet.view(design).model(TOKENS, use_cache=False).last_hidden_state
+        torch.testing.assert_close(shared.hidden(design, TOKENS), hidden, rtol=1e-4, atol=1e-4)
+
+
+def test_every_weight_of_a_design_has_a_gradient(family: str, make_supernet: MakeSupernet) -> None:
+    supernet, designs = make_supernet(family), designs_of(family)
+    shared = SharedWeights(supernet, designs, all_trained)
+    for design in designs:
+        shared.hidden(design, TOKENS).square().sum().backward()
+    lacking = [name for name, parameter in shared.parameters.items() if parameter.grad is None]
+    assert lacking == []
+
+
+def test_changed_weights_are_a_supernet_with_the_same_dense_model(family: str, make_supernet: MakeSupernet) -> None:
+    supernet, designs = make_supernet(family), designs_of(family)
+    dense = Candidate.dense(supernet.spec)
+    shared = SharedWeights(supernet, designs, all_trained)
+    before = {design: supernet.view(design)(TOKENS).logits for design in (*designs, dense)}
+    with torch.no_grad():
+        for number, parameter in enumerate(shared.parameters.values()):
+            parameter.mul_(1 + 0.01 * (number % 7))
+    healed = supernet.with_weights({name: p.detach().clone() for name, p in shared.parameters.items()})
+    for design in designs:
+        hidden = healed.view(design).model(TOKENS, use_cache=False).last_hidden_state
+        torch.testing.assert_close(hidden, shared.hidden(design, TOKENS), rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(healed.view(design)(TOKENS).logits, before[design], atol=1e-2)
+        assert torch.equal(supernet.view(design)(TOKENS).logits, before[design])
+    assert torch.equal(healed.view(dense)(TOKENS).logits, before[dense])
+    asked = Divergence(healed, TOKENS, cache_bytes=1 << 20)
+    assert asked(dense)[0] == pytest.approx(0.0, abs=1e-6)
+    for design in designs:  # shares first layers with the dense model, and no residual stream
+        assert asked(design) == Divergence(healed, TOKENS)(design)
+
+
+@pytest.mark.parametrize("trainable", TRAINABLE)
+def test_all_designs_learn_the_one_that_was_never_trained_too(
+    trainable: str, make_supernet: MakeSupernet, tmp_path: Path
+) -> None:
+    supernet = make_supernet("llama")
+    healer = healer_of(supernet, tmp_path / "healed", Healing(120 * LENGTH, trainable, learning_rate=5e-3))
+    healed = healer.heal([CUT, MERGED, Candidate.dense(supernet.spec)])
+    assert healer.designs == [CUT, MERGED]
+    for design in (CUT, MERGED, NEVER_TRAINED):
+        assert kl(healed, design) < 0.98 * kl(supernet, design), design
+
+
+def test_a_corrective_refit_follows_the_healed_weights(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    supernet = make_supernet("llama")
+    healed = healer_of(supernet, tmp_path / "healed").heal([CUT, NEVER_TRAINED])
+    late = Candidate.from_rows([[6, 3, 48], [6, 3, 48], [6, 3, 48], [3, 3, 16]])  # cut behind whole layers, healed too
+    for design in (CUT, late):
+        (correction,) = correct(healed, [design], random_tokens(32, LENGTH, seed=5))
+        corrected = healed.view(design, correction)
+        assert Divergence(healed, TOKENS)(design, corrected)[0] < kl(healed, design)
+
+
+class KilledError(Exception):
+    """Stands for a killed process."""
+
+
+def test_a_killed_healing_goes_on_to_the_same_bits(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    supernet = make_supernet("llama")
+    whole = healer_of(supernet, tmp_path / "whole").heal([CUT, GONE])
+    made: list[int] = []
+
+    def dying(at: int) -> Callable[[int, int], None]:
+        def show(done: int, of: int) -> None:
+            assert of == 48
+            made.append(done)
+            if done == at:
+                raise KilledError
+
+        return show
+
+    for at in (7, 20, 40):
+        with pytest.raises(KilledError):
+            healer_of(supernet, tmp_path / "killed", show=dying(at)).heal([CUT, GONE])
+        with pytest.raises(UserError, match="goes on"):
+            healer_of(supernet, tmp_path / "killed").supernet()
+    again = healer_of(supernet, tmp_path / "killed", show=dying(0))
+    killed = again.heal([GONE])  # the designs are those that it began with
+    assert made == [*range(1, 8), *range(1, 21), *range(17, 41), *range(33, 49)]
+    assert again.designs == [CUT, GONE]
+    assert not (tmp_path / "killed" / "state.pt").exists()
+    for design in (CUT, NEVER_TRAINED):
+        assert torch.equal(whole.view(design)(TOKENS).logits, killed.view(design)(TOKENS).logits)
+    assert healer_of(supernet, tmp_path / "killed", show=dying(0)).heal([CUT]) is not None  # from disk, without a step
+
+
+def test_tokens_of_the_healing_are_counted_with_its_designs(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    supernet = make_supernet("llama")
+    asked: list[Supernet] = []
+
+    def measures(net: Supernet) -> Sequence[Any]:
+        asked.append(net)
+        return [Divergence(net, TOKENS).measure()]
+
+    def evaluator() -> HealedEvaluator:
+        metrics = Divergence(supernet, TOKENS).measure().metrics
+        return HealedEvaluator(healer_of(supernet, tmp_path / "healed"), metrics, measures)
+
+    first = evaluator()
+    answers = [*first.evaluate([CUT, GONE]), *first.evaluate([NEVER_TRAINED])]
+    assert [answer.tokens for answer in answers] == [TOKENS.numel() + 24 * LENGTH] * 2 + [TOKENS.numel()]
+    assert answers[0].values["kl"] == kl(asked[0], CUT) != kl(supernet, CUT)
+    assert [answer.fidelity for answer in answers] == ["healed"] * 3
+    (again,) = evaluator().evaluate([GONE])  # what a resumed run asks
+    assert (again.values, again.tokens) == (answers[1].values, answers[1].tokens)
+
+
+def test_a_diverging_healing_says_what_to_do(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    healer = healer_of(make_supernet("llama"), tmp_path / "healed", Healing(80 * LENGTH, learning_rate=1e4))
+    with pytest.raises(UserError, match=r"Lower distillation\.learning_rate"):
+        healer.heal([CUT])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"tokens": 0}, {"trainable": "some"}, {"learning_rate": 0.0}, {"warmup": 1.0}, {"save_tokens": 0}]
+)
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"distillation.*expected"):
+        Healing(**wrong)
