@@ -37,6 +37,7 @@ class Pick:
         text = TokenSplits({"some": random_tokens(100, LENGTH, seed=5).flatten()})
         self.session: Any = SimpleNamespace(
             supernet=supernet,
+            newest=lambda: supernet,
             spec=supernet.spec,
             dense=Candidate.dense(supernet.spec),
             text=text,

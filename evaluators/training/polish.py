@@ -165,7 +165,7 @@ def polish(
             layers = session.spec.layers
             correction = _refit(session, candidate, windows, directory, lambda layer: show(layer + 1, layers))
         count = f"{windows * length} tokens"
-        if judge.judge(f"a corrective refit on {count}", session.supernet.view(candidate, correction)):
+        if judge.judge(f"a corrective refit on {count}", session.newest().view(candidate, correction)):
             judge.polished.facts["corrective refit"] = count
     _train(session.supernet.model, stream, judge, settings, recovery, directory, say)
     return judge.polished
@@ -180,7 +180,7 @@ def _refit(
         how = session.settings.correction or CorrectiveRefit(windows)
         tokens = session.text.blocks("calibration", windows, session.settings.text.length)
         (correction,) = correct(
-            session.supernet, [candidate], tokens, damping=how.damping, batch_size=how.batch_size, on_layer=on_layer
+            session.newest(), [candidate], tokens, damping=how.damping, batch_size=how.batch_size, on_layer=on_layer
         )
         state = [dict(layer) for layer in correction.weights]
         write_whole(file, lambda path: torch.save(state, path), advice=_ADVICE, failures=(RuntimeError,))
