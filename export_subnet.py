@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 
 from conf.settings import ended_settings, instantiated, plain
 from evaluators.metrics import HELDOUT_QUALITY
-from evaluators.session import Paths, Session
+from evaluators.paths import Paths
+from evaluators.session import Session
 from evaluators.training.polish import polish
 from evaluators.training.processes import Processes
 from search.constraints import quoted

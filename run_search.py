@@ -8,7 +8,8 @@ import hydra
 from omegaconf import DictConfig
 
 from conf.settings import RunSettings, plain, run_settings
-from evaluators.session import Paths, Session
+from evaluators.paths import Paths
+from evaluators.session import Session
 from search.archive import Archive
 from search.constraints import constrained
 from search.loop import run_loop

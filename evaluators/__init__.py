@@ -2,7 +2,7 @@
 
 - `base`: metrics, evaluations and the `Evaluator` protocol.
 - `metrics`: all metrics, one row each.
-- `settings`, `session`: what a session is told, and a run's parts wired from it.
+- `settings`, `paths`, `session`: what a session is told, where it lives, and a run's parts wired from these.
 - `fidelities`: the evaluators of a search, from the cheapest on.
 
 What costs nothing: `cost` (parameters, work, cache) and `refit_error` (what each block loses for itself).

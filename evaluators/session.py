@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -20,56 +18,19 @@ from evaluators.fidelities import Fidelities, fidelities
 from evaluators.latency.bench import EndToEnd, LatencyBench
 from evaluators.latency.clocks import cpu_name
 from evaluators.latency.table import LatencyTable
+from evaluators.paths import Paths, Show, Stage, unseen
 from evaluators.settings import Settings
 from evaluators.tasks.harness import ACC, Harness
+from evaluators.training.distillation import Distillation
 from evaluators.training.healing import Healer, Healing
 from evaluators.training.tuning import Tuning, finished_model, make_tuning
 from space.candidate import Candidate
-from space.errors import UserError
 from space.files import kept
-from space.models.embedded import cache_dir
 from space.models.loading import LoadedModel, load_model
 from space.space import SearchSpace
 from space.spec import ModelSpec
 from space.supernet.store import is_prepared
 from space.supernet.supernet import Supernet
-
-Show = Callable[[int, int], None]
-Stage = Callable[[str], AbstractContextManager[Show]]
-
-
-@contextmanager
-def unseen(title: str) -> Iterator[Show]:
-    """A stage that nobody watches."""
-    yield lambda done, of: None
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Where a session finds and leaves things.
-
-    Attributes:
-        run_dir: The run's directory; it is there when the supernet or the table is first asked for.
-        cache: What runs share: calibrations that were made and latencies that were timed before.
-    """
-
-    run_dir: Path
-    cache: Path = field(default_factory=cache_dir)
-
-    @property
-    def supernet(self) -> Path:
-        """What the supernet needs from disk."""
-        return self.run_dir / "supernet"
-
-    @property
-    def healed(self) -> Path:
-        """What healing has made of the supernet."""
-        return self.run_dir / "healed"
-
-    @property
-    def latency(self) -> Path:
-        """The latency table."""
-        return self.run_dir / "latency.json"
 
 
 class Session:
@@ -191,20 +152,8 @@ class Session:
         Raises:
             UserError: It was measured on another device, or with other threads or another engine, than timings now are.
         """
-        path, bench = self.paths.latency, self.bench
-        table, here = LatencyTable.from_json(kept(path, self._measured)), bench.clock.describe()
-        unlike = [
-            f"  {name}: {table.device.get(name)} -> {here.get(name)}"
-            for name in dict.fromkeys([*table.device, *here])
-            if table.device.get(name) != here.get(name)
-        ]
-        if unlike:
-            raise UserError(
-                f"The latencies of {path} were measured otherwise than they would be now (then -> now):\n"
-                + "\n".join(unlike)
-                + "\nTimes of both cannot be compared. Go on as it was (the same device and versions; latency.threads "
-                "or OMP_NUM_THREADS for threads), or start a new run with another run_dir."
-            )
+        table = LatencyTable.from_json(kept(self.paths.latency, self._measured))
+        table.require_device(self.bench.clock.describe(), self.paths.latency)
         return table
 
     def _measured(self) -> str:
@@ -215,11 +164,14 @@ class Session:
 
     @cached_property
     def tuning(self) -> Tuning | None:
-        """What follows the cached refit; None where nothing does."""
+        """What follows the cached refit; None where nothing does, and where the supernet is healed instead."""
         settings = self.settings
-        recipe = settings.correction, settings.distillation
+        if self.healer:  # a refit to the dense residual stream would take back some of what healing has taught
+            return None
+        own = settings.distillation if isinstance(settings.distillation, Distillation) else None
+        recipe = settings.correction, own
         return make_tuning(
-            settings.training, self.newest, self.paths.run_dir, *recipe, lambda: self.text, settings.text.length
+            settings.training, self.supernet, self.paths.run_dir, *recipe, lambda: self.text, settings.text.length
         )
 
     @cached_property

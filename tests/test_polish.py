@@ -45,6 +45,7 @@ class Pick:
             stream=lambda data, seed: stream_of(text.blocks("calibration", 60, LENGTH)),
             settings=SimpleNamespace(text=SimpleNamespace(length=LENGTH), correction=None),
             tuning=None,
+            healer=None,
         )
         self.said: list[str] = []
 
@@ -133,8 +134,9 @@ def test_minutes_become_tokens_once_and_a_kill_changes_nothing(pick: Pick) -> No
     assert all(torch.equal(tensor, expected[name]) for name, tensor in again.model.state_dict().items())
 
 
-def test_a_pick_that_the_run_trained_keeps_its_refit(pick: Pick) -> None:
-    pick.session.tuning = SimpleNamespace(stage_tokens=(96,))
+@pytest.mark.parametrize("how", [{"tuning": SimpleNamespace(stage_tokens=(96,))}, {"healer": object()}])
+def test_what_the_run_has_taught_a_pick_is_not_refit(pick: Pick, how: dict[str, Any]) -> None:
+    vars(pick.session).update(how)
     done = pick.polish(Polish(windows=30), replace(TRAINING, tokens=20 * STEP))
     assert not any("corrective refit" in line for line in [*pick.said, *done.facts])
     assert "training" in done.facts

@@ -19,7 +19,8 @@ from helpers_run import ROOT, save_tiny
 
 from evaluators.base import OPTIMISED
 from evaluators.latency.workload import Workload
-from evaluators.session import Paths, Session, Show
+from evaluators.paths import Paths, Show
+from evaluators.session import Session
 from evaluators.settings import FidelitySettings, ModelSettings, Settings, TextSettings
 from evaluators.training.corrections import CorrectiveRefit
 from evaluators.training.distillation import Distillation

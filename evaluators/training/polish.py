@@ -19,7 +19,8 @@ import torch
 
 from evaluators.data.stream import TokenStream
 from evaluators.divergence import Divergence
-from evaluators.session import Session, Stage
+from evaluators.paths import Stage
+from evaluators.session import Session
 from evaluators.training.corrections import CorrectiveRefit
 from evaluators.training.power_law import FitError, fit_power_law
 from evaluators.training.progress import RecoveryProgress
@@ -136,7 +137,8 @@ def polish(
 ) -> Polished:
     """A pick's own model after its polish, which goes on after a kill to the same end.
 
-    A pick that the run itself trained keeps the corrective refit that it was trained from.
+    Where the run has healed its supernet or trained the pick there is no refit: towards the dense model's residual
+    stream, it would take back some of what was taught.
 
     Args:
         session: Of the run.
@@ -159,8 +161,9 @@ def polish(
     if stream.without:
         say(f"no text to train on in {', '.join(stream.without)}: all of it is for the search or held out")
     judge = _Judge(session, candidate, front, say)
-    windows = min(settings.windows, text.room("calibration", length))
-    if windows > 1 and not (session.tuning and session.tuning.stage_tokens):
+    windows, tuning = min(settings.windows, text.room("calibration", length)), session.tuning
+    taught = session.healer is not None or (tuning is not None and bool(tuning.stage_tokens))
+    if windows > 1 and not taught:
         with stage("corrective refit") as show:
             layers = session.spec.layers
             correction = _refit(session, candidate, windows, directory, lambda layer: show(layer + 1, layers))
