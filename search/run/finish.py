@@ -123,7 +123,7 @@ def finish(
     for evaluation in thinned(found, objectives, dense, points, recommend):
         members.take(evaluation)
     if trained is not None:
-        members.ask(trained)
+        members.ask(trained, members.pruned)
         members.take_untrained(search.fidelity)
     members.ask(heldout)
     if tuned is not None:

@@ -62,6 +62,11 @@ class Members:
         """The dense model's."""
         return self._points[self._dense.key]
 
+    @property
+    def pruned(self) -> list[Candidate]:
+        """All but the dense model."""
+        return [candidate for candidate, _ in self._points.values() if candidate != self._dense]
+
     def take(self, evaluation: Evaluation) -> None:
         """Takes in a new member, or more of one."""
         _, values = self._points.setdefault(evaluation.candidate.key, (evaluation.candidate, {}))
