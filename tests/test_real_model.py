@@ -19,8 +19,8 @@ from space.size import total_params
 from space.supernet.supernet import Supernet
 
 pytestmark = pytest.mark.slow
-BUDGET = 40_000  # tokens: twice as many as the experiment has, for some seven trained designs
-DECIDING = "distilled-512"  # the fidelity of which the front is
+BUDGET = 40_000  # tokens: twice as many as the experiment has, so that more than the designs of the healing are asked
+DECIDING = "healed"  # the fidelity of which the front is
 
 
 @pytest.fixture(scope="module")

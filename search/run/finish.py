@@ -124,6 +124,7 @@ def finish(
         members.take(evaluation)
     if trained is not None:
         members.ask(trained, members.pruned)
+        evaluate(search, archive, members.pruned, show=show)  # a healed supernet is asked about designs of its own
         members.take_untrained(search.fidelity)
     members.ask(heldout)
     if tuned is not None:
