@@ -17,8 +17,9 @@ from omegaconf import DictConfig
 
 from conf.settings import ended_settings, instantiated, plain
 from evaluators.metrics import HELDOUT_QUALITY, LONG_QUALITY
+from evaluators.paths import Paths
 from evaluators.samples import Samples
-from evaluators.session import Paths, Session
+from evaluators.session import Session
 from evaluators.training.pick_recovery import recover_pick
 from search.constraints import quoted
 from search.run.finished import FinishedRun
@@ -50,7 +51,8 @@ def export(config: dict[str, Any], watch: Watch) -> None:
         source = session.finished_model(candidate, own=bool(recovery.tokens))
     recovered: dict[str, str] = {}
     if recovery.tokens:
-        text = session.text, settings.text.length, settings.text.heldout_windows
+        stream = session.stream(recovery.data, recovery.seed)
+        text = stream, session.text, settings.text.length, settings.text.heldout_windows
         arguments = recovery, source, supernet, candidate, *text, checkpoints
         scores, recovered = recover_pick(*arguments, lambda line: watch.say([line]))
         row = pd.concat([row.drop([*scores, LONG_QUALITY], errors="ignore"), pd.Series(scores)])

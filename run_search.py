@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 
 from conf.settings import RunSettings, plain, run_settings
 from evaluators.closing import Closing
-from evaluators.session import Paths, Session
+from evaluators.paths import Paths
+from evaluators.session import Session
 from search.archive import Archive
 from search.constraints import constrained
 from search.loop import run_loop
@@ -33,7 +34,8 @@ def run(settings: RunSettings, watch: Watch) -> None:
         finished_runs(settings.compared)
     open_run_directory(run_dir, settings.stored, free=FREE_SETTINGS)
     watch.opened(run_dir, session.spec.name, settings.stored, settings.tracker)
-    watch.say(session.harness.remarks(settings.session.objectives))
+    text = settings.session.text
+    watch.say([*session.text.remarks(text.windows, text.length), *session.harness.remarks(settings.session.objectives)])
     # 1 and 2: the supernet, whose units are ordered and whose output projections are refit; then the latency table
     table = session.table
     watch.say([*table.remarks(), *(table.profile(session.dense) if settings.profile_only else [])])

@@ -10,7 +10,8 @@ import hydra
 from omegaconf import DictConfig
 
 from conf.settings import ended_settings, plain
-from evaluators.session import Paths, Session
+from evaluators.paths import Paths
+from evaluators.session import Session
 from evaluators.settings import TaskSettings
 from search.archive import Archive
 from search.constraints import quoted

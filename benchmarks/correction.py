@@ -23,7 +23,8 @@ from rich.table import Table
 from benchmarks.quality import best_of_size
 from conf.settings import session_settings, stored_config
 from evaluators.divergence import Divergence
-from evaluators.session import Paths, Session
+from evaluators.paths import Paths
+from evaluators.session import Session
 from search.run.front import read_front_csv
 from search.run.picks import candidate_of
 from space.candidate import Candidate, LayerShape

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from conf.settings import composed, session_settings
 from evaluators.divergence import Divergence
-from evaluators.session import Paths, Session
+from evaluators.paths import Paths
+from evaluators.session import Session
 from space.candidate import Candidate, LayerShape
 from space.size import decoder_params
 from space.supernet.corrective_refit import correct

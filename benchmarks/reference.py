@@ -23,7 +23,8 @@ from rich.table import Table
 
 from conf.settings import composed, session_settings
 from evaluators.base import Evaluation
-from evaluators.session import Paths, Session
+from evaluators.paths import Paths
+from evaluators.session import Session
 from search.archive import Archive
 from search.pareto import hypervolume
 

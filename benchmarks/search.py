@@ -33,7 +33,8 @@ from rich.table import Table
 
 from conf.settings import composed, instantiated, session_settings
 from evaluators.base import Evaluation, choose_metrics
-from evaluators.session import Paths, Session
+from evaluators.paths import Paths
+from evaluators.session import Session
 from search.archive import Archive
 from search.loop import Budget, run_loop
 from search.pareto import hypervolume, minimised

@@ -74,9 +74,7 @@ def main() -> None:
 
         def tuning(name: str, correction: Any) -> Tuning:
             where = Path(scratch) / name
-            return Tuning(
-                lambda: supernet, where, correction, settings if name != "refit" else None, lambda: text, length
-            )
+            return Tuning(supernet, where, correction, settings if name != "refit" else None, lambda: text, length)
 
         own = tuning("trained", None)
         unseen = Divergence(supernet, session.windows("search"))

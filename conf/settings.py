@@ -14,7 +14,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from evaluators.session import Paths, Session, Stage, unseen
+from evaluators.paths import Paths, Stage, unseen
+from evaluators.session import Session
 from evaluators.settings import Settings
 from search.loop import Budget
 from search.protocol import Algorithm, Task

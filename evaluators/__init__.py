@@ -2,14 +2,15 @@
 
 - `base`: metrics, evaluations and the `Evaluator` protocol.
 - `metrics`: all metrics, one row each.
-- `settings`, `session`: what a session is told, and a run's parts wired from it.
+- `settings`, `paths`, `session`: what a session is told, where it lives, and a run's parts wired from these.
 - `fidelities`: the evaluators of a search, from the cheapest on.
 - `closing`: what is asked last: `long_context` (held-out text in long windows) and `samples` (what models write).
 
 What costs nothing: `cost` (parameters, work, cache) and `refit_error` (what each block loses for itself).
-What runs text: `data` (the text, split into parts), `divergence` (KL and likelihood), `prefix` (first layers that
-candidates share, run once), `output_head` (the output matrix in slices).
+What runs text: `divergence` (KL and likelihood), `prefix` (first layers that candidates share, run once), `output_head`
+(the output matrix in slices).
 `isolation` keeps what libraries do to the whole process inside.
 
-Rooms: `latency` (timings), `training` (what follows the cached refit), `tasks` (lm-eval).
+Rooms: `data` (the text, in parts and as a stream), `latency` (timings), `training` (what follows the cached refit),
+`tasks` (lm-eval).
 """

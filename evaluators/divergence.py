@@ -83,6 +83,10 @@ class Divergence:
         """Layers that were run so far, as a part of those that would have been without shared residual streams."""
         return self._forward.layers_run / max(1, self._forward.layers_total)
 
+    def forget(self) -> None:
+        """Gives the memory of residual streams that candidates shared back."""
+        self._forward.forget()
+
     def measure(self, model_of: ModelOf = lambda candidate: None) -> Measure:
         """The search's quality: `kl` and `nll`, in nats a token.
 

@@ -98,12 +98,16 @@ def fidelities(
     final: Evaluator | None = None
     if healer is not None:
 
+        def forget() -> None:
+            for each in divergences.values():
+                each.forget()
+
         def healed(supernet: Supernet) -> list[Measure]:
             whole = Divergence(supernet, search, batch_size=batch_size, cache_bytes=cache_bytes // len(sizes))
             return [*costs, whole.measure(), *extra(supernet.view)]
 
         metrics = MeasureEvaluator("", [*costs, divergences["search"].measure(), *extra(supernet.view)]).metrics
-        trained = (HealedEvaluator(healer, metrics, healed),)
+        trained = (HealedEvaluator(healer, metrics, healed, forget),)
 
     def newest(candidate: Candidate) -> Any:
         """The model that held-out text is asked about; None for the supernet's."""

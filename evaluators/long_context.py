@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from evaluators.base import Evaluator, MeasureEvaluator, ModelOf
-from evaluators.data import TokenSplits
+from evaluators.data.splits import TokenSplits
 from evaluators.divergence import Divergence
 from evaluators.metrics import LONG_QUALITY, metric_named
 from evaluators.settings import TextSettings

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from space.candidate import Candidate, LayerShape
 from space.supernet.supernet import Supernet
 
-_Key = tuple[int, tuple[LayerShape, ...]]  # number of the batch, the layers before the residual stream
+_Place = tuple[int, float]  # number of the batch, and which of the supernet's weights
+_Key = tuple[_Place, tuple[LayerShape, ...]]  # also the layers before the residual stream
 
 
 class PrefixForward:
@@ -51,33 +52,36 @@ class PrefixForward:
             ValueError: The candidate does not fit the model.
         """
         layers = candidate.layers
-        alone = self._supernet.healed and candidate == Candidate.dense(self._supernet.spec)  # it shares no weights then
+        strength = self._supernet.strength(candidate)
         for number, tokens in enumerate(self.batches):
-            start, stream = (0, None) if alone else self._start(number, layers)
+            start, stream = self._start((number, strength), layers)
             inputs = {"input_ids": tokens} if stream is None else {"inputs_embeds": stream}
             view = self._supernet.view(candidate, start=start)
-            if not alone:
-                self._remember(view, number, layers, start)
+            self._remember(view, (number, strength), layers, start)
             hidden = view.model(**inputs, use_cache=False).last_hidden_state
             self.layers_run += len(layers) - start
             self.layers_total += len(layers)
             yield hidden
 
-    def _start(self, number: int, layers: tuple[LayerShape, ...]) -> tuple[int, Tensor | None]:
+    def forget(self) -> None:
+        """Gives the memory of residual streams back."""
+        self._streams.clear()
+
+    def _start(self, place: _Place, layers: tuple[LayerShape, ...]) -> tuple[int, Tensor | None]:
         """The layer to start from, and the residual stream before it: None for the embeddings."""
         last = max((index for index, shape in enumerate(layers) if shape.kv_heads), default=0)
         for start in range(last, 0, -1):  # what is run must have some attention
-            stream = self._streams.get((number, layers[:start]))
+            stream = self._streams.get((place, layers[:start]))
             if stream is not None:
                 return start, stream
         return 0, None
 
-    def _remember(self, view: Any, number: int, layers: tuple[LayerShape, ...], start: int) -> None:
+    def _remember(self, view: Any, place: _Place, layers: tuple[LayerShape, ...], start: int) -> None:
         """Has the residual stream kept after each layer from `start` on but the last, after which nothing is shared."""
         kept = (index for index in range(start, len(layers)) if not layers[index].gone)
         for index, layer in zip(kept, view.model.layers, strict=True):
             if index < len(layers) - 1:
-                layer.register_forward_hook(self._keep((number, layers[: index + 1])))
+                layer.register_forward_hook(self._keep((place, layers[: index + 1])))
 
     def _keep(self, key: _Key) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:

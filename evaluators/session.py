@@ -2,72 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from evaluators.base import OPTIMISED, Evaluator, Metric, choose_metrics
-from evaluators.data import Part, TokenSplits, load_texts, split_tokens
+from evaluators.data.places import TextPlace
+from evaluators.data.splits import Part, TokenSplits, read_text
+from evaluators.data.stream import TokenStream, training_stream
 from evaluators.fidelities import Fidelities, fidelities
 from evaluators.latency.bench import EndToEnd, LatencyBench
 from evaluators.latency.clocks import cpu_name
 from evaluators.latency.table import LatencyTable
+from evaluators.paths import Paths, Show, Stage, unseen
 from evaluators.settings import Settings
 from evaluators.tasks.harness import ACC, Harness
+from evaluators.training.distillation import Distillation
 from evaluators.training.healing import Healer, Healing
 from evaluators.training.tuning import Tuning, finished_model, make_tuning
 from space.candidate import Candidate
-from space.errors import UserError
 from space.files import kept
-from space.models.embedded import cache_dir
 from space.models.loading import LoadedModel, load_model
 from space.space import SearchSpace
 from space.spec import ModelSpec
 from space.supernet.store import is_prepared
 from space.supernet.supernet import Supernet
-
-Show = Callable[[int, int], None]
-Stage = Callable[[str], AbstractContextManager[Show]]
-
-
-@contextmanager
-def unseen(title: str) -> Iterator[Show]:
-    """A stage that nobody watches."""
-    yield lambda done, of: None
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Where a session finds and leaves things.
-
-    Attributes:
-        run_dir: The run's directory; it is there when the supernet or the table is first asked for.
-        cache: What runs share: calibrations that were made and latencies that were timed before.
-    """
-
-    run_dir: Path
-    cache: Path = field(default_factory=cache_dir)
-
-    @property
-    def supernet(self) -> Path:
-        """What the supernet needs from disk."""
-        return self.run_dir / "supernet"
-
-    @property
-    def healed(self) -> Path:
-        """What healing has made of the supernet."""
-        return self.run_dir / "healed"
-
-    @property
-    def latency(self) -> Path:
-        """The latency table."""
-        return self.run_dir / "latency.json"
 
 
 class Session:
@@ -100,7 +63,7 @@ class Session:
             UserError: There is a mistake in the settings of the model, the text, the space or the tasks.
         """
         _ = self.space, self.harness
-        for part in ("calibration", "search", "heldout"):
+        for part in self.settings.text.windows:
             self.windows(part)
 
     @cached_property
@@ -129,15 +92,8 @@ class Session:
         Raises:
             UserError: It can not be had, or is not the one that the settings want.
         """
-        settings, digest = self.settings.text, self.settings.text_digest
-        texts = load_texts(settings.path, name=settings.name, split=settings.split, field=settings.field)
-        text = split_tokens(texts, self.loaded.tokenizer, vocab=self.spec.vocab)
-        if digest is not None and text.digest != digest:
-            raise UserError(
-                f"Expected the text of the run ({digest}), but {settings.path or 'the embedded one'} has changed "
-                f"({text.digest}). Bring the old text back."
-            )
-        return text
+        settings = self.settings
+        return read_text(settings.text, self.loaded.tokenizer, vocab=self.spec.vocab, digest=settings.text_digest)
 
     def windows(self, part: Part) -> Tensor:
         """The run's windows of a part of the text, shape (windows, length).
@@ -145,7 +101,17 @@ class Session:
         Raises:
             UserError: The part has less text than that.
         """
-        return self.text.blocks(part, getattr(self.settings.text, f"{part}_windows"), self.settings.text.length)
+        return self.text.blocks(part, self.settings.text.windows[part], self.settings.text.length)
+
+    def stream(self, place: TextPlace, seed: int) -> TokenStream:
+        """Text for longer training, of the run's own place where the given one has no path.
+
+        Raises:
+            UserError: See `training_stream`, and `text`.
+        """
+        settings, loaded = self.settings.text, self.loaded
+        place = settings if place.path is None else place
+        return training_stream(place, self.text, settings.length, loaded.tokenizer, vocab=self.spec.vocab, seed=seed)
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -186,20 +152,8 @@ class Session:
         Raises:
             UserError: It was measured on another device, or with other threads or another engine, than timings now are.
         """
-        path, bench = self.paths.latency, self.bench
-        table, here = LatencyTable.from_json(kept(path, self._measured)), bench.clock.describe()
-        unlike = [
-            f"  {name}: {table.device.get(name)} -> {here.get(name)}"
-            for name in dict.fromkeys([*table.device, *here])
-            if table.device.get(name) != here.get(name)
-        ]
-        if unlike:
-            raise UserError(
-                f"The latencies of {path} were measured otherwise than they would be now (then -> now):\n"
-                + "\n".join(unlike)
-                + "\nTimes of both cannot be compared. Go on as it was (the same device and versions; latency.threads "
-                "or OMP_NUM_THREADS for threads), or start a new run with another run_dir."
-            )
+        table = LatencyTable.from_json(kept(self.paths.latency, self._measured))
+        table.require_device(self.bench.clock.describe(), self.paths.latency)
         return table
 
     def _measured(self) -> str:
@@ -210,11 +164,14 @@ class Session:
 
     @cached_property
     def tuning(self) -> Tuning | None:
-        """What follows the cached refit; None where nothing does."""
+        """What follows the cached refit; None where nothing does, and where the supernet is healed instead."""
         settings = self.settings
-        recipe = settings.correction, settings.distillation
+        if self.healer:  # a refit to the dense residual stream would take back some of what healing has taught
+            return None
+        own = settings.distillation if isinstance(settings.distillation, Distillation) else None
+        recipe = settings.correction, own
         return make_tuning(
-            settings.training, self.newest, self.paths.run_dir, *recipe, lambda: self.text, settings.text.length
+            settings.training, self.supernet, self.paths.run_dir, *recipe, lambda: self.text, settings.text.length
         )
 
     @cached_property

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from evaluators.data.places import TextPlace
+from evaluators.data.splits import Part
 from evaluators.latency.workload import Workload
 from evaluators.training.corrections import CorrectiveRefit
 from evaluators.training.distillation import Distillation
@@ -28,14 +30,10 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
-class TextSettings:
-    """Which text, and how much of it; the first four fields are the arguments of `evaluators.data.load_texts`.
+class TextSettings(TextPlace):
+    """Where a run's text is, and how much of it the run takes.
 
     Attributes:
-        path: Where the text is; None for the embedded default.
-        name: Configuration of a hub data set.
-        split: Split of a hub data set.
-        field: Field of a JSON line or of a data set's row.
         length: Tokens in a window.
         calibration_windows: For importance and refits.
         search_windows: For the divergence of every candidate.
@@ -43,10 +41,6 @@ class TextSettings:
         long: Tokens in the longer windows of held-out text that the front is scored on besides; None for no such.
     """
 
-    path: str | None = None
-    name: str | None = None
-    split: str = "train"
-    field: str = "text"
     length: int = 512
     calibration_windows: int = 64
     search_windows: int = 4
@@ -54,11 +48,17 @@ class TextSettings:
     long: int | None = 2048
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("length", "calibration_windows", "search_windows", "heldout_windows"):
             if getattr(self, name) < 1:
                 raise UserError(f"data.{name}: expected at least 1, got {getattr(self, name)}.")
         if self.long is not None and self.long < 2:
             raise UserError(f"data.long: expected at least 2 tokens, or null for no longer windows, got {self.long}.")
+
+    @property
+    def windows(self) -> dict[Part, int]:
+        """How many windows the run takes of each part."""
+        return {"calibration": self.calibration_windows, "search": self.search_windows, "heldout": self.heldout_windows}
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Settings:
         tasks: What lm-eval asks.
         samples: What the front's members write.
         objectives: Names of the metrics that the front is about.
-        text_digest: That the text must have, as `evaluators.data.TokenSplits` says it; None for any.
+        text_digest: That the text must have, as `evaluators.data.splits.TokenSplits` says it; None for any.
     """
 
     model: ModelSettings

@@ -45,6 +45,8 @@ class Place:
         settings |= dict(item.split("=", 1) for item in (*TINY_RUN, *changes))
         if settings.get("correction") == "none":
             del settings["correction.windows"]
+        if settings["distillation"] == "default":
+            del settings["distillation.rank"]
         overrides = [f"{name}={value}" for name, value in settings.items()]
         return start("run_search.py", *overrides, cwd=self.cwd, cache=self.directory / cache, preexec=preexec)
 

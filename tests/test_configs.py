@@ -17,7 +17,7 @@ from omegaconf import MissingMandatoryValue
 from conf.settings import PARTS, composed, instantiated, run_session, session_settings, stored_config
 from evaluators.base import choose_metrics
 from evaluators.cost import cost_measure
-from evaluators.data import load_texts
+from evaluators.data.places import TextPlace
 from evaluators.latency.workload import LATENCY, Workload
 from evaluators.metrics import metric_named, metrics_named
 from evaluators.settings import FidelitySettings, ModelSettings, Settings, TaskSettings, TextSettings
@@ -84,7 +84,7 @@ def check_data(config: Config) -> None:
     settings = instantiated(config["data"])
     assert isinstance(settings, TextSettings)
     sizes = {"length", "calibration_windows", "search_windows", "heldout_windows", "long"}
-    assert keys_of(config["data"]) - sizes == arguments_of(load_texts, "max_characters")
+    assert keys_of(config["data"]) - sizes == {field.name for field in fields(TextPlace)}
 
 
 def check_supernet(config: Config) -> None:
@@ -281,6 +281,12 @@ def test_the_export_composes() -> None:
     chosen = config["run_dir"], config["pick"], config["out"], config["tolerance"]
     assert chosen == ("results/x", "params<=0.6", None, 1e-4)
     assert instantiated(config["recover"]) == Recovery()
+    given = "run_dir=results/x", "recover.tokens=1e9"
+    recipe = instantiated(composed(*given, "data@recover.data=web_textbooks", name="export")["recover"])
+    assert recipe.data.entries == instantiated(composed("data=web_textbooks")["data"]).entries
+    assert [entry.is_local for entry in recipe.data.entries] == [False, False]
+    own = instantiated(composed(*given, "recover.data.path=[a.txt,{path:b/c,name:d}]", name="export")["recover"])
+    assert own.data == TextPlace(["a.txt", {"path": "b/c", "name": "d"}])
     assert format_of(config["format"], config["gguf"]["type"]).suffix == ""
     assert format_of("gguf", config["gguf"]["type"]).suffix == "-gguf-f16"
 

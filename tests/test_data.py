@@ -1,32 +1,18 @@
-"""Text sources and token blocks: what is read, what is refused, and that no text is in two parts."""
+"""A run's share of its text: that no text is in two parts, and that windows are drawn evenly over sources."""
 
-import gzip
-import json
-
-import httpx2
 import pytest
 import torch
+from helpers_data import byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
-from evaluators import data
-from evaluators.data import TokenSplits, load_texts, split_tokens
+from evaluators.data.splits import PARTS, TokenSplits, digest_of, split_tokens
 from space.errors import UserError
-
-PARTS = ("calibration", "search", "heldout")
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """One token a byte, a start token unless told otherwise, and a short maximum length."""
-    vocab = {char: index for index, char in enumerate(["<s>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    backend = Tokenizer(models.BPE(vocab, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", model_max_length=8)
+    return byte_tokenizer()
 
 
 def numbered(**lengths):
@@ -73,6 +59,47 @@ def test_windows_are_spread_over_the_part():
     assert blocks[:, 0].tolist() == [0, 200, 400]
 
 
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    ("windows", "shares"),
+    [(2, [1, 1, 0]), (3, [1, 1, 1]), (9, [3, 3, 3]), (20, [8, 8, 4]), (60, [46, 10, 4])],  # which have 200, 10 and 4
+)
+def test_every_part_is_drawn_evenly_over_sources_as_far_as_each_has_text(part, windows, shares):
+    size = 10 if part != "calibration" else 30 / 9  # of a fifth of a source, or of three
+    splits = numbered(a=round(200 * 5 * size), b=round(10 * 5 * size + 0.5), c=round(4 * 5 * size + 0.5))
+    assert list(splits.shares(part, windows, 10).values()) == shares
+    blocks = splits.blocks(part, windows, 10)
+    edges = torch.tensor([len(ids) for ids in splits.tokens.values()]).cumsum(0)
+    owners = torch.searchsorted(edges, blocks[:, 0].contiguous(), right=True)
+    assert owners.bincount(minlength=3).tolist() == shares
+    for leading in range(1, min(windows, 12)):  # while all have text: a fair mixture
+        assert owners[:leading].bincount(minlength=3).max() - leading / 3 < 1
+
+
+def test_a_source_that_gives_little_is_told():
+    splits = numbered(wiki=1000, c4=1000, tiny=100)
+    assert splits.remarks({"calibration": 6, "search": 6, "heldout": 3}, 10) == []
+    said = splits.remarks({"calibration": 24, "search": 12, "heldout": 2}, 10)
+    assert said == [
+        "calibration text is uneven: an even share of 24 windows is 8 a source, but there are tiny 6",
+        "search text is uneven: an even share of 12 windows is 4 a source, but there are tiny 2",
+        "heldout text is uneven: an even share of 2 windows is 0.667 a source, but there are tiny 0",
+    ]
+    many = numbered(**{f"s{index}": 100 for index in range(20)})
+    assert many.remarks({"search": 4}, 10)[0].endswith(
+        "but there are s4 0, s5 0, s6 0, s7 0, s8 0, s9 0, s10 0, s11 0 and 8 more"
+    )
+
+
+def test_what_is_for_search_or_held_out_is_reserved(tokenizer):
+    """A document that begins in the calibration part is free up to there; one that comes again is not at all."""
+    documents = {"a": ["0123", "4567", "89ab", "cdef", "again"], "b": ["again", "0" * 20]}
+    text = split_tokens(documents, tokenizer)
+    assert {name: len(ids) for name, ids in text.tokens.items()} == {"a": 21, "b": 25}  # of which 12 and 15 are free
+    expected = {"cdef": 0, "again": 0, "0" * 20: 10}
+    assert text.reserved == {digest_of(document): free for document, free in expected.items()}
+
+
 def test_sources_take_turns_and_a_short_one_leaves_its_turns():
     blocks = numbered(long=1000, short=100).blocks("search", 6, 10)
     of_short = blocks[:, 0] >= 1000
@@ -94,21 +121,23 @@ def test_counts_are_positive(windows, length):
 
 
 def test_tokens_are_the_texts_own_and_digest_pins_them(tokenizer):
-    texts = {"one": "a sentence that is longer than eight", "two": "déjà vu"}
+    texts = {"one": ["a sentence that is ", "longer than eight"], "two": ["déjà vu"]}
     splits = split_tokens(texts, tokenizer)
-    assert {name: tokenizer.decode(ids) for name, ids in splits.tokens.items()} == texts
+    assert {name: tokenizer.decode(ids) for name, ids in splits.tokens.items()} == {
+        name: "".join(documents) for name, documents in texts.items()
+    }
     assert splits.digest == split_tokens(texts, tokenizer).digest
-    assert splits.digest != split_tokens(texts | {"two": "déjà vue"}, tokenizer).digest
+    assert splits.digest != split_tokens(texts | {"two": ["déjà vue"]}, tokenizer).digest
     assert splits.digest != split_tokens({"one": texts["one"], "2": texts["two"]}, tokenizer).digest
     assert torch.equal(splits.blocks("search", 1, 4), split_tokens(texts, tokenizer).blocks("search", 1, 4))
 
 
 def test_windows_begin_as_the_tokenizer_begins_a_text(tokenizer):
-    texts = {"one": "a sentence that is longer than eight", "two": "another one that is about as long"}
+    texts = {"one": ["a sentence that is longer than eight"], "two": ["another one that is about as long"]}
     splits = split_tokens(texts, tokenizer)
     windows = splits.blocks("calibration", 6, 5)
     assert (windows[:, 0] == tokenizer.bos_token_id).all()
-    assert all(tokenizer.decode(row[1:]) in texts["one"] + texts["two"] for row in windows)
+    assert all(tokenizer.decode(row[1:]) in texts["one"][0] + texts["two"][0] for row in windows)
     assert len({tuple(row) for row in windows.tolist()}) == 6
     assert splits.digest != TokenSplits(splits.tokens).digest
     with pytest.raises(UserError, match="at least 2 tokens"):
@@ -116,112 +145,10 @@ def test_windows_begin_as_the_tokenizer_begins_a_text(tokenizer):
 
 
 def test_long_text_is_tokenised_without_a_complaint(tokenizer, caplog, capsys):
-    split_tokens({"long": "x" * 100}, tokenizer)
+    split_tokens({"long": ["x" * 100]}, tokenizer)
     assert (caplog.text, capsys.readouterr()) == ("", ("", ""))
 
 
 def test_tokenizer_of_another_model(tokenizer):
     with pytest.raises(UserError, match="token ids below 10"):
-        split_tokens({"one": "zebra"}, tokenizer, vocab=10)
-
-
-def write_jsonl(path, rows):
-    text = "\n".join(json.dumps(row) for row in rows) + "\n\n"
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
-    return path
-
-
-@pytest.mark.parametrize("suffix", [".txt", ".raw"])
-def test_plain_files(tmp_path, suffix):
-    (tmp_path / f"a{suffix}").write_bytes("héllo\n\nworld".encode() + b"\xff")
-    assert load_texts(str(tmp_path / f"a{suffix}")) == {f"a{suffix}": "héllo\n\nworld\ufffd"}
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
-def test_json_lines(tmp_path, suffix):
-    file = write_jsonl(tmp_path / f"a{suffix}", [{"body": "one"}, {"body": "two", "id": 1}])
-    assert load_texts(str(file), field="body") == {file.name: "one\n\ntwo"}
-
-
-def test_a_directory_is_one_source_a_file(tmp_path):
-    write_jsonl(tmp_path / "b.jsonl", [{"text": "two"}])
-    (tmp_path / "a.txt").write_text("one")
-    (tmp_path / "notes.md").write_text("not text for this")
-    assert list(load_texts(str(tmp_path)).items()) == [("a.txt", "one"), ("b.jsonl", "two")]
-
-
-def test_reading_stops_in_time(tmp_path):
-    (tmp_path / "a.txt").write_text("x" * 100)
-    write_jsonl(tmp_path / "b.jsonl", [{"text": "yyy"}] * 100)
-    texts = load_texts(str(tmp_path), max_characters=10)
-    assert texts == {"a.txt": "x" * 10, "b.jsonl": "yyy\n\nyyy"}
-
-
-def test_wrong_field_names_those_there_are(tmp_path):
-    file = write_jsonl(tmp_path / "a.jsonl", [{"text": "one"}, {"title": "two", "body": "two"}])
-    with pytest.raises(UserError, match=r"'text' of line 2 of .*fields body, title.*data\.field"):
-        load_texts(str(file))
-
-
-@pytest.mark.parametrize("line", ['{"text": "cut o', '["text"]', "3"])
-def test_broken_line_is_named(tmp_path, line):
-    file = tmp_path / "a.jsonl"
-    file.write_text('{"text": "one"}\n\n' + line)
-    with pytest.raises(UserError, match=r"JSON object in line 3 of .*a\.jsonl"):
-        load_texts(str(file))
-
-
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b'{"text": "one"}', mtime=0)[:-9]])
-def test_broken_gzip(tmp_path, content):
-    file = tmp_path / "a.jsonl.gz"
-    file.write_bytes(content)
-    with pytest.raises(UserError, match=r"Expected to read text from .*a\.jsonl\.gz"):
-        load_texts(str(file))
-
-
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
-def test_empty_text(tmp_path, name):
-    (tmp_path / name).write_text("\n \n")
-    with pytest.raises(UserError, match=rf"Expected text in {name}, but it is empty"):
-        load_texts(str(tmp_path / name))
-
-
-def test_paths_that_are_no_text(tmp_path):
-    with pytest.raises(UserError, match="but there is none at"):
-        load_texts("missing.txt")
-    with pytest.raises(UserError, match=r"Expected files named \.txt"):
-        load_texts(str(tmp_path))
-    (tmp_path / "a.pdf").touch()
-    with pytest.raises(UserError, match=r"got a\.pdf"):
-        load_texts(str(tmp_path / "a.pdf"))
-
-
-def test_default_text(monkeypatch):
-    monkeypatch.setattr(data, "default_texts", lambda: {"wiki": "some text"})
-    assert load_texts() == {"wiki": "some text"}
-
-
-def test_hub_not_reachable(monkeypatch):
-    def unreachable(*_, **__):
-        raise httpx2.ConnectTimeout("timed out")
-
-    monkeypatch.setattr(data.HfApi, "dataset_info", unreachable)
-    with pytest.raises(UserError, match=r"can not be reached \(timed out\).*leave data\.path unset"):
-        load_texts("someone/some-text")
-
-
-def test_hub_data_set(monkeypatch):
-    import datasets
-
-    def load(path, name, *, split, streaming):
-        if split != "test":
-            raise ValueError(f"Unknown split {split!r}.")
-        return iter([{"text": f"{path} {name}"}, {"text": f"streaming {streaming}"}])
-
-    monkeypatch.setattr(data.HfApi, "dataset_info", lambda *_, **__: None)
-    monkeypatch.setattr(data, "is_offline_mode", lambda: False)
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    texts = load_texts("someone/some-text", name="small", split="test")
-    assert texts == {"someone/some-text": "someone/some-text small\n\nstreaming True"}
-    with pytest.raises(UserError, match=r"data\.split=train, but got: Unknown split"):
-        load_texts("someone/some-text")
+        split_tokens({"one": ["zebra"]}, tokenizer, vocab=10)

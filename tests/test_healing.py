@@ -13,7 +13,8 @@ from conftest import random_tokens
 
 from evaluators.divergence import Divergence
 from evaluators.training.healed import HealedEvaluator
-from evaluators.training.healing import TRAINABLE, Healer, Healing
+from evaluators.training.healing import Healer, Healing, gentle_until
+from evaluators.training.shared_training import TRAINABLE
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.corrective_refit import correct
@@ -102,6 +103,25 @@ def test_all_designs_learn_the_one_that_was_never_trained_too(
     assert healer.designs == [CUT, MERGED]
     for design in (CUT, MERGED, NEVER_TRAINED):
         assert kl(healed, design) < 0.98 * kl(supernet, design), design
+
+
+def test_designs_that_lack_little_take_half_of_what_was_learned(make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet("llama")
+    little = Candidate.from_rows([[6, 3, 48], [6, 3, 48], [6, 3, 32], [6, 3, 48]])
+    shared = SharedWeights(supernet, [CUT], all_trained)
+    start = {name: p.detach().clone() for name, p in shared.parameters.items()}
+    learned = {name: 1.02 * weight for name, weight in start.items()}
+    healed = supernet.with_weights(learned, gentle=0.2)
+    assert [healed.strength(c) for c in (Candidate.dense(supernet.spec), little, CUT)] == [0.0, 0.5, 1.0]
+    for design, scale in ((little, 1.01), (CUT, 1.02)):
+        with torch.no_grad():
+            for name, parameter in shared.parameters.items():
+                parameter.copy_(scale * start[name])
+        hidden = healed.view(design).model(TOKENS, use_cache=False).last_hidden_state
+        torch.testing.assert_close(hidden, shared.hidden(design, TOKENS), rtol=1e-4, atol=1e-4)
+    # what moves every design away from the dense model is best taken by halves, and what moves none by any
+    assert gentle_until(supernet, {name: 1.3 * weight for name, weight in start.items()}, [little, CUT], TOKENS) > 0.2
+    assert gentle_until(supernet, start, [little, CUT], TOKENS) == 0.0
 
 
 def test_a_corrective_refit_follows_the_healed_weights(make_supernet: MakeSupernet, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import random_tokens
+from helpers_data import stream_of
 
-from evaluators.data import TokenSplits
+from evaluators.data.splits import TokenSplits
 from evaluators.training.pick_recovery import recover_pick
 from evaluators.training.recovery import Recovery, RecoveryProgress, recover
 from space.candidate import Candidate
@@ -45,7 +46,7 @@ def test_it_learns_and_leaves_the_teacher_and_the_embeddings(
     student, teacher = supernet.view(CUT, own=True), weights(supernet.model)
     before, start = divergence(supernet, student), weights(student)
     told: list[RecoveryProgress] = []
-    done = recover(student, supernet.model, TOKENS, SETTINGS, tmp_path / "r", told.append)
+    done = recover(student, supernet.model, stream_of(TOKENS), SETTINGS, tmp_path / "r", told.append)
     assert done == SETTINGS.tokens
     assert [(one.tokens, one.of, one.saved) for one in told] == [
         (480, 1440, True),
@@ -70,9 +71,9 @@ def test_it_learns_and_leaves_the_teacher_and_the_embeddings(
 def test_a_killed_recovery_goes_on_to_the_same_weights(
     family: str, make_supernet: MakeSupernet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    supernet = make_supernet(family)
+    supernet, settings = make_supernet(family), replace(SETTINGS, batch_size=1, accumulation=2)
     whole, killed, again = (supernet.view(CUT, own=True) for _ in range(3))
-    recover(whole, supernet.model, TOKENS, SETTINGS, tmp_path / "whole")
+    recover(whole, supernet.model, stream_of(TOKENS), settings, tmp_path / "whole")
     seen: list[int] = []
 
     def kill(told: RecoveryProgress) -> None:
@@ -81,11 +82,11 @@ def test_a_killed_recovery_goes_on_to_the_same_weights(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        recover(killed, supernet.model, TOKENS, SETTINGS, tmp_path / "r", kill)
+        recover(killed, supernet.model, stream_of(TOKENS), settings, tmp_path / "r", kill)
     half = shutil.copytree(tmp_path / "r" / "checkpoint-40", tmp_path / "r" / "checkpoint-50")
-    (half / "trainer_state.json").unlink()  # killed while it was written
+    (half / "position.json").unlink()  # killed while it was written
     capsys.readouterr()
-    recover(again, supernet.model, TOKENS, SETTINGS, tmp_path / "r", lambda told: seen.append(told.tokens))
+    recover(again, supernet.model, stream_of(TOKENS), settings, tmp_path / "r", lambda told: seen.append(told.tokens))
     assert capsys.readouterr() == ("", "")
     assert seen == [480, 960, 1440]  # it did not begin again
     expected = weights(whole)
@@ -99,7 +100,14 @@ def test_accumulated_steps_are_those_of_a_larger_batch(make_supernet: MakeSupern
     for batch, accumulation in ((4, 1), (2, 2)):
         student = supernet.view(CUT, own=True)
         settings = replace(SETTINGS, tokens=4 * 4 * LENGTH, batch_size=batch, accumulation=accumulation)
-        recover(student, supernet.model, TOKENS, settings, tmp_path / f"{batch}", lambda told: losses.append(told.loss))
+        recover(
+            student,
+            supernet.model,
+            stream_of(TOKENS),
+            settings,
+            tmp_path / f"{batch}",
+            lambda told: losses.append(told.loss),
+        )
         found.append(weights(student))
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     for name, tensor in found[0].items():
@@ -112,7 +120,7 @@ def test_it_is_never_silent_for_long(
     monkeypatch.setattr("evaluators.training.recovery.QUIET_S", -1)
     supernet, told = make_supernet("llama"), list[RecoveryProgress]()
     settings = replace(SETTINGS, tokens=4 * 2 * LENGTH, save_tokens=2 * 2 * LENGTH)
-    recover(supernet.view(CUT, own=True), supernet.model, TOKENS, settings, tmp_path / "r", told.append)
+    recover(supernet.view(CUT, own=True), supernet.model, stream_of(TOKENS), settings, tmp_path / "r", told.append)
     assert [one.tokens for one in told if not one.saved] == [24, 48, 72, 96]
     assert [one.tokens for one in told if one.saved] == [48, 96]
 
@@ -127,19 +135,22 @@ def test_a_pick_is_scored_on_text_that_it_did_not_learn_from(
 ) -> None:
     supernet = make_supernet("llama")
     student, said = supernet.view(CUT, own=True), list[str]()
-    scores, facts = recover_pick(SETTINGS, student, supernet, CUT, text, LENGTH, 8, tmp_path / "r", said.append)
+    stream, rest = stream_of(TOKENS), (text, LENGTH, 8, tmp_path / "r", said.append)
+    scores, facts = recover_pick(SETTINGS, student, supernet, CUT, stream, *rest)
     heldout = text.blocks("heldout", 8, LENGTH)
     with torch.inference_mode():
         logits = student(heldout).logits[:, :-1].float()
     nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), heldout[:, 1:].flatten())
     assert scores["heldout_ppl"] == pytest.approx(nll.exp().item(), rel=1e-4)
-    assert facts["recovery"] == f"1440 tokens of {60 * LENGTH} of the run's calibration text"
+    assert facts["recovery"] == "1440 tokens of some"
     assert f"{scores['heldout_ppl']:.4g}" == facts["held-out perplexity after recovery"]
     assert facts["held-out perplexity before recovery"] in said[0]
     assert [line.split(":")[0] for line in said] == ["before", "480/1440 tokens", "960/1440 tokens", "1440/1440 tokens"]
     other = replace(SETTINGS, learning_rate=1e-4)
     with pytest.raises(UserError, match=r"begun with learning_rate 0\.003, now 0\.0001"):
-        recover_pick(other, student, supernet, CUT, text, LENGTH, 8, tmp_path / "r", said.append)
+        recover_pick(other, student, supernet, CUT, stream, *rest)
+    with pytest.raises(UserError, match="begun with stream"):
+        recover_pick(SETTINGS, student, supernet, CUT, stream_of(TOKENS[:-1]), *rest)
 
 
 @pytest.mark.parametrize(

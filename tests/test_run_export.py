@@ -28,7 +28,8 @@ from helpers_commands import (
 from helpers_run import ended
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evaluators.data import split_tokens
+from evaluators.data.places import TextPlace
+from evaluators.data.splits import read_text
 from search.run.directory import FRONT_FILE, POINTS_FILE
 from search.run.front import is_dense, read_front_csv
 
@@ -124,9 +125,7 @@ def test_an_exported_front_member_is_as_good_as_its_row_says(
     """It is the tuned subnet that the run stored."""
     directory = llama.directory / "out" / "front key"
     row = read_front_csv(llama.run("run") / FRONT_FILE).iloc[-1]
-    text = split_tokens(
-        {"text.txt": (llama.model / "text.txt").read_text()}, AutoTokenizer.from_pretrained(llama.model)
-    )
+    text = read_text(TextPlace(str(llama.model / "text.txt")), AutoTokenizer.from_pretrained(llama.model))
     tokens = text.blocks("heldout", 24, 32)
     with torch.inference_mode():
         logits = load(directory, monkeypatch, tmp_path)(tokens).logits[:, :-1].float()
@@ -149,7 +148,7 @@ def test_a_killed_recovery_ends_in_the_same_checkpoint(llama: Place) -> None:
     killed = llama.export("run", f"out={out['killed']}", *recover)
     checkpoints = out["killed"].with_name("killed.recovery")
     try:
-        wait_for(killed, lambda: (checkpoints / "checkpoint-20" / "trainer_state.json").exists())
+        wait_for(killed, lambda: (checkpoints / "checkpoint-20" / "position.json").exists())
     finally:
         killed.kill()
         ended(killed)

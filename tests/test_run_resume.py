@@ -11,20 +11,26 @@ import pytest
 from helpers_commands import EVALUATIONS, Place, archived, contents, good, wait_for
 from helpers_run import ended
 
+from evaluators.base import Evaluation
 from search.run.directory import FRONT_FILE, PAGE_FILE, REPORT_FILE, SUMMARY_FILE
 from search.run.finish import REFERENCE_POINTS
 from search.run.front import is_dense, read_front_csv
 from search.views.dashboard.live_run import LiveRun
 
 SHORT = ("search.algorithm.starts=6", "search.algorithm.sweep_levels=1", "search.algorithm.round_size=8")
-IN_LOOP = ("search.distillation=loop", "budget.evaluations=null", *SHORT)
-LOOP = (*IN_LOOP, "distillation=own", "distillation.tokens=[320,640]", "distillation.rank=2", "budget.tokens=45000")
-HEALED = (*IN_LOOP, "budget.tokens=16000")
+LOOP = (
+    *("search.distillation=loop", "distillation.tokens=[320,640]", "budget.evaluations=null", "budget.tokens=45000"),
+    *SHORT,
+)
 LOOPED = ("distilled-320", "distilled-640")
+HEALED = (
+    *("search.distillation=loop", "distillation=default", "distillation.tokens=384", "distillation.save_tokens=128"),
+    *("budget.evaluations=null", "budget.tokens=16000", *SHORT),
+)
 KILLED = {
-    "final": ((), (("search", 12), ("healed", 1), ("heldout", 1), ("tuned", 1)), ("search", "healed", "tuned")),
-    "healed": (HEALED, (("search", 5), ("healed", 3), ("healed", 14)), ("search", "healed", "heldout", "tuned")),
-    "loop": (LOOP, (("distilled-320", 3), ("distilled-640", 2)), ("search", *LOOPED, "tuned")),
+    "final": ((), (("search", 12), ("heldout", 1), ("tuned", 1)), ("search", "heldout", "tuned")),
+    "loop": (LOOP, (("distilled-320", 3), ("distilled-640", 2)), ("search", "distilled-320", "distilled-640", "tuned")),
+    "healed": (HEALED, (("search", 5), ("healed", 3), ("healed", 14)), ("search", "healed", "heldout")),
 }
 
 
@@ -98,21 +104,37 @@ def test_training_in_the_loop_keeps_its_share_and_makes_the_front(looped: Path) 
 
 
 def test_a_search_goes_on_about_the_healed_supernet(healed: Path) -> None:
-    made = [e for e in archived(healed) if e.generation]
+    lines = (healed / "archive.jsonl").read_text().splitlines()[1:]
+    made = [e for e in map(Evaluation.from_json, map(json.loads, lines)) if e.generation]
     first = next(number for number, e in enumerate(made) if e.fidelity == "healed")
     assert {e.fidelity for e in made[first:]} == {"healed"}
     assert {e.fidelity for e in made[:first]} == {"search-8", "search"}
     designs = json.loads((healed / "healed" / "designs.json").read_text())["designs"]
-    assert [e.candidate.to_json() for e in made[first : first + len(designs)]] == designs
-    trained = made[first : first + len(designs)]
+    trained = [e for e in made[first:] if e.tokens > 8 * 32]
+    assert [e.candidate.to_json() for e in trained] == designs
     assert sum(e.tokens for e in trained) == pytest.approx(384 + 8 * 32 * len(designs), abs=len(designs))
-    assert len(made[first:]) > len(designs)  # others too, which cost their text alone
-    assert {e.tokens for e in made[first + len(designs) :]} == {8 * 32}
+    others = [e for e in made[first:] if e not in trained]  # which cost their text alone
+    assert len(others) > 5
+    assert {e.tokens for e in others} == {8 * 32}
     asked = {e.candidate.key: e.values for e in archived(healed, "healed")}
     members = read_front_csv(healed / FRONT_FILE).loc[lambda front: ~is_dense(front)]
     assert len(members) >= 1
     for _, row in members.iterrows():
         assert row["kl"] == asked[row["key"]]["kl"] != row["untuned_kl"]
+
+
+def test_a_search_that_does_not_heal_has_it_done_at_its_end(llama: Place) -> None:
+    run = with_the_table_of_the_first_run(llama, "healed at the end")
+    good(ended(llama.search(run.name, "distillation=default", "distillation.tokens=384")))
+    asked = {e.candidate.key: e for e in archived(run, "healed")}
+    front = read_front_csv(run / FRONT_FILE)
+    assert set(front["key"]) <= asked.keys()
+    assert {e.generation for e in asked.values()} == {0}
+    designs = json.loads((run / "healed" / "designs.json").read_text())["designs"]
+    assert [e.candidate.to_json() for e in asked.values() if e.tokens > 8 * 32] == designs
+    for _, row in front[~is_dense(front)].iterrows():
+        assert row["kl"] == asked[row["key"]].values["kl"] != row["untuned_kl"]
+    good(ended(llama.export(run.name, f"pick={front['key'].iloc[-1]}")))
 
 
 def test_a_longer_budget_goes_on_with_a_run_that_has_ended(llama: Place) -> None:

@@ -19,7 +19,8 @@ from helpers_run import ROOT, save_tiny
 
 from evaluators.base import OPTIMISED
 from evaluators.latency.workload import Workload
-from evaluators.session import Paths, Session, Show
+from evaluators.paths import Paths, Show
+from evaluators.session import Session
 from evaluators.settings import FidelitySettings, ModelSettings, Settings, TextSettings
 from evaluators.training.corrections import CorrectiveRefit
 from evaluators.training.distillation import Distillation
@@ -56,7 +57,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(model: Path) -> Settings:
     return Settings(
         model=ModelSettings(path=str(model), dtype="float32", device="cpu"),
-        text=TextSettings(str(model / "text.txt"), None, "train", "text", 32, 8, 4, 4),
+        text=TextSettings(
+            str(model / "text.txt"), length=32, calibration_windows=8, search_windows=4, heldout_windows=4
+        ),
         supernet=Preparation(),
         space=partial(SearchSpace, mlp_step=16),
         evaluators=FidelitySettings(context=64, batch_size=2, cache_bytes=1 << 20),

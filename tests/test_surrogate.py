@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,7 @@ def trained_evaluator() -> Any:
 def looped(path: Path, tokens: int, seed: int) -> list[Evaluation]:
     space = SearchSpace(SPEC, **SPACES["full"])
     task = Task(space, OBJECTIVES, seed, free, starts(space), fidelities=3, trained=1, tokens=tokens)
-    algorithm = SurrogateNSGA2(task, predictor="ridge", generations=10)
+    algorithm = SurrogateNSGA2(task, predictor="ridge", generations=10, most=math.inf)
     ladder = [evaluator("search-1", 100, 0.05), evaluator("search", 400), trained_evaluator()]
     with Archive(path, {}) as archive:
         run_loop(algorithm, ladder, archive, OBJECTIVES, Budget(tokens=tokens), ask=10)
@@ -261,7 +262,8 @@ def test_training_in_the_loop_finds_what_training_leaves(tmp_path: Path) -> None
         made = looped(tmp_path / f"loop-{seed}.jsonl", tokens, seed)
         trained = [e.candidate for e in made if e.fidelity == "trained"]
         space = SearchSpace(SPEC, **SPACES["full"])
-        plain = SurrogateNSGA2(Task(space, OBJECTIVES, seed, free, starts(space), 2), predictor="ridge", generations=10)
+        settings: dict[str, Any] = {"predictor": "ridge", "generations": 10, "most": math.inf}
+        plain = SurrogateNSGA2(Task(space, OBJECTIVES, seed, free, starts(space), 2), **settings)
         budget = Budget(tokens=tokens - TRAINED * len(trained))
         found, _ = search(tmp_path / f"plain-{seed}.jsonl", plain, budget)
         full = [e for e in found if e.fidelity == "search"]
@@ -291,3 +293,43 @@ def test_training_in_the_loop_needs_a_budget_in_tokens(tmp_path: Path) -> None:
         SurrogateNSGA2(Task(space, OBJECTIVES, 0, free, starts(space), fidelities=3, trained=1))
     with pytest.raises(UserError, match=r"distillation=final"):
         NSGA2(Task(space, OBJECTIVES, 0, free, starts(space), fidelities=3, trained=1, tokens=1000))
+
+
+def test_healing_comes_once_and_all_questions_after_it_are_about_what_it_gave(tmp_path: Path) -> None:
+    space = SearchSpace(SPEC, **SPACES["full"])
+    task = Task(space, OBJECTIVES, 0, free, starts(space), fidelities=3, trained=1, healed=True, tokens=60_000)
+    algorithm = SurrogateNSGA2(task, predictor="ridge", generations=10, trained=0.4, healed=11)
+    told: list[int] = []  # designs of each generation at the healed fidelity
+
+    class Healed(MeasureEvaluator):
+        def evaluate(self, candidates: Any) -> Any:
+            told.append(len(candidates))
+            return super().evaluate(candidates)
+
+    after = Healed("healed", [Measure((KL, *COSTS.metrics), lambda c: {"kl": healed(c), **COSTS.values(c)}, 400)])
+    ladder = [evaluator("search-1", 100, 0.05), evaluator("search", 400), after]
+    with Archive(tmp_path / "archive.jsonl", {}) as archive:
+        run_loop(algorithm, ladder, archive, OBJECTIVES, Budget(tokens=60_000), ask=20)
+        made = archive.evaluations()
+    first = next(number for number, e in enumerate(made) if e.fidelity == "healed")
+    assert sum(e.tokens for e in made[:first]) == pytest.approx(36_000, abs=16 * 400 + 100 * 20)
+    assert told[0] == 11
+    assert {e.fidelity for e in made[first:]} == {"healed"}
+    assert len(made) - first > 40
+    earlier = {e.candidate for e in made[:first]}
+    assert {e.candidate for e in made[first : first + 11]} <= earlier
+    new = [e.candidate for e in made[first + 11 :] if e.candidate not in earlier]
+    assert len(new) > 10
+    assert trained_volume(new) > trained_volume([e.candidate for e in made[first : first + 11]])
+
+
+def test_what_is_too_far_from_the_dense_model_is_asked_about_last(tmp_path: Path) -> None:
+    parts = []
+    for most in (0.5, 1e9):
+        space = SearchSpace(SPEC, **SPACES["full"])
+        task = Task(space, OBJECTIVES, 0, free, starts(space), fidelities=2)
+        algorithm = SurrogateNSGA2(task, predictor="ridge", generations=10, most=most)
+        made, _ = search(tmp_path / f"{most:g}.jsonl", algorithm, Budget(tokens=40_000))
+        late = [e.values["kl"] for e in made if e.fidelity == "search"][-30:]
+        parts.append(sum(value > 0.5 for value in late) / len(late))
+    assert parts[0] < 0.2 < parts[1]

@@ -50,7 +50,7 @@ def tuning_of(
     correction: CorrectiveRefit | None = REFIT,
     distillation: Distillation | None = SETTINGS,
 ) -> Tuning:
-    return Tuning(lambda: supernet, directory, correction, distillation, Text, LENGTH)  # type: ignore[arg-type]
+    return Tuning(supernet, directory, correction, distillation, Text, LENGTH)  # type: ignore[arg-type]
 
 
 def asked(supernet: Supernet, tuning: Tuning, stage: int) -> Evaluator:
@@ -243,7 +243,7 @@ def test_the_mode_decides_what_is_done(make_supernet: MakeSupernet, tmp_path: Pa
     supernet, refit = make_supernet("llama"), CorrectiveRefit(16)
 
     def made(mode: str, correction: CorrectiveRefit | None) -> Tuning | None:
-        return make_tuning(mode, lambda: supernet, tmp_path, correction, SETTINGS, Text, LENGTH)  # type: ignore[arg-type]
+        return make_tuning(mode, supernet, tmp_path, correction, SETTINGS, Text, LENGTH)  # type: ignore[arg-type]
 
     assert made("off", None) is None
     for mode, correction, stages in (

@@ -37,7 +37,7 @@ class Text:
 
 def tuning_of(supernet: Supernet, directory: Path) -> Tuning:
     settings = Distillation(tokens=(8 * LENGTH, 24 * LENGTH), rank=2, learning_rate=2e-3)
-    return Tuning(lambda: supernet, directory, CorrectiveRefit(16, batch_size=4), settings, Text, LENGTH)  # type: ignore[arg-type]
+    return Tuning(supernet, directory, CorrectiveRefit(16, batch_size=4), settings, Text, LENGTH)  # type: ignore[arg-type]
 
 
 def logits(model: Any) -> torch.Tensor:

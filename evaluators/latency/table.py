@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,29 @@ class LatencyTable:
                 shares = ", ".join(f"{label(o)} {ms / largest:.0%}" for o, ms in sorted(options.items(), reverse=True))
                 lines.append(f"  time of these blocks by {_WORDS[kind][1]}: {shares}")
         return lines
+
+    def require_device(self, here: Mapping[str, Any], path: Path) -> None:
+        """Checks that it was measured as timings now would be.
+
+        Args:
+            here: The device as it is now.
+            path: Where the table is stored.
+
+        Raises:
+            UserError: On another device, or with other threads or another engine.
+        """
+        unlike = [
+            f"  {name}: {self.device.get(name)} -> {here.get(name)}"
+            for name in dict.fromkeys([*self.device, *here])
+            if self.device.get(name) != here.get(name)
+        ]
+        if unlike:
+            raise UserError(
+                f"The latencies of {path} were measured otherwise than they would be now (then -> now):\n"
+                + "\n".join(unlike)
+                + "\nTimes of both cannot be compared. Go on as it was (the same device and versions; latency.threads "
+                "or OMP_NUM_THREADS for threads), or start a new run with another run_dir."
+            )
 
     def to_json(self) -> str:
         """The table as JSON text."""

@@ -1,5 +1,6 @@
-"""What follows the cached refit of a candidate: a corrective refit, distillation, and the longer recovery of a pick.
+"""What subnets learn from the dense model: all together, each by itself, and the pick for longer.
 
+- `healing`: of the weights that all subnets share, by `shared_training`; `healed`: the evaluator of what it gives.
 - `corrections`: settings of the corrective refit.
 - `distillation`: settings, and one subnet's training step by step.
 - `teacher`: what the dense model says of the text, for all students.

@@ -16,18 +16,26 @@ FIDELITY = "healed"
 class HealedEvaluator:
     """An `Evaluator` of candidates as subnets of the healed supernet, see `Healer.heal`."""
 
-    def __init__(self, healer: Healer, metrics: tuple[Metric, ...], measures: Callable[[Supernet], Sequence[Measure]]):
+    def __init__(
+        self,
+        healer: Healer,
+        metrics: tuple[Metric, ...],
+        measures: Callable[[Supernet], Sequence[Measure]],
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
         """Heals nothing yet.
 
         Args:
             healer: Gives the healed supernet.
             metrics: What the measures tell.
             measures: What is asked about a supernet's candidates.
+            before: Called before the supernet is healed, to make room in memory.
         """
         self.fidelity = FIDELITY
         self.metrics = metrics
         self._healer = healer
         self._measures = measures
+        self._before = before
         self._evaluator: MeasureEvaluator | None = None
 
     def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
@@ -35,6 +43,7 @@ class HealedEvaluator:
         if not candidates:
             return
         if self._evaluator is None:
+            self._before()
             supernet = self._healer.heal(candidates)
             self._evaluator = MeasureEvaluator(self.fidelity, self._measures(supernet))
         for evaluation in self._evaluator.evaluate(candidates):

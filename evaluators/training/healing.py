@@ -8,7 +8,9 @@ by the weights that all designs share (`space.supernet.shared`). What one design
 that were never trained too: the weight-sharing training of one-shot architecture search (Yu et al., "BigNAS", 2020; Cai
 et al., "Once-for-all", 2020), on designs that a search has found promising instead of on random ones.
 
-The shared weights have float32 masters, which AdamW sees. What healing gives is on disk before it is used, and never
+What much smaller designs have taught does more harm than good to those that lack little: these take half of the change,
+as an average of weights before and after training (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022). Up
+to where is found on text that was not trained on. What healing gives is on disk before it is used, and never
 made twice; a killed one goes on from its last checkpoint, to the same bits.
 """
 
@@ -19,35 +21,30 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from evaluators.output_head import OutputHead
-from evaluators.training.distillation import cross_entropy
-from evaluators.training.teacher import taught
+from evaluators.divergence import Divergence
+from evaluators.training.shared_training import TRAINABLE, SharedTraining
 from space.candidate import Candidate
 from space.errors import UserError
 from space.files import write_whole
-from space.supernet.shared import SharedWeights
+from space.size import decoder_params
 from space.supernet.supernet import Supernet
 
-# Row name to whether a shared weight of that name is trained.
-TRAINABLE: Mapping[str, Callable[[str], bool]] = {
-    "all": lambda name: True,
-    "outputs": lambda name: name.endswith(("o_proj.weight", "down_proj.weight", "bias", "norm.weight")),
-    "norms": lambda name: name.endswith(("bias", "norm.weight")),
-}
 LAST_RATE = 0.1  # of the learning rate is left at the end of its cosine
-JUDGED = 16  # steps at the least whose mean loss is compared with that of the first ones
-WORSE = 4.0  # times the first loss: training diverges
+SPARE = 2  # windows of the text that are not trained on
+ALIKE = 0.1  # nats a token: below this, divergences are about equally good
 
 _WEIGHTS = "weights.safetensors"
 _DESIGNS = "designs.json"
 _STATE = "state.pt"
+_GENTLE = "gentle.json"
 
 
 @dataclass(frozen=True)
@@ -143,7 +140,8 @@ class Healer:
                     f"Expected the healed weights of the run in {file}, but there are none. "
                     "Run the search again with the same run_dir: it goes on to where they are made."
                 )
-            self._healed = self._supernet().with_weights(load_file(file))
+            gentle = json.loads((self._directory / _GENTLE).read_text(encoding="utf-8"))["removed"]
+            self._healed = self._supernet().with_weights(load_file(file), gentle)
         return self._healed
 
     def heal(self, candidates: Sequence[Candidate]) -> Supernet:
@@ -155,10 +153,13 @@ class Healer:
         if not (self._directory / _WEIGHTS).exists():
             designs = self.designs or [c for c in candidates if c != Candidate.dense(self._supernet().spec)]
             self._write(_DESIGNS, json.dumps({"designs": [c.to_json() for c in designs], **asdict(self.settings)}))
-            training = _Training(self._supernet(), designs, self.settings)
+            text, spare = self._text()
+            training = SharedTraining(self._supernet(), designs, self.settings.trainable, self.settings.clip)
             with self._stage() as show:
-                self._train(training, show)
+                self._train(training, text, show)
             weights = training.weights()
+            del training  # and the optimizer's memory
+            self._write(_GENTLE, json.dumps({"removed": gentle_until(self._supernet(), weights, designs, spare)}))
             self._write(_WEIGHTS, lambda file: save_file(weights, file))
             (self._directory / _STATE).unlink(missing_ok=True)
         return self.supernet()
@@ -168,10 +169,19 @@ class Healer:
         designs = self.designs
         return -(-self.settings.tokens // len(designs)) if candidate in designs else 0
 
-    def _train(self, training: _Training, show: Callable[[int, int], None]) -> None:
-        settings, length = self.settings, self._windows(1).shape[1]
+    def _text(self) -> tuple[Tensor, Tensor]:
+        """Windows to train on, and others; where the text is very short, these are the same."""
+        settings = self.settings
+        windows = self._windows(settings.steps(self._windows(1).shape[1]) * settings.batch_size + SPARE)
+        if len(windows) < 2 * SPARE:
+            return windows, windows
+        spare = torch.zeros(len(windows), dtype=torch.bool)
+        spare[len(windows) // SPARE - 1 :: len(windows) // SPARE] = True
+        return windows[~spare], windows[spare][:SPARE]
+
+    def _train(self, training: SharedTraining, text: Tensor, show: Callable[[int, int], None]) -> None:
+        settings, length = self.settings, text.shape[1]
         steps, size = settings.steps(length), settings.batch_size
-        text = self._windows(steps * size)
         file, every = self._directory / _STATE, max(1, settings.save_tokens // (size * length))
         if file.exists():
             training.restore(torch.load(file, map_location="cpu", weights_only=True))
@@ -186,82 +196,27 @@ class Healer:
         write_whole(self._directory / name, content, failures=(RuntimeError,))  # which torch raises on a full disk
 
 
-class _Training:
-    """The shared weights on their way, with the optimizer."""
+def gentle_until(
+    supernet: Supernet, learned: Mapping[str, Tensor], designs: Sequence[Candidate], text: Tensor
+) -> float:
+    """Up to which part of the decoder's parameters removed designs are better with half of what was learned.
 
-    def __init__(self, supernet: Supernet, designs: Sequence[Candidate], settings: Healing) -> None:
-        self.step = 0
-        self._designs = [*designs]
-        self._settings = settings
-        self._teacher = supernet.model
-        self._shared = SharedWeights(supernet, self._designs, TRAINABLE[settings.trainable])
-        self._masters = {name: nn.Parameter(p.detach().float()) for name, p in self._shared.parameters.items()}
-        self._optimizer = torch.optim.AdamW(
-            self._masters.values(), lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=True
-        )
-        self._losses: list[float] = []
+    Args:
+        supernet: As it was before.
+        learned: Shared weights.
+        designs: Those to go by.
+        text: Windows `(windows, length)`.
 
-    def learn(self, tokens: Tensor, rate: float) -> None:
-        """One step of the next design, on windows `(windows, length)`."""
-        design = self._designs[self.step % len(self._designs)]
-        tokens = tokens.to(self._teacher.device)
-        head = OutputHead(self._teacher.lm_head, tokens.numel())
-        lesson = taught(self._teacher, head, tokens)
-        hidden = self._shared.hidden(design, tokens).flatten(0, 1)
-        loss = cross_entropy(hidden, head, lesson.embedding) - lesson.cross.mean()
-        loss.backward()
-        for name, parameter in self._shared.parameters.items():
-            gradient, parameter.grad = parameter.grad, None
-            self._masters[name].grad = None if gradient is None else gradient.float()
-        trained = [master for master in self._masters.values() if master.grad is not None]
-        norm = nn.utils.clip_grad_norm_(trained, self._settings.clip)
-        self._judge(loss.item(), norm.item())
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._put()
-        self.step += 1
-
-    def weights(self) -> dict[str, Tensor]:
-        """The shared weights as they are now, in the model's dtype."""
-        return {name: parameter.detach().contiguous() for name, parameter in self._shared.parameters.items()}
-
-    def state(self) -> dict[str, Any]:
-        """What has to be kept to go on."""
-        masters = {name: master.detach() for name, master in self._masters.items()}
-        return {
-            "step": self.step,
-            "losses": self._losses,
-            "masters": masters,
-            "optimizer": self._optimizer.state_dict(),
-        }
-
-    @torch.no_grad()
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a state."""
-        for name, master in self._masters.items():
-            master.copy_(state["masters"][name])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._put()
-        self.step, self._losses = state["step"], [*state["losses"]]
-
-    @torch.no_grad()
-    def _put(self) -> None:
-        for name, master in self._masters.items():
-            self._shared.parameters[name].copy_(master)
-
-    def _judge(self, loss: float, norm: float) -> None:
-        """Notes a loss.
-
-        Raises:
-            UserError: It, or the gradient's norm, is not finite, or the loss has become a few times what it was.
-        """
-        self._losses.append(loss)
-        judged = max(JUDGED, len(self._designs))
-        first, recent = (sum(part) / len(part) for part in (self._losses[:judged], self._losses[-judged:]))
-        if not math.isfinite(loss + norm) or recent > WORSE * first:
-            raise UserError(
-                f"Healing diverged: the loss was {first:.3g} at first, and is {recent:.3g} at step {self.step}. "
-                "Lower distillation.learning_rate and start a new run."
-            )
+    Returns:
+        A fraction: 0 for none of the designs, 1 for all; else between two of them.
+    """
+    half, whole = (Divergence(supernet.with_weights(learned, gentle), text) for gentle in (1.0, 0.0))
+    dense = decoder_params(supernet.spec, Candidate.dense(supernet.spec))
+    rows = sorted(
+        (1 - decoder_params(supernet.spec, design) / dense, half(design)[0], whole(design)[0]) for design in designs
+    )
+    gains = [math.log((after + ALIKE) / (before + ALIKE)) for _, before, after in rows]
+    sums = [sum(gains[:count]) for count in range(len(rows) + 1)]
+    count = sums.index(max(sums))
+    edges = [0.0, *((one[0] + other[0]) / 2 for one, other in pairwise(rows)), 1.0]
+    return edges[count]

@@ -1,9 +1,8 @@
-"""Recovery of a pick on a run's text: what it was worth before and is after, on text that it was not trained on."""
+"""Recovery of a pick: what it was worth before and is after, on text that it was not trained on."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 
 import torch
 
-from evaluators.data import TokenSplits
+from evaluators.data.splits import TokenSplits
+from evaluators.data.stream import TokenStream
 from evaluators.divergence import Divergence
 from evaluators.training.recovery import Recovery, RecoveryProgress, recover
 from space.candidate import Candidate
@@ -27,19 +27,21 @@ def recover_pick(
     source: Any,
     supernet: Supernet,
     candidate: Candidate,
+    stream: TokenStream,
     text: TokenSplits,
     length: int,
     heldout_windows: int,
     directory: Path,
     say: Callable[[str], None],
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """`recover` on the calibration part of a run's text, looked at on its held-out part.
+    """`recover` on a stream of text, looked at on the held-out part of the run's.
 
     Args:
         settings: How long, and how.
         source: The pick's own model, trained in place.
         supernet: The run's, for the teacher.
         candidate: The pick.
+        stream: What it learns from.
         text: The run's.
         length: Tokens in a window.
         heldout_windows: How many are looked at.
@@ -52,12 +54,11 @@ def recover_pick(
     Raises:
         UserError: See `recover`; or the directory holds checkpoints of another recovery.
     """
-    needed = math.ceil(settings.tokens / (settings.step_windows * length)) * settings.step_windows
-    windows = text.blocks("calibration", min(needed, text.room("calibration", length)), length)
     heldout = Divergence(supernet, text.blocks("heldout", heldout_windows, length))
 
     def look() -> dict[str, float]:
-        with torch.autocast(windows.device.type, dtype=torch.bfloat16, enabled=supernet.model.dtype == torch.bfloat16):
+        model = supernet.model
+        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.dtype == torch.bfloat16):
             return dict(heldout.heldout_measure(lambda candidate: source).values(candidate))
 
     def on_progress(progress: RecoveryProgress) -> None:
@@ -67,13 +68,16 @@ def recover_pick(
         else:
             say(f"{line}, {progress.tokens_per_s:.0f} tokens a second, {progress.seconds_left / 60:.0f} min left")
 
-    _claim(directory, {"pick": candidate.key, "text": text.digest, "length": length, **asdict(settings)})
+    recipe = {"pick": candidate.key, "text": text.digest, "stream": stream.digest, "length": length}
+    _claim(directory, recipe | asdict(settings))
+    if stream.without:
+        say(f"no text to train on in {', '.join(stream.without)}: all of it is for the search or held out")
     before = look()
     say(f"before: {', '.join(f'{name} {value:.4g}' for name, value in before.items())}")
-    tokens = recover(source, supernet.model, windows, settings, directory, on_progress)
+    tokens = recover(source, supernet.model, stream, settings, directory, on_progress)
     after = look()
     facts = {
-        "recovery": f"{tokens} tokens of {windows.numel()} of the run's calibration text",
+        "recovery": f"{tokens} tokens of {', '.join(stream.names)}",
         "held-out perplexity before recovery": f"{before['heldout_ppl']:.4g}",
         "held-out perplexity after recovery": f"{after['heldout_ppl']:.4g}",
     }

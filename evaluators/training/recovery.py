@@ -1,8 +1,8 @@
 """Longer distillation of one pick, after the search: transformers' Trainer on the divergence from the dense model.
 
 All decoder weights are trained, in float32 with bfloat16 autocast where the run is in bfloat16; embeddings and the
-output matrix stay. The teacher runs beside the student: each text is needed once. Windows are taken in order, from the
-beginning again when they are used up, so that a run that was killed goes on from its last checkpoint to the same end.
+output matrix stay. The teacher runs beside the student: each text is needed once. Windows come from a stream, whose
+position is beside each checkpoint, so that a run that was killed goes on from its last one to the same end.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,11 +21,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.utils.data import Dataset, SequentialSampler
+from torch.utils.data import IterableDataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
+from evaluators.data.places import TextPlace
+from evaluators.data.stream import TokenStream
 from evaluators.output_head import OutputHead
 from evaluators.training.distillation import cross_entropy
 from space.errors import UserError
@@ -43,7 +45,8 @@ class Recovery:
         accumulation: Forward passes of a step.
         clip: Largest norm of the gradient.
         save_tokens: Training tokens between two checkpoints, and between two looks at held-out text.
-        seed: Of the trainer.
+        seed: Of the trainer, and of the order of the text.
+        data: Where the text is; without a path, the run's own.
     """
 
     tokens: float = 0
@@ -54,6 +57,7 @@ class Recovery:
     clip: float = 1.0
     save_tokens: float = 100_000
     seed: int = 0
+    data: TextPlace = field(default_factory=TextPlace)
 
     def __post_init__(self) -> None:
         if self.tokens < 0 or self.save_tokens < 1:
@@ -76,24 +80,44 @@ class Recovery:
         return self.batch_size * self.accumulation
 
 
+_POSITION = "position.json"  # of the text, in a checkpoint
 QUIET_S = 60  # at most so long without a word
 
 
-class _Windows(Dataset[dict[str, Tensor]]):
-    """Windows of tokens, by number; past the last one, from the first again."""
+class _Windows(IterableDataset[dict[str, Tensor]]):
+    """Windows of a stream, which is read ahead of the training."""
 
-    def __init__(self, tokens: Tensor, count: int) -> None:
-        self._tokens, self._count = tokens, count
+    def __init__(self, stream: TokenStream, step_windows: int) -> None:
+        self._stream, self._step_windows = stream, step_windows
+        self._positions: deque[dict[str, Any]] = deque(maxlen=8)  # behind the last steps' windows
 
-    def __len__(self) -> int:
-        return self._count
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for window in self._stream:
+            position = self._stream.state()
+            if position["windows"] % self._step_windows == 0:
+                self._positions.append(position)
+            yield {"input_ids": window}
 
-    def __getitem__(self, number: int) -> dict[str, Tensor]:
-        return {"input_ids": self._tokens[number % len(self._tokens)]}
+    def position(self, step: int) -> dict[str, Any]:
+        """Where the stream was behind a step's windows, one of the last ones."""
+        return next(each for each in self._positions if each["windows"] == step * self._step_windows)
+
+
+class _KeepsPosition(TrainerCallback):
+    """Writes the position beside each checkpoint, which is whole with it."""
+
+    def __init__(self, windows: _Windows) -> None:
+        self._windows = windows
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See `TrainerCallback`."""
+        if state.is_world_process_zero:
+            checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            (checkpoint / _POSITION).write_text(json.dumps(self._windows.position(state.global_step)), "utf-8")
 
 
 class _Distiller(Trainer):
-    """A Trainer whose loss is the divergence from a teacher, and which takes examples in order."""
+    """A Trainer whose loss is the divergence from a teacher."""
 
     teacher: Any
 
@@ -111,9 +135,6 @@ class _Distiller(Trainer):
         with torch.autocast(tokens.device.type, enabled=False):
             loss = cross_entropy(hidden, head, embedding.clone()) - cross.clone()
         return (loss, {"hidden": hidden}) if return_outputs else loss
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
 
 @dataclass(frozen=True)
@@ -178,7 +199,7 @@ class _Reporter(TrainerCallback):
 def recover(
     student: Any,
     teacher: Any,
-    tokens: Tensor,
+    stream: TokenStream,
     settings: Recovery,
     directory: Path,
     on_progress: OnProgress = lambda progress: None,
@@ -188,7 +209,7 @@ def recover(
     Args:
         student: A subnet's own model; afterwards in the dtype that it came in, without gradients.
         teacher: The dense model.
-        tokens: Windows of training text, `(windows, length)`.
+        stream: Training text, from its beginning or, with a checkpoint, from that on.
         settings: How long, and how.
         directory: Of the checkpoints; it is the caller's to delete once the result is safe.
         on_progress: Called at each checkpoint, and about every `QUIET_S` seconds.
@@ -199,7 +220,7 @@ def recover(
     Raises:
         UserError: A checkpoint cannot be written.
     """
-    dtype, step_tokens = next(student.parameters()).dtype, settings.step_windows * tokens.shape[1]
+    dtype, step_tokens = next(student.parameters()).dtype, settings.step_windows * stream.length
     steps, every = (max(1, math.ceil(count / step_tokens)) for count in (settings.tokens, settings.save_tokens))
     student.float()
     for name, parameter in student.named_parameters():
@@ -223,14 +244,20 @@ def recover(
         disable_tqdm=True,
         seed=settings.seed,
         remove_unused_columns=False,
+        ignore_data_skip=True,
     )
-    trainer = _Distiller(student, arguments, train_dataset=_Windows(tokens.cpu(), steps * settings.step_windows))
+    windows, checkpoint = _Windows(stream, settings.step_windows), _last_checkpoint(directory)
+    trainer = _Distiller(student, arguments, train_dataset=windows)
     trainer.teacher = teacher
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_KeepsPosition(windows))
     trainer.add_callback(_Reporter(on_progress, step_tokens))
+    stream.rewind()
+    if checkpoint:
+        stream.restore(json.loads((Path(checkpoint) / _POSITION).read_text("utf-8")))
     try:
         with quiet_transformers():
-            trainer.train(resume_from_checkpoint=_last_checkpoint(directory))
+            trainer.train(resume_from_checkpoint=checkpoint)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"Expected to write a checkpoint of the recovery to {directory}, got: {error}. Free some space, then run "
@@ -247,7 +274,7 @@ def _last_checkpoint(directory: Path) -> str | None:
     """The last checkpoint that was written to its end; those that were not are deleted."""
     for checkpoint in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         try:
-            json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))  # the trainer writes it last
+            json.loads((checkpoint / _POSITION).read_text(encoding="utf-8"))  # written last
         except (OSError, ValueError):
             shutil.rmtree(checkpoint)
     last: str | None = get_last_checkpoint(str(directory)) if directory.exists() else None

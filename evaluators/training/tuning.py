@@ -18,10 +18,9 @@ from typing import Any
 from torch import Tensor
 
 from evaluators.base import ModelOf
-from evaluators.data import TokenSplits
+from evaluators.data.splits import TokenSplits
 from evaluators.training.corrections import CorrectiveRefit
 from evaluators.training.distillation import Distillation, Student
-from evaluators.training.healing import Healing
 from evaluators.training.states import State, TunedStates
 from evaluators.training.teacher import Teacher, spread_layers
 from space.candidate import Candidate
@@ -44,7 +43,7 @@ class Tuning:
 
     def __init__(
         self,
-        supernet: Callable[[], Supernet],
+        supernet: Supernet,
         directory: Path,
         correction: CorrectiveRefit | None,
         distillation: Distillation | None,
@@ -54,7 +53,7 @@ class Tuning:
         """Runs nothing yet.
 
         Args:
-            supernet: Gives the run's, as it is by then: healed, where healing comes before.
+            supernet: The model.
             directory: Where tuned subnets are kept.
             correction: The corrective refit, which comes first; None for none.
             distillation: What follows; None for nothing.
@@ -63,15 +62,11 @@ class Tuning:
         """
         self.stage_tokens: tuple[int, ...] = distillation.tokens if distillation else ()
         self._distillation = distillation
-        self._source = supernet
+        self._supernet = supernet
         self._states = TunedStates(directory)
         self._correction = correction
         self._text = text
         self._length = length
-
-    @property
-    def _supernet(self) -> Supernet:
-        return self._source()
 
     def check_text(self) -> None:
         """Looks, before any work is done, whether there is text enough.
@@ -241,26 +236,26 @@ class Tuning:
 
 def make_tuning(
     mode: str,
-    supernet: Callable[[], Supernet],
+    supernet: Supernet,
     run_dir: Path,
     correction: CorrectiveRefit | None,
-    distillation: Healing | Distillation,
+    distillation: Distillation | None,
     text: Callable[[], TokenSplits],
     length: int,
 ) -> Tuning | None:
-    """The tuning of a run; None when nothing follows the cached refit.
+    """The tuning of a run that does not heal its supernet; None when nothing follows the cached refit.
 
     Args:
         mode: One of `MODES`. `off`: subnets are not trained; `final`: those of the front are; `loop`: the search looks
             at trained ones.
-        supernet: See `Tuning`.
+        supernet: The run's.
         run_dir: Its directory.
         correction: See `Tuning`.
-        distillation: Settings for where the mode wants it; healing is none of a subnet's own.
+        distillation: Settings for where the mode wants it; None for no training.
         text: See `Tuning`.
         length: See `Tuning`.
     """
-    settings = distillation if mode != "off" and isinstance(distillation, Distillation) else None
+    settings = None if mode == "off" else distillation
     if not correction and not settings:
         return None
     return Tuning(supernet, run_dir / _TUNED, correction, settings, text, length)

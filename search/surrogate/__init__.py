@@ -4,6 +4,7 @@
 - `sensitivity`: the sweep, which looks at each gene alone.
 - `knapsack`: designs of least additive loss.
 - `operators`: changes to designs that make sense for transformers.
+- `infill`: which new designs to ask about.
 - `halving`: who is asked at which fidelity.
 - `forecast`: what each fidelity will say of a design.
 - `predictor`: the regressions behind it.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluators.base import Evaluation, Metric
 from search.pareto import Floats, minimised
@@ -112,6 +113,21 @@ class Forecast:
             for metric, column in zip(self._objectives, values.T, strict=True)
         ]
         return np.stack(columns, axis=-1)
+
+    def wanted(self, values: Floats, most: float) -> NDArray[np.bool_]:
+        """Which designs are not too far from the dense model for anybody to pick them; all where that holds for none.
+
+        Args:
+            values: As `values` gives them.
+            most: The largest divergence, in nats a token; other objectives have no limit.
+        """
+        columns = [metric.name == "kl" for metric in self._objectives]
+        near = np.asarray((values[:, columns] <= most).all(axis=1))
+        return near if near.any() else np.ones_like(near)
+
+    def place_of(self, metric: Metric) -> int:
+        """The column of an objective."""
+        return self._objectives.index(metric)
 
     def learned_part(self, values: Floats) -> Floats:
         """The columns of the learned objectives alone."""

@@ -30,7 +30,12 @@ class Halving:
     """
 
     def __init__(
-        self, forecast: Forecast, fidelities: int, trained: int, was_asked: Callable[[Candidate, int], bool]
+        self,
+        forecast: Forecast,
+        fidelities: int,
+        trained: int,
+        was_asked: Callable[[Candidate, int], bool],
+        most: float,
     ) -> None:
         """Asks nothing yet.
 
@@ -39,9 +44,11 @@ class Halving:
             fidelities: How many fidelities there are.
             trained: How many of them, the last ones, look at trained subnets; none of these is skipped.
             was_asked: Whether a candidate has been asked about at a fidelity.
+            most: See `Forecast.wanted`.
         """
         self._forecast = forecast
         self._was_asked = was_asked
+        self._most = most
         self._untrained = fidelities - trained
         self.answers: list[dict[str, Evaluation]] = [{} for _ in range(fidelities)]
         self.entry = 0
@@ -87,6 +94,8 @@ class Halving:
             waiting = [e for e in answered.values() if not self._was_asked(e.candidate, fidelity + 1)]
             if not waiting:
                 continue
+            truth = forecast.truth(waiting)
+            waiting = [e for e, wanted in zip(waiting, forecast.wanted(truth, self._most), strict=True) if wanted]
             rank = ranks(forecast.truth(waiting))
             best = [waiting[i] for i in np.argsort(rank, kind="stable")[: max(PROMOTABLE, count)]]
             if fidelity + 1 >= self._untrained and forecast.knows(fidelity + 1):

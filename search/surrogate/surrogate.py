@@ -25,12 +25,13 @@ import numpy as np
 
 from search.agreement import agreement, fidelity_agreements
 from search.algorithms import minimise
-from search.pareto import Floats, fill_front, minimised, non_dominated, reference_point, spread_subset
+from search.pareto import Floats, minimised, non_dominated, spread_subset
 from search.protocol import Question, Task
 from search.script import Answers, Script, Scripted, at
 from search.surrogate.features import BlockFeatures
 from search.surrogate.forecast import FEWEST, Forecast
 from search.surrogate.halving import Halving
+from search.surrogate.infill import Infill
 from search.surrogate.knapsack import improved_designs, spread_designs
 from search.surrogate.operators import Operators
 from search.surrogate.sensitivity import REFIT_ERROR, Sweep
@@ -65,6 +66,7 @@ class SurrogateNSGA2(Scripted):
         promoted: float = 0.4,
         trained: float = 0.5,
         healed: int = 12,
+        most: float = 2.0,
         moves: float = 1.0,
         crossover: float = 0.7,
     ) -> None:
@@ -86,6 +88,8 @@ class SurrogateNSGA2(Scripted):
             promoted: Part of a stage's candidates that go on to the next fidelity.
             trained: Part of the budget in tokens that goes to trained fidelities, when there are any.
             healed: Designs of the front through which the supernet is healed, where it is.
+            most: Of a learned objective that is a divergence, in nats a token: nobody picks what is beyond, so that it
+                is asked about last.
             moves: Moves that make a mutation, on average.
             crossover: Chance that a child has two parents.
 
@@ -138,7 +142,8 @@ class SurrogateNSGA2(Scripted):
         self._operators = Operators(self.space, self._tables[SIZE].steps, moves=moves, crossover=crossover)
         self._forecast = Forecast(self.space, self.objectives, self._tables, task.fidelities, predictor)
         self._aim = 0  # the fidelity by whose expected answers new designs are looked for
-        self._halving = Halving(self._forecast, task.fidelities, task.trained, self.was_asked)
+        self._halving = Halving(self._forecast, task.fidelities, task.trained, self.was_asked, most)
+        self._infill = Infill(self.space, self._forecast, self.was_asked, most)
 
     def script(self) -> Script:
         """See `Scripted`."""
@@ -246,8 +251,9 @@ class SurrogateNSGA2(Scripted):
         if fidelity:  # what was asked below is known well, and not here yet
             proposals = np.concatenate([proposals, forecast.genes(list(self._halving.answers[fidelity - 1].values()))])
         explored = round(self._explored * self._round_size)
-        picks = self._infill(proposals, front_values, self._round_size - explored)
-        picks += self._explore(self._children(front), front_values, explored)
+        where = {"entry": fidelity, "aim": self._aim}
+        picks = self._infill.best(proposals, front_values, self._round_size - explored, **where)
+        picks += self._infill.near(self._children(front), front_values, explored, **where)
         if not picks:  # what is left to learn is what cheap answers got wrong
             return (yield from self._halving.promote(self._round_size, first=0)) > 0
         expected = forecast.values(np.stack([self.space.encode(pick) for pick in picks]), fidelity)
@@ -276,15 +282,6 @@ class SurrogateNSGA2(Scripted):
         values = self._forecast.evened(self._forecast.values(genes, self._aim))
         return np.asarray(self._forecast.learned_part(values).sum(-1))
 
-    def _infill(self, genes: Genes, front: Floats, count: int) -> list[Candidate]:
-        """The new designs that together promise the largest gain of hypervolume, objectives evened out."""
-        fresh = self._fresh(genes)
-        if not len(fresh):
-            return []
-        expected = self._forecast.evened(self._forecast.values(fresh, self._aim))
-        order = fill_front(expected, front, reference_point(np.vstack([front, expected])), count)
-        return [self.space.decode(fresh[i]) for i in order]
-
     def _children(self, front: Genes) -> Genes:
         """Neighbours of designs on the front, `(children, genes)`: answers tell apart what a surrogate cannot."""
         children = []
@@ -292,26 +289,3 @@ class SurrogateNSGA2(Scripted):
             child = self._operators.child(front[one], front[other], self._rng)
             children.append(self.space.repair(child, self._rng))
         return np.stack(children)
-
-    def _explore(self, genes: Genes, front: Floats, count: int) -> list[Candidate]:
-        """Of new designs, those that are expected to be least far behind the front, spread along it."""
-        fresh = self._fresh(genes)
-        if not len(fresh) or count < 1:
-            return []
-        expected = self._forecast.evened(self._forecast.values(fresh, self._aim))
-        span = np.ptp(front, axis=0)
-        scale = np.where(span > 0, span, 1.0)
-        behind = ((expected[:, None] - front[None]) / scale).min(-1).max(-1)  # below 0: not dominated
-        # each part of the front sends its best: parts are cut along the first priced objective
-        axis = expected[:, self.objectives.index(self._forecast.priced[0])]
-        parts = np.array_split(np.argsort(axis, kind="stable"), min(count, len(fresh)))
-        return [self.space.decode(fresh[int(part[behind[part].argmin()])]) for part in parts]
-
-    def _fresh(self, genes: Genes) -> Genes:
-        """Of designs those that were not asked about yet at the fidelity where new ones enter, each once."""
-        fresh: dict[str, Genes] = {}
-        for row in genes:
-            candidate = self.space.decode(row)
-            if not self.was_asked(candidate, self._halving.entry):
-                fresh.setdefault(candidate.key, row)
-        return np.stack(list(fresh.values())) if fresh else genes[:0]

@@ -3,7 +3,10 @@
 - `supernet`: prepare it once, then view any candidate.
 - `preparation`: settings of that; it calibrates only what no earlier run has.
 - `store`: what a prepared supernet keeps on disk.
+- `refits`: weights of narrower blocks, of the dense model or of what subnets have learned.
 - `view`: model objects whose tensors are the supernet's, put together from `modules`.
+
+- `shared`: the weights that all subnets share, to be trained.
 
 How it is prepared: `calibration` (Gram matrices), `importance` (the order of units), `units` (permuting and cutting
 them), `compensation` (the refit of output projections), `merging` (of KV groups).

@@ -84,7 +84,7 @@ def correct(
     batches = tokens.split(min(batch_size, -(-len(tokens) // 2)))
     arguments = layer_arguments(model, tokens)
     dense = first_inputs(model, batches)
-    subnets = [_Subnet(candidate, dense if supernet.healed else None) for candidate in candidates]
+    subnets = [_Subnet(candidate, dense if supernet.strength(candidate) else None) for candidate in candidates]
     for index in range(supernet.spec.layers):
         for subnet in subnets:
             subnet.weights.append({})
@@ -96,7 +96,8 @@ def correct(
                 if subnet.states is None and shape != _alone(whole.layers[index], name):
                     subnet.states = dense  # the first cut: until here it was the dense model
                 if subnet.states is not None and not shape.gone:
-                    weight, subnet.states = block.fit(shape, subnet.states, target, damping)
+                    strength = supernet.strength(subnet.candidate)
+                    weight, subnet.states = block.fit(shape, strength, subnet.states, target, damping)
                     subnet.weights[index][name] = weight
             dense = target
         on_layer(index)
@@ -118,6 +119,7 @@ class _Block:
         self._index = index
         self._name = name
         self._arguments = arguments
+        self._whole = Candidate.dense(supernet.spec).layers[index]
         family: Architecture = architecture_of(supernet.spec.family)
         norms = family.attention_norms if name == "o_proj" else family.mlp_norms
         # of a block's norms, the first stands before it, and another one between it and the residual addition
@@ -125,21 +127,24 @@ class _Block:
 
     def outputs(self, states: States) -> States:
         """The residual stream after the dense block."""
-        layer = self._supernet.dense_layer(self._index, OUTPUTS[self._name])
+        layer = self._supernet.layer(self._index, _alone(self._whole, self._name))
         return [layer(state, **self._arguments) for state in states]
 
-    def fit(self, shape: LayerShape, states: States, target: States, damping: float) -> tuple[Tensor, States]:
+    def fit(
+        self, shape: LayerShape, strength: float, states: States, target: States, damping: float
+    ) -> tuple[Tensor, States]:
         """The corrected output projection of a candidate's block, and the candidate's residual stream after it.
 
         Batches take turns as one of two halves of the text, which check each other.
 
         Args:
             shape: The layer with nothing but this block.
+            strength: Of the candidate, see `Supernet.strength`.
             states: The candidate's residual stream before the block.
             target: The dense model's residual stream after its block.
             damping: As for `correct`.
         """
-        layer = self._supernet.layer(self._index, shape)
+        layer = self._supernet.layer(self._index, shape, strength)
         projection: nn.Linear = getattr(getattr(layer, BLOCKS[OUTPUTS[self._name]]), self._name)
         norm: nn.Module | None = getattr(layer, self._norm_after) if self._norm_after else None
         refit, bias = projection.weight, projection.bias

@@ -23,7 +23,8 @@ from torch.func import functional_call
 from space.candidate import Candidate, LayerShape
 from space.models.pruned import BLOCKS
 from space.supernet.modules import own_modules
-from space.supernet.supernet import Supernet, shared_name
+from space.supernet.refits import shared_name
+from space.supernet.supernet import Supernet
 from space.supernet.units import attention_columns, kept_rows
 from space.supernet.view import OUTPUTS
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from space.candidate import LayerShape
 from space.errors import UserError
 from space.files import whole_directory
 from space.spec import ModelSpec
@@ -147,6 +148,19 @@ class StoredLayers:
         """One tensor of a layer."""
         with safe_open(self.directory / _layer_file(index), framework="pt", device=str(device)) as stored:
             return stored.get_tensor(name)
+
+    def factor(self, index: int, kind: str, shape: LayerShape, device: torch.device) -> Tensor:
+        """The Cholesky factor of a layer's block of a kind, see `space.supernet.compensation`.
+
+        Args:
+            index: The layer.
+            kind: Of block, a row of `space.candidate.KINDS`.
+            shape: A shape of the layer whose block is not merged: attention has a factor for each number of query heads
+                a group, with the columns of `space.supernet.units.attention_columns`.
+            device: Where to.
+        """
+        name = "mlp_factor" if kind == "mlp" else f"attention_factor_{shape.queries_per_group}"
+        return self.tensor(index, name, device)
 
     def link_to(self, directory: Path) -> None:
         """Puts the stored factors into another directory, as hard links where the file system can.

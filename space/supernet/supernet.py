@@ -10,24 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from space.candidate import Candidate, LayerShape
+from space.size import decoder_params
 from space.spec import ModelSpec
-from space.supernet.compensation import refit
 from space.supernet.correction import Correction
-from space.supernet.modules import own_modules, put_parameter
-from space.supernet.store import StoredLayers, lost_name, merged_name
-from space.supernet.units import (
-    BlockWeights,
-    attention_columns,
-    narrower,
-    own_parameters,
-)
+from space.supernet.refits import Refits, partly_learned
+from space.supernet.store import StoredLayers, lost_name
 from space.supernet.view import Views, Weights
+
+GENTLY = 0.5  # of what was learned, for subnets that lack little
 
 
 class Supernet:
@@ -37,7 +34,7 @@ class Supernet:
         model: The dense causal LM.
         spec: The dense model in numbers.
         influence: Block influence of every layer on the calibration text; small means that it changes little.
-        healed: Whether subnets have weights of their own, learned together, and not the dense model's.
+        healed: Whether subnets have other weights than the dense model's, learned together.
     """
 
     def __init__(
@@ -46,7 +43,8 @@ class Supernet:
         files: StoredLayers,
         refit_bytes: int,
         weights: Weights | None = None,
-        healed: Mapping[str, Tensor] | None = None,
+        learned: Mapping[str, Tensor] | None = None,
+        gentle: float = 0.0,
     ) -> None:
         """Takes a model that is permuted already; use `prepare` or `load`.
 
@@ -55,21 +53,21 @@ class Supernet:
             files: What is stored of it.
             refit_bytes: Memory limit of the refit cache.
             weights: Makes the weights of narrower blocks; None for the refits that `files` hold.
-            healed: See `with_weights`.
+            learned: See `with_weights`.
+            gentle: See `with_weights`.
         """
         self.model = model.eval().requires_grad_(False)
-        self.spec = spec = files.spec
+        self.spec = files.spec
         self.influence = files.influence
-        self.healed = healed is not None
-        self._dense = Candidate.dense(spec)
+        self.healed = learned is not None
+        self._dense = Candidate.dense(files.spec)
         self._files = files
         self._refit_bytes = refit_bytes
-        self._weights = healed or {}
-        shared = model if healed is None else _with_parameters(model, healed)
-        self._layers: list[Any] = list(shared.model.layers)
-        self._views = Views(shared, spec, weights or self._refit, refit_bytes)
-        # The dense model is none of the subnets that learned.
-        self._dense_views = Views(model, spec, weights or self._refit, 0) if self.healed else self._views
+        self._learned = learned or {}
+        self._gentle = gentle
+        own = weights or Refits([*model.model.layers], files, {}).block
+        self._views = {0.0: Views(self.model, files.spec, own, refit_bytes)}
+        self._lock = Lock()
 
     @classmethod
     def prepare(
@@ -124,17 +122,29 @@ class Supernet:
         stored.permute(model)
         return cls(_cast(model, dtype), stored, refit_bytes)
 
-    def with_weights(self, weights: Mapping[str, Tensor]) -> Supernet:
+    def with_weights(self, learned: Mapping[str, Tensor], gentle: float = 0.0) -> Supernet:
         """This supernet with other weights in its subnets; the dense model, `Candidate.dense`, stays as it is.
 
         Args:
-            weights: By the names of `space.supernet.shared.SharedWeights.parameters`, in the model's dtype; what is not
+            learned: By the names of `space.supernet.shared.SharedWeights.parameters`, in the model's dtype; what is not
                 named stays.
+            gentle: Subnets that lack at most this part of the decoder layers' parameters take half of the change: what
+                much smaller ones have learned would do them more harm than good.
 
         Raises:
             ValueError: A name or a shape is not that of a weight of the model.
         """
-        return Supernet(self.model, self._files, self._refit_bytes, healed=weights)
+        healed = Supernet(self.model, self._files, self._refit_bytes, learned=learned, gentle=gentle)
+        healed._views[0.0] = self._views[0.0]
+        healed._views_of(1.0)
+        return healed
+
+    def strength(self, candidate: Candidate) -> float:
+        """The part of what was learned that a candidate takes, from 0 to 1; subnets of equal strength share weights."""
+        if not self.healed or candidate == self._dense:
+            return 0.0
+        removed = 1 - decoder_params(self.spec, candidate) / decoder_params(self.spec, self._dense)
+        return GENTLY if removed <= self._gentle else 1.0
 
     def link_to(self, directory: Path) -> None:
         """Puts what is stored into another directory, as hard links where the file system can.
@@ -187,22 +197,30 @@ class Supernet:
         self._check(candidate)
         if correction is not None and correction.candidate != candidate:
             raise ValueError(f"Supernet: expected a correction of {candidate.key}, got {correction.candidate.key}'s.")
-        views = self._dense_views if candidate == self._dense else self._views
+        views = self._views_of(self.strength(candidate))
         return views.view(candidate, correction, own=own, start=start)
 
-    def layer(self, index: int, shape: LayerShape) -> Any:
+    def layer(self, index: int, shape: LayerShape, strength: float = 0.0) -> Any:
         """One decoder layer at a shape; its modules are the caller's own to hook, its tensors the supernet's.
+
+        Args:
+            index: Which.
+            shape: What it keeps.
+            strength: See `strength`; 0 for the dense model's weights.
 
         Raises:
             ValueError: The shape is no part of the dense model's layer.
         """
         self._check_layer(index, shape)
-        return self._views.layer(index, shape)
+        return self._views_of(strength).layer(index, shape)
 
-    def dense_layer(self, index: int, *kinds: str) -> Any:
-        """One decoder layer of the dense model with its blocks of some kinds alone, see `layer`."""
-        whole = self._dense.layers[index]
-        return self._dense_views.layer(index, LayerShape.of(**{kind: whole.option(kind) for kind in kinds}))
+    def _views_of(self, strength: float) -> Views:
+        with self._lock:
+            if strength not in self._views:
+                model, merged = partly_learned(self.model, self._files, self._learned, strength)
+                refits = Refits([*model.model.layers], self._files, merged)
+                self._views[strength] = Views(model, self.spec, refits.block, self._refit_bytes)
+            return self._views[strength]
 
     def _check(self, candidate: Candidate) -> None:
         spec = self.spec
@@ -223,45 +241,9 @@ class Supernet:
         ):
             raise ValueError(f"Supernet: layer {index}: {shape} is no part of the dense model's layer.")
 
-    def _refit(self, index: int, kind: str, shape: LayerShape) -> BlockWeights:
-        """Weights of a layer's block at a shape at which it is neither whole nor gone."""
-        spec, layer = self.spec, self._layers[index]
-        kept = shape.queries_per_group
-        if kind == "mlp":
-            output = refit(layer.mlp.down_proj.weight, self.factor(index, kind, shape), shape.mlp_channels)
-            return narrower(layer.mlp, spec, shape, "down_proj", output)
-        if kept > spec.queries_per_group:
-            return self._merged(index, shape.kv_heads)
-        columns = attention_columns(spec, kept).to(layer.self_attn.o_proj.weight.device)
-        dense, factor = layer.self_attn.o_proj.weight[:, columns], self.factor(index, kind, shape)
-        return narrower(layer.self_attn, spec, shape, "o_proj", refit(dense, factor, shape.query_heads * spec.head_dim))
-
     def factor(self, index: int, kind: str, shape: LayerShape) -> Tensor:
-        """The stored Cholesky factor of a layer's block of a kind, see `space.supernet.compensation`.
-
-        Args:
-            index: The layer.
-            kind: Of block, a row of `space.candidate.KINDS`.
-            shape: A shape of the layer whose block is not merged: attention has a factor for each number of query heads
-                a group, with the columns of `space.supernet.units.attention_columns`.
-        """
-        return self._stored(index, "mlp_factor" if kind == "mlp" else f"attention_factor_{shape.queries_per_group}")
-
-    def _merged(self, index: int, groups: int) -> BlockWeights:
-        """A layer's attention with merged KV groups, as it is stored."""
-        attention = self._layers[index].self_attn
-
-        def tensor(name: str) -> Tensor:
-            learned = self._weights.get(shared_name(index, groups, name))
-            return self._stored(index, merged_name(groups, name)) if learned is None else learned
-
-        parameters = {
-            name: {key: tensor(f"{name}.{key}") for key, _ in own_parameters(module)}
-            for name, module in attention.named_children()
-            if isinstance(module, nn.Linear)
-        }
-        owned = sum(tensor.nbytes for held in parameters.values() for tensor in held.values())
-        return BlockWeights(parameters, owned)
+        """See `space.supernet.store.StoredLayers.factor`."""
+        return self._files.factor(index, kind, shape, self.model.device)
 
     def _stored(self, index: int, name: str) -> Tensor:
         return self._files.tensor(index, name, next(self.model.parameters()).device)
@@ -273,23 +255,3 @@ def _cast(model: Any, dtype: torch.dtype) -> Any:
         parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
     return model
-
-
-def shared_name(index: int, groups: int, parameter: str) -> str:
-    """What a weight of a layer's attention with so many merged groups is called among shared weights."""
-    return f"layers.{index}.merged_{groups}.{parameter}"
-
-
-def _with_parameters(model: Any, parameters: Mapping[str, Tensor]) -> Any:
-    """A causal LM with modules of its own and other tensors in its decoder; those of merged groups are not in it."""
-    other = own_modules(model)
-    for name, tensor in parameters.items():
-        if ".merged_" in name:
-            continue
-        place, _, key = name.rpartition(".")
-        module = other.model.get_submodule(place)
-        here = module._parameters[key]
-        if here is None or here.shape != tensor.shape:
-            raise ValueError(f"Supernet: expected {name} as in the model, got shape {tuple(tensor.shape)}.")
-        put_parameter(module, key, tensor.to(here))
-    return other

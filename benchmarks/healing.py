@@ -1,0 +1,89 @@
+"""Healing the supernet against training each design by itself, and against training the front's members at the end.
+
+    python -m benchmarks.healing --out DIR [--seeds 3] [--tokens 250000] [--overrides SETTING=VALUE ...]
+
+Whole runs of run_search.py, at equal tokens in all, with one latency table: what a run ends with is the hypervolume of
+held-out KL, below 3 nats a token, against end-to-end latency as a part of the dense model's. Ways that a run lacks are
+made; run it again with the same DIR to go on. Prints a row a way, and the gain of healing over each of the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from search.pareto import hypervolume
+from search.run.finished import FinishedRun
+from search.run.front import dense_row
+
+ROOT = Path(__file__).parents[1]
+WORST_KL = 3.0
+# Part of the tokens that goes to training, where a way does not train its front's members after the search.
+TRAINED = 0.5
+WAYS = {
+    "nothing": ["search.distillation=off", "correction=none"],
+    "corrective refit": ["search.distillation=off", "correction=default"],
+    "healed": ["search.distillation=loop", f"search.algorithm.trained={TRAINED}"],
+    "each by itself": ["search.distillation=loop", "distillation=own", f"search.algorithm.trained={TRAINED}"],
+    "members at the end": ["search.distillation=final", "distillation=own"],
+}
+
+
+def volume(run: FinishedRun) -> float:
+    """Of a run's front; 1 would be a model that is as good as the dense one and takes no time."""
+    dense, front = dense_row(run.front), run.front.dropna(subset=["latency_e2e_ms"])
+    points = np.stack([front["heldout_kl"] / WORST_KL, front["latency_e2e_ms"] / dense["latency_e2e_ms"]], axis=1)
+    return hypervolume(points, [1.0, 1.0])
+
+
+def made(out: Path, way: str, seed: int, tokens: int, overrides: list[str]) -> FinishedRun:
+    """The run of a way and a seed."""
+    run_dir, first = out / f"{way}-{seed}".replace(" ", "-"), out / "latency.json"
+    if not (run_dir / "latency.json").exists() and first.exists():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copy(first, run_dir)
+    settings = [f"run_dir={run_dir}", f"seed={seed}", f"budget.tokens={budget(way, tokens)}", *WAYS[way], *overrides]
+    subprocess.run([sys.executable, str(ROOT / "run_search.py"), *settings, "progress=quiet"], check=True)
+    if not first.exists():
+        shutil.copy(run_dir / "latency.json", first)
+    return FinishedRun.open(run_dir)
+
+
+def budget(way: str, tokens: int) -> int:
+    """Tokens of the search, so that all that a run sends through candidates is about the same."""
+    return round(tokens * (1 - TRAINED)) if way == "members at the end" else tokens
+
+
+def main() -> None:
+    """Makes the runs that are missing, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=250_000)
+    parser.add_argument("--ways", nargs="+", default=[*WAYS], choices=WAYS)
+    parser.add_argument("--overrides", nargs="*", default=[], help="settings of run_search.py, for all ways")
+    arguments = parser.parse_args()
+    volumes: dict[str, list[float]] = {way: [] for way in arguments.ways}
+    console = Console(width=120)
+    for seed in range(arguments.seeds):
+        for way in arguments.ways:
+            run = made(arguments.out, way, seed, arguments.tokens, arguments.overrides)
+            volumes[way].append(volume(run))
+            console.print(f"seed {seed}, {way}: {volumes[way][-1]:.4f}", highlight=False)
+    table = Table("way", *(f"seed {seed}" for seed in range(arguments.seeds)), "mean", "healed is ahead by")
+    healed = np.array(volumes.get("healed", [np.nan] * arguments.seeds))
+    for way, values in volumes.items():
+        ahead = f"{np.mean(healed / np.array(values)) - 1:.1%}"
+        table.add_row(way, *(f"{value:.4f}" for value in values), f"{np.mean(values):.4f}", ahead)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""Text: read a document at a time, split into parts that share none of it, and streamed for longer training.
+
+- `places`: what the settings say of where text is.
+- `shards`: the documents of a file or of a part of a hub data set.
+- `sources`: the sources of a text, and a run's own share of each.
+- `splits`: that share in tokens, its parts, and windows drawn evenly over sources.
+- `stream`: windows without an end, of text that need not fit in memory.
+"""

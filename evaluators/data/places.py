@@ -1,0 +1,76 @@
+"""Where text is: what the settings say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from evaluators.data.shards import SUFFIXES
+from space.errors import UserError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One place of text.
+
+    Attributes:
+        path: A file, a directory, or the hub id of a data set.
+        name: Configuration of a hub data set.
+        split: Split of a hub data set.
+        field: Which field of a JSON line or of a data set's row holds the text.
+    """
+
+    path: str
+    name: str | None = None
+    split: str = "train"
+    field: str = "text"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the path is one of this machine."""
+        return self.path.startswith(("/", "./", "../", "~")) or self.path.endswith(SUFFIXES) or Path(self.path).exists()
+
+
+@dataclass(frozen=True)
+class TextPlace:
+    """Where text is.
+
+    Attributes:
+        path: A `.txt`, `.raw`, `.jsonl` or `.jsonl.gz` file, a directory of such, or the hub id of a data set; several
+            as a list of these, or of mappings with the fields of `Entry`; None is the embedded default.
+        name: Configuration of hub data sets whose entry has none of its own; so are the next two.
+        split: Split of hub data sets.
+        field: Field of a JSON line or of a data set's row with the text.
+        source_field: Field of a JSON line that names its source. Lines without it are of their file, and so are all
+            where this is None.
+
+    Raises:
+        UserError: An entry is neither a path nor such a mapping.
+    """
+
+    path: str | Sequence[str | Mapping[str, str]] | None = None
+    name: str | None = None
+    split: str = "train"
+    field: str = "text"
+    source_field: str | None = "source"
+
+    def __post_init__(self) -> None:
+        if self.path is not None and not self.entries:
+            raise UserError("data.path: expected a path or a list of them, got none. Leave it null for the default.")
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The places, in order; none for the embedded default."""
+        common = Entry("", self.name, self.split, self.field)
+        known = {field.name for field in fields(Entry)}
+        entries = []
+        for given in [self.path] if isinstance(self.path, str) else self.path or ():
+            values = {"path": given} if isinstance(given, str) else given
+            if not isinstance(values, Mapping) or not values.get("path") or not set(values) <= known:
+                raise UserError(
+                    "data.path: expected a path, the hub id of a data set, or a list of these or of mappings with "
+                    f"path and perhaps {', '.join(sorted(known - {'path'}))}, got {given!r}."
+                )
+            entries.append(replace(common, **values))
+        return tuple(entries)

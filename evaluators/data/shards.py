@@ -1,0 +1,231 @@
+"""Shards of text, which are read from their beginning on, a document at a time: files, and parts of hub data sets.
+
+Long documents are cut at ends of lines, so that one of any length fits in memory and takes its place among others. The
+same text is cut alike wherever it is read, so a document is known again by its text.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from space.errors import UserError
+from space.models.hub import hub_errors
+
+SUFFIXES = (".txt", ".raw", ".jsonl", ".jsonl.gz")
+DOCUMENT = 8192  # characters from which on a document ends with the line; a line is no longer either
+MOST_SOURCES = 256  # in one file
+WITHOUT_HUB = (
+    f"choose data=default (the embedded text), or set data.path to local files ({', '.join(SUFFIXES)}, or a directory "
+    "of these)"
+)
+
+
+class Shard(Protocol):
+    """A part of a text that is read from its beginning on."""
+
+    @property
+    def name(self) -> str:
+        """Which one it is; where its text changes, so does mostly its name."""
+
+    @property
+    def sources(self) -> Sequence[str]:
+        """Whose documents it has, in order of their first."""
+
+    def documents(self, characters: int | None = None) -> Iterator[tuple[str, str]]:
+        """Source and text of each document that is not blank, with what separates it from the next.
+
+        Args:
+            characters: Where reading stops; None to read all.
+
+        Raises:
+            UserError: It cannot be read, or something in it is no text.
+        """
+
+
+@dataclass(frozen=True)
+class WholeText:
+    """A text in memory."""
+
+    label: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        """See `Shard`."""
+        return f"{self.label}, {len(self.text)} characters"
+
+    @property
+    def sources(self) -> Sequence[str]:
+        """See `Shard`."""
+        return (self.label,)
+
+    def documents(self, characters: int | None = None) -> Iterator[tuple[str, str]]:
+        """See `Shard`."""
+        return _until(((self.label, text) for text in _cut(StringIO(self.text))), characters)
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A local file: plain text, or a JSON object a line.
+
+    Attributes:
+        file: Where it is.
+        label: Its name as a source.
+        field: Of a line, with the text.
+        source_field: Of a line, with its source; None for none.
+        sources: See `Shard`; a line of any other counts as the first one's.
+    """
+
+    file: Path
+    label: str
+    field: str = "text"
+    source_field: str | None = None
+    sources: tuple[str, ...] = ()
+
+    def with_sources(self, characters: int) -> TextFile:
+        """The same file with the sources that it names in so many characters from its beginning on.
+
+        Raises:
+            UserError: See `Shard.documents`; or it has no text, or names more sources than `MOST_SOURCES`.
+        """
+        names: dict[str, None] = {}
+        for name, _ in self.documents(characters):
+            names[name] = None
+            if len(names) > MOST_SOURCES:
+                raise UserError(
+                    f"Expected the field {self.source_field!r} of {self.file} to name at most {MOST_SOURCES} sources, "
+                    "but it names more. Set data.source_field to another field, or to null to take the file as one."
+                )
+            if self.source_field is None or self.is_plain:
+                break
+        if not names:
+            raise UserError(f"Expected text in {self.label}, but it is empty. Give a place with text, or remove it.")
+        return replace(self, sources=tuple(names))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is text as it stands, of one source."""
+        return self.file.name.endswith((".txt", ".raw"))
+
+    @property
+    def name(self) -> str:
+        """See `Shard`."""
+        return f"{self.label}, {self.file.stat().st_size} bytes"
+
+    def documents(self, characters: int | None = None) -> Iterator[tuple[str, str]]:
+        """See `Shard`."""
+        opened: Any = gzip.open if self.file.name.endswith(".gz") else open
+        try:
+            with opened(self.file, "rt", encoding="utf-8", errors="replace") as lines:
+                found = ((self.label, text) for text in _cut(lines)) if self.is_plain else self._rows(lines)
+                yield from _until(found, characters)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"Expected to read text from {self.file}, but got: {error}.") from error
+
+    def _rows(self, lines: TextIO) -> Iterator[tuple[str, str]]:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"Expected a JSON object in line {number} of {self.file}, but got: {error}.") from error
+            if not isinstance(row, dict):
+                raise UserError(f"Expected a JSON object in line {number} of {self.file}, got {line.strip()[:40]}.")
+            where = f"line {number} of {self.file}"
+            source = (row.get(self.source_field) if self.source_field else None) or self.label
+            if not isinstance(source, str):
+                raise UserError(
+                    f"Expected the name of a source in the field {self.source_field!r} of {where}, got "
+                    f"{str(source)[:40]}. Set data.source_field to another field, or to null to take the file as one."
+                )
+            if self.sources and source not in self.sources:
+                source = self.sources[0]
+            for text in _row_documents(row, self.field, where):
+                yield source, text
+
+
+@dataclass(frozen=True)
+class HubShard:
+    """One shard of a hub data set, which is one source.
+
+    Attributes:
+        dataset: Of `datasets`, iterable, with this shard alone.
+        path: The data set's id.
+        label: Its name as a source.
+        number: Of the shard in it.
+        field: Of a row, with the text.
+    """
+
+    dataset: Any
+    path: str
+    label: str
+    number: int
+    field: str
+
+    @property
+    def name(self) -> str:
+        """See `Shard`."""
+        return f"{self.label}, shard {self.number}"
+
+    @property
+    def sources(self) -> Sequence[str]:
+        """See `Shard`."""
+        return (self.label,)
+
+    def documents(self, characters: int | None = None) -> Iterator[tuple[str, str]]:
+        """See `Shard`."""
+        with hub_errors("data set", self.path, WITHOUT_HUB):
+            found = (
+                (self.label, text)
+                for row in self.dataset
+                for text in _row_documents(row, self.field, f"the data set {self.path}")
+            )
+            yield from _until(found, characters)
+
+
+def _row_documents(row: Mapping[str, Any], field: str, where: str) -> Iterator[str]:
+    text = row.get(field)
+    if not isinstance(text, str):
+        raise UserError(
+            f"Expected text in the field {field!r} of {where}, but it has the fields "
+            f"{', '.join(sorted(row)) or '(none)'}. Name the field that holds the text with data.field."
+        )
+    text = text.encode("utf-8", "replace").decode("utf-8")  # JSON may have halves of characters, tokenizers may not
+    return _cut(StringIO(f"{text}\n\n"))
+
+
+def _cut(lines: TextIO) -> Iterator[str]:
+    """Documents of a text; together they are all of it, but for blank ones."""
+    taken: list[str] = []
+    size = 0
+    while line := lines.readline(DOCUMENT):
+        taken.append(line)
+        size += len(line)
+        if size >= DOCUMENT:
+            yield from _unless_blank(taken)
+            taken, size = [], 0
+    yield from _unless_blank(taken)
+
+
+def _unless_blank(lines: Sequence[str]) -> Iterator[str]:
+    text = "".join(lines)
+    if text.strip():
+        yield text
+
+
+def _until(documents: Iterator[tuple[str, str]], characters: int | None) -> Iterator[tuple[str, str]]:
+    left = characters
+    for source, text in documents:
+        yield source, text
+        if left is not None:
+            left -= len(text)
+            if left <= 0:
+                return

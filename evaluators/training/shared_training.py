@@ -1,0 +1,121 @@
+"""The training of a supernet's shared weights, step by step, with a float32 master of each for AdamW."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evaluators.output_head import OutputHead
+from evaluators.training.distillation import cross_entropy
+from evaluators.training.teacher import taught
+from space.candidate import Candidate
+from space.errors import UserError
+from space.supernet.shared import SharedWeights
+from space.supernet.supernet import Supernet
+
+# Row name to whether a shared weight of that name is trained.
+TRAINABLE: Mapping[str, Callable[[str], bool]] = {
+    "all": lambda name: True,
+    "outputs": lambda name: name.endswith(("o_proj.weight", "down_proj.weight", "bias", "norm.weight")),
+    "norms": lambda name: name.endswith(("bias", "norm.weight")),
+}
+JUDGED = 16  # steps at the least whose mean loss is compared with that of the first ones
+WORSE = 4.0  # times the first loss: training diverges
+
+
+class SharedTraining:
+    """The shared weights on their way, with the optimizer."""
+
+    def __init__(self, supernet: Supernet, designs: Sequence[Candidate], trainable: str, clip: float) -> None:
+        """Takes nothing of the supernet's own.
+
+        Args:
+            supernet: As it was prepared.
+            designs: Those that take turns.
+            trainable: Row of `TRAINABLE`.
+            clip: Largest norm of the gradient.
+        """
+        self.step = 0
+        self._designs = [*designs]
+        self._clip = clip
+        self._teacher = supernet.model
+        self._shared = SharedWeights(supernet, self._designs, TRAINABLE[trainable])
+        self._masters = {name: nn.Parameter(p.detach().float()) for name, p in self._shared.parameters.items()}
+        # one a weight, so that no more than one weight has a float32 gradient at a time
+        self._optimizers = {name: _adam(master) for name, master in self._masters.items()}
+        self._losses: list[float] = []
+
+    def learn(self, tokens: Tensor, rate: float) -> None:
+        """One step of the next design, on windows `(windows, length)`."""
+        design = self._designs[self.step % len(self._designs)]
+        tokens = tokens.to(self._teacher.device)
+        head = OutputHead(self._teacher.lm_head, tokens.numel())
+        lesson = taught(self._teacher, head, tokens)
+        hidden = self._shared.hidden(design, tokens).flatten(0, 1)
+        loss = cross_entropy(hidden, head, lesson.embedding) - lesson.cross.mean()
+        loss.backward()
+        gradients = [p.grad for p in self._shared.parameters.values() if p.grad is not None]
+        norm = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients]).norm().item()
+        self._judge(loss.item(), norm)
+        for name, parameter in self._shared.parameters.items():
+            if parameter.grad is not None:
+                self._step(name, parameter, rate, min(1.0, self._clip / max(norm, 1e-6)))
+        self.step += 1
+
+    @torch.no_grad()
+    def _step(self, name: str, parameter: nn.Parameter, rate: float, scale: float) -> None:
+        """One step of a shared weight, by its gradient times `scale`."""
+        master, optimizer = self._masters[name], self._optimizers[name]
+        assert parameter.grad is not None
+        master.grad, parameter.grad = parameter.grad.float() * scale, None
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        master.grad = None
+        parameter.copy_(master)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The shared weights as they are now, in the model's dtype."""
+        return {name: parameter.detach().contiguous() for name, parameter in self._shared.parameters.items()}
+
+    def state(self) -> dict[str, Any]:
+        """What has to be kept to go on."""
+        masters = {name: master.detach() for name, master in self._masters.items()}
+        return {
+            "step": self.step,
+            "losses": self._losses,
+            "masters": masters,
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
+        }
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state."""
+        for name, master in self._masters.items():
+            master.copy_(state["masters"][name])
+            self._shared.parameters[name].copy_(master)
+            self._optimizers[name].load_state_dict(state["optimizers"][name])
+        self.step, self._losses = state["step"], [*state["losses"]]
+
+    def _judge(self, loss: float, norm: float) -> None:
+        """Notes a loss.
+
+        Raises:
+            UserError: It, or the gradient's norm, is not finite, or the loss has become a few times what it was.
+        """
+        self._losses.append(loss)
+        judged = max(JUDGED, len(self._designs))
+        first, recent = (sum(part) / len(part) for part in (self._losses[:judged], self._losses[-judged:]))
+        if not math.isfinite(loss + norm) or recent > WORSE * first:
+            raise UserError(
+                f"Healing diverged: the loss was {first:.3g} at first, and is {recent:.3g} at step {self.step}. "
+                "Lower distillation.learning_rate and start a new run."
+            )
+
+
+def _adam(weight: nn.Parameter) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([weight], lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=True)

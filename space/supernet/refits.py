@@ -1,0 +1,111 @@
+"""Weights of narrower blocks: refits of one set of dense weights, from factors that are stored once for all sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from space.candidate import LayerShape
+from space.supernet.compensation import refit
+from space.supernet.modules import own_modules, put_parameter
+from space.supernet.store import StoredLayers, merged_name
+from space.supernet.units import BlockWeights, attention_columns, narrower, own_parameters
+
+
+class Refits:
+    """The narrower blocks of some dense layers."""
+
+    def __init__(self, layers: Sequence[Any], files: StoredLayers, learned: Mapping[str, Tensor]) -> None:
+        """Makes nothing yet.
+
+        Args:
+            layers: Decoder layers, units in their order.
+            files: What is stored of the supernet.
+            learned: Other weights of merged groups than the stored ones, by `shared_name`.
+        """
+        self._layers = layers
+        self._files = files
+        self._learned = learned
+
+    def block(self, index: int, kind: str, shape: LayerShape) -> BlockWeights:
+        """Weights of a layer's block of a kind at a shape at which it is neither whole nor gone."""
+        spec, layer = self._files.spec, self._layers[index]
+        if kind == "mlp":
+            projection, columns = layer.mlp.down_proj, shape.mlp_channels
+            output = refit(projection.weight, self._factor(index, kind, shape), columns)
+            return narrower(layer.mlp, spec, shape, "down_proj", output)
+        attention = layer.self_attn
+        if shape.queries_per_group > spec.queries_per_group:
+            return self._merged(index, shape.kv_heads)
+        order = attention_columns(spec, shape.queries_per_group).to(attention.o_proj.weight.device)
+        dense, columns = attention.o_proj.weight[:, order], shape.query_heads * spec.head_dim
+        output = refit(dense, self._factor(index, kind, shape), columns)
+        return narrower(attention, spec, shape, "o_proj", output)
+
+    def _factor(self, index: int, kind: str, shape: LayerShape) -> Tensor:
+        return self._files.factor(index, kind, shape, next(self._layers[index].parameters()).device)
+
+    def _merged(self, index: int, groups: int) -> BlockWeights:
+        """A layer's attention with merged KV groups, as it is stored or was learned."""
+        attention = self._layers[index].self_attn
+
+        def tensor(name: str) -> Tensor:
+            learned = self._learned.get(shared_name(index, groups, name))
+            stored = merged_name(groups, name)
+            return self._files.tensor(index, stored, attention.o_proj.weight.device) if learned is None else learned
+
+        parameters = {
+            name: {key: tensor(f"{name}.{key}") for key, _ in own_parameters(module)}
+            for name, module in attention.named_children()
+            if isinstance(module, nn.Linear)
+        }
+        owned = sum(tensor.nbytes for held in parameters.values() for tensor in held.values())
+        return BlockWeights(parameters, owned)
+
+
+def shared_name(index: int, groups: int, parameter: str) -> str:
+    """What a weight of a layer's attention with so many merged groups is called among shared weights."""
+    return f"layers.{index}.merged_{groups}.{parameter}"
+
+
+def partly_learned(
+    model: Any, files: StoredLayers, learned: Mapping[str, Tensor], strength: float
+) -> tuple[Any, dict[str, Tensor]]:
+    """A causal LM with a part of what subnets have learned together: W + strength · (learned − W), in W's dtype.
+
+    Args:
+        model: The dense one, which keeps its weights.
+        files: What is stored of merged groups.
+        learned: Shared weights by name.
+        strength: From 0 to 1.
+
+    Returns:
+        The model, with modules of its own, and the weights of merged groups.
+
+    Raises:
+        ValueError: A name or a shape is not that of a weight of the model.
+    """
+    other, merged = own_modules(model), {}
+    for name, tensor in learned.items():
+        place, _, key = name.rpartition(".")
+        if ".merged_" in name:
+            _, index, groups, parameter = name.split(".", 3)
+            device = next(model.parameters()).device
+            stored = files.tensor(int(index), merged_name(int(groups.removeprefix("merged_")), parameter), device)
+            merged[name] = _between(stored, tensor, strength)
+            continue
+        module = other.model.get_submodule(place)
+        here = module._parameters.get(key)
+        if here is None or here.shape != tensor.shape:
+            raise ValueError(f"Supernet: expected {name} as in the model, got shape {tuple(tensor.shape)}.")
+        put_parameter(module, key, _between(here.detach(), tensor, strength))
+    return other, merged
+
+
+def _between(weight: Tensor, learned: Tensor, strength: float) -> Tensor:
+    if strength == 1:
+        return learned.to(weight)
+    return torch.lerp(weight.float(), learned.to(weight.device).float(), strength).to(weight.dtype)
