@@ -6,12 +6,10 @@ import shutil
 import sys
 from dataclasses import replace
 from functools import partial
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import hydra
-import pandas as pd
 import torch
 from omegaconf import DictConfig
 
@@ -20,7 +18,8 @@ from evaluators.metrics import HELDOUT_QUALITY, LONG_QUALITY
 from evaluators.paths import Paths
 from evaluators.samples import Samples
 from evaluators.session import Session
-from evaluators.training.pick_recovery import recover_pick
+from evaluators.training.polish import polish
+from evaluators.training.processes import Processes
 from search.constraints import quoted
 from search.run.finished import FinishedRun
 from search.run.picks import candidate_of
@@ -30,7 +29,7 @@ from space.formats.reveal import require_free
 
 
 def export(config: dict[str, Any], watch: Watch) -> None:
-    """Loads the run's model, makes the pick's own, and exports it."""
+    """Loads the run's model, makes the pick's own, polishes it, and exports it."""
     run_dir, pick = Path(config["run_dir"]), str(config["pick"])
     run = FinishedRun.open(run_dir)
     row, settings = run.row(pick), ended_settings(run)
@@ -39,41 +38,39 @@ def export(config: dict[str, Any], watch: Watch) -> None:
     out = Path(config["out"] or run_dir / "exports" / f"{candidate.key}{form.suffix}")
     require_free(out)
     watch.say([f"pick {pick}: {candidate.key}, to {out}"])
+    how = instantiated(config["polish"]), instantiated(config["recover"]), out.with_name(f"{out.name}.polish")
     if settings.tunes and not config["tuning"]:  # the row's held-out figures are not those of this checkpoint
         row = row.drop([*HELDOUT_QUALITY, LONG_QUALITY], errors="ignore")
         settings = replace(settings, correction=None, training="off")
     session = Session.open(settings, Paths(run_dir), watch.stage)
     loaded = session.loaded
     run.require_held(candidate, partial(form.check, loaded.model.config, loaded.tokenizer, loaded.spec))
-    supernet = session.supernet
-    recovery, checkpoints = instantiated(config["recover"]), out.with_name(f"{out.name}.recovery")
+    _ = session.supernet
     with watch.stage("tuning"):
-        source = session.finished_model(candidate, own=bool(recovery.tokens))
-    recovered: dict[str, str] = {}
-    if recovery.tokens:
-        stream = session.stream(recovery.data, recovery.seed)
-        text = stream, session.text, settings.text.length, settings.text.heldout_windows
-        arguments = recovery, source, supernet, candidate, *text, checkpoints
-        scores, recovered = recover_pick(*arguments, lambda line: watch.say([line]))
-        row = pd.concat([row.drop([*scores, LONG_QUALITY], errors="ignore"), pd.Series(scores)])
+        front = session.finished_model(candidate)
+    polished = polish(session, candidate, front, *how, lambda line: watch.say([line]), watch.stage)
+    if not Processes.here().first:
+        return
     done = form.export(
-        source,
+        polished.model,
         loaded.model.config,
         loaded.tokenizer,
         loaded.spec,
         candidate,
         out,
         card={
-            **Samples(loaded.tokenizer, settings.samples).section(session.finished_model, session.dense, source),
-            "Metrics": {str(name): value for name, value in row.items() if isinstance(value, Real)},
+            **Samples(loaded.tokenizer, settings.samples).section(
+                session.finished_model, session.dense, polished.model
+            ),
+            "Metrics": run.figures(row, polished.heldout),
             "Provenance": {
                 "run": run_dir.resolve().name,
                 "base model": loaded.spec.name,
                 "base revision": loaded.spec.revision,
                 "text": run.summary["text"],
                 "seed": run.config["seed"],
-                **(session.tuning.facts() if session.tuning else {}),
-                **recovered,
+                **session.trained_facts(),
+                **polished.facts,
                 "dtype": run.summary["dtype"],
                 "torch": torch.__version__,
             },
@@ -81,14 +78,15 @@ def export(config: dict[str, Any], watch: Watch) -> None:
         generation_config=loaded.model.generation_config,
         tolerance=config["tolerance"],
     )
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    shutil.rmtree(how[-1], ignore_errors=True)
     watch.say(done.remarks())
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="export")
 def main(cfg: DictConfig) -> None:
     """Exports, and tells of mistakes in one message."""
-    with watched(cfg.progress) as watch:
+    Processes.here().take_gpu()
+    with watched(cfg.progress if Processes.here().first else "quiet") as watch:
         export(plain(cfg), watch)
 
 

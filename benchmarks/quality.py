@@ -84,7 +84,7 @@ def main() -> None:
         row = best_of_size(points, size)
         out = arguments.run_dir / "exports" / row["key"]
         if not out.exists():
-            pick = [f"run_dir={arguments.run_dir}", f"pick={row['key']}"]
+            pick = [f"run_dir={arguments.run_dir}", f"pick={row['key']}", "polish.minutes=0"]
             subprocess.run([sys.executable, str(ROOT / "export_subnet.py"), *pick], check=True)
         score = perplexity(load(out), tokenizer, text)
         table.add_row(

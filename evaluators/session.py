@@ -214,6 +214,11 @@ class Session:
         settings = {name: value for name, value in asdict(self.settings.tasks).items() if name != "picks"}
         return Harness(self.loaded.tokenizer, **settings)
 
+    def trained_facts(self) -> dict[str, object]:
+        """What a model card should say of what a subnet has learned."""
+        parts = [part.facts() for part in (self.healer, self.tuning) if part]
+        return {name: fact for facts in parts for name, fact in facts.items()}
+
     @cached_property
     def fidelities(self) -> Fidelities:
         """The evaluators of the search and of its end.

@@ -51,7 +51,10 @@ class Place:
         return start("run_search.py", *overrides, cwd=self.cwd, cache=self.directory / cache, preexec=preexec)
 
     def export(self, run: str, *settings: str) -> Process:
-        return start("export_subnet.py", f"run_dir={self.run(run)}", *settings, cwd=self.cwd, cache=self.cache)
+        """An export, as the front has it unless the settings polish it."""
+        polishes = any(setting.startswith(("polish.", "recover.")) for setting in settings)
+        overrides = f"run_dir={self.run(run)}", *(() if polishes else ("polish.minutes=0",)), *settings
+        return start("export_subnet.py", *overrides, cwd=self.cwd, cache=self.cache)
 
     def score(self, run: str, *settings: str) -> Process:
         return start("score_subnet.py", f"run_dir={self.run(run)}", *settings, cwd=self.cwd, cache=self.cache)

@@ -23,13 +23,8 @@ TINY_RUN = (
     *("data.length=32", "data.calibration_windows=16", "data.search_windows=8", "data.heldout_windows=24"),
     *("latency.length=32", "latency.rounds=3", "evaluators.context=64"),
     *("space.mlp_step=16", "search.ask=10", "search.algorithm.population=10", "front_points=8"),
-    *(
-        "search.distillation=final",
-        "correction.windows=16",
-        "distillation=own",
-        "distillation.tokens=[96]",
-        "distillation.rank=2",
-    ),
+    *("search.distillation=final", "correction.windows=16"),
+    *("distillation=own", "distillation.tokens=[96]", "distillation.rank=2"),
     *("data.long=64", "samples.tokens=4", "recommend.rise=5", "recommend.most=5"),
 )
 

@@ -25,6 +25,7 @@ from evaluators.tasks.harness import Harness
 from evaluators.training.corrections import CorrectiveRefit
 from evaluators.training.distillation import Distillation
 from evaluators.training.healing import Healing
+from evaluators.training.polish import Polish
 from evaluators.training.recovery import Recovery
 from evaluators.training.tuning import MODES
 from search.constraints import limits_text, quoted
@@ -281,6 +282,8 @@ def test_the_export_composes() -> None:
     chosen = config["run_dir"], config["pick"], config["out"], config["tolerance"]
     assert chosen == ("results/x", "params<=0.6", None, 1e-4)
     assert instantiated(config["recover"]) == Recovery()
+    assert instantiated(config["polish"]) == Polish()
+    assert keys_of(config["recover"]) == {field.name for field in fields(Recovery)}
     given = "run_dir=results/x", "recover.tokens=1e9"
     recipe = instantiated(composed(*given, "data@recover.data=web_textbooks", name="export")["recover"])
     assert recipe.data.entries == instantiated(composed("data=web_textbooks")["data"]).entries

@@ -71,7 +71,7 @@ def test_no_point_of_the_search_is_lost_on_the_way_to_the_front(run: Path) -> No
 
 def test_the_fastest_point_is_exported_and_speaks(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "fastest"
-    settings = f"run_dir={run}", "pick=fastest", f"out={out}"
+    settings = f"run_dir={run}", "pick=fastest", f"out={out}", "recover.tokens=4096"
     done = ended(start("export_subnet.py", *settings, cwd=ROOT, cache=None), timeout=900)
     assert done.returncode == 0, done.stderr
     assert "in a fresh process" in done.stdout

@@ -1,8 +1,12 @@
-"""Distillation of a pick: that it learns, goes on after a kill to the same weights, and mixes no two recoveries."""
+"""Distillation of one model: that it learns in the dtype of the run, and goes on after a kill to the same weights."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +17,8 @@ import torch
 from conftest import random_tokens
 from helpers_data import stream_of
 
-from evaluators.data.splits import TokenSplits
-from evaluators.training.pick_recovery import recover_pick
-from evaluators.training.recovery import Recovery, RecoveryProgress, recover
+from evaluators.training.progress import RecoveryProgress
+from evaluators.training.recovery import Recovery, measured_speed, recover
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
@@ -46,8 +49,12 @@ def test_it_learns_and_leaves_the_teacher_and_the_embeddings(
     student, teacher = supernet.view(CUT, own=True), weights(supernet.model)
     before, start = divergence(supernet, student), weights(student)
     told: list[RecoveryProgress] = []
+    products = set()
+    student.model.layers[0].mlp.down_proj.register_forward_hook(lambda *call: products.add(call[-1].dtype))
     done = recover(student, supernet.model, stream_of(TOKENS), SETTINGS, tmp_path / "r", told.append)
-    assert done == SETTINGS.tokens
+    assert done.tokens == SETTINGS.tokens
+    assert [*done.curve[0]] == [2 * LENGTH * step for step in range(1, 21)]  # then the text comes again
+    assert products == {dtype}
     assert [(one.tokens, one.of, one.saved) for one in told] == [
         (480, 1440, True),
         (960, 1440, True),
@@ -114,10 +121,94 @@ def test_accumulated_steps_are_those_of_a_larger_batch(make_supernet: MakeSupern
         torch.testing.assert_close(tensor, found[1][name], rtol=1e-3, atol=1e-4)
 
 
+def test_less_memory_is_the_same_training(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    supernet = make_supernet("llama")
+    settings, runs, students = replace(SETTINGS, tokens=4 * 2 * LENGTH), list[bool](), list[Any]()
+    for again in (False, True):
+        students.append(student := supernet.view(CUT, own=True))
+        student.model.layers[0].mlp.register_forward_pre_hook(lambda *call, again=again: runs.append(again))
+        recover(
+            student, supernet.model, stream_of(TOKENS), replace(settings, checkpointing=again), tmp_path / f"{again}"
+        )
+    assert (runs.count(False), runs.count(True)) == (4, 8)  # a second time in each backward pass
+    plain, checkpointed = students
+    assert all(torch.equal(tensor, weights(plain)[name]) for name, tensor in weights(checkpointed).items())
+
+
+JOB = """
+import sys
+from pathlib import Path
+import torch
+from conftest import random_tokens, tiny_model
+from helpers_data import stream_of
+from evaluators.training.processes import Processes
+from evaluators.training.recovery import Recovery, recover
+from space.candidate import Candidate
+from space.supernet.supernet import Supernet
+
+directory, here = Path(sys.argv[1]), Processes.here()
+model, spec = tiny_model("llama")
+supernet = Supernet.prepare(model, spec, random_tokens(12, 24), directory / f"s{here.rank}", dtype=torch.float32)
+cut = Candidate.from_rows([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])
+settings = Recovery(tokens=5 * 8 * 12, batch_size=4, accumulation=2, learning_rate=3e-3)
+student = supernet.view(cut, own=True)
+recover(student, supernet.model, stream_of(random_tokens(40, 12, seed=5)), settings, directory / "checkpoints")
+torch.save(student.state_dict(), directory / f"{here.rank}.pt")
+"""
+
+
+def test_processes_share_each_step(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    environment |= {"MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": "tests:."}
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOB, str(tmp_path)],
+            cwd=Path(__file__).parents[1],
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [job.wait(timeout=600) for job in jobs] == [0, 0]
+    finally:
+        for job in jobs:
+            job.kill()
+    supernet = make_supernet("llama")
+    alone = supernet.view(CUT, own=True)
+    settings = replace(SETTINGS, tokens=5 * 8 * LENGTH, batch_size=4, accumulation=2)
+    recover(alone, supernet.model, stream_of(TOKENS), settings, tmp_path / "alone")
+    for rank in range(2):
+        for name, tensor in torch.load(tmp_path / f"{rank}.pt").items():
+            torch.testing.assert_close(tensor, alone.state_dict()[name], rtol=1e-3, atol=1e-4)
+    assert (tmp_path / "checkpoints" / "checkpoint-5" / "position.json").exists()
+
+
+def test_a_batch_that_does_not_divide_is_refused(
+    make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    supernet = make_supernet("llama")
+    with pytest.raises(UserError, match="expected a multiple of 3"):
+        recover(supernet.view(CUT, own=True), supernet.model, stream_of(TOKENS), SETTINGS, tmp_path / "r")
+
+
+def test_a_speed_is_measured_on_a_copy(make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet("llama")
+    student = supernet.view(CUT)
+    before = weights(supernet.model), weights(student)
+    assert measured_speed(student, supernet.model, stream_of(TOKENS), SETTINGS) > 0
+    for model, old in zip((supernet.model, student), before, strict=True):
+        assert all(torch.equal(tensor, old[name]) for name, tensor in model.state_dict().items())
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_it_is_never_silent_for_long(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evaluators.training.recovery.QUIET_S", -1)
+    monkeypatch.setattr("evaluators.training.progress.QUIET_S", -1)
     supernet, told = make_supernet("llama"), list[RecoveryProgress]()
     settings = replace(SETTINGS, tokens=4 * 2 * LENGTH, save_tokens=2 * 2 * LENGTH)
     recover(supernet.view(CUT, own=True), supernet.model, stream_of(TOKENS), settings, tmp_path / "r", told.append)
@@ -125,38 +216,11 @@ def test_it_is_never_silent_for_long(
     assert [one.tokens for one in told if one.saved] == [48, 96]
 
 
-@pytest.fixture
-def text() -> TokenSplits:
-    return TokenSplits({"some": random_tokens(100, LENGTH, seed=5).flatten()})
-
-
-def test_a_pick_is_scored_on_text_that_it_did_not_learn_from(
-    text: TokenSplits, make_supernet: MakeSupernet, tmp_path: Path
-) -> None:
-    supernet = make_supernet("llama")
-    student, said = supernet.view(CUT, own=True), list[str]()
-    stream, rest = stream_of(TOKENS), (text, LENGTH, 8, tmp_path / "r", said.append)
-    scores, facts = recover_pick(SETTINGS, student, supernet, CUT, stream, *rest)
-    heldout = text.blocks("heldout", 8, LENGTH)
-    with torch.inference_mode():
-        logits = student(heldout).logits[:, :-1].float()
-    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), heldout[:, 1:].flatten())
-    assert scores["heldout_ppl"] == pytest.approx(nll.exp().item(), rel=1e-4)
-    assert facts["recovery"] == "1440 tokens of some"
-    assert f"{scores['heldout_ppl']:.4g}" == facts["held-out perplexity after recovery"]
-    assert facts["held-out perplexity before recovery"] in said[0]
-    assert [line.split(":")[0] for line in said] == ["before", "480/1440 tokens", "960/1440 tokens", "1440/1440 tokens"]
-    other = replace(SETTINGS, learning_rate=1e-4)
-    with pytest.raises(UserError, match=r"begun with learning_rate 0\.003, now 0\.0001"):
-        recover_pick(other, student, supernet, CUT, stream, *rest)
-    with pytest.raises(UserError, match="begun with stream"):
-        recover_pick(SETTINGS, student, supernet, CUT, stream_of(TOKENS[:-1]), *rest)
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"tokens": -1}, "tokens of at least 0"),
+        ({"save_tokens": 0, "tokens": None}, "tokens of at least 0"),
         ({"batch_size": 0}, r"recover\.batch_size: expected at least 1, got 0"),
         ({"warmup": 1.0}, "warmup from 0 to below 1"),
         ({"learning_rate": 0.0}, "learning_rate and clip above 0"),

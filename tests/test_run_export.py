@@ -1,4 +1,4 @@
-"""Picks of a run as checkpoints: they load, are what their rows say, and go on after a kill of their training."""
+"""Picks of a run as checkpoints: they load, are what their rows say, and go on after a kill of their polish."""
 
 from __future__ import annotations
 
@@ -140,33 +140,37 @@ def test_a_pick_is_written_for_llama_cpp(llama: Place, exported: dict[str, Done]
     assert sorted(path.suffix for path in (llama.directory / "out" / "gguf").iterdir()) == [".gguf", ".md"]
 
 
-def test_a_killed_recovery_ends_in_the_same_checkpoint(llama: Place) -> None:
-    out = {name: llama.directory / "recovered" / name for name in ("whole", "killed")}
-    steps = 60
-    recover = (f"recover.tokens={steps * 64}", "recover.save_tokens=640", "recover.learning_rate=1e-3")
-    whole = llama.export("run", f"out={out['whole']}", *recover)
-    killed = llama.export("run", f"out={out['killed']}", *recover)
-    checkpoints = out["killed"].with_name("killed.recovery")
+def test_a_killed_polish_ends_in_the_same_checkpoint(llama: Place) -> None:
+    """Its tokens are those of the speed that was measured before it was killed."""
+    out = {name: llama.directory / "polished" / name for name in ("killed", "whole")}
+    settings = ("polish.minutes=0.05", "recover.save_tokens=640", "recover.learning_rate=1e-3")
+    killed = llama.export("run", f"out={out['killed']}", *settings)
+    checkpoints = out["killed"].with_name("killed.polish")
     try:
         wait_for(killed, lambda: (checkpoints / "checkpoint-20" / "position.json").exists())
     finally:
         killed.kill()
-        ended(killed)
+        told = ended(killed).stdout
     assert not out["killed"].exists()
-    told = good(ended(whole)).stdout
-    again = good(ended(llama.export("run", f"out={out['killed']}", *recover))).stdout
-    assert "\n640/3840 tokens: loss" in told
-    assert "\n640/3840 tokens: loss" not in again
+    measured = (checkpoints / "tokens.json").read_text()
+    out["whole"].with_name("whole.polish").mkdir(parents=True)
+    (out["whole"].with_name("whole.polish") / "tokens.json").write_text(measured)
+    whole = good(ended(llama.export("run", f"out={out['whole']}", *settings))).stdout
+    again = good(ended(llama.export("run", f"out={out['killed']}", *settings))).stdout
+    assert "640/" in told
+    assert "\n640/" in whole
+    assert "\n640/" not in again
     assert (out["killed"] / "model.safetensors").read_bytes() == (out["whole"] / "model.safetensors").read_bytes()
     assert not checkpoints.exists()
     card = (out["killed"] / "README.md").read_text()
-    assert f"| recovery | {steps * 64} tokens of" in card
-    before, after = (
-        float(card.split(f"| held-out perplexity {when} recovery | ")[1].split(" ")[0]) for when in ("before", "after")
-    )
-    assert after < before
-    assert f"| heldout_ppl | {after:.4g}"[:20] in card
+    tokens = -(-json.loads(measured)["tokens"] // 64) * 64
+    assert f"| training | {tokens:.0f} tokens of" in card
+    assert "| kl |" not in card
     assert "heldout_long_ppl" not in card  # which was measured before
+    steps = re.findall(r"\| held-out (.*?) \| heldout_kl (.*?), heldout_ppl (.*?) \|", card)
+    assert [name.partition(" on ")[0] for name, *_ in steps] == ["before", "after training"]
+    assert float(steps[-1][1]) < float(steps[0][1])
+    assert f"| heldout_ppl | {steps[-1][2]}"[:20] in card
 
 
 def test_the_picks_are_those_that_were_named(llama: Place, exported: dict[str, Done]) -> None:

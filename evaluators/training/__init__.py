@@ -6,5 +6,6 @@
 - `teacher`: what the dense model says of the text, for all students.
 - `tuning`: stage after stage of these for the subnets of a run; `states` keeps them on disk.
 - `tuned`: the evaluator of tuned subnets.
-- `recovery`, `pick_recovery`: longer distillation of one model, and of a pick on a run's text.
+- `polish`: what an export gives its one model: a wider corrective refit, then `recovery`, longer distillation on
+  `windows` of text, with `progress` of it, `processes` that share it, and a `power_law` that foretells its loss.
 """

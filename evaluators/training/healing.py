@@ -127,6 +127,11 @@ class Healer:
             return []
         return [Candidate.from_json(form) for form in json.loads(file.read_text(encoding="utf-8"))["designs"]]
 
+    def facts(self) -> dict[str, object]:
+        """What a model card should say of it."""
+        settings, count = self.settings, len(self.designs)
+        return {"healing": f"{settings.tokens} tokens through {count} designs, {settings.trainable} shared weights"}
+
     def supernet(self) -> Supernet:
         """The healed supernet, from disk.
 

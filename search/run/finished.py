@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from evaluators.base import Metric
+from evaluators.base import STDERR, Metric
 from search.pareto import spread_subset
 from search.run.directory import CONFIG_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE
 from search.run.front import dense_row, is_dense, objective_values, quality_column, read_front_csv
@@ -89,6 +90,20 @@ class FinishedRun:
             others = others.iloc[sorted(spread_subset(values, count))] if count else others[:0]
         chosen = pd.concat([pruned[pruned["key"] == key], others])
         return [candidate_of(row) for _, row in chosen.iterrows()]
+
+    def figures(self, row: pd.Series[Any], heldout: Mapping[str, float] | None = None) -> dict[str, float]:
+        """The numbers of a point, for a model card.
+
+        Args:
+            row: Of the point.
+            heldout: Held-out quality of its model, where that was trained on since: then no other quality holds.
+        """
+        old: set[str] = set()
+        if heldout:
+            old = {metric.name for metric in self.metrics if metric.role in ("quality", "score")}
+            old |= {name + STDERR for name in old}
+        numbers: dict[str, Any] = {str(name): value for name, value in row.items() if isinstance(value, Real)}
+        return {name: value for name, value in numbers.items() if name not in old} | dict(heldout or {})
 
     @property
     def advice(self) -> Advice:
