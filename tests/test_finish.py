@@ -218,7 +218,7 @@ def test_what_is_reported_is_the_tuned_subnet_and_the_refit_stands_beside_it(run
 
 
 def test_with_training_in_the_search_the_front_is_of_trained_subnets(run: Run) -> None:
-    trained = {MEMBERS[0].key: 0.01, MEMBERS[2].key: 0.2, MEMBERS[1].key: 0.4}
+    trained = {DENSE.key: 0.0, MEMBERS[0].key: 0.01, MEMBERS[2].key: 0.2, MEMBERS[1].key: 0.4}
 
     def values(candidate: Candidate) -> dict[str, float]:
         return search_values(candidate) | {"kl": trained[candidate.key]}

@@ -14,7 +14,7 @@ from conftest import random_tokens
 from helpers_run import CHARACTERS, save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evaluators.data import TokenSplits
+from evaluators.data.splits import TokenSplits
 from evaluators.long_context import LongText
 from evaluators.samples import SampleEvaluator, Samples
 from evaluators.settings import SampleSettings, TextSettings
