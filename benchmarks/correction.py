@@ -28,7 +28,7 @@ from evaluators.session import Session
 from search.run.front import read_front_csv
 from search.run.picks import candidate_of
 from space.candidate import Candidate, LayerShape
-from space.size import decoder_params
+from space.size import removed_params
 from space.supernet.correction import Correction
 from space.supernet.corrective_refit import correct
 
@@ -61,8 +61,7 @@ def main() -> None:
             candidates.append(candidate_of(best_of_size(points, size)))
     corrections: dict[str, Correction] = {}
     divergence = Divergence(supernet, text.blocks("heldout", arguments.heldout, LENGTH))
-    dense = decoder_params(spec, session.dense)
-    table = Table("tokens", "damping", *(f"{1 - decoder_params(spec, c) / dense:.1%} {c.key}" for c in candidates), "s")
+    table = Table("tokens", "damping", *(f"{removed_params(spec, c):.1%} {c.key}" for c in candidates), "s")
 
     def score(tokens: str, damping: str, seconds: str) -> None:
         models = [supernet.view(candidate, corrections.get(candidate.key), own=True) for candidate in candidates]

@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.device.machine import Machine
-from benchmarks.device.models import SHAPES, default_space, designs_of_size, removed, sliced_supernet
+from benchmarks.device.models import SHAPES, default_space, designs_of_size, sliced_supernet
 from benchmarks.device.stopwatch import wall_ms
 from conf.settings import composed, instantiated
 from evaluators.data.shards import WholeText
@@ -35,6 +35,7 @@ from evaluators.data.stream import TokenStream
 from evaluators.output_head import OutputHead
 from evaluators.training.recovery import Recovery, measured_speed
 from space.models.loading import resolve_device, resolve_dtype
+from space.size import removed_params
 
 REPEATS = 3
 
@@ -96,7 +97,9 @@ def main() -> None:
     table = Table("way", "tokens a second", "time against bare", "against taught")
     for way, speed in speeds.items():
         table.add_row(way, f"{speed:.0f}", f"{speeds['bare'] / speed:.2f}", f"{speeds['taught'] / speed:.2f}")
-    title = f"{arguments.shape}, {removed(supernet.spec, candidate):.0%} removed, {machine.name}, {machine.dtype}"
+    title = (
+        f"{arguments.shape}, {removed_params(supernet.spec, candidate):.0%} removed, {machine.name}, {machine.dtype}"
+    )
     Console(width=120).print(f"{title}: {len(windows)} windows of {arguments.length} a step", table)
 
 

@@ -63,7 +63,7 @@ def fidelities(
         search: Token windows of the search, shape (windows, length).
         heldout: Token windows of the final scores, shape (windows, length).
         tuning: What follows the cached refit, if anything.
-        healer: What heals the supernet, if anything; then `trained`, `heldout` and `tuned` are about the healed one.
+        healer: What heals the supernet, if anything; then `trained` and `heldout` are about the healed one.
         accuracy: What is asked besides of models, on a part of the items, such as `Harness.measure`; every fidelity
             asks it on the part of the items that it sees of the text, trained ones on all.
         context: Tokens at which KV-cache bytes and attention's share of the work are counted.
@@ -86,13 +86,14 @@ def fidelities(
     element = supernet.model.dtype.itemsize
     costs = [cost_measure(supernet.spec, context=context, bytes_per_element=element), table.measure()]
 
-    def divergence(tokens: int) -> Divergence:
+    def divergence(supernet: Supernet, tokens: int) -> Divergence:
         return Divergence(supernet, search[:, :tokens], batch_size=batch_size, cache_bytes=cache_bytes // len(sizes))
 
     def extra(model_of: ModelOf, part: float = 1.0) -> list[Measure]:
         return [accuracy(model_of, part)] if accuracy else []
 
-    divergences = {f"search-{tokens}": divergence(tokens) for tokens in sizes[:-1]} | {"search": divergence(length)}
+    names = [*(f"search-{tokens}" for tokens in sizes[:-1]), "search"]
+    divergences = {name: divergence(supernet, tokens) for name, tokens in zip(names, sizes, strict=True)}
     unseen = Divergence(supernet, heldout, batch_size=batch_size)
     trained: tuple[Evaluator, ...] = ()
     final: Evaluator | None = None
@@ -103,11 +104,9 @@ def fidelities(
                 each.forget()
 
         def healed(supernet: Supernet) -> list[Measure]:
-            whole = Divergence(supernet, search, batch_size=batch_size, cache_bytes=cache_bytes // len(sizes))
-            return [*costs, whole.measure(), *extra(supernet.view)]
+            return [*costs, divergence(supernet, length).measure(), *extra(supernet.view)]
 
-        metrics = MeasureEvaluator("", [*costs, divergences["search"].measure(), *extra(supernet.view)]).metrics
-        trained = (HealedEvaluator(healer, metrics, healed, forget),)
+        trained = (HealedEvaluator(healer, MeasureEvaluator("", healed(supernet)).metrics, healed, forget),)
 
     def newest(candidate: Candidate) -> Any:
         """The model that held-out text is asked about; None for the supernet's."""
@@ -115,15 +114,15 @@ def fidelities(
 
     if tuning is not None:
         tuning.check_text()
-        names = [f"distilled-{tokens}" for tokens in tuning.stage_tokens]
+        stages = [f"distilled-{tokens}" for tokens in tuning.stage_tokens]
         full = divergences["search"]
         trained += tuple(
             TunedEvaluator(
                 name, tuning, stage, lambda model_of: [*extra(model_of), full.measure(model_of)], costs=costs
             )
-            for stage, name in enumerate(names, start=1)
+            for stage, name in enumerate(stages, start=1)
         )
-        final = TunedEvaluator("tuned", tuning, len(names), lambda model_of: [unseen.heldout_measure(model_of)])
+        final = TunedEvaluator("tuned", tuning, len(stages), lambda model_of: [unseen.heldout_measure(model_of)])
     measures = [*costs, refit_error_measure(supernet)]
 
     def free(candidate: Candidate) -> Mapping[str, float]:

@@ -61,6 +61,11 @@ def decoder_params(spec: ModelSpec, candidate: Candidate) -> int:
     return sum(layer_params(spec, shape) for shape in candidate.layers)
 
 
+def removed_params(spec: ModelSpec, candidate: Candidate) -> float:
+    """The part of the decoder layers' parameters that a candidate lacks, from 0 to 1."""
+    return 1 - decoder_params(spec, candidate) / decoder_params(spec, Candidate.dense(spec))
+
+
 def total_params(spec: ModelSpec, candidate: Candidate) -> int:
     """Parameters of the whole model: decoder layers, final norm, embeddings (once when tied) and LM head."""
     embeddings = spec.vocab * spec.hidden * (1 if spec.tied_embeddings else 2)

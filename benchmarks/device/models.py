@@ -19,7 +19,7 @@ from conf.settings import composed, session_settings
 from evaluators.latency.workload import Workload
 from space.candidate import Candidate, LayerShape
 from space.models.loading import read_spec
-from space.size import decoder_params
+from space.size import removed_params
 from space.space import SearchSpace
 from space.spec import ModelSpec
 from space.supernet.store import StoredLayers
@@ -101,11 +101,6 @@ def default_space(spec: ModelSpec) -> SearchSpace:
     return session_settings(composed()).space(spec)
 
 
-def removed(spec: ModelSpec, candidate: Candidate) -> float:
-    """The part of the decoder layers' parameters that a candidate lacks."""
-    return 1 - decoder_params(spec, candidate) / decoder_params(spec, Candidate.dense(spec))
-
-
 def designs_of_size(space: SearchSpace, fraction: float = 0.5) -> dict[str, Candidate]:
     """The designs of each kind that come nearest to so much of the decoder layers' parameters removed."""
     kinds = {
@@ -114,7 +109,7 @@ def designs_of_size(space: SearchSpace, fraction: float = 0.5) -> dict[str, Cand
         "mixed": space.samples(64, seed=1),
     }
     return {
-        kind: min(designs, key=lambda design: abs(removed(space.spec, design) - fraction))
+        kind: min(designs, key=lambda design: abs(removed_params(space.spec, design) - fraction))
         for kind, designs in kinds.items()
         if designs
     }

@@ -17,7 +17,6 @@ from benchmarks.device.models import (
     default_space,
     designs_of_size,
     random_model,
-    removed,
     sliced_supernet,
     workload,
 )
@@ -26,6 +25,7 @@ from benchmarks.device.stopwatch import seconds_of
 from evaluators.latency.bench import LatencyBench
 from evaluators.latency.table import PhaseTable, label
 from space.candidate import Candidate
+from space.size import removed_params
 from space.space import SearchSpace
 
 _SPARE_S = 5  # that are left for what comes after
@@ -46,7 +46,7 @@ def shape(report: Report, machine: Machine, name: str) -> None:
     designs = designs_of_size(space)
     designs |= {f"uniform-{part:.0%}": designs_of_size(space, part)["uniform"] for part in (0.25, 0.375)}
     sizes = {
-        kind: {"removed": removed(spec, design), "layer_0": design.to_json()["layers"][0]}
+        kind: {"removed": removed_params(spec, design), "layer_0": design.to_json()["layers"][0]}
         for kind, design in designs.items()
     }
     counts = {f"{kind}_shapes": len(options) for kind, options in space.block_options.items()}

@@ -10,12 +10,13 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks.device.machine import Machine
-from benchmarks.device.models import Scenario, default_space, designs_of_size, removed, sliced_supernet, workload
+from benchmarks.device.models import Scenario, default_space, designs_of_size, sliced_supernet, workload
 from benchmarks.device.report import Report
 from benchmarks.device.stopwatch import busy, counted_syncs, event_ms, graph_ms, queued_ms, wall_ms
 from evaluators.latency.clocks import TorchClock
 from evaluators.latency.workload import Phase
 from space.candidate import Candidate
+from space.size import removed_params
 
 _PHASES: tuple[tuple[Scenario, int], ...] = (("prefill", 1), ("decode", 1), ("prefill", 8))
 
@@ -35,7 +36,7 @@ def truth(report: Report, machine: Machine, name: str) -> None:
             for kind, design in designs.items():
                 if report.left < 4:
                     break
-                rows.append({"removed": removed(spec, design)} | _row(machine, clock, design, phase))
+                rows.append({"removed": removed_params(spec, design)} | _row(machine, clock, design, phase))
                 report.put("truth", name, phase_name, "rows", kind, value=rows[-1])
             whole = [row for row in rows if "graph_ms" in row]
             if len(whole) > 2:

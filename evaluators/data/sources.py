@@ -46,13 +46,14 @@ def text_sources(place: TextPlace, all_characters: int = ALL_CHARACTERS) -> list
         UserError: The text can not be had, is broken, or is empty.
     """
     entries = place.entries
-    files = [file for entry in entries if entry.is_local for file in _local_files(entry.path)]
+    local = {entry: _local_files(entry.path) for entry in entries if entry.is_local}
+    files = [file for entry in entries for file in local.get(entry, ())]
     if twice := [text for text, count in Counter([*entries, *files]).items() if count > 1]:
         raise UserError(f"Expected data.path to name every text once, but it has {twice[0]} twice.")
     shards: list[Shard] = []
     for entry in entries:
-        if entry.is_local:
-            for file in _local_files(entry.path):
+        if entry in local:
+            for file in local[entry]:
                 text = TextFile(file, _label(file, files), entry.field, place.source_field)
                 shards.append(text.with_sources(all_characters // len(files)))
         else:

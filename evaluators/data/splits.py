@@ -126,7 +126,7 @@ class TokenSplits:
             UserError: A count is not positive, or the part has less text than asked for.
         """
         turns, sources = self._turns(part, windows, length), self.part(part)
-        shares = self.shares(part, windows, length)
+        shares = Counter(name for _, _, name in turns)
         own = length if self.start is None else length - 1
         starts = [len(sources[name]) * turn // shares[name] for turn, _, name in turns]
         rows = [sources[name][start : start + own] for (_, _, name), start in zip(turns, starts, strict=True)]

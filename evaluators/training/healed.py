@@ -46,5 +46,6 @@ class HealedEvaluator:
             self._before()
             supernet = self._healer.heal(candidates)
             self._evaluator = MeasureEvaluator(self.fidelity, self._measures(supernet))
+        shares = self._healer.shares
         for evaluation in self._evaluator.evaluate(candidates):
-            yield replace(evaluation, tokens=evaluation.tokens + self._healer.tokens(evaluation.candidate))
+            yield replace(evaluation, tokens=evaluation.tokens + shares.get(evaluation.candidate, 0))

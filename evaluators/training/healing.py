@@ -34,7 +34,7 @@ from evaluators.training.shared_training import TRAINABLE, SharedTraining
 from space.candidate import Candidate
 from space.errors import UserError
 from space.files import write_whole
-from space.size import decoder_params
+from space.size import removed_params
 from space.supernet.supernet import Supernet
 
 LAST_RATE = 0.1  # of the learning rate is left at the end of its cosine
@@ -169,10 +169,11 @@ class Healer:
             (self._directory / _STATE).unlink(missing_ok=True)
         return self.supernet()
 
-    def tokens(self, candidate: Candidate) -> int:
-        """The share of the training's tokens that a candidate answers for: they are counted once, by its designs."""
+    @property
+    def shares(self) -> dict[Candidate, int]:
+        """The training's tokens by the designs that answer for them, so that they are counted once."""
         designs = self.designs
-        return -(-self.settings.tokens // len(designs)) if candidate in designs else 0
+        return {design: -(-self.settings.tokens // len(designs)) for design in designs}
 
     def _text(self) -> tuple[Tensor, Tensor]:
         """Windows to train on, and others; where the text is very short, these are the same."""
@@ -216,10 +217,7 @@ def gentle_until(
         A fraction: 0 for none of the designs, 1 for all; else between two of them.
     """
     half, whole = (Divergence(supernet.with_weights(learned, gentle), text) for gentle in (1.0, 0.0))
-    dense = decoder_params(supernet.spec, Candidate.dense(supernet.spec))
-    rows = sorted(
-        (1 - decoder_params(supernet.spec, design) / dense, half(design)[0], whole(design)[0]) for design in designs
-    )
+    rows = sorted((removed_params(supernet.spec, design), half(design)[0], whole(design)[0]) for design in designs)
     gains = [math.log((after + ALIKE) / (before + ALIKE)) for _, before, after in rows]
     sums = [sum(gains[:count]) for count in range(len(rows) + 1)]
     count = sums.index(max(sums))

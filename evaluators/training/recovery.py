@@ -34,6 +34,7 @@ from evaluators.training.distillation import cross_entropy
 from evaluators.training.power_law import Curve
 from evaluators.training.processes import Processes
 from evaluators.training.progress import OnProgress, Reporter, StepClock
+from evaluators.training.teacher import taught
 from evaluators.training.windows import POSITION_FILE, KeepsPosition, StreamWindows
 from space.errors import UserError
 from space.models.embedded import quiet_transformers
@@ -106,13 +107,11 @@ class _Distiller(Trainer):
         """The mean divergence a token, in nats."""
         tokens = inputs["input_ids"]
         head = OutputHead(self.teacher.lm_head, tokens.numel())
-        with torch.inference_mode(), torch.autocast(tokens.device.type, enabled=False):
-            states = self.teacher.model(tokens, use_cache=False).last_hidden_state.flatten(0, 1).float()
-            lse, embedding = head.expected(states, exact=False)
-            cross = (lse - (states * embedding).sum(-1)).mean()
+        with torch.autocast(tokens.device.type, enabled=False):
+            lesson = taught(self.teacher, head, tokens)
         hidden = model(tokens, use_cache=False).last_hidden_state.flatten(0, 1)
         with torch.autocast(tokens.device.type, enabled=False):
-            loss = cross_entropy(hidden, head, embedding.clone()) - cross.clone()
+            loss = cross_entropy(hidden, head, lesson.embedding) - lesson.cross.mean()
         return (loss, {"hidden": hidden}) if return_outputs else loss
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from evaluators.output_head import OutputHead
-from evaluators.training.distillation import cross_entropy
+from evaluators.training import distillation
+from evaluators.training.distillation import WORSE, cross_entropy
 from evaluators.training.teacher import taught
 from space.candidate import Candidate
 from space.errors import UserError
@@ -18,13 +19,8 @@ from space.supernet.shared import SharedWeights
 from space.supernet.supernet import Supernet
 
 # Row name to whether a shared weight of that name is trained.
-TRAINABLE: Mapping[str, Callable[[str], bool]] = {
-    "all": lambda name: True,
-    "outputs": lambda name: name.endswith(("o_proj.weight", "down_proj.weight", "bias", "norm.weight")),
-    "norms": lambda name: name.endswith(("bias", "norm.weight")),
-}
+TRAINABLE = {row: trained for row, trained in distillation.TRAINABLE.items() if row != "adapters"}
 JUDGED = 16  # steps at the least whose mean loss is compared with that of the first ones
-WORSE = 4.0  # times the first loss: training diverges
 
 
 class SharedTraining:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from space.candidate import Candidate, LayerShape
-from space.models.pruned import BLOCKS
+from space.models.pruned import BLOCKS, block_modules
 from space.supernet.modules import own_modules
 from space.supernet.refits import shared_name
 from space.supernet.supernet import Supernet
@@ -50,6 +50,8 @@ class SharedWeights:
         self._supernet = supernet
         self._spec = supernet.spec
         self._dense = Candidate.dense(supernet.spec).layers[0]
+        modules = block_modules(supernet.spec.family)
+        self._kinds = {module: kind for kind, names in modules.items() for module in names}
         self._maps: dict[tuple[int, str, int, int], Tensor] = {}
         self._models: dict[Candidate, Any] = {}
         self.parameters: dict[str, nn.Parameter] = {}
@@ -77,32 +79,26 @@ class SharedWeights:
     def _of(self, candidate: Candidate) -> dict[str, Tensor]:
         """A subnet's parameters by their names in its model, as far as they are trained."""
         parameters: dict[str, Tensor] = {}
-        kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
+        kept = (index for index, shape in enumerate(candidate.layers) if not shape.gone)
         places = {index: place for place, index in enumerate(kept)}
-        kinds = {block: kind for kind, block in BLOCKS.items()}
         for name, dense in self.parameters.items():
             if not name.startswith("layers."):
                 parameters[name] = dense
                 continue
-            _, number, module, rest = name.split(".", 3) if name.count(".") > 2 else (*name.split("."), "")
-            index = int(number)
-            if index not in places:
+            _, number, module, rest = name.split(".", 3)
+            index, merged = int(number), module.startswith("merged_")
+            shape, kind = candidate.layers[index], "attention" if merged else self._kinds[module]
+            if not shape.keeps(kind):
                 continue
-            shape, there = candidate.layers[index], f"layers.{places[index]}"
-            if module.startswith("merged_"):
+            there = f"layers.{places[index]}"
+            if merged:
                 if self._merges(shape) and module == f"merged_{shape.kv_heads}":
-                    parameters[f"{there}.{BLOCKS['attention']}.{rest}"] = dense
-            elif module not in kinds:  # a norm of the stream
-                if self._has_norm(candidate, index, module):
-                    parameters[name.replace(f"layers.{index}", there)] = dense
-            elif shape.keeps(kinds[module]) and not (kinds[module] == "attention" and self._merges(shape)):
-                parameters[f"{there}.{module}.{rest}"] = self._kept(index, kinds[module], shape, rest, dense)
+                    parameters[f"{there}.{BLOCKS[kind]}.{rest}"] = dense
+            elif module != BLOCKS[kind]:  # a norm of the stream
+                parameters[f"{there}.{module}.{rest}"] = dense
+            elif not (kind == "attention" and self._merges(shape)):
+                parameters[f"{there}.{module}.{rest}"] = self._kept(index, kind, shape, rest, dense)
         return parameters
-
-    def _has_norm(self, candidate: Candidate, index: int, module: str) -> bool:
-        model = self._models[candidate]
-        place = sum(not shape.gone for shape in candidate.layers[:index])
-        return any(True for _ in getattr(model.layers[place], module).parameters())
 
     def _kept(self, index: int, kind: str, shape: LayerShape, name: str, dense: Tensor) -> Tensor:
         if shape.option(kind) == self._dense.option(kind):

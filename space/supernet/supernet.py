@@ -8,6 +8,7 @@ stays the one that came.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from space.candidate import Candidate, LayerShape
-from space.size import decoder_params
+from space.size import removed_params
 from space.spec import ModelSpec
 from space.supernet.correction import Correction
 from space.supernet.refits import Refits, partly_learned
@@ -43,8 +44,6 @@ class Supernet:
         files: StoredLayers,
         refit_bytes: int,
         weights: Weights | None = None,
-        learned: Mapping[str, Tensor] | None = None,
-        gentle: float = 0.0,
     ) -> None:
         """Takes a model that is permuted already; use `prepare` or `load`.
 
@@ -53,18 +52,16 @@ class Supernet:
             files: What is stored of it.
             refit_bytes: Memory limit of the refit cache.
             weights: Makes the weights of narrower blocks; None for the refits that `files` hold.
-            learned: See `with_weights`.
-            gentle: See `with_weights`.
         """
         self.model = model.eval().requires_grad_(False)
         self.spec = files.spec
         self.influence = files.influence
-        self.healed = learned is not None
+        self.healed = False
         self._dense = Candidate.dense(files.spec)
         self._files = files
         self._refit_bytes = refit_bytes
-        self._learned = learned or {}
-        self._gentle = gentle
+        self._learned: Mapping[str, Tensor] = {}
+        self._gentle = 0.0
         own = weights or Refits([*model.model.layers], files, {}).block
         self._views = {0.0: Views(self.model, files.spec, own, refit_bytes)}
         self._lock = Lock()
@@ -134,8 +131,9 @@ class Supernet:
         Raises:
             ValueError: A name or a shape is not that of a weight of the model.
         """
-        healed = Supernet(self.model, self._files, self._refit_bytes, learned=learned, gentle=gentle)
-        healed._views[0.0] = self._views[0.0]
+        healed = copy.copy(self)
+        healed.healed, healed._learned, healed._gentle = True, learned, gentle
+        healed._views, healed._lock = {0.0: self._views[0.0]}, Lock()
         healed._views_of(1.0)
         return healed
 
@@ -143,8 +141,7 @@ class Supernet:
         """The part of what was learned that a candidate takes, from 0 to 1; subnets of equal strength share weights."""
         if not self.healed or candidate == self._dense:
             return 0.0
-        removed = 1 - decoder_params(self.spec, candidate) / decoder_params(self.spec, self._dense)
-        return GENTLY if removed <= self._gentle else 1.0
+        return GENTLY if removed_params(self.spec, candidate) <= self._gentle else 1.0
 
     def link_to(self, directory: Path) -> None:
         """Puts what is stored into another directory, as hard links where the file system can.
