@@ -3,7 +3,8 @@
     python -m benchmarks.healing --out DIR [--seeds 3] [--tokens 250000] [--overrides SETTING=VALUE ...]
 
 Whole runs of run_search.py, at equal tokens in all, with one latency table: what a run ends with is the hypervolume of
-held-out KL, below 3 nats a token, against end-to-end latency as a part of the dense model's. Ways that a run lacks are
+held-out KL, below 3 nats a token, against the table's latency as a part of the dense model's, over all members that the
+end of the run has scored; no timing of their own, so that the ways differ in quality alone. Ways that a run lacks are
 made; run it again with the same DIR to go on. Prints a row a way, and the gain of healing over each of the others.
 """
 
@@ -19,14 +20,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from search.archive import Archive
 from search.pareto import hypervolume
+from search.run.directory import SUMMARY_FILE
 from search.run.finished import FinishedRun
-from search.run.front import dense_row
 
 ROOT = Path(__file__).parents[1]
 WORST_KL = 3.0
 # Part of the tokens that goes to training, where a way does not train its front's members after the search.
 TRAINED = 0.5
+QUALITY, LATENCY = "heldout_kl", "latency_ms"
+SHORT_END = ["latency.front_rounds=1", "samples.prompts=[]", "data.long=null", "progress=quiet"]
 WAYS = {
     "nothing": ["search.distillation=off", "correction=none"],
     "corrective refit": ["search.distillation=off", "correction=default"],
@@ -36,24 +40,31 @@ WAYS = {
 }
 
 
-def volume(run: FinishedRun) -> float:
-    """Of a run's front; 1 would be a model that is as good as the dense one and takes no time."""
-    dense, front = dense_row(run.front), run.front.dropna(subset=["latency_e2e_ms"])
-    points = np.stack([front["heldout_kl"] / WORST_KL, front["latency_e2e_ms"] / dense["latency_e2e_ms"]], axis=1)
+def volume(run_dir: Path) -> float:
+    """Of the designs that a run has scored on held-out text; 1 would be a dense model that takes no time."""
+    with Archive.reopen(run_dir / "archive.jsonl") as archive:
+        answers = [evaluation for evaluation in archive.evaluations() if evaluation.status == "ok"]
+    # of several the last one is after all training
+    quality = {answer.candidate.key: answer.values[QUALITY] for answer in answers if QUALITY in answer.values}
+    latency = {answer.candidate.key: answer.values[LATENCY] for answer in answers if LATENCY in answer.values}
+    dense = latency[FinishedRun.open(run_dir).dense.key]
+    points = np.array([[quality[key] / WORST_KL, latency[key] / dense] for key in quality])
     return hypervolume(points, [1.0, 1.0])
 
 
-def made(out: Path, way: str, seed: int, tokens: int, overrides: list[str]) -> FinishedRun:
-    """The run of a way and a seed."""
+def made(out: Path, way: str, seed: int, tokens: int, overrides: list[str]) -> Path:
+    """The directory of the run of a way and a seed."""
     run_dir, first = out / f"{way}-{seed}".replace(" ", "-"), out / "latency.json"
     if not (run_dir / "latency.json").exists() and first.exists():
         run_dir.mkdir(parents=True, exist_ok=True)
         shutil.copy(first, run_dir)
-    settings = [f"run_dir={run_dir}", f"seed={seed}", f"budget.tokens={budget(way, tokens)}", *WAYS[way], *overrides]
-    subprocess.run([sys.executable, str(ROOT / "run_search.py"), *settings, "progress=quiet"], check=True)
+    if not (run_dir / SUMMARY_FILE).exists():
+        settings = [f"run_dir={run_dir}", f"seed={seed}", f"budget.tokens={budget(way, tokens)}", *WAYS[way]]
+        command = [sys.executable, str(ROOT / "run_search.py"), *settings, *SHORT_END, *overrides]
+        subprocess.run(command, check=True)
     if not first.exists():
         shutil.copy(run_dir / "latency.json", first)
-    return FinishedRun.open(run_dir)
+    return run_dir
 
 
 def budget(way: str, tokens: int) -> int:
