@@ -1,6 +1,6 @@
 """Healing the supernet against training each design by itself, and against training the front's members at the end.
 
-    python -m benchmarks.healing --out DIR [--seeds 3] [--tokens 250000] [--overrides SETTING=VALUE ...]
+    python -m benchmarks.healing --out DIR [--seeds 0 1 2] [--tokens 220000] [--overrides SETTING=VALUE ...]
 
 Whole runs of run_search.py, at equal tokens in all, with one latency table: what a run ends with is the hypervolume of
 held-out KL, below 3 nats a token, against the table's latency as a part of the dense model's, over all members that the
@@ -27,10 +27,17 @@ from search.run.finished import FinishedRun
 
 ROOT = Path(__file__).parents[1]
 WORST_KL = 3.0
-# Part of the tokens that goes to training, where a way does not train its front's members after the search.
+# Part of the tokens that goes to training, and to questions about what was trained.
 TRAINED = 0.5
 QUALITY, LATENCY = "heldout_kl", "latency_ms"
-SHORT_END = ["latency.front_rounds=1", "samples.prompts=[]", "data.long=null", "progress=quiet"]
+MEMBERS = 10  # of a front
+SHORT_END = [
+    f"front_points={MEMBERS}",
+    "latency.front_rounds=1",
+    "samples.prompts=[]",
+    "data.long=null",
+    "progress=quiet",
+]
 WAYS = {
     "nothing": ["search.distillation=off", "correction=none"],
     "corrective refit": ["search.distillation=off", "correction=default"],
@@ -59,7 +66,7 @@ def made(out: Path, way: str, seed: int, tokens: int, overrides: list[str]) -> P
         run_dir.mkdir(parents=True, exist_ok=True)
         shutil.copy(first, run_dir)
     if not (run_dir / SUMMARY_FILE).exists():
-        settings = [f"run_dir={run_dir}", f"seed={seed}", f"budget.tokens={budget(way, tokens)}", *WAYS[way]]
+        settings = [f"run_dir={run_dir}", f"seed={seed}", *WAYS[way], *shares(way, tokens)]
         command = [sys.executable, str(ROOT / "run_search.py"), *settings, *SHORT_END, *overrides]
         subprocess.run(command, check=True)
     if not first.exists():
@@ -67,29 +74,34 @@ def made(out: Path, way: str, seed: int, tokens: int, overrides: list[str]) -> P
     return run_dir
 
 
-def budget(way: str, tokens: int) -> int:
-    """Tokens of the search, so that all that a run sends through candidates is about the same."""
-    return round(tokens * (1 - TRAINED)) if way == "members at the end" else tokens
+def shares(way: str, tokens: int) -> list[str]:
+    """Settings by which all that a run sends through candidates is about so many tokens."""
+    trained = round(tokens * TRAINED)
+    if way == "healed":  # and asks about healed designs with as many
+        return [f"budget.tokens={tokens}", f"distillation.tokens={trained // 2}"]
+    if way == "members at the end":
+        return [f"budget.tokens={tokens - trained}", f"distillation.tokens=[{trained // MEMBERS}]"]
+    return [f"budget.tokens={tokens}"]
 
 
 def main() -> None:
     """Makes the runs that are missing, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=250_000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--tokens", type=int, default=220_000)
     parser.add_argument("--ways", nargs="+", default=[*WAYS], choices=WAYS)
     parser.add_argument("--overrides", nargs="*", default=[], help="settings of run_search.py, for all ways")
     arguments = parser.parse_args()
     volumes: dict[str, list[float]] = {way: [] for way in arguments.ways}
     console = Console(width=120)
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         for way in arguments.ways:
             run = made(arguments.out, way, seed, arguments.tokens, arguments.overrides)
             volumes[way].append(volume(run))
             console.print(f"seed {seed}, {way}: {volumes[way][-1]:.4f}", highlight=False)
-    table = Table("way", *(f"seed {seed}" for seed in range(arguments.seeds)), "mean", "healed is ahead by")
-    healed = np.array(volumes.get("healed", [np.nan] * arguments.seeds))
+    table = Table("way", *(f"seed {seed}" for seed in arguments.seeds), "mean", "healed is ahead by")
+    healed = np.array(volumes.get("healed", [np.nan] * len(arguments.seeds)))
     for way, values in volumes.items():
         ahead = f"{np.mean(healed / np.array(values)) - 1:.1%}"
         table.add_row(way, *(f"{value:.4f}" for value in values), f"{np.mean(values):.4f}", ahead)
