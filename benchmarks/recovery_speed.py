@@ -33,7 +33,8 @@ from evaluators.data.shards import WholeText
 from evaluators.data.sources import Source
 from evaluators.data.stream import TokenStream
 from evaluators.output_head import OutputHead
-from evaluators.training.recovery import Recovery, measured_speed
+from evaluators.training.recipes import Recovery
+from evaluators.training.recovery import measured_speed
 from space.models.loading import resolve_device, resolve_dtype
 from space.size import removed_params
 

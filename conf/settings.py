@@ -14,8 +14,6 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from evaluators.paths import Paths, Stage, unseen
-from evaluators.session import Session
 from evaluators.settings import Settings
 from search.loop import Budget
 from search.protocol import Algorithm, Task
@@ -180,12 +178,3 @@ def stored_config(run_dir: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"Expected {run_dir} to hold a run, got: {error}. Give a run's directory.") from error
     return dict(config)
-
-
-def run_session(run_dir: Path, stage: Stage = unseen) -> Session:
-    """A session with the settings that a run has stored.
-
-    Raises:
-        UserError: See `stored_config` and `session_settings`.
-    """
-    return Session.open(session_settings(stored_config(run_dir)), Paths(run_dir), stage)

@@ -14,7 +14,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import MissingMandatoryValue
 
-from conf.settings import PARTS, composed, instantiated, run_session, session_settings, stored_config
+from conf.sessions import run_session
+from conf.settings import PARTS, composed, instantiated, session_settings, stored_config
 from evaluators.base import choose_metrics
 from evaluators.cost import cost_measure
 from evaluators.data.places import TextPlace
@@ -22,13 +23,8 @@ from evaluators.latency.workload import LATENCY, Workload
 from evaluators.metrics import metric_named, metrics_named
 from evaluators.settings import FidelitySettings, ModelSettings, Settings, TaskSettings, TextSettings
 from evaluators.tasks.harness import Harness
-from evaluators.training.corrections import CorrectiveRefit
-from evaluators.training.distillation import Distillation
-from evaluators.training.healing import Healing
-from evaluators.training.polish import Polish
-from evaluators.training.recovery import Recovery
-from evaluators.training.tuning import MODES
-from search.constraints import limits_text, quoted
+from evaluators.training.recipes import MODES, CorrectiveRefit, Distillation, Healing, Polish, Recovery
+from search.constraints import limits_text
 from search.loop import Budget
 from search.protocol import Task
 from search.run.directory import open_run_directory
@@ -39,7 +35,7 @@ from space.formats.registry import format_of
 from space.models.loading import load_model
 from space.space import SearchSpace
 from space.spec import ModelSpec
-from space.supernet.preparation import Preparation
+from space.supernet.recipe import Preparation
 
 CONF = Path(__file__).parents[1] / "conf"
 SPEC = ModelSpec(

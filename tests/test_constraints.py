@@ -12,7 +12,7 @@ from evaluators.base import Evaluation
 from evaluators.cost import cost_measure
 from evaluators.metrics import metric_named
 from search.algorithms import NSGA2
-from search.constraints import Constraint, constrained, limits_text, quoted
+from search.constraints import Constraint, constrained, limits_text
 from search.protocol import Algorithm, Task
 from search.rivals.additive import AdditiveDesigns
 from search.rivals.baselines import Ladders, RandomSearch

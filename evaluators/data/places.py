@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
-from evaluators.data.shards import SUFFIXES
 from space.errors import UserError
+
+SUFFIXES = (".txt", ".raw", ".jsonl", ".jsonl.gz")
+Part = Literal["calibration", "search", "heldout"]  # of a run's text
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from evaluators.data.places import SUFFIXES
 from space.errors import UserError
 from space.models.hub import hub_errors
 
-SUFFIXES = (".txt", ".raw", ".jsonl", ".jsonl.gz")
 DOCUMENT = 8192  # characters from which on a document ends with the line; a line is no longer either
 MOST_SOURCES = 256  # in one file
 WITHOUT_HUB = (

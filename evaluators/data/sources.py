@@ -9,8 +9,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, is_offline_mode
 
-from evaluators.data.places import Entry, TextPlace
-from evaluators.data.shards import SUFFIXES, WITHOUT_HUB, HubShard, Shard, TextFile, WholeText
+from evaluators.data.places import SUFFIXES, Entry, TextPlace
+from evaluators.data.shards import WITHOUT_HUB, HubShard, Shard, TextFile, WholeText
 from space.errors import UserError
 from space.models.embedded import default_texts
 from space.models.hub import HUB_TIMEOUT_S, hub_errors

@@ -25,6 +25,15 @@ def setting(key: str, value: str) -> str:
     return f"{key}='{quoted}'"
 
 
+def quoted(arguments: Sequence[str], key: str) -> list[str]:
+    """Command-line arguments with the value of one setting quoted, as Hydra's grammar has no `<`."""
+    start = f"{key}="
+    return [
+        f"{start}'{argument[len(start) :]}'" if argument.startswith(start) and "'" not in argument else argument
+        for argument in arguments
+    ]
+
+
 def export_command(run_dir: Path) -> str:
     """The command that exports a point, up to what is picked."""
     return f"python export_subnet.py {override('run_dir', str(run_dir))} pick="

@@ -17,14 +17,13 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from space.checks import require_dtype
 from space.errors import UserError
 from space.models.architectures import architecture_of
 from space.models.embedded import DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
 from space.models.hub import WEIGHT_FILES, model_snapshot
 from space.models.vector_math import settle_vector_math
 from space.spec import ModelSpec
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _WITHOUT_HUB = "leave model.path unset for the embedded default, or set it to a local directory"
 _HASHED_BYTES = 4 << 30
@@ -115,7 +114,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The dtype of that name, or for `auto` bfloat16 where the device is fast at it, else float32.
 
     Raises:
-        UserError: The name is not one of `DTYPES`.
+        UserError: The name is not one of `space.checks.DTYPES`.
     """
     if dtype == "auto":
         if device.type == "cuda":
@@ -125,9 +124,9 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
                 torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
             )
         return torch.bfloat16 if fast else torch.float32
-    if dtype not in DTYPES:
-        raise UserError(f"Expected dtype to be one of auto, {', '.join(DTYPES)}, got {dtype!r}.")
-    return DTYPES[dtype]
+    require_dtype(dtype)
+    named: torch.dtype = getattr(torch, dtype)
+    return named
 
 
 def fingerprint(directory: Path) -> str:
