@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.compose import plain, refusal
+from conf.compose import plain, refusal, require_changes
 from search.run.commands import quoted
 from space.errors import UserError
 
@@ -38,7 +38,7 @@ def command(name: str, *, read: str, work: str) -> Callable[[], None]:
     refused: list[int] = []  # numbers of jobs
 
     def job(cfg: DictConfig) -> None:
-        os.environ.pop(_RAISES, None)  # crashes are Hydra's to print again, and processes that this one starts their own
+        os.environ.pop(_RAISES, None)  # from now on Hydra may print crashes; and other processes begin anew
         own = HydraConfig.get()
         arguments = [str(argument) for argument in own.overrides.task]
         try:
@@ -58,7 +58,10 @@ def command(name: str, *, read: str, work: str) -> Callable[[], None]:
             return
         os.environ[_RAISES] = "1"
         try:
+            require_changes(sys.argv[1:])
             composing()
+        except UserError as error:
+            sys.exit(f"error: {error}")
         except (HydraException, OmegaConfBaseException) as error:
             sys.exit(f"error: {refusal(error, sys.argv[1:], name)}")
         if refused:

@@ -65,7 +65,7 @@ def refusal(error: HydraException | OmegaConfBaseException, arguments: Sequence[
     if ambiguous:
         key, _, value = ambiguous[1].partition("=")
         return UserError(
-            f"{key}: expected one value, got several, {value}. As a list: {override_of(key, f'[{value}]')}; as one "
+            f"{key}: expected one value, got several, {value}. As a list: '{key}=[{value}]'; as one "
             f"text: {override(key, value)}; as a job for each: --multirun."
         )
     unknown = _KEY.search(text)
@@ -74,9 +74,14 @@ def refusal(error: HydraException | OmegaConfBaseException, arguments: Sequence[
     return UserError(f"Expected arguments that Hydra understands, got: {_first_line(error)}. --help shows them.")
 
 
-def override_of(key: str, value: str) -> str:
-    """An argument whose value is Hydra's own form, for a shell."""
-    return f"'{key}={value}'"
+def require_changes(arguments: Sequence[str]) -> None:
+    """Raises UserError where an argument adds a setting or takes one away, as Hydra could: there are no others."""
+    for argument in arguments:
+        if argument.startswith(("+", "~")):
+            name = argument.lstrip("+~").partition("=")[0]
+            raise UserError(
+                f"{argument}: expected {name}=..., as settings are changed, not added or taken away. Leave out the sign."
+            )
 
 
 def _unreadable(argument: str) -> str:
@@ -99,9 +104,6 @@ def _unknown(key: str, arguments: Sequence[str], name: str) -> str:
         config = _settings(name, [])
     leaves = [each for each in flatten(config) if not re.search(r"(^|\.)_\w+_$", each)]
     known = [*dict.fromkeys([*config, *leaves])]
-    given = next((each for each in arguments if each.lstrip("+~").startswith(key)), key)
-    if key in known:
-        return f"{given}: expected {key}=..., as settings are changed, not added or taken away. Leave the sign out."
     return f"{key}: expected a setting that there is.{_did_you_mean(_near(key, known))} --help shows all."
 
 

@@ -1,8 +1,9 @@
-"""Whether values of a configuration are of the kinds that whoever takes them expects, before anybody computes with them."""
+"""Whether values of a configuration are of the kinds that whoever takes them expects."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -23,7 +24,7 @@ def checked_part(part: Mapping[str, Any], key: str) -> dict[str, Any]:
         UserError: A value is of another kind.
     """
     target = resolve_name(part["_target_"])
-    hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
+    hints = get_type_hints(target if is_dataclass(target) else target.__init__)
     values: dict[str, Any] = {}
     for name, value in part.items():
         place = f"{key}.{name}" if key else name

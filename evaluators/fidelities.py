@@ -19,7 +19,6 @@ from evaluators.training.healing import Healer
 from evaluators.training.tuned import TunedEvaluator
 from evaluators.training.tuning import Tuning
 from space.candidate import Candidate
-from space.errors import UserError
 from space.supernet.supernet import Supernet
 
 CORRECTED = "corrected"  # the fidelity of subnets that are refit in sequence, and not trained

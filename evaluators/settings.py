@@ -246,10 +246,12 @@ class Settings:
 
     @property
     def trained(self) -> int:
-        """How many fidelities of the search look at trained subnets."""
+        """How many fidelities of the search look at subnets after what follows their cached refit."""
         if self.training != "loop":
             return 0
-        return 1 if isinstance(self.distillation, Healing) else len(self.distillation.tokens)
+        if isinstance(self.distillation, Distillation):
+            return len(self.distillation.tokens)
+        return int(self.distillation is not None or self.correction is not None)
 
     @property
     def heals_in_loop(self) -> bool:

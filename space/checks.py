@@ -7,7 +7,6 @@ from operator import index
 
 from space.errors import UserError
 
-
 DTYPES = ("float32", "bfloat16", "float16")
 
 

@@ -14,8 +14,9 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import MissingMandatoryValue
 
+from conf.compose import composed
 from conf.sessions import run_session
-from conf.settings import PARTS, composed, instantiated, session_settings, stored_config
+from conf.settings import PARTS, instantiated, session_settings, stored_config
 from evaluators.base import choose_metrics
 from evaluators.cost import cost_measure
 from evaluators.data.places import TextPlace
@@ -27,6 +28,7 @@ from evaluators.training.recipes import MODES, CorrectiveRefit, Distillation, He
 from search.constraints import limits_text
 from search.loop import Budget
 from search.protocol import Task
+from search.run.commands import quoted
 from search.run.directory import open_run_directory
 from search.run.recommended import Recommend
 from space.candidate import Candidate

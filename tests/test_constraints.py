@@ -18,6 +18,7 @@ from search.rivals.additive import AdditiveDesigns
 from search.rivals.baselines import Ladders, RandomSearch
 from search.rivals.evolution import Evolution
 from search.rivals.greedy import GreedyRemoval
+from search.run.commands import quoted
 from search.surrogate.surrogate import SurrogateNSGA2
 from space.candidate import Candidate
 from space.errors import UserError

@@ -14,7 +14,10 @@ OF_ONE_START = ("run_dir", "progress", "tracker")  # settings that say nothing o
 
 def override(key: str, value: str) -> str:
     """`key=value` for a shell and for Hydra, which both give a meaning to blanks, commas, quotes and brackets."""
-    return shlex.quote(setting(key, value))
+    argument = setting(key, value)
+    if "'" in argument and not set(argument) & set('"$`\\!'):
+        return f'"{argument}"'  # as a person writes it
+    return shlex.quote(argument)
 
 
 def setting(key: str, value: str) -> str:

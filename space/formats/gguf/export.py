@@ -9,9 +9,8 @@ from typing import Any
 from torch import nn
 
 from space.candidate import Candidate
-from space.errors import UserError
 from space.formats.checkpoint import checkpoint_parts, kept_shapes
-from space.formats.gguf.file import TYPES, architecture, held_shapes, write_gguf
+from space.formats.gguf.file import architecture, held_shapes, write_gguf
 from space.formats.gguf.llamacpp import TOLERANCES, LlamaCppCheck, check_in_llamacpp
 from space.formats.gguf.tokenizer import gguf_tokenizer
 from space.formats.llama_arithmetic import longest_context, require_llama_arithmetic
