@@ -1,4 +1,9 @@
-"""Configuration of the entry scripts: groups of YAML files, and `settings`, which makes values of them.
+"""Configuration of the entry scripts: groups of YAML files, and what makes values of them.
+
+- `command`: what an entry script runs, from its arguments to its exit status.
+- `compose`: arguments to a configuration.
+- `settings`: a configuration to settings, with `values` of the kinds that these expect.
+- `sessions`: a run's session, by its directory.
 
 It is a package so that an installed project finds it.
 """

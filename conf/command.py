@@ -6,12 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.compose import plain, refusal, require_changes
@@ -40,7 +41,7 @@ def command(name: str, *, read: str, work: str) -> Callable[[], None]:
     def job(cfg: DictConfig) -> None:
         os.environ.pop(_RAISES, None)  # from now on Hydra may print crashes; and other processes begin anew
         own = HydraConfig.get()
-        arguments = [str(argument) for argument in own.overrides.task]
+        arguments: Any = OmegaConf.to_container(own.overrides.task)  # as they were given
         try:
             _work(cfg, arguments, read, work)
         except UserError as error:

@@ -80,7 +80,8 @@ def require_changes(arguments: Sequence[str]) -> None:
         if argument.startswith(("+", "~")):
             name = argument.lstrip("+~").partition("=")[0]
             raise UserError(
-                f"{argument}: expected {name}=..., as settings are changed, not added or taken away. Leave out the sign."
+                f"{argument}: expected {name}=..., as settings are changed, not added or taken away. "
+                "Leave out the sign."
             )
 
 
