@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from space.errors import UserError
+
+if TYPE_CHECKING:  # settings are read without what is slow to import
+    from transformers import PreTrainedTokenizerBase
 
 FIELDS = ("messages", "conversations")  # of a row, by custom
 _ROLES = {"human": "user", "gpt": "assistant"}  # in chats that say who a message is `from`, and its `value`
@@ -43,6 +43,8 @@ def renderer(tokenizer: PreTrainedTokenizerBase) -> Render:
     Returns:
         A function that raises a UserError where the tokenizer has no template for chats, or one that refuses these.
     """
+    from jinja2 import TemplateError
+
     if not tokenizer.chat_template:
         return unrendered
 
