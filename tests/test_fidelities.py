@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import random_tokens
-from evaluators.training.corrections import CorrectiveRefit
 
 from evaluators.divergence import Divergence
 from evaluators.fidelities import Fidelities, fidelities
 from evaluators.latency.table import LatencyTable, PhaseTable
 from evaluators.latency.workload import Workload
 from evaluators.refit_error import refit_error_measure
+from evaluators.training.recipes import CorrectiveRefit
 from evaluators.training.tuning import Tuning
 from space.candidate import Candidate
 from space.errors import UserError
