@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import hydra
@@ -23,6 +24,7 @@ def main(cfg: DictConfig) -> None:
             port=cfg.port,
             token=None if cfg.token is None else str(cfg.token),
             include_path=cfg.include_path,
+            places=[argument for argument in sys.argv[1:] if argument.startswith(("model.path=", "data.path="))],
         )
 
 

@@ -32,7 +32,7 @@ def export(config: dict[str, Any], watch: Watch) -> None:
     """Loads the run's model, makes the pick's own, polishes it, and exports it."""
     run_dir, pick = Path(config["run_dir"]), str(config["pick"])
     run = FinishedRun.open(run_dir)
-    row, settings = run.row(pick), ended_settings(run)
+    row, settings = run.row(pick), ended_settings(run, config)
     candidate = candidate_of(row)
     form = format_of(config["format"], config["gguf"]["type"])
     out = Path(config["out"] or run_dir / "exports" / f"{candidate.key}{form.suffix}")
@@ -66,7 +66,8 @@ def export(config: dict[str, Any], watch: Watch) -> None:
             "Provenance": {
                 "run": run_dir.resolve().name,
                 "base model": loaded.spec.name,
-                "base revision": loaded.spec.revision,
+                "base digest": loaded.spec.digest,
+                **({"base commit": loaded.commit} if loaded.commit else {}),
                 "text": run.summary["text"],
                 "seed": run.config["seed"],
                 **session.trained_facts(),

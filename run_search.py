@@ -32,7 +32,7 @@ def run(settings: RunSettings, watch: Watch) -> None:
     with watch.stage("model and text"):
         session.check()
         finished_runs(settings.compared)
-    open_run_directory(run_dir, settings.stored, free=FREE_SETTINGS)
+    open_run_directory(run_dir, settings.known(session), free=FREE_SETTINGS)
     watch.opened(run_dir, session.spec.name, settings.stored, settings.tracker)
     text = settings.session.text
     watch.say([*session.text.remarks(text.windows, text.length), *session.harness.remarks(settings.session.objectives)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
@@ -23,12 +24,14 @@ from search.views.watch.run import Watch, watched
 TASK_SETTINGS = [field.name for field in fields(TaskSettings)]
 
 
-def score(run_dir: Path, pick: str, tasks: TaskSettings, watch: Watch) -> None:
+def score(config: dict[str, Any], watch: Watch) -> None:
     """Asks the dense model and a pick of a run what the run's archive does not know yet."""
+    run_dir, pick = Path(config["run_dir"]), str(config["pick"])
+    tasks = TaskSettings(**{name: value for name, value in config.items() if name in TASK_SETTINGS})
     run = FinishedRun.open(run_dir)
     candidate = candidate_of(run.row(pick))
     watch.say([f"pick {pick}: {candidate.key}"])
-    settings = replace(ended_settings(run), tasks=tasks)
+    settings = replace(ended_settings(run, config), tasks=tasks)
     session = Session.open(settings, Paths(run_dir), watch.stage)
     with watch.stage("tasks"):
         _ = session.harness
@@ -41,8 +44,7 @@ def score(run_dir: Path, pick: str, tasks: TaskSettings, watch: Watch) -> None:
 def main(cfg: DictConfig) -> None:
     """Scores, and tells of mistakes in one message."""
     with watched(cfg.progress) as watch:
-        tasks = TaskSettings(**{name: value for name, value in plain(cfg).items() if name in TASK_SETTINGS})
-        score(Path(cfg.run_dir), str(cfg.pick), tasks, watch)
+        score(plain(cfg), watch)
 
 
 if __name__ == "__main__":

@@ -8,21 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_module
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from evaluators.data.shards import SUFFIXES
 from evaluators.paths import Paths, Stage, unseen
 from evaluators.session import Session
 from evaluators.settings import Settings
 from search.loop import Budget
 from search.protocol import Algorithm, Task
-from search.run.directory import CONFIG_FILE, new_name
+from search.run.directory import CONFIG_FILE, new_name, read_config
 from search.run.finished import FinishedRun
 from search.run.recommended import Recommend
 from space.errors import UserError
+from space.locations import located
 from space.space import SearchSpace
 
 # Field of `Settings` to the key of a configuration that it is made of.
@@ -38,6 +39,7 @@ PARTS: Mapping[str, str] = {
     "tasks": "evaluate",
     "samples": "samples",
 }
+PLACES = ("model.path", "data.path", "recover.data.path", "compare")  # which hold wherever a later command runs
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,16 @@ class RunSettings:
     tracker: str
     stored: Mapping[str, Any]
 
+    def known(self, session: Session) -> Mapping[str, Any]:
+        """What is stored, with that by which the model and the text are known again, wherever they are then.
+
+        Raises:
+            UserError: Either of them can not be had.
+        """
+        loaded = session.loaded
+        model = self.stored["model"] | {"revision": loaded.commit, "digest": loaded.spec.digest}
+        return {**self.stored, "model": model, "data": self.stored["data"] | {"digest": session.text.digest}}
+
 
 def run_settings(config: dict[str, Any]) -> RunSettings:
     """The settings of a run.
@@ -84,11 +96,13 @@ def run_settings(config: dict[str, Any]) -> RunSettings:
         config: Of `run_search.py`, as nested dicts.
 
     Raises:
-        UserError: See `instantiated`.
+        UserError: See `instantiated`; or the run's directory holds a configuration that cannot be read.
     """
+    run_dir = Path(config["run_dir"] or new_name(config["name"]))
+    config = _gone_on_with(config, read_config(run_dir) or {})
     return RunSettings(
         session=session_settings(config),
-        run_dir=Path(config["run_dir"] or new_name(config["name"])),
+        run_dir=run_dir,
         seed=config["seed"],
         budget=instantiated(config["budget"]),
         algorithm=instantiated(config["search"]["algorithm"]),
@@ -104,9 +118,31 @@ def run_settings(config: dict[str, Any]) -> RunSettings:
     )
 
 
+def _gone_on_with(config: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with what a run has stored of its model and text: digests, and the commit of the same hub id."""
+    config = dict(config)
+    for part in ("model", "data"):
+        before, now = stored.get(part), dict(config[part])
+        if not isinstance(before, Mapping):
+            continue
+        if now["digest"] is None:
+            now["digest"] = before.get("digest")
+        if part == "model" and now["revision"] is None and now["path"] == before.get("path"):
+            now["revision"] = before.get("revision")
+        config[part] = now
+    return config
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """A configuration as nested dicts, lists and scalars, every reference resolved."""
+    """A configuration as nested dicts, lists and scalars: references resolved, local paths from the root on."""
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    for key in PLACES:
+        *groups, name = key.split(".")
+        part = config
+        for group in groups:
+            part = part.get(group) or {}
+        if name in part:
+            part[name] = located(part[name], SUFFIXES)
     return dict(config)
 
 
@@ -159,26 +195,34 @@ def session_settings(config: Mapping[str, Any]) -> Settings:
         ) from error
 
 
-def ended_settings(run: FinishedRun) -> Settings:
-    """The settings of a run that has ended, with the text and in the dtype that it had.
+def ended_settings(run: FinishedRun, config: Mapping[str, Any]) -> Settings:
+    """The settings of a run that has ended, in the dtype that it had.
+
+    Args:
+        run: The run, whose model and text are known by their digests.
+        config: Of the entry, as nested dicts: where model and text are now, where they are not where they were.
 
     Raises:
         UserError: See `session_settings`.
     """
     settings, dtype = session_settings(run.config), str(run.summary["dtype"]).removeprefix("torch.")
-    return replace(settings, text_digest=run.summary["text"], model=replace(settings.model, dtype=dtype))
+    model, text = replace(settings.model, dtype=dtype), settings.text
+    if config["model"]["path"] is not None:
+        model = replace(model, path=config["model"]["path"], revision=None)
+    if config["data"]["path"] is not None:
+        text = replace(text, path=config["data"]["path"])
+    return replace(settings, model=model, text=text)
 
 
 def stored_config(run_dir: Path) -> dict[str, Any]:
     """The configuration that a run has stored, begun or ended.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none, or it cannot be read.
     """
-    try:
-        config = yaml.safe_load((run_dir / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"Expected {run_dir} to hold a run, got: {error}. Give a run's directory.") from error
+    config = read_config(run_dir)
+    if config is None:
+        raise UserError(f"Expected {run_dir} to hold a run, but it has no {CONFIG_FILE}. Give a run's directory.")
     return dict(config)
 
 

@@ -24,6 +24,7 @@ class ModelSettings:
 
     path: str | None = None
     revision: str | None = None
+    digest: str | None = None
     dtype: str = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
@@ -39,6 +40,7 @@ class TextSettings(TextPlace):
         search_windows: For the divergence of every candidate.
         heldout_windows: For the front's final scores.
         long: Tokens in the longer windows of held-out text that the front is scored on besides; None for no such.
+        digest: That the text must have, as `evaluators.data.splits.TokenSplits` says it; None for any.
     """
 
     length: int = 512
@@ -46,6 +48,7 @@ class TextSettings(TextPlace):
     search_windows: int = 4
     heldout_windows: int = 16
     long: int | None = 2048
+    digest: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,7 +155,6 @@ class Settings:
         tasks: What lm-eval asks.
         samples: What the front's members write.
         objectives: Names of the metrics that the front is about.
-        text_digest: That the text must have, as `evaluators.data.splits.TokenSplits` says it; None for any.
     """
 
     model: ModelSettings
@@ -167,7 +169,6 @@ class Settings:
     tasks: TaskSettings = field(default_factory=TaskSettings)
     samples: SampleSettings = field(default_factory=SampleSettings)
     objectives: tuple[str, ...] = ("kl", "latency_ms")
-    text_digest: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))

@@ -44,7 +44,7 @@ from space.supernet.preparation import Preparation
 CONF = Path(__file__).parents[1] / "conf"
 SPEC = ModelSpec(
     name="toy",
-    revision="0",
+    digest="0",
     family="llama",
     layers=6,
     hidden=32,

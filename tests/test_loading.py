@@ -129,7 +129,7 @@ def test_weights_are_float32_whatever_was_saved(tmp_path):
 
 
 def test_revision_pins_weights_and_config_but_not_the_place(saved, llama):
-    before = load_model(str(llama)).spec.revision
+    before = load_model(str(llama)).spec.digest
     assert before == fingerprint(saved)
     weights = llama / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -301,7 +301,7 @@ def test_hub_not_reachable_but_downloaded_before(llama, monkeypatch):
     commit = llama.rename(llama.with_name("c0ffee"))
     monkeypatch.setattr(hub, "snapshot_download", lambda *_, local_files_only=False, **__: str(commit))
     loaded = load_model("someone/some-model")
-    assert (loaded.spec.name, loaded.spec.revision, loaded.source) == (
+    assert (loaded.spec.name, loaded.spec.digest, loaded.source) == (
         "someone/some-model",
         "c0ffee",
         "someone/some-model",

@@ -19,7 +19,7 @@ from space.candidate import Candidate, LayerShape
 OBJECTIVES = (metric_named("kl"), metric_named("latency_ms"))
 SCORE = task_score("acc_piqa", "max")
 FACTS: dict[str, Any] = {
-    "model": {"name": "tiny", "revision": "r"},
+    "model": {"name": "tiny", "digest": "r"},
     "text": "t",
     "dtype": "d",
     "latency": {"device": "cpu"},
@@ -316,7 +316,7 @@ def test_names_that_mean_harm_do_nothing(shown: Shown, tmp_path: Path) -> None:
     write_front_csv(rival / "front.csv", FRONT.assign(latency_ms=1.3 * FRONT["latency_ms"]))
     write_front_csv(rival / "points.csv", FRONT)
     (rival / "config.yaml").write_text("seed: 0")
-    facts = {**FACTS, **meaning([FRONT], OBJECTIVES), "model": {"name": HOSTILE, "revision": HOSTILE}}
+    facts = {**FACTS, **meaning([FRONT], OBJECTIVES), "model": {"name": HOSTILE, "digest": HOSTILE}}
     (rival / "summary.json").write_text(json.dumps(facts))
     harm = {"front": FRONT.assign(**{"<i>acc</i>": 0.5}), "scores": [task_score("<i>acc</i>", "max")]}
     shown.open(data(title=HOSTILE, run_dir=f"../../{HOSTILE}", compared=finished_runs([str(rival)]), **harm))

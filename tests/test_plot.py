@@ -72,7 +72,7 @@ class Page(HTMLParser):
 
 
 FACTS: dict[str, Any] = {
-    "model": {"name": "tiny", "revision": "r1"},
+    "model": {"name": "tiny", "digest": "r1"},
     "text": "t",
     "dtype": "d",
     "latency": {"device": "cpu"},
@@ -240,7 +240,7 @@ def test_a_run_whose_keys_would_be_commands_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"model": {"name": "other", "revision": "r1"}}, "another model (other)"),
+        ({"model": {"name": "other", "digest": "r1"}}, "another model (other)"),
         ({"dtype": "float32"}, "another dtype (float32)"),
         ({"latency": {"device": "gpu"}}, "latency"),
         ({"latency": {"device": "cpu", "newer": 1}}, None),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 from evaluators.data.shards import SUFFIXES
 from space.errors import UserError
+from space.locations import is_local
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Entry:
     @property
     def is_local(self) -> bool:
         """Whether the path is one of this machine."""
-        return self.path.startswith(("/", "./", "../", "~")) or self.path.endswith(SUFFIXES) or Path(self.path).exists()
+        return is_local(self.path, SUFFIXES)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, is_offline_mode
 from evaluators.data.places import Entry, TextPlace
 from evaluators.data.shards import SUFFIXES, WITHOUT_HUB, HubShard, Shard, TextFile, WholeText
 from space.errors import UserError
+from space.locations import absolute
 from space.models.embedded import default_texts
 from space.models.hub import HUB_TIMEOUT_S, hub_errors
 
@@ -100,14 +101,16 @@ def _beginning(source: Source, characters: int, of_shared: int) -> Iterator[str]
 
 def _local_files(given: str) -> list[Path]:
     """The text files at a path, in order of name."""
-    path = Path(given).expanduser()
+    path = absolute(given)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES) and file.is_file())
         if not files:
             raise UserError(f"Expected files named {', '.join(SUFFIXES)} in the directory {path}, found none.")
         return files
     if not path.is_file():
-        raise UserError(f"Expected data.path to be a file or directory, but there is none at {path}")
+        raise UserError(
+            f"Expected data.path to be a file or directory, but there is none at {path}. Set it to where the text is."
+        )
     if not path.name.endswith(SUFFIXES):
         raise UserError(f"Expected data.path to be named {', '.join(SUFFIXES)}, got {path.name}. Rename or convert it.")
     return [path]

@@ -127,10 +127,10 @@ class LatencyBench:
 
     def _timings(self, phase: Phase, models: Mapping[str, Candidate], on_round: OnRound) -> Timings:
         """Timings that have all of some models; the missing ones are measured, and kept unless the machine is busy."""
-        spec = self._spec.to_json() | {"name": "", "revision": ""}  # times do not depend on weights
+        shapes = {fact: value for fact, value in self._spec.identity.items() if fact != "digest"}
         about = {
             **self.clock.describe(),
-            "model": spec,
+            "model": shapes,  # times do not depend on weights
             # as files of before name it, so that their timings stay of use
             "phase": {"kind": phase.kind, "batch": phase.batch_size, "tokens": phase.tokens},
             "cold": self.workload.cold,

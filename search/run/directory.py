@@ -24,6 +24,7 @@ SUMMARY_FILE = "summary.json"
 FREE_SETTINGS = (
     *("run_dir", "name", "budget", "profile_only", "compare", "progress", "tracker", "evaluate"),
     *("recommend", "samples", "data.long"),
+    *("model.path", "model.revision", "data.path"),  # where model and text are, which are known by their digests
 )
 
 
@@ -56,7 +57,7 @@ def open_run_directory(path: str | os.PathLike[str], config: Mapping[str, Any], 
             "Choose another run_dir, or remove what is in the way."
         ) from error
     text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-    stored = _stored_config(directory / CONFIG_FILE)
+    stored = read_config(directory)
     if stored is not None:
         changed = differences(stored, yaml.safe_load(text), free=free)
         if changed:
@@ -69,10 +70,16 @@ def open_run_directory(path: str | os.PathLike[str], config: Mapping[str, Any], 
     return directory
 
 
-def _stored_config(path: Path) -> Mapping[str, Any] | None:
+def read_config(directory: Path) -> Mapping[str, Any] | None:
+    """The configuration that a run directory holds; None where it holds none, or is none.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    path = directory / CONFIG_FILE
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(

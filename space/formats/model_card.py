@@ -45,7 +45,7 @@ def model_card(
     parts = [
         f"---\n{facts.to_yaml()}\n---",
         f"# {spec.name}, pruned ({candidate.key})",
-        f"A smaller, dense model cut out of `{spec.name}` (revision `{spec.revision}`, family `{spec.family}`) by "
+        f"A smaller, dense model cut out of `{spec.name}` (digest `{spec.digest}`, family `{spec.family}`) by "
         f"structured pruning. {kind}",
         "Licence: that of the base model; see the base model.",
         "## Use",

@@ -5,7 +5,6 @@ Everything that can be refused is refused before the weights are read, and every
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from space.errors import UserError
+from space.locations import absolute, is_local
 from space.models.architectures import architecture_of
+from space.models.digest import checkpoint_digest
 from space.models.embedded import DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
 from space.models.hub import WEIGHT_FILES, model_snapshot
 from space.models.vector_math import settle_vector_math
@@ -27,7 +28,6 @@ from space.spec import ModelSpec
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _WITHOUT_HUB = "leave model.path unset for the embedded default, or set it to a local directory"
-_HASHED_BYTES = 4 << 30
 
 # Keys of config.json that, when set, stand for something that the search does not do.
 _REFUSED_CONFIG = {
@@ -50,6 +50,7 @@ class LoadedModel:
         dtype: What forward passes of the search are to run in.
         device: Where the model is.
         source: The directory or hub id that it came from.
+        commit: Of the hub id; None for a directory.
     """
 
     model: PreTrainedModel
@@ -58,12 +59,14 @@ class LoadedModel:
     dtype: torch.dtype
     device: torch.device
     source: str
+    commit: str | None = None
 
 
 def load_model(
     path: str | None = None,
     *,
     revision: str | None = None,
+    digest: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
@@ -73,6 +76,7 @@ def load_model(
     Args:
         path: Local directory with `config.json` and safetensors, or hub id; None is the embedded default.
         revision: Branch, tag or commit of a hub id.
+        digest: That the checkpoint must have, see `space.models.digest`; None for any.
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the device is fast at it, else float32.
         device: A torch device, or `auto`: CUDA where there is one, else the CPU.
         trust_remote_code: Whether modelling code that comes with the checkpoint may run.
@@ -84,14 +88,20 @@ def load_model(
     run_device = resolve_device(device)
     run_dtype = resolve_dtype(dtype, run_device)
     directory, name, commit = _locate(path, revision, trust_remote_code)
-    family = _check_directory(directory)
+    family, own_digest = _check_directory(directory), checkpoint_digest(directory)
+    if digest not in (None, own_digest):
+        raise UserError(
+            f"Expected the model of the run, with the digest {digest}, but {name} in {directory} has {own_digest}: "
+            "other weights or another config.json. Set model.path to where the run's model is now (of a hub id, also "
+            "model.revision to its commit; config.yaml of the run says both), or start a new run."
+        )
     tokenizer, model = _read(directory, trust_remote_code)
     try:
-        spec = read_spec(model, name, commit or fingerprint(directory), family)
+        spec = read_spec(model, name, own_digest, family)
     except (AttributeError, ValueError) as error:
         raise UserError(f"Expected {name} to have the layers of a {family} model, but got: {error}") from error
     model.eval().requires_grad_(False).to(run_device)
-    return LoadedModel(model, tokenizer, spec, run_dtype, run_device, str(directory) if commit is None else name)
+    return LoadedModel(model, tokenizer, spec, run_dtype, run_device, name if commit else str(directory), commit)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -130,29 +140,9 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def fingerprint(directory: Path) -> str:
-    """16 hex digits that pin `config.json` and the weights of a checkpoint directory.
-
-    Weights are hashed by content; beyond 4 GB, where that takes long, by header, size and time of change.
-    """
-    files = sorted(directory.glob(WEIGHT_FILES))
-    whole = sum(file.stat().st_size for file in files) <= _HASHED_BYTES
-    digest = hashlib.sha256((directory / "config.json").read_bytes())
-    for file in files:
-        state = file.stat()
-        digest.update(f"{file.name}\0{state.st_size}\0".encode())
-        with file.open("rb") as content:
-            if whole:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
-            else:
-                digest.update(content.read(int.from_bytes(content.read(8), "little")))
-                digest.update(str(state.st_mtime_ns).encode())
-    return digest.hexdigest()[:16]
-
-
 def _locate(path: str | None, revision: str | None, trust_remote_code: bool) -> tuple[Path, str, str | None]:
     """The checkpoint's directory and name, and the commit where it comes from the hub."""
-    local = path is None or path.startswith(("/", "./", "../", "~")) or Path(path).exists()
+    local = path is None or is_local(path)
     if local and revision is not None:
         raise UserError(f"model.revision={revision} is for hub ids, got model.path={path}. Leave one of them unset.")
     if path is None:
@@ -160,9 +150,12 @@ def _locate(path: str | None, revision: str | None, trust_remote_code: bool) -> 
     if not local:
         directory = model_snapshot(path, revision, trust_remote_code, _check_config, _WITHOUT_HUB)
         return directory, path, directory.name
-    directory = Path(path).expanduser()
+    directory = absolute(path)
     if not directory.is_dir():
-        raise UserError(f"Expected model.path to be a directory, but there is no such directory: {path}")
+        raise UserError(
+            f"Expected model.path to be a directory, but there is no such directory: {directory}. Set model.path to "
+            "where the model is."
+        )
     return directory, directory.resolve().name, None
 
 
@@ -232,13 +225,13 @@ def _read(directory: Path, trust_remote_code: bool) -> tuple[PreTrainedTokenizer
     return tokenizer, model
 
 
-def read_spec(model: PreTrainedModel, name: str, revision: str, family: str) -> ModelSpec:
+def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:
     """The facts of a model, read from its configuration and checked against its modules.
 
     Args:
         model: A causal language model.
         name: What to call it.
-        revision: Digest of the weights' identity.
+        digest: Of its checkpoint, see `space.models.digest`.
         family: Its `model_type`.
 
     Raises:
@@ -272,7 +265,7 @@ def read_spec(model: PreTrainedModel, name: str, revision: str, family: str) -> 
     architecture = architecture_of(family)
     return ModelSpec(
         name=name,
-        revision=revision,
+        digest=digest,
         family=family,
         layers=len(layers),
         hidden=hidden,

@@ -82,7 +82,7 @@ class Preparation:
     def _digest(self, loaded: LoadedModel, tokens: Tensor) -> str:
         settings = {
             "format": FORMAT,
-            "spec": loaded.spec.to_json(),
+            "spec": loaded.spec.identity,
             "dtype": str(loaded.dtype),
             "device": loaded.device.type,
             "shape": list(tokens.shape),

@@ -140,7 +140,7 @@ def unlike(facts: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """What makes the numbers of two runs unlike, in words; empty when they can be compared."""
     model, other = facts.get("model") or {}, theirs.get("model") or {}
     remarks = []
-    if [model.get(name) for name in ("name", "revision")] != [other.get(name) for name in ("name", "revision")]:
+    if model.get("digest") != other.get("digest"):
         remarks.append(f"another model ({other.get('name')}), so KL is to another dense model")
     if facts.get("text") != theirs.get("text"):
         remarks.append("other text, so KL and perplexity are on other tokens")
