@@ -166,7 +166,7 @@ def test_numbers_of_other_settings_are_refused_with_the_difference(path):
 
 def test_an_archive_of_another_format_is_refused(path):
     path.write_text(path.read_text().replace('"format": 4', '"format": 3'))
-    with pytest.raises(UserError, match="expected an archive of format 3, got format 2"):
+    with pytest.raises(UserError, match="expected an archive of format 4, got format 3"):
         Archive(path, SETTINGS)
 
 

@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from space.errors import UserError
 from space.models import hub
 from space.models.architectures import ARCHITECTURES
-from space.models.loading import fingerprint, load_model, resolve_device, resolve_dtype
+from space.models.loading import load_model, resolve_device, resolve_dtype
 
 SIZES = {
     "vocab_size": 256,
@@ -128,27 +128,15 @@ def test_weights_are_float32_whatever_was_saved(tmp_path):
     assert loaded.source == str(tmp_path)
 
 
-def test_revision_pins_weights_and_config_but_not_the_place(saved, llama):
-    before = load_model(str(llama)).spec.digest
-    assert before == fingerprint(saved)
-    weights = llama / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    assert fingerprint(llama) != before
-    shutil.copy(saved / "model.safetensors", weights)
-    assert fingerprint(llama) == before
-    edit_config(llama, rms_norm_eps=0.1)
-    assert fingerprint(llama) != before
-
-
-def test_large_weights_are_pinned_by_header_size_and_time(llama, monkeypatch):
-    monkeypatch.setattr("space.models.loading._HASHED_BYTES", 0)
-    before = fingerprint(llama)
-    assert fingerprint(llama) == before
-    weights = llama / "model.safetensors"
-    weights.write_bytes(weights.read_bytes().replace(b"self_attn", b"self_bttn", 1))
-    assert fingerprint(llama) != before
+def test_a_model_is_known_by_its_digest_wherever_it_is(saved, llama):
+    spec = load_model(str(saved)).spec
+    there = llama.rename(llama.with_name("moved"))
+    moved = load_model(str(there), digest=spec.digest).spec
+    assert (moved.name, moved.identity) == ("moved", spec.identity)
+    edit_config(there, rms_norm_eps=0.1)
+    other = load_model(str(there)).spec.digest
+    with pytest.raises(UserError, match=rf"digest {spec.digest}, but moved in .*moved has {other}: other weights or"):
+        load_model(str(there), digest=spec.digest)
 
 
 def test_loading_is_quiet_and_leaves_transformers_as_it_was(saved, capsys):
@@ -158,14 +146,17 @@ def test_loading_is_quiet_and_leaves_transformers_as_it_was(saved, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_missing_directory():
-    with pytest.raises(UserError, match=r"no such directory: \./no/such"):
-        load_model("./no/such")
+@pytest.mark.parametrize("path", ["./no/such", "no/such/model", "model/"])
+def test_missing_directory(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"no such directory: {tmp_path / path}. Set model.path to where"):
+        load_model(path)
 
 
-def test_garbage_path():
-    with pytest.raises(UserError, match="which is neither"):
-        load_model("no such model//")
+def test_garbage_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"which is neither: there is nothing at {tmp_path / 'no such model'}"):
+        load_model("no such model")
 
 
 def test_empty_directory(tmp_path):
@@ -292,8 +283,10 @@ def test_device_and_dtype(monkeypatch):
             resolve_device(device)
 
 
-def test_hub_not_reachable():
-    with pytest.raises(UserError, match=r"can not be reached \(Name or service.*leave model\.path unset"):
+def test_hub_not_reachable(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    looked = f"nothing at {tmp_path}/someone/some-model"
+    with pytest.raises(UserError, match=rf"{looked}.*not be reached \(Name or service.*leave model\.path unset"):
         load_model("someone/some-model")
 
 
@@ -301,11 +294,9 @@ def test_hub_not_reachable_but_downloaded_before(llama, monkeypatch):
     commit = llama.rename(llama.with_name("c0ffee"))
     monkeypatch.setattr(hub, "snapshot_download", lambda *_, local_files_only=False, **__: str(commit))
     loaded = load_model("someone/some-model")
-    assert (loaded.spec.name, loaded.spec.digest, loaded.source) == (
-        "someone/some-model",
-        "c0ffee",
-        "someone/some-model",
-    )
+    assert (loaded.spec.name, loaded.source, loaded.commit) == ("someone/some-model", "someone/some-model", "c0ffee")
+    here = load_model(str(commit))
+    assert (here.spec.identity, here.commit) == (loaded.spec.identity, None)  # a copy of it is the same model
 
 
 def test_hub_model_of_a_wrong_family_is_refused_before_its_weights_are_downloaded(tmp_path, monkeypatch):

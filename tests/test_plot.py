@@ -240,7 +240,8 @@ def test_a_run_whose_keys_would_be_commands_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"model": {"name": "other", "digest": "r1"}}, "another model (other)"),
+        ({"model": {"name": "tiny", "digest": "r2"}}, "another model (tiny)"),
+        ({"model": {"name": "renamed", "digest": "r1"}}, None),
         ({"dtype": "float32"}, "another dtype (float32)"),
         ({"latency": {"device": "gpu"}}, "latency"),
         ({"latency": {"device": "cpu", "newer": 1}}, None),

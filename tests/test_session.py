@@ -135,9 +135,11 @@ def test_a_prepared_run_needs_its_text_for_what_is_trained_alone(settings: Setti
     assert model.num_parameters() < untrained.loaded.model.num_parameters()
     with pytest.raises(UserError, match=r"gone\.txt"):
         Session.open(gone, paths).finished_model(CUT)
-    assert Session.open(replace(settings, text_digest=digest), paths).text.digest == digest
-    with pytest.raises(UserError, match=f"Expected the text of the run .*changed .{digest}"):
-        _ = Session.open(replace(settings, text_digest="another"), paths).text
+    known = replace(settings, text=replace(settings.text, digest=digest))
+    assert Session.open(known, paths).text.digest == digest
+    other = replace(settings, text=replace(settings.text, digest="another"))
+    with pytest.raises(UserError, match=f"text of the run, with the digest another, but .*text.txt has {digest}"):
+        _ = Session.open(other, paths).text
 
 
 def test_a_table_of_another_device_is_refused_with_each_difference(settings: Settings, paths: Paths) -> None:
@@ -179,9 +181,12 @@ def test_an_archive_is_of_one_device_dtype_text_and_table(settings: Settings, pa
     for other, said in (
         ({"device": "Imaginary 9000"}, "device: .* -> 'Imaginary 9000'"),
         ({"timed": identity["timed"] | {"threads": 2}}, r"timed\.threads: 1 -> 2"),
+        ({"model": identity["model"] | {"digest": "0"}}, r"model\.digest: .* -> '0'"),
         ({"dtype": "torch.bfloat16"}, "dtype: 'torch.float32' -> 'torch.bfloat16'"),
         ({"latency": "another"}, "latency: .* -> 'another'"),
         ({"fidelities": ["search"]}, r"fidelities: \['search-8', 'search'\] -> \['search'\]"),
     ):
         with pytest.raises(UserError, match=said):
             Archive(paths.run_dir / "archive.jsonl", identity | other)
+    renamed = identity | {"model": identity["model"] | {"name": "renamed"}}
+    Archive(paths.run_dir / "archive.jsonl", renamed).close()
