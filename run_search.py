@@ -7,6 +7,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from conf.places import known
 from conf.settings import RunSettings, plain, run_settings
 from evaluators.closing import Closing
 from evaluators.paths import Paths
@@ -32,7 +33,9 @@ def run(settings: RunSettings, watch: Watch) -> None:
     with watch.stage("model and text"):
         session.check()
         finished_runs(settings.compared)
-    open_run_directory(run_dir, settings.known(session), free=FREE_SETTINGS)
+    loaded, digest = session.loaded, session.text.digest
+    stored = known(settings.stored, commit=loaded.commit, model=loaded.spec.digest, text=digest)
+    open_run_directory(run_dir, stored, free=FREE_SETTINGS)
     watch.opened(run_dir, session.spec.name, settings.stored, settings.tracker)
     text = settings.session.text
     watch.say([*session.text.remarks(text.windows, text.length), *session.harness.remarks(settings.session.objectives)])

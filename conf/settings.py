@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from evaluators.data.shards import SUFFIXES
+from conf.places import from_the_root, gone_on_with, moved
 from evaluators.paths import Paths, Stage, unseen
 from evaluators.session import Session
 from evaluators.settings import Settings
@@ -23,7 +23,6 @@ from search.run.directory import CONFIG_FILE, new_name, read_config
 from search.run.finished import FinishedRun
 from search.run.recommended import Recommend
 from space.errors import UserError
-from space.locations import located
 from space.space import SearchSpace
 
 # Field of `Settings` to the key of a configuration that it is made of.
@@ -39,7 +38,6 @@ PARTS: Mapping[str, str] = {
     "tasks": "evaluate",
     "samples": "samples",
 }
-PLACES = ("model.path", "data.path", "recover.data.path", "compare")  # which hold wherever a later command runs
 
 
 @dataclass(frozen=True)
@@ -78,16 +76,6 @@ class RunSettings:
     tracker: str
     stored: Mapping[str, Any]
 
-    def known(self, session: Session) -> Mapping[str, Any]:
-        """What is stored, with that by which the model and the text are known again, wherever they are then.
-
-        Raises:
-            UserError: Either of them can not be had.
-        """
-        loaded = session.loaded
-        model = self.stored["model"] | {"revision": loaded.commit, "digest": loaded.spec.digest}
-        return {**self.stored, "model": model, "data": self.stored["data"] | {"digest": session.text.digest}}
-
 
 def run_settings(config: dict[str, Any]) -> RunSettings:
     """The settings of a run.
@@ -99,7 +87,7 @@ def run_settings(config: dict[str, Any]) -> RunSettings:
         UserError: See `instantiated`; or the run's directory holds a configuration that cannot be read.
     """
     run_dir = Path(config["run_dir"] or new_name(config["name"]))
-    config = _gone_on_with(config, read_config(run_dir) or {})
+    config = gone_on_with(config, read_config(run_dir) or {})
     return RunSettings(
         session=session_settings(config),
         run_dir=run_dir,
@@ -118,32 +106,10 @@ def run_settings(config: dict[str, Any]) -> RunSettings:
     )
 
 
-def _gone_on_with(config: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with what a run has stored of its model and text: digests, and the commit of the same hub id."""
-    config = dict(config)
-    for part in ("model", "data"):
-        before, now = stored.get(part), dict(config[part])
-        if not isinstance(before, Mapping):
-            continue
-        if now["digest"] is None:
-            now["digest"] = before.get("digest")
-        if part == "model" and now["revision"] is None and now["path"] == before.get("path"):
-            now["revision"] = before.get("revision")
-        config[part] = now
-    return config
-
-
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """A configuration as nested dicts, lists and scalars: references resolved, local paths from the root on."""
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    for key in PLACES:
-        *groups, name = key.split(".")
-        part = config
-        for group in groups:
-            part = part.get(group) or {}
-        if name in part:
-            part[name] = located(part[name], SUFFIXES)
-    return dict(config)
+    return from_the_root(dict(config))
 
 
 def composed(*overrides: str, name: str = "config") -> dict[str, Any]:
@@ -206,12 +172,7 @@ def ended_settings(run: FinishedRun, config: Mapping[str, Any]) -> Settings:
         UserError: See `session_settings`.
     """
     settings, dtype = session_settings(run.config), str(run.summary["dtype"]).removeprefix("torch.")
-    model, text = replace(settings.model, dtype=dtype), settings.text
-    if config["model"]["path"] is not None:
-        model = replace(model, path=config["model"]["path"], revision=None)
-    if config["data"]["path"] is not None:
-        text = replace(text, path=config["data"]["path"])
-    return replace(settings, model=model, text=text)
+    return moved(replace(settings, model=replace(settings.model, dtype=dtype)), config)
 
 
 def stored_config(run_dir: Path) -> dict[str, Any]:
