@@ -33,9 +33,7 @@ def run(settings: RunSettings, watch: Watch) -> None:
     with watch.stage("model and text"):
         session.check()
         finished_runs(settings.compared)
-    loaded, digest = session.loaded, session.text.digest
-    stored = known(settings.stored, commit=loaded.commit, model=loaded.spec.digest, text=digest)
-    open_run_directory(run_dir, stored, free=FREE_SETTINGS)
+    open_run_directory(run_dir, known(settings.stored, session.loaded, session.text.digest), free=FREE_SETTINGS)
     watch.opened(run_dir, session.spec.name, settings.stored, settings.tracker)
     text = settings.session.text
     watch.say([*session.text.remarks(text.windows, text.length), *session.harness.remarks(settings.session.objectives)])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evaluators.data.shards import SUFFIXES
 from evaluators.settings import Settings
 from space.locations import located
+
+if TYPE_CHECKING:  # settings are read without torch
+    from space.models.loading import LoadedModel
 
 PLACES = ("model.path", "data.path", "recover.data.path", "compare")  # settings that a later command looks at again
 
@@ -39,18 +42,17 @@ def gone_on_with(config: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[s
     return {**config, **parts}
 
 
-def known(config: Mapping[str, Any], *, commit: str | None, model: str, text: str) -> dict[str, Any]:
+def known(config: Mapping[str, Any], model: LoadedModel, text: str) -> dict[str, Any]:
     """A configuration as a run stores it: model and text are known again by it, wherever they are then.
 
     Args:
         config: Of the run.
-        commit: Of the model where it is of the hub, see `space.models.loading.LoadedModel`.
-        model: Digest of the model.
-        text: Digest of the text.
+        model: Its model.
+        text: Digest of its text.
     """
     return {
         **config,
-        "model": config["model"] | {"revision": commit, "digest": model},
+        "model": config["model"] | {"revision": model.commit, "digest": model.spec.digest},
         "data": config["data"] | {"digest": text},
     }
 
