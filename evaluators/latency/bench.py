@@ -102,6 +102,7 @@ class LatencyBench:
                     for kind, options in block_options.items()
                 },
                 spread=timings.spread(),
+                head_ms=timings.head_ms,
             )
             whole = {design: times[design.key] for design in designs}
             fit, check = ({d: whole[d] for d in part} for part in _split(designs, self.workload.fit))
@@ -135,6 +136,8 @@ class LatencyBench:
             "phase": {"kind": phase.kind, "batch": phase.batch_size, "tokens": phase.tokens},
             "cold": self.workload.cold,
         }
+        if phase.kind == "decode":
+            about.pop("logits", None)  # there is one position alone
         timings = Timings.of(about, self._cache)
         missing = {name: candidate for name, candidate in models.items() if name not in timings.ratios}
         if not missing and timings.dense_ms is not None:
@@ -142,6 +145,7 @@ class LatencyBench:
         rows, dense_ms = self.clock.session(phase, missing, self.workload.rounds, on_round)
         timings.ratios |= rows
         timings.dense_ms = timings.dense_ms or dense_ms
+        timings.head_ms = timings.head_ms or self.clock.head_ms(phase)
         if timings.spread() <= NOISY:
             timings.save()
         return timings
