@@ -4,8 +4,8 @@
 
 DIR becomes a run directory with the table of results/reference/latency.json, said to be of this machine, so that
 `python run_search.py run_dir=DIR latency.logits=all`, its defaults else, asks and answers as it did then: on the same
-kind of processor to the last bit, on another one nearly so. Hypervolumes are of KL against table latency, below a KL of 3 nats a token and
-the dense model's latency, of subnets as they are and of trained ones; those of then stand in
+kind of processor to the last bit, on another one nearly so. Hypervolumes are of KL against table latency, below a KL of
+3 nats a token and the dense model's latency, of subnets as they are and of trained ones; those of then stand in
 results/reference/hypervolume.json. Run it again with the same DIR to go on.
 """
 

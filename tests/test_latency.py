@@ -226,7 +226,7 @@ def test_a_prefill_has_the_logits_that_are_asked_for(family: str, make_supernet:
     with torch.inference_mode():
         last, full = (
             TorchClock(supernet, replace(WORKLOAD, logits=logits)).step(HOLES, phase)()
-            for logits in ("last", "all")  # type: Literal["last", "all"]
+            for logits in ("last", "all")
         )
     torch.testing.assert_close(last.logits, full.logits[:, -1:])
     assert full.logits.shape[1] == 8

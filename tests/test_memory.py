@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
@@ -66,6 +65,6 @@ def test_the_peak_has_the_logits_that_are_timed(tmp_path: Path) -> None:
     supernet = Supernet.prepare(model, spec, random_tokens(12, 24), tmp_path, dtype=torch.float32)
     last, full = (
         LatencyBench(supernet, Workload(length=32, logits=logits)).clock.try_out(Candidate.dense(spec))["peak_bytes"]
-        for logits in ("last", "all")  # type: Literal["last", "all"]
+        for logits in ("last", "all")
     )
     assert full - last > 4 * 24 * 2000
