@@ -68,7 +68,7 @@ def over_dense(frame: pd.DataFrame, dense: pd.Series, speeds: Mapping[str, Metri
 def axes(columns: Sequence[str], objectives: Sequence[Metric]) -> list[Axes]:
     """What the page offers to look at, the first of which it opens with.
 
-    First what is promised: the measured speed-up and the loss on held-out text, which members of the front alone have.
+    First what is promised of the front, whose members alone have it: the measured speed-up and the loss on held-out text.
     Then what the search went by, which all of its points have: the table's speed-up and the search's own quality. One
     stands in for the other where it is not known, as while a search runs. Where no objective is a latency, the first
     cost takes the place of speed-ups, and the removed part that of a number of parameters.
@@ -89,7 +89,7 @@ def axes(columns: Sequence[str], objectives: Sequence[Metric]) -> list[Axes]:
         return next(name for name in (*wanted, *columns) if name in columns and name != other)
 
     x = first(measured, table, *costs)
-    promised = Axes("measured", x, first(RISE.name, *qualities, *names, other=x))
+    promised = Axes("the front", x, first(RISE.name, *qualities, *names, other=x))
     x = first(table, *costs)
     searched = Axes("all candidates", x, first(*qualities, *names, QUALITY, other=x))
     return [searched] if (promised.x, promised.y) == (searched.x, searched.y) else [promised, searched]
