@@ -225,8 +225,7 @@ def test_a_prefill_has_the_logits_that_are_asked_for(family: str, make_supernet:
     supernet, phase = make_supernet(family), Phase("prefill", 2, 8)
     with torch.inference_mode():
         last, full = (
-            TorchClock(supernet, replace(WORKLOAD, logits=logits)).step(HOLES, phase)()
-            for logits in ("last", "all")
+            TorchClock(supernet, replace(WORKLOAD, logits=logits)).step(HOLES, phase)() for logits in ("last", "all")
         )
     torch.testing.assert_close(last.logits, full.logits[:, -1:])
     assert full.logits.shape[1] == 8

@@ -136,8 +136,6 @@ class LatencyBench:
             "phase": {"kind": phase.kind, "batch": phase.batch_size, "tokens": phase.tokens},
             "cold": self.workload.cold,
         }
-        if phase.kind == "decode":
-            about.pop("logits", None)  # there is one position alone
         timings = Timings.of(about, self._cache)
         missing = {name: candidate for name, candidate in models.items() if name not in timings.ratios}
         if not missing and timings.dense_ms is not None:

@@ -33,7 +33,7 @@ WARM = 2  # those before it: the first compiles where that is asked, the second 
 # that compiled code is kept of, and CUDA graphs recorded
 MOST_SHAPES = 10_000
 _FLUSHED_BYTES = 1 << 28
-_FORMAT = 3  # raised when a step or a model that is timed becomes another: timings from before are then not used
+_FORMAT = 4  # raised when a step or a model that is timed becomes another: timings from before are then not used
 
 OnRound = Callable[[int, int], None]
 

@@ -68,10 +68,10 @@ def over_dense(frame: pd.DataFrame, dense: pd.Series, speeds: Mapping[str, Metri
 def axes(columns: Sequence[str], objectives: Sequence[Metric]) -> list[Axes]:
     """What the page offers to look at, the first of which it opens with.
 
-    First what is promised of the front, whose members alone have it: the measured speed-up and the loss on held-out text.
-    Then what the search went by, which all of its points have: the table's speed-up and the search's own quality. One
-    stands in for the other where it is not known, as while a search runs. Where no objective is a latency, the first
-    cost takes the place of speed-ups, and the removed part that of a number of parameters.
+    First what is promised of the front, whose members alone have it: measured speed-up, and loss on held-out text. Then
+    what the search went by, which all of its points have: the table's speed-up and the search's own quality. One stands
+    in for the other where it is not known, as while a search runs. Where no objective is a latency, the first cost
+    stands for speed-ups, and the removed part for a number of parameters.
 
     Args:
         columns: Of the front, with those of `over_dense`.
