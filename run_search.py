@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from conf.settings import RunSettings, plain, run_settings
 from evaluators.closing import Closing
+from evaluators.long_context import LongText
 from evaluators.paths import Paths
 from evaluators.session import Session
 from search.archive import Archive
@@ -35,7 +36,9 @@ def run(settings: RunSettings, watch: Watch) -> None:
     open_run_directory(run_dir, settings.stored, free=FREE_SETTINGS)
     watch.opened(run_dir, session.spec.name, settings.stored, settings.tracker)
     text = settings.session.text
-    watch.say([*session.text.remarks(text.windows, text.length), *session.harness.remarks(settings.session.objectives)])
+    long = LongText.of(session.text, text, session.loaded.model.config)
+    remarks = [*session.text.remarks(text.windows, text.length), *long.remarks()]
+    watch.say([*remarks, *session.harness.remarks(settings.session.objectives)])
     # 1 and 2: the supernet, whose units are ordered and whose output projections are refit; then the latency table
     table = session.table
     watch.say([*table.remarks(), *(table.profile(session.dense) if settings.profile_only else [])])

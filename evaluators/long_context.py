@@ -53,6 +53,10 @@ class LongText:
         windows = text.blocks("heldout", min(room, max(1, TOKENS // length)), length)
         return cls(windows, f"{len(windows)} of {length:,} tokens")
 
+    def remarks(self) -> list[str]:
+        """What a person should know before the search, in lines: why there are none."""
+        return [f"long windows of held-out text: {self.words}"] if self.words and self.windows is None else []
+
     def evaluators(self, supernet: Supernet, model_of: ModelOf, tokens: int) -> list[Evaluator]:
         """What asks for `heldout_long_ppl` of models as they are exported; nothing where there are no windows.
 
