@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 
 from conf.settings import RunSettings, plain, run_settings
 from evaluators.closing import Closing
-from evaluators.long_context import LongText
 from evaluators.paths import Paths
 from evaluators.session import Session
 from search.archive import Archive
@@ -36,8 +35,7 @@ def run(settings: RunSettings, watch: Watch) -> None:
     open_run_directory(run_dir, settings.stored, free=FREE_SETTINGS)
     watch.opened(run_dir, session.spec.name, settings.stored, settings.tracker)
     text = settings.session.text
-    long = LongText.of(session.text, text, session.loaded.model.config)
-    remarks = [*session.text.remarks(text.windows, text.length), *long.remarks()]
+    remarks = [*session.text.remarks(text.windows, text.length), *Closing.remarks(session)]
     watch.say([*remarks, *session.harness.remarks(settings.session.objectives)])
     # 1 and 2: the supernet, whose units are ordered and whose output projections are refit; then the latency table
     table = session.table

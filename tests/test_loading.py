@@ -340,10 +340,10 @@ def test_an_adapter(llama, tmp_path):
 def test_weights_that_are_not_finite(llama):
     name = "model.layers.1.mlp.down_proj.weight"
     rewrite_weights(llama, lambda weights: weights[name][3, 4:6].fill_(float("nan")))
-    with pytest.raises(UserError, match=rf"2 of the 1,536 values of {name} are NaN or infinite\. Get the checkpoint"):
+    with pytest.raises(UserError, match=rf"2 of 1,536 values in {name} are NaN or infinite\. Get the checkpoint"):
         load_model(str(llama))
     rewrite_weights(llama, lambda weights: weights["model.norm.weight"][0].fill_(float("-inf")))
-    with pytest.raises(UserError, match=rf"{name} are NaN or infinite, and some of 1 other tensors"):
+    with pytest.raises(UserError, match=rf"{name} are NaN or infinite, and some in 1 other tensors"):
         load_model(str(llama))
 
 

@@ -199,8 +199,8 @@ def _check_finite(model: PreTrainedModel, dtype: torch.dtype, directory: Path) -
         weight = model.get_parameter(broken[0])
         count = int((~weight.isfinite()).sum())
         raise UserError(
-            f"Expected finite weights in {directory}, but {count:,} of the {weight.numel():,} values of {broken[0]} "
-            f"are NaN or infinite{f', and some of {len(broken) - 1} other tensors' if broken[1:] else ''}. Get the "
+            f"Expected finite weights in {directory}, but {count:,} of {weight.numel():,} values in {broken[0]} are "
+            f"NaN or infinite{f', and some in {len(broken) - 1} other tensors' if broken[1:] else ''}. Get the "
             "checkpoint again, or use one from before its training went wrong."
         )
     limit = torch.finfo(dtype).max

@@ -24,8 +24,8 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, Safetensor
 _ADAPTER = "adapter_config.json"
 _PRUNED = (
     "layers of unequal shape (an already pruned model); search the dense model that it was made from, which the "
-    "README.md of an export names. An export of equal layers (format=hf_uniform) can be searched again, and any pick "
-    "be scored or written in another format: score_subnet.py or export_subnet.py run_dir=... pick=..."
+    "README.md of an export names. Of exports, those of equal layers (format=hf_uniform) can be searched again; with "
+    "run_dir=... pick=... score_subnet.py scores any, and export_subnet.py writes it in another format"
 )
 # Keys of config.json that, when set, stand for something that the search does not do.
 _REFUSED_CONFIG = {
