@@ -35,7 +35,8 @@ def run(settings: RunSettings, watch: Watch) -> None:
     open_run_directory(run_dir, settings.stored, free=FREE_SETTINGS)
     watch.opened(run_dir, session.spec.name, settings.stored, settings.tracker)
     text = settings.session.text
-    watch.say([*session.text.remarks(text.windows, text.length), *session.harness.remarks(settings.session.objectives)])
+    remarks = [*session.text.remarks(text.windows, text.length), *Closing.remarks(session)]
+    watch.say([*remarks, *session.harness.remarks(settings.session.objectives)])
     # 1 and 2: the supernet, whose units are ordered and whose output projections are refit; then the latency table
     table = session.table
     watch.say([*table.remarks(), *(table.profile(session.dense) if settings.profile_only else [])])

@@ -112,6 +112,16 @@ class Workload:
         return {"prefill": prefill, "decode": Phase("decode", self.batch_size, self.length + self.new_tokens // 2)}
 
     @property
+    def context(self) -> dict[str, int]:
+        """Tokens of a sequence at its longest, by the settings that say so."""
+        length = f"latency.length={self.length}"
+        if self.scenario == "serving":
+            return {f"{length} with latency.new_tokens={self.new_tokens}": self.length + self.new_tokens}
+        if self.scenario == "decode":
+            return {f"{length} and the token after it": self.length + 1}
+        return {length: self.length}
+
+    @property
     def metrics(self) -> tuple[Metric, ...]:
         """What `values` gives: `latency_ms` of the scenario, and of its phases."""
         return (LATENCY, *(PHASE_METRICS[name] for name in self.phases))
