@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import get_args, get_type_hints
 
 import yaml
@@ -113,11 +114,17 @@ def settings_table(name: str) -> str:
     group = name.split("/")[0]
     prefix = f"{group}." if "/" in name else ""
     rows = [
-        (f"`{setting.name}`", f"`{setting.default}`" if setting.default else "", escaped(setting.comment))
+        (f"`{setting.name}`", _shown(setting.default), escaped(setting.comment))
         for setting in settings_of(CONF / f"{name}.yaml", prefix)
         if setting.default or setting.comment
     ]
     return table(("setting", "default", "what it is"), rows, left=3)
+
+
+def _shown(default: str) -> str:
+    if default == "???":
+        return "to be given"
+    return f"`{default}`" if default else ""
 
 
 def options_table(group: str) -> str:
@@ -138,10 +145,11 @@ def versions() -> str:
         dict(re.findall(rf"^(transformers|torch){relation}([\d.]+)", text, re.MULTILINE))
         for relation, text in (("==", constraints), (">=", "\n".join(project["dependencies"])))
     )
-    return (
+    return fill(
         f"Exports are written and checked with transformers {pinned['transformers']} and torch {pinned['torch']}. The "
         f"project itself asks for transformers {least['transformers']} or newer, torch {least['torch']} or newer and "
-        f"Python {project['requires-python'].removeprefix('>=')} or newer."
+        f"Python {project['requires-python'].removeprefix('>=')} or newer.",
+        width=120,
     )
 
 
@@ -151,7 +159,7 @@ def where_it_runs() -> str:
     engines = get_args(get_type_hints(Workload)["engine"])
     rows = [
         ("families of models (`model_type`)", _names(ARCHITECTURES)),
-        ("devices (`model.device`)", escaped(device.comment)),
+        ("devices (`model.device`)", _names(device.comment.split(" | "))),
         ("engines that latency is measured in (`latency.engine`)", _names(engines)),
         ("formats of an export (`format`)", _names(FORMATS)),
         ("what designs can be kept to (`space.deploy`)", _names(DEPLOYMENTS)),

@@ -1,4 +1,4 @@
-"""README and docs: commands that parse and run, links that resolve, tables that the code and the settings agree with."""
+"""README and docs: commands that parse and run, links that resolve, tables that say what code and settings say."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from lm_eval._cli.harness import HarnessCLI
 from torch.distributed.run import get_args_parser
 
 from conf.settings import composed, instantiated, run_settings
+from evaluators.metrics import METRICS
 from evaluators.settings import TaskSettings
 from search.constraints import Constraint, quoted
 from search.run.picks import NAMED
-from space.formats.registry import format_of
+from space.formats.registry import FORMATS, format_of
 
 PAGES = [
     *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md", ROOT / "results/README.md"),
@@ -215,10 +216,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_readme_and_the_index_lead_to_every_page_of_the_docs() -> None:
-    for start_page in (ROOT / "README.md", ROOT / "docs/README.md"):
-        linked = {
-            (start_page.parent / target.partition("#")[0]).resolve() for target in LINK.findall(prose(start_page))
-        }
+    for index in (ROOT / "README.md", ROOT / "docs/README.md"):
+        linked = {(index.parent / target.partition("#")[0]).resolve() for target in LINK.findall(prose(index))}
         assert {page for page in (ROOT / "docs").glob("*.md") if page.name != "README.md"} <= linked
 
 
@@ -232,6 +231,13 @@ def test_no_cell_of_a_table_is_longer_than_a_line(page: Path) -> None:
     rows = [line for line in prose(page).splitlines() if line.startswith("|")]
     cells = [visible(cell.strip()) for row in rows for cell in re.split(r"(?<!\\)\|", row)]
     assert [cell for cell in cells if len(cell) > WIDEST_CELL] == []
+
+
+def test_the_tables_of_formats_and_of_columns_leave_none_out() -> None:
+    formats = (ROOT / "docs/exports.md").read_text(encoding="utf-8")
+    assert [name for name in FORMATS if f"| `{name}`" not in formats] == []
+    files = (ROOT / "docs/files.md").read_text(encoding="utf-8")
+    assert [metric.name for metric in METRICS if f"`{metric.name}`" not in files] == []
 
 
 @pytest.fixture(scope="module")
