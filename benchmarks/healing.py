@@ -1,6 +1,6 @@
 """Healing the supernet against training each design by itself, and against training the front's members at the end.
 
-    python -m benchmarks.healing --out DIR [--seeds 0 1 2] [--tokens 220000] [--overrides SETTING=VALUE ...]
+    python -m benchmarks.healing --out DIR [--seeds 0 1 2] [--tokens 440000] [--overrides SETTING=VALUE ...]
 
 Whole runs of run_search.py, at equal tokens in all, with one latency table: what a run ends with is the hypervolume of
 held-out KL, below 3 nats a token, against the table's latency as a part of the dense model's, over all members that the
@@ -28,9 +28,9 @@ from search.run.finished import FinishedRun
 ROOT = Path(__file__).parents[1]
 WORST_KL = 3.0
 # Part of the tokens that goes to training, and to questions about what was trained.
-TRAINED = 0.5
+TRAINED = 0.55
 QUALITY, LATENCY = "heldout_kl", "latency_ms"
-MEMBERS = 10  # of a front
+MEMBERS = 16  # of a front
 SHORT_END = [
     f"front_points={MEMBERS}",
     "latency.front_rounds=1",
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--tokens", type=int, default=220_000)
+    parser.add_argument("--tokens", type=int, default=440_000)
     parser.add_argument("--ways", nargs="+", default=[*WAYS], choices=WAYS)
     parser.add_argument("--overrides", nargs="*", default=[], help="settings of run_search.py, for all ways")
     arguments = parser.parse_args()

@@ -65,29 +65,26 @@ def main() -> None:
     parser.add_argument("--test", type=Path, required=True, help="text for scoring")
     parser.add_argument("--run-dir", type=Path, default=Path("results/quality"))
     parser.add_argument("--tokens", type=int, default=1_500_000, help="that the search may send through candidates")
-    parser.add_argument("--correction", type=int, default=256, help="windows of the corrective refit")
-    parser.add_argument(
-        "--heal", type=int, default=0, help="tokens of healing, a part of --tokens; 0: nothing is trained"
-    )
+    parser.add_argument("--correction", type=int, default=256, help="windows of an export's refit, without healing")
+    parser.add_argument("--heal", type=int, default=0, help="tokens of healing, of --tokens; 0: nothing is trained")
     parser.add_argument("--recover", type=int, default=0, help="tokens of training of each exported model")
     arguments = parser.parse_args()
-    # all members of a healed supernet's front can be told apart; others are picked by what the search said of them
-    how = [f"distillation.tokens={arguments.heal}", "front_points=64", "recommend.most=10"]
-    how = how if arguments.heal else ["search.distillation=off", "front_points=1"]
+    how = [f"distillation.tokens={arguments.heal}"] if arguments.heal else ["distillation=none"]
     command = [
         sys.executable, str(ROOT / "run_search.py"), f"run_dir={arguments.run_dir}",
         f"data.path={arguments.calibration.resolve()}", "data.calibration_windows=128", "data.search_windows=8",
         "objectives=[kl,decoder_params]", "space.min_decoder_params=0.48",
-        f"budget.tokens={arguments.tokens}", f"correction.windows={arguments.correction}", *how,
+        f"budget.tokens={arguments.tokens}", "front_points=64", "recommend.most=10", *how,
+        "correction.windows=16", "latency.front_rounds=1", "samples.prompts=[]", "data.long=null",
     ]  # fmt: skip
     subprocess.run(command, check=True)
-    points = read_front_csv(arguments.run_dir / ("front.csv" if arguments.heal else "points.csv"))
+    points = read_front_csv(arguments.run_dir / "front.csv")
     text = arguments.test.read_text(encoding="utf-8")
     tokenizer = AutoTokenizer.from_pretrained(default_model_dir())
     dense = perplexity(load(default_model_dir()), tokenizer, text)
     table = Table("removed", "key", "search KL", "perplexity", "÷ dense", "best published")
     table.add_row("0 %", str(dense_row(points)["key"]), "0", f"{dense:.2f}", "1.00", "")
-    polish = [f"recover.tokens={arguments.recover}"] if arguments.recover else ["polish.minutes=0"]
+    polish = [f"recover.tokens={arguments.recover}", f"polish.windows={arguments.correction}"]
     for size, published in SIZES.items():
         row = best_of_size(points, size)
         out = arguments.run_dir / "exports" / row["key"]

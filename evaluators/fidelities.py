@@ -21,6 +21,8 @@ from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
 
+CORRECTED = "corrected"  # the fidelity of subnets that are refit in sequence, and not trained
+
 
 @dataclass(frozen=True)
 class Fidelities:
@@ -29,7 +31,8 @@ class Fidelities:
     Attributes:
         free: The metrics of any candidate that need no forward pass, each a sum over blocks.
         search: Those of the search without training; the last one is named `search`.
-        trained: Those of subnets that are trained, if any are, each by itself or all together.
+        trained: Those of subnets after what follows their cached refit, if anything does: healing of all, training of
+            each by itself, or its corrective refit alone.
         heldout: On text that no other fidelity has seen.
         tuned: The same of subnets as they are exported, after all tuning; None when there is none.
     """
@@ -114,15 +117,18 @@ def fidelities(
 
     if tuning is not None:
         tuning.check_text()
-        stages = [f"distilled-{tokens}" for tokens in tuning.stage_tokens]
+        stages = {f"distilled-{tokens}": stage for stage, tokens in enumerate(tuning.stage_tokens, start=1)}
+        stages = stages or {CORRECTED: 0}
         full = divergences["search"]
         trained += tuple(
             TunedEvaluator(
                 name, tuning, stage, lambda model_of: [*extra(model_of), full.measure(model_of)], costs=costs
             )
-            for stage, name in enumerate(stages, start=1)
+            for name, stage in stages.items()
         )
-        final = TunedEvaluator("tuned", tuning, len(stages), lambda model_of: [unseen.heldout_measure(model_of)])
+        final = TunedEvaluator(
+            "tuned", tuning, max(stages.values()), lambda model_of: [unseen.heldout_measure(model_of)]
+        )
     measures = [*costs, refit_error_measure(supernet)]
 
     def free(candidate: Candidate) -> Mapping[str, float]:

@@ -147,8 +147,9 @@ class Settings:
         evaluators: How candidates are asked about.
         latency: What is timed.
         correction: The corrective refit; None for none.
-        distillation: How subnets are trained, where they are: all together, or each by itself.
-        training: `off`: subnets are not trained; `final`: those of the front are; `loop`: the search sees trained ones.
+        distillation: How subnets are trained, where they are: all together, or each by itself; None for not at all.
+        training: `off`: subnets are not trained; `final`: those of the front are; `loop`: the search sees trained ones,
+            or, where there is no training, those after their corrective refit.
         tasks: What lm-eval asks.
         samples: What the front's members write.
         objectives: Names of the metrics that the front is about.
@@ -162,7 +163,7 @@ class Settings:
     evaluators: FidelitySettings
     latency: Workload
     correction: CorrectiveRefit | None
-    distillation: Healing | Distillation
+    distillation: Healing | Distillation | None
     training: str
     tasks: TaskSettings = field(default_factory=TaskSettings)
     samples: SampleSettings = field(default_factory=SampleSettings)

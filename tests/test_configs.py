@@ -121,6 +121,8 @@ def check_correction(config: Config) -> None:
 
 def check_distillation(config: Config) -> None:
     distillation = instantiated(config["distillation"])
+    if distillation is None:
+        return
     assert isinstance(distillation, Healing | Distillation)
     assert keys_of(config["distillation"]) == set(asdict(distillation))
     if isinstance(distillation, Distillation):

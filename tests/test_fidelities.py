@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from evaluators.fidelities import Fidelities, fidelities
 from evaluators.latency.table import LatencyTable, PhaseTable
 from evaluators.latency.workload import Workload
 from evaluators.refit_error import refit_error_measure
+from evaluators.training.corrections import CorrectiveRefit
+from evaluators.training.tuning import Tuning
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
@@ -23,9 +26,11 @@ PREFILL = PhaseTable(20.0, 1.0, BLOCKS, 0.0)
 TABLE = LatencyTable({"prefill": PREFILL}, {}, Workload(length=8))
 
 
-def made(supernet: Supernet, parts: list[float]) -> Fidelities:
+def made(supernet: Supernet, parts: list[float], tuning: Tuning | None = None) -> Fidelities:
     search, heldout = random_tokens(4, 12, seed=3), random_tokens(2, 12, seed=4)
-    return fidelities(supernet, TABLE, search, heldout, context=16, batch_size=2, parts=parts, cache_bytes=1 << 20)
+    return fidelities(
+        supernet, TABLE, search, heldout, tuning, context=16, batch_size=2, parts=parts, cache_bytes=1 << 20
+    )
 
 
 def test_each_fidelity_is_the_divergence_on_its_windows(make_supernet: Callable[..., Supernet]) -> None:
@@ -41,6 +46,27 @@ def test_each_fidelity_is_the_divergence_on_its_windows(make_supernet: Callable[
     (heldout,) = asked.heldout.evaluate([SMALLER])
     assert set(heldout.values) == {"heldout_kl", "heldout_ppl"}
     assert {"latency_ms", "params", "kv_bytes", "refit_error"} <= set(asked.free(SMALLER))
+
+
+class Text:
+    """Some text."""
+
+    def blocks(self, part: str, windows: int, length: int) -> torch.Tensor:
+        return random_tokens(windows, length, seed=5)
+
+
+def test_where_nothing_is_trained_a_search_may_ask_about_corrected_subnets(
+    make_supernet: Callable[..., Supernet], tmp_path: Path
+) -> None:
+    supernet = make_supernet("llama")
+    tuning = Tuning(supernet, tmp_path, CorrectiveRefit(16), None, Text, 12)  # type: ignore[arg-type]
+    (corrected,) = made(supernet, [], tuning).trained
+    (evaluation,) = corrected.evaluate([SMALLER])
+    kl = Divergence(supernet, random_tokens(4, 12, seed=3), batch_size=2)
+    assert evaluation.fidelity == "corrected"
+    assert evaluation.values["kl"] == kl(SMALLER, tuning.model(SMALLER, 0))[0] != kl(SMALLER)[0]
+    assert evaluation.values["latency_ms"] == PREFILL.ms(SMALLER)
+    assert evaluation.tokens == (4 + 16) * 12
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
