@@ -26,7 +26,7 @@ from space.space import SearchSpace
 
 
 def run(settings: RunSettings, watch: Watch) -> None:
-    """The main job, start to end, as docs/how-it-works.md numbers it; it goes on when the directory holds a run."""
+    """The main job, start to end, as README numbers it; it goes on when the directory holds a run."""
     run_dir = settings.run_dir
     session = Session.open(settings.session, Paths(run_dir), watch.stage)
     with watch.stage("model and text"):
@@ -41,7 +41,7 @@ def run(settings: RunSettings, watch: Watch) -> None:
     watch.say([*table.remarks(), *(table.profile(session.dense) if settings.profile_only else [])])
     if settings.profile_only:
         return
-    # 3 and 4: cheap questions first, and healing
+    # 3: cheap questions first
     fidelities, evaluators, objectives = session.fidelities, session.ladder, session.objectives
     space = constrained(session.space, settings.constraints, fidelities.free)
     starts = starting_designs(space, session.supernet.removal_order)
@@ -53,7 +53,7 @@ def run(settings: RunSettings, watch: Watch) -> None:
     with Archive(run_dir / "archive.jsonl", session.identity()) as archive:
         with watch.stage("search"):
             run_loop(algorithm, evaluators, archive, objectives, budget, ask=settings.ask, on_progress=watch.searched)
-        # 5: what is promised is measured
+        # 4: what is promised is measured
         result = finished(session, archive, space, settings, watch)
         write_pages(run_dir, archive)
         if session.harness.tasks:
