@@ -22,6 +22,7 @@ from lm_eval._cli.harness import HarnessCLI
 from torch.distributed.run import get_args_parser
 
 from conf.settings import composed, instantiated, run_settings
+from evaluators.data.shards import SUFFIXES
 from evaluators.metrics import METRICS
 from evaluators.settings import TaskSettings
 from search.constraints import Constraint, quoted
@@ -233,11 +234,13 @@ def test_no_cell_of_a_table_is_longer_than_a_line(page: Path) -> None:
     assert [cell for cell in cells if len(cell) > WIDEST_CELL] == []
 
 
-def test_the_tables_of_formats_and_of_columns_leave_none_out() -> None:
+def test_what_is_listed_by_hand_leaves_none_out() -> None:
     formats = (ROOT / "docs/exports.md").read_text(encoding="utf-8")
     assert [name for name in FORMATS if f"| `{name}`" not in formats] == []
     files = (ROOT / "docs/files.md").read_text(encoding="utf-8")
     assert [metric.name for metric in METRICS if f"`{metric.name}`" not in files] == []
+    text = (ROOT / "docs/text-and-training.md").read_text(encoding="utf-8")
+    assert [suffix for suffix in SUFFIXES if f"`{suffix}`" not in text] == []
 
 
 @pytest.fixture(scope="module")

@@ -133,6 +133,12 @@ def test_a_cache_that_can_not_be_written(tmp_path, monkeypatch):
         default_texts()
 
 
+def test_a_cache_in_which_nothing_can_be_looked_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("PARETOPRUNE_CACHE", str(tmp_path / ("x" * 300)))
+    with pytest.raises(UserError, match=r"cache directory at .*name too long.*PARETOPRUNE_CACHE"):
+        cache_dir()
+
+
 @pytest.mark.slow
 def test_the_real_default_model(cache):
     loaded = load_model()

@@ -125,7 +125,7 @@ def test_the_run_of_another_model_is_refused(prepare: Open) -> None:
 
 def test_a_file_where_the_cache_is_to_be(prepare: Open, cache: Path) -> None:
     cache.write_text("in the way")
-    with pytest.raises(UserError, match="cache"):
+    with pytest.raises(UserError, match="PARETOPRUNE_CACHE"):
         prepare("one")
 
 

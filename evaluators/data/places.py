@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from evaluators.data.shards import SUFFIXES
+from evaluators.data.shards import FIELD, SUFFIXES
 from space.errors import UserError
 
 
@@ -18,13 +18,13 @@ class Entry:
         path: A file, a directory, or the hub id of a data set.
         name: Configuration of a hub data set.
         split: Split of a hub data set.
-        field: Which field of a JSON line or of a data set's row holds the text.
+        field: Which field of a row (of JSON lines, a table, Parquet or a data set) holds the text or a chat.
     """
 
     path: str
     name: str | None = None
     split: str = "train"
-    field: str = "text"
+    field: str = FIELD
 
     @property
     def is_local(self) -> bool:
@@ -37,12 +37,14 @@ class TextPlace:
     """Where text is.
 
     Attributes:
-        path: A `.txt`, `.raw`, `.jsonl` or `.jsonl.gz` file, a directory of such, or the hub id of a data set; several
-            as a list of these, or of mappings with the fields of `Entry`; None is the embedded default.
+        path: A file named as one of `evaluators.data.shards.SUFFIXES`, a directory of such, or the hub id of a data
+            set; several as a list of these, or of mappings with the fields of `Entry`; None is the embedded default.
         name: Configuration of hub data sets whose entry has none of its own; so are the next two.
         split: Split of hub data sets.
-        field: Field of a JSON line or of a data set's row with the text.
-        source_field: Field of a JSON line that names its source. Lines without it are of their file, and so are all
+        field: Field of a row with the text, or with a chat, a list of messages with role and content, which the
+            tokenizer's template makes text of. Rows that have no field `text`, its default, but `messages` or
+            `conversations` are chats.
+        source_field: Field of a file's row that names its source. Rows without it are of their file, and so are all
             where this is None.
 
     Raises:
@@ -52,7 +54,7 @@ class TextPlace:
     path: str | Sequence[str | Mapping[str, str]] | None = None
     name: str | None = None
     split: str = "train"
-    field: str = "text"
+    field: str = FIELD
     source_field: str | None = "source"
 
     def __post_init__(self) -> None:

@@ -6,8 +6,6 @@ same text is cut alike wherever it is read, so a document is known again by its 
 
 from __future__ import annotations
 
-import gzip
-import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +13,15 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from evaluators.data import chats
+from evaluators.data.chats import Render, messages_of, unrendered
+from evaluators.data.decoding import legible, open_text
+from evaluators.data.rows import READERS, rows_of
 from space.errors import UserError
 from space.models.hub import hub_errors
 
-SUFFIXES = (".txt", ".raw", ".jsonl", ".jsonl.gz")
+SUFFIXES = (".txt", ".raw", *READERS)
+FIELD = "text"  # unless told otherwise
 DOCUMENT = 8192  # characters from which on a document ends with the line; a line is no longer either
 MOST_SOURCES = 256  # in one file
 WITHOUT_HUB = (
@@ -39,13 +42,13 @@ class Shard(Protocol):
         """Whose documents it has, in order of their first."""
 
     def documents(self, characters: int | None = None) -> Iterator[tuple[str, str]]:
-        """Source and text of each document that is not blank, with what separates it from the next.
+        """Source and text of each document, with what separates it from the next; no text for a row that has none.
 
         Args:
             characters: Where reading stops; None to read all.
 
         Raises:
-            UserError: It cannot be read, or something in it is no text.
+            UserError: It cannot be read, or something in it is no text, nor a chat that can be rendered.
         """
 
 
@@ -68,25 +71,27 @@ class WholeText:
 
     def documents(self, characters: int | None = None) -> Iterator[tuple[str, str]]:
         """See `Shard`."""
-        return _until(((self.label, text) for text in _cut(StringIO(self.text))), characters)
+        return _until(((self.label, text) for text in _cut(StringIO(self.text))), characters, self.label)
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """A local file: plain text, or a JSON object a line.
+    """A local file: plain text, or rows.
 
     Attributes:
         file: Where it is.
         label: Its name as a source.
-        field: Of a line, with the text.
-        source_field: Of a line, with its source; None for none.
-        sources: See `Shard`; a line of any other counts as the first one's.
+        field: Of a row, with the text or a chat.
+        source_field: Of a row, with its source; None for none.
+        render: Makes text of chats, see `evaluators.data.chats.renderer`.
+        sources: See `Shard`; a row of any other counts as the first one's.
     """
 
     file: Path
     label: str
-    field: str = "text"
+    field: str = FIELD
     source_field: str | None = None
+    render: Render = unrendered
     sources: tuple[str, ...] = ()
 
     def with_sources(self, characters: int) -> TextFile:
@@ -96,7 +101,11 @@ class TextFile:
             UserError: See `Shard.documents`; or it has no text, or names more sources than `MOST_SOURCES`.
         """
         names: dict[str, None] = {}
-        for name, _ in self.documents(characters):
+        rows = 0
+        for name, text in self.documents(characters):
+            rows += 1
+            if not text:
+                continue
             names[name] = None
             if len(names) > MOST_SOURCES:
                 raise UserError(
@@ -106,7 +115,7 @@ class TextFile:
             if self.source_field is None or self.is_plain:
                 break
         if not names:
-            raise UserError(f"Expected text in {self.label}, but it is empty. Give a place with text, or remove it.")
+            raise no_text(self.label, rows)
         return replace(self, sources=tuple(names))
 
     @property
@@ -121,25 +130,20 @@ class TextFile:
 
     def documents(self, characters: int | None = None) -> Iterator[tuple[str, str]]:
         """See `Shard`."""
-        opened: Any = gzip.open if self.file.name.endswith(".gz") else open
         try:
-            with opened(self.file, "rt", encoding="utf-8", errors="replace") as lines:
-                found = ((self.label, text) for text in _cut(lines)) if self.is_plain else self._rows(lines)
-                yield from _until(found, characters)
+            found = self._plain() if self.is_plain else self._rows()
+            yield from _until(found, characters, str(self.file))
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"Expected to read text from {self.file}, but got: {error}.") from error
 
-    def _rows(self, lines: TextIO) -> Iterator[tuple[str, str]]:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"Expected a JSON object in line {number} of {self.file}, but got: {error}.") from error
-            if not isinstance(row, dict):
-                raise UserError(f"Expected a JSON object in line {number} of {self.file}, got {line.strip()[:40]}.")
-            where = f"line {number} of {self.file}"
+    def _plain(self) -> Iterator[tuple[str, str]]:
+        with open_text(self.file) as lines:
+            for text in _cut(lines):
+                yield self.label, text
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        wanted = self.field, *chats.FIELDS, *([self.source_field] if self.source_field else [])
+        for where, row in rows_of(self.file, wanted):
             source = (row.get(self.source_field) if self.source_field else None) or self.label
             if not isinstance(source, str):
                 raise UserError(
@@ -148,7 +152,7 @@ class TextFile:
                 )
             if self.sources and source not in self.sources:
                 source = self.sources[0]
-            for text in _row_documents(row, self.field, where):
+            for text in _row_documents(row, self.field, where, self.render):
                 yield source, text
 
 
@@ -161,7 +165,8 @@ class HubShard:
         path: The data set's id.
         label: Its name as a source.
         number: Of the shard in it.
-        field: Of a row, with the text.
+        field: Of a row, with the text or a chat.
+        render: Makes text of chats, see `evaluators.data.chats.renderer`.
     """
 
     dataset: Any
@@ -169,6 +174,7 @@ class HubShard:
     label: str
     number: int
     field: str
+    render: Render = unrendered
 
     @property
     def name(self) -> str:
@@ -186,20 +192,45 @@ class HubShard:
             found = (
                 (self.label, text)
                 for row in self.dataset
-                for text in _row_documents(row, self.field, f"the data set {self.path}")
+                for text in _row_documents(row, self.field, f"the data set {self.path}", self.render)
             )
-            yield from _until(found, characters)
+            yield from _until(found, characters, f"the data set {self.path}")
 
 
-def _row_documents(row: Mapping[str, Any], field: str, where: str) -> Iterator[str]:
-    text = row.get(field)
-    if not isinstance(text, str):
+def no_text(name: str, rows: int) -> UserError:
+    """What to raise of a source without text, of so many rows."""
+    if not rows:
+        return UserError(f"Expected text in {name}, but it is empty. Give a place with text, or remove it.")
+    return UserError(
+        f"Expected text in {name}, but the field is null or blank in all of its {rows} rows. Name the field that holds "
+        "the text with data.field, or remove it."
+    )
+
+
+def _row_documents(row: Mapping[str, Any], field: str, where: str, render: Render) -> Iterator[str]:
+    chat = next((name for name in chats.FIELDS if name in row), None)
+    if field == FIELD and field not in row and chat:
+        field = chat
+    if field not in row:
         raise UserError(
             f"Expected text in the field {field!r} of {where}, but it has the fields "
-            f"{', '.join(sorted(row)) or '(none)'}. Name the field that holds the text with data.field."
+            f"{', '.join(sorted(map(str, row))) or '(none)'}. Name the field that holds the text with data.field."
+        )
+    value = row[field]
+    messages = messages_of(value)
+    if value is None or value == [] or (isinstance(value, str) and not value.strip()):
+        return iter([""])
+    if isinstance(value, str):
+        text = f"{value}\n\n"
+    elif messages:
+        text = render(messages, f"the field {field!r} of {where}")
+    else:
+        raise UserError(
+            f"Expected text in the field {field!r} of {where}, or a chat, which is a list of messages with role and "
+            f"content, both text, got {str(value)[:80]}. Name the field that holds the text with data.field."
         )
     text = text.encode("utf-8", "replace").decode("utf-8")  # JSON may have halves of characters, tokenizers may not
-    return _cut(StringIO(f"{text}\n\n"))
+    return _cut(StringIO(text))
 
 
 def _cut(lines: TextIO) -> Iterator[str]:
@@ -221,7 +252,11 @@ def _unless_blank(lines: Sequence[str]) -> Iterator[str]:
         yield text
 
 
-def _until(documents: Iterator[tuple[str, str]], characters: int | None) -> Iterator[tuple[str, str]]:
+def _until(documents: Iterator[tuple[str, str]], characters: int | None, where: str) -> Iterator[tuple[str, str]]:
+    return legible(_first(documents, characters), where)
+
+
+def _first(documents: Iterator[tuple[str, str]], characters: int | None) -> Iterator[tuple[str, str]]:
     left = characters
     for source, text in documents:
         yield source, text

@@ -1,4 +1,4 @@
-"""The sources of a text: files, what JSON lines name as theirs, and hub data sets; and a run's own share of each."""
+"""The sources of a text: files, what their rows name as theirs, and hub data sets; and a run's own share of each."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, is_offline_mode
 
+from evaluators.data.chats import Render, unrendered
 from evaluators.data.places import Entry, TextPlace
-from evaluators.data.shards import SUFFIXES, WITHOUT_HUB, HubShard, Shard, TextFile, WholeText
+from evaluators.data.shards import SUFFIXES, WITHOUT_HUB, HubShard, Shard, TextFile, WholeText, no_text
 from space.errors import UserError
 from space.models.embedded import default_texts
 from space.models.hub import HUB_TIMEOUT_S, hub_errors
@@ -24,7 +25,7 @@ class Source:
     """One source of a text.
 
     Attributes:
-        name: Of a file, a JSON line's own, or a hub data set's id.
+        name: Of a file, a row's own, or a hub data set's id.
         shards: What holds its documents, perhaps among those of others.
     """
 
@@ -36,11 +37,16 @@ class Source:
         return (text for source, text in self.shards[shard].documents(characters) if source == self.name)
 
 
-def text_sources(place: TextPlace, all_characters: int = ALL_CHARACTERS) -> list[Source]:
+def text_sources(place: TextPlace, all_characters: int = ALL_CHARACTERS, render: Render = unrendered) -> list[Source]:
     """The sources of a text, in order; of the documents no more is read than it takes to know them.
 
-    What lines name alike is one source, whatever file they are in. Only names in the first `all_characters` divided by
+    What rows name alike is one source, whatever file they are in. Only names in the first `all_characters` divided by
     the number of files are told apart in a file; what follows under a new name counts as its first source.
+
+    Args:
+        place: Where the text is.
+        all_characters: Of all files, in which sources are told apart.
+        render: Makes text of chats, see `evaluators.data.chats.renderer`.
 
     Raises:
         UserError: The text can not be had, is broken, or is empty.
@@ -54,10 +60,10 @@ def text_sources(place: TextPlace, all_characters: int = ALL_CHARACTERS) -> list
     for entry in entries:
         if entry in local:
             for file in local[entry]:
-                text = TextFile(file, _label(file, files), entry.field, place.source_field)
+                text = TextFile(file, _label(file, files), entry.field, place.source_field, render)
                 shards.append(text.with_sources(all_characters // len(files)))
         else:
-            shards += _hub_shards(entry, entries)
+            shards += _hub_shards(entry, entries, render)
     if not entries:
         shards += [WholeText(name, text) for name, text in default_texts().items()]
     names = dict.fromkeys(name for shard in shards for name in shard.sources)
@@ -65,25 +71,29 @@ def text_sources(place: TextPlace, all_characters: int = ALL_CHARACTERS) -> list
 
 
 def read_documents(
-    place: TextPlace, characters: int = CHARACTERS, all_characters: int = ALL_CHARACTERS
+    place: TextPlace,
+    characters: int = CHARACTERS,
+    all_characters: int = ALL_CHARACTERS,
+    render: Render = unrendered,
 ) -> dict[str, list[str]]:
-    """What a run reads of a text: the documents of every source, from the first on.
+    """What a run reads of a text: the documents of every source, from the first on, an empty one for a row without.
 
     Args:
         place: Where the text is.
         characters: The most of one source, up to the end of a document.
         all_characters: The most of all sources together; where there are many, each has its part of it.
+        render: See `text_sources`.
 
     Raises:
         UserError: See `text_sources`.
     """
-    sources = text_sources(place, all_characters)
+    sources = text_sources(place, all_characters, render)
     room = min(characters, all_characters // len(sources))
     shared = {shard.name for source in sources for shard in source.shards if len(shard.sources) > 1}
     documents = {source.name: [*_beginning(source, room, all_characters // max(len(shared), 1))] for source in sources}
     for name, texts in documents.items():
-        if not texts:
-            raise UserError(f"Expected text in {name}, but it is empty. Give a place with text, or remove it.")
+        if not any(texts):
+            raise no_text(name, len(texts))
     return documents
 
 
@@ -122,7 +132,7 @@ def _label(file: Path, files: Sequence[Path]) -> str:
     return str(file)
 
 
-def _hub_shards(entry: Entry, entries: Sequence[Entry]) -> list[HubShard]:
+def _hub_shards(entry: Entry, entries: Sequence[Entry], render: Render) -> list[HubShard]:
     """The shards of a hub data set, streamed; where the hub client is set offline, of its cached copy."""
     from datasets import load_dataset  # slow to import, and only wanted here
 
@@ -143,4 +153,4 @@ def _hub_shards(entry: Entry, entries: Sequence[Entry]) -> list[HubShard]:
             rows = rows.to_iterable_dataset()
         count = rows.num_shards
         parts = [rows.shard(num_shards=count, index=number) for number in range(count)]
-    return [HubShard(part, entry.path, label, number, entry.field) for number, part in enumerate(parts)]
+    return [HubShard(part, entry.path, label, number, entry.field, render) for number, part in enumerate(parts)]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from evaluators.data.chats import renderer
 from evaluators.data.places import TextPlace
 from evaluators.data.sources import read_documents
 from space.errors import UserError
@@ -39,11 +40,13 @@ class TokenSplits:
         documents: Source name to its documents in order: what `digest_of` says of each, and where its tokens end.
         start: Token that every window begins with, where the model's tokenizer begins texts with one (Gemma's and
             Llama's do, and Gemma is at a loss without); None elsewhere.
+        skipped: Source name to its rows without text, where it has such.
     """
 
     tokens: Mapping[str, Tensor]
     documents: Mapping[str, Sequence[tuple[bytes, int]]] = field(default_factory=dict)
     start: int | None = None
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
@@ -90,21 +93,19 @@ class TokenSplits:
         return {name: counts[name] for name in self.tokens}
 
     def remarks(self, windows: Mapping[Part, int], length: int) -> list[str]:
-        """Which sources have too little text for an even share of so many windows of each part.
+        """Which sources have rows without text, and too little text for an even share of so many windows of each part.
 
         Raises:
             UserError: See `blocks`.
         """
-        lines = []
+        lines = skipped_rows(self.skipped)
         for part, count in windows.items():
             shares = self.shares(part, count, length)
             short = {name: share for name, share in shares.items() if share < count // len(shares) or not share}
             if short:
-                few = [f"{name} {share}" for name, share in short.items()]
-                more = f" and {len(few) - MOST_NAMED} more" if len(few) > MOST_NAMED else ""
                 lines.append(
                     f"{part} text is uneven: an even share of {count} windows is {count / len(shares):.3g} a source, "
-                    f"but there are {', '.join(few[:MOST_NAMED])}{more}"
+                    f"but there are {_counted(short)}"
                 )
         return lines
 
@@ -152,6 +153,17 @@ class TokenSplits:
         return sorted((turn, index, name) for index, name in enumerate(rooms) for turn in range(rooms[name]))[:windows]
 
 
+def skipped_rows(rows: Mapping[str, int]) -> list[str]:
+    """What to say of so many rows without text, by source; nothing of none."""
+    return [f"rows without text are skipped: {_counted(rows)}"] if rows else []
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    few = [f"{name} {count}" for name, count in counts.items()]
+    more = f" and {len(few) - MOST_NAMED} more" if len(few) > MOST_NAMED else ""
+    return f"{', '.join(few[:MOST_NAMED])}{more}"
+
+
 def digest_of(document: str) -> bytes:
     """By what a document is known again."""
     return hashlib.blake2b(document.encode(), digest_size=16).digest()
@@ -196,7 +208,7 @@ def read_text(
     Raises:
         UserError: See `read_documents` and `split_tokens`; or it has another digest.
     """
-    text = split_tokens(read_documents(place), tokenizer, vocab=vocab)
+    text = split_tokens(read_documents(place, render=renderer(tokenizer)), tokenizer, vocab=vocab)
     if digest is not None and text.digest != digest:
         raise UserError(
             f"Expected the text of the run ({digest}), but {place.path or 'the embedded one'} has changed "
@@ -211,7 +223,7 @@ def split_tokens(
     """Tokenises every document once; notes the token that the tokenizer would begin with.
 
     Args:
-        documents: Source name to its documents, as `read_documents` has them.
+        documents: Source name to its documents, as `read_documents` has them; empty ones are counted and left out.
         tokenizer: See `encoder`.
         vocab: See `encoder`.
 
@@ -219,7 +231,9 @@ def split_tokens(
         UserError: See `encoder`; or a source gives no tokens.
     """
     encode, tokens, marks = encoder(tokenizer, vocab), {}, {}
-    for name, texts in documents.items():
+    skipped = {name: texts.count("") for name, texts in documents.items() if "" in texts}
+    for name, given in documents.items():
+        texts = [text for text in given if text]
         encoded = [torch.tensor(encode(text, name), dtype=torch.int64) for text in texts]
         tokens[name] = torch.cat(encoded)
         if not len(tokens[name]):
@@ -230,4 +244,4 @@ def split_tokens(
         marks[name] = [(digest_of(text), end) for text, end in zip(texts, ends, strict=True)]
     special = tokenizer("").get("input_ids", [])  # what it adds to nothing
     start = tokenizer.bos_token_id if special and special[0] == tokenizer.bos_token_id else None
-    return TokenSplits(tokens, marks, start)
+    return TokenSplits(tokens, marks, start, skipped)

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from evaluators.data.chats import renderer
 from evaluators.data.places import TextPlace
+from evaluators.data.shards import no_text
 from evaluators.data.sources import Source, text_sources
 from evaluators.data.splits import Encode, TokenSplits, digest_of, encoder
 from space.errors import UserError
@@ -52,8 +54,8 @@ def training_stream(
     Raises:
         UserError: See `evaluators.data.sources.text_sources` and `TokenStream`.
     """
-    encode = encoder(tokenizer, vocab)
-    return TokenStream(text_sources(place), encode, length=length, start=text.start, reserved=text.reserved, seed=seed)
+    encode, sources = encoder(tokenizer, vocab), text_sources(place, render=renderer(tokenizer))
+    return TokenStream(sources, encode, length=length, start=text.start, reserved=text.reserved, seed=seed)
 
 
 class TokenStream:
@@ -119,6 +121,11 @@ class TokenStream:
     def names(self) -> list[str]:
         """The sources that it is of."""
         return [reader.source.name for reader in self._readers]
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Rows without text in the first pass, as far as it was read from the last start on, by source."""
+        return {reader.source.name: reader.skipped for reader in self._readers if reader.skipped}
 
     @property
     def digest(self) -> str:
@@ -203,11 +210,18 @@ class _Reader:
     def has_text(self) -> bool:
         """Whether any of its documents is for training."""
         texts = (text for number in range(len(self.source.shards)) for text in self.source.documents(number))
-        return any(self._free(text) != 0 for text in texts)
+        rows = blank = 0
+        for text in texts:
+            if text and self._free(text) != 0:
+                return True
+            rows, blank = rows + 1, blank + (not text)
+        if rows == blank:
+            raise no_text(self.source.name, rows)
+        return False
 
     def go_to(self, place: _Place) -> None:
         """Goes on from a place."""
-        self.place = place
+        self.place, self.skipped = place, 0
         self._rows: Iterator[tuple[int, int, str]] | None = None  # of the rest of the pass, behind the block
         self._block: list[str] = []
         self._end = place.shard, place.row
@@ -252,7 +266,7 @@ class _Reader:
         """Reads the block that begins at the place."""
         if self._rows is None:
             self._rows = self._pass()
-        rows = ((shard, row, text) for shard, row, text in self._rows if self._free(text) != 0)
+        rows = ((shard, row, text) for shard, row, text in self._rows if text and self._free(text) != 0)
         self._block = []
         for shard, row, text in islice(rows, self._shuffled):
             self._block.append(text)
@@ -264,6 +278,7 @@ class _Reader:
         for shard in range(self.place.shard, len(order)):
             documents = self.source.documents(order[shard])
             for row, text in enumerate(islice(documents, skipped, None), skipped + 1):
+                self.skipped += not text and not self.place.passes
                 yield shard, row, text
             skipped = 0
 

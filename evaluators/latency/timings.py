@@ -12,6 +12,7 @@ from typing import Any
 
 from space.errors import UserError
 from space.files import write_whole
+from space.models.embedded import CACHE_ADVICE
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Timings:
         """
         if self.file is None:
             return
-        advice = "Free some space or set PARETOPRUNE_CACHE to another place; or run with latency.cache=false."
+        advice = f"{CACHE_ADVICE} Or run with latency.cache=false."
         stored = {"about": dict(self.about), "dense_ms": self.dense_ms, "ratios": self.ratios}
         write_whole(self.file, json.dumps(stored, indent=1), advice=advice)
 

