@@ -28,15 +28,15 @@ from space.space import SearchSpace
 
 def run(settings: RunSettings, watch: Watch) -> None:
     """The main job, start to end, as README numbers it; it goes on when the directory holds a run."""
-    run_dir = settings.run_dir
-    session = Session.open(settings.session, Paths(run_dir), watch.stage)
+    run_dir, session = settings.run_dir, Session.open(settings.session, Paths(settings.run_dir), watch.stage)
     with watch.stage("model and text"):
         session.check()
         finished_runs(settings.compared)
     open_run_directory(run_dir, known(settings.stored, session.loaded, session.text.digest), free=FREE_SETTINGS)
     watch.opened(run_dir, session.spec.name, settings.stored, settings.tracker)
     text = settings.session.text
-    watch.say([*session.text.remarks(text.windows, text.length), *session.harness.remarks(settings.session.objectives)])
+    remarks = [*session.text.remarks(text.windows, text.length), *Closing.remarks(session)]
+    watch.say([*remarks, *session.harness.remarks(settings.session.objectives)])
     # 1 and 2: the supernet, whose units are ordered and whose output projections are refit; then the latency table
     table = session.table
     watch.say([*table.remarks(), *(table.profile(session.dense) if settings.profile_only else [])])

@@ -73,7 +73,7 @@ class Session:
         Raises:
             UserError: See `load_model`.
         """
-        return load_model(**asdict(self.settings.model))
+        return load_model(**asdict(self.settings.model), lengths=self.settings.lengths)
 
     @property
     def spec(self) -> ModelSpec:

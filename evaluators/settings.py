@@ -177,6 +177,12 @@ class Settings:
             raise UserError(f"search.distillation: expected one of {', '.join(MODES)}, got {self.training!r}.")
 
     @property
+    def lengths(self) -> dict[str, int]:
+        """Tokens that the model is asked about at once, by the settings that say so."""
+        text, context = self.text.length, self.evaluators.context
+        return {f"data.length={text}": text, f"evaluators.context={context}": context, **self.latency.context}
+
+    @property
     def tunes(self) -> bool:
         """Whether anything follows the cached refit of what is exported."""
         return self.correction is not None or self.training != "off"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,6 +99,24 @@ def test_what_is_not_asked_for_is_not_made_and_what_is_is_made_once(settings: Se
     assert again.table == session.table
     assert again.ladder[-1].fidelity == "search"
     assert len(titles) == 2  # what is on disk is not made again
+
+
+@pytest.mark.parametrize(
+    ("latency", "said"),
+    [
+        (Workload(length=257), "latency.length=257."),
+        (Workload(scenario="decode", length=256), "latency.length=256 and the token after it."),
+        (Workload(scenario="serving", length=200, new_tokens=57), "latency.length=200 with latency.new_tokens=57."),
+    ],
+)
+def test_lengths_beyond_the_models_positions_are_refused(
+    latency: Workload, said: str, settings: Settings, paths: Paths
+) -> None:
+    text, evaluators = replace(settings.text, length=300), FidelitySettings(context=512)
+    longer = replace(settings, text=text, evaluators=evaluators, latency=latency)
+    with pytest.raises(UserError, match=re.escape(f"got data.length=300, evaluators.context=512, {said}")):
+        Session.open(longer, paths).check()
+    assert Workload(scenario="decode", length=255).context == {"latency.length=255 and the token after it": 256}
 
 
 def test_another_process_opens_it_from_pickled_settings_and_answers_alike(

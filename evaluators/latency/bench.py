@@ -102,6 +102,7 @@ class LatencyBench:
                     for kind, options in block_options.items()
                 },
                 spread=timings.spread(),
+                head_ms=timings.head_ms,
             )
             whole = {design: times[design.key] for design in designs}
             fit, check = ({d: whole[d] for d in part} for part in _split(designs, self.workload.fit))
@@ -142,6 +143,7 @@ class LatencyBench:
         rows, dense_ms = self.clock.session(phase, missing, self.workload.rounds, on_round)
         timings.ratios |= rows
         timings.dense_ms = timings.dense_ms or dense_ms
+        timings.head_ms = timings.head_ms or self.clock.head_ms(phase)
         if timings.spread() <= NOISY:
             timings.save()
         return timings

@@ -1,18 +1,17 @@
 """Hub id, local directory or embedded default -> dense model, tokenizer and ModelSpec.
 
-Everything that can be refused is refused before the weights are read, and every refusal is a `UserError`.
+Everything that can be refused is refused before the weights are read (`refusals`), and every refusal is a `UserError`.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError as ConfigError
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,22 +20,14 @@ from space.locations import absolute, is_local
 from space.models.architectures import architecture_of
 from space.models.digest import checkpoint_digest
 from space.models.embedded import DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
-from space.models.hub import WEIGHT_FILES, model_snapshot
+from space.models.hub import model_snapshot
+from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config
 from space.models.vector_math import settle_vector_math
 from space.spec import ModelSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _WITHOUT_HUB = "leave model.path unset for the embedded default, or set it to a local directory"
-
-# Keys of config.json that, when set, stand for something that the search does not do.
-_REFUSED_CONFIG = {
-    "quantization_config": "quantised weights; use the checkpoint that it was made from",
-    "per_layer_config": "layers of unequal shape (an already pruned model); use the dense model that it was made from",
-    "final_logit_softcapping": "soft-capped logits, whose divergence is not supported",
-    "num_experts": "a mixture of experts, which is not supported",
-    "num_local_experts": "a mixture of experts, which is not supported",
-}
 
 
 @dataclass(frozen=True)
@@ -70,6 +61,7 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
+    lengths: Mapping[str, int] | None = None,
 ) -> LoadedModel:
     """Loads a dense model.
 
@@ -80,27 +72,36 @@ def load_model(
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the device is fast at it, else float32.
         device: A torch device, or `auto`: CUDA where there is one, else the CPU.
         trust_remote_code: Whether modelling code that comes with the checkpoint may run.
+        lengths: By a setting as one writes it (`data.length=512`), the tokens that it asks of the model at once.
 
     Raises:
-        UserError: An argument is wrong, the model can not be had, or it is not one that can be pruned here.
+        UserError: An argument is wrong, the model can not be had, it is not one that can be pruned here, has fewer
+            positions than a length, or weights that are not finite.
     """
     settle_vector_math()
     run_device = resolve_device(device)
     run_dtype = resolve_dtype(dtype, run_device)
-    directory, name, commit = _locate(path, revision, trust_remote_code)
-    family, own_digest = _check_directory(directory), checkpoint_digest(directory)
+    check = partial(checked_config, trust_remote_code=trust_remote_code, lengths=lengths or {})
+    directory, name, commit = _locate(path, revision, trust_remote_code, check)
+    check_files(directory)
+    config = check(directory)
+    family = config.model_type
+    tokenizer = _read_tokenizer(directory, trust_remote_code)
+    check_weights(directory, config, trust_remote_code)
+    own_digest = checkpoint_digest(directory)
     if digest not in (None, own_digest):
         raise UserError(
             f"Expected the model of the run, with the digest {digest}, but {name} in {directory} has {own_digest}: "
             "other weights or another config.json. Set model.path to where the run's model is now (of a hub id, also "
             "model.revision to its commit; config.yaml of the run says both), or start a new run."
         )
-    tokenizer, model = _read(directory, trust_remote_code)
+    model = _read_model(directory, trust_remote_code)
     try:
         spec = read_spec(model, name, own_digest, family)
     except (AttributeError, ValueError) as error:
         raise UserError(f"Expected {name} to have the layers of a {family} model, but got: {error}") from error
     model.eval().requires_grad_(False).to(run_device)
+    _check_finite(model, run_dtype, directory)
     return LoadedModel(model, tokenizer, spec, run_dtype, run_device, name if commit else str(directory), commit)
 
 
@@ -140,15 +141,17 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def _locate(path: str | None, revision: str | None, trust_remote_code: bool) -> tuple[Path, str, str | None]:
-    """The checkpoint's directory and name, and the commit where it comes from the hub."""
+def _locate(
+    path: str | None, revision: str | None, trust_remote_code: bool, check: Callable[[Path], object]
+) -> tuple[Path, str, str | None]:
+    """The checkpoint's directory and name, and the commit where it comes from the hub, if `check` lets it pass."""
     local = path is None or is_local(path)
     if local and revision is not None:
         raise UserError(f"model.revision={revision} is for hub ids, got model.path={path}. Leave one of them unset.")
     if path is None:
         return default_model_dir(), DEFAULT_MODEL_NAME, None
     if not local:
-        directory = model_snapshot(path, revision, trust_remote_code, _check_config, _WITHOUT_HUB)
+        directory = model_snapshot(path, revision, trust_remote_code, check, _WITHOUT_HUB)
         return directory, path, directory.name
     directory = absolute(path)
     if not directory.is_dir():
@@ -159,70 +162,48 @@ def _locate(path: str | None, revision: str | None, trust_remote_code: bool) -> 
     return directory, directory.resolve().name, None
 
 
-def _check_directory(directory: Path) -> str:
-    """Refuses a directory that is not a safetensors checkpoint of a supported family; returns the family's name."""
-    names = sorted(file.name for file in directory.iterdir())
-    if "config.json" not in names or not list(directory.glob(WEIGHT_FILES)):
-        pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf"))]
-        hint = (
-            f"{pickles[0]} is not read: convert it with save_pretrained, which writes safetensors."
-            if pickles
-            else "Set model.path to a checkpoint directory."
-        )
-        raise UserError(
-            f"Expected config.json and model.safetensors (or its shards) in {directory}, "
-            f"got {', '.join(names[:8]) or 'an empty directory'}. {hint}"
-        )
-    return _check_config(directory)
-
-
-def _check_config(directory: Path) -> str:
-    """Refuses a configuration that is broken or not supported; returns its `model_type`."""
-    file = directory / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"Expected {file} to be JSON, but got: {error}.") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise UserError(f"Expected {file} to be a JSON object with a model_type, as transformers writes it.")
-    family: str = config["model_type"]
-    architecture_of(family)
-    for key, meaning in _REFUSED_CONFIG.items():
-        if config.get(key):
-            raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
-    return family
-
-
-def _read(directory: Path, trust_remote_code: bool) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Tokenizer and model, weights complete."""
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+def _read_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(directory, **options)
+            return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
     except Exception as error:  # a broken tokenizer.json raises no narrower class
         raise UserError(f"Expected a tokenizer (tokenizer.json) in {directory}, but got: {error}") from error
+
+
+def _read_model(directory: Path, trust_remote_code: bool) -> PreTrainedModel:
     try:
         with quiet_transformers():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            return AutoModelForCausalLM.from_pretrained(
                 directory,
                 dtype=torch.float32,
                 use_safetensors=True,
                 attn_implementation="sdpa",
-                output_loading_info=True,
-                **options,
+                trust_remote_code=trust_remote_code,
+                local_files_only=True,
             )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, ConfigError) as error:
+    except UNREADABLE as error:
         raise UserError(f"Expected a model that transformers can load in {directory}, but got: {error}") from error
-    # transformers fills what is missing with random numbers and drops what is left over.
-    missing = report["missing_keys"]
-    left_over = {key for key in report["unexpected_keys"] if ".layers." in key and "rotary_emb" not in key}
-    for what, keys in (("missing", missing), ("left over", left_over)):
-        if keys:
+
+
+def _check_finite(model: PreTrainedModel, dtype: torch.dtype, directory: Path) -> None:
+    """Refuses weights that are no numbers, or none in the dtype that the model is to run in."""
+    largest = {name: torch.stack(torch.aminmax(weight)).abs().max() for name, weight in model.named_parameters()}
+    broken = [name for name, value in largest.items() if not value.isfinite()]
+    if broken:
+        weight = model.get_parameter(broken[0])
+        count = int((~weight.isfinite()).sum())
+        raise UserError(
+            f"Expected finite weights in {directory}, but {count:,} of {weight.numel():,} values in {broken[0]} are "
+            f"NaN or infinite{f', and some in {len(broken) - 1} other tensors' if broken[1:] else ''}. Get the "
+            "checkpoint again, or use one from before its training went wrong."
+        )
+    limit = torch.finfo(dtype).max
+    for name, value in largest.items():
+        if value > limit:
             raise UserError(
-                f"Expected the weights in {directory} to fit its config.json, but {len(keys)} are {what}, such as "
-                f"{min(keys)}. Use a checkpoint of a causal language model whose config.json belongs to it."
+                f"Expected weights of at most {limit:g}, which is where {str(dtype).removeprefix('torch.')} ends, but "
+                f"{name} reaches {value:g}. Set model.dtype=bfloat16 or float32."
             )
-    return tokenizer, model
 
 
 def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:
