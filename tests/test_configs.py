@@ -86,7 +86,7 @@ def keys_of(part: Config) -> set[str]:
 def check_model(config: Config) -> None:
     settings = instantiated(config["model"])
     assert isinstance(settings, ModelSettings)
-    assert keys_of(config["model"]) == set(asdict(settings)) == arguments_of(load_model)
+    assert keys_of(config["model"]) == set(asdict(settings)) == arguments_of(load_model, "lengths")
 
 
 def check_data(config: Config) -> None:
