@@ -69,7 +69,7 @@ def main() -> None:
     before = (unseen(candidate)[0], unseen(candidate, supernet.view(candidate, correction, own=True))[0])
     scratch = Path(tempfile.mkdtemp())
     try:
-        teacher = Teacher(supernet.model, spec.revision, windows, scratch / "teacher", batch_size=arguments.batch_size)
+        teacher = Teacher(supernet.model, spec.digest, windows, scratch / "teacher", batch_size=arguments.batch_size)
         for row in arguments.rows:
             what, _, rate = row.partition(":")
             settings = Distillation(

@@ -13,6 +13,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from conf.places import from_the_root
 from search.differences import flatten
 from search.run.commands import override
 from space.errors import UserError
@@ -25,7 +26,7 @@ _KEY = re.compile(r"(?:Could not override|already at|Could not delete(?: from co
 
 
 def plain(cfg: DictConfig) -> Config:
-    """A configuration as nested dicts, lists and scalars, every reference resolved.
+    """A configuration as nested dicts, lists and scalars: references resolved, local paths from the root on.
 
     Raises:
         UserError: A setting without a default is not given, or a reference leads nowhere.
@@ -37,7 +38,7 @@ def plain(cfg: DictConfig) -> Config:
         raise UserError(f"{name}: expected a value, as it has no default, got none. Give it: {name}=...") from error
     except OmegaConfBaseException as error:
         raise UserError(f"Expected settings whose references can be resolved, got: {_first_line(error)}.") from error
-    return dict(config)
+    return from_the_root(dict(config))
 
 
 def composed(*overrides: str, name: str = "config") -> Config:

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from conf.places import moved
 from conf.values import checked_part
 from evaluators.settings import Settings
-from search.run.directory import CONFIG_FILE
+from search.run.directory import CONFIG_FILE, read_config
 from search.run.finished import FinishedRun
 from space.errors import UserError
 from space.space import SearchSpace
@@ -81,24 +81,27 @@ def session_settings(config: Mapping[str, Any]) -> Settings:
         ) from error
 
 
-def ended_settings(run: FinishedRun) -> Settings:
-    """The settings of a run that has ended, with the text and in the dtype that it had.
+def ended_settings(run: FinishedRun, config: Mapping[str, Any]) -> Settings:
+    """The settings of a run that has ended, in the dtype that it had.
+
+    Args:
+        run: The run, whose model and text are known by their digests.
+        config: Of the entry, as nested dicts: where model and text are now, where they are not where they were.
 
     Raises:
         UserError: See `session_settings`.
     """
     settings, dtype = session_settings(run.config), str(run.summary["dtype"]).removeprefix("torch.")
-    return replace(settings, text_digest=run.summary["text"], model=replace(settings.model, dtype=dtype))
+    return moved(replace(settings, model=replace(settings.model, dtype=dtype)), config)
 
 
 def stored_config(run_dir: Path) -> dict[str, Any]:
     """The configuration that a run has stored, begun or ended.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none, or it cannot be read.
     """
-    try:
-        config = yaml.safe_load((run_dir / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"Expected {run_dir} to hold a run, got: {error}. Give a run's directory.") from error
+    config = read_config(run_dir)
+    if config is None:
+        raise UserError(f"Expected {run_dir} to hold a run, but it has no {CONFIG_FILE}. Give a run's directory.")
     return dict(config)

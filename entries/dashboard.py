@@ -21,4 +21,5 @@ def show(settings: DashboardSettings, watch: Watch) -> None:
         port=settings.port,
         token=settings.token,
         include_path=settings.include_path,
+        places=settings.places,
     )

@@ -65,7 +65,8 @@ def export(settings: ExportSettings, watch: Watch) -> None:
             "Provenance": {
                 "run": run.run_dir.resolve().name,
                 "base model": loaded.spec.name,
-                "base revision": loaded.spec.revision,
+                "base digest": loaded.spec.digest,
+                **({"base commit": loaded.commit} if loaded.commit else {}),
                 "text": run.summary["text"],
                 "seed": run.config["seed"],
                 **session.trained_facts(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from conf.places import known
 from entries.settings import RunSettings
 from evaluators.closing import Closing
 from evaluators.paths import Paths
@@ -34,10 +35,12 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     session = Session.open(settings.session, Paths(run_dir), watch.stage)
     with watch.stage("model and text"):
         session.check()
-    open_run_directory(run_dir, settings.stored, free=FREE_SETTINGS)
+    stored = known(settings.stored, session.loaded, session.text.digest)
+    open_run_directory(run_dir, stored, free=FREE_SETTINGS)
     watch.opened(run_dir, session.spec.name, settings.stored, settings.tracker)
     text = settings.session.text
-    watch.say([*session.text.remarks(text.windows, text.length), *session.harness.remarks(settings.session.objectives)])
+    remarks = [*session.text.remarks(text.windows, text.length), *Closing.remarks(session)]
+    watch.say([*remarks, *session.harness.remarks(settings.session.objectives)])
     # 1 and 2: the supernet, whose units are ordered and whose output projections are refit; then the latency table
     table = session.table
     watch.say([*table.remarks(), *(table.profile(session.dense) if settings.profile_only else [])])

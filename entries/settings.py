@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from conf.compose import Config
+from conf.places import gone_on_with
 from conf.settings import ended_settings, instantiated, session_settings
 from conf.values import checked
 from evaluators.settings import Settings, TaskSettings
@@ -17,6 +18,7 @@ from evaluators.training.recipes import Polish, Recovery
 from search.loop import Budget, require_ask
 from search.protocol import Algorithm, Task
 from search.rehearsal import rehearse
+from search.run.directory import read_config
 from search.run.finished import FinishedRun, finished_runs
 from search.run.recommended import Recommend
 from search.views.watch.trackers import require_tracker
@@ -117,13 +119,17 @@ def run_settings(config: Config, arguments: Sequence[str]) -> RunSettings:
         arguments: Of the command line that gave it.
 
     Raises:
-        UserError: See `instantiated` and `RunSettings.check`.
+        UserError: See `instantiated` and `RunSettings.check`; or the run's directory holds a configuration that cannot
+            be read.
     """
     config = config | {key: checked(config[key], kind, key) for key, kind in SCALARS.items()}
+    run_dir = None if config["run_dir"] is None else Path(config["run_dir"])
+    if run_dir is not None:
+        config = gone_on_with(config, read_config(run_dir) or {})
     search = config["search"]
     settings = RunSettings(
         session=session_settings(config),
-        run_dir=None if config["run_dir"] is None else Path(config["run_dir"]),
+        run_dir=run_dir,
         name=config["name"],
         seed=config["seed"],
         budget=instantiated(config["budget"], "budget"),
@@ -194,7 +200,7 @@ def export_settings(config: Config, arguments: Sequence[str]) -> ExportSettings:
         run=run,
         pick=pick,
         row=run.row(pick),
-        session=ended_settings(run),
+        session=ended_settings(run, config),
         format=form,
         gguf_type=kind,
         out=None if config["out"] is None else Path(str(config["out"])),
@@ -236,7 +242,7 @@ def score_settings(config: Config, arguments: Sequence[str]) -> ScoreSettings:
     tasks: TaskSettings = instantiated({"_target_": "evaluators.settings.TaskSettings", **part})
     tasks.require_place()
     run, pick = FinishedRun.open(Path(str(config["run_dir"]))), str(config["pick"])
-    return ScoreSettings(run, pick, run.row(pick), replace(ended_settings(run), tasks=tasks))
+    return ScoreSettings(run, pick, run.row(pick), replace(ended_settings(run, config), tasks=tasks))
 
 
 @dataclass(frozen=True)
@@ -248,6 +254,7 @@ class DashboardSettings:
     port: int
     token: str | None
     include_path: str | None
+    places: Sequence[str]
 
 
 def dashboard_settings(config: Config, arguments: Sequence[str]) -> DashboardSettings:
@@ -267,4 +274,5 @@ def dashboard_settings(config: Config, arguments: Sequence[str]) -> DashboardSet
         port=checked(config["port"], int, "port"),
         token=None if token is None else str(token),
         include_path=checked(config["include_path"], str | None, "include_path"),
+        places=[argument for argument in arguments if argument.startswith(("model.path=", "data.path="))],
     )

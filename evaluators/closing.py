@@ -22,6 +22,11 @@ class Closing:
     evaluators: tuple[Evaluator, ...]
     long_context: str
 
+    @staticmethod
+    def remarks(session: Session) -> list[str]:
+        """What a person should know before the search, in lines: which of them cannot be asked."""
+        return LongText.of(session.text, session.settings.text, session.loaded.model.config).remarks()
+
     @classmethod
     def of(cls, session: Session) -> Closing:
         """Those that a session's settings want."""

@@ -12,6 +12,7 @@ from evaluators.data.splits import TokenSplits
 from evaluators.divergence import Divergence
 from evaluators.metrics import LONG_QUALITY, metric_named
 from evaluators.settings import TextSettings
+from space.models.refusals import positions
 from space.supernet.supernet import Supernet
 
 TOKENS = 8192  # in all, so that it costs about what the held-out score does
@@ -36,21 +37,25 @@ class LongText:
         Args:
             text: The run's.
             settings: Their `long` and `length`.
-            config: The dense model's, of which `max_position_embeddings` counts.
+            config: The dense model's, of which the positions count.
         """
         length = settings.long
         if length is None:
             return cls(None, "")
-        positions = getattr(config, "max_position_embeddings", None) or length
+        limit = positions(config)
         room = text.room("heldout", length)
         if length <= settings.length:
             return cls(None, f"none: data.long={length} is no longer than data.length={settings.length}")
-        if positions < length:
-            return cls(None, f"none: the model has {positions} positions, fewer than data.long={length}")
+        if limit is not None and limit < length:
+            return cls(None, f"none: the model has {limit} positions, fewer than data.long={length}")
         if not room:
             return cls(None, f"none: no source has a held-out part of data.long={length} tokens")
         windows = text.blocks("heldout", min(room, max(1, TOKENS // length)), length)
         return cls(windows, f"{len(windows)} of {length:,} tokens")
+
+    def remarks(self) -> list[str]:
+        """What a person should know before the search, in lines: why there are none."""
+        return [f"long windows of held-out text: {self.words}"] if self.words and self.windows is None else []
 
     def evaluators(self, supernet: Supernet, model_of: ModelOf, tokens: int) -> list[Evaluator]:
         """What asks for `heldout_long_ppl` of models as they are exported; nothing where there are no windows.

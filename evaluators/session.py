@@ -74,7 +74,7 @@ class Session:
         Raises:
             UserError: See `load_model`.
         """
-        return load_model(**asdict(self.settings.model))
+        return load_model(**asdict(self.settings.model), lengths=self.settings.lengths, check_spec=self.settings.space)
 
     @property
     def spec(self) -> ModelSpec:
@@ -93,8 +93,8 @@ class Session:
         Raises:
             UserError: It can not be had, or is not the one that the settings want.
         """
-        settings = self.settings
-        return read_text(settings.text, self.loaded.tokenizer, vocab=self.spec.vocab, digest=settings.text_digest)
+        settings = self.settings.text
+        return read_text(settings, self.loaded.tokenizer, vocab=self.spec.vocab, digest=settings.digest)
 
     def windows(self, part: Part) -> Tensor:
         """The run's windows of a part of the text, shape (windows, length).

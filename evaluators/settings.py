@@ -28,6 +28,7 @@ class ModelSettings:
 
     path: str | None = None
     revision: str | None = None
+    digest: str | None = None
     dtype: str = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
@@ -46,6 +47,7 @@ class TextSettings(TextPlace):
         search_windows: For the divergence of every candidate.
         heldout_windows: For the front's final scores.
         long: Tokens in the longer windows of held-out text that the front is scored on besides; None for no such.
+        digest: That the text must have, as `evaluators.data.splits.TokenSplits` says it; None for any.
     """
 
     length: int = 512
@@ -53,6 +55,7 @@ class TextSettings(TextPlace):
     search_windows: int = 4
     heldout_windows: int = 16
     long: int | None = 2048
+    digest: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -196,7 +199,6 @@ class Settings:
         tasks: What lm-eval asks.
         samples: What the front's members write.
         objectives: Names of the metrics that the front is about.
-        text_digest: That the text must have, as `evaluators.data.splits.TokenSplits` says it; None for any.
     """
 
     model: ModelSettings
@@ -211,7 +213,6 @@ class Settings:
     tasks: TaskSettings = field(default_factory=TaskSettings)
     samples: SampleSettings = field(default_factory=SampleSettings)
     objectives: tuple[str, ...] = ("kl", "latency_ms")
-    text_digest: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
@@ -262,6 +263,12 @@ class Settings:
     def free(self) -> list[Metric]:
         """The metrics of any candidate that constraints may bound and fixed-cost searches may have as their axis."""
         return [*(metric for metric in self.answered if metric.free), *metrics_named("refit_error")]
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Tokens that the model is asked about at once, by the settings that say so."""
+        text, context = self.text.length, self.evaluators.context
+        return {f"data.length={text}": text, f"evaluators.context={context}": context, **self.latency.context}
 
     @property
     def tunes(self) -> bool:

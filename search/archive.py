@@ -18,7 +18,8 @@ from search.differences import differences
 from search.pareto import minimised, non_dominated
 from space.errors import UserError
 
-FORMAT = 3
+FORMAT = 4
+_NAMES = ("model.name",)  # which the header has for people: models are told apart by their digests
 _log = logging.getLogger(__name__)
 
 
@@ -159,7 +160,7 @@ class Archive:
                 f"{self.path}: expected an archive of format {FORMAT}, got format {record['format']!r}. "
                 "Choose a new run_dir, or the version that wrote it."
             )
-        changed = differences(record["settings"], self.settings)
+        changed = differences(record["settings"], self.settings, free=_NAMES)
         if changed:
             raise UserError(
                 f"{self.path} holds numbers of other settings, which cannot be compared (stored -> given):\n"

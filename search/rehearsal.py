@@ -15,7 +15,7 @@ from space.spec import ModelSpec
 
 _SPEC = ModelSpec(
     name="rehearsal",
-    revision="0",
+    digest="0",
     family="llama",
     layers=4,
     hidden=8,

@@ -12,8 +12,8 @@ class ModelSpec:
     """The dense model in numbers; every size is a count.
 
     Attributes:
-        name: Hub id, directory name, or the embedded default's name.
-        revision: Digest of the weights' identity; two models with equal revisions give equal numbers.
+        name: Hub id, directory name, or the embedded default's name: for people, and no part of what the model is.
+        digest: Of weights and configuration, see `space.models.digest`; models with equal digests give equal numbers.
         family: Key of `space.models.architectures.ARCHITECTURES`, which is transformers' `model_type`.
         layers: Decoder layers.
         hidden: Width of the residual stream.
@@ -29,7 +29,7 @@ class ModelSpec:
     """
 
     name: str
-    revision: str
+    digest: str
     family: str
     layers: int
     hidden: int
@@ -78,6 +78,11 @@ class ModelSpec:
             return ()
         divisors = [count for count in range(self.kv_heads - 1, 0, -1) if self.kv_heads % count == 0]
         return tuple(divisors[:MOST_MERGES])
+
+    @property
+    def identity(self) -> dict[str, str | int | bool]:
+        """What the model is, ready for JSON: the fields but its name."""
+        return {field: value for field, value in self.to_json().items() if field != "name"}
 
     def to_json(self) -> dict[str, str | int | bool]:
         """The fields as a JSON-ready mapping."""

@@ -83,7 +83,7 @@ def tiny_model(family: str, **changes: Any) -> tuple[nn.Module, ModelSpec]:
     attention, mlp = model.model.layers[0].self_attn, model.model.layers[0].mlp
     spec = ModelSpec(
         name=f"tiny-{family}",
-        revision="0",
+        digest="0",
         family=family,
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,

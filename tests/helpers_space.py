@@ -17,7 +17,7 @@ from space.spec import ModelSpec
 def make_spec(**changes: Any) -> ModelSpec:
     facts: dict[str, Any] = {"layers": 4, "hidden": 36, "query_heads": 6, "kv_heads": 3, "head_dim": 6}
     facts |= {"mlp_channels": 48, "vocab": 97, "tied_embeddings": True, "family": "llama"}
-    return ModelSpec(name="tiny", revision="0", **(facts | changes))
+    return ModelSpec(name="tiny", digest="0", **(facts | changes))
 
 
 SMOLLM2 = make_spec(layers=30, hidden=576, query_heads=9, head_dim=64, mlp_channels=1536, vocab=49152)

@@ -21,7 +21,7 @@ def toy_spec(layers: int) -> ModelSpec:
     """A spec for tests that need no model."""
     return ModelSpec(
         name="toy",
-        revision="0",
+        digest="0",
         family="llama",
         layers=layers,
         hidden=16,

@@ -18,7 +18,7 @@ from search.archive import Archive
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 
-SETTINGS = {"model": {"revision": "abc", "dtype": "float32"}, "tokens": 4096, "objectives": ("kl", "latency_ms")}
+SETTINGS = {"model": {"digest": "abc", "dtype": "float32"}, "tokens": 4096, "objectives": ("kl", "latency_ms")}
 KL = metric_named("kl")
 LATENCY = metric_named("latency_ms")
 
@@ -155,18 +155,18 @@ def test_a_corrupt_header_is_named(path):
 
 def test_numbers_of_other_settings_are_refused_with_the_difference(path):
     before = path.read_bytes()
-    other = {"model": {"revision": "abd", "dtype": "float32"}, "objectives": ["kl", "latency_ms"], "device": "cuda"}
+    other = {"model": {"digest": "abd", "dtype": "float32"}, "objectives": ["kl", "latency_ms"], "device": "cuda"}
     with pytest.raises(UserError) as caught:
         Archive(path, other)
     lines = [line.strip() for line in str(caught.value).splitlines()[1:-1]]
-    assert lines == ["model.revision: 'abc' -> 'abd'", "tokens: 4096 -> (absent)", "device: (absent) -> 'cuda'"]
+    assert lines == ["model.digest: 'abc' -> 'abd'", "tokens: 4096 -> (absent)", "device: (absent) -> 'cuda'"]
     assert "new run_dir" in str(caught.value)
     assert path.read_bytes() == before
 
 
 def test_an_archive_of_another_format_is_refused(path):
-    path.write_text(path.read_text().replace('"format": 3', '"format": 2'))
-    with pytest.raises(UserError, match="expected an archive of format 3, got format 2"):
+    path.write_text(path.read_text().replace('"format": 4', '"format": 3'))
+    with pytest.raises(UserError, match="expected an archive of format 4, got format 3"):
         Archive(path, SETTINGS)
 
 

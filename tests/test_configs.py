@@ -28,7 +28,7 @@ from search.constraints import limits_text
 from search.loop import Budget
 from search.protocol import Task
 from search.run.commands import quoted
-from search.run.directory import open_run_directory
+from search.run.directory import FREE_SETTINGS, open_run_directory
 from search.run.recommended import Recommend
 from space.candidate import Candidate
 from space.errors import UserError
@@ -41,7 +41,7 @@ from space.supernet.recipe import Preparation
 CONF = Path(__file__).parents[1] / "conf"
 SPEC = ModelSpec(
     name="toy",
-    revision="0",
+    digest="0",
     family="llama",
     layers=6,
     hidden=32,
@@ -75,14 +75,13 @@ def keys_of(part: Config) -> set[str]:
 def check_model(config: Config) -> None:
     settings = instantiated(config["model"])
     assert isinstance(settings, ModelSettings)
-    assert keys_of(config["model"]) == set(asdict(settings)) == arguments_of(load_model)
+    assert keys_of(config["model"]) == set(asdict(settings)) == arguments_of(load_model, "lengths", "check_spec")
 
 
 def check_data(config: Config) -> None:
     settings = instantiated(config["data"])
     assert isinstance(settings, TextSettings)
-    sizes = {"length", "calibration_windows", "search_windows", "heldout_windows", "long"}
-    assert keys_of(config["data"]) - sizes == {field.name for field in fields(TextPlace)}
+    assert keys_of(config["data"]) == {field.name for field in fields(TextSettings)}
 
 
 def check_supernet(config: Config) -> None:
@@ -191,7 +190,7 @@ def test_the_default_composes_with_every_part_and_its_objectives_exist() -> None
 
 
 def test_every_part_of_a_session_is_a_group_or_a_key() -> None:
-    assert {*PARTS, "training", "objectives", "text_digest"} == {field.name for field in fields(Settings)}
+    assert {*PARTS, "training", "objectives"} == {field.name for field in fields(Settings)}
     assert set(PARTS.values()) <= set(composed())
 
 
@@ -316,6 +315,37 @@ def test_a_run_is_opened_with_what_it_has_stored(tmp_path: Path) -> None:
         run_session(tmp_path / "none")
 
 
+def test_paths_are_taken_from_the_root_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    config = composed("model.path=./mine", "data.path=[a.txt,{path:b/c,name:d}]", "compare=[runs/a]")
+    assert config["model"]["path"] == str(tmp_path / "mine")
+    assert config["data"]["path"] == [str(tmp_path / "a.txt"), {"path": "b/c", "name": "d"}]
+    assert config["compare"] == [str(tmp_path / "runs" / "a")]
+    assert (composed()["model"]["path"], composed("model.path=b/c")["model"]["path"]) == (None, "b/c")
+
+
+def test_a_run_goes_on_about_the_model_and_text_that_it_began_with(tmp_path: Path) -> None:
+    stored = composed("model.path=b/c", "model.revision=c0ffee", "model.digest=m", "data.digest=t")
+    open_run_directory(tmp_path, stored)
+
+    def session(*overrides: str) -> Settings:
+        return run_settings(composed(f"run_dir={tmp_path}", *overrides), []).session
+
+    same, moved = session("model.path=b/c"), session("model.path=/now/here", "data.path=/now/here.txt")
+    assert same.model == ModelSettings("b/c", "c0ffee", "m")  # also when the hub has a newer commit
+    assert moved.model == ModelSettings("/now/here", None, "m")
+    assert (moved.text.path, moved.text.digest) == ("/now/here.txt", "t")
+    config = run_settings(composed(f"run_dir={tmp_path}", "model.path=/now/here", "data.path=/now/here.txt"), []).stored
+    open_run_directory(tmp_path, config, free=FREE_SETTINGS)
+    with pytest.raises(UserError, match=r"model\.digest: 'm' -> 'x'\n  data\.field: 'text' -> 'body'"):
+        open_run_directory(
+            tmp_path,
+            run_settings(composed(f"run_dir={tmp_path}", "model.digest=x", "data.field=body"), []).stored,
+            free=FREE_SETTINGS,
+        )
+
+
 def test_the_export_composes() -> None:
     assert composed("run_dir=results/x", name="export")["pick"] == "recommended"
     (pick,) = quoted(["pick=heldout_ppl<=1.1x"], "pick")
@@ -331,15 +361,18 @@ def test_the_export_composes() -> None:
     assert recipe.data.entries == instantiated(composed("data=web_textbooks")["data"]).entries
     assert [entry.is_local for entry in recipe.data.entries] == [False, False]
     own = instantiated(composed(*given, "recover.data.path=[a.txt,{path:b/c,name:d}]", name="export")["recover"])
-    assert own.data == TextPlace(["a.txt", {"path": "b/c", "name": "d"}])
+    assert own.data == TextPlace([str(Path("a.txt").absolute()), {"path": "b/c", "name": "d"}])
     assert format_of(config["format"], config["gguf"]["type"]).suffix == ""
     assert format_of("gguf", config["gguf"]["type"]).suffix == "-gguf-f16"
 
 
 def test_the_settings_of_task_scores_are_those_of_a_run() -> None:
     accepted = {field.name for field in fields(TaskSettings)} - {"picks"}
+    places = {"model", "data"}
     alone = composed("run_dir=results/x", "tasks=[piqa,arc_easy]", name="score")
-    assert keys_of(composed()["evaluate"]) - {"picks"} == accepted == set(alone) - {"run_dir", "pick", "progress"}
+    assert (
+        keys_of(composed()["evaluate"]) - {"picks"} == accepted == set(alone) - places - {"run_dir", "pick", "progress"}
+    )
     given = TaskSettings(**{name: alone[name] for name in accepted})
     assert given == TaskSettings(tasks=("piqa", "arc_easy"))
     assert TaskSettings(tasks="piqa").tasks == ("piqa",)

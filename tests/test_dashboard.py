@@ -245,9 +245,14 @@ def test_no_run_is_one_clear_error(tmp_path: Path) -> None:
 
 
 # ---- orders
+PLACES = ("model.path=/now/here", "data.path=[a.txt,b.txt]")
+
+
 @pytest.fixture
 def orders(tmp_path: Path) -> Orders:
-    return Orders(tmp_path / "a run, with 'quotes'", tmp_path / "scripts", include_path=str(tmp_path / "tasks"))
+    return Orders(
+        tmp_path / "a run, with 'quotes'", tmp_path / "scripts", include_path=str(tmp_path / "tasks"), places=PLACES
+    )
 
 
 def test_orders_become_commands_of_the_entry_scripts(orders: Orders) -> None:
@@ -258,12 +263,14 @@ def test_orders_become_commands_of_the_entry_scripts(orders: Orders) -> None:
         f"run_dir='{str(orders.run_dir).replace(chr(39), chr(92) + chr(39))}'",
         f"pick={key}",
         "progress=json",
+        *PLACES,
     ]
     title, command = orders.score(key, KEYS, "piqa, arc_easy", " 0.5 ")
     assert title == f"Score {key} on piqa, arc_easy"
     assert command[3:] == [
         f"pick={key}",
         "progress=json",
+        *PLACES,
         "tasks=[piqa,arc_easy]",
         "limit=0.5",
         f"include_path={orders.include_path}",

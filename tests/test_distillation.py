@@ -27,7 +27,7 @@ TOKENS = random_tokens(6, 12, seed=5)
 def teacher_of(supernet: Supernet, directory: Path, settings: Distillation, **changes: Any) -> Teacher:
     layers = spread_layers(2, supernet.spec.layers) if settings.streams else ()
     given: dict[str, Any] = {"batch_size": settings.batch_size, "temperature": settings.temperature, "layers": layers}
-    return Teacher(supernet.model, supernet.spec.revision, TOKENS, directory, **(given | changes))
+    return Teacher(supernet.model, supernet.spec.digest, TOKENS, directory, **(given | changes))
 
 
 def student_of(supernet: Supernet, settings: Distillation) -> Student:
@@ -165,7 +165,7 @@ def test_the_teacher_is_asked_once_and_again_for_other_text(make_supernet: MakeS
         assert torch.equal(one.embedding, other.embedding)
         assert torch.equal(one.tokens, TOKENS[:4] if step != 1 else TOKENS[4:])
         assert one.embedding.shape == (one.tokens.numel(), supernet.spec.hidden)
-    Teacher(supernet.model, supernet.spec.revision, TOKENS[:5], tmp_path / "teacher", batch_size=4)
+    Teacher(supernet.model, supernet.spec.digest, TOKENS[:5], tmp_path / "teacher", batch_size=4)
     assert len(calls) == 4
     handle.remove()
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import helpers_formats
 import pytest
@@ -103,11 +103,25 @@ def test_a_table_that_is_not_to_be_believed_says_so() -> None:
         return LatencyTable({"prefill": table}, device, WORKLOAD).remarks()
 
     assert remarks(0.02, 14.0) == [
-        "prefill of 1 x 8 tokens in torch 2 on cpu, float32, 1 threads: 3 block shapes, spread between rounds 2.0%; "
+        "prefill of 1 x 8 tokens with the logits of the last position in torch 2 on cpu, float32, 1 threads: 3 block "
+        "shapes, spread between rounds 2.0%; "
         "against designs timed whole: median error 0.0%, worst 0.0%"
     ]
     assert "WARNING: expected a spread of at most 10%" in remarks(0.4, 14.0)[1]
     assert "WARNING: expected a median error of at most latency.error_limit=8%" in remarks(0.02, 20.0)[1]
+
+
+def test_the_time_of_the_lm_head_stands_beside_the_table_and_a_slow_product_of_one_row_is_told() -> None:
+    device = {"device": "cpu", "dtype": "bfloat16", "threads": 1, "engine": "torch 2"}
+
+    def remark(logits: Literal["last", "all"], **head_ms: float) -> str:
+        table = LatencyTable({"prefill": replace(TABLE, head_ms=head_ms)}, device, replace(WORKLOAD, logits=logits))
+        return LatencyTable.from_json(table.to_json()).remarks()[1]
+
+    both = "prefill: the LM head alone takes {} ms for the last position and {} ms for all"
+    assert remark("last", last=1.0, all=20.0) == both.format("1.00", "20.00")
+    assert remark("last", last=30.0, all=20.0).startswith(both.format("30.00", "20.00") + "; a product of one row")
+    assert remark("all", last=30.0, all=20.0) == both.format("30.00", "20.00")
 
 
 def test_the_profile_says_what_is_to_be_had_from_each_kind_of_block() -> None:
@@ -158,6 +172,7 @@ def test_nothing_known_is_timed_again(
     timed.clear()
     for changed in (
         Workload(length=9, threads=1, rounds=2, fit=1, check=1),
+        replace(WORKLOAD, logits="all"),
         Workload(**{**vars(WORKLOAD), "cache": False}),
     ):
         LatencyBench(make_supernet("llama"), changed, tmp_path).table(OPTIONS, [CUT, HOLES])
@@ -204,6 +219,17 @@ def test_a_decoding_step_is_that_of_a_full_cache(
         assert found.logits.shape == expected.logits.shape
         assert shapes(found.past_key_values) == shapes(real)
         assert shapes(step().past_key_values)[-1][2] == 8 + 2, "the last layer has no sliding window"
+
+
+def test_a_prefill_has_the_logits_that_are_asked_for(family: str, make_supernet: MakeSupernet) -> None:
+    supernet, phase = make_supernet(family), Phase("prefill", 2, 8)
+    with torch.inference_mode():
+        last, full = (
+            TorchClock(supernet, replace(WORKLOAD, logits=logits)).step(HOLES, phase)() for logits in ("last", "all")
+        )
+    torch.testing.assert_close(last.logits, full.logits[:, -1:])
+    assert full.logits.shape[1] == 8
+    assert shapes(last.past_key_values) == shapes(full.past_key_values)
 
 
 @pytest.fixture
@@ -338,6 +364,8 @@ def test_a_table_of_old_is_read_with_its_very_numbers_once_it_has_todays_form() 
         ({"engine": "onnx"}, "torch or llamacpp"),
         ({"gguf_type": "q4"}, "f16 or q8_0"),
         ({"engine": "llamacpp", "batch_size": 2}, "latency.batch_size=1"),
+        ({"engine": "llamacpp", "logits": "all"}, "latency.logits=last"),
+        ({"logits": "first"}, "last or all"),
     ],
 )
 def test_an_impossible_workload_is_refused(changes: dict[str, int | str], words: str) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import httpx2
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -22,9 +24,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from space.errors import UserError
-from space.models import hub
+from space.models import hub, loading
 from space.models.architectures import ARCHITECTURES
-from space.models.loading import fingerprint, load_model, resolve_device, resolve_dtype
+from space.models.loading import load_model, resolve_device, resolve_dtype
+from space.models.refusals import positions
 
 SIZES = {
     "vocab_size": 256,
@@ -128,27 +131,15 @@ def test_weights_are_float32_whatever_was_saved(tmp_path):
     assert loaded.source == str(tmp_path)
 
 
-def test_revision_pins_weights_and_config_but_not_the_place(saved, llama):
-    before = load_model(str(llama)).spec.revision
-    assert before == fingerprint(saved)
-    weights = llama / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    assert fingerprint(llama) != before
-    shutil.copy(saved / "model.safetensors", weights)
-    assert fingerprint(llama) == before
-    edit_config(llama, rms_norm_eps=0.1)
-    assert fingerprint(llama) != before
-
-
-def test_large_weights_are_pinned_by_header_size_and_time(llama, monkeypatch):
-    monkeypatch.setattr("space.models.loading._HASHED_BYTES", 0)
-    before = fingerprint(llama)
-    assert fingerprint(llama) == before
-    weights = llama / "model.safetensors"
-    weights.write_bytes(weights.read_bytes().replace(b"self_attn", b"self_bttn", 1))
-    assert fingerprint(llama) != before
+def test_a_model_is_known_by_its_digest_wherever_it_is(saved, llama):
+    spec = load_model(str(saved)).spec
+    there = llama.rename(llama.with_name("moved"))
+    moved = load_model(str(there), digest=spec.digest).spec
+    assert (moved.name, moved.identity) == ("moved", spec.identity)
+    edit_config(there, rms_norm_eps=0.1)
+    other = load_model(str(there)).spec.digest
+    with pytest.raises(UserError, match=rf"digest {spec.digest}, but moved in .*moved has {other}: other weights or"):
+        load_model(str(there), digest=spec.digest)
 
 
 def test_loading_is_quiet_and_leaves_transformers_as_it_was(saved, capsys):
@@ -158,14 +149,17 @@ def test_loading_is_quiet_and_leaves_transformers_as_it_was(saved, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_missing_directory():
-    with pytest.raises(UserError, match=r"no such directory: \./no/such"):
-        load_model("./no/such")
+@pytest.mark.parametrize("path", ["./no/such", "no/such/model", "model/"])
+def test_missing_directory(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"no such directory: {tmp_path / path}. Set model.path to where"):
+        load_model(path)
 
 
-def test_garbage_path():
-    with pytest.raises(UserError, match="which is neither"):
-        load_model("no such model//")
+def test_garbage_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"which is neither: there is nothing at {tmp_path / 'no such model'}"):
+        load_model("no such model")
 
 
 def test_empty_directory(tmp_path):
@@ -220,9 +214,9 @@ def test_layers_of_unequal_shape(saved, monkeypatch):
     build = AutoModelForCausalLM.from_pretrained
 
     def build_unequal(*arguments, **options):
-        model, report = build(*arguments, **options)
+        model = build(*arguments, **options)
         model.model.layers[1].mlp.up_proj = torch.nn.Linear(32, 40, bias=False)
-        return model, report
+        return model
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", build_unequal)
     with pytest.raises(UserError, match=r"layer 1 it is \(40, 32\)"):
@@ -233,33 +227,161 @@ def test_remote_code_with_other_modules(saved, monkeypatch):
     build = AutoModelForCausalLM.from_pretrained
 
     def build_other(*arguments, **options):
-        model, report = build(*arguments, **options)
+        model = build(*arguments, **options)
         model.model.blocks = model.model.__dict__["_modules"].pop("layers")
-        return model, report
+        return model
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", build_other)
     with pytest.raises(UserError, match="the layers of a llama model"):
         load_model(str(saved))
 
 
-@pytest.mark.parametrize(("layers", "what"), [(3, "missing"), (1, "left over")])
-def test_weights_that_do_not_fit_the_config(llama, layers, what):
-    edit_config(llama, num_hidden_layers=layers)
-    with pytest.raises(UserError, match=f"9 are {what}, such as model.layers"):
-        load_model(str(llama))
+def rewrite_weights(directory, change):
+    """Saves the weights as `change` leaves them, a dict of tensors by name."""
+    file = directory / "model.safetensors"
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("changes", [{"hidden_size": 64}, {"intermediate_size": 56}])
-def test_weights_of_another_shape(llama, changes):
+@pytest.fixture
+def unread(monkeypatch):
+    """Fails where weights are read."""
+
+    def read(*_):
+        raise AssertionError("the weights were read")
+
+    monkeypatch.setattr(loading, "_read_model", read)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_hidden_layers": 3}, "9 are missing, such as model.layers.2"),
+        ({"num_hidden_layers": 1}, "9 are left over, such as model.layers.1"),
+        ({"attention_bias": True}, "8 are missing, such as model.layers.0.self_attn.k_proj.bias"),
+        ({"hidden_size": 64}, r"21 have another shape: lm_head.weight is \(256, 32\).* makes it \(256, 64\)"),
+        ({"intermediate_size": 56}, r"6 have .*down_proj.weight is \(32, 48\), and config.json makes it \(32, 56\)"),
+        ({"num_key_value_heads": 4}, r"4 have .*k_proj.weight is \(16, 32\), and config.json makes it \(32, 32\)"),
+        ({"vocab_size": 300}, r"2 have .*lm_head.weight is \(256, 32\), and config.json makes it \(300, 32\)"),
+        ({"tie_word_embeddings": True}, "ties the head to the embeddings.* differ. Set tie_word_embeddings to false"),
+    ],
+)
+@pytest.mark.usefixtures("unread")
+def test_config_and_weights_that_contradict_each_other(llama, changes, said):
     edit_config(llama, **changes)
-    with pytest.raises(UserError, match="can load"):
+    with pytest.raises(UserError, match=said):
         load_model(str(llama))
 
 
+@pytest.mark.usefixtures("unread")
+def test_untied_config_without_a_head(llama):
+    rewrite_weights(llama, lambda weights: weights.pop("lm_head.weight"))
+    with pytest.raises(UserError, match=r"to have an lm_head\.weight.* Set tie_word_embeddings to true"):
+        load_model(str(llama))
+
+
+def test_tied_config_beside_a_copy_of_the_embeddings(llama):
+    def copy_head(weights):
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+
+    rewrite_weights(llama, copy_head)
+    edit_config(llama, tie_word_embeddings=True)
+    loaded = load_model(str(llama))
+    assert loaded.spec.tied_embeddings
+    assert loaded.model.get_output_embeddings().weight is loaded.model.get_input_embeddings().weight
+
+
+@pytest.mark.usefixtures("unread")
 def test_truncated_weights(llama):
     weights = llama / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
-    with pytest.raises(UserError, match="can load"):
+    with pytest.raises(UserError, match=r"a whole safetensors file.* Copy or download it again"):
+        load_model(str(llama))
+
+
+def test_shards(llama, monkeypatch):
+    whole = load_model(str(llama))
+    weights = llama / "model.safetensors"
+    weights.unlink()
+    whole.model.save_pretrained(llama, max_shard_size="30KB")
+    shards = sorted(llama.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    torch.testing.assert_close(load_model(str(llama)).model.state_dict(), whole.model.state_dict())
+    monkeypatch.setattr(loading, "_read_model", None)
+    shards[1].unlink()
+    with pytest.raises(UserError, match=f"index.json names, but {shards[1].name} is not there"):
+        load_model(str(llama))
+    (llama / "model.safetensors.index.json").unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors\.index\.json in .* to say where each tensor is"):
+        load_model(str(llama))
+
+
+def test_an_adapter(llama, tmp_path):
+    (llama / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"one model in .* an adapter.*merge_and_unload"):
+        load_model(str(llama))
+    (tmp_path / "alone").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / "alone" / name).write_text("{}")
+    with pytest.raises(UserError, match="An adapter alone is no model: merge it"):
+        load_model(str(tmp_path / "alone"))
+
+
+def test_weights_that_are_not_finite(llama):
+    name = "model.layers.1.mlp.down_proj.weight"
+    rewrite_weights(llama, lambda weights: weights[name][3, 4:6].fill_(float("nan")))
+    with pytest.raises(UserError, match=rf"2 of 1,536 values in {name} are NaN or infinite\. Get the checkpoint"):
+        load_model(str(llama))
+    rewrite_weights(llama, lambda weights: weights["model.norm.weight"][0].fill_(float("-inf")))
+    with pytest.raises(UserError, match=rf"{name} are NaN or infinite, and some in 1 other tensors"):
+        load_model(str(llama))
+
+
+def test_weights_beyond_the_dtype(llama):
+    name = "model.layers.0.mlp.up_proj.weight"
+    rewrite_weights(llama, lambda weights: weights[name][0, 0].fill_(-131072))
+    assert load_model(str(llama), dtype="bfloat16").dtype == torch.bfloat16
+    with pytest.raises(UserError, match=rf"65504, which is where float16 ends, but {name} reaches 131072\. Set model"):
+        load_model(str(llama), dtype="float16")
+
+
+@pytest.mark.usefixtures("unread")
+def test_lengths_beyond_the_positions(llama):
+    lengths = {"data.length=128": 128, "evaluators.context=129": 129, "latency.length=500": 500}
+    said = (
+        r"at most 128 tokens at once.*, but got evaluators\.context=129, latency\.length=500\. .*lower what is beyond"
+    )
+    with pytest.raises(UserError, match=said):
+        load_model(str(llama), lengths=lengths)
+    edit_config(llama, rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0})
+    with pytest.raises(UserError, match=r"at most 256 tokens at once.*, but got latency\.length=500\."):
+        load_model(str(llama), lengths=lengths)
+
+
+@pytest.mark.parametrize(
+    ("limit", "rope", "reach"),
+    [
+        (None, {}, None),
+        (100, {}, 100),
+        (100, {"rope_type": "default"}, 100),
+        (100, {"rope_type": "linear", "factor": 4}, 400),
+        (100, {"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 100}, 400),
+        (100, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 100}, 400),
+        (400, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 100}, 400),
+        (400, {"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 100}, 400),
+        (400, {"rope_type": "llama3", "factor": 32.0, "original_max_position_embeddings": 100}, 400),
+        (400, {"rope_type": "longrope", "factor": 32.0, "original_max_position_embeddings": 100}, 400),
+        (400, {"full_attention": {"rope_type": "linear", "factor": 8.0}}, 400),
+    ],
+)
+def test_positions_of_scaled_rotary_embeddings(limit, rope, reach):
+    assert positions(SimpleNamespace(max_position_embeddings=limit, rope_parameters=rope)) == reach
+
+
+def test_an_export_of_unequal_layers_is_told_as_such(llama):
+    edit_config(llama, model_type="pruned_llama", per_layer_config={"0": {"skip": ["attention"]}})
+    with pytest.raises(UserError, match=r"already pruned model.*dense model that it was made from.*format=hf_uniform"):
         load_model(str(llama))
 
 
@@ -292,8 +414,10 @@ def test_device_and_dtype(monkeypatch):
             resolve_device(device)
 
 
-def test_hub_not_reachable():
-    with pytest.raises(UserError, match=r"can not be reached \(Name or service.*leave model\.path unset"):
+def test_hub_not_reachable(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    looked = f"nothing at {tmp_path}/someone/some-model"
+    with pytest.raises(UserError, match=rf"{looked}.*not be reached \(Name or service.*leave model\.path unset"):
         load_model("someone/some-model")
 
 
@@ -301,11 +425,9 @@ def test_hub_not_reachable_but_downloaded_before(llama, monkeypatch):
     commit = llama.rename(llama.with_name("c0ffee"))
     monkeypatch.setattr(hub, "snapshot_download", lambda *_, local_files_only=False, **__: str(commit))
     loaded = load_model("someone/some-model")
-    assert (loaded.spec.name, loaded.spec.revision, loaded.source) == (
-        "someone/some-model",
-        "c0ffee",
-        "someone/some-model",
-    )
+    assert (loaded.spec.name, loaded.source, loaded.commit) == ("someone/some-model", "someone/some-model", "c0ffee")
+    here = load_model(str(commit))
+    assert (here.spec.identity, here.commit) == (loaded.spec.identity, None)  # a copy of it is the same model
 
 
 def test_hub_model_of_a_wrong_family_is_refused_before_its_weights_are_downloaded(tmp_path, monkeypatch):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import random_tokens, tiny_model
 from torch import nn
 
 from evaluators.latency.bench import EndToEnd, LatencyBench
@@ -13,6 +15,7 @@ from evaluators.latency.memory import peak_bytes
 from evaluators.latency.workload import Workload
 from space.candidate import Candidate, LayerShape
 from space.size import total_params
+from space.supernet.supernet import Supernet
 
 SIDE = 500
 MATRIX = 4 * SIDE * SIDE  # bytes
@@ -55,3 +58,13 @@ def test_a_smaller_design_has_a_lower_peak_in_every_scenario(make_supernet) -> N
         cache = 2 * 32 * spec.head_dim * supernet.model.dtype.itemsize * spec.layers
         assert large - weights[0] > spec.kv_heads * cache
         assert weights[1] + cache < small < large
+
+
+def test_the_peak_has_the_logits_that_are_timed(tmp_path: Path) -> None:
+    model, spec = tiny_model("llama", vocab_size=2000)
+    supernet = Supernet.prepare(model, spec, random_tokens(12, 24), tmp_path, dtype=torch.float32)
+    last, full = (
+        LatencyBench(supernet, Workload(length=32, logits=logits)).clock.try_out(Candidate.dense(spec))["peak_bytes"]
+        for logits in ("last", "all")
+    )
+    assert full - last > 4 * 24 * 2000

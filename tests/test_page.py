@@ -19,7 +19,7 @@ from space.candidate import Candidate, LayerShape
 OBJECTIVES = (metric_named("kl"), metric_named("latency_ms"))
 SCORE = task_score("acc_piqa", "max")
 FACTS: dict[str, Any] = {
-    "model": {"name": "tiny", "revision": "r"},
+    "model": {"name": "tiny", "digest": "r"},
     "text": "t",
     "dtype": "d",
     "latency": {"device": "cpu"},
@@ -32,13 +32,13 @@ def point(latency: float, kl: float, heads: tuple[int, ...], channels: int, *, f
     layers = tuple(LayerShape(n, max(1, n // 2) if n else 0, channels) for n in heads)
     cost = float(sum(n * 10 + channels for n in heads))
     values = {"kl": kl, "latency_ms": latency, "params": 500.0 + cost, "decoder_params": cost}
-    held = {"heldout_ppl": 10 + 10 * kl, "acc_piqa": 0.7 - kl / 10, "acc_piqa_stderr": 0.01}
+    held = {"latency_e2e_ms": latency, "heldout_ppl": 10 + 10 * kl, "acc_piqa": 0.7 - kl / 10, "acc_piqa_stderr": 0.01}
     return Candidate(layers), values | (held if front else {})
 
 
 DENSE = (
     Candidate((LayerShape(4, 2, 96),) * 4),
-    {**DENSE_VALUES, "latency_ms": 100.0, "params": 924.0, "decoder_params": 424.0},
+    {**DENSE_VALUES, "latency_ms": 100.0, "latency_e2e_ms": 100.0, "params": 924.0, "decoder_params": 424.0},
 )
 MEMBERS = [point(80, 0.1, (4, 4, 0, 2), 96), point(60, 0.3, (4, 2, 0, 2), 64), point(40, 0.6, (2, 0, 0, 2), 64)]
 MEMBERS.append(point(30, 2.0, (2, 0, 0, 1), 32))
@@ -164,8 +164,33 @@ def test_load_hover_click_and_copy(shown: Shown) -> None:
     shown.tab.click("#picks .copy")
     shown.tab.wait_for_selector("#picks .copy:has-text('Copied')")
     assert shown.tab.evaluate("navigator.clipboard.readText()") == shown.text("#picks code")
+    assert shown.row("Speed-up, end to end") == ["1.25", "", "1.00"]
+    shown.tab.click("#axes button:has-text('all candidates')")
     shown.click(OTHERS[0][0].key)
     assert shown.row("Perplexity, held-out")[0] == "–"
+
+
+def test_it_opens_with_measured_speed_up_and_held_out_loss_from_zero_and_says_which_way_is_better(shown: Shown) -> None:
+    shown.open(data())
+    titles = "(({ xaxis, yaxis }) => [xaxis, yaxis].map(({ title, type }) => [title.text, type]))(plot._fullLayout)"
+    measured = [["Speed-up, end to end (× dense)", "linear"], ["Loss above dense, held-out (nats/token)", "linear"]]
+    assert shown.tab.evaluate(titles) == measured
+    low, high = shown.tab.evaluate("plot._fullLayout.yaxis.range")
+    assert low < 0 < high
+    assert shown.text("#note").startswith("Lower and further right is better. 2 points are not shown")
+    dense, fastest = shown.place(DENSE[0].key), shown.place(KEYS[3])
+    assert (fastest[0] > dense[0], fastest[1] < dense[1]) == (True, True)
+    shown.tab.click("#axes button:has-text('all candidates')")
+    assert shown.tab.evaluate(titles) == [
+        ["Speed-up, table (× dense)", "linear"],
+        ["KL to dense, search text (nats/token)", "log"],
+    ]
+    assert "not shown" not in shown.text("#note")
+    shown.place(OTHERS[0][0].key)
+    assert shown.tab.get_attribute("#axes button:has-text('all')", "aria-pressed") == "true"
+    shown.tab.select_option("#x-axis", "latency_ms")
+    assert shown.text("#note").startswith("Lower and further left is better.")
+    assert shown.tab.locator("#axes [aria-pressed=true]").count() == 0
 
 
 def test_shift_click_or_the_button_compares_two_and_escape_ends_it(shown: Shown) -> None:
@@ -184,13 +209,18 @@ def test_shift_click_or_the_button_compares_two_and_escape_ends_it(shown: Shown)
     assert shown.picked() == [KEYS[2]]
     shown.tab.focus("#compare")
     shown.tab.keyboard.press("Enter")
-    shown.tab.keyboard.press("ArrowRight")
+    shown.tab.keyboard.press("ArrowLeft")
     assert shown.picked() == [KEYS[2], KEYS[1]]
     assert shown.tab.locator("#plot").bounding_box() == plot, "the layout jumped"
 
 
 def test_a_limit_by_number_slider_or_brush_marks_the_best_point_that_keeps_to_it(shown: Shown) -> None:
     shown.open(data())
+    shown.tab.fill("#limit-number", "1.5")
+    assert shown.picked() == [KEYS[1]]
+    assert shown.annotations().count("≥ 1.5 × dense") == 1
+    shown.tab.click("#clear")
+    shown.tab.select_option("#x-axis", "latency_ms")
     shown.tab.fill("#limit-number", "65")
     assert shown.picked() == [KEYS[1]]
     assert "Best of 3" in shown.text("#best")
@@ -260,6 +290,7 @@ def test_axes_colour_and_series_are_chosen_and_the_picture_is_kept(shown: Shown,
 def test_newer_data_keep_the_choices(shown: Shown) -> None:
     shown.open(data())
     shown.tab.select_option("#colour", "params")
+    shown.tab.select_option("#x-axis", "latency_ms")
     shown.tab.fill("#limit-number", "65")
     shown.click(KEYS[0])
     shown.click(KEYS[3], shift=True)
@@ -267,8 +298,22 @@ def test_newer_data_keep_the_choices(shown: Shown) -> None:
     shown.tab.evaluate("(newer) => paretoprune.show(newer)", newer)
     assert "5 points on the front" in shown.text("#subtitle")
     assert shown.picked() == [KEYS[0], KEYS[3]]
-    assert shown.tab.input_value("#colour") == "params"
+    assert (shown.tab.input_value("#colour"), shown.tab.input_value("#x-axis")) == ("params", "latency_ms")
     assert (shown.tab.input_value("#limit-number"), "Best of 4" in shown.text("#best")) == ("65", True)
+
+
+def test_the_end_of_a_search_turns_to_what_is_measured_unless_other_axes_were_chosen(shown: Shown) -> None:
+    searching = data(front=FRONT.drop(columns=["heldout_ppl", "latency_e2e_ms"]))
+    axes = "[document.getElementById('x-axis').value, document.getElementById('y-axis').value]"
+    shown.open(searching)
+    assert shown.tab.evaluate(axes) == ["table_speed_up", "kl"]
+    assert shown.tab.locator("#axes button").count() == 0
+    shown.tab.evaluate("(ended) => paretoprune.show(ended)", data())
+    assert shown.tab.evaluate(axes) == ["measured_speed_up", "heldout_rise"]
+    shown.tab.select_option("#x-axis", "params")
+    for newer in (searching, data()):
+        shown.tab.evaluate("(newer) => paretoprune.show(newer)", newer)
+    assert shown.tab.evaluate(axes) == ["params", "kl"]
 
 
 def test_it_is_used_by_keyboard_alone(shown: Shown) -> None:
@@ -288,13 +333,15 @@ def test_it_is_used_by_keyboard_alone(shown: Shown) -> None:
         "copy",
         "save-svg",
     } <= reached
+    shown.tab.focus("#axes button:nth-child(2)")
+    shown.tab.keyboard.press("Enter")
     shown.tab.focus("#plot")
     for _ in range(9):
-        shown.tab.keyboard.press("ArrowDown")
-    assert shown.picked() == [KEYS[3]], "the leftmost of all points"
+        shown.tab.keyboard.press("ArrowUp")
+    assert shown.picked() == [KEYS[3]], "the rightmost of all points"
     seen = {shown.picked()[0]}
     for _ in range(9):
-        shown.tab.keyboard.press("ArrowUp")
+        shown.tab.keyboard.press("ArrowDown")
         seen |= set(shown.picked())
     assert seen == {*KEYS, *(candidate.key for candidate, _ in OTHERS), DENSE[0].key}
 
@@ -302,7 +349,7 @@ def test_it_is_used_by_keyboard_alone(shown: Shown) -> None:
 def test_nothing_sticks_out_at_any_width_nor_on_paper(shown: Shown) -> None:
     shown.open(data(title="a-model-with-a-name-" * 5, run_dir="results/" + "long" * 30))
     shown.tab.click("#compare")
-    shown.tab.click("#previous")
+    shown.tab.click("#next")
     for width in (1400, 800, 360):
         shown.tab.set_viewport_size({"width": width, "height": 800})
         shown.tab.wait_for_function("plot._fullLayout.width <= document.getElementById('chart').clientWidth")
@@ -316,7 +363,7 @@ def test_names_that_mean_harm_do_nothing(shown: Shown, tmp_path: Path) -> None:
     write_front_csv(rival / "front.csv", FRONT.assign(latency_ms=1.3 * FRONT["latency_ms"]))
     write_front_csv(rival / "points.csv", FRONT)
     (rival / "config.yaml").write_text("seed: 0")
-    facts = {**FACTS, **meaning([FRONT], OBJECTIVES), "model": {"name": HOSTILE, "revision": HOSTILE}}
+    facts = {**FACTS, **meaning([FRONT], OBJECTIVES), "model": {"name": HOSTILE, "digest": HOSTILE}}
     (rival / "summary.json").write_text(json.dumps(facts))
     harm = {"front": FRONT.assign(**{"<i>acc</i>": 0.5}), "scores": [task_score("<i>acc</i>", "max")]}
     shown.open(data(title=HOSTILE, run_dir=f"../../{HOSTILE}", compared=finished_runs([str(rival)]), **harm))
@@ -356,6 +403,7 @@ def test_thousands_of_points_are_drawn_and_picked(shown: Shown) -> None:
         for at in range(2000)
     ]
     shown.open(data(others=many))
+    shown.tab.click("#axes button:has-text('all candidates')")
     key = many[1234][0].key
     shown.click(key)
     assert shown.picked() == [key]

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers_front import finished_run, meaning
@@ -72,7 +73,7 @@ class Page(HTMLParser):
 
 
 FACTS: dict[str, Any] = {
-    "model": {"name": "tiny", "revision": "r1"},
+    "model": {"name": "tiny", "digest": "r1"},
     "text": "t",
     "dtype": "d",
     "latency": {"device": "cpu"},
@@ -137,7 +138,48 @@ def test_the_data_hold_every_point_with_its_role_values_and_layers() -> None:
     assert front["values"]["kl"] == pytest.approx(FRONT["kl"][1:].tolist(), rel=1e-5)
     assert [data["shapes"][letter] for letter in front["layers"][0]] == [[2, 1, 64], [0, 0, 0], [0, 0, 64]]
     assert series(data, "dominated")["values"]["heldout_ppl"] == []
-    assert (data["x"], data["y"]) == ("latency_ms", "kl")
+
+
+def opened(data: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(one["x"], one["y"]) for one in data["axes"]]
+
+
+def test_the_page_opens_with_what_is_measured_of_the_front_over_the_dense_model() -> None:
+    timed = FRONT.assign(latency_e2e_ms=[8.0, 4.0, 2.0, 10.0])
+    data = figure(front=timed)
+    assert opened(data) == [("measured_speed_up", "heldout_rise"), ("table_speed_up", "kl")]
+    front, others = series(data, "front")["values"], series(data, "dominated")["values"]
+    assert front["measured_speed_up"] == [2, 4, 0.8]
+    assert front["heldout_rise"] == pytest.approx(np.log(FRONT["heldout_ppl"][1:] / 10).tolist(), rel=1e-5)
+    assert [series(data, "dense")["values"][name] for name, _ in opened(data)] == [[1], [1]]
+    assert series(data, "dense")["values"]["heldout_rise"] == [0]
+    assert (others["measured_speed_up"], others["heldout_rise"], others["table_speed_up"]) == ([], [], [1])
+    shown = [column(data, name) for name in ("measured_speed_up", "heldout_rise")]
+    assert [(one["goal"], one["log"], one["relative"]) for one in shown] == [("max", False, True), ("min", False, True)]
+    assert [one["name"] for one in data["columns"]][:3] == ["measured_speed_up", "table_speed_up", "heldout_rise"]
+
+
+def test_what_is_not_known_gives_way_to_what_the_search_went_by() -> None:
+    assert opened(figure()) == [("table_speed_up", "heldout_rise"), ("table_speed_up", "kl")]
+    assert opened(figure(front=FRONT.drop(columns="heldout_ppl"))) == [("table_speed_up", "kl")]
+
+
+def test_speed_ups_are_of_the_latency_that_was_searched_for() -> None:
+    front = FRONT.assign(decode_ms=[6.0, 3.0, 2.0, 1.0], decode_e2e_ms=[6.0, 4.0, 3.0, 2.0], latency_e2e_ms=1.0)
+    data = figure(front=front, objectives=(KL, metric_named("decode_ms")))
+    assert series(data, "front")["values"]["measured_speed_up"] == [1.5, 2, 3]
+    assert series(data, "front")["values"]["table_speed_up"] == [2, 3, 6]
+    label = column(data, "measured_speed_up")["label"]
+    assert label == "Speed-up of decoding a token, end to end"
+
+
+def test_another_run_is_over_its_own_dense_model(tmp_path: Path) -> None:
+    slower = FRONT.assign(latency_ms=10 * FRONT["latency_ms"], heldout_ppl=3 * FRONT["heldout_ppl"])
+    data = figure(compared=tuple(finished_runs(str(run_of(tmp_path / "run", slower)))))
+    for name in ("table_speed_up", "heldout_rise"):
+        assert series(data, "front", 1)["values"][name] == pytest.approx(
+            series(data, "front")["values"][name], rel=1e-4
+        )
 
 
 def test_the_recommended_point_is_selected_else_the_nearest_of_the_trade_else_the_dense_model() -> None:
@@ -169,10 +211,11 @@ def test_designs_with_equal_layers_stand_apart_but_not_from_the_front() -> None:
 
 
 def test_without_latency_the_first_cost_objective_is_the_axis() -> None:
-    objectives = (KL, metric_named("params"))
-    assert figure(front=FRONT.drop(columns="latency_ms"), objectives=objectives)["x"] == "params"
+    for objective, axis in (("params", "decoder_params_removed"), ("kv_bytes", "kv_bytes")):
+        data = figure(front=FRONT.assign(kv_bytes=1.0), objectives=(KL, metric_named(objective)))
+        assert opened(data) == [(axis, "heldout_rise"), (axis, "kl")]
     other = figure(front=FRONT.assign(energy=1.0), objectives=(Metric("energy", "mJ", "max", "cost"), LATENCY))
-    assert (other["x"], other["y"]) == ("latency_ms", "energy")
+    assert opened(other) == [("table_speed_up", "heldout_rise"), ("table_speed_up", "energy")]
     known = column(other, "energy")
     assert (known["label"], known["unit"], known["goal"]) == ("energy", "mJ", "max")
 
@@ -240,7 +283,8 @@ def test_a_run_whose_keys_would_be_commands_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"model": {"name": "other", "revision": "r1"}}, "another model (other)"),
+        ({"model": {"name": "tiny", "digest": "r2"}}, "another model (tiny)"),
+        ({"model": {"name": "renamed", "digest": "r1"}}, None),
         ({"dtype": "float32"}, "another dtype (float32)"),
         ({"latency": {"device": "gpu"}}, "latency"),
         ({"latency": {"device": "cpu", "newer": 1}}, None),

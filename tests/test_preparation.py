@@ -137,6 +137,24 @@ def test_a_file_where_the_run_keeps_its_factors(prepare: Open, tmp_path: Path) -
         prepare("one")
 
 
+@pytest.mark.parametrize(
+    ("projection", "dtype", "said"),
+    [
+        ("self_attn.v_proj", torch.float32, "in layer 2 what its o_proj reads is not, in float32.*its config.json"),
+        ("mlp.up_proj", torch.float32, "in layer 2 what its down_proj reads is not"),
+        ("mlp.down_proj", torch.float32, "in layer 2 what it hands on is not"),
+        ("mlp.down_proj", torch.float16, "in layer 2 what it hands on is not, in float16.*model.dtype=bfloat16"),
+    ],
+)
+def test_activations_that_are_not_finite(tmp_path: Path, projection: str, dtype: torch.dtype, said: str) -> None:
+    model, spec = tiny_model("llama")
+    model.get_submodule(f"model.layers.2.{projection}").weight.mul_(3e38 if dtype == torch.float32 else 3e4)
+    loaded = LoadedModel(model, None, spec, dtype, torch.device("cpu"), "nowhere")
+    with pytest.raises(UserError, match=said):
+        Preparation().supernet(loaded, TOKENS, tmp_path / "run")
+    assert not is_prepared(tmp_path / "run")
+
+
 @pytest.mark.parametrize("settings", [{"importance": "luck"}, {"damping": 0.0}, {"steps": 0}, {"batch_size": 0}])
 def test_settings_out_of_range(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"[Ee]xpected"):

@@ -16,6 +16,7 @@ from transformers import DynamicCache, GenerationConfig
 
 from space.formats.hf.reload_check import CACHES, cache_differences
 from space.models.architectures import ARCHITECTURES
+from space.models.embedded import quiet_transformers
 from space.models.pruned import block_modules, modeling_of, modeling_text
 
 WINDOW = 6
@@ -174,3 +175,21 @@ def test_the_attention_backend_can_be_changed(modeling: dict[str, ModuleType]) -
     outputs = model(tokens, attention_mask=mask, output_hidden_states=True, output_attentions=True)
     assert len(outputs.hidden_states) == 4 + 1
     assert [weights.shape[1] for weights in outputs.attentions] == [6, 2, 6]  # none for layer 0
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
+def test_a_classifier_reads_the_last_token_of_the_same_stack(
+    modeling: dict[str, ModuleType], family: str, tmp_path: Path
+) -> None:
+    model = pruned_model(modeling[family], family, HOLES["narrow layers and holes"])
+    model.save_pretrained(tmp_path)
+    with quiet_transformers():  # there is no classifier yet
+        classifier = modeling[family].PrunedForSequenceClassification.from_pretrained(tmp_path, num_labels=3)
+    tokens, _ = prompts(8)
+    tokens = tokens[:1]
+    outputs = classifier(tokens, labels=torch.tensor([2]))
+    outputs.loss.backward()
+    with torch.no_grad():
+        expected = classifier.score(model.model(tokens).last_hidden_state[:, -1])
+    torch.testing.assert_close(outputs.logits, expected)
+    assert all(parameter.grad is not None for parameter in classifier.parameters())

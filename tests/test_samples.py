@@ -116,3 +116,4 @@ def test_where_there_are_no_long_windows_it_is_said_why(change: dict[str, Any], 
     config = SimpleNamespace(max_position_embeddings=positions)
     long = LongText.of(text, TextSettings(length=16, **change), config)
     assert (long.windows, long.words) == (None, words)
+    assert long.remarks() == ([f"long windows of held-out text: {words}"] if words else [])

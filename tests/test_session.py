@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,6 +100,24 @@ def test_what_is_not_asked_for_is_not_made_and_what_is_is_made_once(settings: Se
     assert len(titles) == 2  # what is on disk is not made again
 
 
+@pytest.mark.parametrize(
+    ("latency", "said"),
+    [
+        (Workload(length=257), "latency.length=257."),
+        (Workload(scenario="decode", length=256), "latency.length=256 and the token after it."),
+        (Workload(scenario="serving", length=200, new_tokens=57), "latency.length=200 with latency.new_tokens=57."),
+    ],
+)
+def test_lengths_beyond_the_models_positions_are_refused(
+    latency: Workload, said: str, settings: Settings, paths: Paths
+) -> None:
+    text, evaluators = replace(settings.text, length=300), FidelitySettings(context=512)
+    longer = replace(settings, text=text, evaluators=evaluators, latency=latency)
+    with pytest.raises(UserError, match=re.escape(f"got data.length=300, evaluators.context=512, {said}")):
+        Session.open(longer, paths).check()
+    assert Workload(scenario="decode", length=255).context == {"latency.length=255 and the token after it": 256}
+
+
 def test_another_process_opens_it_from_pickled_settings_and_answers_alike(
     settings: Settings, paths: Paths, tmp_path: Path
 ) -> None:
@@ -134,9 +153,11 @@ def test_a_prepared_run_needs_its_text_for_what_is_trained_alone(settings: Setti
     assert model.num_parameters() < untrained.loaded.model.num_parameters()
     with pytest.raises(UserError, match=r"gone\.txt"):
         Session.open(gone, paths).finished_model(CUT)
-    assert Session.open(replace(settings, text_digest=digest), paths).text.digest == digest
-    with pytest.raises(UserError, match=f"Expected the text of the run .*changed .{digest}"):
-        _ = Session.open(replace(settings, text_digest="another"), paths).text
+    known = replace(settings, text=replace(settings.text, digest=digest))
+    assert Session.open(known, paths).text.digest == digest
+    other = replace(settings, text=replace(settings.text, digest="another"))
+    with pytest.raises(UserError, match=f"text of the run, with the digest another, but .*text.txt has {digest}"):
+        _ = Session.open(other, paths).text
 
 
 def test_a_table_of_another_device_is_refused_with_each_difference(settings: Settings, paths: Paths) -> None:
@@ -178,9 +199,12 @@ def test_an_archive_is_of_one_device_dtype_text_and_table(settings: Settings, pa
     for other, said in (
         ({"device": "Imaginary 9000"}, "device: .* -> 'Imaginary 9000'"),
         ({"timed": identity["timed"] | {"threads": 2}}, r"timed\.threads: 1 -> 2"),
+        ({"model": identity["model"] | {"digest": "0"}}, r"model\.digest: .* -> '0'"),
         ({"dtype": "torch.bfloat16"}, "dtype: 'torch.float32' -> 'torch.bfloat16'"),
         ({"latency": "another"}, "latency: .* -> 'another'"),
         ({"fidelities": ["search"]}, r"fidelities: \['search-8', 'search'\] -> \['search'\]"),
     ):
         with pytest.raises(UserError, match=said):
             Archive(paths.run_dir / "archive.jsonl", identity | other)
+    renamed = identity | {"model": identity["model"] | {"name": "renamed"}}
+    Archive(paths.run_dir / "archive.jsonl", renamed).close()

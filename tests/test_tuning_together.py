@@ -142,12 +142,12 @@ def test_lessons_of_another_kind_do_not_replace_what_is_being_read(
     changed: str, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
     supernet, tokens = make_supernet("llama"), random_tokens(6, LENGTH, seed=5)
-    model, revision = supernet.model, supernet.spec.revision
-    first = Teacher(model, revision, tokens, tmp_path / "teacher", batch_size=2)
+    model, digest = supernet.model, supernet.spec.digest
+    first = Teacher(model, digest, tokens, tmp_path / "teacher", batch_size=2)
     before = first.lesson(1).embedding
     other = {"text": {"tokens": tokens.flip(0)}, "temperature": {"temperature": 2.0}}[changed]
-    Teacher(model, revision, **({"tokens": tokens, "directory": tmp_path / "teacher", "batch_size": 2} | other))
+    Teacher(model, digest, **({"tokens": tokens, "directory": tmp_path / "teacher", "batch_size": 2} | other))
     assert torch.equal(first.lesson(1).embedding, before)
-    again = Teacher(model, revision, tokens, tmp_path / "teacher", batch_size=2)
+    again = Teacher(model, digest, tokens, tmp_path / "teacher", batch_size=2)
     assert torch.equal(again.lesson(1).embedding, before)
     assert len(list((tmp_path / "teacher").iterdir())) == 2

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Literal
 
 from evaluators.data.rows import READERS
 from space.errors import UserError
+from space.locations import is_local
 
 SUFFIXES = (".txt", ".raw", *READERS)
 FIELD = "text"  # unless told otherwise
@@ -34,7 +34,7 @@ class Entry:
     @property
     def is_local(self) -> bool:
         """Whether the path is one of this machine."""
-        return self.path.startswith(("/", "./", "../", "~")) or self.path.endswith(SUFFIXES) or Path(self.path).exists()
+        return is_local(self.path, SUFFIXES)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from evaluators.data.chats import Render, unrendered
 from evaluators.data.places import SUFFIXES, Entry, TextPlace
 from evaluators.data.shards import WITHOUT_HUB, HubShard, Shard, TextFile, WholeText, no_text
 from space.errors import UserError
+from space.locations import absolute
 from space.models.embedded import default_texts
 from space.models.hub import HUB_TIMEOUT_S, hub_errors
 
@@ -110,14 +111,16 @@ def _beginning(source: Source, characters: int, of_shared: int) -> Iterator[str]
 
 def _local_files(given: str) -> list[Path]:
     """The text files at a path, in order of name."""
-    path = Path(given).expanduser()
+    path = absolute(given)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES) and file.is_file())
         if not files:
             raise UserError(f"Expected files named {', '.join(SUFFIXES)} in the directory {path}, found none.")
         return files
     if not path.is_file():
-        raise UserError(f"Expected data.path to be a file or directory, but there is none at {path}")
+        raise UserError(
+            f"Expected data.path to be a file or directory, but there is none at {path}. Set it to where the text is."
+        )
     if not path.name.endswith(SUFFIXES):
         raise UserError(f"Expected data.path to be named {', '.join(SUFFIXES)}, got {path.name}. Rename or convert it.")
     return [path]

@@ -47,10 +47,10 @@ class TokenSplits:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits over the sources' names and all token ids, equal on every machine."""
+        """16 hex digits over all token ids, source by source, equal on every machine and whatever files are called."""
         digest = hashlib.sha256(b"" if self.start is None else f"{self.start}\0".encode())
-        for name, ids in self.tokens.items():
-            digest.update(f"{name}\0{len(ids)}\0".encode())
+        for ids in self.tokens.values():
+            digest.update(f"{len(ids)}\0".encode())
             digest.update(ids.numpy().astype("<i8").tobytes())
         return digest.hexdigest()[:16]
 
@@ -208,8 +208,8 @@ def read_text(
     text = split_tokens(read_documents(place, render=renderer(tokenizer)), tokenizer, vocab=vocab)
     if digest is not None and text.digest != digest:
         raise UserError(
-            f"Expected the text of the run ({digest}), but {place.path or 'the embedded one'} has changed "
-            f"({text.digest}). Bring the old text back."
+            f"Expected the text of the run, with the digest {digest}, but {place.path or 'the embedded text'} has "
+            f"{text.digest}: it has changed, or is another. Set data.path to where the run's text is now."
         )
     return text
 

@@ -102,6 +102,7 @@ class LatencyBench:
                     for kind, options in block_options.items()
                 },
                 spread=timings.spread(),
+                head_ms=timings.head_ms,
             )
             whole = {design: times[design.key] for design in designs}
             fit, check = ({d: whole[d] for d in part} for part in _split(designs, self.workload.fit))
@@ -127,10 +128,10 @@ class LatencyBench:
 
     def _timings(self, phase: Phase, models: Mapping[str, Candidate], on_round: OnRound) -> Timings:
         """Timings that have all of some models; the missing ones are measured, and kept unless the machine is busy."""
-        spec = self._spec.to_json() | {"name": "", "revision": ""}  # times do not depend on weights
+        shapes = {fact: value for fact, value in self._spec.identity.items() if fact != "digest"}
         about = {
             **self.clock.describe(),
-            "model": spec,
+            "model": shapes,  # times do not depend on weights
             # as files of before name it, so that their timings stay of use
             "phase": {"kind": phase.kind, "batch": phase.batch_size, "tokens": phase.tokens},
             "cold": self.workload.cold,
@@ -142,6 +143,7 @@ class LatencyBench:
         rows, dense_ms = self.clock.session(phase, missing, self.workload.rounds, on_round)
         timings.ratios |= rows
         timings.dense_ms = timings.dense_ms or dense_ms
+        timings.head_ms = timings.head_ms or self.clock.head_ms(phase)
         if timings.spread() <= NOISY:
             timings.save()
         return timings

@@ -28,11 +28,12 @@ from space.supernet.supernet import Supernet
 
 BETWEEN_DENSE = 6  # so many models are timed between two timings of the dense one
 REPEATS = {"prefill": 3, "decode": 8}  # forward passes of one timing
+HEAD_REPEATS = 5  # of the LM head alone
 WARM = 2  # those before it: the first compiles where that is asked, the second records CUDA graphs
 # that compiled code is kept of, and CUDA graphs recorded
 MOST_SHAPES = 10_000
 _FLUSHED_BYTES = 1 << 28
-_FORMAT = 3  # raised when a step or a model that is timed becomes another: timings from before are then not used
+_FORMAT = 4  # raised when a step or a model that is timed becomes another: timings from before are then not used
 
 OnRound = Callable[[int, int], None]
 
@@ -51,6 +52,10 @@ class Clock(Protocol):
 
     def try_out(self, candidate: Candidate) -> dict[str, float]:
         """What is known of a candidate without timing it; raises what keeps it from being timed."""
+        ...
+
+    def head_ms(self, phase: Phase) -> dict[str, float]:
+        """Milliseconds of a prefill's LM head alone for the `last` position and for `all`; empty if not known."""
         ...
 
     def session(
@@ -95,6 +100,7 @@ class TorchClock:
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
             "attention": model.config._attn_implementation,
             "threads": self._threads,
+            "logits": self._workload.logits,
             "engine": f"torch {torch.__version__}{', compiled' if self._workload.compile else ''}",
             "format": _FORMAT,
         }
@@ -110,6 +116,21 @@ class TorchClock:
             if self._workload.compile:
                 self.time_ms(candidate, phase)
         return {PEAK.name: weight_bytes + max(taken)}
+
+    def head_ms(self, phase: Phase) -> dict[str, float]:
+        """See `Clock`; of made-up hidden states, not compiled."""
+        if phase.kind == "decode" or self._workload.compile:
+            return {}
+        head, size = self._supernet.model.lm_head, (phase.batch_size, phase.tokens, self._supernet.spec.hidden)
+        generator = torch.Generator(self._device).manual_seed(0)
+        hidden = torch.randn(size, generator=generator, device=self._device, dtype=head.weight.dtype)
+        times = {}
+        with torch.inference_mode(), set_torch_threads(self._threads):
+            for name, rows in (("last", hidden[:, -1:]), ("all", hidden)):
+                watch = timeit.Timer(partial(head, rows), timer=timer)
+                watch.timeit(WARM)
+                times[name] = statistics.median(watch.repeat(HEAD_REPEATS, 1)) * 1e3
+        return times
 
     def session(
         self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_round: OnRound
@@ -178,7 +199,7 @@ class TorchClock:
         """A forward pass of a phase; in decoding, the cache becomes a token longer each time."""
         tokens = self._tokens(phase)
         if phase.kind == "prefill":
-            return lambda: model(tokens, use_cache=True)
+            return partial(model, tokens, use_cache=True, **self._logits())
         cache = DynamicCache(config=model.config)
         self._fill(cache, model, phase, candidate)
         return lambda: model(tokens, past_key_values=cache, use_cache=True)
@@ -192,7 +213,7 @@ class TorchClock:
         model, compiled = self._compiled[candidate.key]
         tokens = self._tokens(phase)
         if phase.kind == "prefill":
-            return partial(compiled, tokens, use_cache=True)
+            return partial(compiled, tokens, use_cache=True, **self._logits())
         key = (candidate.key, phase.tokens)
         if key not in self._caches:
             room = WARM + REPEATS["decode"]
@@ -201,6 +222,10 @@ class TorchClock:
         cache.reset()
         self._fill(cache, model, phase, candidate)
         return partial(compiled, tokens, past_key_values=cache, use_cache=True)
+
+    def _logits(self) -> dict[str, int]:
+        """What a prefill is told of the logits; transformers' own default is all of them."""
+        return {"logits_to_keep": 1} if self._workload.logits == "last" else {}
 
     def _tokens(self, phase: Phase) -> Tensor:
         generator = torch.Generator().manual_seed(0)

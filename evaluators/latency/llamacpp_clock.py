@@ -61,6 +61,10 @@ class LlamaCppClock:
         check_gguf(self._config, self._tokenizer, self._supernet.spec, candidate)
         return {}
 
+    def head_ms(self, phase: Phase) -> dict[str, float]:
+        """See `evaluators.latency.clocks.Clock`; llama.cpp does not say, and computes the last position's alone."""
+        return {}
+
     def session(
         self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_round: OnRound
     ) -> tuple[dict[str, list[float]], float]:

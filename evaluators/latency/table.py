@@ -40,6 +40,7 @@ class PhaseTable:
             all models. Large when the machine was busy with other work.
         fit: What `base` and the blocks of each kind were multiplied by, from designs timed whole; empty before that.
         error: Of designs that were not in the fit.
+        head_ms: Of a prefill's LM head alone for the `last` position and for `all`; empty where that was not timed.
     """
 
     dense_ms: float
@@ -48,6 +49,7 @@ class PhaseTable:
     spread: float
     fit: Mapping[str, float] = field(default_factory=dict)
     error: TableError = UNCHECKED
+    head_ms: Mapping[str, float] = field(default_factory=dict)
 
     def parts(self, candidate: Candidate) -> dict[str, float]:
         """Milliseconds of `base`, and of all blocks of each kind.
@@ -128,12 +130,21 @@ class LatencyTable:
         device, lines = self.device, []
         for name, table in self.phases.items():
             phase, shapes = self.workload.phases[name], sum(map(len, table.block_ms.values()))
+            positions = {"last": "the last position", "all": "all positions"}[self.workload.logits]
+            logits = f" with the logits of {positions}" if phase.kind == "prefill" else ""
             lines.append(
-                f"{name} of {phase.batch_size} x {phase.tokens} tokens in {device['engine']} on {device['device']}, "
-                f"{device['dtype']}, {device['threads']} threads: {shapes} block shapes, "
+                f"{name} of {phase.batch_size} x {phase.tokens} tokens{logits} in {device['engine']} on "
+                f"{device['device']}, {device['dtype']}, {device['threads']} threads: {shapes} block shapes, "
                 f"spread between rounds {table.spread:.1%}; "
                 f"against designs timed whole: {table.error if self.workload.check else 'not checked'}"
             )
+            if table.head_ms:
+                last, whole = table.head_ms["last"], table.head_ms["all"]
+                slower = last > whole and self.workload.logits == "last"
+                lines.append(
+                    f"{name}: the LM head alone takes {last:.2f} ms for the last position and {whole:.2f} ms for all"
+                    + slower * "; a product of one row is slow here, and latency.logits=all times the other"
+                )
             if table.spread > NOISY:
                 lines.append(
                     f"WARNING: expected a spread of at most {NOISY:.0%}; other work on this machine makes these "

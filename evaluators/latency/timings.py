@@ -24,12 +24,14 @@ class Timings:
         file: Where they are kept; None for nowhere.
         dense_ms: Of the dense model, in milliseconds; None before anything was timed.
         ratios: Model name to its times in the rounds, each divided by the dense model's about then.
+        head_ms: Of a prefill's LM head alone, see `evaluators.latency.clocks.Clock.head_ms`.
     """
 
     about: Mapping[str, Any]
     file: Path | None
     dense_ms: float | None = None
     ratios: dict[str, list[float]] = field(default_factory=dict)
+    head_ms: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, about: Mapping[str, Any], directory: Path | None) -> Timings:
@@ -49,7 +51,8 @@ class Timings:
             times = {str(name): [float(ratio) for ratio in rounds] for name, rounds in stored["ratios"].items()}
             if not all(times.values()):
                 raise ValueError("a model without times")
-            return cls(about, file, float(stored["dense_ms"]), times)
+            head_ms = {str(name): float(ms) for name, ms in stored.get("head_ms", {}).items()}
+            return cls(about, file, float(stored["dense_ms"]), times, head_ms)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"Expected {file} to hold timings of earlier runs, got {type(error).__name__}: {error}. "
@@ -73,7 +76,12 @@ class Timings:
         if self.file is None:
             return
         advice = f"{CACHE_ADVICE} Or run with latency.cache=false."
-        stored = {"about": dict(self.about), "dense_ms": self.dense_ms, "ratios": self.ratios}
+        stored = {
+            "about": dict(self.about),
+            "dense_ms": self.dense_ms,
+            "ratios": self.ratios,
+            "head_ms": self.head_ms,
+        }
         write_whole(self.file, json.dumps(stored, indent=1), advice=advice)
 
 

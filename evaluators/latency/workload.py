@@ -22,7 +22,7 @@ class Phase:
     """One kind of forward pass.
 
     Attributes:
-        kind: `prefill`: all tokens of a prompt, with their logits and an empty KV cache to fill.
+        kind: `prefill`: all tokens of a prompt, with an empty KV cache to fill.
             `decode`: one more token of each sequence, after the ones in the cache.
         batch_size: Sequences.
         tokens: Of each: in the prompt, or in the cache.
@@ -42,6 +42,8 @@ class Workload:
         batch_size: Sequences.
         length: Tokens of each: in the prompt, or in the cache before the one that is decoded.
         new_tokens: What a request asks for; the first one comes from the prefill.
+        logits: Of which positions a prefill computes them: of the `last`, as `generate()` and engines do, or of `all`,
+            as `model(input_ids)` does.
         threads: Intra-op threads; 0 for torch's own choice.
         rounds: In which all that the table is made of takes turns; what counts is the median over them.
         front_rounds: The same for the front's members, timed end to end.
@@ -59,6 +61,7 @@ class Workload:
     batch_size: int = 1
     length: int = 512
     new_tokens: int = 128
+    logits: Literal["last", "all"] = "last"
     threads: int = 0
     rounds: int = 3
     front_rounds: int = 5
@@ -78,6 +81,13 @@ class Workload:
             raise UserError(f"latency.engine: expected torch or llamacpp, got {self.engine!r}.")
         if self.gguf_type not in ("f16", "q8_0"):
             raise UserError(f"latency.gguf_type: expected f16 or q8_0, got {self.gguf_type!r}.")
+        if self.logits not in ("last", "all"):
+            raise UserError(f"latency.logits: expected last or all, got {self.logits!r}.")
+        if self.engine == "llamacpp" and self.logits == "all":
+            raise UserError(
+                "latency.engine=llamacpp: expected latency.logits=last, as it computes those of a prompt's last token "
+                "alone, got logits=all."
+            )
         if self.engine == "llamacpp" and (self.batch_size > 1 or self.cold or self.compile):
             raise UserError(
                 "latency.engine=llamacpp: expected latency.batch_size=1, latency.cold=false and latency.compile=false, "
@@ -100,6 +110,16 @@ class Workload:
         if self.scenario == "decode":
             return {"decode": Phase("decode", self.batch_size, self.length)}
         return {"prefill": prefill, "decode": Phase("decode", self.batch_size, self.length + self.new_tokens // 2)}
+
+    @property
+    def context(self) -> dict[str, int]:
+        """Tokens of a sequence at its longest, by the settings that say so."""
+        length = f"latency.length={self.length}"
+        if self.scenario == "serving":
+            return {f"{length} with latency.new_tokens={self.new_tokens}": self.length + self.new_tokens}
+        if self.scenario == "decode":
+            return {f"{length} and the token after it": self.length + 1}
+        return {length: self.length}
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

@@ -63,7 +63,7 @@ class Teacher:
     def __init__(
         self,
         model: Any,
-        revision: str,
+        digest: str,
         tokens: Tensor,
         directory: Path,
         *,
@@ -76,7 +76,7 @@ class Teacher:
 
         Args:
             model: The dense model, or a view of it.
-            revision: Of the model.
+            digest: Of the model.
             tokens: Token ids, `(windows, length)`.
             directory: Where the lessons of all models, texts and temperatures are.
             batch_size: Windows of a lesson.
@@ -91,7 +91,7 @@ class Teacher:
         self._parts = tokens.split(batch_size)
         self._device = next(model.parameters()).device
         ids = hashlib.sha256(tokens.cpu().numpy().astype("<i8").tobytes()).hexdigest()
-        facts = {"format": _FORMAT, "model": revision, "dtype": str(model.dtype), "temperature": temperature}
+        facts = {"format": _FORMAT, "model": digest, "dtype": str(model.dtype), "temperature": temperature}
         facts |= {"ids": ids, "shape": [*tokens.shape], "layers": [*layers]}
         text = json.dumps(facts, sort_keys=True)
         self._directory = directory / hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -186,7 +186,7 @@ class Tuning:
         settings, layers = self._distillation, self._supernet.spec.layers
         return Teacher(
             self._supernet.view(Candidate.dense(self._supernet.spec)),
-            self._supernet.spec.revision,
+            self._supernet.spec.digest,
             self._windows,
             self._states.teacher,
             batch_size=settings.batch_size,

@@ -27,6 +27,7 @@ SUMMARY_FILE = "summary.json"
 FREE_SETTINGS = (
     *("run_dir", "name", "budget", "profile_only", "compare", "progress", "tracker", "evaluate"),
     *("recommend", "samples", "data.long"),
+    *("model.path", "model.revision", "data.path"),  # where model and text are, which are known by their digests
 )
 
 
@@ -133,7 +134,7 @@ def require_same_run(directory: Path, config: Mapping[str, Any], *, free: Collec
     Raises:
         UserError: Its `config.yaml` cannot be read, or a key differs.
     """
-    stored = _stored_config(directory / CONFIG_FILE)
+    stored = read_config(directory)
     changed = [] if stored is None else differences(stored, yaml.safe_load(_written(config)), free=free)
     if changed:
         raise UserError(
@@ -147,10 +148,16 @@ def _written(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
-def _stored_config(path: Path) -> Mapping[str, Any] | None:
+def read_config(directory: Path) -> Mapping[str, Any] | None:
+    """The configuration that a run directory holds; None where it holds none, or is none.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    path = directory / CONFIG_FILE
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(

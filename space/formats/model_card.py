@@ -15,6 +15,9 @@ from space.spec import ModelSpec
 Texts = Sequence[tuple[str, str, str]]  # a prompt, what the dense model writes after it, and what this one does
 Card = Mapping[str, Mapping[str, object] | Texts]  # title of a section to its rows: of name and value, or of texts
 _NO_BLOCK = "none"
+_UNCHECKED = (
+    "Other versions are not checked; where there is a `config.json`, transformers 4 computes other numbers from it."
+)
 
 
 def model_card(
@@ -45,12 +48,12 @@ def model_card(
     parts = [
         f"---\n{facts.to_yaml()}\n---",
         f"# {spec.name}, pruned ({candidate.key})",
-        f"A smaller, dense model cut out of `{spec.name}` (revision `{spec.revision}`, family `{spec.family}`) by "
+        f"A smaller, dense model cut out of `{spec.name}` (digest `{spec.digest}`, family `{spec.family}`) by "
         f"structured pruning. {kind}",
         "Licence: that of the base model; see the base model.",
         "## Use",
         f"```python\n{use}\n```",
-        f"Saved with transformers {version('transformers')}.",
+        f"Saved with transformers {version('transformers')} and torch {version('torch')}. {_UNCHECKED}",
         "## Architecture",
         f"Hidden size {spec.hidden}, head width {spec.head_dim}; the dense model has {spec.layers} layers of "
         f"{spec.query_heads} query heads, {spec.kv_heads} KV heads and {spec.mlp_channels} MLP channels.",

@@ -20,14 +20,14 @@ class Architecture:
         mlp_norms: Names of the norms that leave with its MLP block.
         qk_norm: Whether queries and keys are normed by a weight of `head_dim` values each.
         module: transformers package of the family, below `transformers.models`.
-        classes: Stock class names: configuration, decoder layer, model, model with LM head.
+        classes: Stock class names: configuration, decoder layer, model, model with a classifier, model with LM head.
     """
 
     attention_norms: tuple[str, ...]
     mlp_norms: tuple[str, ...]
     qk_norm: bool
     module: str
-    classes: tuple[str, str, str, str]
+    classes: tuple[str, ...]
 
 
 def _pre_norm(module: str, name: str, *, qk_norm: bool = False) -> Architecture:
@@ -37,7 +37,9 @@ def _pre_norm(module: str, name: str, *, qk_norm: bool = False) -> Architecture:
         mlp_norms=("post_attention_layernorm",),
         qk_norm=qk_norm,
         module=module,
-        classes=(f"{name}Config", f"{name}DecoderLayer", f"{name}Model", f"{name}ForCausalLM"),
+        classes=tuple(
+            f"{name}{part}" for part in ("Config", "DecoderLayer", "Model", "ForSequenceClassification", "ForCausalLM")
+        ),
     )
 
 
@@ -51,7 +53,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         mlp_norms=("pre_feedforward_layernorm", "post_feedforward_layernorm"),
         qk_norm=True,
         module="gemma3",
-        classes=("Gemma3TextConfig", "Gemma3DecoderLayer", "Gemma3TextModel", "Gemma3ForCausalLM"),
+        classes=(
+            "Gemma3TextConfig",
+            "Gemma3DecoderLayer",
+            "Gemma3TextModel",
+            "Gemma3TextForSequenceClassification",
+            "Gemma3ForCausalLM",
+        ),
     ),
 }
 

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
 )
 
 from space.errors import UserError
+from space.locations import absolute
 
 HUB_TIMEOUT_S = 5.0
 WEIGHT_FILES = "model*.safetensors"
@@ -33,23 +34,26 @@ def hub_errors(kind: str, repo: str, instead: str) -> Iterator[None]:
         repo: Its hub id.
         instead: What the user can do without the hub.
     """
+    looked = f"there is nothing at {absolute(repo)}"
     try:
         yield
     except HFValidationError as error:
         raise UserError(
-            f"Expected an existing path or the hub id of a {kind}, got {repo!r}, which is neither."
+            f"Expected a path or the hub id of a {kind}, got {repo!r}, which is neither: {looked}."
         ) from error
     except GatedRepoError as error:
         raise UserError(f"The {kind} {repo} is gated: accept its terms on the hub and log in, or {instead}.") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise UserError(
-            f"Expected an existing path or the hub id of a {kind}, but the hub has no {repo} of that revision that "
+            f"Expected a path or the hub id of a {kind}, but {looked}, and the hub has no {repo} of that revision that "
             f"you may read. Check the name, or {instead}."
         ) from error
     except (HTTPError, OSError) as error:
         said = "answered with an error" if isinstance(error, HfHubHTTPError) else "can not be reached"
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{repo!r} is no local path, and the hub {said} ({reason}). Without it: {instead}.") from error
+        raise UserError(
+            f"{repo!r} is no local path, as {looked}, and the hub {said} ({reason}). Without it: {instead}."
+        ) from error
 
 
 def model_snapshot(

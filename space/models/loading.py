@@ -1,41 +1,32 @@
 """Hub id, local directory or embedded default -> dense model, tokenizer and ModelSpec.
 
-Everything that can be refused is refused before the weights are read, and every refusal is a `UserError`.
+Everything that can be refused is refused before the weights are read (`refusals`), and every refusal is a `UserError`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError as ConfigError
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from space.checks import require_dtype
 from space.errors import UserError
+from space.locations import absolute, is_local
 from space.models.architectures import architecture_of
+from space.models.digest import checkpoint_digest
 from space.models.embedded import DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
-from space.models.hub import WEIGHT_FILES, model_snapshot
+from space.models.hub import model_snapshot
+from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config
 from space.models.vector_math import settle_vector_math
 from space.spec import ModelSpec
 
 _WITHOUT_HUB = "leave model.path unset for the embedded default, or set it to a local directory"
-_HASHED_BYTES = 4 << 30
-
-# Keys of config.json that, when set, stand for something that the search does not do.
-_REFUSED_CONFIG = {
-    "quantization_config": "quantised weights; use the checkpoint that it was made from",
-    "per_layer_config": "layers of unequal shape (an already pruned model); use the dense model that it was made from",
-    "final_logit_softcapping": "soft-capped logits, whose divergence is not supported",
-    "num_experts": "a mixture of experts, which is not supported",
-    "num_local_experts": "a mixture of experts, which is not supported",
-}
 
 
 @dataclass(frozen=True)
@@ -49,6 +40,7 @@ class LoadedModel:
         dtype: What forward passes of the search are to run in.
         device: Where the model is.
         source: The directory or hub id that it came from.
+        commit: Of the hub id; None for a directory.
     """
 
     model: PreTrainedModel
@@ -57,40 +49,66 @@ class LoadedModel:
     dtype: torch.dtype
     device: torch.device
     source: str
+    commit: str | None = None
 
 
 def load_model(
     path: str | None = None,
     *,
     revision: str | None = None,
+    digest: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
+    lengths: Mapping[str, int] | None = None,
+    check_spec: Callable[[ModelSpec], object] = lambda spec: None,
 ) -> LoadedModel:
     """Loads a dense model.
 
     Args:
         path: Local directory with `config.json` and safetensors, or hub id; None is the embedded default.
         revision: Branch, tag or commit of a hub id.
+        digest: That the checkpoint must have, see `space.models.digest`; None for any.
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the device is fast at it, else float32.
         device: A torch device, or `auto`: CUDA where there is one, else the CPU.
         trust_remote_code: Whether modelling code that comes with the checkpoint may run.
+        lengths: By a setting as one writes it (`data.length=512`), the tokens that it asks of the model at once.
+        check_spec: Called with the facts of the model, without its digest, before weights are read.
 
     Raises:
-        UserError: An argument is wrong, the model can not be had, or it is not one that can be pruned here.
+        UserError: An argument is wrong, the model can not be had, it is not one that can be pruned here, has fewer
+            positions than a length, or weights that are not finite; or `check_spec` raises it.
     """
     settle_vector_math()
     run_device = resolve_device(device)
     run_dtype = resolve_dtype(dtype, run_device)
-    directory, name, commit = _locate(path, revision, trust_remote_code)
-    family = _check_directory(directory)
-    tokenizer, model = _read(directory, trust_remote_code)
+    check = partial(checked_config, trust_remote_code=trust_remote_code, lengths=lengths or {})
+    directory, name, commit = _locate(path, revision, trust_remote_code, check)
+    check_files(directory)
+    config = check(directory)
+    family = config.model_type
+    tokenizer = _read_tokenizer(directory, trust_remote_code)
+    outline = check_weights(directory, config, trust_remote_code)
+    check_spec(_spec(outline, name, "", family))
+    own_digest = checkpoint_digest(directory)
+    if digest not in (None, own_digest):
+        raise UserError(
+            f"Expected the model of the run, with the digest {digest}, but {name} in {directory} has {own_digest}: "
+            "other weights or another config.json. Set model.path to where the run's model is now (of a hub id, also "
+            "model.revision to its commit; config.yaml of the run says both), or start a new run."
+        )
+    model = _read_model(directory, trust_remote_code)
+    spec = _spec(model, name, own_digest, family)
+    model.eval().requires_grad_(False).to(run_device)
+    _check_finite(model, run_dtype, directory)
+    return LoadedModel(model, tokenizer, spec, run_dtype, run_device, name if commit else str(directory), commit)
+
+
+def _spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:
     try:
-        spec = read_spec(model, name, commit or fingerprint(directory), family)
+        return read_spec(model, name, digest, family)
     except (AttributeError, ValueError) as error:
         raise UserError(f"Expected {name} to have the layers of a {family} model, but got: {error}") from error
-    model.eval().requires_grad_(False).to(run_device)
-    return LoadedModel(model, tokenizer, spec, run_dtype, run_device, str(directory) if commit is None else name)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -129,115 +147,78 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return named
 
 
-def fingerprint(directory: Path) -> str:
-    """16 hex digits that pin `config.json` and the weights of a checkpoint directory.
-
-    Weights are hashed by content; beyond 4 GB, where that takes long, by header, size and time of change.
-    """
-    files = sorted(directory.glob(WEIGHT_FILES))
-    whole = sum(file.stat().st_size for file in files) <= _HASHED_BYTES
-    digest = hashlib.sha256((directory / "config.json").read_bytes())
-    for file in files:
-        state = file.stat()
-        digest.update(f"{file.name}\0{state.st_size}\0".encode())
-        with file.open("rb") as content:
-            if whole:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
-            else:
-                digest.update(content.read(int.from_bytes(content.read(8), "little")))
-                digest.update(str(state.st_mtime_ns).encode())
-    return digest.hexdigest()[:16]
-
-
-def _locate(path: str | None, revision: str | None, trust_remote_code: bool) -> tuple[Path, str, str | None]:
-    """The checkpoint's directory and name, and the commit where it comes from the hub."""
-    local = path is None or path.startswith(("/", "./", "../", "~")) or Path(path).exists()
+def _locate(
+    path: str | None, revision: str | None, trust_remote_code: bool, check: Callable[[Path], object]
+) -> tuple[Path, str, str | None]:
+    """The checkpoint's directory and name, and the commit where it comes from the hub, if `check` lets it pass."""
+    local = path is None or is_local(path)
     if local and revision is not None:
         raise UserError(f"model.revision={revision} is for hub ids, got model.path={path}. Leave one of them unset.")
     if path is None:
         return default_model_dir(), DEFAULT_MODEL_NAME, None
     if not local:
-        directory = model_snapshot(path, revision, trust_remote_code, _check_config, _WITHOUT_HUB)
+        directory = model_snapshot(path, revision, trust_remote_code, check, _WITHOUT_HUB)
         return directory, path, directory.name
-    directory = Path(path).expanduser()
+    directory = absolute(path)
     if not directory.is_dir():
-        raise UserError(f"Expected model.path to be a directory, but there is no such directory: {path}")
+        raise UserError(
+            f"Expected model.path to be a directory, but there is no such directory: {directory}. Set model.path to "
+            "where the model is."
+        )
     return directory, directory.resolve().name, None
 
 
-def _check_directory(directory: Path) -> str:
-    """Refuses a directory that is not a safetensors checkpoint of a supported family; returns the family's name."""
-    names = sorted(file.name for file in directory.iterdir())
-    if "config.json" not in names or not list(directory.glob(WEIGHT_FILES)):
-        pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf"))]
-        hint = (
-            f"{pickles[0]} is not read: convert it with save_pretrained, which writes safetensors."
-            if pickles
-            else "Set model.path to a checkpoint directory."
-        )
-        raise UserError(
-            f"Expected config.json and model.safetensors (or its shards) in {directory}, "
-            f"got {', '.join(names[:8]) or 'an empty directory'}. {hint}"
-        )
-    return _check_config(directory)
-
-
-def _check_config(directory: Path) -> str:
-    """Refuses a configuration that is broken or not supported; returns its `model_type`."""
-    file = directory / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"Expected {file} to be JSON, but got: {error}.") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise UserError(f"Expected {file} to be a JSON object with a model_type, as transformers writes it.")
-    family: str = config["model_type"]
-    architecture_of(family)
-    for key, meaning in _REFUSED_CONFIG.items():
-        if config.get(key):
-            raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
-    return family
-
-
-def _read(directory: Path, trust_remote_code: bool) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Tokenizer and model, weights complete."""
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+def _read_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(directory, **options)
+            return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
     except Exception as error:  # a broken tokenizer.json raises no narrower class
         raise UserError(f"Expected a tokenizer (tokenizer.json) in {directory}, but got: {error}") from error
+
+
+def _read_model(directory: Path, trust_remote_code: bool) -> PreTrainedModel:
     try:
         with quiet_transformers():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            return AutoModelForCausalLM.from_pretrained(
                 directory,
                 dtype=torch.float32,
                 use_safetensors=True,
                 attn_implementation="sdpa",
-                output_loading_info=True,
-                **options,
+                trust_remote_code=trust_remote_code,
+                local_files_only=True,
             )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, ConfigError) as error:
+    except UNREADABLE as error:
         raise UserError(f"Expected a model that transformers can load in {directory}, but got: {error}") from error
-    # transformers fills what is missing with random numbers and drops what is left over.
-    missing = report["missing_keys"]
-    left_over = {key for key in report["unexpected_keys"] if ".layers." in key and "rotary_emb" not in key}
-    for what, keys in (("missing", missing), ("left over", left_over)):
-        if keys:
+
+
+def _check_finite(model: PreTrainedModel, dtype: torch.dtype, directory: Path) -> None:
+    """Refuses weights that are no numbers, or none in the dtype that the model is to run in."""
+    largest = {name: torch.stack(torch.aminmax(weight)).abs().max() for name, weight in model.named_parameters()}
+    broken = [name for name, value in largest.items() if not value.isfinite()]
+    if broken:
+        weight = model.get_parameter(broken[0])
+        count = int((~weight.isfinite()).sum())
+        raise UserError(
+            f"Expected finite weights in {directory}, but {count:,} of {weight.numel():,} values in {broken[0]} are "
+            f"NaN or infinite{f', and some in {len(broken) - 1} other tensors' if broken[1:] else ''}. Get the "
+            "checkpoint again, or use one from before its training went wrong."
+        )
+    limit = torch.finfo(dtype).max
+    for name, value in largest.items():
+        if value > limit:
             raise UserError(
-                f"Expected the weights in {directory} to fit its config.json, but {len(keys)} are {what}, such as "
-                f"{min(keys)}. Use a checkpoint of a causal language model whose config.json belongs to it."
+                f"Expected weights of at most {limit:g}, which is where {str(dtype).removeprefix('torch.')} ends, but "
+                f"{name} reaches {value:g}. Set model.dtype=bfloat16 or float32."
             )
-    return tokenizer, model
 
 
-def read_spec(model: PreTrainedModel, name: str, revision: str, family: str) -> ModelSpec:
+def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:
     """The facts of a model, read from its configuration and checked against its modules.
 
     Args:
         model: A causal language model.
         name: What to call it.
-        revision: Digest of the weights' identity.
+        digest: Of its checkpoint, see `space.models.digest`.
         family: Its `model_type`.
 
     Raises:
@@ -271,7 +252,7 @@ def read_spec(model: PreTrainedModel, name: str, revision: str, family: str) -> 
     architecture = architecture_of(family)
     return ModelSpec(
         name=name,
-        revision=revision,
+        digest=digest,
         family=family,
         layers=len(layers),
         hidden=hidden,

@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 # The stock classes of the family.
 from transformers.models.llama.configuration_llama import LlamaConfig as StockConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer as StockDecoderLayer
 from transformers.models.llama.modeling_llama import LlamaForCausalLM as StockForCausalLM
+from transformers.models.llama.modeling_llama import LlamaForSequenceClassification as StockForSequenceClassification
 from transformers.models.llama.modeling_llama import LlamaModel as StockModel
 
 
@@ -137,4 +139,18 @@ class PrunedForCausalLM(StockForCausalLM):
         with _no_stock_layers(config):
             super().__init__(config)
         self.model = PrunedModel(config)
+        self.post_init()
+
+
+class PrunedForSequenceClassification(StockForSequenceClassification):
+    """The decoder stack and a classifier of the last token, which no export holds: train it."""
+
+    config_class = PrunedConfig
+    _no_split_modules = ["PrunedDecoderLayer"]  # noqa: RUF012
+
+    def __init__(self, config: Any) -> None:
+        PreTrainedModel.__init__(self, config)  # the stock class would look for the stack's class by the config
+        self.num_labels = config.num_labels
+        self.model = PrunedModel(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
         self.post_init()

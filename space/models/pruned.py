@@ -18,7 +18,12 @@ from space.spec import ModelSpec
 
 MODELING_FILE = "modeling_pruned"
 BLOCKS = {"attention": "self_attn", "mlp": "mlp"}  # kinds of blocks to their modules in a decoder layer
-_CLASSES = {"AutoConfig": "PrunedConfig", "AutoModel": "PrunedModel", "AutoModelForCausalLM": "PrunedForCausalLM"}
+_CLASSES = {
+    "AutoConfig": "PrunedConfig",
+    "AutoModel": "PrunedModel",
+    "AutoModelForCausalLM": "PrunedForCausalLM",
+    "AutoModelForSequenceClassification": "PrunedForSequenceClassification",
+}
 # what transformers calls the sizes of a layer
 _CONFIG_NAMES = {
     "query_heads": "num_attention_heads",
@@ -35,9 +40,7 @@ def modeling_text(family_name: str) -> str:
     """
     family, llama = architecture_of(family_name), architecture_of("llama")
     text = resources.files("space.models").joinpath(f"{MODELING_FILE}.py").read_text(encoding="utf-8")
-    for kind, stock, name in zip(
-        ("configuration", "modeling", "modeling", "modeling"), llama.classes, family.classes, strict=True
-    ):
+    for kind, stock, name in zip(("configuration", *["modeling"] * 4), llama.classes, family.classes, strict=True):
         line = f"from transformers.models.{llama.module}.{kind}_{llama.module} import {stock} as "
         assert text.count(line) == 1, f"{MODELING_FILE}.py must have one line with {line!r}"
         text = text.replace(line, f"from transformers.models.{family.module}.{kind}_{family.module} import {name} as ")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from space.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,9 @@ def gather(model: Any, tokens: Tensor, *, forward_dtype: torch.dtype, batch_size
         tokens: Token ids, shape (windows, length).
         forward_dtype: `torch.bfloat16` where the device is fast at it, else `torch.float32`.
         batch_size: Windows of a forward pass.
+
+    Raises:
+        UserError: Activations are not finite.
     """
     device = next(model.parameters()).device
     tokens = tokens.to(device)
@@ -123,5 +128,20 @@ def gather(model: Any, tokens: Tensor, *, forward_dtype: torch.dtype, batch_size
                 gram.close()
         count = tokens.numel()
         attention, mlp = (gram.total / count for gram in grams)
+        places = {"its o_proj reads": attention, "its down_proj reads": mlp, "it hands on": cosine}
+        _require_finite(index, places, forward_dtype)
         yield LayerStatistics(index, attention, mlp, 1 - cosine.item() / count, states, arguments[index])
         states = after
+
+
+def _require_finite(index: int, places: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Refuses activations that are not finite, in the first of a layer's places where what is made of them is not."""
+    for place, values in places.items():
+        if not values.isfinite().all():
+            advice = "check that it writes sensible text in transformers, and that its config.json is its own"
+            if dtype == torch.float16:
+                advice = "float16 ends at 65,504; set model.dtype=bfloat16 or float32"
+            raise UserError(
+                f"Expected finite activations of the dense model on the calibration text, but in layer {index} what "
+                f"{place} is not, in {str(dtype).removeprefix('torch.')}, though all weights are: {advice}."
+            )

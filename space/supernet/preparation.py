@@ -64,7 +64,7 @@ def prepared_supernet(
 def _digest(preparation: Preparation, loaded: LoadedModel, tokens: Tensor) -> str:
     settings = {
         "format": FORMAT,
-        "spec": loaded.spec.to_json(),
+        "spec": loaded.spec.identity,
         "dtype": str(loaded.dtype),
         "device": loaded.device.type,
         "shape": list(tokens.shape),

@@ -29,7 +29,7 @@ from space.supernet.importance import AttentionOrder, attention_order, damped, m
 from space.supernet.merging import merged_attention
 from space.supernet.units import attention_columns, permute_attention, permute_mlp
 
-FORMAT = 4  # of the files
+FORMAT = 5  # of the files
 _META = "supernet.json"
 
 
@@ -121,10 +121,10 @@ class StoredLayers:
                 f"The supernet in {directory} was stored by another version of paretoprune (format {meta['format']}, "
                 f"expected {FORMAT}). Start a new run, or go on with the version that began this one."
             )
-        if meta["spec"] != spec.to_json():
+        if meta["spec"] != spec.to_json() | {"name": meta["spec"]["name"]}:
             raise UserError(
                 f"The supernet in {directory} was prepared for {meta['spec']['name']} "
-                f"(revision {meta['spec']['revision']}), but the model is {spec.name} (revision {spec.revision}). "
+                f"(digest {meta['spec']['digest']}), but the model is {spec.name} (digest {spec.digest}). "
                 "Use the model of the run, or start a new run."
             )
         if meta["dtype"] != str(dtype):

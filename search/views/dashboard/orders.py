@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +26,13 @@ class Orders:
         run_dir: The run.
         scripts: Where the entry scripts lie.
         include_path: A directory with task files of the user's own, or None.
+        places: Settings of both commands: where the run's model and text are now, where they are not where they were.
     """
 
     run_dir: Path
     scripts: Path
     include_path: str | None = None
+    places: Sequence[str] = ()
 
     def why_no_export(self, pick: object, keys: frozenset[str]) -> str:
         """Why a pick cannot be exported; empty when it can.
@@ -86,6 +89,7 @@ class Orders:
             setting("run_dir", str(self.run_dir)),
             f"pick={key}",
             "progress=json",
+            *self.places,
         ]
 
 

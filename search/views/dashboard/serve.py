@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +20,7 @@ def serve(
     port: int = 8050,
     token: str | None = None,
     include_path: str | None = None,
+    places: Sequence[str] = (),
 ) -> None:
     """Shows a run until Ctrl-C or SIGTERM, which end its jobs too.
 
@@ -31,6 +32,7 @@ def serve(
         port: The port; 0 for any that is free.
         token: What a browser must know; None to make one up where others can reach the host.
         include_path: A directory with task files of the user's own.
+        places: See `Orders`.
 
     Raises:
         UserError: Dash is not installed, there is no such run, or the address cannot be had.
@@ -51,7 +53,7 @@ def serve(
     with listening, Jobs() as jobs:
         port = listening.getsockname()[1]
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line for each look of the page
-        app = make_app(run, jobs, Orders(run_dir, scripts, include_path), Guard(host, port, secret))
+        app = make_app(run, jobs, Orders(run_dir, scripts, include_path, places), Guard(host, port, secret))
         server = make_server(host, port, app, threaded=True, fd=listening.fileno())
         tell(_addresses(host, port, secret))
         server.serve_forever()  # returns after Ctrl-C

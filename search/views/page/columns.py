@@ -38,6 +38,7 @@ class Column:
         before: The column with the same of untuned designs, which an axis shows where a design has no tuned value.
         spread: The column with what stands behind its ±.
         scale: The size of one unit, by which the page's numbers are divided.
+        relative: Whether its numbers are over the dense model's already.
     """
 
     name: str
@@ -50,24 +51,29 @@ class Column:
     before: str | None
     spread: str | None
     scale: float
+    relative: bool
 
 
-def page_columns(frames: Sequence[pd.DataFrame], others: Iterable[Metric]) -> list[Column]:
-    """The columns of some tables that a metric describes, in the metrics' order.
+def page_columns(
+    frames: Sequence[pd.DataFrame], others: Iterable[Metric], relative: Sequence[Metric] = ()
+) -> list[Column]:
+    """The columns of some tables that a metric describes: those over the dense model, then the metrics' order.
 
     A column that says the same as another in all rows is left out, as the prefill of a run whose latency that is.
 
     Args:
         frames: The tables; the largest number of all chooses the unit of counts.
         others: Metrics without a row of their own.
+        relative: Metrics over the dense model's, see `search.views.page.over_dense`.
     """
     names = dict.fromkeys(str(name) for frame in frames for name in frame)
     columns = [metric for metric in metrics_of(names, others) if not _says_the_same(frames, metric.name)]
     shown = {metric.name for metric in columns}
-    return [_column(metric, shown, frames) for metric in columns]
+    over = [metric for metric in relative if metric.name in names]
+    return [_column(metric, shown, frames, metric in over) for metric in (*over, *columns)]
 
 
-def _column(metric: Metric, columns: set[str], frames: Sequence[pd.DataFrame]) -> Column:
+def _column(metric: Metric, columns: set[str], frames: Sequence[pd.DataFrame], relative: bool) -> Column:
     name, before = metric.name, BEFORE_TUNING.get(metric.name)
     values = np.concatenate([frame[name].to_numpy(dtype=float) for frame in frames if name in frame])
     largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
@@ -76,13 +82,14 @@ def _column(metric: Metric, columns: set[str], frames: Sequence[pd.DataFrame]) -
         name=name,
         label=metric.label,
         unit=unit or metric.unit,
-        group="Before tuning" if name in UNTUNED else GROUPS[metric.role],
+        group="Over the dense model" if relative else "Before tuning" if name in UNTUNED else GROUPS[metric.role],
         goal=metric.goal,
         log=name in WIDE_RANGING,
         digits=digits,
         before=before if before in columns else None,
         spread=spread_column(name, columns),
         scale=scale,
+        relative=relative,
     )
 
 

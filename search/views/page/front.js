@@ -121,6 +121,16 @@ const showLimit = () => {
   }
 };
 
+/** Other axes; without a limit, the next one is across. */
+const turn = (x, y) => {
+  Object.assign(state, { x, y });
+  if (!state.limit) { state.limited = x; $("limited").value = x; }
+  showAxes();
+  showLimit();
+  showPicked();
+  draw();
+};
+
 const limit = (number) => {
   const faded = fades(state);
   state.limit = number === null || !Number.isFinite(number) ? null : { name: state.limited, value: number };
@@ -129,69 +139,6 @@ const limit = (number) => {
   if (best && best.id !== state.picked) pick(best.id);
   if (faded || fades(state)) drawSoon();
   else drawMarks();
-};
-
-// ---- lists, chips and the legend, which follow the data
-const fillSelect = (select, chosen, none) => {
-  const names = [...(none ? [""] : []), ...model.columns.keys()];
-  if (names.join() === [...select.options].map((option) => option.value).join()) { // newer data leave an open list open
-    select.value = chosen;
-    return;
-  }
-  const groups = new Map();
-  model.columns.forEach((column) => {
-    if (!groups.has(column.group)) groups.set(column.group, make("optgroup", { label: column.group }));
-    groups.get(column.group).append(make("option", { value: column.name, textContent: named(column) }));
-  });
-  select.replaceChildren(...(none ? [make("option", { value: "", textContent: none })] : []), ...groups.values());
-  select.value = chosen;
-};
-
-const swatch = (series) => {
-  const { symbol, colour } = look(series, palette());
-  const drawing = svgNode("svg", { viewBox: "-7 -7 14 14", "aria-hidden": "true", class: "symbol" });
-  const paths = { diamond: "M0-6L5 0 0 6-5 0Z", x: "M-4-4L4 4M4-4L-4 4", "square-open": "M-4-4H4V4H-4Z", square: "M-4.5-4.5H4.5V4.5H-4.5Z",
-    "triangle-up": "M0-5L5 4H-5Z", "triangle-down": "M0 5L5-4H-5Z", pentagon: "M0-5L5-1 3 5H-3L-5-1Z", hexagon: "M5 0L2.5 4.5H-2.5L-5 0-2.5-4.5H2.5Z" };
-  const open = symbol === "x" || symbol.endsWith("open");
-  const line = open ? { fill: "none", stroke: colour, "stroke-width": 2 } : { fill: colour };
-  drawing.append(symbol === "circle" ? svgNode("circle", { r: 5, ...line }) : svgNode("path", { d: paths[symbol], ...line }));
-  return drawing;
-};
-
-const showLists = () => {
-  fillSelect($("x-axis"), state.x);
-  fillSelect($("y-axis"), state.y);
-  fillSelect($("colour"), state.colour, "by kind");
-  fillSelect($("limited"), state.limited);
-  const chip = (mark, point) => {
-    const button = make("button", { type: "button", textContent: mark, disabled: !point });
-    Object.assign(button.dataset, { mark, id: point ? point.id : "" });
-    button.addEventListener("click", (event) => pick(button.dataset.id, event.shiftKey));
-    return button;
-  };
-  const named = model.front.filter((point) => point.marks.length);
-  $("marks").replaceChildren(...named.map((point) => chip(point.marks.join(", "), point)), chip("best", null), chip("dense", model.dense[0]));
-  $("legend").replaceChildren(...[...model.series].reverse().filter((series) => series.role !== "dense" || !series.run || series.keys[0] !== model.dense[0].key)
-    .map((series) => {
-      const button = make("button", { type: "button" }, swatch(series), series.role === "dense" ? series.label : `${series.label} (${series.points.length})`);
-      button.dataset.series = series.label;
-      button.setAttribute("aria-pressed", String(!state.hidden.has(series.label)));
-      button.addEventListener("click", () => {
-        if (!state.hidden.delete(series.label)) state.hidden.add(series.label);
-        button.setAttribute("aria-pressed", String(!state.hidden.has(series.label)));
-        drawSoon();
-      });
-      return button;
-    }));
-  showScale();
-};
-
-const showScale = () => {
-  $("scale").classList.toggle("none", !state.colour);
-  if (!state.colour) return;
-  const { column, low, high } = scaleOf(model, state.colour);
-  $("scale-low").textContent = written(low, column);
-  $("scale-high").textContent = written(high, column);
 };
 
 // ---- pictures to keep
@@ -210,11 +157,13 @@ const save = (format) => {
 /** Shows data, as `front_figure_data` of search/views/page/plot.py makes them; choices that still have a meaning stay. */
 const show = (data) => {
   const begins = !model;
+  const opened = begins || (state.x === model.axes[0].x && state.y === model.axes[0].y);
   model = readModel(data);
   $("chart").parentElement.hidden = false;
   const known = (name) => model.columns.has(name);
-  if (!known(state.x)) state.x = data.x;
-  if (!known(state.y)) state.y = data.y;
+  if (opened || !known(state.x)) state.x = data.axes[0].x; // the end of a search has better ones to open with
+  if (opened || !known(state.y)) state.y = data.axes[0].y;
+  if (opened && !state.limit) state.limited = state.x;
   if (!known(state.colour)) state.colour = "";
   if (!known(state.limited)) state.limited = state.x;
   if (state.limit && !known(state.limit.name)) state.limit = null;
@@ -229,9 +178,10 @@ const show = (data) => {
     button.addEventListener("click", () => pick(`0 ${key}`));
     return button;
   }));
-  const { mark, series } = document.activeElement.dataset;
+  const { mark, series, axes } = document.activeElement.dataset;
   showLists();
   if (mark) $("marks").querySelector(`[data-mark="${CSS.escape(mark)}"]`)?.focus();
+  if (axes) $("axes").querySelector(`[data-axes="${CSS.escape(axes)}"]`)?.focus();
   if (series) $("legend").querySelector(`[data-series="${CSS.escape(series)}"]`)?.focus();
   showLimit();
   showPicked();
@@ -241,13 +191,8 @@ const show = (data) => {
 
 // ---- wiring
 const wire = () => {
-  $("x-axis").addEventListener("change", (event) => {
-    state.x = event.target.value;
-    if (!state.limit) { state.limited = state.x; $("limited").value = state.x; }
-    showLimit();
-    draw();
-  });
-  $("y-axis").addEventListener("change", (event) => { state.y = event.target.value; showLimit(); draw(); });
+  $("x-axis").addEventListener("change", (event) => turn(event.target.value, state.y));
+  $("y-axis").addEventListener("change", (event) => turn(state.x, event.target.value));
   $("colour").addEventListener("change", (event) => { state.colour = event.target.value; showScale(); draw(); });
   $("limited").addEventListener("change", (event) => { state.limited = event.target.value; $("limit-number").value = ""; limit(null); });
   $("limit-number").addEventListener("input", (event) => limit(event.target.value.trim() === "" ? null : event.target.valueAsNumber));

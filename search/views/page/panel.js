@@ -54,7 +54,7 @@ const metricTable = (model, picks) => {
     };
     const ratio = (point) => {
       const [mine, base] = [value(point, column.name), model.dense[point.runPlace] && value(model.dense[point.runPlace], column.name)];
-      const known = mine !== null && base && Math.abs(base) > TOO_NEAR_ZERO;
+      const known = mine !== null && base && Math.abs(base) > TOO_NEAR_ZERO && !column.relative;
       return make("td", { className: "ratio", textContent: known ? (mine / base).toFixed(3) : "" });
     };
     const head = make("th", { textContent: column.label, scope: "row" }, ...(column.unit ? [small(` ${column.unit}`)] : []));

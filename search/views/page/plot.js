@@ -50,7 +50,7 @@ const scaleOf = (model, name) => {
   const at = (number) => (log ? Math.max(number, least / 2) : number);
   const [low, high] = numbers.length ? reach(numbers.map(at)) : [0, 1];
   const pad = log ? 1.22 : (high - low || Math.abs(high) || 1) * 0.05;
-  const range = log ? [Math.log10(low / pad), Math.log10(high * pad)] : [low - pad, high + pad];
+  const range = log ? [Math.log10(low / pad), Math.log10(high * pad)] : [low - pad, high + pad * (column.goal === "max" ? 2.4 : 1)]; // names of landmarks stand there
   return { column, log, at, low, high, range, floor: log ? least / 2 : null };
 };
 
@@ -110,13 +110,13 @@ const figure = (model, state, colours) => {
       selected: { marker: {} }, unselected: { marker: {} } });
   });
   const { fontFamily: family } = getComputedStyle(document.body);
-  const axis = { gridcolor: colours.grid, linecolor: colours.line, zeroline: false, ticks: "outside", tickcolor: colours.line,
+  const axis = { gridcolor: colours.grid, linecolor: colours.line, zerolinecolor: colours.dominated, ticks: "outside", tickcolor: colours.line,
     tickfont: { color: colours.soft }, automargin: true };
   const brushed = state.limit?.name === state.y || (!state.limit && state.limited === state.y);
   const layout = {
     uirevision: `${state.x} ${state.y}`, showlegend: false,
     font: { family, size: 12.5, color: colours.ink },
-    paper_bgcolor: colours.card, plot_bgcolor: colours.card, margin: { l: 62, r: 16, t: 26, b: 52 },
+    paper_bgcolor: colours.card, plot_bgcolor: colours.card, margin: { l: 62, r: x.column.goal === "max" ? 40 : 16, t: 26, b: 52 },
     xaxis: { ...axis, ...ticks(x), range: x.range, title: { text: escaped(named(x.column)), standoff: 10 } },
     yaxis: { ...axis, ...ticks(y), range: y.range, title: { text: escaped(named(y.column)), standoff: 8 } },
     dragmode: state.brush ? "select" : matchMedia("(pointer: coarse)").matches ? false : "zoom", selectdirection: brushed ? "v" : "h",
@@ -125,6 +125,9 @@ const figure = (model, state, colours) => {
   };
   return { data, layout };
 };
+
+/** The side of the plot on which points are better. */
+const better = ({ column }) => (column.goal === "max" ? "right" : "left");
 
 /** Rings about the picks, names of landmarks, and the limit: shapes and annotations, which plotly.js redraws alone. */
 const marks = (model, state, colours, x, y) => {
@@ -161,13 +164,15 @@ const marks = (model, state, colours, x, y) => {
     landmarks.forEach((point, index) => {
       const above = landmarks.slice(0, index).filter((other, at) => Math.abs(parts[at][0] - parts[index][0]) < 0.09 && parts[at][1] - parts[index][1] < 0.03);
       const lines = above.reduce((sum, other) => sum + other.marks.length, 0);
-      says(point, point.marks.join("<br>"), { align: "right", xanchor: "right", yanchor: "top", xshift: -4, yshift: -5 - 16 * lines });
+      const side = better(x); // where no other point of the front stands
+      const end = side === "left" ? "right" : "left";
+      says(point, point.marks.join("<br>"), { align: end, xanchor: end, yanchor: "top", xshift: side === "left" ? -4 : 4, yshift: -5 - 16 * lines });
     });
   }
   if (stands(model.dense[0]) && !state.hidden.has(model.dense[0].series.label)) says(model.dense[0], "dense", { yanchor: "bottom", yshift: 9 });
   const best = bestPick(model, state);
   if (stands(best)) {
-    says(best, "<b>best</b>", { showarrow: true, arrowhead: 0, arrowwidth: 1.3, arrowcolor: colours.ink, standoff: 11, ax: 40, ay: -34,
+    says(best, "<b>best</b>", { showarrow: true, arrowhead: 0, arrowwidth: 1.3, arrowcolor: colours.ink, standoff: 11, ax: better(x) === "left" ? 40 : -40, ay: -34,
       bgcolor: colours.card, bordercolor: colours.ink, borderpad: 3 });
   }
   const picks = [[state.pinned, "A", "dot"], [state.picked, state.pinned ? "B" : "", "solid"]];
@@ -182,15 +187,19 @@ const marks = (model, state, colours, x, y) => {
 
 /** What a reader of the plot has to know of what it cannot show, in sentences. */
 const caveats = (model, state) => {
-  const said = [];
   const scale = scaleOf(model, state.y);
+  const said = [`${scale.column.goal === "max" ? "Higher" : "Lower"} and further ${better(scaleOf(model, state.x))} is better.`];
   const lowest = drawn(model, model.dense[0], state.y);
   if (scale.floor !== null && lowest !== null && lowest < scale.floor) {
     said.push("The dense model stands at the lower edge: its value is too near 0 for a log axis.");
   }
   const others = [...model.points.values()].filter((point) => visible(model, state, point.series));
   const unseen = others.filter((point) => drawn(model, point, state.x) === null || drawn(model, point, state.y) === null).length;
-  if (unseen) said.push(`${unseen} points are not shown: these columns are measured of the front alone.`);
+  if (unseen) {
+    const all = model.axes.at(-1);
+    const where = state.x === all.x && state.y === all.y ? "" : `; they are under “${all.name}”`;
+    said.push(`${unseen} points are not shown: these columns are measured of the front alone${where}.`);
+  }
   const untuned = (name) => others.some((point) => value(point, name) === null && drawn(model, point, name) !== null);
   if (untuned(state.x) || untuned(state.y)) {
     said.push("Only members of the front are tuned: all others stand where they were before tuning.");

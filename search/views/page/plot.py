@@ -19,14 +19,22 @@ from typing import Any
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
-from evaluators.base import Metric
 from evaluators.metrics import BEFORE_TUNING
 from search.run.commands import export_command
 from search.run.finished import FinishedRun
 from search.run.front import CANDIDATE, dense_row, is_dense
 from search.views.page.columns import Column, page_columns
+from search.views.page.over_dense import RISE, axes, over_dense, speed_ups
 
-SCRIPTS = ("numbers.js", "model.js", "picture.js", "plot.js", "panel.js", "front.js")  # in the order of their use
+SCRIPTS = (
+    "numbers.js",
+    "model.js",
+    "picture.js",
+    "plot.js",
+    "panel.js",
+    "lists.js",
+    "front.js",
+)  # in the order of their use
 STYLES = ("front.css",)
 POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
 DIGITS = 6  # of a number that the page gets
@@ -36,12 +44,12 @@ def front_figure_data(run: FinishedRun, compared: Sequence[FinishedRun] = ()) ->
     """Everything that the page draws, as JSON-ready values; numbers that nobody measured are None.
 
     Args:
-        run: The run, named by its directory as the export command is to name it. Its objectives choose the axes that
-            the page opens with.
+        run: The run, named by its directory as the export command is to name it. Its objectives choose the axes, see
+            `search.views.page.over_dense.axes`.
         compared: Other runs, whose fronts are laid over.
 
     Returns:
-        `title`; `columns`, see `Column`; `x` and `y`, the columns to open with; `shapes`, from a letter to the
+        `title`; `columns`, see `Column`; `axes`, see `Axes`, those to open with first; `shapes`, from a letter to the
         `[query_heads, kv_heads, mlp_channels]` that it stands for; `runs`, this one first, each with name, directory,
         export command, what makes its numbers unlike this one's, and `samples`, prompts and what follows them by key;
         `series`, sets of points of one run and one role
@@ -53,26 +61,28 @@ def front_figure_data(run: FinishedRun, compared: Sequence[FinishedRun] = ()) ->
     dense = str(dense_row(front)["key"])
     others = evaluated[~evaluated["key"].isin(front["key"])]
     same_in_all = others[CANDIDATE].map(lambda candidate: len(set(candidate.layers)) == 1).astype(bool)
+    speeds = speed_ups(objectives, [*front, *evaluated])
+    others = over_dense(others, dense_row(front), speeds)
+    front, *fronts = (over_dense(one.front, dense_row(one.front), speeds) for one in (run, *compared))
     sets = [
         ("dominated", 0, others[~same_in_all]),
         ("uniform", 0, others[same_in_all]),
-        *(("front", place, other.front[~is_dense(other.front)]) for place, other in enumerate(compared, 1)),
+        *(("front", place, other[~is_dense(other)]) for place, other in enumerate(fronts, 1)),
         ("front", 0, front[~is_dense(front)]),
-        *(("dense", place, other.front[is_dense(other.front)]) for place, other in enumerate(compared, 1)),
+        *(("dense", place, other[is_dense(other)]) for place, other in enumerate(fronts, 1)),
         ("dense", 0, front[is_dense(front)]),
     ]
     frames = _alike([frame for _, _, frame in sets])
-    columns = page_columns(frames, [metric for one in (*compared, run) for metric in one.metrics])
+    metrics = [metric for one in (*compared, run) for metric in one.metrics]
+    columns = page_columns(frames, metrics, [*speeds.values(), RISE])
     occurring = Counter(shape for frame in frames for layers in _layers(frame) for shape in layers)
     letters = {shape: letter for (shape, _), letter in zip(occurring.most_common(), _letters(), strict=False)}
     advice = run.advice
-    x, y = _axes([column.name for column in columns if column.name in front], objectives)
     names = _short_names([str(one.run_dir) for one in (run, *compared)])
     return {
         "title": run.summary["model"]["name"],
         "columns": [asdict(column) for column in columns],
-        "x": x,
-        "y": y,
+        "axes": [asdict(one) for one in axes([column.name for column in columns if column.name in front], objectives)],
         "shapes": {letter: list(shape) for shape, letter in letters.items()},
         "runs": [
             _run(names[0], run, []),
@@ -140,7 +150,7 @@ def unlike(facts: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """What makes the numbers of two runs unlike, in words; empty when they can be compared."""
     model, other = facts.get("model") or {}, theirs.get("model") or {}
     remarks = []
-    if [model.get(name) for name in ("name", "revision")] != [other.get(name) for name in ("name", "revision")]:
+    if model.get("digest") != other.get("digest"):
         remarks.append(f"another model ({other.get('name')}), so KL is to another dense model")
     if facts.get("text") != theirs.get("text"):
         remarks.append("other text, so KL and perplexity are on other tokens")
@@ -160,15 +170,6 @@ def _alike(frames: list[pd.DataFrame]) -> list[pd.DataFrame]:
         frame if any(name in frame for name in BEFORE_TUNING.values()) else frame.rename(columns=BEFORE_TUNING)
         for frame in frames
     ]
-
-
-def _axes(columns: Sequence[str], objectives: Sequence[Metric]) -> tuple[str, str]:
-    """The columns that the page opens with: latency, else a cost objective, and a quality objective."""
-    names = [metric.name for metric in objectives]
-    costs = [metric.name for metric in objectives if metric.is_cost]
-    quality = [metric.name for metric in objectives if metric.role == "quality"]
-    x = next(name for name in ("latency_ms", *costs, *columns) if name in columns)
-    return x, next(name for name in (*quality, *names, "heldout_ppl", *columns) if name in columns and name != x)
 
 
 def _run(name: str, run: FinishedRun, notes: list[str]) -> dict[str, Any]:

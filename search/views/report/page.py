@@ -135,7 +135,7 @@ def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives:
         return written(metric_named(name), summary["dense"][name])
 
     rows = {
-        "model": f"{escaped(model['name'])}, revision `{escaped(model['revision'])}`, {escaped(model['family'])}",
+        "model": f"{escaped(model['name'])}, digest `{escaped(model['digest'])}`, {escaped(model['family'])}",
         "its shape": f"{model['layers']} layers, hidden size {model['hidden']}, {model['query_heads']} query heads in "
         f"{model['kv_heads']} KV groups, {model['mlp_channels']} MLP channels",
         "parameters": f"{size('params')}, of them {size('decoder_params')} in decoder layers",

@@ -1,0 +1,49 @@
+"""Where a thing is that a user names: at a path of this machine, or on the hub under an id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from space.errors import UserError
+
+
+def is_local(name: str, suffixes: Sequence[str] = ()) -> bool:
+    """Whether a name is a path of this machine: it is there, it is written like one, or no id of the hub is so long.
+
+    Args:
+        name: What the user gave; an id of the hub is a name, or an owner and a name with a slash between.
+        suffixes: Ends of names of files.
+    """
+    written = name.startswith(("/", "./", "../", "~")) or name in (".", "..") or name.endswith(("/", *suffixes))
+    return written or name.count("/") > 1 or Path(name).exists()
+
+
+def absolute(name: str) -> Path:
+    """A path from the root on, so that it holds wherever a later command runs.
+
+    Raises:
+        UserError: It begins with the home directory of a user whom this machine does not know.
+    """
+    try:
+        return Path(name).expanduser().absolute()
+    except RuntimeError as error:
+        raise UserError(f"Expected a path of this machine, got {name}: {error}. Write it from the root on.") from error
+
+
+def located(value: Any, suffixes: Sequence[str] = ()) -> Any:
+    """A setting that says where something is, with every local path from the root on.
+
+    Args:
+        value: A name, a mapping with one as its `path`, or a list of such; anything else stays as it is.
+        suffixes: See `is_local`.
+    """
+    match value:
+        case str() if is_local(value, suffixes):
+            return str(absolute(value))
+        case list():
+            return [located(each, suffixes) for each in value]
+        case {"path": path, **rest}:
+            return {"path": located(path, suffixes), **rest}
+    return value

@@ -1,0 +1,235 @@
+"""Refuses, before any weight is read, a checkpoint that is no dense model or that contradicts itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from space.errors import UserError
+from space.models.architectures import architecture_of
+from space.models.embedded import quiet_transformers
+from space.models.hub import WEIGHT_FILES
+
+# What transformers raises of files that it cannot make a model of.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
+
+_ADAPTER = "adapter_config.json"
+_PRUNED = (
+    "layers of unequal shape (an already pruned model); search the dense model that it was made from, which the "
+    "README.md of an export names. Of exports, those of equal layers (format=hf_uniform) can be searched again; with "
+    "run_dir=... pick=... score_subnet.py scores any, and export_subnet.py writes it in another format"
+)
+# Keys of config.json that, when set, stand for something that the search does not do.
+_REFUSED_CONFIG = {
+    "quantization_config": "quantised weights; use the checkpoint that it was made from",
+    "per_layer_config": _PRUNED,
+    "block_configs": _PRUNED,
+    "final_logit_softcapping": "soft-capped logits, whose divergence is not supported",
+    "num_experts": "a mixture of experts, which is not supported",
+    "num_local_experts": "a mixture of experts, which is not supported",
+}
+# Rotary embeddings that reach beyond `max_position_embeddings`; the others have it counted in there.
+_STRETCHED = ("linear", "dynamic", "yarn")
+_ROWS = 4096  # of two matrices that are compared at once
+
+
+def check_files(directory: Path) -> None:
+    """Refuses a directory without a configuration and safetensors.
+
+    Raises:
+        UserError: One of the two is missing.
+    """
+    names = sorted(file.name for file in directory.iterdir())
+    if "config.json" in names and list(directory.glob(WEIGHT_FILES)):
+        return
+    unread = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf"))]
+    if _ADAPTER in names:
+        hint = "An adapter alone is no model: merge it into its base model (merge_and_unload of peft) and save that."
+    elif unread:
+        hint = f"{unread[0]} is not read: convert it with save_pretrained, which writes safetensors."
+    else:
+        hint = "Set model.path to a checkpoint directory."
+    raise UserError(
+        f"Expected config.json and model.safetensors (or its shards) in {directory}, "
+        f"got {', '.join(names[:8]) or 'an empty directory'}. {hint}"
+    )
+
+
+def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[str, int]) -> Any:
+    """The transformers config of a checkpoint that can be searched; needs no weights.
+
+    Args:
+        directory: With config.json.
+        trust_remote_code: Whether code that comes with the checkpoint may run.
+        lengths: By a setting as one writes it (`data.length=512`), the tokens that it asks of the model at once.
+
+    Raises:
+        UserError: The configuration is broken, of a family or kind that is not supported, stands beside an adapter, or
+            has fewer positions than a length.
+    """
+    file = directory / "config.json"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"Expected {file} to be JSON, but got: {error}.") from error
+    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
+        raise UserError(f"Expected {file} to be a JSON object with a model_type, as transformers writes it.")
+    for key, meaning in _REFUSED_CONFIG.items():
+        if values.get(key):
+            raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
+    architecture_of(values["model_type"])
+    if (directory / _ADAPTER).exists():
+        raise UserError(
+            f"Expected one model in {directory}, but beside it there is an adapter, {_ADAPTER}, and it is not clear "
+            "which is meant. Merge the adapter (merge_and_unload of peft) and save that elsewhere, or take its "
+            "files out of the directory."
+        )
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
+    except UNREADABLE as error:
+        raise UserError(f"Expected a model that transformers can load in {directory}, but got: {error}") from error
+    limit = positions(config)
+    beyond = [setting for setting, tokens in lengths.items() if limit is not None and tokens > limit]
+    if beyond:
+        raise UserError(
+            f"Expected at most {limit:,} tokens at once, the positions of the model in {directory} by its config.json, "
+            f"but got {', '.join(beyond)}. Beyond them its figures mean nothing: lower what is beyond, or use a model "
+            "with more positions."
+        )
+    return config
+
+
+def positions(config: Any) -> int | None:
+    """The longest sequence that a model is made for, in tokens; None where its config names no limit.
+
+    Rotary embeddings that are scaled count as transformers documents them: `linear`, `dynamic` and `yarn` reach
+    `factor` times as far as what they scale; other kinds have `max_position_embeddings` say so already.
+    """
+    limit = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if not limit or rope.get("rope_type") not in _STRETCHED:
+        return limit or None
+    scaled = rope.get("original_max_position_embeddings") or limit
+    return max(limit, int(scaled * (rope.get("factor") or 1)))
+
+
+def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreTrainedModel:
+    """Compares a configuration with the names and shapes that the weights' headers state, by transformers' own rules.
+
+    Returns:
+        The model without its weights, on the meta device.
+
+    Raises:
+        UserError: A header cannot be read, transformers makes no model of the configuration, tensors are missing, left
+            over or of another shape, or the head is said to be tied and is not.
+    """
+    try:
+        headers = _headers(directory)
+        with quiet_transformers():
+            with torch.device("meta"):
+                model_class = type(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))
+            model, report = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict={name: torch.empty(header.shape, device="meta") for name, header in headers.items()},
+                device_map="meta",
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except UNREADABLE as error:
+        raise UserError(f"Expected a model that transformers can load in {directory}, but got: {error}") from error
+    mismatched = report["mismatched_keys"]
+    if mismatched:
+        name, stored, configured = min(mismatched)
+        raise UserError(
+            f"Expected the weights in {directory} to fit its config.json, but {len(mismatched)} have another shape: "
+            f"{name} is {tuple(stored)}, and config.json makes it {tuple(configured)}. Use the config.json that "
+            "belongs to them."
+        )
+    # transformers would fill what is missing with random numbers and drop what is left over.
+    missing = report["missing_keys"]
+    left_over = {key for key in report["unexpected_keys"] if ".layers." in key and "rotary_emb" not in key}
+    if missing == {"lm_head.weight"}:
+        raise UserError(
+            f"Expected the weights in {directory} to have an lm_head.weight, as config.json does not tie it to the "
+            "embedding matrix, but they have none. Set tie_word_embeddings to true there if the model is tied, or get "
+            "the missing weights."
+        )
+    for what, keys in (("missing", missing), ("left over", left_over)):
+        if keys:
+            raise UserError(
+                f"Expected the weights in {directory} to fit its config.json, but {len(keys)} are {what}, such as "
+                f"{min(keys)}. Use a checkpoint of a causal language model whose config.json belongs to it."
+            )
+    if config.tie_word_embeddings and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
+        _check_tied(directory, headers)
+    return model
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a file says of one of its tensors."""
+
+    file: Path
+    shape: tuple[int, ...]
+
+
+def _headers(directory: Path) -> dict[str, _Header]:
+    """The header of each tensor, of the files that transformers reads."""
+    headers = {}
+    for file in _weight_files(directory):
+        try:
+            with safe_open(file, framework="pt") as stored:
+                for name in stored.keys():  # noqa: SIM118  (it is no dict)
+                    headers[name] = _Header(file, tuple(stored.get_slice(name).get_shape()))
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"Expected {file} to be a whole safetensors file, but got: {error}. Copy or download it again."
+            ) from error
+    return headers
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    """The one file of a checkpoint, else the shards that its index names."""
+    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    try:
+        files = sorted({directory / name for name in json.loads(index.read_bytes())["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"Expected {index.name} in {directory} to say where each tensor is, but got: {error!r}. Copy or download "
+            "the checkpoint again."
+        ) from error
+    lost = [file.name for file in files if not file.is_file()]
+    if lost:
+        raise UserError(
+            f"Expected in {directory} the {len(files)} files that its {index.name} names, but {', '.join(lost)} "
+            "is not there. Copy or download the checkpoint again."
+        )
+    return files
+
+
+def _check_tied(directory: Path, headers: Mapping[str, _Header]) -> None:
+    """Refuses a head that is stored beside the embedding matrix that it is said to be, and is another."""
+    names = [next(name for name in headers if name.endswith(end)) for end in ("embed_tokens.weight", "lm_head.weight")]
+    files = [headers[name].file for name in names]
+    with safe_open(files[0], framework="pt") as first, safe_open(files[1], framework="pt") as second:
+        embedding, head = first.get_slice(names[0]), second.get_slice(names[1])
+        parts = [slice(start, start + _ROWS) for start in range(0, headers[names[0]].shape[0], _ROWS)]
+        if all(torch.equal(embedding[part], head[part]) for part in parts):
+            return
+    raise UserError(
+        f"Expected one matrix in {directory}, as its config.json ties the head to the embeddings "
+        f"(tie_word_embeddings), but {names[1]} and {names[0]} differ. Set tie_word_embeddings to false there if the "
+        f"head is its own, or take {names[1]} out of the weights."
+    )
