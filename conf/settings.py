@@ -16,9 +16,18 @@ from conf.values import checked_part
 from evaluators.settings import Settings
 from search.run.directory import CONFIG_FILE, read_config
 from search.run.finished import FinishedRun
+from space.checks import check_space
 from space.errors import UserError
 from space.space import SearchSpace
 
+# Of the space, what depends on the model.
+OF_THE_MODEL = ("mlp_step", "freeze_layers", "freeze_attention", "freeze_mlp", "min_layers")
+    "mlp_step",
+    "freeze_layers",
+    "freeze_attention",
+    "freeze_mlp",
+    "min_layers",
+)  # space.*, that depend on it
 # Field of `Settings` to the key of a configuration that it is made of.
 PARTS: Mapping[str, str] = {
     "model": "model",
@@ -72,7 +81,9 @@ def session_settings(config: Mapping[str, Any]) -> Settings:
         for name, part in parts.items():
             if isinstance(part, Mapping):
                 raise KeyError(f"{PARTS[name]}._target_")
-        parts["space"] = partial(SearchSpace, **parts["space"].keywords)  # of the standard library, not of Hydra
+        space = parts["space"].keywords
+        check_space(**{name: value for name, value in space.items() if name not in OF_THE_MODEL})
+        parts["space"] = partial(SearchSpace, **space)  # of the standard library, not of Hydra
         return Settings(**parts, training=config["search"]["distillation"], objectives=config["objectives"])
     except (KeyError, TypeError) as error:
         raise UserError(

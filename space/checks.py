@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from operator import index
 
+from space.deploy import require_deployment
 from space.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "float16")
+_NO_WHOLE_LAYERS = ("attention_widths", "merge_groups", "mlp_widths", "same_for_all_layers")
 
 
 def require_dtype(name: str) -> None:
@@ -50,3 +52,29 @@ def check_layers(name: str, values: object, layers: int) -> frozenset[int]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise UserError(f"space.{name}: expected a list of layers such as [0, -1], got {values!r}. Write it as a list.")
     return frozenset(check_count(name, value, -layers, layers - 1) % layers for value in values)
+
+
+def check_space(
+    *, deploy: str, min_decoder_params: float, max_decoder_params: float, whole_layers: bool, **flags: bool
+) -> None:
+    """What can be said of the settings of a space whatever the model; see `space.space.SearchSpace`.
+
+    Raises:
+        UserError: A setting is of another kind or out of its range, or settings contradict each other.
+    """
+    for name, flag in {**flags, "whole_layers": whole_layers}.items():
+        check_flag(name, flag)
+    require_deployment(deploy)
+    clashes = [name for name in _NO_WHOLE_LAYERS if flags[name]]
+    if whole_layers and clashes:
+        raise UserError(
+            f"space.whole_layers: expected it alone, got it with {', '.join(clashes)}. A layer is then dense or "
+            "gone, and has no width: set those to false, or whole_layers to false."
+        )
+    least = check_fraction("min_decoder_params", min_decoder_params)
+    most = check_fraction("max_decoder_params", max_decoder_params)
+    if least > most:
+        raise UserError(
+            f"space.min_decoder_params: expected at most max_decoder_params, which is {most:g}, got {least:g}. "
+            "Lower it, or raise max_decoder_params."
+        )

@@ -38,14 +38,19 @@ DEPLOYMENTS = {
 }
 
 
+def require_deployment(name: str) -> None:
+    """Raises UserError where there is no such row."""
+    if name not in DEPLOYMENTS:
+        raise UserError(f"space.deploy: expected one of {', '.join(DEPLOYMENTS)}, got {name!r}.")
+
+
 def deployment_of(name: str, spec: ModelSpec) -> Deployment:
     """The row of a deployment.
 
     Raises:
         UserError: There is none, or it does not run pruned models of the family.
     """
-    if name not in DEPLOYMENTS:
-        raise UserError(f"space.deploy: expected one of {', '.join(DEPLOYMENTS)}, got {name!r}.")
+    require_deployment(name)
     deployment = DEPLOYMENTS[name]
     if deployment.families is not None and spec.family not in deployment.families:
         raise UserError(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from space.blocks import LAYER, Block, block_options, make_blocks, make_rules
 from space.bounds import TRIES, random_genes, reach, tighten
 from space.candidate import Candidate, LayerShape, Option
-from space.checks import check_count, check_flag, check_fraction, check_layers
+from space.checks import check_count, check_layers, check_space
 from space.deploy import deployment_of
 from space.errors import UserError
 from space.ladders import depth_designs, uniform_genes
@@ -90,17 +90,18 @@ class SearchSpace:
         Raises:
             UserError: A setting is out of its range, settings contradict each other, or no design meets the bounds.
         """
-        flags = {
-            "attention_widths": attention_widths,
-            "merge_groups": merge_groups,
-            "mlp_widths": mlp_widths,
-            "remove_attention": remove_attention,
-            "remove_mlp": remove_mlp,
-            "whole_layers": whole_layers,
-            "same_for_all_layers": same_for_all_layers,
-        }
-        for name, flag in flags.items():
-            check_flag(name, flag)
+        check_space(
+            attention_widths=attention_widths,
+            merge_groups=merge_groups,
+            mlp_widths=mlp_widths,
+            remove_attention=remove_attention,
+            remove_mlp=remove_mlp,
+            whole_layers=whole_layers,
+            same_for_all_layers=same_for_all_layers,
+            deploy=deploy,
+            min_decoder_params=min_decoder_params,
+            max_decoder_params=max_decoder_params,
+        )
         deployment = deployment_of(deploy, spec)
         if deployment.same_layers and not whole_layers:
             same_for_all_layers, remove_attention, remove_mlp = True, False, False
@@ -110,14 +111,6 @@ class SearchSpace:
                     "freeze_layers, freeze_attention and freeze_mlp to [], or space=depth to drop whole layers."
                 )
         attention_widths = attention_widths and deployment.attention_widths
-        clashes = [
-            name for name in ("attention_widths", "merge_groups", "mlp_widths", "same_for_all_layers") if flags[name]
-        ]
-        if whole_layers and clashes:
-            raise UserError(
-                f"space.whole_layers: expected it alone, got it with {', '.join(clashes)}. A layer is then dense or "
-                "gone, and has no width: set those to false, or whole_layers to false."
-            )
         frozen = check_layers("freeze_layers", freeze_layers, spec.layers)
         frozen_attention = frozen | check_layers("freeze_attention", freeze_attention, spec.layers)
         frozen_mlp = frozen | check_layers("freeze_mlp", freeze_mlp, spec.layers)
@@ -128,13 +121,7 @@ class SearchSpace:
             if mlp_step is not None:
                 step = least_mlp_step(mlp_step, channels, multiple, deploy)
         min_layers = check_count("min_layers", min_layers, 1, spec.layers)
-        least = check_fraction("min_decoder_params", min_decoder_params)
-        most = check_fraction("max_decoder_params", max_decoder_params)
-        if least > most:
-            raise UserError(
-                f"space.min_decoder_params: expected at most max_decoder_params, which is {most:g}, got {least:g}. "
-                "Lower it, or raise max_decoder_params."
-            )
+        least, most = float(min_decoder_params), float(max_decoder_params)
 
         attention = attention_options(spec, widths=attention_widths, merge=merge_groups, remove=remove_attention)
         mlp = mlp_options(spec, step=step, remove=remove_mlp)

@@ -28,6 +28,7 @@ from space.models import hub, loading
 from space.models.architectures import ARCHITECTURES
 from space.models.loading import load_model, resolve_device, resolve_dtype
 from space.models.refusals import positions
+from space.space import SearchSpace
 
 SIZES = {
     "vocab_size": 256,
@@ -457,3 +458,13 @@ def test_hub_does_not_have_it(monkeypatch):
 def test_revision_is_for_hub_ids(saved):
     with pytest.raises(UserError, match=r"model\.revision=main is for hub ids"):
         load_model(str(saved), revision="main")
+
+
+def test_settings_are_held_against_the_model_before_its_weights_are_read(saved, monkeypatch):
+    def reads(*arguments):
+        raise AssertionError("the weights are read")
+
+    monkeypatch.setattr("space.models.loading._read_model", reads)
+    monkeypatch.setattr("space.models.loading.checkpoint_digest", reads)
+    with pytest.raises(UserError, match=r"space\.freeze_layers: expected a whole number from"):
+        load_model(str(saved), check_spec=lambda spec: SearchSpace(spec, freeze_layers=[99]))

@@ -55,7 +55,7 @@ def run_directory(path: Path | None, name: str) -> Iterator[Path]:
             ) from error
         except OSError as error:
             raise _unusable(path or Path("results"), error) from error
-        stack.callback(_tidy, made)
+        stack.callback(_tidy, directory, made)
         yield directory
 
 
@@ -81,14 +81,12 @@ def _make(directory: Path) -> list[Path]:
     return missing
 
 
-def _tidy(made: Sequence[Path]) -> None:
-    """Removes directories, the innermost first, that hold nothing but the lock."""
-    for directory in made:
-        if {each.name for each in directory.iterdir()} - {LOCK_FILE}:
-            return
-        (directory / LOCK_FILE).unlink(missing_ok=True)
-        with suppress(OSError):  # somebody is there just now
-            directory.rmdir()
+def _tidy(directory: Path, made: Sequence[Path]) -> None:
+    """Removes the lock of a directory, which is held, and what was made of directories and is empty still."""
+    (directory / LOCK_FILE).unlink(missing_ok=True)
+    with suppress(OSError):  # something is in it
+        for each in made:
+            each.rmdir()
 
 
 def _unusable(directory: Path, error: OSError) -> UserError:
