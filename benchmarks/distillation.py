@@ -20,9 +20,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from conf.settings import run_session
+from conf.sessions import run_session
 from evaluators.divergence import Divergence
-from evaluators.training.distillation import Distillation, Student
+from evaluators.training.distillation import Student
+from evaluators.training.recipes import Distillation
 from evaluators.training.teacher import Teacher
 from space.candidate import Candidate, LayerShape
 from space.spec import ModelSpec

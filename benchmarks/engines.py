@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.quality import best_of_size
-from conf.settings import composed, instantiated, run_session
+from conf.compose import composed
+from conf.sessions import run_session
+from conf.settings import instantiated
 from evaluators.latency.bench import make_clock
 from evaluators.latency.workload import Workload
 from search.run.finished import FinishedRun

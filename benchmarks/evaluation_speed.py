@@ -29,7 +29,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from conf.settings import run_session, stored_config
+from conf.sessions import run_session
+from conf.settings import stored_config
 from evaluators.divergence import Divergence
 from evaluators.refit_error import refit_error_measure
 from search.surrogate.sensitivity import REFIT_ERROR, Sweep

@@ -16,7 +16,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from conf.settings import composed, session_settings
+from conf.compose import composed
+from conf.settings import session_settings
 from evaluators.divergence import Divergence
 from evaluators.paths import Paths
 from evaluators.session import Session

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.quality import ROOT, best_of_size, load, perplexity
-from conf.settings import run_session
+from conf.sessions import run_session
 from search.run.finished import FinishedRun
 from search.run.picks import candidate_of
 

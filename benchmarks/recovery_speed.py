@@ -28,12 +28,14 @@ from torch import Tensor
 from benchmarks.device.machine import Machine
 from benchmarks.device.models import SHAPES, default_space, designs_of_size, sliced_supernet
 from benchmarks.device.stopwatch import wall_ms
-from conf.settings import composed, instantiated
+from conf.compose import composed
+from conf.settings import instantiated
 from evaluators.data.shards import WholeText
 from evaluators.data.sources import Source
 from evaluators.data.stream import TokenStream
 from evaluators.output_head import OutputHead
-from evaluators.training.recovery import Recovery, measured_speed
+from evaluators.training.recipes import Recovery
+from evaluators.training.recovery import measured_speed
 from space.models.loading import resolve_device, resolve_dtype
 from space.size import removed_params
 

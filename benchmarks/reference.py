@@ -21,7 +21,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from conf.settings import composed, session_settings
+from conf.compose import composed
+from conf.settings import session_settings
 from evaluators.base import Evaluation
 from evaluators.paths import Paths
 from evaluators.session import Session

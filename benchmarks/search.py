@@ -31,7 +31,8 @@ from plotly.subplots import make_subplots
 from rich.console import Console
 from rich.table import Table
 
-from conf.settings import composed, instantiated, session_settings
+from conf.compose import composed
+from conf.settings import instantiated, session_settings
 from evaluators.base import Evaluation, choose_metrics
 from evaluators.paths import Paths
 from evaluators.session import Session

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table as Printed
 
-from conf.settings import run_session, stored_config
+from conf.sessions import run_session
+from conf.settings import stored_config
 from evaluators.refit_error import refit_error_measure
 from search.agreement import rank_correlation
 from search.surrogate.features import BlockFeatures, Described

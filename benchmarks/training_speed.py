@@ -26,9 +26,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from conf.settings import run_session
+from conf.sessions import run_session
 from evaluators.divergence import Divergence
-from evaluators.training.distillation import Distillation, Student
+from evaluators.training.distillation import Student
+from evaluators.training.recipes import Distillation
 from evaluators.training.tuning import Tuning
 from search.run.finished import FinishedRun
 from search.run.front import is_dense

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from evaluators.data.shards import SUFFIXES
+from evaluators.data.places import SUFFIXES
 from evaluators.settings import Settings
 from space.locations import located
 

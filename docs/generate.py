@@ -21,7 +21,7 @@ import yaml
 from evaluators.latency.workload import Workload
 from search.views.watch.trackers import TRACKERS
 from space.deploy import DEPLOYMENTS
-from space.formats.registry import FORMATS
+from space.formats.requirements import FORMATS
 from space.markdown import escaped, table
 from space.models.architectures import ARCHITECTURES
 

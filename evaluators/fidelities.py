@@ -13,12 +13,12 @@ from evaluators.cost import cost_measure
 from evaluators.divergence import Divergence
 from evaluators.latency.table import LatencyTable
 from evaluators.refit_error import refit_error_measure
+from evaluators.settings import window_sizes
 from evaluators.training.healed import HealedEvaluator
 from evaluators.training.healing import Healer
 from evaluators.training.tuned import TunedEvaluator
 from evaluators.training.tuning import Tuning
 from space.candidate import Candidate
-from space.errors import UserError
 from space.supernet.supernet import Supernet
 
 CORRECTED = "corrected"  # the fidelity of subnets that are refit in sequence, and not trained
@@ -80,12 +80,7 @@ def fidelities(
             for the tuning.
     """
     length = search.shape[1]
-    sizes = [*(round(part * length) for part in parts), length]
-    if sizes != sorted(set(sizes)) or sizes[0] < 2:
-        raise UserError(
-            f"evaluators.fidelities: expected rising fractions of a window above 0 and below 1, of at least 2 of "
-            f"data.length={length} tokens, got {list(parts)}. Change one of them; [] leaves the full one alone."
-        )
+    sizes = window_sizes(parts, length)
     element = supernet.model.dtype.itemsize
     costs = [cost_measure(supernet.spec, context=context, bytes_per_element=element), table.measure()]
 

@@ -10,25 +10,26 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from evaluators.base import OPTIMISED, Evaluator, Metric, choose_metrics
-from evaluators.data.places import TextPlace
-from evaluators.data.splits import Part, TokenSplits, read_text
+from evaluators.base import OPTIMISED, Evaluator, Metric
+from evaluators.data.places import Part, TextPlace
+from evaluators.data.splits import TokenSplits, read_text
 from evaluators.data.stream import TokenStream, training_stream
 from evaluators.fidelities import Fidelities, fidelities
 from evaluators.latency.bench import EndToEnd, LatencyBench
 from evaluators.latency.clocks import cpu_name
 from evaluators.latency.table import LatencyTable
 from evaluators.paths import Paths, Show, Stage, unseen
-from evaluators.settings import Settings
-from evaluators.tasks.harness import ACC, Harness
-from evaluators.training.distillation import Distillation
-from evaluators.training.healing import Healer, Healing
+from evaluators.settings import ACC, Settings
+from evaluators.tasks.harness import Harness
+from evaluators.training.healing import Healer
+from evaluators.training.recipes import Distillation, Healing
 from evaluators.training.tuning import Tuning, finished_model, make_tuning
 from space.candidate import Candidate
 from space.files import kept
 from space.models.loading import LoadedModel, load_model
 from space.space import SearchSpace
 from space.spec import ModelSpec
+from space.supernet.preparation import prepared_supernet
 from space.supernet.store import is_prepared
 from space.supernet.supernet import Supernet
 
@@ -73,7 +74,7 @@ class Session:
         Raises:
             UserError: See `load_model`.
         """
-        return load_model(**asdict(self.settings.model), lengths=self.settings.lengths)
+        return load_model(**asdict(self.settings.model), lengths=self.settings.lengths, check_spec=self.settings.space)
 
     @property
     def spec(self) -> ModelSpec:
@@ -132,8 +133,8 @@ class Session:
             )
         tokens = self.windows("calibration")
         with self._stage("calibration and order of units") as show:
-            return preparation.supernet(
-                loaded, tokens, place, lambda index: show(index + 1, self.spec.layers), self.paths.cache
+            return prepared_supernet(
+                preparation, loaded, tokens, place, lambda index: show(index + 1, self.spec.layers), self.paths.cache
             )
 
     @cached_property
@@ -211,8 +212,7 @@ class Session:
         Raises:
             UserError: See `Harness`.
         """
-        settings = {name: value for name, value in asdict(self.settings.tasks).items() if name != "picks"}
-        return Harness(self.loaded.tokenizer, **settings)
+        return Harness(self.loaded.tokenizer, self.settings.tasks)
 
     def trained_facts(self) -> dict[str, object]:
         """What a model card should say of what a subnet has learned."""
@@ -254,7 +254,7 @@ class Session:
     @property
     def heals_in_loop(self) -> bool:
         """Whether the search is what has the supernet healed."""
-        return self.healer is not None and self.settings.training == "loop"
+        return self.settings.heals_in_loop
 
     @property
     def ladder(self) -> tuple[Evaluator, ...]:
@@ -266,9 +266,9 @@ class Session:
         """What the front is about.
 
         Raises:
-            UserError: See `choose_metrics`.
+            UserError: See `evaluators.settings.Settings.metrics`.
         """
-        return choose_metrics(self.settings.objectives, self.fidelities.search[-1].metrics)
+        return self.settings.metrics
 
     def timed(self, show: Show = lambda done, of: None) -> EndToEnd:
         """Times subnets end to end, and tells of the rounds."""

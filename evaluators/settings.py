@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from evaluators.data.places import TextPlace
-from evaluators.data.splits import Part
+from evaluators.base import Metric, choose_metrics
+from evaluators.cost import METRICS as COSTS
+from evaluators.data.places import Part, TextPlace
 from evaluators.latency.workload import Workload
-from evaluators.training.corrections import CorrectiveRefit
-from evaluators.training.distillation import Distillation
-from evaluators.training.healing import Healing
-from evaluators.training.tuning import MODES
+from evaluators.metrics import SEARCH_QUALITY, metric_named, metrics_named
+from evaluators.training.recipes import MODES, CorrectiveRefit, Distillation, Healing
+from space.checks import require_dtype
 from space.errors import UserError
 from space.space import SearchSpace
 from space.spec import ModelSpec
-from space.supernet.preparation import Preparation
+from space.supernet.recipe import Preparation
+
+AUTO = "auto"
+ACC = metric_named("acc")  # the mean over tasks, as an objective
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,9 @@ class ModelSettings:
     dtype: str = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        require_dtype(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,25 @@ class TextSettings(TextPlace):
         return {"calibration": self.calibration_windows, "search": self.search_windows, "heldout": self.heldout_windows}
 
 
+def window_sizes(parts: Sequence[float], length: int) -> list[int]:
+    """Tokens of a search window that each fidelity sees, the whole one last.
+
+    Args:
+        parts: Of the window, that the cheaper ones see.
+        length: Tokens of the window.
+
+    Raises:
+        UserError: The parts do not rise from above 0 to below 1, or give less than two tokens.
+    """
+    sizes = [*(round(part * length) for part in parts), length]
+    if sizes != sorted(set(sizes)) or sizes[0] < 2:
+        raise UserError(
+            f"evaluators.fidelities: expected rising fractions of a window above 0 and below 1, of at least 2 of "
+            f"data.length={length} tokens, got {list(parts)}. Change one of them; [] leaves the full one alone."
+        )
+    return sizes
+
+
 @dataclass(frozen=True)
 class FidelitySettings:
     """How candidates are asked about.
@@ -91,15 +117,16 @@ class FidelitySettings:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """Which tasks of lm-eval; the fields but `picks` are the arguments of `evaluators.tasks.harness.Harness`.
+    """Which tasks of lm-eval, and how they are asked.
 
     Attributes:
-        tasks: Names of tasks, groups or tags, or patterns of such.
+        tasks: Names of tasks, groups or tags, patterns of such (`arc_*`), or task files.
         picks: Points beside the recommended one that a run scores at its end.
-        num_fewshot: Examples in every prompt; None for each task's own number.
-        limit: Items of each task, from its first on; None for all.
-        include_path: Directory with task files of the user's own.
-        batch_size: Sequences of a forward pass, or `auto`.
+        num_fewshot: Examples in every prompt; None for each task's own number. Tasks that fix it at 0 keep it.
+        limit: Items of each task, from its first on; below 1 a fraction of them; None for all.
+        include_path: Directory with task files of the user's own; they come before lm-eval's.
+        batch_size: Sequences of a forward pass. `auto`: on CUDA what fits, as lm-eval finds it; elsewhere 1, lm-eval's
+            own default: nothing is padded, so that an item scores the same in any company, in bfloat16 too.
     """
 
     tasks: Sequence[str] = ()
@@ -107,13 +134,29 @@ class TaskSettings:
     num_fewshot: int | None = None
     limit: float | None = None
     include_path: str | None = None
-    batch_size: int | str = "auto"
+    batch_size: int | str = AUTO
 
     def __post_init__(self) -> None:
         tasks = (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks)
         object.__setattr__(self, "tasks", tasks)
         if self.picks < 0:
             raise UserError(f"evaluate.picks: expected at least 0, got {self.picks}.")
+        shots, limit, batch_size, place = self.num_fewshot, self.limit, self.batch_size, self.include_path
+        if not (shots is None or shots >= 0) or not (limit is None or limit > 0):
+            raise UserError(
+                "Task scores: expected num_fewshot of at least 0 and a limit above 0, or null for all, "
+                f"got {shots} and {limit}."
+            )
+        if batch_size != AUTO and (isinstance(batch_size, str) or batch_size < 1):
+            raise UserError(f"Task scores: expected batch_size of at least 1, or {AUTO}, got {batch_size!r}.")
+        if place is not None and not tasks:
+            raise UserError(f"Task scores: got include_path={place} but no tasks. Name them too: tasks=[my_task].")
+
+    def require_place(self) -> None:
+        """Raises UserError where there is no directory at `include_path`."""
+        place = self.include_path
+        if place is not None and not Path(place).is_dir():
+            raise UserError(f"Task scores: expected include_path to be a directory, there is none at {place}.")
 
 
 @dataclass(frozen=True)
@@ -175,6 +218,51 @@ class Settings:
         object.__setattr__(self, "objectives", tuple(self.objectives))
         if self.training not in MODES:
             raise UserError(f"search.distillation: expected one of {', '.join(MODES)}, got {self.training!r}.")
+
+    @property
+    def answered(self) -> tuple[Metric, ...]:
+        """The metrics that the search's evaluators answer with, the cheapest ones first."""
+        scores = (ACC,) if ACC.name in self.objectives else ()
+        return (*COSTS, *self.latency.metrics, *metrics_named(*SEARCH_QUALITY), *scores)
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """The objectives.
+
+        Raises:
+            UserError: See `choose_metrics`; or there are no tasks for an accuracy.
+        """
+        if ACC.name in self.objectives and not self.tasks.tasks:
+            raise UserError("objectives=[acc, ...]: expected tasks to measure it on, got none: evaluate.tasks=[piqa].")
+        return choose_metrics(self.objectives, self.answered)
+
+    @property
+    def untrained(self) -> int:
+        """How many fidelities look at subnets as they are.
+
+        Raises:
+            UserError: See `window_sizes`.
+        """
+        return len(window_sizes(self.evaluators.fidelities, self.text.length))
+
+    @property
+    def trained(self) -> int:
+        """How many fidelities of the search look at subnets after what follows their cached refit."""
+        if self.training != "loop":
+            return 0
+        if isinstance(self.distillation, Distillation):
+            return len(self.distillation.tokens)
+        return int(self.distillation is not None or self.correction is not None)
+
+    @property
+    def heals_in_loop(self) -> bool:
+        """Whether the search is what has the supernet healed."""
+        return self.training == "loop" and isinstance(self.distillation, Healing)
+
+    @property
+    def free(self) -> list[Metric]:
+        """The metrics of any candidate that constraints may bound and fixed-cost searches may have as their axis."""
+        return [*(metric for metric in self.answered if metric.free), *metrics_named("refit_error")]
 
     @property
     def lengths(self) -> dict[str, int]:

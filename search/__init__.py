@@ -6,6 +6,7 @@
 - `course`: counts, front and hypervolume, as a fold over them.
 - `algorithms`: NSGA-II, by pymoo.
 - `script`: algorithms written down as one function.
+- `rehearsal`: what a search would refuse, found out on a small model.
 
 What they stand on: `pareto` (geometry of fronts), `tables` (numbers that add up over genes), `constraints` (limits that
 users set), `agreement` (how well surrogates and cheap fidelities do), `differences` (between settings, in words).

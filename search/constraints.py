@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,15 +59,6 @@ def relative(name: str, value: float) -> bool:
     return name in _SIZED and 0 < value <= 1
 
 
-def quoted(arguments: Sequence[str], key: str) -> list[str]:
-    """Command-line arguments with the value of one setting quoted, as Hydra's grammar has no `<`."""
-    start = f"{key}="
-    return [
-        f"{start}'{argument[len(start) :]}'" if argument.startswith(start) and "'" not in argument else argument
-        for argument in arguments
-    ]
-
-
 def limits(constraints: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     """Name, relation (`<=` or `>=`) and value of every limit that is set, in the order of the mapping.
 
@@ -88,8 +79,27 @@ def limits(constraints: Mapping[str, Any]) -> list[tuple[str, str, float]]:
                 f"constraints.{name}: expected a number, which is an upper bound, or bounds such as "
                 f"{{min:0.5,max:0.8}}, got {bound}."
             )
+        if "min" in bounds and "max" in bounds and bounds["min"] > bounds["max"]:
+            raise UserError(f"constraints.{name}: expected min at most max, got {bound}. Lower min, or raise max.")
         triples += [(name, _BOUNDS[side], float(bounds[side])) for side in _BOUNDS if side in bounds]
     return triples
+
+
+def limits_on(constraints: Mapping[str, Any], names: Collection[str]) -> list[tuple[str, str, float]]:
+    """The limits that are set, see `limits`, all of them on some metrics.
+
+    Raises:
+        UserError: One is on another metric, or a bound is none.
+    """
+    bounds = limits(constraints)
+    for name, _, _ in bounds:
+        if name not in names:
+            raise UserError(
+                f"constraints: expected bounds on {', '.join(names)}, got one on {name}. "
+                "What is measured on text, such as kl, is an objective: pick from the front by it, such as "
+                "pick='heldout_ppl<=1.1x'."
+            )
+    return bounds
 
 
 def limits_text(constraints: Mapping[str, Any]) -> str:
@@ -109,15 +119,7 @@ def constrained(space: SearchSpace, constraints: Mapping[str, Any], free: Free) 
     Raises:
         UserError: There is no such metric, a bound is none, or no design is within them.
     """
-    bounds = limits(constraints)
-    dense = free(space.decode(space.levels - 1)) if bounds else {}
-    for name, relation, value in bounds:
-        if name not in dense:
-            raise UserError(
-                f"constraints: expected bounds on {', '.join(dense)}, got one on {name}. "
-                "What is measured on text, such as kl, is an objective: pick from the front by it, such as "
-                "pick='heldout_ppl<=1.1x'."
-            )
+    for name, relation, value in limits_on(constraints, free(space.decode(space.levels - 1))):
         table = tabulate(space, free, [name])[name]
         limit = value * table.base if relative(name, value) else value
         if relation == ">=":

@@ -137,8 +137,7 @@ def run_loop(
     Raises:
         UserError: An evaluator lacks an objective, the archive cannot be written, or most evaluations fail.
     """
-    if ask < 1:
-        raise UserError(f"search.ask: expected at least 1 candidate, got {ask}.")
+    require_ask(ask)
     for evaluator in evaluators:
         names = [metric.name for metric in evaluator.metrics]
         missing = [metric.name for metric in objectives if metric.name not in names]
@@ -168,6 +167,12 @@ def run_loop(
             on_progress(_progress(course, budget, evaluation, replayed, generation_done, algorithm.remark))
             if generation_done:
                 break
+
+
+def require_ask(ask: int) -> None:
+    """Raises UserError where a generation would have no candidates."""
+    if ask < 1:
+        raise UserError(f"search.ask: expected at least 1 candidate, got {ask}.")
 
 
 def _answers(

@@ -1,4 +1,4 @@
-"""Checks of the settings of a search space: what each may be, said in the words of the setting; free of torch."""
+"""Checks of settings of the model and of a search space: what each may be, said in its words; free of torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from collections.abc import Iterable
 from operator import index
 
 from space.errors import UserError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def require_dtype(name: str) -> None:
+    """Raises UserError unless it is `auto` or one of `DTYPES`."""
+    if name not in ("auto", *DTYPES):
+        raise UserError(f"Expected dtype to be one of auto, {', '.join(DTYPES)}, got {name!r}.")
 
 
 def check_flag(name: str, value: bool) -> None:

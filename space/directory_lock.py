@@ -7,12 +7,14 @@ that one process deletes what another has looked up and not yet read, or is just
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_FILE = ".lock"
+LOCK_FILE = ".lock"
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -43,13 +45,50 @@ def alone_in(directory: Path) -> Iterator[bool]:
             os.close(file)
 
 
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """This process alone is at work in the directory, until the context is left or the process ends, however it does.
+
+    Where there can be no lock, this goes on without, as `in_use` does.
+
+    Raises:
+        BlockingIOError: Another process holds it.
+    """
+    file = _opened(directory)
+    try:
+        while file is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:
+                _log.warning("%s: the file system has no locks; make sure that no second process uses it.", directory)
+                break
+            if _is_there(file, directory):
+                break
+            os.close(file)  # whoever held it before has removed it
+            file = _opened(directory)
+        yield
+    finally:
+        if file is not None:
+            os.close(file)
+
+
+def _is_there(file: int, directory: Path) -> bool:
+    """Whether this file is the directory's lock still."""
+    try:
+        return os.path.samestat(os.fstat(file), (directory / LOCK_FILE).stat())
+    except FileNotFoundError:
+        return False
+
+
 def _opened(directory: Path) -> int | None:
     """The lock's file, which the first to use the directory makes; None where that is impossible."""
     with suppress(OSError):
         directory.mkdir(parents=True, exist_ok=True)
     for mode in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):  # reading is enough to share it
         with suppress(OSError):
-            return os.open(directory / _FILE, mode | os.O_CLOEXEC, 0o666)
+            return os.open(directory / LOCK_FILE, mode | os.O_CLOEXEC, 0o666)
     return None
 
 

@@ -8,7 +8,7 @@ import torch
 
 from space.supernet.calibration import gather
 from space.supernet.compensation import factor, lost_energy, refit
-from space.supernet.importance import RULES, attention_order, damped, mlp_order, obs_order
+from space.supernet.importance import ORDERS, attention_order, damped, mlp_order, obs_order
 
 
 def correlated(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -64,14 +64,14 @@ def test_obs_one_at_a_time_is_the_exact_greedy_order() -> None:
     assert order.flip(0).tolist()[:-1] == removed
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", ORDERS)
 def test_a_useless_unit_is_last(rule: str) -> None:
     inputs, weight = correlated(300, 12), torch.randn(6, 12, generator=torch.Generator().manual_seed(5))
     weight[:, 4] = 0
     weight[:, 6:8] = 0  # head 3 of 2 columns, of group 1
     gram = damped(inputs.T @ inputs, 0.01)
-    assert 4 in mlp_order(gram, weight, RULES[rule], 12)[-3:].tolist()
-    order = attention_order(gram, weight, 3, 2, RULES[rule])
+    assert 4 in mlp_order(gram, weight, ORDERS[rule], 12)[-3:].tolist()
+    order = attention_order(gram, weight, 3, 2, ORDERS[rule])
     assert sorted(order.groups.tolist()) == [0, 1, 2]
     assert order.heads[1].tolist() == [0, 1] if rule != "obs" else order.heads.shape == (3, 2)
     assert order.heads.sort(1).values.tolist() == [[0, 1]] * 3

@@ -12,33 +12,22 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import MissingMandatoryValue
 
-from conf.settings import (
-    PARTS,
-    composed,
-    instantiated,
-    run_session,
-    run_settings,
-    session_settings,
-    stored_config,
-)
+from conf.compose import composed
+from conf.sessions import run_session
+from conf.settings import PARTS, instantiated, session_settings, stored_config
+from entries.settings import run_settings
 from evaluators.base import choose_metrics
 from evaluators.cost import cost_measure
 from evaluators.data.places import TextPlace
 from evaluators.latency.workload import LATENCY, Workload
 from evaluators.metrics import metric_named, metrics_named
 from evaluators.settings import FidelitySettings, ModelSettings, Settings, TaskSettings, TextSettings
-from evaluators.tasks.harness import Harness
-from evaluators.training.corrections import CorrectiveRefit
-from evaluators.training.distillation import Distillation
-from evaluators.training.healing import Healing
-from evaluators.training.polish import Polish
-from evaluators.training.recovery import Recovery
-from evaluators.training.tuning import MODES
-from search.constraints import limits_text, quoted
+from evaluators.training.recipes import MODES, CorrectiveRefit, Distillation, Healing, Polish, Recovery
+from search.constraints import limits_text
 from search.loop import Budget
 from search.protocol import Task
+from search.run.commands import quoted
 from search.run.directory import FREE_SETTINGS, open_run_directory
 from search.run.recommended import Recommend
 from space.candidate import Candidate
@@ -47,7 +36,7 @@ from space.formats.registry import format_of
 from space.models.loading import load_model
 from space.space import SearchSpace
 from space.spec import ModelSpec
-from space.supernet.preparation import Preparation
+from space.supernet.recipe import Preparation
 
 CONF = Path(__file__).parents[1] / "conf"
 SPEC = ModelSpec(
@@ -86,7 +75,7 @@ def keys_of(part: Config) -> set[str]:
 def check_model(config: Config) -> None:
     settings = instantiated(config["model"])
     assert isinstance(settings, ModelSettings)
-    assert keys_of(config["model"]) == set(asdict(settings)) == arguments_of(load_model, "lengths")
+    assert keys_of(config["model"]) == set(asdict(settings)) == arguments_of(load_model, "lengths", "check_spec")
 
 
 def check_data(config: Config) -> None:
@@ -260,6 +249,49 @@ def test_a_value_that_is_refused_is_told_in_the_words_of_who_refuses_it(override
         session_settings(composed(override))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["objectives=[kl,speed]"], r"objectives: expected two or three of .*, got kl, speed"),
+        (["objectives=[acc,latency_ms]"], r"objectives=\[acc, \.\.\.\]: expected tasks to measure it on"),
+        (["objectives=[params,latency_ms]"], "search=surrogate: expected at least one objective that is measured on"),
+        (["constraints.kv_bytes=much"], r"constraints\.kv_bytes: expected a number"),
+        (["constraints.params={min:0.8,max:0.3}"], r"constraints\.params: expected min at most max"),
+        (["constraints.decode_ms=0.5"], "expected bounds on params, .*, got one on decode_ms"),
+        (["search=nsga2", "search.distillation=loop"], "search.distillation=loop: expected search=surrogate"),
+        (["search.algorithm.promoted=3"], "search=surrogate: expected starts of at least 0, promoted above 0"),
+        (["search.algorithm.predictor=oracle"], "predictor: expected auto or one of"),
+        (["search=evolution", "search.algorithm.axis=beauty"], "expected an axis among .*, got beauty"),
+        (["search=dp", "search.algorithm.axis=beauty"], "expected an axis among .*, got beauty"),
+        (["search.ask=0"], r"search\.ask: expected at least 1 candidate, got 0"),
+        (["evaluators.fidelities=[0.5,0.25]"], r"evaluators\.fidelities: expected rising fractions"),
+        (["budget.tokens=null"], "Budget: expected a limit of evaluations or of tokens"),
+        (["evaluate.include_path=x"], "got include_path=x but no tasks"),
+        (["evaluate.include_path=x", "evaluate.tasks=[y]"], "expected include_path to be a directory, there is none"),
+        (["tracker=neptune"], "tracker: expected none, tensorboard, mlflow, wandb, got neptune"),
+        (["compare=[nowhere]"], "nowhere"),
+        (["model.dtype=int3"], "Expected dtype to be one of auto, float32, bfloat16, float16"),
+        (["seed=-1"], "seed: expected at least 0, got -1"),
+        (["seed=abc"], r"seed: expected a whole number, got 'abc'"),
+        (["budget.tokens=abc"], r"budget\.tokens: expected a whole number or null, got 'abc'"),
+        (["data.search_windows=1.5"], r"data\.search_windows: expected a whole number, got 1\.5"),
+        (["samples.prompts=[1]"], r"samples\.prompts: expected a list, each text, got \[1\]"),
+        (["space.merge_groups=maybe"], r"space\.merge_groups: expected true or false, got 'maybe'"),
+    ],
+)
+def test_a_run_is_refused_by_its_settings_alone(overrides: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        run_settings(composed(*overrides), [])
+
+
+@pytest.mark.parametrize("search", sorted(path.stem for path in (CONF / "search").glob("*.yaml")))
+def test_a_run_that_is_fine_is_not_refused(search: str) -> None:
+    settings = run_settings(composed(f"search={search}", "budget.tokens=2e6", "constraints.params=0.5"), ["seed=0"])
+    assert settings.budget.tokens == 2_000_000
+    assert isinstance(settings.budget.tokens, int)
+    assert (settings.run_dir, settings.arguments) == (None, ["seed=0"])
+
+
 def test_settings_of_another_version_are_refused() -> None:
     config = composed()
     for changed in (
@@ -298,18 +330,18 @@ def test_a_run_goes_on_about_the_model_and_text_that_it_began_with(tmp_path: Pat
     open_run_directory(tmp_path, stored)
 
     def session(*overrides: str) -> Settings:
-        return run_settings(composed(f"run_dir={tmp_path}", *overrides)).session
+        return run_settings(composed(f"run_dir={tmp_path}", *overrides), []).session
 
     same, moved = session("model.path=b/c"), session("model.path=/now/here", "data.path=/now/here.txt")
     assert same.model == ModelSettings("b/c", "c0ffee", "m")  # also when the hub has a newer commit
     assert moved.model == ModelSettings("/now/here", None, "m")
     assert (moved.text.path, moved.text.digest) == ("/now/here.txt", "t")
-    config = run_settings(composed(f"run_dir={tmp_path}", "model.path=/now/here", "data.path=/now/here.txt")).stored
+    config = run_settings(composed(f"run_dir={tmp_path}", "model.path=/now/here", "data.path=/now/here.txt"), []).stored
     open_run_directory(tmp_path, config, free=FREE_SETTINGS)
     with pytest.raises(UserError, match=r"model\.digest: 'm' -> 'x'\n  data\.field: 'text' -> 'body'"):
         open_run_directory(
             tmp_path,
-            run_settings(composed(f"run_dir={tmp_path}", "model.digest=x", "data.field=body")).stored,
+            run_settings(composed(f"run_dir={tmp_path}", "model.digest=x", "data.field=body"), []).stored,
             free=FREE_SETTINGS,
         )
 
@@ -334,8 +366,8 @@ def test_the_export_composes() -> None:
     assert format_of("gguf", config["gguf"]["type"]).suffix == "-gguf-f16"
 
 
-def test_the_settings_of_task_scores_are_those_of_the_harness() -> None:
-    accepted = arguments_of(Harness, "tokenizer")
+def test_the_settings_of_task_scores_are_those_of_a_run() -> None:
+    accepted = {field.name for field in fields(TaskSettings)} - {"picks"}
     places = {"model", "data"}
     alone = composed("run_dir=results/x", "tasks=[piqa,arc_easy]", name="score")
     assert (
@@ -353,7 +385,7 @@ def test_the_dashboard_is_for_this_machine_alone_unless_told_otherwise() -> None
 
 @pytest.mark.parametrize("name", ["export", "score", "dashboard"])
 def test_a_run_has_to_be_named(name: str) -> None:
-    with pytest.raises(MissingMandatoryValue, match="run_dir"):
+    with pytest.raises(UserError, match=r"run_dir: expected a value, as it has no default, got none\. Give it"):
         composed(name=name)
 
 

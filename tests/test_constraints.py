@@ -12,12 +12,13 @@ from evaluators.base import Evaluation
 from evaluators.cost import cost_measure
 from evaluators.metrics import metric_named
 from search.algorithms import NSGA2
-from search.constraints import Constraint, constrained, limits_text, quoted
+from search.constraints import Constraint, constrained, limits_text
 from search.protocol import Algorithm, Task
 from search.rivals.additive import AdditiveDesigns
 from search.rivals.baselines import Ladders, RandomSearch
 from search.rivals.evolution import Evolution
 from search.rivals.greedy import GreedyRemoval
+from search.run.commands import quoted
 from search.surrogate.surrogate import SurrogateNSGA2
 from space.candidate import Candidate
 from space.errors import UserError

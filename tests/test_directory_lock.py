@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers_run import ROOT
 
-from space.directory_lock import alone_in, in_use
+from space.directory_lock import LOCK_FILE, alone_in, held, in_use
 
 
 def alone(directory: Path) -> bool:
@@ -35,6 +35,24 @@ def test_nobody_is_alone_while_another_process_is_at_work(tmp_path: Path) -> Non
             pass
         process.kill()  # and with a process its lock ends
     assert alone(place)
+
+
+def test_a_directory_is_held_by_one_process_until_that_ends(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom space.directory_lock import held\n"
+        "with held(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(BlockingIOError), held(tmp_path):
+            pass
+        process.kill()  # and with a process its lock ends
+    with held(tmp_path):
+        (tmp_path / LOCK_FILE).unlink()  # as who leaves nothing behind does
+        with held(tmp_path), pytest.raises(BlockingIOError), held(tmp_path):  # what is made then is another lock
+            pass
 
 
 def test_who_comes_while_another_deletes_waits(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from conftest import random_tokens
 from torch.nn import functional as F
 
 from evaluators.output_head import OutputHead
-from evaluators.training.distillation import TRAINABLE, Distillation, Student, cross_entropy
+from evaluators.training.distillation import Student, cross_entropy
+from evaluators.training.recipes import TRAINABLE, Distillation
 from evaluators.training.teacher import Teacher, spread_layers
 from space.candidate import Candidate
 from space.errors import UserError

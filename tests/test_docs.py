@@ -21,13 +21,17 @@ from helpers_run import ROOT, TINY_RUN, ended, start
 from lm_eval._cli.harness import HarnessCLI
 from torch.distributed.run import get_args_parser
 
-from conf.settings import composed, instantiated, run_settings
-from evaluators.data.shards import SUFFIXES
+from conf.compose import composed
+from conf.settings import instantiated
+from entries.settings import run_settings
+from evaluators.data.places import SUFFIXES
 from evaluators.metrics import METRICS
 from evaluators.settings import TaskSettings
-from search.constraints import Constraint, quoted
+from search.constraints import Constraint
+from search.run.commands import quoted
 from search.run.picks import NAMED
-from space.formats.registry import FORMATS, format_of
+from space.formats.registry import format_of
+from space.formats.requirements import FORMATS
 
 PAGES = [
     *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md", ROOT / "results/README.md"),
@@ -71,7 +75,9 @@ def check_pick(pick: str) -> None:
 
 
 def check_search(overrides: Sequence[str]) -> None:
-    run_settings(composed(*overrides))
+    if "--multirun" in overrides:  # the first job of the sweep
+        overrides = [override.split(",")[0] for override in overrides if override != "--multirun"]
+    run_settings(composed(*overrides) | {"compare": []}, overrides)
 
 
 def check_export(overrides: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from evaluators.fidelities import Fidelities, fidelities
 from evaluators.latency.table import LatencyTable, PhaseTable
 from evaluators.latency.workload import Workload
 from evaluators.refit_error import refit_error_measure
-from evaluators.training.corrections import CorrectiveRefit
+from evaluators.training.recipes import CorrectiveRefit
 from evaluators.training.tuning import Tuning
 from space.candidate import Candidate
 from space.errors import UserError

@@ -23,7 +23,8 @@ from space.errors import ShapeError, UserError
 from space.formats.checkpoint import checkpoint_parts
 from space.formats.equal_forms import widened
 from space.formats.model_card import model_card
-from space.formats.registry import FORMATS, format_of
+from space.formats.registry import format_of
+from space.formats.requirements import FORMATS
 from space.formats.verify import Verification
 
 UNEQUAL = [(6, 3, 48), DENSE, DENSE, DENSE]

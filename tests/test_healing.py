@@ -13,8 +13,8 @@ from conftest import random_tokens
 
 from evaluators.divergence import Divergence
 from evaluators.training.healed import HealedEvaluator
-from evaluators.training.healing import Healer, Healing, gentle_until
-from evaluators.training.shared_training import TRAINABLE
+from evaluators.training.healing import Healer, gentle_until
+from evaluators.training.recipes import SHARED_TRAINABLE, Healing
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.corrective_refit import correct
@@ -93,7 +93,7 @@ def test_changed_weights_are_a_supernet_with_the_same_dense_model(family: str, m
         assert asked(design) == Divergence(healed, TOKENS)(design)
 
 
-@pytest.mark.parametrize("trainable", TRAINABLE)
+@pytest.mark.parametrize("trainable", SHARED_TRAINABLE)
 def test_all_designs_learn_the_one_that_was_never_trained_too(
     trainable: str, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:

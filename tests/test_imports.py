@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("space", "evaluators", "search")
+PACKAGES = ("space", "evaluators", "search", "entries")
+CONF = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "conf").glob("*.py"))
 ENTRIES = ("run_search.py", "export_subnet.py", "score_subnet.py", "dashboard.py")
 MODULES = sorted(
     str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")
@@ -35,6 +36,7 @@ ROOMS = (
     "search",
     "search.run",
     "search.views",
+    "entries",
 )
 TORCH_FREE = (
     *(f"space.{path.stem}" for path in (ROOT / "space").glob("*.py") if path.stem != "__init__"),
@@ -77,11 +79,13 @@ def test_the_walk_finds_the_modules_and_their_imports() -> None:
     assert {room(source.removesuffix(".py").replace("/", ".")) for source in MODULES} == set(ROOMS)
 
 
-@pytest.mark.parametrize("source", [*MODULES, "conf/settings.py"])
+@pytest.mark.parametrize("source", [*MODULES, *CONF])
 def test_imports_go_down_only(source: str) -> None:
     own = room(source.removesuffix(".py").replace("/", "."))
-    height = ROOMS.index(own) if own else len(ROOMS)
-    entries = {entry.removesuffix(".py") for entry in ENTRIES} | ({"conf", "benchmarks"} if own else set())
+    height = ROOMS.index(own or "search.views")  # what conf stands on
+    entries = {entry.removesuffix(".py") for entry in ENTRIES} | {"benchmarks"}
+    if own and own != "entries":
+        entries.add("conf")
     for name in imports_of(source):
         assert top(name) not in entries, f"{source} imports {name}"
         if room(name):
@@ -89,7 +93,9 @@ def test_imports_go_down_only(source: str) -> None:
 
 
 def test_search_knows_the_torch_free_types_alone() -> None:
-    known = {f"space.{name}" for name in ("candidate", "spec", "space", "errors", "files", "markdown")}
+    known = {
+        f"space.{name}" for name in ("candidate", "spec", "space", "errors", "files", "markdown", "directory_lock")
+    }
     known |= {"evaluators.base", "evaluators.metrics", "evaluators.latency.table_error"}
     for source in MODULES:
         if source.startswith("search/"):
@@ -111,12 +117,46 @@ def test_some_libraries_are_seen_in_one_place() -> None:
 
 
 @pytest.mark.parametrize("library", ["hydra", "omegaconf"])
-def test_hydra_is_seen_in_the_entries_and_in_one_place_beside(library: str) -> None:
+def test_hydra_is_seen_in_one_place(library: str) -> None:
     """Benchmarks too open sessions with values, and no configuration goes further down."""
     product = [source for source in SOURCES if not source.startswith("tests/")]
     found = {source for source in product if library in map(top, imports_of(source))}
-    assert "conf/settings.py" in found
-    assert found <= {*ENTRIES, "conf/settings.py"}
+    assert found
+    assert {str(Path(source).parent) for source in found} == {"conf"}
+
+
+HEAVY = ("torch", "transformers", "datasets", "pandas", "sklearn", "pymoo", "plotly", "lm_eval", "rich", "dash")
+
+
+def loaded_by(code: str, *heavy: str) -> set[str]:
+    """Which of these libraries a process has loaded at its end, however it ends."""
+    report = (
+        f"import atexit, sys\natexit.register(lambda: print('loaded', *(n for n in {heavy} if n in sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", report + code], cwd=ROOT, capture_output=True, text=True, check=False)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("loaded")]
+    return set(line.split()) & set(heavy)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("argument", ["--help", "rn_dir=x"])
+def test_help_and_wrong_names_need_none_of_the_heavy_libraries(entry: str, argument: str) -> None:
+    code = f"import runpy\nsys.argv = [{entry!r}, {argument!r}]\nrunpy.run_path({entry!r}, run_name='__main__')"
+    assert loaded_by(code, *HEAVY) == set()
+
+
+@pytest.mark.parametrize(
+    ("entry", "arguments"),
+    [
+        ("run_search.py", ["objectives=[kl,speed]"]),
+        ("export_subnet.py", ["run_dir=nowhere", "format=zip"]),
+        ("score_subnet.py", ["run_dir=nowhere", "limit=-1"]),
+        ("dashboard.py", ["run_dir=nowhere"]),
+    ],
+)
+def test_wrong_values_are_refused_without_torch(entry: str, arguments: list[str]) -> None:
+    code = f"import runpy\nsys.argv = {[entry, *arguments]}\nrunpy.run_path({entry!r}, run_name='__main__')"
+    assert loaded_by(code, "torch", "transformers", "datasets", "lm_eval") == set()
 
 
 def test_what_is_called_torch_free_runs_where_there_is_no_torch() -> None:

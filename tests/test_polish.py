@@ -16,8 +16,8 @@ from conftest import random_tokens
 from helpers_data import stream_of
 
 from evaluators.data.splits import TokenSplits
-from evaluators.training.polish import Polish, Polished, polish
-from evaluators.training.recovery import Recovery
+from evaluators.training.polish import Polished, polish
+from evaluators.training.recipes import Polish, Recovery
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet

@@ -14,7 +14,8 @@ from conftest import VOCAB, random_tokens, tiny_model
 from space.candidate import Candidate
 from space.errors import UserError
 from space.models.loading import LoadedModel
-from space.supernet.preparation import Preparation
+from space.supernet.preparation import prepared_supernet
+from space.supernet.recipe import Preparation
 from space.supernet.store import is_prepared
 from space.supernet.supernet import Supernet
 
@@ -40,7 +41,7 @@ def prepare(tmp_path: Path) -> Open:
         loaded = LoadedModel(model, None, spec, dtype, torch.device("cpu"), "nowhere")
         calibrated: list[int] = []
         directory = tmp_path / "runs" / run / "supernet"
-        return Preparation(**settings).supernet(loaded, tokens, directory, calibrated.append), calibrated
+        return prepared_supernet(Preparation(**settings), loaded, tokens, directory, calibrated.append), calibrated
 
     return open_in
 
@@ -111,7 +112,7 @@ def test_a_calibration_that_was_killed_is_made_anew(prepare: Open, cache: Path) 
     model, spec = tiny_model("llama")
     loaded = LoadedModel(model, None, spec, torch.float32, torch.device("cpu"), "nowhere")
     with pytest.raises(KeyboardInterrupt):
-        Preparation().supernet(loaded, TOKENS, cache.parent / "run", killed)
+        prepared_supernet(Preparation(), loaded, TOKENS, cache.parent / "run", killed)
     assert list((cache / "supernets").iterdir()) == []
     assert not is_prepared(cache.parent / "run")
     assert prepare("one")[1] == [0, 1, 2, 3]

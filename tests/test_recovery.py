@@ -18,7 +18,8 @@ from conftest import random_tokens
 from helpers_data import stream_of
 
 from evaluators.training.progress import RecoveryProgress
-from evaluators.training.recovery import Recovery, measured_speed, recover
+from evaluators.training.recipes import Recovery
+from evaluators.training.recovery import measured_speed, recover
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
@@ -142,7 +143,8 @@ import torch
 from conftest import random_tokens, tiny_model
 from helpers_data import stream_of
 from evaluators.training.processes import Processes
-from evaluators.training.recovery import Recovery, recover
+from evaluators.training.recipes import Recovery
+from evaluators.training.recovery import recover
 from space.candidate import Candidate
 from space.supernet.supernet import Supernet
 

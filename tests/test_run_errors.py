@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import resource
+import shlex
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from helpers_commands import (
@@ -19,10 +21,10 @@ from helpers_commands import (
     two_at_a_time,
     whole_lines,
 )
-from helpers_run import ended
+from helpers_run import TINY_RUN, ended, start
 from transformers import GPT2Config
 
-from search.run.directory import FRONT_FILE
+from search.run.directory import FRONT_FILE, run_directory
 from search.run.finish import REFERENCE_POINTS
 
 
@@ -37,6 +39,7 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "wrong family": ("gpt2", "llama", "gemma3_text"),
     "impossible bounds": ("min_decoder_params", "0.9", "0.1"),
     "run directory in the way": ("run_dir=", "Choose another run_dir"),
+    "run directory in use": ("run_dir=", "another process searches there", "choose another run_dir"),
     "changed setting": ("seed: 0 -> 1", "search.algorithm.population: 10 -> 12", "new run_dir"),
     "changed text": ("text of the run, with the digest ", "other.txt has ", "data.path"),
     "changed device": ("threads: 64 -> 1", "device: Imaginary 9000 -> ", "another run_dir"),
@@ -69,13 +72,15 @@ def failed(llama: Place) -> dict[str, Done]:
             "impossible", "space.min_decoder_params=0.9", "space.max_decoder_params=0.1"
         ),
         "run directory in the way": lambda: llama.search("in-the-way"),
+        "run directory in use": lambda: llama.search("in use", "model.path=no-such-model"),
         "changed setting": lambda: llama.search("changed setting", "seed=1", "search.algorithm.population=12"),
         "changed text": lambda: llama.search("changed text", f"data.path={directory / 'other.txt'}"),
         "changed device": lambda: llama.search("changed device", more),
         "full disk in calibration": lambda: llama.search("calibrated", cache="full cache", preexec=full_after(6000)),
         "full disk in the search": lambda: llama.search("full disk in the search", more, preexec=full_after(limit)),
     }
-    return two_at_a_time(jobs)
+    with run_directory(llama.run("in use"), "search"):  # as another search does
+        return two_at_a_time(jobs)
 
 
 @pytest.mark.parametrize("mistake", ERRORS)
@@ -111,5 +116,31 @@ def test_a_full_disk_ends_the_search_where_the_next_run_goes_on(llama: Place, fa
     assert EVALUATIONS + 20 <= len(archived(run)) <= EVALUATIONS + 20 + REFERENCE_POINTS  # uniform designs at its end
 
 
-def test_mistakes_left_nothing_in_the_working_directory(llama: Place, failed: dict[str, Done]) -> None:
+def test_mistakes_left_nothing_behind(llama: Place, failed: dict[str, Done]) -> None:
     assert list(llama.cwd.iterdir()) == []
+    assert not any(llama.run(run).exists() for run in ("garbage", "empty", "gpt2 run", "impossible", "in use"))
+
+
+def test_a_sweep_goes_on_after_a_refused_job_and_each_report_has_its_own_command(llama: Place, tmp_path: Path) -> None:
+    model = f"model.path={llama.model}", f"data.path={llama.model / 'text.txt'}"
+    few = "search=random", "search.distillation=off", "distillation=default", "budget.evaluations=6", "tracker=none"
+    tiny = [setting for setting in TINY_RUN if not setting.startswith(("distillation", "search."))]
+    process = start(
+        "run_search.py", "--multirun", *model, *tiny, *few, "data.length=5000,32", "name='a b'", "seed=3",
+        cwd=tmp_path, cache=llama.cache,
+    )  # fmt: skip
+    done = ended(process)
+    assert done.returncode == 1
+    first, last = done.stderr.splitlines()
+    assert first.startswith("error: job 0 (")
+    assert "data.length=5000" in first
+    assert last == "error: 1 of the jobs were refused: 0"
+    (run,) = (path for path in (tmp_path / "results").iterdir() if path.is_dir())
+    assert run.name.startswith("a b-")
+    (command,) = {
+        line
+        for line in (run / "report.md").read_text().splitlines()
+        if line.startswith("python run_search.py") and "run_dir" not in line and "profile_only" not in line
+    }
+    assert "--multirun" not in command
+    assert {"data.length=32", "name='a b'", "seed=3"} <= set(shlex.split(command))

@@ -23,13 +23,12 @@ from evaluators.latency.workload import Workload
 from evaluators.paths import Paths, Show
 from evaluators.session import Session
 from evaluators.settings import FidelitySettings, ModelSettings, Settings, TextSettings
-from evaluators.training.corrections import CorrectiveRefit
-from evaluators.training.distillation import Distillation
+from evaluators.training.recipes import CorrectiveRefit, Distillation
 from search.archive import Archive
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace
-from space.supernet.preparation import Preparation
+from space.supernet.recipe import Preparation
 
 CUT = Candidate.from_rows([[4, 2, 16], [6, 3, 48], [0, 0, 32], [6, 3, 0]])
 OTHER_PROCESS = """

@@ -25,7 +25,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import conf
-from conf.settings import composed, instantiated
+from conf.compose import composed
+from conf.settings import instantiated
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 from space.size import decoder_params

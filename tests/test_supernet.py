@@ -14,7 +14,7 @@ from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 from space.models.pruned import PrunedConfigs, modeling_of
 from space.size import total_params
-from space.supernet.importance import RULES
+from space.supernet.recipe import RULES
 from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]

@@ -15,8 +15,8 @@ from conftest import random_tokens
 from evaluators.base import Evaluator
 from evaluators.divergence import Divergence
 from evaluators.training import tuning as tuning_module
-from evaluators.training.corrections import CorrectiveRefit
-from evaluators.training.distillation import Distillation, Student
+from evaluators.training.distillation import Student
+from evaluators.training.recipes import CorrectiveRefit, Distillation
 from evaluators.training.teacher import Lesson
 from evaluators.training.tuned import TunedEvaluator
 from evaluators.training.tuning import SAVED_EVERY, Tuning, make_tuning

@@ -14,8 +14,8 @@ import torch
 from conftest import random_tokens, tiny_model
 
 from evaluators.output_head import OutputHead
-from evaluators.training.corrections import CorrectiveRefit
-from evaluators.training.distillation import Distillation, Student
+from evaluators.training.distillation import Student
+from evaluators.training.recipes import CorrectiveRefit, Distillation
 from evaluators.training.teacher import Teacher
 from evaluators.training.tuning import SAVED_EVERY, Tuning
 from space.candidate import Candidate

@@ -144,7 +144,7 @@ def test_quiet_is_the_directory_warnings_and_the_next_commands() -> None:
 def test_the_end_in_lines_has_the_front_and_commands_that_a_shell_reads_right() -> None:
     lines = printed(search_ended())
     assert any(answer(4).candidate.key in line for line in lines)
-    assert lines[-2] == "export: python export_subnet.py 'run_dir='\"'\"'results/a run'\"'\"'' pick=recommended"
+    assert lines[-2] == "export: python export_subnet.py \"run_dir='results/a run'\" pick=recommended"
     assert override("run_dir", "results/plain-1.0") == "run_dir=results/plain-1.0"
     assert [*next_commands(RUN_DIR, None)] == ["look"]  # where there is nothing to take
     assert next_commands(Path("a"), "s1")["export"] == "python export_subnet.py run_dir=a pick=s1"
@@ -152,7 +152,7 @@ def test_the_end_in_lines_has_the_front_and_commands_that_a_shell_reads_right() 
         RUN_DIR, ["space=depth", "run_dir=x", "progress=json", "tracker=none", "objectives=[kl,params]"]
     )
     assert started["run"] == "python run_search.py space=depth 'objectives=[kl,params]'"
-    assert started["resume"].startswith(started["run"] + " 'run_dir=")
+    assert started["resume"].startswith(started["run"] + ' "run_dir=')
 
 
 def test_json_is_one_strict_object_a_line() -> None:
@@ -274,8 +274,8 @@ def seen(mode: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("mode", VIEWS)
-def test_mistakes_and_interrupts_end_with_one_message(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="error: expected x"), seen(mode):
+def test_mistakes_and_interrupts_are_told_to_all_who_listen(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="expected x"), seen(mode):
         raise UserError("expected x")
     with pytest.raises(SystemExit, match=r"stopped; run again with .*results/a run.* to go on"), seen(mode):
         raise KeyboardInterrupt
@@ -289,7 +289,7 @@ def test_mistakes_and_interrupts_end_with_one_message(mode: str, capsys: pytest.
 
 def test_an_unknown_mode_is_a_mistake() -> None:
     with (
-        pytest.raises(SystemExit, match="progress: expected auto, live, lines, quiet, json, got loud"),
+        pytest.raises(UserError, match="progress: expected auto, live, lines, quiet, json, got loud"),
         watched("loud"),
     ):
         pass

@@ -14,7 +14,8 @@ from benchmarks.device.models import default_space, designs_of_size, sliced_supe
 from benchmarks.device.report import Report
 from benchmarks.device.stopwatch import seconds_of
 from evaluators.divergence import Divergence
-from evaluators.training.distillation import Distillation, Student
+from evaluators.training.distillation import Student
+from evaluators.training.recipes import Distillation
 from evaluators.training.teacher import Lesson
 from space.candidate import Candidate
 from space.supernet.corrective_refit import correct

@@ -15,7 +15,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.device.machine import Machine
-from conf.settings import composed, session_settings
+from conf.compose import composed
+from conf.settings import session_settings
 from evaluators.latency.workload import Workload
 from space.candidate import Candidate, LayerShape
 from space.models.loading import read_spec

@@ -23,7 +23,8 @@ from evaluators.divergence import Divergence
 from evaluators.latency.clocks import TorchClock
 from evaluators.latency.memory import peak_bytes
 from evaluators.latency.workload import Workload
-from evaluators.training.distillation import Distillation, Student
+from evaluators.training.distillation import Student
+from evaluators.training.recipes import Distillation
 from evaluators.training.teacher import Teacher
 from space.candidate import Candidate
 from space.formats.hf.reload_check import cache_differences

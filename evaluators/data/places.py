@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
-from evaluators.data.shards import FIELD, SUFFIXES
+from evaluators.data.rows import READERS
 from space.errors import UserError
 from space.locations import is_local
+
+SUFFIXES = (".txt", ".raw", *READERS)
+FIELD = "text"  # unless told otherwise
+Part = Literal["calibration", "search", "heldout"]  # of a run's text
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class TextPlace:
     """Where text is.
 
     Attributes:
-        path: A file named as one of `evaluators.data.shards.SUFFIXES`, a directory of such, or the hub id of a data
+        path: A file named as one of `SUFFIXES`, a directory of such, or the hub id of a data
             set; several as a list of these, or of mappings with the fields of `Entry`; None is the embedded default.
         name: Configuration of hub data sets whose entry has none of its own; so are the next two.
         split: Split of hub data sets.

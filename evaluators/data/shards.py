@@ -16,12 +16,11 @@ from typing import Any, Protocol, TextIO
 from evaluators.data import chats
 from evaluators.data.chats import Render, messages_of, unrendered
 from evaluators.data.decoding import legible, open_text
-from evaluators.data.rows import READERS, rows_of
+from evaluators.data.places import FIELD, SUFFIXES
+from evaluators.data.rows import rows_of
 from space.errors import UserError
 from space.models.hub import hub_errors
 
-SUFFIXES = (".txt", ".raw", *READERS)
-FIELD = "text"  # unless told otherwise
 DOCUMENT = 8192  # characters from which on a document ends with the line; a line is no longer either
 MOST_SOURCES = 256  # in one file
 WITHOUT_HUB = (

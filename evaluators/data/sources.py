@@ -10,8 +10,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, is_offline_mode
 
 from evaluators.data.chats import Render, unrendered
-from evaluators.data.places import Entry, TextPlace
-from evaluators.data.shards import SUFFIXES, WITHOUT_HUB, HubShard, Shard, TextFile, WholeText, no_text
+from evaluators.data.places import SUFFIXES, Entry, TextPlace
+from evaluators.data.shards import WITHOUT_HUB, HubShard, Shard, TextFile, WholeText, no_text
 from space.errors import UserError
 from space.locations import absolute
 from space.models.embedded import default_texts

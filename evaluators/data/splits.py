@@ -7,18 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from evaluators.data.chats import renderer
-from evaluators.data.places import TextPlace
+from evaluators.data.places import Part, TextPlace
 from evaluators.data.sources import read_documents
 from space.errors import UserError
-
-Part = Literal["calibration", "search", "heldout"]
 
 # First and last tenth of every source's tokens, the last one excluded.
 _TENTHS: Mapping[Part, tuple[int, int]] = {"calibration": (0, 6), "search": (6, 8), "heldout": (8, 10)}

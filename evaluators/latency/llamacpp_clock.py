@@ -17,8 +17,9 @@ from space.candidate import Candidate
 from space.formats.checkpoint import checkpoint_parts
 from space.formats.gguf.export import check_gguf
 from space.formats.gguf.file import write_gguf
-from space.formats.gguf.llamacpp import in_llamacpp, require_llamacpp
+from space.formats.gguf.llamacpp import in_llamacpp
 from space.formats.gguf.tokenizer import gguf_tokenizer
+from space.formats.requirements import require_llamacpp
 from space.supernet.supernet import Supernet
 
 _ROOM = 32  # tokens of the context beside those of a phase

@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evaluators.base import STDERR, Evaluation, Measure, MeasureEvaluator, ModelOf
-from evaluators.metrics import metric_named
+from evaluators.settings import ACC, AUTO, TaskSettings
 from evaluators.tasks.harness_tasks import (
     ACCURACIES,
     FEWSHOT_SEED,
@@ -35,8 +34,6 @@ from space.supernet.supernet import Supernet
 
 Show = Callable[[int, int], None]
 
-AUTO = "auto"
-ACC = metric_named("acc")  # the mean over tasks, as an objective
 BOOTSTRAP = 1000  # resamples for the standard error of a metric that is no mean
 
 
@@ -50,56 +47,35 @@ class Harness:
     def __init__(
         self,
         tokenizer: Any,
-        tasks: str | Sequence[str],
-        *,
-        num_fewshot: int | None = None,
-        limit: float | None = None,
-        include_path: str | None = None,
-        batch_size: int | str = AUTO,
+        settings: TaskSettings,
     ) -> None:
         """Loads the tasks and their data, and builds all requests; without tasks, nothing.
 
         Args:
             tokenizer: Of the models that will be asked.
-            tasks: Names of tasks, groups or tags, patterns of such (`arc_*`), or task files.
-            num_fewshot: Examples in every prompt; None for each task's own number. Tasks that fix it at 0 keep it.
-            limit: Items of each task, from its first on; below 1 a fraction of them; None for all.
-            include_path: Directory with task files of your own; they come before lm-eval's.
-            batch_size: Sequences of a forward pass. `auto`: on CUDA what fits, as lm-eval finds it; elsewhere 1,
-                lm-eval's own default: nothing is padded, so that an item scores the same in any company, in bfloat16
-                too.
+            settings: Which tasks, and how they are asked.
 
         Raises:
-            UserError: A setting is wrong, lm-eval is missing, a task is unknown or its data cannot be had, or the
-                tokenizer has neither a BOS nor an EOS token.
+            UserError: lm-eval is missing, a task is unknown or its data cannot be had, or the tokenizer has neither a
+                BOS nor an EOS token.
         """
-        if not (num_fewshot is None or num_fewshot >= 0) or not (limit is None or limit > 0):
-            raise UserError(
-                "Task scores: expected num_fewshot of at least 0 and a limit above 0, or null for all, "
-                f"got {num_fewshot} and {limit}."
-            )
-        if batch_size != AUTO and (isinstance(batch_size, str) or batch_size < 1):
-            raise UserError(f"Task scores: expected batch_size of at least 1, or {AUTO}, got {batch_size!r}.")
-        if include_path is not None and not tasks:
-            raise UserError(
-                f"Task scores: got include_path={include_path} but no tasks. Name them too: tasks=[my_task]."
-            )
-        if include_path is not None and not Path(include_path).is_dir():
-            raise UserError(f"Task scores: expected include_path to be a directory, there is none at {include_path}.")
-        if tasks and tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        settings.require_place()
+        limit = settings.limit
+        if settings.tasks and tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
             raise UserError(
                 "Task scores: expected a tokenizer with a BOS or EOS token, as lm-eval needs one, got neither. Set "
                 "bos_token or eos_token in the model's tokenizer_config.json."
             )
         self._tokenizer = tokenizer
         self._limit = int(limit) if limit is not None and limit >= 1 else limit
-        self._batch_size = batch_size
+        self._batch_size = settings.batch_size
         self._counts: dict[tuple[str, float], int] = {}  # tokens of a part of a task's items
-        names = [tasks] if isinstance(tasks, str) else [*tasks]
         self.tasks: tuple[HarnessTask, ...] = ()
-        if names:
+        if settings.tasks:
             with alone():
-                self.tasks = tuple(load_tasks(names, num_fewshot, self._limit, include_path))
+                self.tasks = tuple(
+                    load_tasks([*settings.tasks], settings.num_fewshot, self._limit, settings.include_path)
+                )
 
     def evaluators(
         self, supernet: Supernet, tuning: Tuning | None, show: Show = lambda done, of: None
@@ -134,10 +110,8 @@ class Harness:
             part: Of the items of every task, from the first on.
 
         Raises:
-            UserError: A task has neither, or there are no tasks.
+            UserError: A task has neither.
         """
-        if not self.tasks:
-            raise UserError("objectives=[acc, ...]: expected tasks to measure it on, got none: evaluate.tasks=[piqa].")
         columns = [(task, task.facts["accuracy"]) for task in self.tasks]
         for task, column in columns:
             if column is None:

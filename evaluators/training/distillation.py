@@ -3,16 +3,15 @@
     loss = (1 − l) T² KL(teacher ‖ student at temperature T) + l NLL + s Σ_layers ‖h_S − h_T‖² / ‖h_T‖²
 
 (Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015; the last term as in Minitron,
-Muralidharan et al., 2024). What is trained is a row of `TRAINABLE`; embeddings and output matrix never are. Where the
-model runs in bfloat16, trained parameters have a float32 master, which the optimizer sees.
+Muralidharan et al., 2024). What is trained is a row of `evaluators.training.recipes.TRAINABLE`; embeddings and output
+matrix never are. Where the model runs in bfloat16, trained parameters have a float32 master, which the optimizer sees.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,85 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evaluators.output_head import OutputHead
+from evaluators.training.recipes import TRAINABLE, Distillation
 from evaluators.training.teacher import Lesson, recorded_streams
-from space.errors import UserError
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _ADAPTER = "default"
 
-# Row name to whether a decoder parameter of that name is trained. Names are peft's where there are adapters.
-TRAINABLE: Mapping[str, Callable[[str], bool]] = {
-    "adapters": lambda name: ".lora_" in name or _is_small(name),
-    "outputs": lambda name: name.endswith(("o_proj.weight", "down_proj.weight")) or _is_small(name),
-    "norms": lambda name: _is_small(name),
-    "all": lambda name: "embed_tokens" not in name,
-}
-
-
-def _is_small(name: str) -> bool:
-    return name.endswith("bias") or name.endswith("norm.weight")
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """Settings, the same for all candidates.
-
-    Attributes:
-        tokens: Of training of each trained fidelity, in total, rising.
-        trainable: Row of `TRAINABLE`.
-        rank: Of the low-rank adapters.
-        learning_rate: Of AdamW, after the warm-up; it falls with the root of the steps.
-        warmup: Steps in which the learning rate rises.
-        batch_size: Windows of a step, which is one forward pass.
-        clip: Largest norm of the gradient.
-        temperature: What logits are divided by.
-        lm: Weight of the language-model loss, 0..1; the divergence has the rest.
-        streams: Weight of the match of residual streams.
-        stream_layers: Behind how many layers, evenly spaced, they are matched.
-        seed: Of the adapters' initial values.
-    """
-
-    tokens: tuple[int, ...]
-    trainable: str = "adapters"
-    rank: int = 16
-    learning_rate: float = 1e-3
-    warmup: int = 4
-    batch_size: int = 1
-    clip: float = 1.0
-    temperature: float = 1.0
-    lm: float = 0.0
-    streams: float = 0.0
-    stream_layers: int = 5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        tokens = [*self.tokens]
-        object.__setattr__(self, "tokens", tuple(tokens))  # configurations have lists
-        if not tokens or tokens != sorted(set(tokens)) or tokens[0] < 1:
-            raise UserError(f"distillation.tokens: expected rising counts of tokens, got {tokens}. Give one at least.")
-        if self.trainable not in TRAINABLE:
-            raise UserError(f"distillation.trainable: expected one of {', '.join(TRAINABLE)}, got {self.trainable!r}.")
-        for name in ("rank", "batch_size", "stream_layers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"distillation.{name}: expected at least 1, got {getattr(self, name)}.")
-        for name in ("learning_rate", "clip", "temperature"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"distillation.{name}: expected more than 0, got {getattr(self, name)}.")
-        if not 0 <= self.lm <= 1 or self.streams < 0 or self.warmup < 0:
-            raise UserError(
-                "distillation: expected lm from 0 to 1, streams and warmup of at least 0, got "
-                f"{self.lm}, {self.streams} and {self.warmup}."
-            )
-
-    def rate(self, step: int) -> float:
-        """The learning rate at a step, from 0: a warm-up, then a fall that does not depend on where training ends.
-
-        So a student that is promoted goes on where it was, and one that is not loses little by the end.
-        """
-        return self.learning_rate * min((step + 1) / max(self.warmup, 1), 1.0) / math.sqrt(1 + step / DECAY_STEPS)
-
-
-DECAY_STEPS = 16  # after so many, the learning rate has fallen by the root of 2
 JUDGED = 8  # steps whose mean loss is looked at to see whether training diverges, as windows differ
 WORSE = 4.0  # times the first loss
 

@@ -20,7 +20,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evaluators.divergence import Divergence
-from evaluators.training.shared_training import TRAINABLE, SharedTraining
+from evaluators.training.recipes import Healing
+from evaluators.training.shared_training import SharedTraining
 from space.candidate import Candidate
 from space.errors import UserError
 from space.files import write_whole
 from space.size import removed_params
 from space.supernet.supernet import Supernet
 
-LAST_RATE = 0.1  # of the learning rate is left at the end of its cosine
 SPARE = 2  # windows of the text that are not trained on
 ALIKE = 0.1  # nats a token: below this, divergences are about equally good
 
@@ -45,51 +45,6 @@ _WEIGHTS = "weights.safetensors"
 _DESIGNS = "designs.json"
 _STATE = "state.pt"
 _GENTLE = "gentle.json"
-
-
-@dataclass(frozen=True)
-class Healing:
-    """Settings.
-
-    Attributes:
-        tokens: Of training, over all designs.
-        trainable: Row of `TRAINABLE`.
-        learning_rate: Of AdamW, after the warm-up; it falls along a cosine to `LAST_RATE` of it.
-        warmup: Part of the steps in which it rises.
-        batch_size: Windows of a step, which is one forward pass.
-        clip: Largest norm of the gradient.
-        save_tokens: Training tokens between two checkpoints.
-    """
-
-    tokens: int = 120_000
-    trainable: str = "all"
-    learning_rate: float = 3e-4
-    warmup: float = 0.03
-    batch_size: int = 1
-    clip: float = 1.0
-    save_tokens: int = 60_000
-
-    def __post_init__(self) -> None:
-        if self.trainable not in TRAINABLE:
-            raise UserError(f"distillation.trainable: expected one of {', '.join(TRAINABLE)}, got {self.trainable!r}.")
-        for name in ("tokens", "batch_size", "save_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"distillation.{name}: expected at least 1, got {getattr(self, name)}.")
-        if not self.learning_rate > 0 or not self.clip > 0 or not 0 <= self.warmup < 1:
-            raise UserError(
-                "distillation: expected learning_rate and clip above 0 and warmup from 0 to below 1, got "
-                f"{self.learning_rate}, {self.clip} and {self.warmup}."
-            )
-
-    def steps(self, length: int) -> int:
-        """How many steps there are with windows of so many tokens."""
-        return -(-self.tokens // (self.batch_size * length))
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate at a step, from 0."""
-        rising = min(1.0, (step + 1) / max(1.0, self.warmup * steps))
-        falling = LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        return self.learning_rate * rising * falling
 
 
 class Healer:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,10 +21,10 @@ from evaluators.data.stream import TokenStream
 from evaluators.divergence import Divergence
 from evaluators.paths import Stage
 from evaluators.session import Session
-from evaluators.training.corrections import CorrectiveRefit
 from evaluators.training.power_law import FitError, fit_power_law
 from evaluators.training.progress import RecoveryProgress
-from evaluators.training.recovery import Recovered, Recovery, measured_speed, recover
+from evaluators.training.recipes import CorrectiveRefit, Polish, Recovery
+from evaluators.training.recovery import Recovered, measured_speed, recover
 from space.candidate import Candidate
 from space.errors import UserError
 from space.files import kept, write_whole
@@ -36,30 +35,6 @@ _SETTINGS_FILE, _TOKENS_FILE, _REFIT_FILE = "polish.json", "tokens.json", "refit
 _ADVICE = "Free some space or check the place, and export again."
 _JUDGED_WINDOWS = 8  # at most, of the search's part of the text
 _LATER = 10  # times the tokens of the training, at which the loss is foretold
-
-
-@dataclass(frozen=True)
-class Polish:
-    """What an export does for its one model, beside the settings of the training.
-
-    Attributes:
-        minutes: Of training on this machine, by a speed that is measured before it; 0 for the model of the front's row.
-            `Recovery.tokens` stands in place of it.
-        windows: Of calibration text for the corrective refit in place of the front's one, at most; 0 to keep that.
-    """
-
-    minutes: float = 4.0
-    windows: int = 256
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.minutes < math.inf:
-            raise UserError(f"polish.minutes: expected at least 0, got {self.minutes}.")
-        if self.windows < 0 or self.windows == 1:
-            raise UserError(f"polish.windows: expected 0 or at least 2, got {self.windows}.")
-
-    def wanted(self, recovery: Recovery) -> bool:
-        """Whether there is anything to do."""
-        return self.minutes > 0 or recovery.tokens is not None
 
 
 @dataclass

@@ -15,7 +15,7 @@ import gc
 import json
 import math
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -27,70 +27,17 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
-from evaluators.data.places import TextPlace
 from evaluators.data.stream import TokenStream
 from evaluators.output_head import OutputHead
 from evaluators.training.distillation import cross_entropy
 from evaluators.training.power_law import Curve
 from evaluators.training.processes import Processes
 from evaluators.training.progress import OnProgress, Reporter, StepClock
+from evaluators.training.recipes import Recovery
 from evaluators.training.teacher import taught
 from evaluators.training.windows import POSITION_FILE, KeepsPosition, StreamWindows
 from space.errors import UserError
 from space.models.embedded import quiet_transformers
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """Settings of the distillation of a pick.
-
-    Attributes:
-        tokens: Of training text, rounded up to whole steps; 0 for none, None for what `polish.minutes` gives.
-        learning_rate: Of AdamW, after the warm-up; it falls to 0 along a cosine.
-        warmup: Part of the steps in which the learning rate rises.
-        batch_size: Windows of a forward pass, of all processes together.
-        accumulation: Forward passes of a step.
-        clip: Largest norm of the gradient.
-        save_tokens: Training tokens between two checkpoints, and between two looks at held-out text.
-        seed: Of the trainer, and of the order of the text.
-        checkpointing: Whether activations are computed again in the backward pass, which takes less memory and more
-            time.
-        compile: Whether the student is compiled with torch.compile, which takes minutes before the first step.
-        data: Where the text is; without a path, the run's own.
-    """
-
-    tokens: float | None = None
-    learning_rate: float = 2e-4
-    warmup: float = 0.02
-    batch_size: int = 2
-    accumulation: int = 1
-    clip: float = 1.0
-    save_tokens: float = 100_000
-    seed: int = 0
-    checkpointing: bool = False
-    compile: bool = False
-    data: TextPlace = field(default_factory=TextPlace)
-
-    def __post_init__(self) -> None:
-        if (self.tokens or 0) < 0 or self.save_tokens < 1:
-            raise UserError(
-                "recover: expected tokens of at least 0 and save_tokens of at least 1, got "
-                f"{self.tokens} and {self.save_tokens}."
-            )
-        for name in ("batch_size", "accumulation"):
-            if getattr(self, name) < 1:
-                raise UserError(f"recover.{name}: expected at least 1, got {getattr(self, name)}.")
-        if not self.learning_rate > 0 or not self.clip > 0 or not 0 <= self.warmup < 1:
-            raise UserError(
-                "recover: expected learning_rate and clip above 0 and warmup from 0 to below 1, got "
-                f"{self.learning_rate}, {self.clip} and {self.warmup}."
-            )
-
-    @property
-    def step_windows(self) -> int:
-        """Windows of a step of the optimizer."""
-        return self.batch_size * self.accumulation
-
 
 _CURVE = 4096  # points of the loss that are kept, at most
 _UNTIMED, _TIMED = 2, 3  # steps that a speed is measured with: the first ones take longer

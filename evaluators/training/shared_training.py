@@ -10,16 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.output_head import OutputHead
-from evaluators.training import distillation
 from evaluators.training.distillation import WORSE, cross_entropy
+from evaluators.training.recipes import SHARED_TRAINABLE
 from evaluators.training.teacher import taught
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.shared import SharedWeights
 from space.supernet.supernet import Supernet
 
-# Row name to whether a shared weight of that name is trained.
-TRAINABLE = {row: trained for row, trained in distillation.TRAINABLE.items() if row != "adapters"}
 JUDGED = 16  # steps at the least whose mean loss is compared with that of the first ones
 
 
@@ -32,14 +30,14 @@ class SharedTraining:
         Args:
             supernet: As it was prepared.
             designs: Those that take turns.
-            trainable: Row of `TRAINABLE`.
+            trainable: Row of `SHARED_TRAINABLE`.
             clip: Largest norm of the gradient.
         """
         self.step = 0
         self._designs = [*designs]
         self._clip = clip
         self._teacher = supernet.model
-        self._shared = SharedWeights(supernet, self._designs, TRAINABLE[trainable])
+        self._shared = SharedWeights(supernet, self._designs, SHARED_TRAINABLE[trainable])
         self._masters = {name: nn.Parameter(p.detach().float()) for name, p in self._shared.parameters.items()}
         # one a weight, so that no more than one weight has a float32 gradient at a time
         self._optimizers = {name: _adam(master) for name, master in self._masters.items()}

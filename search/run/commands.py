@@ -14,7 +14,10 @@ OF_ONE_START = ("run_dir", "progress", "tracker")  # settings that say nothing o
 
 def override(key: str, value: str) -> str:
     """`key=value` for a shell and for Hydra, which both give a meaning to blanks, commas, quotes and brackets."""
-    return shlex.quote(setting(key, value))
+    argument = setting(key, value)
+    if "'" in argument and not set(argument) & set('"$`\\!'):
+        return f'"{argument}"'  # as a person writes it
+    return shlex.quote(argument)
 
 
 def setting(key: str, value: str) -> str:
@@ -23,6 +26,15 @@ def setting(key: str, value: str) -> str:
         return f"{key}={value}"
     quoted = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"{key}='{quoted}'"
+
+
+def quoted(arguments: Sequence[str], key: str) -> list[str]:
+    """Command-line arguments with the value of one setting quoted, as Hydra's grammar has no `<`."""
+    start = f"{key}="
+    return [
+        f"{start}'{argument[len(start) :]}'" if argument.startswith(start) and "'" not in argument else argument
+        for argument in arguments
+    ]
 
 
 def export_command(run_dir: Path) -> str:

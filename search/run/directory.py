@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from search.differences import differences
+from space.directory_lock import LOCK_FILE, held
 from space.errors import UserError
 from space.files import write_whole
 
@@ -28,9 +31,71 @@ FREE_SETTINGS = (
 )
 
 
-def new_name(name: str) -> str:
-    """The directory of a run that begins now: `results/<name>-<time>`."""
-    return f"results/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+@contextmanager
+def run_directory(path: Path | None, name: str) -> Iterator[Path]:
+    """The directory of a run, made where there is none, which no other search uses until the context is left.
+
+    What was made for nothing is taken away again.
+
+    Args:
+        path: The directory; None for a new one, `results/<name>-<time>`, whose like no other run has.
+        name: Of the run.
+
+    Raises:
+        UserError: It cannot be made, or another search is at work in it.
+    """
+    with ExitStack() as stack:
+        try:
+            directory, made = _new_directory(name) if path is None else (path, _make(path))
+            stack.enter_context(held(directory))
+        except BlockingIOError as error:
+            raise UserError(
+                f"Expected run_dir={path} to be of this search alone, but another process searches there. "
+                "Wait until that ends or stop it, or choose another run_dir."
+            ) from error
+        except OSError as error:
+            raise _unusable(path or Path("results"), error) from error
+        stack.callback(_tidy, made)
+        yield directory
+
+
+def _new_directory(name: str) -> tuple[Path, list[Path]]:
+    """A directory that this process has made, and what else it has made for that."""
+    home = Path("results")
+    made = _make(home)
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in count(1):
+        directory = home / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:  # another run of the same second has it
+            continue
+        break
+    return directory, [directory, *made]
+
+
+def _make(directory: Path) -> list[Path]:
+    """Makes a directory; what there was not before, the innermost first."""
+    missing = [each for each in (directory, *directory.parents) if not each.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _tidy(made: Sequence[Path]) -> None:
+    """Removes directories, the innermost first, that hold nothing but the lock."""
+    for directory in made:
+        if {each.name for each in directory.iterdir()} - {LOCK_FILE}:
+            return
+        (directory / LOCK_FILE).unlink(missing_ok=True)
+        with suppress(OSError):  # somebody is there just now
+            directory.rmdir()
+
+
+def _unusable(directory: Path, error: OSError) -> UserError:
+    return UserError(
+        f"Expected run_dir={directory} to be a directory that can be written, got: {error}. "
+        "Choose another run_dir, or remove what is in the way."
+    )
 
 
 def open_run_directory(path: str | os.PathLike[str], config: Mapping[str, Any], *, free: Collection[str] = ()) -> Path:
@@ -52,22 +117,35 @@ def open_run_directory(path: str | os.PathLike[str], config: Mapping[str, Any], 
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"Expected run_dir={directory} to be a directory that can be written, got: {error}. "
-            "Choose another run_dir, or remove what is in the way."
-        ) from error
-    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-    stored = read_config(directory)
-    if stored is not None:
-        changed = differences(stored, yaml.safe_load(text), free=free)
-        if changed:
-            raise UserError(
-                f"The run in {directory} was made with other settings (stored -> given):\n"
-                + "\n".join(f"  {line}" for line in changed)
-                + "\nGive the stored values to go on with that run, or a new run_dir to start another."
-            )
-    write_whole(directory / CONFIG_FILE, text)
+        raise _unusable(directory, error) from error
+    require_same_run(directory, config, free=free)
+    write_whole(directory / CONFIG_FILE, _written(config))
     return directory
+
+
+def require_same_run(directory: Path, config: Mapping[str, Any], *, free: Collection[str] = ()) -> None:
+    """Checks that a directory holds no run of another configuration.
+
+    Args:
+        directory: Of a run; it may hold none.
+        config: See `open_run_directory`, as the next one.
+        free: Keys that may differ.
+
+    Raises:
+        UserError: Its `config.yaml` cannot be read, or a key differs.
+    """
+    stored = read_config(directory)
+    changed = [] if stored is None else differences(stored, yaml.safe_load(_written(config)), free=free)
+    if changed:
+        raise UserError(
+            f"The run in {directory} was made with other settings (stored -> given):\n"
+            + "\n".join(f"  {line}" for line in changed)
+            + "\nGive the stored values to go on with that run, or a new run_dir to start another."
+        )
+
+
+def _written(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
 def read_config(directory: Path) -> Mapping[str, Any] | None:

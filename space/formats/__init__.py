@@ -1,6 +1,6 @@
 """Checkpoints: a subnet written in the format of those who serve it, and shown to be right before it appears.
 
-- `registry`: the formats by name.
+- `registry`: the formats by name; `requirements`: what is asked of one before any work.
 - `checkpoint`: what of a subnet goes into a checkpoint of any format.
 - `equal_forms`: layers written larger without changing what they compute, for formats without a word for their shape.
 - `llama_arithmetic`: what engines take for granted of a Llama.

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from space.candidate import Candidate
-from space.errors import UserError
 from space.formats.deci.export import check_deci, export_deci
-from space.formats.gguf.export import check_gguf, export_gguf, require_gguf_kind
-from space.formats.gguf.file import TYPES
+from space.formats.gguf.export import check_gguf, export_gguf
 from space.formats.hf.export import check_hf, check_hf_uniform, export_checkpoint
+from space.formats.requirements import GGUF_TYPES, require_format
 from space.spec import ModelSpec
 
 
@@ -54,23 +53,18 @@ _ROWS = {
     "hf_uniform": Format("", check_hf_uniform, export_checkpoint),
     "deci": Format("-deci", check_deci, export_deci),
 }
-_GGUF_ROWS = {kind: _gguf(kind) for kind in TYPES}
-FORMATS = (*_ROWS, "gguf")
+_GGUF_ROWS = {kind: _gguf(kind) for kind in GGUF_TYPES}
 
 
 def format_of(name: str, gguf_type: str) -> Format:
     """A format by its name.
 
     Args:
-        name: One of `FORMATS`.
+        name: One of `space.formats.requirements.FORMATS`.
         gguf_type: Type of the matrices of a GGUF file.
 
     Raises:
         UserError: There is no such format, or what it is checked with is not installed.
     """
-    if name not in FORMATS:
-        raise UserError(f"Expected format to be one of {', '.join(FORMATS)}, got {name!r}.")
-    if name == "gguf":
-        require_gguf_kind(gguf_type)
-        return _GGUF_ROWS[gguf_type]
-    return _ROWS[name]
+    require_format(name, gguf_type)
+    return _GGUF_ROWS[gguf_type] if name == "gguf" else _ROWS[name]

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from space.checks import require_dtype
 from space.errors import UserError
 from space.locations import absolute, is_local
 from space.models.architectures import architecture_of
@@ -24,8 +25,6 @@ from space.models.hub import model_snapshot
 from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config
 from space.models.vector_math import settle_vector_math
 from space.spec import ModelSpec
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _WITHOUT_HUB = "leave model.path unset for the embedded default, or set it to a local directory"
 
@@ -62,6 +61,7 @@ def load_model(
     device: str = "auto",
     trust_remote_code: bool = False,
     lengths: Mapping[str, int] | None = None,
+    check_spec: Callable[[ModelSpec], object] = lambda spec: None,
 ) -> LoadedModel:
     """Loads a dense model.
 
@@ -73,10 +73,11 @@ def load_model(
         device: A torch device, or `auto`: CUDA where there is one, else the CPU.
         trust_remote_code: Whether modelling code that comes with the checkpoint may run.
         lengths: By a setting as one writes it (`data.length=512`), the tokens that it asks of the model at once.
+        check_spec: Called with the facts of the model, without its digest, before weights are read.
 
     Raises:
         UserError: An argument is wrong, the model can not be had, it is not one that can be pruned here, has fewer
-            positions than a length, or weights that are not finite.
+            positions than a length, or weights that are not finite; or `check_spec` raises it.
     """
     settle_vector_math()
     run_device = resolve_device(device)
@@ -87,7 +88,8 @@ def load_model(
     config = check(directory)
     family = config.model_type
     tokenizer = _read_tokenizer(directory, trust_remote_code)
-    check_weights(directory, config, trust_remote_code)
+    outline = check_weights(directory, config, trust_remote_code)
+    check_spec(_spec(outline, name, "", family))
     own_digest = checkpoint_digest(directory)
     if digest not in (None, own_digest):
         raise UserError(
@@ -96,13 +98,17 @@ def load_model(
             "model.revision to its commit; config.yaml of the run says both), or start a new run."
         )
     model = _read_model(directory, trust_remote_code)
-    try:
-        spec = read_spec(model, name, own_digest, family)
-    except (AttributeError, ValueError) as error:
-        raise UserError(f"Expected {name} to have the layers of a {family} model, but got: {error}") from error
+    spec = _spec(model, name, own_digest, family)
     model.eval().requires_grad_(False).to(run_device)
     _check_finite(model, run_dtype, directory)
     return LoadedModel(model, tokenizer, spec, run_dtype, run_device, name if commit else str(directory), commit)
+
+
+def _spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:
+    try:
+        return read_spec(model, name, digest, family)
+    except (AttributeError, ValueError) as error:
+        raise UserError(f"Expected {name} to have the layers of a {family} model, but got: {error}") from error
 
 
 def resolve_device(device: str) -> torch.device:
@@ -126,7 +132,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The dtype of that name, or for `auto` bfloat16 where the device is fast at it, else float32.
 
     Raises:
-        UserError: The name is not one of `DTYPES`.
+        UserError: The name is not one of `space.checks.DTYPES`.
     """
     if dtype == "auto":
         if device.type == "cuda":
@@ -136,9 +142,9 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
                 torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
             )
         return torch.bfloat16 if fast else torch.float32
-    if dtype not in DTYPES:
-        raise UserError(f"Expected dtype to be one of auto, {', '.join(DTYPES)}, got {dtype!r}.")
-    return DTYPES[dtype]
+    require_dtype(dtype)
+    named: torch.dtype = getattr(torch, dtype)
+    return named
 
 
 def _locate(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from space.errors import UserError
 from space.models.architectures import architecture_of
@@ -122,8 +122,11 @@ def positions(config: Any) -> int | None:
     return max(limit, int(scaled * (rope.get("factor") or 1)))
 
 
-def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> None:
+def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreTrainedModel:
     """Compares a configuration with the names and shapes that the weights' headers state, by transformers' own rules.
+
+    Returns:
+        The model without its weights, on the meta device.
 
     Raises:
         UserError: A header cannot be read, transformers makes no model of the configuration, tensors are missing, left
@@ -169,6 +172,7 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> None
             )
     if config.tie_word_embeddings and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
         _check_tied(directory, headers)
+    return model
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The permuted dense model, its refits, and the views that are its subnets.
 
 - `supernet`: prepare it once, then view any candidate.
-- `preparation`: settings of that; it calibrates only what no earlier run has.
+- `recipe`: settings of that; `preparation` calibrates only what no earlier run has.
 - `store`: what a prepared supernet keeps on disk.
 - `refits`: weights of narrower blocks, of the dense model or of what subnets have learned.
 - `view`: model objects whose tensors are the supernet's, put together from `modules`.

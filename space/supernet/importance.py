@@ -1,6 +1,6 @@
 """Order of units from a Gram matrix and output weights: which channels, heads and groups to keep longest.
 
-A rule is a row of `RULES`: it removes structures (sets of input columns of an output projection) until none is left;
+A rule is a row of `ORDERS`: it removes structures (sets of input columns of an output projection) until none is left;
 read backwards, the removals are the order of importance.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from space.errors import UserError
+from space.supernet.recipe import require_rule
 
 Rule = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
@@ -100,7 +100,7 @@ def magnitude_order(gram: Tensor, weight: Tensor, structures: Tensor, at_once: i
     return torch.argsort(score[structures].sum(1), descending=True, stable=True)
 
 
-RULES: dict[str, Rule] = {"obs": obs_order, "wanda": wanda_order, "magnitude": magnitude_order}
+ORDERS: dict[str, Rule] = {"obs": obs_order, "wanda": wanda_order, "magnitude": magnitude_order}
 
 
 def rule_of(name: str) -> Rule:
@@ -109,9 +109,8 @@ def rule_of(name: str) -> Rule:
     Raises:
         UserError: There is none.
     """
-    if name not in RULES:
-        raise UserError(f"supernet.importance: expected one of {', '.join(RULES)}, got {name!r}.")
-    return RULES[name]
+    require_rule(name)
+    return ORDERS[name]
 
 
 def mlp_order(gram: Tensor, weight: Tensor, rule: Rule, steps: int) -> Tensor:

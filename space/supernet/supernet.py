@@ -90,7 +90,7 @@ class Supernet:
             tokens: Calibration tokens, shape (windows, length).
             directory: Where the factors go; written whole or not at all.
             dtype: What the model runs in from here on.
-            importance: Row of `space.supernet.importance.RULES`.
+            importance: Row of `space.supernet.recipe.RULES`.
             damping: Ridge on the Gram matrices, as a fraction of their mean diagonal.
             steps: How often the OBS cost of channels is evaluated anew.
             batch_size: Windows of a forward pass.

@@ -118,30 +118,30 @@ class Watch:
 def watched(progress: str) -> Iterator[Watch]:
     """What an entry script does, seen by a person or a program.
 
-    A mistake that the user can mend, Ctrl-C and SIGTERM end the process with one message on standard error and exit
-    code 1; they and crashes are told to all listeners too. Crashes go on as they are.
+    Mistakes that the user can mend, Ctrl-C, SIGTERM and crashes are told to all listeners. Ctrl-C and SIGTERM then end
+    the process with one message on standard error and exit code 1; the others go on as they are.
 
     Args:
         progress: A row of `VIEWS`, or `auto`: `live` on a terminal, `lines` elsewhere.
+
+    Raises:
+        UserError: There is no such row; or it was raised while the context was open.
     """
     console = Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH)
-    try:
-        with _view(progress, console) as view, ExitStack() as closing:
-            watch = Watch(view, closing)
-            try:
-                with _interrupted_by_sigterm():
-                    yield watch
-            except UserError as error:
-                watch.send(Failed("error", str(error)))
-                raise
-            except KeyboardInterrupt as interrupt:
-                watch.send(Failed("stopped", watch.stopped))
-                raise SystemExit(watch.stopped) from interrupt
-            except Exception as error:
-                watch.send(Failed("crash", f"{type(error).__name__}: {error}"))
-                raise
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    with _view(progress, console) as view, ExitStack() as closing:
+        watch = Watch(view, closing)
+        try:
+            with _interrupted_by_sigterm():
+                yield watch
+        except UserError as error:
+            watch.send(Failed("error", str(error)))
+            raise
+        except KeyboardInterrupt as interrupt:
+            watch.send(Failed("stopped", watch.stopped))
+            raise SystemExit(watch.stopped) from interrupt
+        except Exception as error:
+            watch.send(Failed("crash", f"{type(error).__name__}: {error}"))
+            raise
 
 
 def _view(progress: str, console: Console) -> AbstractContextManager[Listener]:

@@ -168,14 +168,26 @@ TRACKERS: Mapping[str, Callable[[Path, str | None], Tracker]] = {
 }
 
 
+def require_tracker(name: str) -> None:
+    """Checks that a tracker is there, before there is anything to tell it.
+
+    Raises:
+        UserError: It is neither `none` nor a row of `TRACKERS`, or its package is not installed.
+    """
+    if name == "none":
+        return
+    if name not in TRACKERS:
+        raise UserError(f"tracker: expected none, {', '.join(TRACKERS)}, got {name}.")
+    _module(name, name)
+
+
 def open_tracker(name: str, run_dir: Path, run_id: str | None) -> Tracker:
     """A row of `TRACKERS`, ready to be told.
 
     Raises:
-        UserError: There is no such row, its package is not installed, or it cannot be opened.
+        UserError: See `require_tracker`; or it cannot be opened.
     """
-    if name not in TRACKERS:
-        raise UserError(f"tracker: expected none, {', '.join(TRACKERS)}, got {name}.")
+    require_tracker(name)
     try:
         return TRACKERS[name](run_dir, run_id)
     except UserError:

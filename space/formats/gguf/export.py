@@ -9,14 +9,14 @@ from typing import Any
 from torch import nn
 
 from space.candidate import Candidate
-from space.errors import UserError
 from space.formats.checkpoint import checkpoint_parts, kept_shapes
-from space.formats.gguf.file import TYPES, architecture, held_shapes, write_gguf
-from space.formats.gguf.llamacpp import TOLERANCES, LlamaCppCheck, check_in_llamacpp, require_llamacpp
+from space.formats.gguf.file import architecture, held_shapes, write_gguf
+from space.formats.gguf.llamacpp import TOLERANCES, LlamaCppCheck, check_in_llamacpp
 from space.formats.gguf.tokenizer import gguf_tokenizer
 from space.formats.llama_arithmetic import longest_context, require_llama_arithmetic
 from space.formats.model_card import Card, model_card
 from space.formats.reference import float32_copy
+from space.formats.requirements import require_gguf_kind
 from space.formats.reveal import revealed_when_complete
 from space.spec import ModelSpec
 
@@ -48,17 +48,6 @@ class GGUFExport:
             f"decode {check.decode_tokens_per_s:.0f} tokens/s",
             f"exported: {self.file}",
         ]
-
-
-def require_gguf_kind(kind: str) -> None:
-    """Checks, before any work is done, that a file of this type can be written and run.
-
-    Raises:
-        UserError: There is no such type, or llama.cpp is not installed.
-    """
-    if kind not in TYPES:
-        raise UserError(f"Expected gguf.type to be one of {', '.join(TYPES)}, got {kind!r}.")
-    require_llamacpp()
 
 
 def check_gguf(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidate) -> str:

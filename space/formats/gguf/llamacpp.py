@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,23 +77,6 @@ class LlamaCppCheck:
     def rows(self) -> dict[str, object]:
         """The figures for a table."""
         return {name.replace("_", " "): f"{value:.4g}" for name, value in asdict(self).items()}
-
-
-def require_llamacpp() -> None:
-    """Checks, before any work is done, that llama.cpp can be run.
-
-    Raises:
-        UserError: It is not installed, or does not load.
-    """
-    probe = subprocess.run(
-        [sys.executable, "-P", "-c", "import xllamacpp"], capture_output=True, text=True, check=False
-    )
-    if probe.returncode:
-        reason = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
-        raise UserError(
-            "Expected xllamacpp, the llama.cpp in which a GGUF file is checked before it is handed over, but it can "
-            f"not be imported ({reason}). Run: pip install 'paretoprune[gguf]'"
-        )
 
 
 def check_in_llamacpp(

@@ -1,0 +1,8 @@
+"""What the entry scripts do, once their settings are read: the parts of all rooms, put together.
+
+- `settings`: these, of each.
+- `search`: of `run_search.py`, the main job.
+- `export`: of `export_subnet.py`.
+- `score`: of `score_subnet.py`.
+- `dashboard`: of `dashboard.py`.
+"""

@@ -1,0 +1,92 @@
+"""The main job: from a dense model to its measured front."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conf.places import known
+from entries.settings import RunSettings
+from evaluators.closing import Closing
+from evaluators.paths import Paths
+from evaluators.session import Session
+from search.archive import Archive
+from search.constraints import constrained
+from search.loop import run_loop
+from search.protocol import Task, starting_designs
+from search.run.directory import FREE_SETTINGS, open_run_directory, require_same_run, run_directory
+from search.run.finish import Finish, finish
+from search.run.finished import FinishedRun
+from search.views.pages import write_pages
+from search.views.scoring import watched_scores
+from search.views.watch.events import SearchEnded
+from search.views.watch.run import Watch
+from space.space import SearchSpace
+
+
+def search(settings: RunSettings, watch: Watch) -> None:
+    """Searches; it goes on when the directory holds a run."""
+    with run_directory(settings.run_dir, settings.name) as run_dir:
+        require_same_run(run_dir, settings.stored, free=FREE_SETTINGS)
+        run(settings, run_dir, watch)
+
+
+def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
+    """The job, start to end, as README numbers it."""
+    session = Session.open(settings.session, Paths(run_dir), watch.stage)
+    with watch.stage("model and text"):
+        session.check()
+    stored = known(settings.stored, session.loaded, session.text.digest)
+    open_run_directory(run_dir, stored, free=FREE_SETTINGS)
+    watch.opened(run_dir, session.spec.name, settings.stored, settings.tracker)
+    text = settings.session.text
+    remarks = [*session.text.remarks(text.windows, text.length), *Closing.remarks(session)]
+    watch.say([*remarks, *session.harness.remarks(settings.session.objectives)])
+    # 1 and 2: the supernet, whose units are ordered and whose output projections are refit; then the latency table
+    table = session.table
+    watch.say([*table.remarks(), *(table.profile(session.dense) if settings.profile_only else [])])
+    if settings.profile_only:
+        return
+    # 3: cheap questions first
+    fidelities, evaluators, objectives = session.fidelities, session.ladder, session.objectives
+    space = constrained(session.space, settings.constraints, fidelities.free)
+    starts = starting_designs(space, session.supernet.removal_order)
+    counts = len(evaluators), len(session.trained)
+    budget = settings.budget
+    algorithm = settings.algorithm(
+        Task(space, objectives, settings.seed, fidelities.free, starts, *counts, session.heals_in_loop, budget.tokens)
+    )
+    with Archive(run_dir / "archive.jsonl", session.identity()) as archive:
+        with watch.stage("search"):
+            run_loop(algorithm, evaluators, archive, objectives, budget, ask=settings.ask, on_progress=watch.searched)
+        # 4: what is promised is measured
+        result = finished(session, archive, space, settings, watch)
+        write_pages(run_dir, archive)
+        if session.harness.tasks:
+            ended = FinishedRun.open(run_dir)
+            picks = ended.picks(settings.scored_picks)
+            watched_scores(ended, archive, session.task_evaluators, picks, watch)
+    watch.send(SearchEnded(run_dir, session.spec.name, objectives, result))
+
+
+def finished(session: Session, archive: Archive, space: SearchSpace, settings: RunSettings, watch: Watch) -> Finish:
+    """The end of a search: its front, scored, timed and written."""
+    fidelities, table, closing = session.fidelities, session.table, Closing.of(session)
+    facts = {
+        "sources": session.text.sources,
+        "long_context": closing.long_context,
+        "latency_table": table.remarks(),
+        "mlp_step": space.mlp_step,
+        "latency": {**table.device, "scenario": session.settings.latency.scenario},
+        "arguments": settings.arguments,
+    }
+    with watch.stage("front: tuning, held-out text and end-to-end timing") as show:
+        result = finish(
+            archive, session.objectives, session.dense, search=fidelities.search[-1],
+            trained=session.trained[-1] if session.trained else session.healed, heldout=fidelities.heldout,
+            tuned=fidelities.tuned, timed=session.timed(show), show=show, facts={**session.identity(), **facts},
+            reference=space.uniform_ladder(), points=settings.front_points, recommend=settings.recommend,
+            closing=closing.evaluators, run_dir=session.paths.run_dir,
+        )  # fmt: skip
+    if session.tuning:
+        session.tuning.keep(set(result.front["key"]))
+    return result

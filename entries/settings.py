@@ -1,0 +1,278 @@
+"""What each entry script is told, checked before its work begins; free of torch, so that mistakes are told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from conf.compose import Config
+from conf.places import gone_on_with
+from conf.settings import ended_settings, instantiated, session_settings
+from conf.values import checked
+from evaluators.settings import Settings, TaskSettings
+from evaluators.training.recipes import Polish, Recovery
+from search.loop import Budget, require_ask
+from search.protocol import Algorithm, Task
+from search.rehearsal import rehearse
+from search.run.directory import read_config
+from search.run.finished import FinishedRun, finished_runs
+from search.run.recommended import Recommend
+from search.views.watch.trackers import require_tracker
+from space.errors import UserError
+from space.formats.requirements import require_format, require_llamacpp
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What `run_search.py` is told.
+
+    Attributes:
+        session: What its session is told.
+        run_dir: The run's directory; None for a new one.
+        name: Which then begins with this.
+        seed: Of the search.
+        budget: When the search ends.
+        algorithm: Makes the algorithm of a task.
+        ask: Candidates asked at once.
+        constraints: See `search.constraints.limits`.
+        front_points: The most members that the front keeps.
+        recommend: Which point of the front is recommended, and what is offered.
+        scored_picks: Points beside the recommended one that are scored on tasks.
+        profile_only: Whether the run ends after the latency table.
+        compared: Directories of runs whose fronts the page lays over.
+        tracker: A row of `search.views.watch.trackers.TRACKERS`, or `none`.
+        stored: All of this as the run's directory keeps it and trackers are told it: nested dicts, lists and scalars.
+        arguments: Of the command line that gave it, those of this job alone.
+    """
+
+    session: Settings
+    run_dir: Path | None
+    name: str
+    seed: int
+    budget: Budget
+    algorithm: Callable[[Task], Algorithm]
+    ask: int
+    constraints: Mapping[str, Any]
+    front_points: int
+    recommend: Recommend
+    scored_picks: int
+    profile_only: bool
+    compared: Sequence[str]
+    tracker: str
+    stored: Mapping[str, Any]
+    arguments: Sequence[str]
+
+    def __post_init__(self) -> None:
+        require_ask(self.ask)
+        for name, least in (("seed", 0), ("front_points", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name}: expected at least {least}, got {getattr(self, name)}.")
+
+    def check(self) -> None:
+        """Refuses what can be refused without the model, which reads nothing but runs to compare with.
+
+        Raises:
+            UserError: There is a mistake in the objectives, the constraints, the search, the tracker, the tasks or the
+                runs to compare with, or an engine that is named is not installed.
+        """
+        session = self.session
+        rehearse(
+            self.algorithm,
+            session.metrics,
+            session.free,
+            self.constraints,
+            seed=self.seed,
+            fidelities=session.untrained + session.trained,
+            trained=session.trained,
+            healed=session.heals_in_loop,
+            tokens=self.budget.tokens,
+        )
+        session.tasks.require_place()
+        if session.latency.engine == "llamacpp":
+            require_llamacpp()
+        require_tracker(self.tracker)
+        finished_runs(self.compared)
+
+
+# Keys of `run_search.py` that are no part with a `_target_`, and their kinds.
+SCALARS: Mapping[str, Any] = {
+    "name": str,
+    "run_dir": str | None,
+    "seed": int,
+    "profile_only": bool,
+    "objectives": Sequence[str],
+    "compare": Sequence[str],
+    "tracker": str,
+    "front_points": int,
+}
+
+
+def run_settings(config: Config, arguments: Sequence[str]) -> RunSettings:
+    """The settings of a run, checked.
+
+    Args:
+        config: Of `run_search.py`.
+        arguments: Of the command line that gave it.
+
+    Raises:
+        UserError: See `instantiated` and `RunSettings.check`; or the run's directory holds a configuration that cannot
+            be read.
+    """
+    config = config | {key: checked(config[key], kind, key) for key, kind in SCALARS.items()}
+    run_dir = None if config["run_dir"] is None else Path(config["run_dir"])
+    if run_dir is not None:
+        config = gone_on_with(config, read_config(run_dir) or {})
+    search = config["search"]
+    settings = RunSettings(
+        session=session_settings(config),
+        run_dir=run_dir,
+        name=config["name"],
+        seed=config["seed"],
+        budget=instantiated(config["budget"], "budget"),
+        algorithm=instantiated(search["algorithm"], "search.algorithm"),
+        ask=checked(search["ask"], int, "search.ask"),
+        constraints=config["constraints"],
+        front_points=config["front_points"],
+        recommend=Recommend(
+            **{name: checked(value, float, f"recommend.{name}") for name, value in config["recommend"].items()}
+        ),
+        scored_picks=config["evaluate"]["picks"],
+        profile_only=config["profile_only"],
+        compared=config["compare"],
+        tracker=config["tracker"],
+        stored=config,
+        arguments=arguments,
+    )
+    settings.check()
+    return settings
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What `export_subnet.py` is told.
+
+    Attributes:
+        run: The run that a point is of.
+        pick: The words by which the point was named.
+        row: Of the point.
+        session: What the session is told.
+        format: One of `space.formats.requirements.FORMATS`.
+        gguf_type: Of the matrices in a GGUF file.
+        out: Where to; None for a place in the run's directory.
+        tuning: Whether the subnet has what follows the cached refit in the run.
+        polish: What the export does beside the training.
+        recover: How it is trained.
+        tolerance: See `space.formats.hf.export`.
+    """
+
+    run: FinishedRun
+    pick: str
+    row: pd.Series[Any]
+    session: Settings
+    format: str
+    gguf_type: str
+    out: Path | None
+    tuning: bool
+    polish: Polish
+    recover: Recovery
+    tolerance: float
+
+
+def export_settings(config: Config, arguments: Sequence[str]) -> ExportSettings:
+    """The settings of an export, checked.
+
+    Args:
+        config: Of `export_subnet.py`.
+        arguments: Of the command line that gave it.
+
+    Raises:
+        UserError: See `instantiated`; or there is no such run, point or format.
+    """
+    polish, recover = instantiated(config["polish"], "polish"), instantiated(config["recover"], "recover")
+    form, kind = config["format"], config["gguf"]["type"]
+    require_format(form, kind)
+    run, pick = FinishedRun.open(Path(str(config["run_dir"]))), str(config["pick"])
+    return ExportSettings(
+        run=run,
+        pick=pick,
+        row=run.row(pick),
+        session=ended_settings(run, config),
+        format=form,
+        gguf_type=kind,
+        out=None if config["out"] is None else Path(str(config["out"])),
+        tuning=checked(config["tuning"], bool, "tuning"),
+        polish=polish,
+        recover=recover,
+        tolerance=checked(config["tolerance"], float, "tolerance"),
+    )
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """What `score_subnet.py` is told.
+
+    Attributes:
+        run: The run that a point is of.
+        pick: The words by which the point was named.
+        row: Of the point.
+        session: What the session is told, the tasks among it.
+    """
+
+    run: FinishedRun
+    pick: str
+    row: pd.Series[Any]
+    session: Settings
+
+
+def score_settings(config: Config, arguments: Sequence[str]) -> ScoreSettings:
+    """The settings of task scores, checked.
+
+    Args:
+        config: Of `score_subnet.py`.
+        arguments: Of the command line that gave it.
+
+    Raises:
+        UserError: A setting is wrong; or there is no such run or point.
+    """
+    part = {field.name: config[field.name] for field in fields(TaskSettings) if field.name in config}
+    tasks: TaskSettings = instantiated({"_target_": "evaluators.settings.TaskSettings", **part})
+    tasks.require_place()
+    run, pick = FinishedRun.open(Path(str(config["run_dir"]))), str(config["pick"])
+    return ScoreSettings(run, pick, run.row(pick), replace(ended_settings(run, config), tasks=tasks))
+
+
+@dataclass(frozen=True)
+class DashboardSettings:
+    """What `dashboard.py` is told; see `search.views.dashboard.serve.serve`."""
+
+    run_dir: Path
+    host: str
+    port: int
+    token: str | None
+    include_path: str | None
+    places: Sequence[str]
+
+
+def dashboard_settings(config: Config, arguments: Sequence[str]) -> DashboardSettings:
+    """The settings of a dashboard.
+
+    Args:
+        config: Of `dashboard.py`.
+        arguments: Of the command line that gave it.
+
+    Raises:
+        UserError: A setting is of another kind.
+    """
+    token = config["token"]
+    return DashboardSettings(
+        run_dir=Path(str(config["run_dir"])),
+        host=str(config["host"]),
+        port=checked(config["port"], int, "port"),
+        token=None if token is None else str(token),
+        include_path=checked(config["include_path"], str | None, "include_path"),
+        places=[argument for argument in arguments if argument.startswith(("model.path=", "data.path="))],
+    )

@@ -1,0 +1,225 @@
+"""Settings of what subnets learn, checked as they are made; free of torch, so that mistakes are told at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from evaluators.data.places import TextPlace
+from space.errors import UserError
+
+MODES = ("off", "final", "loop")  # of `search.distillation`
+LAST_RATE = 0.1  # of the learning rate of healing is left at the end of its cosine
+DECAY_STEPS = 16  # after so many, the learning rate of distillation has fallen by the root of 2
+
+# Row name to whether a decoder parameter of that name is trained. Names are peft's where there are adapters.
+TRAINABLE: Mapping[str, Callable[[str], bool]] = {
+    "adapters": lambda name: ".lora_" in name or _is_small(name),
+    "outputs": lambda name: name.endswith(("o_proj.weight", "down_proj.weight")) or _is_small(name),
+    "norms": lambda name: _is_small(name),
+    "all": lambda name: "embed_tokens" not in name,
+}
+# The same of the weights that all subnets share, which have no adapters.
+SHARED_TRAINABLE = {row: trained for row, trained in TRAINABLE.items() if row != "adapters"}
+
+
+def _is_small(name: str) -> bool:
+    return name.endswith("bias") or name.endswith("norm.weight")
+
+
+@dataclass(frozen=True)
+class CorrectiveRefit:
+    """Settings of the corrective refit.
+
+    Attributes:
+        windows: Windows of the calibration text.
+        damping: See `space.supernet.corrective_refit.correct`.
+        batch_size: Windows of a forward pass.
+    """
+
+    windows: int
+    damping: float = 0.001
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class Healing:
+    """Settings.
+
+    Attributes:
+        tokens: Of training, over all designs.
+        trainable: Row of `SHARED_TRAINABLE`.
+        learning_rate: Of AdamW, after the warm-up; it falls along a cosine to `LAST_RATE` of it.
+        warmup: Part of the steps in which it rises.
+        batch_size: Windows of a step, which is one forward pass.
+        clip: Largest norm of the gradient.
+        save_tokens: Training tokens between two checkpoints.
+    """
+
+    tokens: int = 120_000
+    trainable: str = "all"
+    learning_rate: float = 3e-4
+    warmup: float = 0.03
+    batch_size: int = 1
+    clip: float = 1.0
+    save_tokens: int = 60_000
+
+    def __post_init__(self) -> None:
+        if self.trainable not in SHARED_TRAINABLE:
+            raise UserError(
+                f"distillation.trainable: expected one of {', '.join(SHARED_TRAINABLE)}, got {self.trainable!r}."
+            )
+        for name in ("tokens", "batch_size", "save_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"distillation.{name}: expected at least 1, got {getattr(self, name)}.")
+        if not self.learning_rate > 0 or not self.clip > 0 or not 0 <= self.warmup < 1:
+            raise UserError(
+                "distillation: expected learning_rate and clip above 0 and warmup from 0 to below 1, got "
+                f"{self.learning_rate}, {self.clip} and {self.warmup}."
+            )
+
+    def steps(self, length: int) -> int:
+        """How many steps there are with windows of so many tokens."""
+        return -(-self.tokens // (self.batch_size * length))
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate at a step, from 0."""
+        rising = min(1.0, (step + 1) / max(1.0, self.warmup * steps))
+        falling = LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        return self.learning_rate * rising * falling
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Settings, the same for all candidates.
+
+    Attributes:
+        tokens: Of training of each trained fidelity, in total, rising.
+        trainable: Row of `TRAINABLE`.
+        rank: Of the low-rank adapters.
+        learning_rate: Of AdamW, after the warm-up; it falls with the root of the steps.
+        warmup: Steps in which the learning rate rises.
+        batch_size: Windows of a step, which is one forward pass.
+        clip: Largest norm of the gradient.
+        temperature: What logits are divided by.
+        lm: Weight of the language-model loss, 0..1; the divergence has the rest.
+        streams: Weight of the match of residual streams.
+        stream_layers: Behind how many layers, evenly spaced, they are matched.
+        seed: Of the adapters' initial values.
+    """
+
+    tokens: tuple[int, ...]
+    trainable: str = "adapters"
+    rank: int = 16
+    learning_rate: float = 1e-3
+    warmup: int = 4
+    batch_size: int = 1
+    clip: float = 1.0
+    temperature: float = 1.0
+    lm: float = 0.0
+    streams: float = 0.0
+    stream_layers: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        tokens = [*self.tokens]
+        object.__setattr__(self, "tokens", tuple(tokens))  # configurations have lists
+        if not tokens or tokens != sorted(set(tokens)) or tokens[0] < 1:
+            raise UserError(f"distillation.tokens: expected rising counts of tokens, got {tokens}. Give one at least.")
+        if self.trainable not in TRAINABLE:
+            raise UserError(f"distillation.trainable: expected one of {', '.join(TRAINABLE)}, got {self.trainable!r}.")
+        for name in ("rank", "batch_size", "stream_layers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"distillation.{name}: expected at least 1, got {getattr(self, name)}.")
+        for name in ("learning_rate", "clip", "temperature"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"distillation.{name}: expected more than 0, got {getattr(self, name)}.")
+        if not 0 <= self.lm <= 1 or self.streams < 0 or self.warmup < 0:
+            raise UserError(
+                "distillation: expected lm from 0 to 1, streams and warmup of at least 0, got "
+                f"{self.lm}, {self.streams} and {self.warmup}."
+            )
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step, from 0: a warm-up, then a fall that does not depend on where training ends.
+
+        So a student that is promoted goes on where it was, and one that is not loses little by the end.
+        """
+        return self.learning_rate * min((step + 1) / max(self.warmup, 1), 1.0) / math.sqrt(1 + step / DECAY_STEPS)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Settings of the distillation of a pick.
+
+    Attributes:
+        tokens: Of training text, rounded up to whole steps; 0 for none, None for what `polish.minutes` gives.
+        learning_rate: Of AdamW, after the warm-up; it falls to 0 along a cosine.
+        warmup: Part of the steps in which the learning rate rises.
+        batch_size: Windows of a forward pass, of all processes together.
+        accumulation: Forward passes of a step.
+        clip: Largest norm of the gradient.
+        save_tokens: Training tokens between two checkpoints, and between two looks at held-out text.
+        seed: Of the trainer, and of the order of the text.
+        checkpointing: Whether activations are computed again in the backward pass, which takes less memory and more
+            time.
+        compile: Whether the student is compiled with torch.compile, which takes minutes before the first step.
+        data: Where the text is; without a path, the run's own.
+    """
+
+    tokens: float | None = None
+    learning_rate: float = 2e-4
+    warmup: float = 0.02
+    batch_size: int = 2
+    accumulation: int = 1
+    clip: float = 1.0
+    save_tokens: float = 100_000
+    seed: int = 0
+    checkpointing: bool = False
+    compile: bool = False
+    data: TextPlace = field(default_factory=TextPlace)
+
+    def __post_init__(self) -> None:
+        if (self.tokens or 0) < 0 or self.save_tokens < 1:
+            raise UserError(
+                "recover: expected tokens of at least 0 and save_tokens of at least 1, got "
+                f"{self.tokens} and {self.save_tokens}."
+            )
+        for name in ("batch_size", "accumulation"):
+            if getattr(self, name) < 1:
+                raise UserError(f"recover.{name}: expected at least 1, got {getattr(self, name)}.")
+        if not self.learning_rate > 0 or not self.clip > 0 or not 0 <= self.warmup < 1:
+            raise UserError(
+                "recover: expected learning_rate and clip above 0 and warmup from 0 to below 1, got "
+                f"{self.learning_rate}, {self.clip} and {self.warmup}."
+            )
+
+    @property
+    def step_windows(self) -> int:
+        """Windows of a step of the optimizer."""
+        return self.batch_size * self.accumulation
+
+
+@dataclass(frozen=True)
+class Polish:
+    """What an export does for its one model, beside the settings of the training.
+
+    Attributes:
+        minutes: Of training on this machine, by a speed that is measured before it; 0 for the model of the front's row.
+            `Recovery.tokens` stands in place of it.
+        windows: Of calibration text for the corrective refit in place of the front's one, at most; 0 to keep that.
+    """
+
+    minutes: float = 4.0
+    windows: int = 256
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.minutes < math.inf:
+            raise UserError(f"polish.minutes: expected at least 0, got {self.minutes}.")
+        if self.windows < 0 or self.windows == 1:
+            raise UserError(f"polish.windows: expected 0 or at least 2, got {self.windows}.")
+
+    def wanted(self, recovery: Recovery) -> bool:
+        """Whether there is anything to do."""
+        return self.minutes > 0 or recovery.tokens is not None
