@@ -31,7 +31,7 @@ def search(settings: RunSettings, watch: Watch) -> None:
 
 
 def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
-    """The job, start to end, as README numbers it."""
+    """The job, start to end, as docs/how-it-works.md numbers it."""
     session = Session.open(settings.session, Paths(run_dir), watch.stage)
     with watch.stage("model and text"):
         session.check()
@@ -46,7 +46,7 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     watch.say([*table.remarks(), *(table.profile(session.dense) if settings.profile_only else [])])
     if settings.profile_only:
         return
-    # 3: cheap questions first
+    # 3 and 4: cheap questions first, and the healing of the shared weights in between
     fidelities, evaluators, objectives = session.fidelities, session.ladder, session.objectives
     space = constrained(session.space, settings.constraints, fidelities.free)
     starts = starting_designs(space, session.supernet.removal_order)
@@ -58,7 +58,7 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     with Archive(run_dir / "archive.jsonl", session.identity()) as archive:
         with watch.stage("search"):
             run_loop(algorithm, evaluators, archive, objectives, budget, ask=settings.ask, on_progress=watch.searched)
-        # 4: what is promised is measured
+        # 5: what is promised is measured
         result = finished(session, archive, space, settings, watch)
         write_pages(run_dir, archive)
         if session.harness.tasks:

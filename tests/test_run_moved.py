@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers_commands import EVALUATIONS, Place, contents, good
-from helpers_run import ended, save_tiny, start
+from helpers_run import ended, start
 
 from search.run.directory import FRONT_FILE
 from search.run.front import read_front_csv
@@ -25,7 +25,9 @@ def moved(llama: Place, tmp_path: Path) -> Moved:
     now = shutil.copytree(llama.model, tmp_path / "now" / "renamed")
     (now / "text.txt").rename(now.with_name("words.txt"))
     other = shutil.copytree(now, tmp_path / "other")
-    shutil.copy(save_tiny("mistral", tmp_path / "mistral") / "model.safetensors", other)
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-4] ^= 1  # the least of one weight
+    (other / "model.safetensors").write_bytes(weights)
     return run, now, other
 
 
