@@ -22,12 +22,6 @@ from space.space import SearchSpace
 
 # Of the space, what depends on the model.
 OF_THE_MODEL = ("mlp_step", "freeze_layers", "freeze_attention", "freeze_mlp", "min_layers")
-    "mlp_step",
-    "freeze_layers",
-    "freeze_attention",
-    "freeze_mlp",
-    "min_layers",
-)  # space.*, that depend on it
 # Field of `Settings` to the key of a configuration that it is made of.
 PARTS: Mapping[str, str] = {
     "model": "model",
