@@ -151,7 +151,7 @@ def test_activations_that_are_not_finite(tmp_path: Path, projection: str, dtype:
     model.get_submodule(f"model.layers.2.{projection}").weight.mul_(3e38 if dtype == torch.float32 else 3e4)
     loaded = LoadedModel(model, None, spec, dtype, torch.device("cpu"), "nowhere")
     with pytest.raises(UserError, match=said):
-        Preparation().supernet(loaded, TOKENS, tmp_path / "run")
+        prepared_supernet(Preparation(), loaded, TOKENS, tmp_path / "run")
     assert not is_prepared(tmp_path / "run")
 
 
