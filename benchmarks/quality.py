@@ -23,9 +23,9 @@ import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.unseen import losses
 from evaluators.metrics import REMOVED
 from search.run.front import dense_row, read_front_csv
 from space.models.embedded import default_model_dir
@@ -42,15 +42,10 @@ def load(directory: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, trust_remote_code=True).eval()
 
 
-@torch.inference_mode()
 def perplexity(model: Any, tokenizer: Any, text: str) -> float:
     """Perplexity of a float32 model by the protocol."""
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids[0]
-    total = 0.0
-    for window in ids[: WINDOWS * LENGTH].view(WINDOWS, LENGTH):
-        logits = model(window[None], use_cache=False).logits[0, :-1].float()
-        total += F.cross_entropy(logits, window[1:], reduction="sum").item()
-    return math.exp(total / (WINDOWS * (LENGTH - 1)))
+    return math.exp(losses(model, ids[: WINDOWS * LENGTH].view(WINDOWS, LENGTH)).mean())  # as all are of one length
 
 
 def best_of_size(points: pd.DataFrame, removed: float) -> pd.Series:

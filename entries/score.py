@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from entries.settings import ScoreSettings
+from entries.settings import PickSettings
 from evaluators.paths import Paths
 from evaluators.session import Session
 from search.archive import Archive
@@ -11,7 +11,7 @@ from search.views.scoring import watched_scores
 from search.views.watch.run import Watch
 
 
-def score(settings: ScoreSettings, watch: Watch) -> None:
+def score(settings: PickSettings, watch: Watch) -> None:
     """Asks the dense model and a pick of a run what the run's archive does not know yet."""
     run, candidate = settings.run, candidate_of(settings.row)
     run_dir = run.run_dir

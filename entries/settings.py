@@ -22,7 +22,7 @@ from search.run.directory import read_config
 from search.run.finished import FinishedRun, finished_runs
 from search.run.recommended import Recommend
 from search.views.watch.trackers import require_tracker
-from space.errors import UserError
+from space.checks import require_least
 from space.formats.requirements import require_format, require_llamacpp
 
 
@@ -68,9 +68,8 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         require_ask(self.ask)
-        for name, least in (("seed", 0), ("front_points", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name}: expected at least {least}, got {getattr(self, name)}.")
+        require_least(self, "", ("seed",), least=0)
+        require_least(self, "", ("front_points",))
 
     def check(self) -> None:
         """Refuses what can be refused without the model, which reads nothing but runs to compare with.
@@ -152,14 +151,27 @@ def run_settings(config: Config, arguments: Sequence[str]) -> RunSettings:
 
 
 @dataclass(frozen=True)
-class ExportSettings:
-    """What `export_subnet.py` is told.
+class PickSettings:
+    """What a command is told of one point of a run; all that `score_subnet.py` is told.
 
     Attributes:
         run: The run that a point is of.
         pick: The words by which the point was named.
         row: Of the point.
         session: What the session is told.
+    """
+
+    run: FinishedRun
+    pick: str
+    row: pd.Series[Any]
+    session: Settings
+
+
+@dataclass(frozen=True)
+class ExportSettings(PickSettings):
+    """What `export_subnet.py` is told.
+
+    Attributes:
         format: One of `space.formats.requirements.FORMATS`.
         gguf_type: Of the matrices in a GGUF file.
         out: Where to; None for a place in the run's directory.
@@ -169,10 +181,6 @@ class ExportSettings:
         tolerance: See `space.formats.hf.export`.
     """
 
-    run: FinishedRun
-    pick: str
-    row: pd.Series[Any]
-    session: Settings
     format: str
     gguf_type: str
     out: Path | None
@@ -211,24 +219,7 @@ def export_settings(config: Config, arguments: Sequence[str]) -> ExportSettings:
     )
 
 
-@dataclass(frozen=True)
-class ScoreSettings:
-    """What `score_subnet.py` is told.
-
-    Attributes:
-        run: The run that a point is of.
-        pick: The words by which the point was named.
-        row: Of the point.
-        session: What the session is told, the tasks among it.
-    """
-
-    run: FinishedRun
-    pick: str
-    row: pd.Series[Any]
-    session: Settings
-
-
-def score_settings(config: Config, arguments: Sequence[str]) -> ScoreSettings:
+def score_settings(config: Config, arguments: Sequence[str]) -> PickSettings:
     """The settings of task scores, checked.
 
     Args:
@@ -242,7 +233,7 @@ def score_settings(config: Config, arguments: Sequence[str]) -> ScoreSettings:
     tasks: TaskSettings = instantiated({"_target_": "evaluators.settings.TaskSettings", **part})
     tasks.require_place()
     run, pick = FinishedRun.open(Path(str(config["run_dir"]))), str(config["pick"])
-    return ScoreSettings(run, pick, run.row(pick), replace(ended_settings(run, config), tasks=tasks))
+    return PickSettings(run, pick, run.row(pick), replace(ended_settings(run, config), tasks=tasks))
 
 
 @dataclass(frozen=True)

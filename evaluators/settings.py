@@ -12,7 +12,7 @@ from evaluators.data.places import Part, TextPlace
 from evaluators.latency.workload import Workload
 from evaluators.metrics import SEARCH_QUALITY, metric_named, metrics_named
 from evaluators.training.recipes import MODES, CorrectiveRefit, Distillation, Healing
-from space.checks import require_dtype
+from space.checks import require_dtype, require_least
 from space.errors import UserError
 from space.space import SearchSpace
 from space.spec import ModelSpec
@@ -59,9 +59,7 @@ class TextSettings(TextPlace):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("length", "calibration_windows", "search_windows", "heldout_windows"):
-            if getattr(self, name) < 1:
-                raise UserError(f"data.{name}: expected at least 1, got {getattr(self, name)}.")
+        require_least(self, "data.", ("length", "calibration_windows", "search_windows", "heldout_windows"))
         if self.long is not None and self.long < 2:
             raise UserError(f"data.long: expected at least 2 tokens, or null for no longer windows, got {self.long}.")
 
@@ -108,11 +106,8 @@ class FidelitySettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fidelities", tuple(self.fidelities))  # configurations have lists
-        for name in ("context", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"evaluators.{name}: expected at least 1, got {getattr(self, name)}.")
-        if self.cache_bytes < 0:
-            raise UserError(f"evaluators.cache_bytes: expected at least 0, got {self.cache_bytes}.")
+        require_least(self, "evaluators.", ("context", "batch_size"))
+        require_least(self, "evaluators.", ("cache_bytes",), least=0)
 
 
 @dataclass(frozen=True)
@@ -139,8 +134,7 @@ class TaskSettings:
     def __post_init__(self) -> None:
         tasks = (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks)
         object.__setattr__(self, "tasks", tasks)
-        if self.picks < 0:
-            raise UserError(f"evaluate.picks: expected at least 0, got {self.picks}.")
+        require_least(self, "evaluate.", ("picks",), least=0)
         shots, limit, batch_size, place = self.num_fewshot, self.limit, self.batch_size, self.include_path
         if not (shots is None or shots >= 0) or not (limit is None or limit > 0):
             raise UserError(

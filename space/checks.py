@@ -1,4 +1,4 @@
-"""Checks of settings of the model and of a search space: what each may be, said in its words; free of torch."""
+"""Checks of settings, most of them of a search space: what each may be, said in its words; free of torch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ def require_dtype(name: str) -> None:
     """Raises UserError unless it is `auto` or one of `DTYPES`."""
     if name not in ("auto", *DTYPES):
         raise UserError(f"Expected dtype to be one of auto, {', '.join(DTYPES)}, got {name!r}.")
+
+
+def require_least(settings: object, group: str, names: Iterable[str], least: int = 1) -> None:
+    """Raises UserError unless each of these attributes is at least so much; `group` comes before their names."""
+    for name in names:
+        value = getattr(settings, name)
+        if value < least:
+            raise UserError(f"{group}{name}: expected at least {least}, got {value}.")
 
 
 def check_flag(name: str, value: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 from evaluators.base import Metric
 from evaluators.metrics import metric_named
 from space.errors import UserError
+from space.formats.requirements import GGUF_TYPES
 
 LATENCY = metric_named("latency_ms")
 LATENCY_E2E = metric_named("latency_e2e_ms")
@@ -79,8 +80,8 @@ class Workload:
             raise UserError(f"latency.scenario: expected prefill, decode or serving, got {self.scenario!r}.")
         if self.engine not in ("torch", "llamacpp"):
             raise UserError(f"latency.engine: expected torch or llamacpp, got {self.engine!r}.")
-        if self.gguf_type not in ("f16", "q8_0"):
-            raise UserError(f"latency.gguf_type: expected f16 or q8_0, got {self.gguf_type!r}.")
+        if self.gguf_type not in GGUF_TYPES:
+            raise UserError(f"latency.gguf_type: expected {' or '.join(GGUF_TYPES)}, got {self.gguf_type!r}.")
         if self.logits not in ("last", "all"):
             raise UserError(f"latency.logits: expected last or all, got {self.logits!r}.")
         if self.engine == "llamacpp" and self.logits == "all":

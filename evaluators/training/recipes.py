@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from evaluators.data.places import TextPlace
+from space.checks import require_least
 from space.errors import UserError
 
 MODES = ("off", "final", "loop")  # of `search.distillation`
@@ -70,14 +71,8 @@ class Healing:
             raise UserError(
                 f"distillation.trainable: expected one of {', '.join(SHARED_TRAINABLE)}, got {self.trainable!r}."
             )
-        for name in ("tokens", "batch_size", "save_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"distillation.{name}: expected at least 1, got {getattr(self, name)}.")
-        if not self.learning_rate > 0 or not self.clip > 0 or not 0 <= self.warmup < 1:
-            raise UserError(
-                "distillation: expected learning_rate and clip above 0 and warmup from 0 to below 1, got "
-                f"{self.learning_rate}, {self.clip} and {self.warmup}."
-            )
+        require_least(self, "distillation.", ("tokens", "batch_size", "save_tokens"))
+        _require_course(self, "distillation")
 
     def steps(self, length: int) -> int:
         """How many steps there are with windows of so many tokens."""
@@ -129,9 +124,7 @@ class Distillation:
             raise UserError(f"distillation.tokens: expected rising counts of tokens, got {tokens}. Give one at least.")
         if self.trainable not in TRAINABLE:
             raise UserError(f"distillation.trainable: expected one of {', '.join(TRAINABLE)}, got {self.trainable!r}.")
-        for name in ("rank", "batch_size", "stream_layers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"distillation.{name}: expected at least 1, got {getattr(self, name)}.")
+        require_least(self, "distillation.", ("rank", "batch_size", "stream_layers"))
         for name in ("learning_rate", "clip", "temperature"):
             if not getattr(self, name) > 0:
                 raise UserError(f"distillation.{name}: expected more than 0, got {getattr(self, name)}.")
@@ -186,19 +179,23 @@ class Recovery:
                 "recover: expected tokens of at least 0 and save_tokens of at least 1, got "
                 f"{self.tokens} and {self.save_tokens}."
             )
-        for name in ("batch_size", "accumulation"):
-            if getattr(self, name) < 1:
-                raise UserError(f"recover.{name}: expected at least 1, got {getattr(self, name)}.")
-        if not self.learning_rate > 0 or not self.clip > 0 or not 0 <= self.warmup < 1:
-            raise UserError(
-                "recover: expected learning_rate and clip above 0 and warmup from 0 to below 1, got "
-                f"{self.learning_rate}, {self.clip} and {self.warmup}."
-            )
+        require_least(self, "recover.", ("batch_size", "accumulation"))
+        _require_course(self, "recover")
 
     @property
     def step_windows(self) -> int:
         """Windows of a step of the optimizer."""
         return self.batch_size * self.accumulation
+
+
+def _require_course(settings: Healing | Recovery, group: str) -> None:
+    """Raises UserError where a learning rate that rises and falls over the steps cannot be made of the settings."""
+    rate, clip, warmup = settings.learning_rate, settings.clip, settings.warmup
+    if not rate > 0 or not clip > 0 or not 0 <= warmup < 1:
+        raise UserError(
+            f"{group}: expected learning_rate and clip above 0 and warmup from 0 to below 1, got {rate}, {clip} and "
+            f"{warmup}."
+        )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from space.files import write_whole
-from space.models.embedded import cache_dir
+from space.models.embedded import CACHE_ADVICE, cache_dir
 from space.models.hub import WEIGHT_FILES
 
 # Keys of config.json that do not say what the model computes.
@@ -44,8 +44,7 @@ def _of_file(file: Path) -> str:
         if isinstance(stored, dict) and {**facts, "sha256": stored.get("sha256")} == stored:
             return str(stored["sha256"])
     digest = _hashed(file)
-    advice = "Free some space, or name another cache directory with the environment variable PARETOPRUNE_CACHE."
-    write_whole(kept, json.dumps({**facts, "sha256": digest}, indent=1) + "\n", advice=advice)
+    write_whole(kept, json.dumps({**facts, "sha256": digest}, indent=1) + "\n", advice=CACHE_ADVICE)
     return digest
 
 
