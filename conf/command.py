@@ -36,11 +36,13 @@ def command(name: str, *, read: str, work: str) -> Callable[[], None]:
         The entry: it ends the process with a message of one mistake and exit status 1. With `--multirun` each job is
         for itself: what one is refused is told, the others go on, and the exit status is 1 in the end.
     """
-    refused: list[int] = []  # numbers of jobs
+    begun: list[int] = []  # numbers of jobs
+    refused: list[int] = []
 
     def job(cfg: DictConfig) -> None:
         os.environ.pop(_RAISES, None)  # from now on Hydra may print crashes; and other processes begin anew
         own = HydraConfig.get()
+        begun.append(len(begun))
         arguments: Any = OmegaConf.to_container(own.overrides.task)  # as they were given
         try:
             _work(cfg, arguments, read, work)
@@ -66,7 +68,8 @@ def command(name: str, *, read: str, work: str) -> Callable[[], None]:
         except (HydraException, OmegaConfBaseException) as error:
             sys.exit(f"error: {refusal(error, sys.argv[1:], name)}")
         if refused:
-            sys.exit(f"error: {len(refused)} of the jobs were refused: {', '.join(map(str, refused))}")
+            numbers = ", ".join(map(str, refused))
+            sys.exit(f"error: refused {len(refused)} of the sweep's {len(begun)} jobs ({numbers}), as said above")
 
     return entry
 

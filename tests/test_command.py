@@ -68,7 +68,7 @@ def test_refused_jobs_of_a_sweep_are_told_one_by_one_and_the_sweep_fails(tmp_pat
     assert done.stderr.splitlines() == [
         "error: job 0 (search.ask=0 seed=5): search.ask: expected at least 1 candidate, got 0.",
         "error: job 1 (search.ask=-1 seed=5): search.ask: expected at least 1 candidate, got -1.",
-        "error: 2 of the jobs were refused: 0, 1",
+        "error: refused 2 of the sweep's 2 jobs (0, 1), as said above",
     ]
 
 

@@ -50,7 +50,7 @@ EVALUATIONS = [
 ]
 
 
-def report(run_dir: Path = RUN_DIR, rise: float = 0.15, loss: float = 0.0) -> str:
+def report(run_dir: Path = RUN_DIR, rise: float = 0.15, loss: float = 0.0, *settings: str) -> str:
     front = search_ended().result.front
     tuned = front.assign(untuned_kl=2 * front["kl"], refit_ppl=3 * front["heldout_ppl"])
     tuned = tuned.assign(
@@ -58,7 +58,7 @@ def report(run_dir: Path = RUN_DIR, rise: float = 0.15, loss: float = 0.0) -> st
     )
     samples = {"prompts": [HOSTILE, "It is"], "new_tokens": 3}
     samples["texts"] = {key: [HOSTILE, f" {key}\nnext"] for key in tuned["key"][:2]}
-    config = default_config(f"recommend.rise={rise}")
+    config = default_config(f"recommend.rise={rise}", *settings)
     run = finished_run(run_dir, tuned, tuned, (KL, LATENCY), {**SUMMARY, "samples": samples}, config=config)
     return report_text(run, EVALUATIONS)
 
@@ -103,6 +103,19 @@ def test_the_numbers_are_the_runs_own() -> None:
     assert "12,345 tokens" in text
     assert f"torch {versions()['torch']}" in text
     assert "Seed: 0." in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ((), "on 16,384 tokens and weights that all designs share, healed by 120,000 tokens of distillation"),
+        (("distillation=own",), "on 16,384 tokens and distillation from the dense model for 4,096 tokens"),
+        (("distillation=none", "search.distillation=loop"), "on 16,384 tokens, as it is exported"),
+        (("search.distillation=off",), "on 16,384 tokens, as it is exported"),
+    ],
+)
+def test_what_was_done_to_the_points_is_said(settings: tuple[str, ...], words: str) -> None:
+    assert words in report(RUN_DIR, 0.15, 0.0, *settings)
 
 
 def test_without_a_recommended_point_the_report_names_the_trade_and_its_commands() -> None:

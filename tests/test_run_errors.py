@@ -134,7 +134,7 @@ def test_a_sweep_goes_on_after_a_refused_job_and_each_report_has_its_own_command
     first, last = done.stderr.splitlines()
     assert first.startswith("error: job 0 (")
     assert "data.length=5000" in first
-    assert last == "error: 1 of the jobs were refused: 0"
+    assert last == "error: refused 1 of the sweep's 2 jobs (0), as said above"
     (run,) = (path for path in (tmp_path / "results").iterdir() if path.is_dir())
     assert run.name.startswith("a b-")
     (command,) = {

@@ -184,7 +184,7 @@ def _tuning_words(config: Mapping[str, Any]) -> str:
     words = []
     if correction:
         words.append(f"a corrective refit on {correction['windows'] * config['data']['length']:,} tokens")
-    if mode != "off":
+    if distillation and mode != "off":
         tokens, what = distillation["tokens"], distillation["trainable"]
         if isinstance(tokens, int):
             words.append(f"weights that all designs share, healed by {tokens:,} tokens of distillation ({what})")
