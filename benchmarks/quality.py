@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.unseen import losses
 from evaluators.metrics import REMOVED
+from search.run.directory import FRONT_FILE, POINTS_FILE
 from search.run.front import dense_row, read_front_csv
 from space.models.embedded import default_model_dir
 
@@ -64,16 +65,18 @@ def main() -> None:
     parser.add_argument("--heal", type=int, default=0, help="tokens of healing, of --tokens; 0: nothing is trained")
     parser.add_argument("--recover", type=int, default=0, help="tokens of training of each exported model")
     arguments = parser.parse_args()
-    how = [f"distillation.tokens={arguments.heal}"] if arguments.heal else ["distillation=none"]
+    # members of a healed supernet's front are asked about anew; others are picked by what the search said of all
+    how = [f"distillation.tokens={arguments.heal}", "front_points=64"]
+    how = how if arguments.heal else ["search.distillation=off", "front_points=1"]
     command = [
         sys.executable, str(ROOT / "run_search.py"), f"run_dir={arguments.run_dir}",
         f"data.path={arguments.calibration.resolve()}", "data.calibration_windows=128", "data.search_windows=8",
         "objectives=[kl,decoder_params]", "space.min_decoder_params=0.48",
-        f"budget.tokens={arguments.tokens}", "front_points=64", "recommend.most=10", *how,
+        f"budget.tokens={arguments.tokens}", "recommend.most=10", *how,
         "correction.windows=16", "latency.front_rounds=1", "samples.prompts=[]", "data.long=null",
     ]  # fmt: skip
     subprocess.run(command, check=True)
-    points = read_front_csv(arguments.run_dir / "front.csv")
+    points = read_front_csv(arguments.run_dir / (FRONT_FILE if arguments.heal else POINTS_FILE))
     text = arguments.test.read_text(encoding="utf-8")
     tokenizer = AutoTokenizer.from_pretrained(default_model_dir())
     dense = perplexity(load(default_model_dir()), tokenizer, text)

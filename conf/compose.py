@@ -21,6 +21,7 @@ from space.errors import UserError
 Config = dict[str, Any]
 MOST_NAMED = 3  # names that are near one that there is not
 _NEAR = 0.6  # part of the letters that are alike
+_AS_NEAR = 0.1  # of that part, by which several names are about as near
 
 _KEY = re.compile(r"(?:Could not override|already at|Could not delete(?: from config\.)?|config group) '([^']+)'")
 
@@ -106,7 +107,7 @@ def _unknown(key: str, arguments: Sequence[str], name: str) -> str:
         config = _settings(name, [])
     leaves = [each for each in flatten(config) if not re.search(r"(^|\.)_\w+_$", each)]
     known = [*dict.fromkeys([*config, *leaves])]
-    return f"{key}: expected a setting that there is.{_did_you_mean(_near(key, known))} --help shows all."
+    return f"{key}: there is no such setting.{_did_you_mean(_near(key, known))} --help shows all."
 
 
 def _settings(name: str, overrides: Sequence[str]) -> Config:
@@ -123,7 +124,8 @@ def _near(name: str, known: Iterable[str]) -> list[str]:
         return max(SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
     likest = sorted(((likeness(each), each) for each in known), key=lambda pair: -pair[0])
-    return [each for value, each in likest if value >= _NEAR][:MOST_NAMED]
+    near = [(value, each) for value, each in likest if value >= _NEAR]
+    return [each for value, each in near if value > near[0][0] - _AS_NEAR][:MOST_NAMED]
 
 
 def _did_you_mean(names: Sequence[str]) -> str:

@@ -72,8 +72,12 @@ def choose_metrics(names: Sequence[str], metrics: Sequence[Metric]) -> list[Metr
         UserError: A name is unknown or stands there twice, or there are not two or three.
     """
     by_name = {metric.name: metric for metric in metrics}
-    if not 2 <= len(names) <= 3 or len(set(names)) != len(names) or not set(names) <= by_name.keys():
-        raise UserError(f"objectives: expected two or three of {', '.join(by_name)}, got {', '.join(names) or 'none'}.")
+    unknown = [name for name in names if name not in by_name]
+    if not 2 <= len(names) <= 3 or len(set(names)) != len(names) or unknown:
+        other = f" There is no {' and no '.join(unknown)}." if unknown else ""
+        raise UserError(
+            f"objectives: expected two or three of {', '.join(by_name)}, got {', '.join(names) or 'none'}.{other}"
+        )
     return [by_name[name] for name in names]
 
 

@@ -23,7 +23,7 @@ def told(*arguments: str, name: str = "config") -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["sede=1"], ["sede: expected a setting that there is", "Did you mean seed"]),
+        (["sede=1"], ["sede: there is no such setting", "Did you mean seed"]),
         (["data.lenght=8"], ["data.lenght", "Did you mean data.length or"]),
         (["tokens=8"], ["Did you mean", "budget.tokens"]),
         (["serch=nsga2"], ["serch", "Did you mean search"]),

@@ -83,11 +83,11 @@ def test_a_source_that_gives_little_is_told():
     assert said == [
         "calibration text is uneven: an even share of 24 windows is 8 a source, but there are tiny 6",
         "search text is uneven: an even share of 12 windows is 4 a source, but there are tiny 2",
-        "heldout text is uneven: an even share of 2 windows is 0.667 a source, but there are tiny 0",
+        "heldout text: 2 windows are too few for 3 sources, without any of tiny",
     ]
     many = numbered(**{f"s{index}": 100 for index in range(20)})
     assert many.remarks({"search": 4}, 10)[0].endswith(
-        "but there are s4 0, s5 0, s6 0, s7 0, s8 0, s9 0, s10 0, s11 0 and 8 more"
+        "4 windows are too few for 20 sources, without any of s4, s5, s6, s7, s8, s9, s10, s11 and 8 more"
     )
 
 

@@ -144,8 +144,6 @@ def test_a_constraint_that_nothing_satisfies_is_told_the_nearest_point() -> None
             "sffffffffff",
             "latency_ms<25",
             "latency_ms=25",
-            "speed<=3",
-            "key<=3",
             "params<=small",
             "<=3",
         ),
@@ -156,6 +154,12 @@ def test_a_pick_that_means_nothing_is_told_what_works(pick: str) -> None:
     with pytest.raises(UserError, match=r"recommended, smallest, fastest.*params<=0\.6.*latency_ms.*") as error:
         select(FRAME, pick, OBJECTIVES)
     assert all(candidate.key in str(error.value) for candidate, _ in POINTS.values())
+
+
+@pytest.mark.parametrize("pick", ["speed<=3", "key<=3"])
+def test_a_limit_on_what_no_point_has_is_told_the_metrics(pick: str) -> None:
+    with pytest.raises(UserError, match=r"expected a metric of the front before <=, one of .*latency_ms.*params"):
+        select(FRAME, pick, OBJECTIVES)
 
 
 def test_an_ambiguous_start_of_a_key_is_told_its_points() -> None:

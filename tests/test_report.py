@@ -86,8 +86,14 @@ def test_csv_reads_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_missing_csv_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such file.*run_search\.py"):
+    with pytest.raises(UserError, match=r"no such file\. Give the run directory of a search that has ended"):
         read_front_csv(tmp_path / "front.csv")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    with pytest.raises(UserError, match=rf"no such file\. That is no run directory.*: {tmp_path / 'run'}\."):
+        read_front_csv(tmp_path / "front.csv")
+    with pytest.raises(UserError, match=r"has not ended: run run_search\.py on it again"):
+        read_front_csv(tmp_path / "run" / "front.csv")
 
 
 @pytest.mark.parametrize(

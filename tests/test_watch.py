@@ -277,7 +277,7 @@ def seen(mode: str) -> Iterator[None]:
 def test_mistakes_and_interrupts_are_told_to_all_who_listen(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="expected x"), seen(mode):
         raise UserError("expected x")
-    with pytest.raises(SystemExit, match=r"stopped; run again with .*results/a run.* to go on"), seen(mode):
+    with pytest.raises(SystemExit, match=r"stopped; give the same command with .*results/a run.* to go on"), seen(mode):
         raise KeyboardInterrupt
     with pytest.raises(ZeroDivisionError), seen(mode):
         _ = 1 / 0
@@ -338,6 +338,6 @@ def test_ctrl_c_on_a_terminal_leaves_it_in_order() -> None:
         os.close(main)
     assert interrupted
     assert code == 1
-    assert "stopped; run again with the same run_dir= to go on" in text.splitlines()[-1]
+    assert "stopped; give the same command with the same run_dir= to go on" in text.splitlines()[-1]
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")
     assert "Traceback" not in text

@@ -99,7 +99,12 @@ class TokenSplits:
         for part, count in windows.items():
             shares = self.shares(part, count, length)
             short = {name: share for name, share in shares.items() if share < count // len(shares) or not share}
-            if short:
+            if short and count < len(shares):
+                without = _shortened([*short])
+                lines.append(
+                    f"{part} text: {count} windows are too few for {len(shares)} sources, without any of {without}"
+                )
+            elif short:
                 lines.append(
                     f"{part} text is uneven: an even share of {count} windows is {count / len(shares):.3g} a source, "
                     f"but there are {_counted(short)}"
@@ -156,9 +161,12 @@ def skipped_rows(rows: Mapping[str, int]) -> list[str]:
 
 
 def _counted(counts: Mapping[str, int]) -> str:
-    few = [f"{name} {count}" for name, count in counts.items()]
-    more = f" and {len(few) - MOST_NAMED} more" if len(few) > MOST_NAMED else ""
-    return f"{', '.join(few[:MOST_NAMED])}{more}"
+    return _shortened([f"{name} {count}" for name, count in counts.items()])
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{', '.join(names[:MOST_NAMED])}{more}"
 
 
 def digest_of(document: str) -> bytes:

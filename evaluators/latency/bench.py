@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.base import SPREAD, Evaluation
-from evaluators.latency.clocks import Clock, OnRound, TorchClock
+from evaluators.latency.clocks import Clock, OnTimings, TorchClock
 from evaluators.latency.llamacpp_clock import LlamaCppClock
 from evaluators.latency.table import NOISY, LatencyTable, PhaseTable, label
 from evaluators.latency.timings import Timings, spread
@@ -59,14 +59,14 @@ class LatencyBench:
         self,
         block_options: Mapping[str, Sequence[Option]],
         designs: Sequence[Candidate] = (),
-        on_round: OnRound = lambda done, of: None,
+        on_timings: OnTimings = lambda done, of: None,
     ) -> LatencyTable:
         """The latency table of a space; what the cache knows is not measured again.
 
         Args:
             block_options: By kind of block, `attention` among them: the options that leave something.
             designs: That are timed whole: the workload's `fit` first ones to correct the table, the rest to check it.
-            on_round: Called with how many rounds of a phase are done, of how many.
+            on_timings: Called with how many timings of a phase are done, of how many.
         """
         layers = self._spec.layers
         # One layer must keep attention, so the empty stack is one block of the smallest shape, taken off again below.
@@ -83,7 +83,7 @@ class LatencyBench:
         models |= {design.key: design for design in designs}
         phases = {}
         for name, phase in self.workload.phases.items():
-            timings = self._timings(phase, models, on_round)
+            timings = self._timings(phase, models, on_timings)
             dense_ms = timings.dense_ms or 0.0
             times = {model: dense_ms * timings.ratio(model) for model in models}
             # a single layer cannot be told from the rest of the model
@@ -110,23 +110,23 @@ class LatencyBench:
         return LatencyTable(phases, self.clock.describe(), self.workload)
 
     def ratios(
-        self, candidates: Sequence[Candidate], on_round: OnRound = lambda done, of: None
+        self, candidates: Sequence[Candidate], on_timings: OnTimings = lambda done, of: None
     ) -> list[dict[str, list[float]]]:
         """End-to-end times of each candidate relative to the dense model's, by phase and round, measured now.
 
         Args:
             candidates: What to time.
-            on_round: Called with how many rounds of a phase are done, of how many.
+            on_timings: Called with how many timings of a phase are done, of how many.
         """
         models = {str(index): candidate for index, candidate in enumerate(candidates)}
         ratios: list[dict[str, list[float]]] = [{} for _ in candidates]
         for name, phase in self.workload.phases.items():
-            rows, _ = self.clock.session(phase, models, self.workload.front_rounds, on_round)
+            rows, _ = self.clock.session(phase, models, self.workload.front_rounds, on_timings)
             for index in range(len(candidates)):
                 ratios[index][name] = rows[str(index)]
         return ratios
 
-    def _timings(self, phase: Phase, models: Mapping[str, Candidate], on_round: OnRound) -> Timings:
+    def _timings(self, phase: Phase, models: Mapping[str, Candidate], on_timings: OnTimings) -> Timings:
         """Timings that have all of some models; the missing ones are measured, and kept unless the machine is busy."""
         shapes = {fact: value for fact, value in self._spec.identity.items() if fact != "digest"}
         about = {
@@ -140,7 +140,7 @@ class LatencyBench:
         missing = {name: candidate for name, candidate in models.items() if name not in timings.ratios}
         if not missing and timings.dense_ms is not None:
             return timings
-        rows, dense_ms = self.clock.session(phase, missing, self.workload.rounds, on_round)
+        rows, dense_ms = self.clock.session(phase, missing, self.workload.rounds, on_timings)
         timings.ratios |= rows
         timings.dense_ms = timings.dense_ms or dense_ms
         timings.head_ms = timings.head_ms or self.clock.head_ms(phase)
@@ -158,18 +158,18 @@ class EndToEnd:
     fidelity = "timed"
 
     def __init__(
-        self, bench: LatencyBench, dense_ms: Mapping[str, float], on_round: OnRound = lambda done, of: None
+        self, bench: LatencyBench, dense_ms: Mapping[str, float], on_timings: OnTimings = lambda done, of: None
     ) -> None:
         """Times nothing yet.
 
         Args:
             bench: The clock.
             dense_ms: The dense model's milliseconds by phase, as in the latency table: the unit of all times.
-            on_round: Called with how many rounds of a phase are done, of how many.
+            on_timings: Called with how many timings of a phase are done, of how many.
         """
         self._bench = bench
         self._dense_ms = dense_ms
-        self._on_round = on_round
+        self._on_timings = on_timings
         phases = [*dense_ms] if len(dense_ms) > 1 else []
         whole_and_parts = (LATENCY_E2E, *metrics_named(*(f"{name}_e2e_ms" for name in phases)))
         times = (each for metric in whole_and_parts for each in (metric, spread_of(metric)))
@@ -190,7 +190,7 @@ class EndToEnd:
                     raise  # not the candidate's fault
                 failures[candidate.key] = f"{type(error).__name__}: {error}"
         able = [candidate for candidate in candidates if candidate.key in first_values]
-        ratios = self._bench.ratios(able, self._on_round)
+        ratios = self._bench.ratios(able, self._on_timings)
         values = {c.key: self._values(each) | first_values[c.key] for c, each in zip(able, ratios, strict=True)}
         seconds = (time.perf_counter() - start) / max(1, len(candidates))
         for candidate in candidates:

@@ -35,7 +35,7 @@ MOST_SHAPES = 10_000
 _FLUSHED_BYTES = 1 << 28
 _FORMAT = 4  # raised when a step or a model that is timed becomes another: timings from before are then not used
 
-OnRound = Callable[[int, int], None]
+OnTimings = Callable[[int, int], None]
 
 
 class Clock(Protocol):
@@ -59,7 +59,7 @@ class Clock(Protocol):
         ...
 
     def session(
-        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_round: OnRound
+        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_timings: OnTimings
     ) -> tuple[dict[str, list[float]], float]:
         """Ratios of every model to the dense one in every round, and the dense model's median milliseconds."""
         ...
@@ -133,7 +133,7 @@ class TorchClock:
         return times
 
     def session(
-        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_round: OnRound
+        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_timings: OnTimings
     ) -> tuple[dict[str, list[float]], float]:
         """See `Clock`; models take turns in an order that changes, with the dense model between every few.
 
@@ -154,7 +154,7 @@ class TorchClock:
                     ratios[name].append(2 * ms / (before + after))
                 all_dense.append(after)
                 before = after
-            on_round(number + 1, rounds)
+                on_timings(number * len(names) + start + len(group), rounds * len(names))
         self._compiled.clear()
         self._caches.clear()
         return ratios, statistics.median(all_dense)

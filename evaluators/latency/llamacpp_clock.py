@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from evaluators.latency.clocks import OnRound, cpu_name
+from evaluators.latency.clocks import OnTimings, cpu_name
 from evaluators.latency.workload import Phase, Workload
 from space.candidate import Candidate
 from space.formats.checkpoint import checkpoint_parts
@@ -66,9 +66,9 @@ class LlamaCppClock:
         return {}
 
     def session(
-        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_round: OnRound
+        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_timings: OnTimings
     ) -> tuple[dict[str, list[float]], float]:
-        """See `evaluators.latency.clocks.Clock`; a round of progress is a model with all of its rounds.
+        """See `evaluators.latency.clocks.Clock`; a model has all of its rounds at once.
 
         Raises:
             UserError: llama.cpp does not load or run a model.
@@ -93,7 +93,7 @@ class LlamaCppClock:
                 ratios[model] = [subnet_ms / dense_ms for dense_ms, subnet_ms in times]
                 all_dense += [dense_ms for dense_ms, _ in times]
                 file.unlink()
-                on_round(number + 1, len(models))
+                on_timings((number + 1) * rounds, rounds * len(models))
         return ratios, statistics.median(all_dense) if all_dense else 0.0
 
     def _write(self, file: Path, candidate: Candidate) -> Path:

@@ -118,10 +118,7 @@ def read_front_csv(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_csv(path, dtype={"key": str})
     except FileNotFoundError:
-        raise UserError(
-            f"Expected the search's front in {path}, but there is no such file. "
-            "Give the run directory of a search that has ended, or run run_search.py on it again to go on."
-        ) from None
+        raise UserError(f"Expected the search's front in {path}, but there is no such file. {_instead(path)}") from None
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors, as are undecodable bytes
         raise UserError(f"{path} does not read as a table ({error}). {_REMEDY}") from error
     problem = _problem(frame)
@@ -137,6 +134,17 @@ def read_front_csv(path: Path) -> pd.DataFrame:
     return frame.assign(**{CANDIDATE: pd.Series(candidates, frame.index, dtype=object)})
 
 
+def _instead(path: Path) -> str:
+    """What to give in place of a run directory without a front."""
+    stored = "config.yaml"  # that every run has from its beginning
+    if (path.parent / stored).exists():
+        return "That run has not ended: run run_search.py on it again to go on."
+    if runs := [str(file.parent) for file in sorted(path.parent.glob(f"*/{stored}"))][:_MOST_RUNS]:
+        return f"That is no run directory, but there are some in it: {', '.join(runs)}."
+    return "Give the run directory of a search that has ended."
+
+
+_MOST_RUNS = 5  # that are named in place of a directory that is none
 _REMEDY = "Delete it and run run_search.py on the same run directory again: that writes it anew from the archive."
 
 

@@ -18,6 +18,7 @@ from space.errors import UserError
 
 NAMED = (RECOMMENDED, "smallest", "fastest")
 SHORTEST_PREFIX = 4
+_LIMITS = "'params<=0.6', 'latency_ms<=25' or 'heldout_ppl<=1.1x'"
 
 
 def select(frame: pd.DataFrame, pick: str, objectives: Sequence[Metric], advice: Advice) -> pd.Series:
@@ -63,7 +64,11 @@ def _landmark(frame: pd.DataFrame, name: str, advice: Advice) -> pd.Series:
             why = "the front holds the dense model alone"
         elif name == RECOMMENDED and advice.known:
             why = "none is faster or smaller than the dense model by more than timings spread"
-        raise UserError(f"pick={name}: there is no such point, {why}. {_what_works(frame)}")
+        others = "".join(f"{other}, " for other in NAMED if other in marks)
+        raise UserError(
+            f"pick={name}: there is no such point, {why}. "
+            f"Expected {others}a limit such as {_LIMITS}, or a key of front.csv."
+        )
     return frame[frame["key"] == marks[name]].iloc[0]
 
 
@@ -76,7 +81,11 @@ def _keyed(frame: pd.DataFrame, text: str) -> pd.Series:
     if len(hits) > 1:
         raise UserError(f"pick={text}: expected the start of one key, but {', '.join(hits['key'])} all start with it.")
     if hits.empty:
-        raise UserError(f"pick={text}: that names no point of the front. {_what_works(frame)}")
+        keys_now = ", ".join(frame["key"].astype(str))
+        raise UserError(
+            f"pick={text}: that names no point. Expected {', '.join(NAMED)}, a limit such as {_LIMITS}, or a key, "
+            f"or its first {SHORTEST_PREFIX} characters or more. Keys of the front: {keys_now}."
+        )
     return hits.iloc[0]
 
 
@@ -84,7 +93,8 @@ def _constrained(frame: pd.DataFrame, constraint: Constraint, objectives: Sequen
     """The best point that satisfies a constraint."""
     name, relation = constraint.name, constraint.relation
     if name not in _metrics(frame):
-        raise UserError(f"pick={constraint}: expected a metric of the front. {_what_works(frame)}")
+        metrics = ", ".join(_metrics(frame))
+        raise UserError(f"pick={constraint}: expected a metric of the front before {relation}, one of {metrics}.")
     dense = float(dense_row(frame)[name])
     if constraint.of_dense and not (math.isfinite(dense) and dense):
         raise UserError(
@@ -134,12 +144,3 @@ def _metrics(frame: pd.DataFrame) -> list[str]:
 def _said(value: float) -> str:
     """A value as one reads it: all digits of a count, six of a measurement."""
     return f"{value:.0f}" if abs(value) >= 1e5 else f"{value:.6g}"
-
-
-def _what_works(frame: pd.DataFrame) -> str:
-    """The picks that this front knows."""
-    return (
-        f"Expected {', '.join(NAMED)}, a constraint such as params<=0.6, latency_ms<=25 or heldout_ppl<=1.1x on one of "
-        f"{', '.join(_metrics(frame))}, or a key (or the start of one, {SHORTEST_PREFIX} characters or more) among "
-        f"{', '.join(frame['key'].astype(str))}."
-    )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from space.supernet.recipe import require_rule
 
+_DENSE = 0.8  # part of a matrix's columns that are alive, below which they are copied into a smaller one
 Rule = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
@@ -33,9 +34,10 @@ class AttentionOrder:
 
 def damped(gram: Tensor, damping: float) -> Tensor:
     """The Gram matrix in float64 with `damping` times its mean diagonal added to the diagonal, shape unchanged."""
-    matrix = gram.double()
+    matrix = gram.to(torch.float64, copy=True)
     ridge = damping * matrix.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    return matrix + ridge * torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)
+    matrix.diagonal().add_(ridge)
+    return matrix
 
 
 def obs_order(gram: Tensor, weight: Tensor, structures: Tensor, at_once: int) -> Tensor:
@@ -54,9 +56,9 @@ def obs_order(gram: Tensor, weight: Tensor, structures: Tensor, at_once: int) ->
         Indices of the structures, most important first.
     """
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-    weight = weight.double()
-    columns = structures
+    weight = weight.to(torch.float64, copy=True)
     alive = torch.arange(len(structures), device=gram.device)
+    columns = structures  # of those alive, as both matrices have them
     removed: list[Tensor] = []
     while len(alive):
         cost = _structure_cost(inverse, weight, columns)
@@ -64,15 +66,20 @@ def obs_order(gram: Tensor, weight: Tensor, structures: Tensor, at_once: int) ->
         removed.append(alive[worst])
         keep = torch.ones(len(alive), dtype=torch.bool, device=gram.device)
         keep[worst] = False
-        alive = alive[keep]
+        gone, alive, columns = columns[worst].reshape(-1), alive[keep], columns[keep]
         if not len(alive):
             break
-        gone, left = columns[worst].reshape(-1), columns[keep].reshape(-1)
-        # block elimination of the removed columns: the inverse of what is left, and the weights that absorb the loss
-        update = torch.linalg.solve(inverse[gone][:, gone], inverse[gone][:, left])  # (gone, left)
-        weight = weight[:, left] - weight[:, gone] @ update
-        inverse = inverse[left][:, left] - inverse[left][:, gone] @ update
-        columns = torch.arange(len(left), device=gram.device).view(len(alive), -1)
+        # block elimination of the removed columns: the inverse of what is left, and the weights that absorb the loss.
+        # In place, as a copy of the inverse costs more than this product; what is gone stays behind as zeros, until it
+        # is so much that a smaller copy pays.
+        rows = inverse[gone]  # (gone, all)
+        update = torch.linalg.solve(rows[:, gone], rows)
+        weight.addmm_(weight[:, gone], update, alpha=-1)
+        inverse.addmm_(rows.T, update, alpha=-1)
+        if columns.numel() < _DENSE * len(inverse):
+            left = columns.reshape(-1)
+            weight, inverse = weight[:, left], inverse[left][:, left]
+            columns = torch.arange(len(left), device=gram.device).view(len(alive), -1)
     return torch.cat(removed).flip(0)
 
 

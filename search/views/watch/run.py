@@ -63,7 +63,7 @@ class Watch:
     @property
     def stopped(self) -> str:
         """What to say when the run is stopped."""
-        return f"stopped; run again with {self._go_on} to go on"
+        return f"stopped; give the same command with {self._go_on} to go on"
 
     def send(self, event: Event) -> None:
         """Tells all of an event."""
