@@ -76,9 +76,12 @@ class RunSettings:
 
         Raises:
             UserError: There is a mistake in the objectives, the constraints, the search, the tracker, the tasks or the
-                runs to compare with, or an engine that is named is not installed.
+                runs to compare with, an engine that is named is not installed, or model or text is not where it is
+                said to be on this machine.
         """
         session = self.session
+        session.model.require_directory()
+        session.text.require_files()
         rehearse(
             self.algorithm,
             session.metrics,

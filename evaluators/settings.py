@@ -14,6 +14,7 @@ from evaluators.metrics import SEARCH_QUALITY, metric_named, metrics_named
 from evaluators.training.recipes import MODES, CorrectiveRefit, Distillation, Healing
 from space.checks import require_dtype, require_least
 from space.errors import UserError
+from space.locations import is_local, model_directory
 from space.space import SearchSpace
 from space.spec import ModelSpec
 from space.supernet.recipe import Preparation
@@ -35,6 +36,15 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         require_dtype(self.dtype)
+
+    def require_directory(self) -> None:
+        """Refuses a path of this machine where there is no directory, without reading anything.
+
+        Raises:
+            UserError: There is none.
+        """
+        if self.path is not None and is_local(self.path):
+            model_directory(self.path)
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,11 @@ def limits(constraints: Mapping[str, Any]) -> list[tuple[str, str, float]]:
             )
         if "min" in bounds and "max" in bounds and bounds["min"] > bounds["max"]:
             raise UserError(f"constraints.{name}: expected min at most max, got {bound}. Lower min, or raise max.")
+        if name in _SIZED and bounds.get("max", 1) <= 0:
+            raise UserError(
+                f"constraints.{name}: expected an upper bound above 0, got {bounds['max']:g}. Up to 1 it is a "
+                "fraction of the dense model's, above that a number of its own."
+            )
         triples += [(name, _BOUNDS[side], float(bounds[side])) for side in _BOUNDS if side in bounds]
     return triples
 

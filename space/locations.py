@@ -32,6 +32,21 @@ def absolute(name: str) -> Path:
         raise UserError(f"Expected a path of this machine, got {name}: {error}. Write it from the root on.") from error
 
 
+def model_directory(name: str) -> Path:
+    """The directory of a model that is on this machine.
+
+    Raises:
+        UserError: There is none.
+    """
+    directory = absolute(name)
+    if not directory.is_dir():
+        raise UserError(
+            f"Expected model.path to be a directory, but there is no such directory: {directory}. Set model.path to "
+            "where the model is."
+        )
+    return directory
+
+
 def located(value: Any, suffixes: Sequence[str] = ()) -> Any:
     """A setting that says where something is, with every local path from the root on.
 

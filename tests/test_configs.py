@@ -255,6 +255,9 @@ def test_a_value_that_is_refused_is_told_in_the_words_of_who_refuses_it(override
         (["objectives=[kl,speed]"], r"objectives: expected two or three of .*, got kl, speed"),
         (["objectives=[acc,latency_ms]"], r"objectives=\[acc, \.\.\.\]: expected tasks to measure it on"),
         (["objectives=[params,latency_ms]"], "search=surrogate: expected at least one objective that is measured on"),
+        (["constraints.latency_ms=-1"], r"constraints\.latency_ms: expected an upper bound above 0, got -1"),
+        (["model.path=/no/where"], "Expected model.path to be a directory"),
+        (["data.path=/no/where.txt"], "Expected data.path to be a file or directory"),
         (["constraints.kv_bytes=much"], r"constraints\.kv_bytes: expected a number"),
         (["constraints.params={min:0.8,max:0.3}"], r"constraints\.params: expected min at most max"),
         (["constraints.decode_ms=0.5"], "expected bounds on params, .*, got one on decode_ms"),
@@ -331,15 +334,19 @@ def test_paths_are_taken_from_the_root_on(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_run_goes_on_about_the_model_and_text_that_it_began_with(tmp_path: Path) -> None:
     stored = composed("model.path=b/c", "model.revision=c0ffee", "model.digest=m", "data.digest=t")
     open_run_directory(tmp_path, stored)
+    here, text = tmp_path / "here", tmp_path / "here.txt"
+    here.mkdir()
+    text.touch()
+    elsewhere = f"model.path={here}", f"data.path={text}"
 
     def session(*overrides: str) -> Settings:
         return run_settings(composed(f"run_dir={tmp_path}", *overrides), []).session
 
-    same, moved = session("model.path=b/c"), session("model.path=/now/here", "data.path=/now/here.txt")
+    same, moved = session("model.path=b/c"), session(*elsewhere)
     assert same.model == ModelSettings("b/c", "c0ffee", "m")  # also when the hub has a newer commit
-    assert moved.model == ModelSettings("/now/here", None, "m")
-    assert (moved.text.path, moved.text.digest) == ("/now/here.txt", "t")
-    config = run_settings(composed(f"run_dir={tmp_path}", "model.path=/now/here", "data.path=/now/here.txt"), []).stored
+    assert moved.model == ModelSettings(str(here), None, "m")
+    assert (moved.text.path, moved.text.digest) == (str(text), "t")
+    config = run_settings(composed(f"run_dir={tmp_path}", *elsewhere), []).stored
     open_run_directory(tmp_path, config, free=FREE_SETTINGS)
     with pytest.raises(UserError, match=r"model\.digest: 'm' -> 'x'\n  data\.field: 'text' -> 'body'"):
         open_run_directory(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Literal
 
 from evaluators.data.rows import READERS
 from space.errors import UserError
-from space.locations import is_local
+from space.locations import absolute, is_local
 
 SUFFIXES = (".txt", ".raw", *READERS)
 FIELD = "text"  # unless told otherwise
@@ -35,6 +36,29 @@ class Entry:
     def is_local(self) -> bool:
         """Whether the path is one of this machine."""
         return is_local(self.path, SUFFIXES)
+
+    def files(self) -> list[Path]:
+        """The text files at a path of this machine, in order of name.
+
+        Raises:
+            UserError: There are none.
+        """
+        path = absolute(self.path)
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES) and file.is_file())
+            if not files:
+                raise UserError(f"Expected files named {', '.join(SUFFIXES)} in the directory {path}, found none.")
+            return files
+        if not path.is_file():
+            raise UserError(
+                f"Expected data.path to be a file or directory, but there is none at {path}. "
+                "Set it to where the text is."
+            )
+        if not path.name.endswith(SUFFIXES):
+            raise UserError(
+                f"Expected data.path to be named {', '.join(SUFFIXES)}, got {path.name}. Rename or convert it."
+            )
+        return [path]
 
 
 @dataclass(frozen=True)
@@ -81,3 +105,13 @@ class TextPlace:
                 )
             entries.append(replace(common, **values))
         return tuple(entries)
+
+    def require_files(self) -> None:
+        """Refuses paths of this machine where no text files are, without reading any.
+
+        Raises:
+            UserError: There is such a path.
+        """
+        for entry in self.entries:
+            if entry.is_local:
+                entry.files()

@@ -10,10 +10,9 @@ from pathlib import Path
 from huggingface_hub import HfApi, is_offline_mode
 
 from evaluators.data.chats import Render, unrendered
-from evaluators.data.places import SUFFIXES, Entry, TextPlace
+from evaluators.data.places import Entry, TextPlace
 from evaluators.data.shards import WITHOUT_HUB, HubShard, Shard, TextFile, WholeText, no_text
 from space.errors import UserError
-from space.locations import absolute
 from space.models.embedded import default_texts
 from space.models.hub import HUB_TIMEOUT_S, hub_errors
 
@@ -53,7 +52,7 @@ def text_sources(place: TextPlace, all_characters: int = ALL_CHARACTERS, render:
         UserError: The text can not be had, is broken, or is empty.
     """
     entries = place.entries
-    local = {entry: _local_files(entry.path) for entry in entries if entry.is_local}
+    local = {entry: entry.files() for entry in entries if entry.is_local}
     files = [file for entry in entries for file in local.get(entry, ())]
     if twice := [text for text, count in Counter([*entries, *files]).items() if count > 1]:
         raise UserError(f"Expected data.path to name every text once, but it has {twice[0]} twice.")
@@ -107,23 +106,6 @@ def _beginning(source: Source, characters: int, of_shared: int) -> Iterator[str]
             left -= len(text)
             if left <= 0:
                 return
-
-
-def _local_files(given: str) -> list[Path]:
-    """The text files at a path, in order of name."""
-    path = absolute(given)
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES) and file.is_file())
-        if not files:
-            raise UserError(f"Expected files named {', '.join(SUFFIXES)} in the directory {path}, found none.")
-        return files
-    if not path.is_file():
-        raise UserError(
-            f"Expected data.path to be a file or directory, but there is none at {path}. Set it to where the text is."
-        )
-    if not path.name.endswith(SUFFIXES):
-        raise UserError(f"Expected data.path to be named {', '.join(SUFFIXES)}, got {path.name}. Rename or convert it.")
-    return [path]
 
 
 def _label(file: Path, files: Sequence[Path]) -> str:

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from space.checks import require_dtype
 from space.errors import UserError
-from space.locations import absolute, is_local
+from space.locations import is_local, model_directory
 from space.models.architectures import architecture_of
 from space.models.digest import checkpoint_digest
 from space.models.embedded import DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
@@ -159,12 +159,7 @@ def _locate(
     if not local:
         directory = model_snapshot(path, revision, trust_remote_code, check, _WITHOUT_HUB)
         return directory, path, directory.name
-    directory = absolute(path)
-    if not directory.is_dir():
-        raise UserError(
-            f"Expected model.path to be a directory, but there is no such directory: {directory}. Set model.path to "
-            "where the model is."
-        )
+    directory = model_directory(path)
     return directory, directory.resolve().name, None
 
 
