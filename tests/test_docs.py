@@ -24,7 +24,7 @@ from torch.distributed.run import get_args_parser
 from conf.compose import composed
 from conf.settings import instantiated
 from entries.settings import run_settings
-from evaluators.data.places import SUFFIXES
+from evaluators.data.places import SUFFIXES, TextPlace
 from evaluators.metrics import METRICS
 from evaluators.settings import TaskSettings
 from search.constraints import Constraint
@@ -32,6 +32,7 @@ from search.run.commands import quoted
 from search.run.picks import NAMED
 from space.formats.registry import format_of
 from space.formats.requirements import FORMATS
+from space.locations import is_local
 
 PAGES = [
     *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md", ROOT / "results/README.md"),
@@ -77,7 +78,13 @@ def check_pick(pick: str) -> None:
 def check_search(overrides: Sequence[str]) -> None:
     if "--multirun" in overrides:  # the first job of the sweep
         overrides = [override.split(",")[0] for override in overrides if override != "--multirun"]
-    run_settings(composed(*overrides) | {"compare": []}, overrides)
+    config = composed(*overrides) | {"compare": []}
+    model, text = config["model"], config["data"]
+    if model["path"] and is_local(model["path"]):  # a reader's own, which is not here
+        model["path"] = None
+    if any(entry.is_local for entry in TextPlace(text["path"]).entries):
+        text["path"] = None
+    run_settings(config, overrides)
 
 
 def check_export(overrides: Sequence[str]) -> None:

@@ -270,7 +270,7 @@ def test_fronts_of_other_runs_are_laid_over_with_what_makes_them_unlike(tmp_path
 def test_one_run_may_be_named_without_brackets_and_an_unfinished_one_is_an_error(tmp_path: Path) -> None:
     assert [run.run_dir for run in finished_runs(str(run_of(tmp_path / "one")))] == [tmp_path / "one"]
     assert finished_runs(None) == []
-    with pytest.raises(UserError, match=r"front\.csv, but there is no such file.*search that has ended"):
+    with pytest.raises(UserError, match=r"front\.csv, but there is no such file\. That is no run directory, but .*one"):
         finished_runs([str(tmp_path)])
 
 
