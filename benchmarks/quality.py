@@ -65,9 +65,10 @@ def main() -> None:
     parser.add_argument("--heal", type=int, default=0, help="tokens of healing, of --tokens; 0: nothing is trained")
     parser.add_argument("--recover", type=int, default=0, help="tokens of training of each exported model")
     arguments = parser.parse_args()
-    # members of a healed supernet's front are asked about anew; others are picked by what the search said of all
-    how = [f"distillation.tokens={arguments.heal}", "front_points=64"]
-    how = how if arguments.heal else ["search.distillation=off", "front_points=1"]
+    if arguments.heal:  # members of a healed supernet's front are asked about anew
+        how, picked_from = [f"distillation.tokens={arguments.heal}", "front_points=64"], FRONT_FILE
+    else:  # picked by what the search said of all
+        how, picked_from = ["search.distillation=off", "front_points=1"], POINTS_FILE
     command = [
         sys.executable, str(ROOT / "run_search.py"), f"run_dir={arguments.run_dir}",
         f"data.path={arguments.calibration.resolve()}", "data.calibration_windows=128", "data.search_windows=8",
@@ -76,7 +77,7 @@ def main() -> None:
         "correction.windows=16", "latency.front_rounds=1", "samples.prompts=[]", "data.long=null",
     ]  # fmt: skip
     subprocess.run(command, check=True)
-    points = read_front_csv(arguments.run_dir / (FRONT_FILE if arguments.heal else POINTS_FILE))
+    points = read_front_csv(arguments.run_dir / picked_from)
     text = arguments.test.read_text(encoding="utf-8")
     tokenizer = AutoTokenizer.from_pretrained(default_model_dir())
     dense = perplexity(load(default_model_dir()), tokenizer, text)

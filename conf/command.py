@@ -36,13 +36,12 @@ def command(name: str, *, read: str, work: str) -> Callable[[], None]:
         The entry: it ends the process with a message of one mistake and exit status 1. With `--multirun` each job is
         for itself: what one is refused is told, the others go on, and the exit status is 1 in the end.
     """
-    begun: list[int] = []  # numbers of jobs
-    refused: list[int] = []
+    refused: list[bool] = []  # job by job
 
     def job(cfg: DictConfig) -> None:
         os.environ.pop(_RAISES, None)  # from now on Hydra may print crashes; and other processes begin anew
         own = HydraConfig.get()
-        begun.append(len(begun))
+        refused.append(False)
         arguments: Any = OmegaConf.to_container(own.overrides.task)  # as they were given
         try:
             _work(cfg, arguments, read, work)
@@ -50,7 +49,7 @@ def command(name: str, *, read: str, work: str) -> Callable[[], None]:
             if own.mode != RunMode.MULTIRUN:
                 sys.exit(f"error: {error}")
             print(f"error: job {own.job.num} ({' '.join(arguments)}): {error}", file=sys.stderr, flush=True)
-            refused.append(own.job.num)
+            refused[-1] = True
 
     composing = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(job)
 
@@ -67,9 +66,10 @@ def command(name: str, *, read: str, work: str) -> Callable[[], None]:
             sys.exit(f"error: {error}")
         except (HydraException, OmegaConfBaseException) as error:
             sys.exit(f"error: {refusal(error, sys.argv[1:], name)}")
-        if refused:
-            numbers = ", ".join(map(str, refused))
-            sys.exit(f"error: refused {len(refused)} of the sweep's {len(begun)} jobs ({numbers}), as said above")
+        if any(refused):
+            numbers = [str(number) for number, was in enumerate(refused) if was]
+            told = f"refused {len(numbers)} of the sweep's {len(refused)} jobs ({', '.join(numbers)}), as said above"
+            sys.exit(f"error: {told}")
 
     return entry
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from evaluators.base import Metric
 from evaluators.metrics import HELDOUT_QUALITY, METRICS, REMOVED, SEARCH_QUALITY, ordered
+from search.run.directory import CONFIG_FILE
 from space.candidate import Candidate
 from space.errors import UserError
 from space.files import write_whole
@@ -136,10 +137,9 @@ def read_front_csv(path: Path) -> pd.DataFrame:
 
 def _instead(path: Path) -> str:
     """What to give in place of a run directory without a front."""
-    stored = "config.yaml"  # that every run has from its beginning
-    if (path.parent / stored).exists():
+    if (path.parent / CONFIG_FILE).exists():  # every run has it from its beginning
         return "That run has not ended: run run_search.py on it again to go on."
-    if runs := [str(file.parent) for file in sorted(path.parent.glob(f"*/{stored}"))][:_MOST_RUNS]:
+    if runs := [str(file.parent) for file in sorted(path.parent.glob(f"*/{CONFIG_FILE}"))][:_MOST_RUNS]:
         return f"That is no run directory, but there are some in it: {', '.join(runs)}."
     return "Give the run directory of a search that has ended."
 
