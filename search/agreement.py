@@ -10,9 +10,10 @@ from functools import partial
 from itertools import pairwise
 
 import numpy as np
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import kendalltau
 
 from evaluators.base import Evaluation
+from evaluators.latency.table_error import spearman
 from search.surrogate.predictor import Surrogate
 
 JUDGED = 32  # the last answers by which surrogates are judged
@@ -75,7 +76,7 @@ def fidelity_agreement(
     both = [pair for pair in both if min(pair) > 0 or not positive]
     if len(both) < 3:
         return None
-    return Alike(len(both), rank_correlation(both), float(spearmanr(*np.array(both).T).statistic))
+    return Alike(len(both), rank_correlation(both), spearman(*zip(*both, strict=True)))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,16 @@ def test_the_error_is_of_the_end_to_end_time() -> None:
     error = TableError.of([9.0, 22.0, 30.0], [10.0, 20.0, 40.0])
     assert (error.median, error.worst, error.rank_correlation) == pytest.approx((0.1, 0.25, 1.0))
     assert str(error) == "median error 10.0%, worst 25.0%, rank correlation 1.00"
+
+
+@pytest.mark.parametrize(
+    ("table", "timed"),
+    [([9.0, 9.0, 9.0], [10.0, 20.0, 40.0]), ([9.0, 10.0, 11.0], [10.0] * 3), ([9.0, 8.0], [1.0, 2.0])],
+)
+def test_ranks_of_what_is_all_alike_are_undefined_without_a_warning(table: list[float], timed: list[float]) -> None:
+    error = TableError.of(table, timed)
+    assert math.isnan(error.rank_correlation)
+    assert "rank" not in str(error)
 
 
 def test_a_table_that_is_not_to_be_believed_says_so() -> None:

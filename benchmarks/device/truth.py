@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from scipy.stats import spearmanr
 
 from benchmarks.device.machine import Machine
 from benchmarks.device.models import Scenario, default_space, designs_of_size, sliced_supernet, workload
 from benchmarks.device.report import Report
 from benchmarks.device.stopwatch import busy, counted_syncs, event_ms, graph_ms, queued_ms, wall_ms
 from evaluators.latency.clocks import TorchClock
+from evaluators.latency.table_error import spearman
 from evaluators.latency.workload import Phase
 from space.candidate import Candidate
 from space.size import removed_params
@@ -77,6 +77,6 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {
         **({"launch_bound": statistics.median(idle)} if idle else {}),
         "graph_over_product": statistics.median(row["graph_ms"] / row["product_ms"] for row in rows),
-        "rank_correlation": float(spearmanr(product, graph).statistic),
+        "rank_correlation": spearman(product, graph),
         "ratio_off_median": statistics.median(abs(p / g - 1) for p, g in zip(product, graph, strict=True)),
     }

@@ -17,7 +17,7 @@ class TableError:
     Attributes:
         median: Of the absolute errors.
         worst: The largest.
-        rank_correlation: Spearman's, of the two; not a number for less than three designs.
+        rank_correlation: Spearman's, of the two; not a number where that is undefined, see `spearman`.
     """
 
     median: float
@@ -30,12 +30,18 @@ class TableError:
         errors = [abs(one / other - 1) for one, other in zip(table, timed, strict=True)]
         if not errors:
             return UNCHECKED
-        rank = float(spearmanr(table, timed).statistic) if len(errors) > 2 else float("nan")
-        return cls(statistics.median(errors), max(errors), rank)
+        return cls(statistics.median(errors), max(errors), spearman(table, timed))
 
     def __str__(self) -> str:
         rank = "" if math.isnan(self.rank_correlation) else f", rank correlation {self.rank_correlation:.2f}"
         return f"median error {self.median:.1%}, worst {self.worst:.1%}{rank}"
+
+
+def spearman(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's rank correlation of pairs; not a number for less than three, or where one side is constant."""
+    if len(one) < 3 or len(set(one)) == 1 or len(set(other)) == 1:
+        return math.nan
+    return float(spearmanr(one, other).statistic)
 
 
 UNCHECKED = TableError(math.nan, math.nan, math.nan)
