@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from conf.places import known
+from entries.minutes import budget_in_tokens, spent
 from entries.settings import RunSettings
 from evaluators.closing import Closing
 from evaluators.paths import Paths
 from evaluators.session import Session
 from search.archive import Archive
 from search.constraints import constrained
-from search.loop import run_loop
+from search.loop import Budget, run_loop
 from search.protocol import Task, starting_designs
 from search.run.directory import FREE_SETTINGS, open_run_directory, require_same_run, run_directory
 from search.run.finish import Finish, finish
@@ -47,19 +49,18 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     if settings.profile_only:
         return
     # 3 and 4: cheap questions first, and the healing of the shared weights in between
-    fidelities, evaluators, objectives = session.fidelities, session.ladder, session.objectives
+    fidelities, objectives = session.fidelities, session.objectives
     space = constrained(session.space, settings.constraints, fidelities.free)
     starts = starting_designs(space, session.supernet.removal_order)
-    counts = len(evaluators), len(session.trained)
-    budget = settings.budget
-    algorithm = settings.algorithm(
-        Task(space, objectives, settings.seed, fidelities.free, starts, *counts, session.heals_in_loop, budget.tokens)
-    )
+    counts = len(session.ladder), len(session.trained), settings.session.heals_in_loop
+    task = Task(space, objectives, settings.seed, fidelities.free, starts, *counts)
+    budget = budget_in_tokens(settings, session, task, watch)
+    evaluators, algorithm = session.ladder, settings.algorithm(replace(task, tokens=budget.tokens))
     with Archive(run_dir / "archive.jsonl", session.identity()) as archive:
         with watch.stage("search"):
             run_loop(algorithm, evaluators, archive, objectives, budget, ask=settings.ask, on_progress=watch.searched)
         # 5: what is promised is measured
-        result = finished(session, archive, space, settings, watch)
+        result = finished(session, archive, space, settings, budget, watch)
         write_pages(run_dir, archive)
         if session.harness.tasks:
             ended = FinishedRun.open(run_dir)
@@ -68,7 +69,9 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     watch.send(SearchEnded(run_dir, session.spec.name, objectives, result))
 
 
-def finished(session: Session, archive: Archive, space: SearchSpace, settings: RunSettings, watch: Watch) -> Finish:
+def finished(
+    session: Session, archive: Archive, space: SearchSpace, settings: RunSettings, budget: Budget, watch: Watch
+) -> Finish:
     """The end of a search: its front, scored, timed and written."""
     fidelities, table, closing = session.fidelities, session.table, Closing.of(session)
     facts = {
@@ -78,6 +81,7 @@ def finished(session: Session, archive: Archive, space: SearchSpace, settings: R
         "mlp_step": space.mlp_step,
         "latency": {**table.device, "scenario": session.settings.latency.scenario},
         "arguments": settings.arguments,
+        "budget": spent(settings.budget, budget, session.settings),
     }
     with watch.stage("front: tuning, held-out text and end-to-end timing") as show:
         result = finish(

@@ -15,7 +15,7 @@ from conf.settings import ended_settings, instantiated, session_settings
 from conf.values import checked
 from evaluators.settings import Settings, TaskSettings
 from evaluators.training.recipes import Polish, Recovery
-from search.loop import Budget, require_ask
+from search.loop import TOKENS, Budget, require_ask
 from search.protocol import Algorithm, Task
 from search.rehearsal import rehearse
 from search.run.directory import read_config
@@ -91,7 +91,7 @@ class RunSettings:
             fidelities=session.untrained + session.trained,
             trained=session.trained,
             healed=session.heals_in_loop,
-            tokens=self.budget.tokens,
+            tokens=self.budget.limited(TOKENS).tokens,
         )
         session.tasks.require_place()
         if session.latency.engine == "llamacpp":

@@ -20,6 +20,7 @@ from evaluators.latency.clocks import cpu_name
 from evaluators.latency.table import LatencyTable
 from evaluators.paths import Paths, Show, Stage, unseen
 from evaluators.settings import ACC, Settings
+from evaluators.settled import Settled
 from evaluators.tasks.harness import Harness
 from evaluators.training.healing import Healer
 from evaluators.training.recipes import Distillation, Healing
@@ -42,9 +43,10 @@ class Session:
 
     def __init__(self, settings: Settings, paths: Paths, stage: Stage = unseen) -> None:
         """See `open`."""
-        self.settings = settings
         self.paths = paths
+        self._given = settings
         self._stage = stage
+        self.settle()
 
     @classmethod
     def open(cls, settings: Settings, paths: Paths, stage: Stage = unseen) -> Self:
@@ -56,6 +58,13 @@ class Session:
             stage: Opened around what takes long: by a title, a context that gives a function to tell of progress with.
         """
         return cls(settings, paths, stage)
+
+    def settle(self) -> None:
+        """Takes in what minutes have come to, where the run's directory says so; what depends on it is made anew."""
+        file = self.paths.budget
+        self.settings = self._given.settled(Settled.read(file).amounts) if file.exists() else self._given
+        for part in ("healer", "fidelities"):
+            self.__dict__.pop(part, None)
 
     def check(self) -> None:
         """Makes what costs no calibration, so that mistakes in the settings show before anything is written.
@@ -236,7 +245,7 @@ class Session:
             self.healer,
             self.harness.measure if self._optimises_tasks else None,
             context=settings.context,
-            batch_size=settings.batch_size,
+            batch_size=settings.together,
             parts=settings.fidelities,
             cache_bytes=settings.cache_bytes,
         )
@@ -250,11 +259,6 @@ class Session:
     def healed(self) -> Evaluator | None:
         """The fidelity of the healed supernet's subnets, if it is healed."""
         return self.fidelities.trained[0] if self.healer else None
-
-    @property
-    def heals_in_loop(self) -> bool:
-        """Whether the search is what has the supernet healed."""
-        return self.settings.heals_in_loop
 
     @property
     def ladder(self) -> tuple[Evaluator, ...]:
