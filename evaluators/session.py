@@ -43,9 +43,7 @@ class Session:
 
     def __init__(self, settings: Settings, paths: Paths, stage: Stage = unseen) -> None:
         """See `open`."""
-        self.paths = paths
-        self._given = settings
-        self._stage = stage
+        self.paths, self._given, self._stage = paths, settings, stage
         self.settle()
 
     @classmethod

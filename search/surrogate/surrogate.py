@@ -20,6 +20,7 @@ the answers, so that a replay asks the same.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from search.surrogate.halving import Halving
 from search.surrogate.infill import Infill
 from search.surrogate.knapsack import improved_designs, spread_designs
 from search.surrogate.operators import Operators
-from search.surrogate.sensitivity import REFIT_ERROR, Sweep
+from search.surrogate.sensitivity import REFIT_ERROR, Sweep, affordable
 from search.tables import Genes, Table, tabulate
 from space.candidate import Candidate
 from space.errors import UserError
@@ -77,7 +78,8 @@ class SurrogateNSGA2(Scripted):
                 `refit_error` among the free metrics.
             predictor: Row of `search.surrogate.predictor.ROWS`, or `auto`.
             starts: How many of the task's starts are evaluated, evenly chosen, before all others.
-            sweep_levels: Levels at which a gene is looked at alone, the dense one not counted.
+            sweep_levels: Levels at which a gene is looked at alone, the dense one not counted; fewer in a
+                small budget that trains too.
             designs: Knapsack designs after one level of each gene, and again after all of these.
             improved: Designs of the front that are improved by knapsacks of the surrogate's single changes, in every
                 round; the results are parents of NSGA-II.
@@ -98,15 +100,8 @@ class SurrogateNSGA2(Scripted):
                 are trained fidelities and no budget in tokens.
         """
         super().__init__(task)
-        counts = {
-            "sweep_levels": sweep_levels,
-            "designs": designs,
-            "improved": improved,
-            "population": population,
-            "generations": generations,
-            "round_size": round_size,
-            "healed": healed,
-        }
+        counts = {"sweep_levels": sweep_levels, "designs": designs, "improved": improved, "population": population}
+        counts |= {"generations": generations, "round_size": round_size, "healed": healed}
         for name, count in counts.items():
             if count < 1:
                 raise UserError(f"search=surrogate: expected {name} of at least 1, got {count}.")
@@ -149,10 +144,9 @@ class SurrogateNSGA2(Scripted):
         """See `Scripted`."""
         starts = [candidate for candidate in self.task.starts if self.space.contains(candidate)]
         yield from self._first(evenly(starts, self._starts))
-        for levels in sorted({1, self._sweep_levels}):
-            worth = yield from self._sweep(levels)
-            designs = spread_designs(self.space, worth, self._costs(), self._designs)
-            yield from self._first([self.space.decode(genes) for genes in designs])
+        worth = yield from self._built(1)
+        if (levels := self._levels()) > 1:
+            worth = yield from self._built(levels)
         self._forecast.describe_by(BlockFeatures(self.space.kinds, self._tables[REFIT_ERROR], worth))
         while True:
             explored = (yield from self._round()) if self._explores() else False
@@ -162,6 +156,23 @@ class SurrogateNSGA2(Scripted):
                 trained = (yield from self._train()) if self.task.trained else 0
             if not explored and not trained:
                 return
+
+    def _built(self, levels: int) -> Generator[list[Question], Answers, list[Table]]:
+        """A sweep, whose tables are returned, and the designs that they say are best."""
+        worth = yield from self._sweep(levels)
+        designs = spread_designs(self.space, worth, self._costs(), self._designs)
+        yield from self._first([self.space.decode(genes) for genes in designs])
+        return worth
+
+    def _levels(self) -> int:
+        """Of the second sweep: no more than the untrained share of the budget allows."""
+        task = self.task
+        if not task.trained or task.tokens is None:
+            return self._sweep_levels
+        left = (1 - self._trained) * task.tokens - sum(self.spent[: task.untrained])
+        questions = left * sum(fidelity == 0 for _, fidelity in self._answers) / max(1, self.spent[0])
+        steps, known = self._tables[REFIT_ERROR].steps, partial(self.was_asked, fidelity=0)
+        return affordable(self.space, steps, self._sweep_levels, questions, known)
 
     def _sweep(self, levels: int) -> Generator[list[Question], Answers, list[Table]]:
         """Looks at every gene alone; the answers are not a part of what the surrogate learns from.

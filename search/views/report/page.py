@@ -58,11 +58,7 @@ def report_text(run: FinishedRun, evaluations: Sequence[Evaluation]) -> str:
         _evaluations(evaluations),
     ]
     if tuned := _tuned(front):
-        parts += [
-            "## Before and after refit and distillation\n",
-            _tuning_words(config, summary.get("budget", {})),
-            tuned,
-        ]
+        parts += ["## Before and after refit and distillation\n", _tuning_words(config, summary), tuned]
     parts += [
         "## How far to trust it\n",
         trust(summary, evaluations, objectives),
@@ -184,13 +180,14 @@ def _evaluations(evaluations: Sequence[Evaluation]) -> str:
     return "\n".join([table(["fidelity", "evaluations", "failed", "tokens", "time"], rows), note])
 
 
-def _tuning_words(config: Mapping[str, Any], budget: Mapping[str, Any]) -> str:
+def _tuning_words(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     correction, distillation, mode = config["correction"], config["distillation"], config["search"]["distillation"]
     words = []
     if correction:
         words.append(f"a corrective refit on {correction['windows'] * config['data']['length']:,} tokens")
     if distillation and mode != "off":
-        tokens, what = budget.get("healing_tokens") or distillation["tokens"], distillation["trainable"]
+        tokens = summary.get("budget", {}).get("healing_tokens") or distillation["tokens"]
+        what = distillation["trainable"]
         if isinstance(tokens, int):
             words.append(f"weights that all designs share, healed by {tokens:,} tokens of distillation ({what})")
         else:
