@@ -24,7 +24,7 @@ from evaluators.training.tuning import make_tuning
 from space.candidate import Candidate
 from space.errors import UserError
 
-LOOK_S = 0.3  # that is timed of an evaluation at least
+LOOK_S = 1.0  # that is timed of an evaluation at least
 DESIGNS = 2  # random ones, that are asked about and trained
 SHARE = (1 + 1 / BETWEEN_DENSE) / 3  # of a round of one model between two timings of the dense one
 STEPS = 2  # of training that are timed; so many before them are not

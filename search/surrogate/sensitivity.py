@@ -70,7 +70,7 @@ class Sweep:
 
 
 def affordable(
-    space: SearchSpace, errors: Floats, levels: int, questions: float, known: Callable[[Candidate], bool]
+    space: SearchSpace, errors: Floats, levels: int, questions: float, was_asked: Callable[[Candidate, int], bool]
 ) -> int:
     """How many levels, of at most `levels`, a sweep can have that asks so many questions at most; 1 at the least.
 
@@ -79,10 +79,10 @@ def affordable(
         errors: Refit errors.
         levels: Wanted.
         questions: At most.
-        known: Whether a design needs no question.
+        was_asked: Whether a design was asked about before, at fidelity 0.
     """
     for count in range(levels, 1, -1):
-        if sum(not known(design) for design in Sweep(space, errors, count).designs) <= questions:
+        if sum(not was_asked(design, 0) for design in Sweep(space, errors, count).designs) <= questions:
             return count
     return 1
 

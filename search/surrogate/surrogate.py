@@ -20,7 +20,6 @@ the answers, so that a replay asks the same.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from functools import partial
 
 import numpy as np
 
@@ -78,8 +77,7 @@ class SurrogateNSGA2(Scripted):
                 `refit_error` among the free metrics.
             predictor: Row of `search.surrogate.predictor.ROWS`, or `auto`.
             starts: How many of the task's starts are evaluated, evenly chosen, before all others.
-            sweep_levels: Levels at which a gene is looked at alone, the dense one not counted; fewer in a
-                small budget that trains too.
+            sweep_levels: Levels at which a gene is looked at alone, but the dense one; fewer if the budget is small.
             designs: Knapsack designs after one level of each gene, and again after all of these.
             improved: Designs of the front that are improved by knapsacks of the surrogate's single changes, in every
                 round; the results are parents of NSGA-II.
@@ -166,13 +164,8 @@ class SurrogateNSGA2(Scripted):
 
     def _levels(self) -> int:
         """Of the second sweep: no more than the untrained share of the budget allows."""
-        task = self.task
-        if not task.trained or task.tokens is None:
-            return self._sweep_levels
-        left = (1 - self._trained) * task.tokens - sum(self.spent[: task.untrained])
-        questions = left * sum(fidelity == 0 for _, fidelity in self._answers) / max(1, self.spent[0])
-        steps, known = self._tables[REFIT_ERROR].steps, partial(self.was_asked, fidelity=0)
-        return affordable(self.space, steps, self._sweep_levels, questions, known)
+        questions = self._left * sum(fidelity == 0 for _, fidelity in self._answers) / max(1, self.spent[0])
+        return affordable(self.space, self._tables[REFIT_ERROR].steps, self._sweep_levels, questions, self.was_asked)
 
     def _sweep(self, levels: int) -> Generator[list[Question], Answers, list[Table]]:
         """Looks at every gene alone; the answers are not a part of what the surrogate learns from.
@@ -195,9 +188,14 @@ class SurrogateNSGA2(Scripted):
 
     def _explores(self) -> bool:
         """Whether new designs are to be looked at; else all that is left of the budget is for training."""
-        if not self.task.trained or self.task.tokens is None or self._is_healed:
-            return True
-        return sum(self.spent[: self.task.untrained]) < (1 - self._trained) * self.task.tokens
+        return self._is_healed or self._left > 0
+
+    @property
+    def _left(self) -> float:
+        """Tokens of the untrained share of the budget; no end of them where nothing is trained."""
+        if not self.task.trained or self.task.tokens is None:
+            return float("inf")
+        return (1 - self._trained) * self.task.tokens - sum(self.spent[: self.task.untrained])
 
     def _train(self) -> Generator[list[Question], Answers, int]:
         """Trains the most promising designs, when there is training to be done by now.
