@@ -1,4 +1,4 @@
-"""The budget of a run in tokens: as it is given, or what its minutes come to on this machine, measured once."""
+"""A run's settings with its budget in tokens: as given, or what its minutes come to on this machine, measured once."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from space.files import kept, write_whole
 PLAYED = 330  # questions, at most, of the search that is played to time its asking: about those of a default run
 
 
-def budget_in_tokens(settings: RunSettings, session: Session, task: Task, watch: Watch) -> Budget:
-    """The budget that the search goes by; the session is settled with what the minutes come to besides.
+def in_tokens(settings: RunSettings, session: Session, task: Task, watch: Watch) -> RunSettings:
+    """Settings whose budget is in tokens; the session is settled with what the minutes come to besides.
 
     What is measured is kept in the run's directory. From then on tokens count, and no clock: where it is there,
-    nothing is measured again. Other minutes than before change the search's tokens alone.
+    nothing is measured again. Other minutes than before change the search's tokens and the front's points alone.
 
     Args:
         settings: Of the run.
@@ -40,7 +40,7 @@ def budget_in_tokens(settings: RunSettings, session: Session, task: Task, watch:
     """
     minutes, file = settings.budget.minutes, session.paths.budget
     if not settings.budget.in_minutes or minutes is None:
-        return settings.budget.limited(None)
+        return replace(settings, budget=settings.budget.limited(None))
     if not file.exists() and (session.paths.run_dir / "archive.jsonl").exists():
         raise UserError(
             f"budget.minutes={minutes:g}: expected a run that began with minutes, which are made tokens of before the "
@@ -55,22 +55,22 @@ def budget_in_tokens(settings: RunSettings, session: Session, task: Task, watch:
         write_whole(file, settled.to_json())
     watch.say(settled.remarks())
     session.settle()
-    return settings.budget.limited(settled.amounts.tokens)
+    budget = settings.budget.limited(settled.amounts.tokens)
+    return replace(settings, budget=budget, front_points=settled.amounts.points)
 
 
-def spent(given: Budget, limited: Budget, told: Settings) -> dict[str, float | None]:
+def spent(budget: Budget, told: Settings) -> dict[str, float | None]:
     """What a report should say of a run's budget.
 
     Args:
-        given: By the settings.
-        limited: As the search went by it.
-        told: What its session was told.
+        budget: In tokens.
+        told: What the session was told.
     """
     heals = told.distillation if told.training != "off" and isinstance(told.distillation, Healing) else None
     return {
-        "minutes": given.minutes if given.in_minutes else None,
-        "evaluations": limited.evaluations,
-        "tokens": limited.tokens,
+        "minutes": budget.minutes,
+        "evaluations": budget.evaluations,
+        "tokens": budget.tokens,
         "search_windows": told.text.windows["search"],
         "healing_tokens": heals.total if heals else None,
     }
@@ -111,7 +111,7 @@ def _work(settings: RunSettings, session: Session) -> Work:
         in_search=told.trained > 0,
         trained=share,
         tuning=session.tuning.all_tokens if session.tuning else 0,
-        members=settings.front_points + 1,
+        points=settings.front_points,
         plain=REFERENCE_POINTS + 1,
         heldout=told.text.heldout_windows * length,
         long=0 if long is None else long.numel(),

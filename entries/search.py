@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from conf.places import known
-from entries.minutes import budget_in_tokens, spent
+from entries.minutes import in_tokens, spent
 from entries.settings import RunSettings
 from evaluators.closing import Closing
 from evaluators.paths import Paths
 from evaluators.session import Session
 from search.archive import Archive
 from search.constraints import constrained
-from search.loop import Budget, run_loop
+from search.loop import run_loop
 from search.protocol import Task, starting_designs
 from search.run.directory import FREE_SETTINGS, open_run_directory, require_same_run, run_directory
 from search.run.finish import Finish, finish
@@ -54,13 +54,14 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     starts = starting_designs(space, session.supernet.removal_order)
     counts = len(session.ladder), len(session.trained), settings.session.heals_in_loop
     task = Task(space, objectives, settings.seed, fidelities.free, starts, *counts)
-    budget = budget_in_tokens(settings, session, task, watch)
-    evaluators, algorithm = session.ladder, settings.algorithm(replace(task, tokens=budget.tokens))
+    settings = in_tokens(settings, session, task, watch)
+    evaluators, budget = session.ladder, settings.budget
+    algorithm = settings.algorithm(replace(task, tokens=budget.tokens))
     with Archive(run_dir / "archive.jsonl", session.identity()) as archive:
         with watch.stage("search"):
             run_loop(algorithm, evaluators, archive, objectives, budget, ask=settings.ask, on_progress=watch.searched)
         # 5: what is promised is measured
-        result = finished(session, archive, space, settings, budget, watch)
+        result = finished(session, archive, space, settings, watch)
         write_pages(run_dir, archive)
         if session.harness.tasks:
             ended = FinishedRun.open(run_dir)
@@ -69,9 +70,7 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     watch.send(SearchEnded(run_dir, session.spec.name, objectives, result))
 
 
-def finished(
-    session: Session, archive: Archive, space: SearchSpace, settings: RunSettings, budget: Budget, watch: Watch
-) -> Finish:
+def finished(session: Session, archive: Archive, space: SearchSpace, settings: RunSettings, watch: Watch) -> Finish:
     """The end of a search: its front, scored, timed and written."""
     fidelities, table, closing = session.fidelities, session.table, Closing.of(session)
     facts = {
@@ -81,7 +80,7 @@ def finished(
         "mlp_step": space.mlp_step,
         "latency": {**table.device, "scenario": session.settings.latency.scenario},
         "arguments": settings.arguments,
-        "budget": spent(settings.budget, budget, session.settings),
+        "budget": spent(settings.budget, session.settings),
     }
     with watch.stage("front: tuning, held-out text and end-to-end timing") as show:
         result = finish(

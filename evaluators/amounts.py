@@ -3,11 +3,12 @@
     minutes = elapsed + search + training + end
 
 The search sends candidates' text at the measured speed and pays what its algorithm takes to ask; training has its own
-speed; the end of a run is known but for how many points its front will have, of which the most is taken. What is left
-of the minutes is divided as the defaults in tokens divide theirs: of 440,000 tokens 120,000 heal and the others are
-looked at, so 3 tokens of healing come with 8 of candidates. Healing sees each window of its text `EPOCHS` times at most
-(repeating text up to four times is about as good as new text: Muennighoff et al., "Scaling data-constrained language
-models", 2023); what it leaves, the search has.
+speed; the end of a run is known but for how many points its front will have, of which the most is taken. Where minutes
+are short these are fewer, so that the end takes half of what is left at most, but not below `POINTS`. What the end
+leaves is divided as the defaults in tokens divide theirs: of 440,000 tokens 120,000 heal and the others are looked at,
+so 3 tokens of healing come with 8 of candidates. Healing sees each window of its text `EPOCHS` times at most (repeating
+text up to four times is about as good as new text: Muennighoff et al., "Scaling data-constrained language models",
+2023); what it leaves, the search has.
 
 A faster device asks more questions, and each on more text: the windows that a candidate is asked on grow with the root
 of the search's tokens, from `WINDOWS` at `TOKENS` on, as far as there is text. Where a search would ask more than
@@ -29,6 +30,7 @@ LEAST = 64  # questions that a search asks however short its minutes are
 CHEAP = 3 / 4  # of the questions, about, are at the cheapest fidelity, the others at the full one
 USED = 0.97  # of the minutes, that are planned with
 GAIN = 1.1  # times the speed that twice the windows must bring
+POINTS = 6  # of the front, beside the dense model, that are scored and timed however short minutes are
 PAGES_S = 5.0  # to write front and pages
 
 Asking = Sequence[tuple[int, float]]  # questions, and the seconds that an algorithm took to ask them
@@ -88,7 +90,7 @@ class Work:
         in_search: Whether that is a part of the search, and of its tokens; else it comes at the end.
         trained: Part of the search's tokens that goes into it, where designs are tuned in the search.
         tuning: Tokens of the tuning of a design.
-        members: Of the front, at most.
+        points: Of the front, at most.
         plain: Designs that are evaluated beside it.
         heldout: Tokens of the held-out score of a member.
         long: Tokens of its score in longer windows.
@@ -103,7 +105,7 @@ class Work:
     in_search: bool
     trained: float
     tuning: int
-    members: int
+    points: int
     plain: int
     heldout: int
     long: int
@@ -118,6 +120,7 @@ class Amounts:
         search_windows: Of the search's text that a candidate is asked on.
         healing: Of healing.
         batch_size: Windows of a forward pass of an evaluation.
+        points: Of the front, at most.
         end_s: Seconds that the end of the run takes, by estimate.
         seconds: Of the whole command, by estimate.
     """
@@ -126,6 +129,7 @@ class Amounts:
     search_windows: int
     healing: int
     batch_size: int
+    points: int
     end_s: float
     seconds: float
 
@@ -166,19 +170,25 @@ def _split(windows: int, questions: int, work: Work) -> tuple[float, float]:
     return looked_at, 0.0
 
 
-def _end_s(windows: int, speeds: Speeds, work: Work) -> float:
-    """Seconds of the end of a run: the front's members scored, tuned, timed and written."""
-    points, evaluation = work.members - 1, speeds.evaluation[speeds.batch_size]
-    tunes = work.kind == "tuning"
-    text = work.plain * windows * work.sizes[-1] + work.members * work.heldout * (2 if tunes else 1)
+def _end_s(windows: int, points: int, speeds: Speeds, work: Work) -> float:
+    """Seconds of the end of a run: so many points and the dense model scored, tuned, timed and written."""
+    members, evaluation, tunes = points + 1, speeds.evaluation[speeds.batch_size], work.kind == "tuning"
+    text = work.plain * windows * work.sizes[-1] + members * work.heldout * (2 if tunes else 1)
     if work.kind and work.in_search:  # members are asked about as they were before it
         text += points * windows * work.sizes[-1]
-    seconds = text / evaluation + PAGES_S + work.members * (speeds.timing_s + speeds.writing_s)
+    seconds = text / evaluation + PAGES_S + members * (speeds.timing_s + speeds.writing_s)
     if work.long:
-        seconds += work.members * work.long / speeds.long
+        seconds += members * work.long / speeds.long
     if tunes and not work.in_search:
         seconds += points * work.tuning / speeds.training
     return seconds
+
+
+def _points(windows: int, minutes: float, speeds: Speeds, work: Work) -> int:
+    """How many points the end of the run has time for in half of what is left."""
+    half = (USED * 60 * minutes - speeds.elapsed_s) / 2
+    enough = (points for points in range(work.points, POINTS, -1) if _end_s(windows, points, speeds, work) <= half)
+    return next(enough, min(POINTS, work.points))
 
 
 def _search_s(windows: int, questions: int, speeds: Speeds, work: Work) -> float:
@@ -190,7 +200,8 @@ def _search_s(windows: int, questions: int, speeds: Speeds, work: Work) -> float
 
 def _questions(windows: int, minutes: float, speeds: Speeds, work: Work) -> int:
     """How many questions there is time for, `LEAST` at the least."""
-    left = USED * 60 * minutes - speeds.elapsed_s - _end_s(windows, speeds, work)
+    points = _points(windows, minutes, speeds, work)
+    left = USED * 60 * minutes - speeds.elapsed_s - _end_s(windows, points, speeds, work)
     low, high = LEAST, LEAST
     while _search_s(windows, high, speeds, work) <= left:
         low, high = high, 2 * high
@@ -201,13 +212,15 @@ def _questions(windows: int, minutes: float, speeds: Speeds, work: Work) -> int:
 
 
 def _with_windows(windows: int, minutes: float, speeds: Speeds, work: Work) -> Amounts:
-    questions, end = _questions(windows, minutes, speeds, work), _end_s(windows, speeds, work)
+    questions, points = _questions(windows, minutes, speeds, work), _points(windows, minutes, speeds, work)
+    end = _end_s(windows, points, speeds, work)
     looked_at, training = _split(windows, questions, work)
     return Amounts(
         tokens=round(looked_at + (training if work.in_search else 0.0)),
         search_windows=windows,
         healing=round(training) if work.kind == "healing" else 0,
         batch_size=speeds.batch_size,
+        points=points,
         end_s=end,
         seconds=speeds.elapsed_s + _search_s(windows, questions, speeds, work) + end,
     )

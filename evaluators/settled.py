@@ -45,8 +45,9 @@ class Settled:
         left = [f"{amounts.tokens:,} tokens of search with {amounts.search_windows} windows a design"]
         left += [f"{amounts.healing:,} tokens of healing"] * bool(amounts.healing)
         lines = [
-            f"budget of {self.minutes:g} minutes: {speeds.elapsed_s / 60:.1f} are gone, and the end of the run takes "
-            f"some {amounts.end_s / 60:.1f}; at {', '.join(paces)} this leaves {' and '.join(left)}"
+            f"budget of {self.minutes:g} minutes: {speeds.elapsed_s / 60:.1f} are gone, and the end of the run, with "
+            f"up to {amounts.points} points, takes some {amounts.end_s / 60:.1f}; at {', '.join(paces)} this leaves "
+            f"{' and '.join(left)}"
         ]
         if amounts.seconds > 60 * self.minutes:
             needed = math.ceil(amounts.seconds / 60)

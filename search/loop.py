@@ -66,9 +66,11 @@ class Budget:
             tokens: What the minutes come to; None where that is not known, or where they do not decide.
 
         Returns:
-            A budget in evaluations alone has a limit of `TOKENS` too.
+            The minutes are left where they decide; a budget in evaluations alone has a limit of `TOKENS` too.
         """
-        return replace(self, tokens=tokens if self.in_minutes else self.tokens or TOKENS)
+        if self.in_minutes:
+            return replace(self, tokens=tokens)
+        return replace(self, minutes=None, tokens=self.tokens or TOKENS)
 
     def fraction(self, evaluations: int, tokens: int) -> float:
         """The part of the limits that is spent, from 0 up; 1 and above is the end."""

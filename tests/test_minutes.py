@@ -12,7 +12,7 @@ import pytest
 from helpers_commands import Place, archived, good
 from helpers_run import ended
 
-from evaluators.amounts import EPOCHS, GAIN, LEAST, QUESTIONS, USED, WINDOWS, Speeds, Work, amounts_of
+from evaluators.amounts import EPOCHS, GAIN, LEAST, POINTS, QUESTIONS, USED, Speeds, Work, amounts_of
 from evaluators.settled import Settled
 from search.loop import TOKENS, Budget
 from search.run.directory import BUDGET_FILE, FRONT_FILE, REPORT_FILE
@@ -38,7 +38,7 @@ WORK = Work(
     in_search=True,
     trained=0.5,
     tuning=0,
-    members=17,
+    points=16,
     plain=9,
     heldout=8192,
     long=8192,
@@ -72,11 +72,11 @@ def test_healing_at_the_end_takes_its_time_and_none_of_the_searchs_tokens() -> N
 
 
 def test_tuning_of_each_design_is_paid_for_where_it_comes() -> None:
-    tuning = replace(WORK, kind="tuning", tuning=20_000, in_search=False)
-    at_the_end = amounts_of(30, SPEEDS, tuning)
-    assert at_the_end.end_s - amounts_of(30, SPEEDS, replace(tuning, tuning=0)).end_s == 16 * 20_000 / 400
-    assert amounts_of(30, SPEEDS, replace(tuning, in_search=True)).end_s < at_the_end.end_s
-    half, most = (amounts_of(30, SPEEDS, replace(tuning, in_search=True, trained=share)) for share in (0.5, 0.9))
+    tuning = replace(WORK, kind="tuning", tuning=20_000, in_search=False, windows=4)
+    at_the_end, without = (amounts_of(60, SPEEDS, replace(tuning, tuning=tokens)) for tokens in (20_000, 0))
+    assert at_the_end.end_s - without.end_s == pytest.approx(16 * 20_000 / 400)
+    assert amounts_of(60, SPEEDS, replace(tuning, in_search=True)).end_s < at_the_end.end_s
+    half, most = (amounts_of(60, SPEEDS, replace(tuning, in_search=True, trained=share)) for share in (0.5, 0.9))
     assert half.tokens > most.tokens  # as training is slower
 
 
@@ -104,15 +104,24 @@ def test_too_few_minutes_leave_the_least_search_and_say_so() -> None:
     assert len(Settled.of(20, SPEEDS, WORK).remarks()) == 1
 
 
+def test_short_minutes_have_fewer_points_to_score_so_that_half_of_what_is_left_is_searched() -> None:
+    points = {minutes: amounts_of(minutes, SPEEDS, WORK).points for minutes in (5, 12, 20)}
+    assert points[5] == POINTS < points[12] < points[20] == WORK.points
+    amounts = amounts_of(12, SPEEDS, WORK)
+    assert amounts.end_s <= (USED * 12 * 60 - SPEEDS.elapsed_s) / 2
+    assert amounts.tokens > amounts_of(5, SPEEDS, WORK).tokens
+    assert amounts_of(5, SPEEDS, replace(WORK, points=3)).points == 3
+
+
 def test_a_faster_device_asks_more_on_more_text_of_which_there_is_enough() -> None:
     fast = replace(SPEEDS, evaluation={4: 100_000.0}, long=100_000.0, training=20_000.0, timing_s=1.0)
-    amounts = amounts_of(20, fast, WORK)
-    assert WINDOWS < amounts.search_windows <= WORK.room
+    amounts = amounts_of(20, fast, replace(WORK, room=5000))
+    assert WORK.room < amounts.search_windows < 5000
     assert amounts.healing == EPOCHS * WORK.healing_text  # no text is repeated more often
     looked_at = amounts.tokens - amounts.healing
     questions = looked_at / (amounts.search_windows * 224)
     assert questions <= QUESTIONS * 1.05
-    assert amounts_of(20, fast, replace(WORK, room=6)).search_windows == 6
+    assert amounts_of(20, fast, WORK).search_windows == WORK.room
     assert amounts_of(20, fast, replace(WORK, room=2)).search_windows == 2
 
 
@@ -147,7 +156,7 @@ def test_evaluations_and_tokens_stand_in_place_of_minutes() -> None:
     assert Budget(minutes=15).limited(77).tokens == 77
     assert not Budget(minutes=15, tokens=5).in_minutes
     assert Budget(minutes=15, tokens=5).limited(None).tokens == 5
-    assert Budget(minutes=15, evaluations=5).limited(None) == Budget(minutes=15, evaluations=5, tokens=TOKENS)
+    assert Budget(minutes=15, evaluations=5).limited(None) == Budget(evaluations=5, tokens=TOKENS)
     assert Budget(minutes=15).limited(None).fraction(3, 3) == 0.0
     for minutes in (0, -1, math.inf):
         with pytest.raises(UserError, match="Budget: expected minutes above 0"):
