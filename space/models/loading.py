@@ -34,11 +34,13 @@ class LoadedModel:
     """A dense model, ready for the search.
 
     Attributes:
-        model: The causal language model with float32 weights, in eval mode, without gradients.
+        model: The causal language model in its checkpoint's own dtype, on the CPU, in eval mode, without gradients.
+            Its weights are mapped from the files: what is not looked at takes no memory, and what is changed in place
+            changes here alone.
         tokenizer: Its tokenizer.
         spec: Its facts.
         dtype: What forward passes of the search are to run in.
-        device: Where the model is.
+        device: Where the search is to run.
         source: The directory or hub id that it came from.
         commit: Of the hub id; None for a directory.
     """
@@ -97,9 +99,9 @@ def load_model(
             "other weights or another config.json. Set model.path to where the run's model is now (of a hub id, also "
             "model.revision to its commit; config.yaml of the run says both), or start a new run."
         )
-    model = _read_model(directory, trust_remote_code)
+    model = _read_model(directory, trust_remote_code, outline.dtype)
     spec = _spec(model, name, own_digest, family)
-    model.eval().requires_grad_(False).to(run_device)
+    model.eval().requires_grad_(False)
     _check_finite(model, run_dtype, directory)
     return LoadedModel(model, tokenizer, spec, run_dtype, run_device, name if commit else str(directory), commit)
 
@@ -171,12 +173,12 @@ def _read_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedToken
         raise UserError(f"Expected a tokenizer (tokenizer.json) in {directory}, but got: {error}") from error
 
 
-def _read_model(directory: Path, trust_remote_code: bool) -> PreTrainedModel:
+def _read_model(directory: Path, trust_remote_code: bool, dtype: torch.dtype) -> PreTrainedModel:
     try:
         with quiet_transformers():
             return AutoModelForCausalLM.from_pretrained(
                 directory,
-                dtype=torch.float32,
+                dtype=dtype,
                 use_safetensors=True,
                 attn_implementation="sdpa",
                 trust_remote_code=trust_remote_code,

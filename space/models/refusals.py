@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ _REFUSED_CONFIG = {
 }
 # Rotary embeddings that reach beyond `max_position_embeddings`; the others have it counted in there.
 _STRETCHED = ("linear", "dynamic", "yarn")
+_HALVES = {"BF16": torch.bfloat16, "F16": torch.float16}
 _ROWS = 4096  # of two matrices that are compared at once
 
 
@@ -126,7 +127,7 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
     """Compares a configuration with the names and shapes that the weights' headers state, by transformers' own rules.
 
     Returns:
-        The model without its weights, on the meta device.
+        The model without its weights, on the meta device, in the dtype that holds all of them without loss.
 
     Raises:
         UserError: A header cannot be read, transformers makes no model of the configuration, tensors are missing, left
@@ -141,6 +142,7 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
                 None,
                 config=config,
                 state_dict={name: torch.empty(header.shape, device="meta") for name, header in headers.items()},
+                dtype=_lossless(headers.values()),
                 device_map="meta",
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
@@ -181,6 +183,13 @@ class _Header:
 
     file: Path
     shape: tuple[int, ...]
+    dtype: str  # as safetensors names it
+
+
+def _lossless(headers: Iterable[_Header]) -> torch.dtype:
+    """The dtype that holds all of these tensors; float32 stands for all that are not of one 16-bit kind."""
+    (first, *others) = {header.dtype for header in headers} or {"F32"}
+    return torch.float32 if others else _HALVES.get(first, torch.float32)
 
 
 def _headers(directory: Path) -> dict[str, _Header]:
@@ -190,7 +199,8 @@ def _headers(directory: Path) -> dict[str, _Header]:
         try:
             with safe_open(file, framework="pt") as stored:
                 for name in stored.keys():  # noqa: SIM118  (it is no dict)
-                    headers[name] = _Header(file, tuple(stored.get_slice(name).get_shape()))
+                    tensor = stored.get_slice(name)
+                    headers[name] = _Header(file, tuple(tensor.get_shape()), tensor.get_dtype())
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"Expected {file} to be a whole safetensors file, but got: {error}. Copy or download it again."
