@@ -4,7 +4,7 @@
 
 A random checkpoint of the shape in bfloat16 is written to DIR, then searched by `run_search.py` and a point of it
 exported by `export_subnet.py`. Memory is the resident memory of a command and all its processes together, each page
-counted once (Pss), looked at ten times a second; the checkpoint's own size stands beside it. DIR may hold the run of
+counted once (Pss), looked at twice a second; the checkpoint's own size stands beside it. DIR may hold the run of
 an earlier call: what is there is not made again, and is not measured.
 """
 
@@ -23,6 +23,7 @@ from benchmarks.device.models import SHAPES, write_checkpoint
 from search.run.directory import SUMMARY_FILE
 
 ROOT = Path(__file__).parents[1]
+_SECONDS = 0.5  # between two looks, which cost what they look at some time
 
 
 def resident_bytes(root: int) -> int:
@@ -53,7 +54,7 @@ def watched(command: list[str]) -> tuple[int, float]:
     process = subprocess.Popen(command)
     while process.poll() is None:
         most = max(most, resident_bytes(process.pid))
-        time.sleep(0.1)
+        time.sleep(_SECONDS)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     return most, time.monotonic() - start

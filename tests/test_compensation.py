@@ -20,7 +20,7 @@ def correlated(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kept", [1, 7, 23, 24])
-@pytest.mark.parametrize("damping", [0.0, 0.05])
+@pytest.mark.parametrize("damping", [0.001, 0.05])
 def test_refit_is_least_squares(kept: int, damping: float) -> None:
     inputs = correlated(400, 24)
     weight = torch.randn(10, 24, generator=torch.Generator().manual_seed(1))
