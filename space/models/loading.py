@@ -24,6 +24,7 @@ from space.models.embedded import DEFAULT_MODEL_NAME, default_model_dir, quiet_t
 from space.models.hub import model_snapshot
 from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config
 from space.models.vector_math import settle_vector_math
+from space.models.weights import check_finite
 from space.spec import ModelSpec
 
 _WITHOUT_HUB = "leave model.path unset for the embedded default, or set it to a local directory"
@@ -102,7 +103,7 @@ def load_model(
     model = _read_model(directory, trust_remote_code, outline.dtype)
     spec = _spec(model, name, own_digest, family)
     model.eval().requires_grad_(False)
-    _check_finite(model, run_dtype, directory)
+    check_finite(directory, run_dtype)
     return LoadedModel(model, tokenizer, spec, run_dtype, run_device, name if commit else str(directory), commit)
 
 
@@ -186,27 +187,6 @@ def _read_model(directory: Path, trust_remote_code: bool, dtype: torch.dtype) ->
             )
     except UNREADABLE as error:
         raise UserError(f"Expected a model that transformers can load in {directory}, but got: {error}") from error
-
-
-def _check_finite(model: PreTrainedModel, dtype: torch.dtype, directory: Path) -> None:
-    """Refuses weights that are no numbers, or none in the dtype that the model is to run in."""
-    largest = {name: torch.stack(torch.aminmax(weight)).abs().max() for name, weight in model.named_parameters()}
-    broken = [name for name, value in largest.items() if not value.isfinite()]
-    if broken:
-        weight = model.get_parameter(broken[0])
-        count = int((~weight.isfinite()).sum())
-        raise UserError(
-            f"Expected finite weights in {directory}, but {count:,} of {weight.numel():,} values in {broken[0]} are "
-            f"NaN or infinite{f', and some in {len(broken) - 1} other tensors' if broken[1:] else ''}. Get the "
-            "checkpoint again, or use one from before its training went wrong."
-        )
-    limit = torch.finfo(dtype).max
-    for name, value in largest.items():
-        if value > limit:
-            raise UserError(
-                f"Expected weights of at most {limit:g}, which is where {str(dtype).removeprefix('torch.')} ends, but "
-                f"{name} reaches {value:g}. Set model.dtype=bfloat16 or float32."
-            )
 
 
 def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:

@@ -129,25 +129,32 @@ def gather(model: Any, tokens: Tensor, *, forward_dtype: torch.dtype, batch_size
     batches = tokens.split(batch_size)
     arguments = layer_arguments(model, tokens, torch.float32)
     states = first_inputs(model, batches, torch.float32)
-    for index, own in enumerate(model.model.layers):
-        layer = copy.deepcopy(own).to(device, torch.float32)
-        grams = _Gram(layer.self_attn.o_proj), _Gram(layer.mlp.down_proj)
-        cosine = torch.zeros((), device=device)
-        try:
-            after = []
-            for state in states:
-                with torch.autocast(device.type, dtype=forward_dtype, enabled=forward_dtype != torch.float32):
-                    after.append(layer(state, **arguments[index]).float())
-                cosine += F.cosine_similarity(state, after[-1], dim=-1).sum()
-        finally:
-            for gram in grams:
-                gram.close()
-        count = tokens.numel()
-        attention, mlp = (gram.total / count for gram in grams)
-        places = {"its o_proj reads": attention, "its down_proj reads": mlp, "it hands on": cosine}
-        _require_finite(index, places, forward_dtype)
-        yield LayerStatistics(index, layer, attention, mlp, 1 - cosine.item() / count, states, arguments[index])
-        states = after
+    for index, layer in enumerate(model.model.layers):
+        wide = copy.deepcopy(layer).to(device, torch.float32)
+        statistics, states = _learned(index, wide, states, arguments[index], forward_dtype)
+        yield statistics
+        del wide, statistics  # before the next ones are made
+
+
+def _learned(
+    index: int, layer: Any, states: list[Tensor], arguments: dict[str, Any], dtype: torch.dtype
+) -> tuple[LayerStatistics, list[Tensor]]:
+    """What a layer's pass over the text teaches, and the residual streams after it."""
+    grams, after = (_Gram(layer.self_attn.o_proj), _Gram(layer.mlp.down_proj)), list[Tensor]()
+    device, count, cosine = states[0].device, 0, states[0].new_zeros(())
+    try:
+        for state in states:
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                after.append(layer(state, **arguments).float())
+            cosine += F.cosine_similarity(state, after[-1], dim=-1).sum()
+            count += state.shape[0] * state.shape[1]
+    finally:
+        for gram in grams:
+            gram.close()
+    attention, mlp = (gram.total.div_(count) for gram in grams)
+    places = {"its o_proj reads": attention, "its down_proj reads": mlp, "it hands on": cosine}
+    _require_finite(index, places, dtype)
+    return LayerStatistics(index, layer, attention, mlp, 1 - cosine.item() / count, states, arguments), after
 
 
 def _require_finite(index: int, places: Mapping[str, Tensor], dtype: torch.dtype) -> None:

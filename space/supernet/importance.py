@@ -33,9 +33,9 @@ class AttentionOrder:
     heads: Tensor
 
 
-def damped(gram: Tensor, damping: float, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The Gram matrix in `dtype` with `damping` times its mean diagonal added to the diagonal, shape unchanged."""
-    matrix = gram.to(dtype, copy=True)
+def damped(gram: Tensor, damping: float, dtype: torch.dtype | None = None) -> Tensor:
+    """A Gram matrix with `damping` times its mean diagonal added to the diagonal, in `dtype` or its own, as another."""
+    matrix = gram.to(dtype or gram.dtype, copy=True)
     ridge = damping * matrix.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
     matrix.diagonal().add_(ridge)
     return matrix
@@ -92,7 +92,7 @@ def _structure_cost(inverse: Tensor, weight: Tensor, columns: Tensor) -> Tensor:
         return weight[:, single].square().sum(0) / inverse.diagonal()[single]
     blocks = inverse[columns[:, :, None], columns[:, None, :]]  # (structures, size, size)
     weights = weight[:, columns].permute(1, 2, 0)  # (structures, size, hidden)
-    return (weights * torch.linalg.solve(blocks, weights)).sum((1, 2))
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(blocks), weights, upper=False).square().sum((1, 2))
 
 
 def wanda_order(gram: Tensor, weight: Tensor, structures: Tensor, at_once: int) -> Tensor:

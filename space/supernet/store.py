@@ -23,31 +23,19 @@ from space.errors import UserError
 from space.files import whole_directory
 from space.models.embedded import CACHE_ADVICE
 from space.spec import ModelSpec
-from space.supernet.calibration import LayerStatistics, gather
-from space.supernet.compensation import factor, lost_energy
-from space.supernet.importance import AttentionOrder, attention_order, damped, mlp_order, rule_of
-from space.supernet.merging import merged_attention
-from space.supernet.units import attention_columns, permute_attention, permute_mlp
+from space.supernet.calibration import gather
+from space.supernet.importance import AttentionOrder, rule_of
+from space.supernet.prepared_layer import prepared_layer
+from space.supernet.units import permute_attention, permute_mlp
 
 FORMAT = 6  # of the files
 _ORDERS = ("group_order", "head_order", "mlp_order")
-_PACKED_ROWS = 512
 _META = "supernet.json"
 
 
 def is_prepared(directory: Path) -> bool:
     """Whether a directory holds a prepared supernet."""
     return (directory / _META).is_file()
-
-
-def merged_name(groups: int, parameter: str) -> str:
-    """The tensor of a projection with so many merged groups."""
-    return f"merged_{groups}.{parameter}"
-
-
-def lost_name(groups: int) -> str:
-    """The tensor that says what an attention block loses with so many merged groups."""
-    return f"merged_{groups}.lost"
 
 
 class StoredLayers:
@@ -95,22 +83,13 @@ class StoredLayers:
             failures=(SafetensorError,),
         ) as unfinished:
             for statistics in gather(model, tokens, forward_dtype=dtype, batch_size=batch_size):
-                tensors = _order_and_factor(statistics, spec, rule, damping, steps)
-                merges = merged_attention(
-                    statistics.layer,
-                    spec,
-                    statistics.inputs,
-                    statistics.arguments,
-                    damping=damping,
-                    forward_dtype=dtype,
-                )
-                for groups, merged in merges.items():
-                    tensors[lost_name(groups)] = torch.tensor(merged.lost)
-                    tensors |= {merged_name(groups, name): t.to(dtype) for name, t in merged.parameters.items()}
-                save_file(tensors, unfinished / _layer_file(statistics.index))
-                place_layer(model.model.layers[statistics.index], spec, tensors, dtype, device)
+                index = statistics.index
+                tensors = prepared_layer(statistics, spec, rule, damping=damping, steps=steps, dtype=dtype)
+                save_file(tensors, unfinished / _layer_file(index))
+                place_layer(model.model.layers[index], spec, tensors, dtype, device)
                 influence.append(statistics.influence)
-                on_layer(statistics.index)
+                on_layer(index)
+                del statistics, tensors  # before the next layer's are made
             meta = {"format": FORMAT, "spec": spec.to_json(), "dtype": str(dtype), "influence": influence}
             (unfinished / _META).write_text(json.dumps(meta, indent=1))
         return cls(directory, spec, tuple(influence))
@@ -226,47 +205,7 @@ def _layer_file(index: int) -> str:
     return f"layer-{index:03d}.safetensors"
 
 
-def _packed(name: str, lower: Tensor) -> dict[str, Tensor]:
-    """A lower triangular matrix as blocks of rows, without most of the zeros above its diagonal."""
-    starts = range(0, len(lower), _PACKED_ROWS)
-    return {f"{name}.{start}": lower[start : start + _PACKED_ROWS, : start + _PACKED_ROWS] for start in starts}
-
-
 def _row_names(names: Iterable[str], name: str) -> list[str]:
     """The names of a packed matrix's blocks of rows, in their order."""
     starts = [int(key.rpartition(".")[2]) for key in names if key.rpartition(".")[0] == name]
     return [f"{name}.{start}" for start in sorted(starts)]
-
-
-@torch.no_grad()
-def _order_and_factor(
-    statistics: LayerStatistics, spec: ModelSpec, rule: Any, damping: float, steps: int
-) -> dict[str, Tensor]:
-    """Orders and permutes one layer; returns its orders, the factors of its Gram matrices, and what levels lose."""
-    layer = statistics.layer
-    attention_gram, mlp_gram = damped(statistics.attention_gram, damping), damped(statistics.mlp_gram, damping)
-    try:
-        heads = attention_order(
-            attention_gram, layer.self_attn.o_proj.weight, spec.kv_heads, spec.queries_per_group, rule
-        )
-        channels = mlp_order(mlp_gram, layer.mlp.down_proj.weight, rule, steps)
-        permute_attention(layer.self_attn, spec, heads)
-        permute_mlp(layer.mlp, channels)
-        units = torch.arange(len(attention_gram), device=attention_gram.device).view(*heads.heads.shape, spec.head_dim)
-        permuted = units[heads.groups[:, None], heads.heads[heads.groups]].reshape(-1)
-        tensors = {"group_order": heads.groups, "head_order": heads.heads, "mlp_order": channels}
-        lower = factor(mlp_gram[channels][:, channels])
-        tensors |= _packed("mlp_factor", lower)
-        tensors["mlp_lost"] = lost_energy(layer.mlp.down_proj.weight, lower)
-        for kept in range(1, spec.queries_per_group + 1):
-            columns = attention_columns(spec, kept).to(permuted.device)
-            gram = attention_gram[permuted[columns]][:, permuted[columns]]
-            lower = factor(gram)
-            tensors |= _packed(f"attention_factor_{kept}", lower)
-            tensors[f"attention_lost_{kept}"] = lost_energy(layer.self_attn.o_proj.weight[:, columns], lower)
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        raise UserError(
-            f"Layer {statistics.index}: expected a positive definite Gram matrix, but "
-            f"it could not be factored ({error}). Raise supernet.damping, or calibrate on more or other text."
-        ) from error
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}

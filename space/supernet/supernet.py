@@ -21,8 +21,9 @@ from space.candidate import Candidate, LayerShape
 from space.size import removed_params
 from space.spec import ModelSpec
 from space.supernet.correction import Correction
+from space.supernet.prepared_layer import lost_name
 from space.supernet.refits import Refits, partly_learned
-from space.supernet.store import StoredLayers, lost_name
+from space.supernet.store import StoredLayers
 from space.supernet.view import Views, Weights
 
 GENTLY = 0.5  # of what was learned, for subnets that lack little
