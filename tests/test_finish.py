@@ -32,6 +32,7 @@ OBJECTIVES = (KL, LATENCY)
 HELDOUT = (metric_named("heldout_kl"), metric_named("heldout_ppl"))
 TIMED = (metric_named("latency_e2e_ms"),)
 FACTS = {"model": toy_spec(4).to_json(), "text": "0123", "dtype": "float32", "latency": {"device": "toy"}}
+FACTS |= {"budget": {"tokens": 440_000, "healing_tokens": 120_000}}
 DENSE = Candidate((LayerShape(4, 2, 32),) * 4)
 
 

@@ -319,5 +319,5 @@ def test_a_search_that_no_longer_gains_ends(tmp_path):
     assert Budget(tokens=10, patience=2, progress=0.1).stagnant([1.0, 5.0, 5.2, 5.4])
     assert not Budget(tokens=10, patience=2, progress=0.1).stagnant([1.0, 5.0, 5.2, 5.6])
     assert not Budget(tokens=10).stagnant([5.0] * 100)
-    with pytest.raises(UserError, match="evaluations or of tokens"):
+    with pytest.raises(UserError, match="expected minutes, evaluations or tokens"):
         Budget()

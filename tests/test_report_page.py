@@ -31,6 +31,7 @@ SUMMARY = {
     "rank_correlation": {"kl, heldout_kl": None, "untuned_kl, kl": 0.5},
     "sources": {"<b>corpus.txt": 12345},
     "arguments": ["space=depth", "name=```"],
+    "budget": {"minutes": 15, "tokens": 440_000, "search_windows": 4, "healing_tokens": 120_000},
     "dropped": 1,
     "long_context": "none: <i>reason</i>",
     "versions": versions(),

@@ -186,12 +186,12 @@ def _tuning_words(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     if correction:
         words.append(f"a corrective refit on {correction['windows'] * config['data']['length']:,} tokens")
     if distillation and mode != "off":
-        tokens = summary.get("budget", {}).get("healing_tokens") or distillation["tokens"]
-        what = distillation["trainable"]
-        if isinstance(tokens, int):
-            words.append(f"weights that all designs share, healed by {tokens:,} tokens of distillation ({what})")
-        else:
+        tokens, what = distillation["tokens"], distillation["trainable"]
+        if isinstance(tokens, list):
             words.append(f"distillation from the dense model for {max(tokens):,} tokens ({what})")
+        else:
+            healing = summary["budget"]["healing_tokens"] if tokens is None else tokens
+            words.append(f"weights that all designs share, healed by {healing:,} tokens of distillation ({what})")
     return f"After is with {' and '.join(words)}, as it is exported; before is without.\n"
 
 
