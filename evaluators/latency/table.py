@@ -25,6 +25,7 @@ _WORDS = {
     "attention": ("attention blocks of {} heads in {} groups", "heads/groups"),
     "mlp": ("MLP blocks of {} channels", "channels"),
 }
+UNCAPTURED = "uncaptured"  # in a device's description: why steps on it are no CUDA graphs
 _PRIOR = 0.05 / 0.15  # of the fit: standard deviation of a timing's relative error, over that of a factor about 1
 
 
@@ -155,6 +156,11 @@ class LatencyTable:
                     f"WARNING: expected a median error of at most latency.error_limit={self.workload.error_limit:.0%}; "
                     "the search may miss designs. The front is ranked by end-to-end timings."
                 )
+        if UNCAPTURED in device:
+            lines.append(
+                f"WARNING: expected a model that a CUDA graph can hold, got {device[UNCAPTURED]}. Its launches by Python "
+                "are timed as well, which may take longer than the GPU does: widths then hardly change a time."
+            )
         return lines
 
     def profile(self, dense: Candidate) -> list[str]:

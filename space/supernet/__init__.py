@@ -3,7 +3,8 @@
 - `supernet`: prepare it once, then view any candidate.
 - `recipe`: settings of that; `preparation` calibrates only what no earlier run has.
 - `store`: what a prepared supernet keeps on disk.
-- `refits`: weights of narrower blocks, of the dense model or of what subnets have learned.
+- `refits`: weights of narrower blocks, of the dense model or of what subnets have learned; `slices`: plain ones, to be
+  timed.
 - `view`: model objects whose tensors are the supernet's, put together from `modules`.
 
 - `shared`: the weights that all subnets share, to be trained.

@@ -22,8 +22,9 @@ from space.size import removed_params
 from space.spec import ModelSpec
 from space.supernet.correction import Correction
 from space.supernet.refits import Refits, partly_learned
+from space.supernet.slices import Slices
 from space.supernet.store import StoredLayers, lost_name
-from space.supernet.view import Views, Weights
+from space.supernet.view import Views
 
 GENTLY = 0.5  # of what was learned, for subnets that lack little
 
@@ -43,7 +44,6 @@ class Supernet:
         model: Any,
         files: StoredLayers,
         refit_bytes: int,
-        weights: Weights | None = None,
     ) -> None:
         """Takes a model that is permuted already; use `prepare` or `load`.
 
@@ -51,7 +51,6 @@ class Supernet:
             model: The dense causal LM.
             files: What is stored of it.
             refit_bytes: Memory limit of the refit cache.
-            weights: Makes the weights of narrower blocks; None for the refits that `files` hold.
         """
         self.model = model.eval().requires_grad_(False)
         self.spec = files.spec
@@ -62,8 +61,8 @@ class Supernet:
         self._refit_bytes = refit_bytes
         self._learned: Mapping[str, Tensor] = {}
         self._gentle = 0.0
-        own = weights or Refits([*model.model.layers], files, {}).block
-        self._views = {0.0: Views(self.model, files.spec, own, refit_bytes)}
+        refits = Refits([*model.model.layers], files, {})
+        self._views = {0.0: Views(self.model, files.spec, refits.block, refit_bytes)}
         self._lock = Lock()
 
     @classmethod
@@ -136,6 +135,22 @@ class Supernet:
         healed._views, healed._lock = {0.0: self._views[0.0]}, Lock()
         healed._views_of(1.0)
         return healed
+
+    def sliced(self) -> Supernet:
+        """The dense model with plain slices of its weights in narrower blocks, of the shapes and layout of refits.
+
+        Nothing is solved and no file is read: for what depends on no values, such as times.
+        """
+        other = copy.copy(self)
+        other.healed, other._lock = False, Lock()
+        slices = Slices([*self.model.model.layers], self.spec)
+        other._views = {0.0: Views(self.model, self.spec, slices.block, self._refit_bytes)}
+        return other
+
+    def forget(self) -> None:
+        """Gives back the memory of narrower blocks, which are made again when they are asked for."""
+        for views in self._views.values():
+            views.forget()
 
     def strength(self, candidate: Candidate) -> float:
         """The part of what was learned that a candidate takes, from 0 to 1; subnets of equal strength share weights."""

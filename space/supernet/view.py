@@ -90,6 +90,11 @@ class Views:
         model.model.layers = nn.ModuleList(layers).eval()
         return _owned(model) if own else model
 
+    def forget(self) -> None:
+        """See `space.supernet.supernet.Supernet.forget`."""
+        with self._lock:
+            self._blocks.clear()
+
     def layer(self, index: int, shape: LayerShape) -> Any:
         """A decoder layer at a shape with modules of its own, which may be hooked; its tensors are the supernet's."""
         return own_modules(self._layer(index, shape, index))
