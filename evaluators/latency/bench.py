@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluators.base import SPREAD, Evaluation
+from evaluators.base import SPREAD, Evaluation, failure
 from evaluators.latency.clocks import Clock, OnTimings, TorchClock
 from evaluators.latency.llamacpp_clock import LlamaCppClock
 from evaluators.latency.table import NOISY, LatencyTable, PhaseTable, label
@@ -22,7 +22,6 @@ from evaluators.latency.timings import Timings, spread
 from evaluators.latency.workload import LATENCY_E2E, THROUGHPUT, Phase, Workload
 from evaluators.metrics import metrics_named, spread_of
 from space.candidate import Candidate, LayerShape, Option
-from space.errors import ShapeError, UserError
 from space.supernet.supernet import Supernet
 
 
@@ -181,23 +180,23 @@ class EndToEnd:
             return
         start = time.perf_counter()
         first_values: dict[str, dict[str, float]] = {}
-        failures: dict[str, str] = {}
+        failures: dict[str, Evaluation] = {}
         for candidate in candidates:
+            begun = time.perf_counter()
             try:
                 first_values[candidate.key] = self._bench.clock.try_out(candidate)
             except Exception as error:  # an evaluation boundary: the failure is stored with the candidate
-                if isinstance(error, UserError) and not isinstance(error, ShapeError):
-                    raise  # not the candidate's fault
-                failures[candidate.key] = f"{type(error).__name__}: {error}"
+                seconds = time.perf_counter() - begun
+                failures[candidate.key] = failure(candidate, self.fidelity, error, seconds=seconds)
         able = [candidate for candidate in candidates if candidate.key in first_values]
         ratios = self._bench.ratios(able, self._on_timings)
         values = {c.key: self._values(each) | first_values[c.key] for c, each in zip(able, ratios, strict=True)}
         seconds = (time.perf_counter() - start) / max(1, len(candidates))
         for candidate in candidates:
-            if candidate.key in values:
-                yield Evaluation(candidate, self.fidelity, values=values[candidate.key], seconds=seconds)
+            if candidate.key in failures:
+                yield failures[candidate.key]
             else:
-                yield Evaluation(candidate, self.fidelity, "failed", seconds=seconds, error=failures[candidate.key])
+                yield Evaluation(candidate, self.fidelity, values=values[candidate.key], seconds=seconds)
 
     def _values(self, ratios: Mapping[str, Sequence[float]]) -> dict[str, float]:
         workload = self._bench.workload

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -65,7 +66,7 @@ class Steps:
             self._memory[phase] = CacheMemory(spec, phase, dtype, self._device)
         return self._with_cache(self._supernet.view(candidate), phase, candidate, self._memory[phase].place)
 
-    def with_own_cache(self, candidate: Candidate, phase: Phase) -> tuple[Any, Step]:
+    def with_own_cache(self, candidate: Candidate, phase: Phase) -> tuple[Any, Callable[[], Any]]:
         """A candidate's model, and a forward pass that takes the memory of its cache when it is called."""
         model = self._supernet.view(candidate)
 

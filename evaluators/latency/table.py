@@ -158,8 +158,8 @@ class LatencyTable:
                 )
         if UNCAPTURED in device:
             lines.append(
-                f"WARNING: expected a model that a CUDA graph can hold, got {device[UNCAPTURED]}. Its launches by Python "
-                "are timed as well, which may take longer than the GPU does: widths then hardly change a time."
+                f"WARNING: expected a model that a CUDA graph can hold, got {device[UNCAPTURED]}. Its launches by "
+                "Python are timed as well, which may take longer than the GPU does: widths then hardly change a time."
             )
         return lines
 
