@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -148,14 +149,26 @@ class Session:
 
     @cached_property
     def table(self) -> LatencyTable:
-        """The run's latency table, measured where it has none.
+        """The run's latency table, measured where it has none, or that of another device that it was told of.
 
         Raises:
-            UserError: It was measured on another device, or with other threads or another engine, than timings now are.
+            UserError: It was measured on another device, or with other threads or another engine, than timings now are;
+                or the one that it was told of is no table, or of another model, workload or space.
         """
-        table = LatencyTable.from_json(kept(self.paths.latency, self._measured))
-        table.require_device(self.bench.clock.describe(), self.paths.latency)
-        return table
+        settings = self.settings.latency
+        if settings.table is None:
+            table = LatencyTable.from_json(kept(self.paths.latency, self._measured))
+            table.require_device(self.bench.clock.describe(), self.paths.latency)
+            return table
+        path = Path(settings.table)
+        return LatencyTable.from_json(kept(self.paths.latency, lambda: self._from_elsewhere(path)))
+
+    def _from_elsewhere(self, path: Path) -> str:
+        """The text of a table, before a run has it for its own."""
+        table = LatencyTable.read(path)
+        table.require_workload(self.settings.latency, path)
+        table.require_space(self.spec, self.space.block_options, path)
+        return table.to_json()
 
     def _measured(self) -> str:
         workload, space = self.settings.latency, self.space
@@ -270,8 +283,10 @@ class Session:
         """
         return self.settings.metrics
 
-    def timed(self, show: Show = lambda done, of: None) -> EndToEnd:
-        """Times subnets end to end, and tells of the rounds."""
+    def timed(self, show: Show = lambda done, of: None) -> EndToEnd | None:
+        """Times subnets end to end, and tells of the rounds; None where the latency table is of another device."""
+        if self.settings.latency.table is not None:
+            return None
         return EndToEnd(self.bench, self.table.dense_ms, show)
 
     def task_evaluators(self, show: Show = lambda done, of: None) -> Sequence[Evaluator]:

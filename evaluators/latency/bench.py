@@ -17,7 +17,7 @@ from typing import Any
 from evaluators.base import SPREAD, Evaluation, failure
 from evaluators.latency.clocks import Clock, OnTimings, TorchClock
 from evaluators.latency.llamacpp_clock import LlamaCppClock
-from evaluators.latency.table import NOISY, LatencyTable, PhaseTable, label
+from evaluators.latency.table import NOISY, LatencyTable, PhaseTable, label, model_shapes
 from evaluators.latency.timings import Timings, spread
 from evaluators.latency.workload import LATENCY_E2E, THROUGHPUT, Phase, Workload
 from evaluators.metrics import metrics_named, spread_of
@@ -106,7 +106,7 @@ class LatencyBench:
             whole = {design: times[design.key] for design in designs}
             fit, check = ({d: whole[d] for d in part} for part in _split(designs, self.workload.fit))
             phases[name] = table.fitted({Candidate.dense(self._spec): dense_ms, **fit}).checked(check)
-        return LatencyTable(phases, self.clock.describe(), self.workload)
+        return LatencyTable(phases, self.clock.describe(), self.workload, model_shapes(self._spec))
 
     def ratios(
         self, candidates: Sequence[Candidate], on_timings: OnTimings = lambda done, of: None
@@ -127,10 +127,9 @@ class LatencyBench:
 
     def _timings(self, phase: Phase, models: Mapping[str, Candidate], on_timings: OnTimings) -> Timings:
         """Timings that have all of some models; the missing ones are measured, and kept unless the machine is busy."""
-        shapes = {fact: value for fact, value in self._spec.identity.items() if fact != "digest"}
         about = {
             **self.clock.describe(),
-            "model": shapes,  # times do not depend on weights
+            "model": model_shapes(self._spec),
             # as files of before name it, so that their timings stay of use
             "phase": {"kind": phase.kind, "batch": phase.batch_size, "tokens": phase.tokens},
             "cold": self.workload.cold,
