@@ -13,8 +13,7 @@ from conf.compose import Config
 from conf.places import gone_on_with
 from conf.settings import ended_settings, instantiated, session_settings
 from conf.values import checked
-from evaluators.latency.table import LatencyTable
-from evaluators.paths import Paths
+from evaluators.latency.table import LATENCY_FILE, LatencyTable
 from evaluators.settings import Settings, TaskSettings
 from evaluators.training.recipes import Polish, Recovery
 from search.loop import Budget, require_ask
@@ -98,7 +97,7 @@ class RunSettings:
         session.tasks.require_place()
         if session.latency.table is None and session.latency.engine == "llamacpp":
             require_llamacpp()
-        if session.latency.table is not None and (self.run_dir is None or not Paths(self.run_dir).latency.exists()):
+        if session.latency.table is not None and (self.run_dir is None or not (self.run_dir / LATENCY_FILE).exists()):
             table = Path(session.latency.table)
             LatencyTable.read(table).require_workload(session.latency, table)
         require_tracker(self.tracker)

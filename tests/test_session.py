@@ -211,7 +211,7 @@ def test_a_table_from_elsewhere_is_taken_only_if_it_prices_this_space_of_this_mo
         with pytest.raises(UserError, match=words):
             _ = session.table
         assert not session.paths.latency.exists()
-    with pytest.raises(UserError, match="nowhere.json"):
+    with pytest.raises(UserError, match=r"nowhere\.json"):
         _ = told(tmp_path / "nowhere.json").table
 
 

@@ -19,6 +19,7 @@ from space.candidate import Candidate, Option
 from space.errors import UserError
 from space.spec import ModelSpec
 
+LATENCY_FILE = "latency.json"  # of a run
 BASE = "base"  # the part of a model that is no block: embedding, last norm and LM head
 NOISY = 0.1  # spread of the rounds above which a table is not to be believed
 # What lines say of the blocks of a kind: many of one option, and what tells the options apart.

@@ -108,9 +108,9 @@ def _front_note(run: FinishedRun) -> str:
         words = untimed_words(run.untimed)
         latencies = f"**{escaped(words[0].upper() + words[1:])}.**"
     return (
-        f"{latencies} Held-out text was not seen by calibration, training or search; a rise is the loss on it above the "
-        f"dense model's. {windows}[front.html](front.html) has all metrics and the layers of each point, [front.csv](front.csv) the "
-        "numbers.\n"
+        f"{latencies} Held-out text was not seen by calibration, training or search; a rise is the loss on it above "
+        f"the dense model's. {windows}[front.html](front.html) has all metrics and the layers of each point, "
+        "[front.csv](front.csv) the numbers.\n"
     )
 
 
