@@ -130,8 +130,9 @@ class Session:
         preparation, loaded, place = self.settings.supernet, self.loaded, self.paths.supernet
         if is_prepared(place):
             return Supernet.load(
-                loaded.model, loaded.spec, place, dtype=loaded.dtype, refit_bytes=preparation.refit_bytes
-            )
+                loaded.model, loaded.spec, place, dtype=loaded.dtype, device=loaded.device,
+                refit_bytes=preparation.refit_bytes,
+            )  # fmt: skip
         tokens = self.windows("calibration")
         with self._stage("calibration and order of units") as show:
             return prepared_supernet(

@@ -122,12 +122,26 @@ def test_biases_are_read_from_the_modules(tmp_path):
     assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias, spec.tied_embeddings) == (True, True, True, True)
 
 
-def test_weights_are_float32_whatever_was_saved(tmp_path):
+@pytest.mark.parametrize(
+    ("saved", "embedding", "held"),
+    [
+        (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.float16, torch.float16),
+        (torch.float32, torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32, torch.float32),
+        (torch.float16, torch.bfloat16, torch.float32),
+    ],
+)
+def test_weights_are_in_the_dtype_that_holds_all_of_them(tmp_path, saved, embedding, held):
     torch.manual_seed(0)
     save(CONFIGS["llama"], tmp_path)
-    AutoModelForCausalLM.from_config(CONFIGS["llama"]).bfloat16().save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_config(CONFIGS["llama"]).to(saved)
+    weights = {name: tensor.to(embedding if "embed" in name else saved) for name, tensor in model.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     loaded = load_model(str(tmp_path), dtype="bfloat16")
-    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {held}
+    for name, weight in loaded.model.named_parameters():
+        assert torch.equal(weight, weights[name].to(held)), name
     assert loaded.dtype == torch.bfloat16
     assert loaded.source == str(tmp_path)
 

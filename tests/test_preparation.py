@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import VOCAB, random_tokens, tiny_model
+from helpers_formats import byte_level
 
 from space.candidate import Candidate
 from space.errors import UserError
-from space.models.loading import LoadedModel
+from space.models.loading import LoadedModel, load_model
 from space.supernet.preparation import prepared_supernet
 from space.supernet.recipe import Preparation
 from space.supernet.store import is_prepared
@@ -159,3 +160,17 @@ def test_activations_that_are_not_finite(tmp_path: Path, projection: str, dtype:
 def test_settings_out_of_range(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"[Ee]xpected"):
         Preparation(**settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_files_of_a_model_that_is_mapped_stay_as_they_are(dtype: torch.dtype, tmp_path: Path) -> None:
+    model, _ = tiny_model("llama")
+    place = tmp_path / "model"
+    model.to(dtype).save_pretrained(place)
+    byte_level().save_pretrained(place)
+    before = {file.name: file.read_bytes() for file in place.iterdir()}
+    loaded = load_model(str(place), dtype="bfloat16")
+    supernet = prepared_supernet(Preparation(), loaded, TOKENS, tmp_path / "supernet")
+    assert {parameter.dtype for parameter in supernet.model.parameters()} == {torch.bfloat16}
+    assert not torch.equal(supernet.model.model.layers[0].mlp.up_proj.weight, model.model.layers[0].mlp.up_proj.weight)
+    assert {file.name: file.read_bytes() for file in place.iterdir()} == before

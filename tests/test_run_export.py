@@ -79,7 +79,7 @@ def exported(llama: Place, gemma: Place) -> dict[str, Done]:
         "beside": lambda: llama.export("exported", f"pick={beside_the_front(llama)['key']}", f"out={out / 'beside'}"),
         "front key": lambda: llama.export("exported", f"pick={key}", f"out={out / 'front key'}"),
         "another device": lambda: llama.export("timed elsewhere", f"pick={key}", f"out={out / 'another device'}"),
-        "gguf": lambda: merging(llama).export("run", "format=gguf", f"out={out / 'gguf'}"),
+        "gguf": lambda: merging(llama).export("run", "format=gguf", f"pick={key}", f"out={out / 'gguf'}"),
         "no merges": lambda: llama.export("exported", "format=gguf", f"out={out / 'no merges'}"),
         "not uniform": lambda: llama.export(
             "exported", "format=hf_uniform", f"pick={beside_the_front(llama)['key']}", f"out={out / 'not uniform'}"
@@ -150,7 +150,8 @@ def test_a_pick_is_written_for_llama_cpp(llama: Place, exported: dict[str, Done]
 def test_a_killed_polish_ends_in_the_same_checkpoint(llama: Place) -> None:
     """Its tokens are those of the speed that was measured before it was killed."""
     out = {name: llama.directory / "polished" / name for name in ("killed", "whole")}
-    settings = ("polish.minutes=0.05", "recover.save_tokens=640", "recover.learning_rate=1e-3")
+    key = pruned_front(llama)["key"].iloc[0]
+    settings = (f"pick={key}", "polish.minutes=0.05", "recover.save_tokens=640", "recover.learning_rate=1e-3")
     killed = llama.export("run", f"out={out['killed']}", *settings)
     checkpoints = out["killed"].with_name("killed.polish")
     try:

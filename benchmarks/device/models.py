@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.device.machine import Machine
 from conf.compose import composed
@@ -31,6 +32,9 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
     "smollm2-135m": _LLAMA
     | {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64}
     | {"intermediate_size": 1536, "vocab_size": 49152, "tie_word_embeddings": True},
+    "tinyllama-1.1b": _LLAMA
+    | {"hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4}
+    | {"head_dim": 64, "intermediate_size": 5632, "vocab_size": 32000, "tie_word_embeddings": False},
     "llama-3.2-1b": _LLAMA
     | {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8}
     | {"head_dim": 64, "intermediate_size": 8192, "vocab_size": 128256, "tie_word_embeddings": True},
@@ -60,6 +64,16 @@ def random_model(name: str, machine: Machine, dtype: torch.dtype) -> Any:
     config = AutoConfig.for_model(values.pop("model_type"), **values)
     with torch.device(machine.device):
         return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+
+
+def write_checkpoint(name: str, machine: Machine, directory: Path) -> None:
+    """A random checkpoint of a shape in bfloat16, with a tokenizer of bytes, for the project's own commands."""
+    random_model(name, machine, torch.bfloat16).save_pretrained(directory)
+    vocab = {char: index for index, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(vocab, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="!").save_pretrained(directory)
 
 
 @torch.no_grad()

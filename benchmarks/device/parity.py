@@ -104,9 +104,9 @@ class _Pair:
         for place, device in devices.items():
             model, spec = tests.tiny_model(family)
             tokens = tests.random_tokens(12, _LENGTH)
-            supernets[place] = Supernet.prepare(model.to(device), spec, tokens, scratch / place, dtype=dtype)
+            supernets[place] = Supernet.prepare(model, spec, tokens, scratch / place, dtype=dtype, device=device)
         model, spec = tests.tiny_model(family)
-        supernets["device"] = Supernet.load(model.to(machine.device), spec, scratch / "cpu", dtype=dtype)
+        supernets["device"] = Supernet.load(model, spec, scratch / "cpu", dtype=dtype, device=machine.device)
         rows = _DESIGNS | (_MERGED if spec.merged_kv_heads else {})
         designs = {name: Candidate.from_rows(layers) for name, layers in rows.items()}
         pair = cls(machine, scratch, supernets, {}, designs)

@@ -7,18 +7,14 @@ import time
 from collections.abc import Mapping
 from functools import partial
 
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
-
 from benchmarks.device.machine import Machine
 from benchmarks.device.models import (
     Scenario,
     default_space,
     designs_of_size,
-    random_model,
     sliced_supernet,
     workload,
+    write_checkpoint,
 )
 from benchmarks.device.report import Report
 from benchmarks.device.stopwatch import seconds_of
@@ -112,9 +108,5 @@ def _numbers(table: PhaseTable, dense: Candidate) -> dict[str, object]:
 def checkpoint(report: Report, machine: Machine, name: str) -> None:
     """A random checkpoint of a shape beside the report, with a tokenizer of bytes, for the project's own commands."""
     directory = report.file.resolve().parent / "checkpoints" / name
-    random_model(name, machine, torch.bfloat16).save_pretrained(directory)
-    vocab = {char: index for index, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    backend = Tokenizer(models.BPE(vocab, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="!").save_pretrained(directory)
+    write_checkpoint(name, machine, directory)
     report.put("checkpoint", name, value=str(directory))

@@ -3,6 +3,7 @@
 - `architectures`: where families keep their parts, as rows of data.
 - `loading`: a hub id, a directory or the default to a model, its tokenizer and its facts.
 - `refusals`: what is refused of a checkpoint before its weights are read.
+- `weights`: what the files of a checkpoint hold.
 - `digest`: what a checkpoint is known by, wherever it lies.
 - `hub`: snapshots of the model hub.
 - `embedded`: the default model and text, which need no hub.

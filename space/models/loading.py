@@ -24,6 +24,7 @@ from space.models.embedded import DEFAULT_MODEL_NAME, default_model_dir, quiet_t
 from space.models.hub import model_snapshot
 from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config
 from space.models.vector_math import settle_vector_math
+from space.models.weights import check_finite
 from space.spec import ModelSpec
 
 _WITHOUT_HUB = "leave model.path unset for the embedded default, or set it to a local directory"
@@ -34,11 +35,13 @@ class LoadedModel:
     """A dense model, ready for the search.
 
     Attributes:
-        model: The causal language model with float32 weights, in eval mode, without gradients.
+        model: The causal language model in its checkpoint's own dtype, on the CPU, in eval mode, without gradients.
+            Its weights are mapped from the files: what is not looked at takes no memory, and what is changed in place
+            changes here alone.
         tokenizer: Its tokenizer.
         spec: Its facts.
         dtype: What forward passes of the search are to run in.
-        device: Where the model is.
+        device: Where the search is to run.
         source: The directory or hub id that it came from.
         commit: Of the hub id; None for a directory.
     """
@@ -97,10 +100,10 @@ def load_model(
             "other weights or another config.json. Set model.path to where the run's model is now (of a hub id, also "
             "model.revision to its commit; config.yaml of the run says both), or start a new run."
         )
-    model = _read_model(directory, trust_remote_code)
+    model = _read_model(directory, trust_remote_code, outline.dtype)
     spec = _spec(model, name, own_digest, family)
-    model.eval().requires_grad_(False).to(run_device)
-    _check_finite(model, run_dtype, directory)
+    model.eval().requires_grad_(False)
+    check_finite(directory, run_dtype)
     return LoadedModel(model, tokenizer, spec, run_dtype, run_device, name if commit else str(directory), commit)
 
 
@@ -171,12 +174,12 @@ def _read_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedToken
         raise UserError(f"Expected a tokenizer (tokenizer.json) in {directory}, but got: {error}") from error
 
 
-def _read_model(directory: Path, trust_remote_code: bool) -> PreTrainedModel:
+def _read_model(directory: Path, trust_remote_code: bool, dtype: torch.dtype) -> PreTrainedModel:
     try:
         with quiet_transformers():
             return AutoModelForCausalLM.from_pretrained(
                 directory,
-                dtype=torch.float32,
+                dtype=dtype,
                 use_safetensors=True,
                 attn_implementation="sdpa",
                 trust_remote_code=trust_remote_code,
@@ -184,27 +187,6 @@ def _read_model(directory: Path, trust_remote_code: bool) -> PreTrainedModel:
             )
     except UNREADABLE as error:
         raise UserError(f"Expected a model that transformers can load in {directory}, but got: {error}") from error
-
-
-def _check_finite(model: PreTrainedModel, dtype: torch.dtype, directory: Path) -> None:
-    """Refuses weights that are no numbers, or none in the dtype that the model is to run in."""
-    largest = {name: torch.stack(torch.aminmax(weight)).abs().max() for name, weight in model.named_parameters()}
-    broken = [name for name, value in largest.items() if not value.isfinite()]
-    if broken:
-        weight = model.get_parameter(broken[0])
-        count = int((~weight.isfinite()).sum())
-        raise UserError(
-            f"Expected finite weights in {directory}, but {count:,} of {weight.numel():,} values in {broken[0]} are "
-            f"NaN or infinite{f', and some in {len(broken) - 1} other tensors' if broken[1:] else ''}. Get the "
-            "checkpoint again, or use one from before its training went wrong."
-        )
-    limit = torch.finfo(dtype).max
-    for name, value in largest.items():
-        if value > limit:
-            raise UserError(
-                f"Expected weights of at most {limit:g}, which is where {str(dtype).removeprefix('torch.')} ends, but "
-                f"{name} reaches {value:g}. Set model.dtype=bfloat16 or float32."
-            )
 
 
 def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from space.errors import UserError
 from space.models.architectures import architecture_of
 from space.models.embedded import quiet_transformers
 from space.models.hub import WEIGHT_FILES
+from space.models.weights import Header, headers_of, lossless_dtype
 
 # What transformers raises of files that it cannot make a model of.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
@@ -126,14 +126,14 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
     """Compares a configuration with the names and shapes that the weights' headers state, by transformers' own rules.
 
     Returns:
-        The model without its weights, on the meta device.
+        The model without its weights, on the meta device, in the dtype that holds all of them without loss.
 
     Raises:
         UserError: A header cannot be read, transformers makes no model of the configuration, tensors are missing, left
             over or of another shape, or the head is said to be tied and is not.
     """
     try:
-        headers = _headers(directory)
+        headers = headers_of(directory)
         with quiet_transformers():
             with torch.device("meta"):
                 model_class = type(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))
@@ -141,6 +141,7 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
                 None,
                 config=config,
                 state_dict={name: torch.empty(header.shape, device="meta") for name, header in headers.items()},
+                dtype=lossless_dtype(headers.values()),
                 device_map="meta",
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
@@ -175,51 +176,7 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
     return model
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What a file says of one of its tensors."""
-
-    file: Path
-    shape: tuple[int, ...]
-
-
-def _headers(directory: Path) -> dict[str, _Header]:
-    """The header of each tensor, of the files that transformers reads."""
-    headers = {}
-    for file in _weight_files(directory):
-        try:
-            with safe_open(file, framework="pt") as stored:
-                for name in stored.keys():  # noqa: SIM118  (it is no dict)
-                    headers[name] = _Header(file, tuple(stored.get_slice(name).get_shape()))
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"Expected {file} to be a whole safetensors file, but got: {error}. Copy or download it again."
-            ) from error
-    return headers
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    """The one file of a checkpoint, else the shards that its index names."""
-    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    try:
-        files = sorted({directory / name for name in json.loads(index.read_bytes())["weight_map"].values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"Expected {index.name} in {directory} to say where each tensor is, but got: {error!r}. Copy or download "
-            "the checkpoint again."
-        ) from error
-    lost = [file.name for file in files if not file.is_file()]
-    if lost:
-        raise UserError(
-            f"Expected in {directory} the {len(files)} files that its {index.name} names, but {', '.join(lost)} "
-            "is not there. Copy or download the checkpoint again."
-        )
-    return files
-
-
-def _check_tied(directory: Path, headers: Mapping[str, _Header]) -> None:
+def _check_tied(directory: Path, headers: Mapping[str, Header]) -> None:
     """Refuses a head that is stored beside the embedding matrix that it is said to be, and is another."""
     names = [next(name for name in headers if name.endswith(end)) for end in ("embed_tokens.weight", "lm_head.weight")]
     files = [headers[name].file for name in names]

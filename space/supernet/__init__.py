@@ -10,7 +10,7 @@
 - `shared`: the weights that all subnets share, to be trained.
 
 How it is prepared: `calibration` (Gram matrices), `importance` (the order of units), `units` (permuting and cutting
-them), `compensation` (the refit of output projections), `merging` (of KV groups).
+them), `compensation` (the refit of output projections), `merging` (of KV groups), all of one layer in `prepared_layer`.
 What follows for one candidate: `corrective_refit`, which fits a `correction` block by block, in a `corrective_step`
 each.
 `products` makes float32 matrix products fast.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from space.errors import UserError
+from space.supernet.modules import twin
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class LayerStatistics:
     """What calibration learns of one decoder layer.
 
     Attributes:
-        index: The layer.
+        index: Of the layer.
+        layer: A copy of it with float32 weights, the caller's to change.
         attention_gram: XᵀX / tokens of `o_proj`'s input, float32, shape (query_heads · head_dim,) * 2.
         mlp_gram: XᵀX / tokens of `down_proj`'s input, float32, shape (mlp_channels, mlp_channels).
         influence: 1 − mean cosine of the residual stream before and after the layer (Block Influence of ShortGPT,
@@ -28,6 +31,7 @@ class LayerStatistics:
     """
 
     index: int
+    layer: Any
     attention_gram: Tensor
     mlp_gram: Tensor
     influence: float
@@ -55,40 +59,51 @@ class Captured(Exception):  # noqa: N818 - control flow of one forward pass, nev
     """Stops the forward pass once the first layer's input is known."""
 
 
-def layer_arguments(model: Any, tokens: Tensor) -> list[dict[str, Any]]:
-    """Keyword arguments (mask, position embeddings) that the model hands to each decoder layer, for one window."""
-    arguments: list[dict[str, Any]] = []
+class _Recorder(nn.Module):
+    """Stands for a decoder layer: notes what it is called with, and hands the residual stream on."""
 
-    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        arguments.append({name: value for name, value in kwargs.items() if name != "past_key_values"})
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self._layer = (layer,)  # not a child
+        self.arguments: dict[str, Any] = {}
 
-    layers = model.model.layers
-    handles = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in layers]
-    try:
-        model.model(tokens[:1], use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return arguments
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._layer[0], name)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **arguments: Any) -> Tensor:
+        self.arguments = {name: value for name, value in arguments.items() if name != "past_key_values"}
+        return hidden_states
 
 
-def first_inputs(model: Any, batches: tuple[Tensor, ...]) -> list[Tensor]:
-    """Residual stream before the first layer, one tensor (batch, time, hidden) a batch."""
-    states: list[Tensor] = []
+def layer_arguments(model: Any, tokens: Tensor, dtype: torch.dtype) -> list[dict[str, Any]]:
+    """Keyword arguments (mask, position embeddings) that the model hands to each decoder layer, for one window.
 
-    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        states.append(args[0] if args else kwargs["hidden_states"])
-        raise Captured
+    No layer runs.
 
-    handle = model.model.layers[0].register_forward_pre_hook(record, with_kwargs=True)
-    try:
-        for batch in batches:
-            try:
-                model.model(batch, use_cache=False)
-            except Captured:
-                continue
-    finally:
-        handle.remove()
+    Args:
+        model: Causal LM.
+        tokens: Token ids, shape (windows, length).
+        dtype: Of the residual stream.
+    """
+    recorders = [_Recorder(layer) for layer in model.model.layers]
+    _run_stack(model, recorders, tokens[:1], dtype)
+    return [recorder.arguments for recorder in recorders]
+
+
+def first_inputs(model: Any, batches: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
+    """Residual stream before the first layer in a dtype, one tensor (batch, time, hidden) a batch."""
+    return [_run_stack(model, (), batch, dtype) for batch in batches]
+
+
+def _run_stack(model: Any, layers: Sequence[nn.Module], tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a model's stack gives, before its last norm, with other layers in it."""
+    stack = twin(model.model)
+    stack.layers, stack.norm = nn.ModuleList(layers), nn.Identity()
+    embeddings = model.get_input_embeddings()(tokens).to(dtype)
+    states: Tensor = stack(inputs_embeds=embeddings, use_cache=False).last_hidden_state
     return states
 
 
@@ -97,11 +112,11 @@ def gather(model: Any, tokens: Tensor, *, forward_dtype: torch.dtype, batch_size
     """Statistics of each decoder layer of the dense model, in order.
 
     The residual stream of all tokens is kept before and after a layer (2 · tokens × hidden values); every layer runs
-    once over it, with autocast to `forward_dtype` and float32 accumulation. A layer's weights may be permuted before
-    the next one is asked for.
+    once over it, as a copy in float32 on the embeddings' device, with autocast to `forward_dtype` and float32
+    accumulation. No more than one layer is copied at a time.
 
     Args:
-        model: Causal LM with float32 weights.
+        model: Causal LM; its layers may be in any dtype, and on the CPU when its embeddings are elsewhere.
         tokens: Token ids, shape (windows, length).
         forward_dtype: `torch.bfloat16` where the device is fast at it, else `torch.float32`.
         batch_size: Windows of a forward pass.
@@ -109,29 +124,37 @@ def gather(model: Any, tokens: Tensor, *, forward_dtype: torch.dtype, batch_size
     Raises:
         UserError: Activations are not finite.
     """
-    device = next(model.parameters()).device
+    device = model.get_input_embeddings().weight.device
     tokens = tokens.to(device)
     batches = tokens.split(batch_size)
-    arguments = layer_arguments(model, tokens)
-    states = first_inputs(model, batches)
+    arguments = layer_arguments(model, tokens, torch.float32)
+    states = first_inputs(model, batches, torch.float32)
     for index, layer in enumerate(model.model.layers):
-        grams = _Gram(layer.self_attn.o_proj), _Gram(layer.mlp.down_proj)
-        cosine = torch.zeros((), device=device)
-        try:
-            after = []
-            for state in states:
-                with torch.autocast(device.type, dtype=forward_dtype, enabled=forward_dtype != torch.float32):
-                    after.append(layer(state, **arguments[index]).float())
-                cosine += F.cosine_similarity(state, after[-1], dim=-1).sum()
-        finally:
-            for gram in grams:
-                gram.close()
-        count = tokens.numel()
-        attention, mlp = (gram.total / count for gram in grams)
-        places = {"its o_proj reads": attention, "its down_proj reads": mlp, "it hands on": cosine}
-        _require_finite(index, places, forward_dtype)
-        yield LayerStatistics(index, attention, mlp, 1 - cosine.item() / count, states, arguments[index])
-        states = after
+        wide = copy.deepcopy(layer).to(device, torch.float32)
+        statistics, states = _learned(index, wide, states, arguments[index], forward_dtype)
+        yield statistics
+        del wide, statistics  # before the next ones are made
+
+
+def _learned(
+    index: int, layer: Any, states: list[Tensor], arguments: dict[str, Any], dtype: torch.dtype
+) -> tuple[LayerStatistics, list[Tensor]]:
+    """What a layer's pass over the text teaches, and the residual streams after it."""
+    grams, after = (_Gram(layer.self_attn.o_proj), _Gram(layer.mlp.down_proj)), list[Tensor]()
+    device, count, cosine = states[0].device, 0, states[0].new_zeros(())
+    try:
+        for state in states:
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                after.append(layer(state, **arguments).float())
+            cosine += F.cosine_similarity(state, after[-1], dim=-1).sum()
+            count += state.shape[0] * state.shape[1]
+    finally:
+        for gram in grams:
+            gram.close()
+    attention, mlp = (gram.total.div_(count) for gram in grams)
+    places = {"its o_proj reads": attention, "its down_proj reads": mlp, "it hands on": cosine}
+    _require_finite(index, places, dtype)
+    return LayerStatistics(index, layer, attention, mlp, 1 - cosine.item() / count, states, arguments), after
 
 
 def _require_finite(index: int, places: Mapping[str, Tensor], dtype: torch.dtype) -> None:

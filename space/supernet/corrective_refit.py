@@ -82,8 +82,8 @@ def correct(
     model, whole = supernet.model, Candidate.dense(supernet.spec)
     tokens = tokens.to(next(model.parameters()).device)
     batches = tokens.split(min(batch_size, -(-len(tokens) // 2)))
-    arguments = layer_arguments(model, tokens)
-    dense = first_inputs(model, batches)
+    arguments = layer_arguments(model, tokens, model.dtype)
+    dense = first_inputs(model, batches, model.dtype)
     subnets = [_Subnet(candidate, dense if supernet.strength(candidate) else None) for candidate in candidates]
     for index in range(supernet.spec.layers):
         for subnet in subnets:

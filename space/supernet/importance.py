@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from space.supernet.compensation import factor
 from space.supernet.recipe import require_rule
 
 _DENSE = 0.8  # part of a matrix's columns that are alive, below which they are copied into a smaller one
@@ -32,9 +33,9 @@ class AttentionOrder:
     heads: Tensor
 
 
-def damped(gram: Tensor, damping: float) -> Tensor:
-    """The Gram matrix in float64 with `damping` times its mean diagonal added to the diagonal, shape unchanged."""
-    matrix = gram.to(torch.float64, copy=True)
+def damped(gram: Tensor, damping: float, dtype: torch.dtype | None = None) -> Tensor:
+    """A Gram matrix with `damping` times its mean diagonal added to the diagonal, in `dtype` or its own, as another."""
+    matrix = gram.to(dtype or gram.dtype, copy=True)
     ridge = damping * matrix.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
     matrix.diagonal().add_(ridge)
     return matrix
@@ -44,10 +45,11 @@ def obs_order(gram: Tensor, weight: Tensor, structures: Tensor, at_once: int) ->
     """Removes the structures of the least Optimal-Brain-Surgeon cost, re-evaluated after every step.
 
     The cost of structure S is tr(W_S (H⁻¹_SS)⁻¹ W_Sᵀ), and what is left absorbs it: the closed form of Hassibi & Stork
-    (1993) for sets of columns, as ZipLM (Kurtic et al. 2023, eq. 3 and 4) uses it.
+    (1993) for sets of columns, as ZipLM (Kurtic et al. 2023, eq. 3 and 4) uses it. In float32 the
+    order is that of float64 but for near ties.
 
     Args:
-        gram: Damped XᵀX of the projection's input, float64, shape (columns, columns).
+        gram: Damped XᵀX of the projection's input, float32, shape (columns, columns).
         weight: The projection's weight, shape (hidden, columns).
         structures: Columns of each structure, shape (structures, columns a structure).
         at_once: Structures removed between two evaluations of the cost.
@@ -55,8 +57,8 @@ def obs_order(gram: Tensor, weight: Tensor, structures: Tensor, at_once: int) ->
     Returns:
         Indices of the structures, most important first.
     """
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-    weight = weight.to(torch.float64, copy=True)
+    weight = weight.to(torch.float32, copy=True)
+    inverse = torch.cholesky_inverse(factor(gram))
     alive = torch.arange(len(structures), device=gram.device)
     columns = structures  # of those alive, as both matrices have them
     removed: list[Tensor] = []
@@ -90,7 +92,7 @@ def _structure_cost(inverse: Tensor, weight: Tensor, columns: Tensor) -> Tensor:
         return weight[:, single].square().sum(0) / inverse.diagonal()[single]
     blocks = inverse[columns[:, :, None], columns[:, None, :]]  # (structures, size, size)
     weights = weight[:, columns].permute(1, 2, 0)  # (structures, size, hidden)
-    return (weights * torch.linalg.solve(blocks, weights)).sum((1, 2))
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(blocks), weights, upper=False).square().sum((1, 2))
 
 
 def wanda_order(gram: Tensor, weight: Tensor, structures: Tensor, at_once: int) -> Tensor:

@@ -199,7 +199,7 @@ def _value_maps(moment: Tensor, output: Tensor) -> tuple[Tensor, list[Tensor]]:
         Shapes (head_dim, size · head_dim), and (head_dim, head_dim) a group.
     """
     size, width = output.shape[1], output.shape[3]
-    moment = damped(moment, 1e-6)
+    moment = damped(moment, 1e-6, torch.float64)
     root = torch.zeros_like(moment)  # square root of each group's metric under the output projection
     for group in range(size):
         columns = output[:, group].flatten(0, 1).double()
@@ -211,7 +211,7 @@ def _value_maps(moment: Tensor, output: Tensor) -> tuple[Tensor, list[Tensor]]:
     inside = shared @ moment @ shared.T
     factor = (moment.diagonal().mean() / inside.diagonal().mean().clamp_min(_TINY)).sqrt()
     shared, inside = factor * shared, factor.square() * inside
-    back = torch.linalg.solve(damped(inside, 1e-6), shared @ moment).T  # (size · width, width)
+    back = torch.linalg.solve(damped(inside, 1e-6, torch.float64), shared @ moment).T  # (size · width, width)
     return shared.float(), [*back.float().view(size, width, width)]
 
 
@@ -225,7 +225,7 @@ def _times(factor: Tensor, rows: Tensor) -> Tensor:
 def _refit(weights: BlockWeights, cross: Tensor, gram: Tensor, damping: float, energy: float) -> Merged:
     """With the output projection that fits the dense block's output, drawn a little to the one it comes with."""
     start = weights.parameters["o_proj"]["weight"].double()
-    change = torch.linalg.solve(damped(gram, damping), (cross.double() - start @ gram.double()).T).T
+    change = torch.linalg.solve(damped(gram, damping, torch.float64), (cross.double() - start @ gram.double()).T).T
     output = start + change
     explained = 2 * (cross.double() * output).sum() - ((output @ gram.double()) * output).sum()
     lost = min(1.0, max(0.0, 1 - explained.item() / max(energy, _TINY)))

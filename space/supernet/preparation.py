@@ -31,7 +31,7 @@ def prepared_supernet(
 
     Args:
         preparation: How.
-        loaded: The dense model in float32; permuted in place.
+        loaded: The dense model; permuted in place.
         tokens: Calibration tokens, shape (windows, length).
         directory: Where the run keeps its factors.
         on_layer: Called with the number of each layer that is calibrated.
@@ -41,7 +41,12 @@ def prepared_supernet(
     source = next((place for place in (directory, cached) if is_prepared(place)), None)
     if source is not None:
         supernet = Supernet.load(
-            loaded.model, loaded.spec, source, dtype=loaded.dtype, refit_bytes=preparation.refit_bytes
+            loaded.model,
+            loaded.spec,
+            source,
+            dtype=loaded.dtype,
+            device=loaded.device,
+            refit_bytes=preparation.refit_bytes,
         )
     else:
         supernet = Supernet.prepare(
@@ -50,6 +55,7 @@ def prepared_supernet(
             tokens,
             cached,
             dtype=loaded.dtype,
+            device=loaded.device,
             importance=preparation.importance,
             damping=preparation.damping,
             steps=preparation.steps,

@@ -22,6 +22,7 @@ from torch.func import functional_call
 
 from space.candidate import Candidate, LayerShape
 from space.models.pruned import BLOCKS, block_modules
+from space.supernet.compensation import solving_dtype
 from space.supernet.modules import own_modules
 from space.supernet.refits import shared_name
 from space.supernet.supernet import Supernet
@@ -120,8 +121,9 @@ class SharedWeights:
         key = (index, kind, shape.queries_per_group if kind == "attention" else 0, columns)
         if key not in self._maps:
             with torch.inference_mode(False), torch.no_grad():  # whoever asks first, for whatever use
-                factor = self._supernet.factor(index, kind, shape).double()
+                dtype = self._supernet.model.dtype
+                factor = self._supernet.factor(index, kind, shape).to(solving_dtype(dtype))
                 lower, lost = factor[:columns, :columns], factor[columns:, :columns]
                 solved = torch.linalg.solve_triangular(lower, lost, upper=False, left=False)
-                self._maps[key] = solved.to(self._supernet.model.dtype)
+                self._maps[key] = solved.to(dtype)
         return self._maps[key]

@@ -9,43 +9,33 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from space.candidate import LayerShape
 from space.errors import UserError
 from space.files import whole_directory
 from space.models.embedded import CACHE_ADVICE
 from space.spec import ModelSpec
-from space.supernet.calibration import LayerStatistics, gather
-from space.supernet.compensation import factor, lost_energy
-from space.supernet.importance import AttentionOrder, attention_order, damped, mlp_order, rule_of
-from space.supernet.merging import merged_attention
-from space.supernet.units import attention_columns, permute_attention, permute_mlp
+from space.supernet.calibration import gather
+from space.supernet.importance import AttentionOrder, rule_of
+from space.supernet.prepared_layer import prepared_layer
+from space.supernet.units import permute_attention, permute_mlp
 
-FORMAT = 5  # of the files
+FORMAT = 6  # of the files
+_ORDERS = ("group_order", "head_order", "mlp_order")
 _META = "supernet.json"
 
 
 def is_prepared(directory: Path) -> bool:
     """Whether a directory holds a prepared supernet."""
     return (directory / _META).is_file()
-
-
-def merged_name(groups: int, parameter: str) -> str:
-    """The tensor of a projection with so many merged groups."""
-    return f"merged_{groups}.{parameter}"
-
-
-def lost_name(groups: int) -> str:
-    """The tensor that says what an attention block loses with so many merged groups."""
-    return f"merged_{groups}.lost"
 
 
 class StoredLayers:
@@ -72,17 +62,19 @@ class StoredLayers:
         directory: Path,
         *,
         dtype: torch.dtype,
+        device: torch.device,
         importance: str,
         damping: float,
         steps: int,
         batch_size: int,
         on_layer: Callable[[int], None],
     ) -> StoredLayers:
-        """Calibrates, orders and permutes a float32 model, and writes the directory, whole or not at all.
+        """Calibrates, orders and permutes a model, and writes the directory, whole or not at all.
 
         Args and errors are those of `Supernet.prepare`.
         """
         rule = rule_of(importance)
+        place_rest(model, dtype, device)
         influence: list[float] = []
         with whole_directory(
             directory,
@@ -91,17 +83,13 @@ class StoredLayers:
             failures=(SafetensorError,),
         ) as unfinished:
             for statistics in gather(model, tokens, forward_dtype=dtype, batch_size=batch_size):
-                layer = model.model.layers[statistics.index]
-                tensors = _order_and_factor(layer, statistics, spec, rule, damping, steps)
-                merges = merged_attention(
-                    layer, spec, statistics.inputs, statistics.arguments, damping=damping, forward_dtype=dtype
-                )
-                for groups, merged in merges.items():
-                    tensors[lost_name(groups)] = torch.tensor(merged.lost)
-                    tensors |= {merged_name(groups, name): t.to(dtype) for name, t in merged.parameters.items()}
-                save_file(tensors, unfinished / _layer_file(statistics.index))
+                index = statistics.index
+                tensors = prepared_layer(statistics, spec, rule, damping=damping, steps=steps, dtype=dtype)
+                save_file(tensors, unfinished / _layer_file(index))
+                place_layer(model.model.layers[index], spec, tensors, dtype, device)
                 influence.append(statistics.influence)
-                on_layer(statistics.index)
+                on_layer(index)
+                del statistics, tensors  # before the next layer's are made
             meta = {"format": FORMAT, "spec": spec.to_json(), "dtype": str(dtype), "influence": influence}
             (unfinished / _META).write_text(json.dumps(meta, indent=1))
         return cls(directory, spec, tuple(influence))
@@ -135,15 +123,12 @@ class StoredLayers:
             )
         return cls(directory, spec, tuple(meta["influence"]))
 
-    def permute(self, model: Any) -> None:
-        """Puts a dense model's units in their order."""
+    def place(self, model: Any, dtype: torch.dtype, device: torch.device) -> None:
+        """Puts a dense model's units in their order, and the model where and in what it runs, layer after layer."""
+        place_rest(model, dtype, device)
         for index, layer in enumerate(model.model.layers):
-            device = next(layer.parameters()).device
-            groups, heads, channels = (
-                self.tensor(index, name, device) for name in ("group_order", "head_order", "mlp_order")
-            )
-            permute_attention(layer.self_attn, self.spec, AttentionOrder(groups, heads))
-            permute_mlp(layer.mlp, channels)
+            orders = {name: self.tensor(index, name, torch.device("cpu")) for name in _ORDERS}
+            place_layer(layer, self.spec, orders, dtype, device)
 
     def tensor(self, index: int, name: str, device: torch.device) -> Tensor:
         """One tensor of a layer."""
@@ -161,7 +146,13 @@ class StoredLayers:
             device: Where to.
         """
         name = "mlp_factor" if kind == "mlp" else f"attention_factor_{shape.queries_per_group}"
-        return self.tensor(index, name, device)
+        with safe_open(self.directory / _layer_file(index), framework="pt", device=str(device)) as stored:
+            rows = [stored.get_tensor(key) for key in _row_names(stored.keys(), name)]
+        lower = rows[0].new_zeros(rows[-1].shape[1], rows[-1].shape[1])
+        for block in rows:
+            end = block.shape[1]
+            lower[end - len(block) : end, :end] = block
+        return lower
 
     def link_to(self, directory: Path) -> None:
         """Puts the stored factors into another directory, as hard links where the file system can.
@@ -180,37 +171,41 @@ class StoredLayers:
         self.directory = directory
 
 
+def place_rest(model: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """Puts all of a causal LM but its decoder layers where and in what it runs."""
+    for parent in (model, model.model):
+        for name, child in parent.named_children():
+            if name not in ("model", "layers"):
+                _settle(child, dtype, device)
+    model.config.dtype = dtype
+
+
+@torch.no_grad()
+def place_layer(
+    layer: Any, spec: ModelSpec, orders: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
+) -> None:
+    """Puts a dense decoder layer's units in their order, then the layer where and in what it runs.
+
+    Units move within the memory that is there: a layer whose file is mapped takes no more than itself.
+    """
+    groups, heads, channels = (orders[name].cpu() for name in _ORDERS)
+    permute_attention(layer.self_attn, spec, AttentionOrder(groups, heads))
+    permute_mlp(layer.mlp, channels)
+    _settle(layer, dtype, device)
+
+
+def _settle(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    """Moves a module, and casts its parameters; buffers such as RoPE's frequencies stay in float32."""
+    module.to(device)
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
 def _layer_file(index: int) -> str:
     return f"layer-{index:03d}.safetensors"
 
 
-@torch.no_grad()
-def _order_and_factor(
-    layer: Any, statistics: LayerStatistics, spec: ModelSpec, rule: Any, damping: float, steps: int
-) -> dict[str, Tensor]:
-    """Orders and permutes one layer; returns its orders, the factors of its Gram matrices, and what levels lose."""
-    attention_gram, mlp_gram = damped(statistics.attention_gram, damping), damped(statistics.mlp_gram, damping)
-    try:
-        heads = attention_order(
-            attention_gram, layer.self_attn.o_proj.weight, spec.kv_heads, spec.queries_per_group, rule
-        )
-        channels = mlp_order(mlp_gram, layer.mlp.down_proj.weight, rule, steps)
-        permute_attention(layer.self_attn, spec, heads)
-        permute_mlp(layer.mlp, channels)
-        units = torch.arange(len(attention_gram), device=attention_gram.device).view(*heads.heads.shape, spec.head_dim)
-        permuted = units[heads.groups[:, None], heads.heads[heads.groups]].reshape(-1)
-        tensors = {"group_order": heads.groups, "head_order": heads.heads, "mlp_order": channels}
-        tensors["mlp_factor"] = factor(mlp_gram[channels][:, channels])
-        tensors["mlp_lost"] = lost_energy(layer.mlp.down_proj.weight, tensors["mlp_factor"])
-        for kept in range(1, spec.queries_per_group + 1):
-            columns = attention_columns(spec, kept).to(permuted.device)
-            gram = attention_gram[permuted[columns]][:, permuted[columns]]
-            tensors[f"attention_factor_{kept}"] = factor(gram)
-            output = layer.self_attn.o_proj.weight[:, columns]
-            tensors[f"attention_lost_{kept}"] = lost_energy(output, tensors[f"attention_factor_{kept}"])
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        raise UserError(
-            f"Layer {statistics.index}: expected a positive definite Gram matrix, but "
-            f"it could not be factored ({error}). Raise supernet.damping, or calibrate on more or other text."
-        ) from error
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+def _row_names(names: Iterable[str], name: str) -> list[str]:
+    """The names of a packed matrix's blocks of rows, in their order."""
+    starts = [int(key.rpartition(".")[2]) for key in names if key.rpartition(".")[0] == name]
+    return [f"{name}.{start}" for start in sorted(starts)]

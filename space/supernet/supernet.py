@@ -21,9 +21,10 @@ from space.candidate import Candidate, LayerShape
 from space.size import removed_params
 from space.spec import ModelSpec
 from space.supernet.correction import Correction
+from space.supernet.prepared_layer import lost_name
 from space.supernet.refits import Refits, partly_learned
 from space.supernet.slices import Slices
-from space.supernet.store import StoredLayers, lost_name
+from space.supernet.store import StoredLayers
 from space.supernet.view import Views
 
 GENTLY = 0.5  # of what was learned, for subnets that lack little
@@ -74,6 +75,7 @@ class Supernet:
         directory: Path,
         *,
         dtype: torch.dtype,
+        device: torch.device | None = None,
         importance: str = "obs",
         damping: float = 0.01,
         steps: int = 48,
@@ -84,11 +86,13 @@ class Supernet:
         """Calibrates, orders and permutes a dense model, and stores what refits need in `directory`.
 
         Args:
-            model: Dense causal LM in float32; its weights are permuted in place and cast to `dtype`.
+            model: Dense causal LM in any dtype; it is permuted in place, cast to `dtype` and moved to `device`, one
+                layer at a time.
             spec: The model in numbers.
             tokens: Calibration tokens, shape (windows, length).
             directory: Where the factors go; written whole or not at all.
             dtype: What the model runs in from here on.
+            device: Where it runs; None for where it is.
             importance: Row of `space.supernet.recipe.RULES`.
             damping: Ridge on the Gram matrices, as a fraction of their mean diagonal.
             steps: How often the OBS cost of channels is evaluated anew.
@@ -100,23 +104,30 @@ class Supernet:
             UserError: The directory cannot be written, or a Gram matrix is not positive definite.
         """
         stored = StoredLayers.make(
-            model, spec, tokens, directory, dtype=dtype, importance=importance, damping=damping, steps=steps,
-            batch_size=batch_size, on_layer=on_layer,
+            model, spec, tokens, directory, dtype=dtype, device=device or model.device, importance=importance,
+            damping=damping, steps=steps, batch_size=batch_size, on_layer=on_layer,
         )  # fmt: skip
-        return cls(_cast(model, dtype), stored, refit_bytes)
+        return cls(model, stored, refit_bytes)
 
     @classmethod
     def load(
-        cls, model: Any, spec: ModelSpec, directory: Path, *, dtype: torch.dtype, refit_bytes: int = 2 << 30
+        cls,
+        model: Any,
+        spec: ModelSpec,
+        directory: Path,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
+        refit_bytes: int = 2 << 30,
     ) -> Supernet:
-        """Permutes a dense model as `prepare` once did, from what it stored.
+        """Permutes a dense model as `prepare` once did, from what it stored; see there.
 
         Raises:
             UserError: There is nothing stored, or it belongs to another model or version.
         """
         stored = StoredLayers.open(directory, spec, dtype)
-        stored.permute(model)
-        return cls(_cast(model, dtype), stored, refit_bytes)
+        stored.place(model, dtype, device or model.device)
+        return cls(model, stored, refit_bytes)
 
     def with_weights(self, learned: Mapping[str, Tensor], gentle: float = 0.0) -> Supernet:
         """This supernet with other weights in its subnets; the dense model, `Candidate.dense`, stays as it is.
@@ -259,11 +270,3 @@ class Supernet:
 
     def _stored(self, index: int, name: str) -> Tensor:
         return self._files.tensor(index, name, next(self.model.parameters()).device)
-
-
-def _cast(model: Any, dtype: torch.dtype) -> Any:
-    """Casts the parameters; buffers such as RoPE's frequencies stay in float32, as they do in a loaded checkpoint."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-    model.config.dtype = dtype
-    return model

@@ -1,0 +1,99 @@
+"""What is stored of a calibrated layer: order of units, factors for refits, merged groups, and what levels lose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from space.errors import UserError
+from space.spec import ModelSpec
+from space.supernet.calibration import LayerStatistics
+from space.supernet.compensation import factor, lost_energy
+from space.supernet.importance import Rule, attention_order, damped, mlp_order
+from space.supernet.merging import merged_attention
+from space.supernet.units import attention_columns, permute_attention, permute_mlp
+
+_PACKED_ROWS = 512
+
+
+def merged_name(groups: int, parameter: str) -> str:
+    """The tensor of a projection with so many merged groups."""
+    return f"merged_{groups}.{parameter}"
+
+
+def lost_name(groups: int) -> str:
+    """The tensor that says what an attention block loses with so many merged groups."""
+    return f"merged_{groups}.lost"
+
+
+@torch.no_grad()
+def prepared_layer(
+    statistics: LayerStatistics, spec: ModelSpec, rule: Rule, *, damping: float, steps: int, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """The tensors of one layer by name.
+
+    Args:
+        statistics: Of the layer, whose copy of it is put in order.
+        spec: The dense model.
+        rule: See `space.supernet.importance`.
+        damping: Ridge on the Gram matrices, as a fraction of their mean diagonal.
+        steps: How often the OBS cost of channels is evaluated anew.
+        dtype: What the model runs in.
+
+    Raises:
+        UserError: A Gram matrix is not positive definite.
+    """
+    with _factorable(statistics.index):
+        tensors = _mlp_tensors(statistics, rule, damping, steps) | _attention_tensors(statistics, spec, rule, damping)
+    merges = merged_attention(
+        statistics.layer, spec, statistics.inputs, statistics.arguments, damping=damping, forward_dtype=dtype
+    )
+    for groups, merged in merges.items():
+        tensors[lost_name(groups)] = torch.tensor(merged.lost)
+        tensors |= {merged_name(groups, name): tensor.to(dtype) for name, tensor in merged.parameters.items()}
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _mlp_tensors(statistics: LayerStatistics, rule: Rule, damping: float, steps: int) -> dict[str, Tensor]:
+    mlp, gram = statistics.layer.mlp, damped(statistics.mlp_gram, damping)
+    channels = mlp_order(gram, mlp.down_proj.weight, rule, steps)
+    permute_mlp(mlp, channels)
+    lower = factor(gram[channels][:, channels])
+    lost = lost_energy(mlp.down_proj.weight, lower)
+    return {"mlp_order": channels, "mlp_lost": lost, **_packed("mlp_factor", lower)}
+
+
+def _attention_tensors(statistics: LayerStatistics, spec: ModelSpec, rule: Rule, damping: float) -> dict[str, Tensor]:
+    attention, gram = statistics.layer.self_attn, damped(statistics.attention_gram, damping)
+    order = attention_order(gram, attention.o_proj.weight, spec.kv_heads, spec.queries_per_group, rule)
+    permute_attention(attention, spec, order)
+    units = torch.arange(len(gram), device=gram.device).view(*order.heads.shape, spec.head_dim)
+    permuted = units[order.groups[:, None], order.heads[order.groups]].reshape(-1)
+    tensors = {"group_order": order.groups, "head_order": order.heads}
+    for kept in range(1, spec.queries_per_group + 1):
+        columns = attention_columns(spec, kept).to(gram.device)
+        lower = factor(gram[permuted[columns]][:, permuted[columns]])
+        tensors |= _packed(f"attention_factor_{kept}", lower)
+        tensors[f"attention_lost_{kept}"] = lost_energy(attention.o_proj.weight[:, columns], lower)
+    return tensors
+
+
+def _packed(name: str, lower: Tensor) -> dict[str, Tensor]:
+    """A lower triangular matrix as blocks of rows, without most of the zeros above its diagonal."""
+    ends = range(_PACKED_ROWS, len(lower) + _PACKED_ROWS, _PACKED_ROWS)
+    return {f"{name}.{end - _PACKED_ROWS}": lower[end - _PACKED_ROWS : end, :end].contiguous() for end in ends}
+
+
+@contextmanager
+def _factorable(index: int) -> Iterator[None]:
+    """Says of which layer a matrix could not be factored."""
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise UserError(
+            f"Layer {index}: expected a positive definite Gram matrix, but it could not be factored ({error}). "
+            "Raise supernet.damping, or calibrate on more or other text."
+        ) from error
