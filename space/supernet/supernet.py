@@ -20,6 +20,7 @@ from torch import Tensor
 from space.candidate import Candidate, LayerShape
 from space.size import removed_params
 from space.spec import ModelSpec
+from space.supernet.block_memory import BlockMemory
 from space.supernet.correction import Correction
 from space.supernet.prepared_layer import lost_name
 from space.supernet.refits import Refits, partly_learned
@@ -51,7 +52,7 @@ class Supernet:
         Args:
             model: The dense causal LM.
             files: What is stored of it.
-            refit_bytes: Memory limit of the refit cache.
+            refit_bytes: Memory limit of narrower blocks, of those of `sliced` and healed supernets too.
         """
         self.model = model.eval().requires_grad_(False)
         self.spec = files.spec
@@ -59,11 +60,11 @@ class Supernet:
         self.healed = False
         self._dense = Candidate.dense(files.spec)
         self._files = files
-        self._refit_bytes = refit_bytes
+        self._memory = BlockMemory(refit_bytes)
         self._learned: Mapping[str, Tensor] = {}
         self._gentle = 0.0
         refits = Refits([*model.model.layers], files, {})
-        self._views = {0.0: Views(self.model, files.spec, refits.block, refit_bytes)}
+        self._views = {0.0: Views(self.model, files.spec, refits.block, self._memory)}
         self._lock = Lock()
 
     @classmethod
@@ -80,7 +81,7 @@ class Supernet:
         damping: float = 0.01,
         steps: int = 48,
         batch_size: int = 8,
-        refit_bytes: int = 2 << 30,
+        refit_bytes: int = 3 << 28,
         on_layer: Callable[[int], None] = lambda index: None,
     ) -> Supernet:
         """Calibrates, orders and permutes a dense model, and stores what refits need in `directory`.
@@ -118,7 +119,7 @@ class Supernet:
         *,
         dtype: torch.dtype,
         device: torch.device | None = None,
-        refit_bytes: int = 2 << 30,
+        refit_bytes: int = 3 << 28,
     ) -> Supernet:
         """Permutes a dense model as `prepare` once did, from what it stored; see there.
 
@@ -155,7 +156,7 @@ class Supernet:
         other = copy.copy(self)
         other.healed, other._lock = False, Lock()
         slices = Slices([*self.model.model.layers], self.spec)
-        other._views = {0.0: Views(self.model, self.spec, slices.block, self._refit_bytes)}
+        other._views = {0.0: Views(self.model, self.spec, slices.block, self._memory)}
         return other
 
     def forget(self) -> None:
@@ -242,7 +243,7 @@ class Supernet:
             if strength not in self._views:
                 model, merged = partly_learned(self.model, self._files, self._learned, strength)
                 refits = Refits([*model.model.layers], self._files, merged)
-                self._views[strength] = Views(model, self.spec, refits.block, self._refit_bytes)
+                self._views[strength] = Views(model, self.spec, refits.block, self._memory)
             return self._views[strength]
 
     def _check(self, candidate: Candidate) -> None:
