@@ -63,7 +63,7 @@ class Steps:
         """A forward pass as it is; the steps of a phase share the memory of their caches."""
         if phase not in self._memory:
             spec, dtype = self._supernet.spec, self._supernet.model.dtype
-            self._memory[phase] = CacheMemory(spec, phase, dtype, self._device)
+            self._memory = {phase: CacheMemory(spec, phase, dtype, self._device)}  # in place of another phase's
         return self._with_cache(self._supernet.view(candidate), phase, candidate, self._memory[phase].place)
 
     def with_own_cache(self, candidate: Candidate, phase: Phase) -> tuple[Any, Callable[[], Any]]:
