@@ -55,7 +55,7 @@ def main() -> None:
     arguments = parser.parse_args()
     session = run_session(arguments.run_dir)
     spec, supernet, text, length = session.spec, session.supernet, session.text, session.settings.text.length
-    unseen = Divergence(supernet, session.windows("heldout"), batch_size=session.settings.evaluators.batch_size)
+    unseen = Divergence(supernet, session.windows("heldout"), batch_size=session.settings.evaluators.together)
     candidate = candidate_of(arguments.run_dir, arguments.pick, spec)
     refit = session.settings.correction
     correction: Correction | None = None

@@ -124,10 +124,10 @@ def main() -> None:
     table = Table("candidates", "of", "tokens", "way", "seconds", "a minute", "against shared", "layers run")
     for name, (tokens, candidates) in jobs.items():
         shared = Divergence(
-            supernet, tokens, batch_size=evaluators.batch_size, cache_bytes=evaluators.cache_bytes // len(by_fidelity)
+            supernet, tokens, batch_size=evaluators.together, cache_bytes=evaluators.cache_bytes // len(by_fidelity)
         )
-        alone = Divergence(supernet, tokens, batch_size=evaluators.batch_size)
-        whole = WholeVocabulary(supernet, tokens, evaluators.batch_size)
+        alone = Divergence(supernet, tokens, batch_size=evaluators.together)
+        whole = WholeVocabulary(supernet, tokens, evaluators.together)
         for candidate in candidates:
             supernet.view(candidate)  # refits are solved once for all ways
         ways: dict[str, Ask] = {

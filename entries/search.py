@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from conf.places import known
+from entries.minutes import in_tokens, spent
 from entries.settings import RunSettings
 from evaluators.closing import Closing
 from evaluators.paths import Paths
@@ -49,14 +51,14 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     if settings.profile_only:
         return
     # 3 and 4: cheap questions first, and the healing of the shared weights in between
-    fidelities, evaluators, objectives = session.fidelities, session.ladder, session.objectives
+    fidelities, objectives = session.fidelities, session.objectives
     space = constrained(session.space, settings.constraints, fidelities.free)
     starts = starting_designs(space, session.supernet.removal_order)
-    counts = len(evaluators), len(session.trained)
-    budget = settings.budget
-    algorithm = settings.algorithm(
-        Task(space, objectives, settings.seed, fidelities.free, starts, *counts, session.heals_in_loop, budget.tokens)
-    )
+    counts = len(session.ladder), len(session.trained), settings.session.heals_in_loop
+    task = Task(space, objectives, settings.seed, fidelities.free, starts, *counts)
+    settings = in_tokens(settings, session, task, watch)
+    evaluators, budget = session.ladder, settings.budget
+    algorithm = settings.algorithm(replace(task, tokens=budget.tokens))
     with Archive(run_dir / "archive.jsonl", session.identity()) as archive:
         with watch.stage("search"):
             run_loop(algorithm, evaluators, archive, objectives, budget, ask=settings.ask, on_progress=watch.searched)
@@ -80,6 +82,7 @@ def finished(session: Session, archive: Archive, space: SearchSpace, settings: R
         "mlp_step": space.mlp_step,
         "latency": {**table.device, "scenario": session.settings.latency.scenario},
         "arguments": settings.arguments,
+        "budget": spent(settings.budget, session.settings),
     }
     with watch.stage("front: tuning, held-out text and end-to-end timing") as show:
         result = finish(

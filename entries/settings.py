@@ -13,10 +13,10 @@ from conf.compose import Config
 from conf.places import gone_on_with
 from conf.settings import ended_settings, instantiated, session_settings
 from conf.values import checked
-from evaluators.latency.table import LATENCY_FILE, LatencyTable
+from evaluators.latency.table import LATENCY_FILE
 from evaluators.settings import Settings, TaskSettings
 from evaluators.training.recipes import Polish, Recovery
-from search.loop import Budget, require_ask
+from search.loop import TOKENS, Budget, require_ask
 from search.protocol import Algorithm, Task
 from search.rehearsal import rehearse
 from search.run.directory import read_config
@@ -92,14 +92,13 @@ class RunSettings:
             fidelities=session.untrained + session.trained,
             trained=session.trained,
             healed=session.heals_in_loop,
-            tokens=self.budget.tokens,
+            tokens=self.budget.limited(TOKENS).tokens,
         )
         session.tasks.require_place()
         if session.latency.table is None and session.latency.engine == "llamacpp":
             require_llamacpp()
         if session.latency.table is not None and (self.run_dir is None or not (self.run_dir / LATENCY_FILE).exists()):
-            table = Path(session.latency.table)
-            LatencyTable.read(table).require_workload(session.latency, table)
+            table_of(Path(session.latency.table), session.latency)
         require_tracker(self.tracker)
         finished_runs(self.compared)
 

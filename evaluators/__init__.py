@@ -4,6 +4,7 @@
 - `metrics`: all metrics, one row each.
 - `settings`, `paths`, `session`: what a session is told, where it lives, and a run's parts wired from these.
 - `fidelities`: the evaluators of a search, from the cheapest on.
+- `amounts`: what minutes come to in tokens, by speeds that `throughput` measures once; `settled`: as a run keeps it.
 - `closing`: what is asked last: `long_context` (held-out text in long windows) and `samples` (what models write).
 
 What costs nothing: `cost` (parameters, work, cache) and `refit_error` (what each block loses for itself).

@@ -31,7 +31,7 @@ class Closing:
     def of(cls, session: Session) -> Closing:
         """Those that a session's settings want."""
         settings, loaded = session.settings, session.loaded
-        tokens = settings.evaluators.batch_size * settings.text.length
+        tokens = settings.evaluators.together * settings.text.length
         long = LongText.of(session.text, settings.text, loaded.model.config)
         asked = long.evaluators(session.supernet, session.finished_model, tokens)
         if settings.samples.prompts:

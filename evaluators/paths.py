@@ -43,6 +43,11 @@ class Paths:
         return self.run_dir / "healed"
 
     @property
+    def budget(self) -> Path:
+        """What `budget.minutes` have come to."""
+        return self.run_dir / "budget.json"
+
+    @property
     def latency(self) -> Path:
         """The latency table."""
         return self.run_dir / LATENCY_FILE

@@ -18,9 +18,11 @@ from evaluators.data.stream import TokenStream, training_stream
 from evaluators.fidelities import Fidelities, fidelities
 from evaluators.latency.bench import EndToEnd, LatencyBench
 from evaluators.latency.clocks import cpu_name
+from evaluators.latency.elsewhere import text_of
 from evaluators.latency.table import LatencyTable
 from evaluators.paths import Paths, Show, Stage, unseen
 from evaluators.settings import ACC, Settings
+from evaluators.settled import Settled
 from evaluators.tasks.harness import Harness
 from evaluators.training.healing import Healer
 from evaluators.training.recipes import Distillation, Healing
@@ -43,9 +45,8 @@ class Session:
 
     def __init__(self, settings: Settings, paths: Paths, stage: Stage = unseen) -> None:
         """See `open`."""
-        self.settings = settings
-        self.paths = paths
-        self._stage = stage
+        self.paths, self._given, self._stage = paths, settings, stage
+        self.settle()
 
     @classmethod
     def open(cls, settings: Settings, paths: Paths, stage: Stage = unseen) -> Self:
@@ -57,6 +58,13 @@ class Session:
             stage: Opened around what takes long: by a title, a context that gives a function to tell of progress with.
         """
         return cls(settings, paths, stage)
+
+    def settle(self) -> None:
+        """Takes in what minutes have come to, where the run's directory says so; what depends on it is made anew."""
+        file = self.paths.budget
+        self.settings = self._given.settled(Settled.read(file).amounts) if file.exists() else self._given
+        for part in ("healer", "fidelities"):
+            self.__dict__.pop(part, None)
 
     def check(self) -> None:
         """Makes what costs no calibration, so that mistakes in the settings show before anything is written.
@@ -127,17 +135,10 @@ class Session:
     @cached_property
     def supernet(self) -> Supernet:
         """The supernet; the text is read only where it has to be calibrated anew."""
-        preparation, loaded, place = self.settings.supernet, self.loaded, self.paths.supernet
-        if is_prepared(place):
-            return Supernet.load(
-                loaded.model, loaded.spec, place, dtype=loaded.dtype, device=loaded.device,
-                refit_bytes=preparation.refit_bytes,
-            )  # fmt: skip
-        tokens = self.windows("calibration")
-        with self._stage("calibration and order of units") as show:
-            return prepared_supernet(
-                preparation, loaded, tokens, place, lambda index: show(index + 1, self.spec.layers), self.paths.cache
-            )
+        preparation, place, layers = self.settings.supernet, self.paths.supernet, self.spec.layers
+        with (unseen if is_prepared(place) else self._stage)("calibration and order of units") as show:
+            tokens, on_layer = lambda: self.windows("calibration"), lambda index: show(index + 1, layers)
+            return prepared_supernet(preparation, self.loaded, tokens, place, on_layer, self.paths.cache)
 
     @cached_property
     def bench(self) -> LatencyBench:
@@ -156,20 +157,13 @@ class Session:
             UserError: It was measured on another device, or with other threads or another engine, than timings now are;
                 or the one that it was told of is no table, or of another model, workload or space.
         """
-        settings = self.settings.latency
-        if settings.table is None:
-            table = LatencyTable.from_json(kept(self.paths.latency, self._measured))
-            table.require_device(self.bench.clock.describe(), self.paths.latency)
-            return table
-        path = Path(settings.table)
-        return LatencyTable.from_json(kept(self.paths.latency, lambda: self._from_elsewhere(path)))
-
-    def _from_elsewhere(self, path: Path) -> str:
-        """The text of a table, before a run has it for its own."""
-        table = LatencyTable.read(path)
-        table.require_workload(self.settings.latency, path)
-        table.require_space(self.spec, self.space.block_options, path)
-        return table.to_json()
+        workload, path, file = self.settings.latency, self.settings.latency.table, self.paths.latency
+        if path is not None:
+            options = self.space.block_options
+            return LatencyTable.from_json(kept(file, lambda: text_of(Path(path), workload, self.spec, options)))
+        table = LatencyTable.from_json(kept(file, self._measured))
+        table.require_device(self.bench.clock.describe(), file)
+        return table
 
     def _measured(self) -> str:
         workload, space = self.settings.latency, self.space
@@ -250,7 +244,7 @@ class Session:
             self.healer,
             self.harness.measure if self._optimises_tasks else None,
             context=settings.context,
-            batch_size=settings.batch_size,
+            batch_size=settings.together,
             parts=settings.fidelities,
             cache_bytes=settings.cache_bytes,
         )
@@ -264,11 +258,6 @@ class Session:
     def healed(self) -> Evaluator | None:
         """The fidelity of the healed supernet's subnets, if it is healed."""
         return self.fidelities.trained[0] if self.healer else None
-
-    @property
-    def heals_in_loop(self) -> bool:
-        """Whether the search is what has the supernet healed."""
-        return self.settings.heals_in_loop
 
     @property
     def ladder(self) -> tuple[Evaluator, ...]:

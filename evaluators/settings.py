@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from evaluators.amounts import WINDOWS, Amounts
 from evaluators.base import Metric, choose_metrics
 from evaluators.cost import METRICS as COSTS
 from evaluators.data.places import Part, TextPlace
@@ -20,6 +21,7 @@ from space.spec import ModelSpec
 from space.supernet.recipe import Preparation
 
 AUTO = "auto"
+TOGETHER = 4  # windows of a forward pass, where nothing was measured
 ACC = metric_named("acc")  # the mean over tasks, as an objective
 
 
@@ -54,7 +56,7 @@ class TextSettings(TextPlace):
     Attributes:
         length: Tokens in a window.
         calibration_windows: For importance and refits.
-        search_windows: For the divergence of every candidate.
+        search_windows: For the divergence of every candidate; None for what `budget.minutes` come to, else `WINDOWS`.
         heldout_windows: For the front's final scores.
         long: Tokens in the longer windows of held-out text that the front is scored on besides; None for no such.
         digest: That the text must have, as `evaluators.data.splits.TokenSplits` says it; None for any.
@@ -62,7 +64,7 @@ class TextSettings(TextPlace):
 
     length: int = 512
     calibration_windows: int = 64
-    search_windows: int = 4
+    search_windows: int | None = None
     heldout_windows: int = 16
     long: int | None = 2048
     digest: str | None = None
@@ -76,7 +78,8 @@ class TextSettings(TextPlace):
     @property
     def windows(self) -> dict[Part, int]:
         """How many windows the run takes of each part."""
-        return {"calibration": self.calibration_windows, "search": self.search_windows, "heldout": self.heldout_windows}
+        search = WINDOWS if self.search_windows is None else self.search_windows
+        return {"calibration": self.calibration_windows, "search": search, "heldout": self.heldout_windows}
 
 
 def window_sizes(parts: Sequence[float], length: int) -> list[int]:
@@ -104,13 +107,13 @@ class FidelitySettings:
 
     Attributes:
         context: Tokens at which KV-cache bytes and attention MACs are counted.
-        batch_size: Windows of a forward pass.
+        batch_size: Windows of a forward pass; None for what is measured with `budget.minutes`, else `TOGETHER`.
         fidelities: The part of each search window that every cheaper fidelity sees, cheapest first.
         cache_bytes: Memory for residual streams that candidates share.
     """
 
     context: int = 1024
-    batch_size: int = 4
+    batch_size: int | None = None
     fidelities: tuple[float, ...] = (0.25,)
     cache_bytes: int = 1 << 29
 
@@ -118,6 +121,11 @@ class FidelitySettings:
         object.__setattr__(self, "fidelities", tuple(self.fidelities))  # configurations have lists
         require_least(self, "evaluators.", ("context", "batch_size"))
         require_least(self, "evaluators.", ("cache_bytes",), least=0)
+
+    @property
+    def together(self) -> int:
+        """Windows of a forward pass."""
+        return TOGETHER if self.batch_size is None else self.batch_size
 
 
 @dataclass(frozen=True)
@@ -222,6 +230,17 @@ class Settings:
         object.__setattr__(self, "objectives", tuple(self.objectives))
         if self.training not in MODES:
             raise UserError(f"search.distillation: expected one of {', '.join(MODES)}, got {self.training!r}.")
+
+    def settled(self, amounts: Amounts) -> Settings:
+        """The same with what minutes have come to in place of what is left open."""
+        text, evaluators, distillation = self.text, self.evaluators, self.distillation
+        if text.search_windows is None:
+            text = replace(text, search_windows=amounts.search_windows)
+        if evaluators.batch_size is None:
+            evaluators = replace(evaluators, batch_size=amounts.batch_size)
+        if isinstance(distillation, Healing) and distillation.tokens is None and amounts.healing:
+            distillation = replace(distillation, tokens=amounts.healing)
+        return replace(self, text=text, evaluators=evaluators, distillation=distillation)
 
     @property
     def answered(self) -> tuple[Metric, ...]:

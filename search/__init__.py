@@ -6,7 +6,7 @@
 - `course`: counts, front and hypervolume, as a fold over them.
 - `algorithms`: NSGA-II, by pymoo.
 - `script`: algorithms written down as one function.
-- `rehearsal`: what a search would refuse, found out on a small model.
+- `rehearsal`: what a search would refuse and how long it takes to ask, found out with made-up answers.
 
 What they stand on: `pareto` (geometry of fronts), `tables` (numbers that add up over genes), `constraints` (limits that
 users set), `agreement` (how well surrogates and cheap fidelities do), `differences` (between settings, in words).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -15,6 +16,7 @@ from search.protocol import Algorithm, Question
 from space.errors import UserError
 
 EVALUATIONS_BEFORE_GIVING_UP = 20
+TOKENS = 440_000  # of a run whose budget is in evaluations alone
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Budget:
     """When the search ends; whichever comes first. Failed and replayed evaluations count.
 
     Attributes:
+        minutes: Of the whole command. Where neither evaluations nor tokens are given, a run makes tokens of them;
+            no search looks at a clock.
         evaluations: Evaluations at the full fidelity, or None for no limit.
         tokens: Tokens sent through candidates at any fidelity, or None for no limit. The evaluation that reaches it is
             the last.
@@ -34,6 +38,7 @@ class Budget:
     tokens: int | None = None
     patience: int | None = None
     progress: float = 0.001
+    minutes: float | None = None
 
     def __post_init__(self) -> None:
         limits = {"evaluations": self.evaluations, "tokens": self.tokens, "patience": self.patience}
@@ -42,16 +47,36 @@ class Budget:
                 raise UserError(
                     f"Budget: expected {name} of at least 1, got {value}. Give the search something to spend."
                 )
-        if self.evaluations is None and self.tokens is None:
-            raise UserError("Budget: expected a limit of evaluations or of tokens, got neither. Set one of them.")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise UserError(f"Budget: expected minutes above 0, got {self.minutes}.")
+        if self.minutes is None and self.evaluations is None and self.tokens is None:
+            raise UserError("Budget: expected minutes, evaluations or tokens, got none of them. Set one.")
         if self.progress < 0:
             raise UserError(f"Budget: expected a progress of at least 0, got {self.progress}.")
+
+    @property
+    def in_minutes(self) -> bool:
+        """Whether the minutes decide: evaluations and tokens stand in place of them."""
+        return self.evaluations is None and self.tokens is None
+
+    def limited(self, tokens: int | None) -> Budget:
+        """The same as a search goes by it.
+
+        Args:
+            tokens: What the minutes come to; None where that is not known, or where they do not decide.
+
+        Returns:
+            The minutes are left where they decide; a budget in evaluations alone has a limit of `TOKENS` too.
+        """
+        if self.in_minutes:
+            return replace(self, tokens=tokens)
+        return replace(self, minutes=None, tokens=self.tokens or TOKENS)
 
     def fraction(self, evaluations: int, tokens: int) -> float:
         """The part of the limits that is spent, from 0 up; 1 and above is the end."""
         parts = [evaluations / self.evaluations] if self.evaluations is not None else []
         parts += [tokens / self.tokens] if self.tokens is not None else []
-        return max(parts)
+        return max(parts, default=0.0)
 
     def stagnant(self, volumes: Sequence[float]) -> bool:
         """Whether these hypervolumes, one a generation, have stopped to grow."""

@@ -1,14 +1,18 @@
-"""The beginning of a search on a model of a few small layers, to find out what it would refuse of the real one."""
+"""A search with made-up answers: what it would refuse, on a model of a few layers, and how long it takes to ask."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from evaluators.base import Metric
+from threadpoolctl import threadpool_limits
+
+from evaluators.base import Evaluation, Metric
 from evaluators.metrics import REMOVED
 from search.constraints import limits_on
-from search.protocol import Algorithm, Task, starting_designs
+from search.protocol import Algorithm, Question, Task, starting_designs
 from space.candidate import Candidate
 from space.space import SearchSpace
 from space.spec import ModelSpec
@@ -67,6 +71,55 @@ def rehearse(
     space = SearchSpace(_SPEC)
     starts = starting_designs(space, range(_SPEC.layers))
     algorithm(Task(space, objectives, seed, values, starts, fidelities, trained, healed, tokens)).ask(1)
+
+
+def asking(
+    algorithm: Callable[[Task], Algorithm], task: Task, *, ask: int, tokens: Sequence[int], training: int, most: int
+) -> tuple[tuple[int, float], ...]:
+    """How long an algorithm takes to ask: it is played with to the end of its budget, or for so many questions.
+
+    Args:
+        algorithm: Makes it.
+        task: Of the run, with a budget in tokens.
+        ask: Candidates of a generation.
+        tokens: Of an answer at each fidelity.
+        training: Tokens of the first answer about a healed subnet besides, where there are such.
+        most: Questions.
+
+    Returns:
+        Questions, and the seconds that they took, after each generation; no questions at first.
+    """
+    begun, spent, questions = time.perf_counter(), 0, 0
+    made, waited = algorithm(task), 0.0
+    points = [(0, time.perf_counter() - begun)]
+    while questions < most and task.tokens is not None and spent < task.tokens:
+        with threadpool_limits(1, "blas"):
+            asked = made.ask(ask)
+        if not asked:
+            break
+        answered = time.perf_counter()
+        answers = []
+        for question in asked:
+            answer = _made_up(task, question, tokens)
+            if task.healed and training and question.fidelity % task.fidelities == task.fidelities - 1:
+                answer, training = replace(answer, tokens=answer.tokens + training), 0
+            answers.append(answer)
+        waited += time.perf_counter() - answered
+        with threadpool_limits(1, "blas"):
+            made.tell(answers)
+        questions, spent = questions + len(asked), spent + sum(answer.tokens for answer in answers)
+        points.append((questions, time.perf_counter() - begun - waited))
+    return tuple(points)
+
+
+def _made_up(task: Task, question: Question, tokens: Sequence[int]) -> Evaluation:
+    """An answer that is about as good as the refit of the candidate's blocks, each for itself."""
+    free = task.free(question.candidate)
+    error = free.get("refit_error", 0.0)
+    loss = error / (1 + error)
+    values = {m.name: loss if m.goal == "min" else 1 - loss for m in task.objectives if not m.free}
+    count = tokens[question.fidelity % task.fidelities]
+    return Evaluation(question.candidate, "made up", values={**free, **values}, tokens=count)
 
 
 def _size(candidate: Candidate) -> float:

@@ -19,10 +19,10 @@ def require_dtype(name: str) -> None:
 
 
 def require_least(settings: object, group: str, names: Iterable[str], least: int = 1) -> None:
-    """Raises UserError unless each of these attributes is at least so much; `group` comes before their names."""
+    """Raises UserError unless each of these attributes is None or at least so much; `group` is before their names."""
     for name in names:
         value = getattr(settings, name)
-        if value < least:
+        if value is not None and value < least:
             raise UserError(f"{group}{name}: expected at least {least}, got {value}.")
 
 

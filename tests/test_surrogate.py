@@ -295,6 +295,21 @@ def test_training_in_the_loop_needs_a_budget_in_tokens(tmp_path: Path) -> None:
         NSGA2(Task(space, OBJECTIVES, 0, free, starts(space), fidelities=3, trained=1, tokens=1000))
 
 
+@pytest.mark.parametrize("tokens", [8_000, 12_000])
+def test_a_small_budget_leaves_something_for_healed_designs(tmp_path: Path, tokens: int) -> None:
+    space = SearchSpace(SPEC, **SPACES["full"])
+    task = Task(space, OBJECTIVES, 0, free, starts(space), fidelities=3, trained=1, healed=True, tokens=tokens)
+    algorithm = SurrogateNSGA2(task, predictor="ridge", generations=4, trained=0.5, healed=11, starts=8)
+    measure = Measure((KL, *COSTS.metrics), lambda c: {"kl": healed(c), **COSTS.values(c)}, 100)
+    ladder = [evaluator("search-1", 50, 0.05), evaluator("search", 100), MeasureEvaluator("healed", [measure])]
+    with Archive(tmp_path / "archive.jsonl", {}) as archive:
+        run_loop(algorithm, ladder, archive, OBJECTIVES, Budget(tokens=tokens), ask=20)
+        made = archive.evaluations()
+    before = [e.tokens for e in made if e.fidelity != "healed"]
+    assert sum(before) < 0.65 * tokens  # half of it, and the designs that the last sweep led to
+    assert len(made) - len(before) > 20
+
+
 def test_healing_comes_once_and_all_questions_after_it_are_about_what_it_gave(tmp_path: Path) -> None:
     space = SearchSpace(SPEC, **SPACES["full"])
     task = Task(space, OBJECTIVES, 0, free, starts(space), fidelities=3, trained=1, healed=True, tokens=60_000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,6 @@ _WORDS = {
     "mlp": ("MLP blocks of {} channels", "channels"),
 }
 UNCAPTURED = "uncaptured"  # in a device's description: why steps on it are no CUDA graphs
-_TIMED = ("scenario", "batch_size", "length", "new_tokens", "logits")  # settings of what is timed, not of how
-_MEASURE = "python run_search.py experiment=profile_only"
 _PRIOR = 0.05 / 0.15  # of the fit: standard deviation of a timing's relative error, over that of a factor about 1
 
 
@@ -209,60 +207,6 @@ class LatencyTable:
                 "or OMP_NUM_THREADS for threads), or start a new run with another run_dir."
             )
 
-    def require_workload(self, workload: Workload, path: Path) -> None:
-        """Checks that it is of what a run would time.
-
-        Args:
-            workload: Of the run.
-            path: Where the table is stored.
-
-        Raises:
-            UserError: Something else was timed.
-        """
-        own, other = asdict(self.workload), asdict(workload)
-        unlike = [name for name in _TIMED if own[name] != other[name]]
-        if unlike:
-            raise UserError(
-                f"latency.table={path}: expected a table of what this run would time, got another. Give what it is of: "
-                + " ".join(f"latency.{name}={own[name]}" for name in unlike)
-            )
-
-    def require_space(self, spec: ModelSpec, block_options: Mapping[str, Sequence[Option]], path: Path) -> None:
-        """Checks that it prices every design of a model's space.
-
-        Args:
-            spec: The model.
-            block_options: By kind of block, the options of the space that leave something.
-            path: Where the table is stored.
-
-        Raises:
-            UserError: It is of a model of other shapes, or lacks options.
-        """
-        shapes = model_shapes(spec)
-        unlike = [
-            f"{name} {self.model.get(name)}, here {shapes[name]}"
-            for name in shapes
-            if self.model.get(name) != shapes[name]
-        ]
-        if unlike:
-            raise UserError(
-                f"latency.table={path}: expected a table of a model of these shapes, got {'; '.join(unlike)}. "
-                f"Measure this model where the table is to be of: {_MEASURE}"
-            )
-        lacking = [
-            f"{kind} {label(option)}"
-            for name, table in self.phases.items()
-            for kind, options in block_options.items()
-            for option in options
-            if option not in table.block_ms.get(kind, {})
-        ]
-        if lacking:
-            raise UserError(
-                f"latency.table={path}: expected the times of all options of the space, but it lacks "
-                f"{', '.join(dict.fromkeys(lacking))}. Search the space that it was measured for, or measure this one "
-                f"there: {_MEASURE}"
-            )
-
     def to_json(self) -> str:
         """The table as JSON text."""
         phases = {
@@ -277,21 +221,6 @@ class LatencyTable:
         }
         stored = {"device": dict(self.device), "model": dict(self.model), "workload": asdict(self.workload)}
         return json.dumps(stored | {"phases": phases}, indent=1)
-
-    @classmethod
-    def read(cls, path: Path) -> LatencyTable:
-        """The table of a file.
-
-        Raises:
-            UserError: There is none, or it is no table.
-        """
-        try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, UserError) as error:
-            raise UserError(
-                f"latency.table: expected {path} to be the latency.json of a run, got {type(error).__name__}: {error} "
-                f"It is made on the device that it is to be of: {_MEASURE}"
-            ) from error
 
     @classmethod
     def from_json(cls, text: str) -> LatencyTable:

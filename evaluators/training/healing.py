@@ -85,7 +85,7 @@ class Healer:
     def facts(self) -> dict[str, object]:
         """What a model card should say of it."""
         settings, count = self.settings, len(self.designs)
-        return {"healing": f"{settings.tokens} tokens through {count} designs, {settings.trainable} shared weights"}
+        return {"healing": f"{settings.total} tokens through {count} designs, {settings.trainable} shared weights"}
 
     def supernet(self) -> Supernet:
         """The healed supernet, from disk.
@@ -128,7 +128,7 @@ class Healer:
     def shares(self) -> dict[Candidate, int]:
         """The training's tokens by the designs that answer for them, so that they are counted once."""
         designs = self.designs
-        return {design: -(-self.settings.tokens // len(designs)) for design in designs}
+        return {design: -(-self.settings.total // len(designs)) for design in designs}
 
     def _text(self) -> tuple[Tensor, Tensor]:
         """Windows to train on, and others; where the text is very short, these are the same."""

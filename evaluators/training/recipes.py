@@ -10,6 +10,7 @@ from evaluators.data.places import TextPlace
 from space.checks import require_least
 from space.errors import UserError
 
+HEALING_TOKENS = 120_000  # where neither settings nor minutes say how many
 MODES = ("off", "final", "loop")  # of `search.distillation`
 LAST_RATE = 0.1  # of the learning rate of healing is left at the end of its cosine
 DECAY_STEPS = 16  # after so many, the learning rate of distillation has fallen by the root of 2
@@ -49,7 +50,7 @@ class Healing:
     """Settings.
 
     Attributes:
-        tokens: Of training, over all designs.
+        tokens: Of training, over all designs; None for what `budget.minutes` come to, else `HEALING_TOKENS`.
         trainable: Row of `SHARED_TRAINABLE`.
         learning_rate: Of AdamW, after the warm-up; it falls along a cosine to `LAST_RATE` of it.
         warmup: Part of the steps in which it rises.
@@ -58,7 +59,7 @@ class Healing:
         save_tokens: Training tokens between two checkpoints.
     """
 
-    tokens: int = 120_000
+    tokens: int | None = None
     trainable: str = "all"
     learning_rate: float = 3e-4
     warmup: float = 0.03
@@ -74,9 +75,14 @@ class Healing:
         require_least(self, "distillation.", ("tokens", "batch_size", "save_tokens"))
         _require_course(self, "distillation")
 
+    @property
+    def total(self) -> int:
+        """Tokens of training."""
+        return HEALING_TOKENS if self.tokens is None else self.tokens
+
     def steps(self, length: int) -> int:
         """How many steps there are with windows of so many tokens."""
-        return -(-self.tokens // (self.batch_size * length))
+        return -(-self.total // (self.batch_size * length))
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate at a step, from 0."""

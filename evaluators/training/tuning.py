@@ -91,6 +91,12 @@ class Tuning:
             return self._correction_tokens.numel() if self._correction_tokens is not None else 0
         return self._tokens(stage) - (self._tokens(stage - 1) if stage > 1 else -self.new_tokens(0))
 
+    @property
+    def all_tokens(self) -> int:
+        """Tokens of text that all of it takes of a candidate."""
+        stages = range(1, len(self.stage_tokens) + 1) if self.stage_tokens else (0,)
+        return sum(map(self.new_tokens, stages))
+
     def models(self, candidates: Sequence[Candidate], stage: int) -> ModelOf:
         """The models of several candidates, each of which is made when it is asked for, best in this order.
 

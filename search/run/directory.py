@@ -22,6 +22,7 @@ FRONT_FILE = "front.csv"
 POINTS_FILE = "points.csv"  # every candidate that was evaluated at the search's full fidelity
 PAGE_FILE = "front.html"
 REPORT_FILE = "report.md"
+BUDGET_FILE = "budget.json"  # what `budget.minutes` have come to, where they decide
 SUMMARY_FILE = "summary.json"
 # What a run may be gone on with, changed.
 FREE_SETTINGS = (

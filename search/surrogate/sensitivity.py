@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -67,6 +67,24 @@ class Sweep:
         for gene, top in enumerate((self._space.levels - 1).tolist()):
             losses[gene, : top + 1] = interpolated({**anchors[gene], top: 0.0}, self._errors[gene, : top + 1])
         return losses
+
+
+def affordable(
+    space: SearchSpace, errors: Floats, levels: int, questions: float, was_asked: Callable[[Candidate, int], bool]
+) -> int:
+    """How many levels, of at most `levels`, a sweep can have that asks so many questions at most; 1 at the least.
+
+    Args:
+        space: See `Sweep`, as the next ones.
+        errors: Refit errors.
+        levels: Wanted.
+        questions: At most.
+        was_asked: Whether a design was asked about before, at fidelity 0.
+    """
+    for count in range(levels, 1, -1):
+        if sum(not was_asked(design, 0) for design in Sweep(space, errors, count).designs) <= questions:
+            return count
+    return 1
 
 
 def interpolated(anchors: Mapping[int, float], position: Floats) -> Floats:

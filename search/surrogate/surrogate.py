@@ -34,7 +34,7 @@ from search.surrogate.halving import Halving
 from search.surrogate.infill import Infill
 from search.surrogate.knapsack import improved_designs, spread_designs
 from search.surrogate.operators import Operators
-from search.surrogate.sensitivity import REFIT_ERROR, Sweep
+from search.surrogate.sensitivity import REFIT_ERROR, Sweep, affordable
 from search.tables import Genes, Table, tabulate
 from space.candidate import Candidate
 from space.errors import UserError
@@ -77,7 +77,7 @@ class SurrogateNSGA2(Scripted):
                 `refit_error` among the free metrics.
             predictor: Row of `search.surrogate.predictor.ROWS`, or `auto`.
             starts: How many of the task's starts are evaluated, evenly chosen, before all others.
-            sweep_levels: Levels at which a gene is looked at alone, the dense one not counted.
+            sweep_levels: Levels at which a gene is looked at alone, but the dense one; fewer if the budget is small.
             designs: Knapsack designs after one level of each gene, and again after all of these.
             improved: Designs of the front that are improved by knapsacks of the surrogate's single changes, in every
                 round; the results are parents of NSGA-II.
@@ -98,15 +98,8 @@ class SurrogateNSGA2(Scripted):
                 are trained fidelities and no budget in tokens.
         """
         super().__init__(task)
-        counts = {
-            "sweep_levels": sweep_levels,
-            "designs": designs,
-            "improved": improved,
-            "population": population,
-            "generations": generations,
-            "round_size": round_size,
-            "healed": healed,
-        }
+        counts = {"sweep_levels": sweep_levels, "designs": designs, "improved": improved, "population": population}
+        counts |= {"generations": generations, "round_size": round_size, "healed": healed}
         for name, count in counts.items():
             if count < 1:
                 raise UserError(f"search=surrogate: expected {name} of at least 1, got {count}.")
@@ -149,10 +142,9 @@ class SurrogateNSGA2(Scripted):
         """See `Scripted`."""
         starts = [candidate for candidate in self.task.starts if self.space.contains(candidate)]
         yield from self._first(evenly(starts, self._starts))
-        for levels in sorted({1, self._sweep_levels}):
-            worth = yield from self._sweep(levels)
-            designs = spread_designs(self.space, worth, self._costs(), self._designs)
-            yield from self._first([self.space.decode(genes) for genes in designs])
+        worth = yield from self._built(1)
+        if (levels := self._levels()) > 1:
+            worth = yield from self._built(levels)
         self._forecast.describe_by(BlockFeatures(self.space.kinds, self._tables[REFIT_ERROR], worth))
         while True:
             explored = (yield from self._round()) if self._explores() else False
@@ -162,6 +154,18 @@ class SurrogateNSGA2(Scripted):
                 trained = (yield from self._train()) if self.task.trained else 0
             if not explored and not trained:
                 return
+
+    def _built(self, levels: int) -> Generator[list[Question], Answers, list[Table]]:
+        """A sweep, whose tables are returned, and the designs that they say are best."""
+        worth = yield from self._sweep(levels)
+        designs = spread_designs(self.space, worth, self._costs(), self._designs)
+        yield from self._first([self.space.decode(genes) for genes in designs])
+        return worth
+
+    def _levels(self) -> int:
+        """Of the second sweep: no more than the untrained share of the budget allows."""
+        questions = self._left * sum(fidelity == 0 for _, fidelity in self._answers) / max(1, self.spent[0])
+        return affordable(self.space, self._tables[REFIT_ERROR].steps, self._sweep_levels, questions, self.was_asked)
 
     def _sweep(self, levels: int) -> Generator[list[Question], Answers, list[Table]]:
         """Looks at every gene alone; the answers are not a part of what the surrogate learns from.
@@ -184,9 +188,14 @@ class SurrogateNSGA2(Scripted):
 
     def _explores(self) -> bool:
         """Whether new designs are to be looked at; else all that is left of the budget is for training."""
-        if not self.task.trained or self.task.tokens is None or self._is_healed:
-            return True
-        return sum(self.spent[: self.task.untrained]) < (1 - self._trained) * self.task.tokens
+        return self._is_healed or self._left > 0
+
+    @property
+    def _left(self) -> float:
+        """Tokens of the untrained share of the budget; no end of them where nothing is trained."""
+        if not self.task.trained or self.task.tokens is None:
+            return float("inf")
+        return (1 - self._trained) * self.task.tokens - sum(self.spent[: self.task.untrained])
 
     def _train(self) -> Generator[list[Question], Answers, int]:
         """Trains the most promising designs, when there is training to be done by now.

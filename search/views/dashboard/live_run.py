@@ -15,7 +15,7 @@ from evaluators.base import Evaluation
 from evaluators.metrics import metric_named
 from search.course import Course, Curve
 from search.loop import Budget
-from search.run.directory import CONFIG_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE
+from search.run.directory import BUDGET_FILE, CONFIG_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE
 from search.run.finished import FinishedRun, finished_runs
 from search.views.dashboard.curves import TauCurves, thinned
 from search.views.dashboard.follow import Follower
@@ -124,11 +124,14 @@ class LiveRun:
         return stamps != before
 
     def _read_config(self) -> None:
-        self._changed(CONFIG_FILE)
+        self._changed(CONFIG_FILE, BUDGET_FILE)
         try:
             config = yaml.safe_load((self.run_dir / CONFIG_FILE).read_text(encoding="utf-8"))
             budget = Budget(**{name: value for name, value in config["budget"].items() if name != "_target_"})
             objectives = [metric_named(str(name)) for name in config["objectives"]]
+            file = self.run_dir / BUDGET_FILE
+            settled = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+            budget = budget.limited(settled["amounts"]["tokens"] if settled else None)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             raise UserError(
                 f"Expected {self.run_dir} to hold a run, begun or ended, but its {CONFIG_FILE} does not read as one "
@@ -138,7 +141,7 @@ class LiveRun:
 
     def _read(self, *, first: bool = False) -> None:
         """Takes in what is new on disk."""
-        if self._changed(CONFIG_FILE):
+        if self._changed(CONFIG_FILE, BUDGET_FILE):
             self._problems.pop(CONFIG_FILE, None)
             try:
                 self._read_config()

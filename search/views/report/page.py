@@ -58,7 +58,7 @@ def report_text(run: FinishedRun, evaluations: Sequence[Evaluation]) -> str:
         _evaluations(evaluations),
     ]
     if tuned := _tuned(front):
-        parts += ["## Before and after refit and distillation\n", _tuning_words(config), tuned]
+        parts += ["## Before and after refit and distillation\n", _tuning_words(config, summary), tuned]
     parts += [
         "## How far to trust it\n",
         trust(summary, evaluations, objectives),
@@ -132,10 +132,11 @@ def _samples(run: FinishedRun) -> str:
 
 def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives: Sequence[Metric]) -> str:
     model, data, device = summary["model"], config["data"], summary["latency"]
-    space, latency, budget = config["space"], config["latency"], config["budget"]
+    space, latency, budget = config["space"], config["latency"], summary.get("budget", config["budget"])
     algorithm = str(config["search"]["algorithm"]["_target_"]).rpartition(".")[2]
     switches = [name for name, value in space.items() if value is True and not name.startswith("_")]
-    limits = [f"{value:,} {name}" for name, value in budget.items() if name in ("tokens", "evaluations") and value]
+    limits = [f"{budget[name]:,} {name}" for name in ("minutes", "evaluations", "tokens") if budget.get(name)]
+    windows = budget.get("search_windows") or data["search_windows"]
     step = f"steps of {summary['mlp_step']} MLP channels; " if summary.get("mlp_step") else ""
 
     def size(name: str) -> str:
@@ -154,7 +155,7 @@ def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives:
         "algorithm": f"`{escaped(algorithm)}`, distillation `{escaped(config['search']['distillation'])}`, budget "
         f"{', '.join(limits)}",
         "text": f"{_sources(summary, data)}; digest `{summary['text']}`",
-        "windows": f"{data['calibration_windows']} for calibration, {data['search_windows']} for the search, "
+        "windows": f"{data['calibration_windows']} for calibration, {windows} for the search, "
         f"{data['heldout_windows']} held out, of {data['length']} tokens each",
         "latency": f"{escaped(latency['scenario'])}, batch {latency['batch_size']}, {latency['length']} tokens"
         + (f" and {latency['new_tokens']} new ones" if latency["scenario"] == "serving" else ""),
@@ -186,13 +187,14 @@ def _evaluations(evaluations: Sequence[Evaluation]) -> str:
     return "\n".join([table(["fidelity", "evaluations", "failed", "tokens", "time"], rows), note])
 
 
-def _tuning_words(config: Mapping[str, Any]) -> str:
+def _tuning_words(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     correction, distillation, mode = config["correction"], config["distillation"], config["search"]["distillation"]
     words = []
     if correction:
         words.append(f"a corrective refit on {correction['windows'] * config['data']['length']:,} tokens")
     if distillation and mode != "off":
-        tokens, what = distillation["tokens"], distillation["trainable"]
+        tokens = summary.get("budget", {}).get("healing_tokens") or distillation["tokens"]
+        what = distillation["trainable"]
         if isinstance(tokens, int):
             words.append(f"weights that all designs share, healed by {tokens:,} tokens of distillation ({what})")
         else:

@@ -59,6 +59,11 @@ class Watch:
         self._closing = closing
         self._pace, self._replayed = Pace(), 0
         self._go_on = "the same run_dir="
+        self._begun = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds since the command began."""
+        return time.monotonic() - self._begun
 
     @property
     def stopped(self) -> str:

@@ -1,0 +1,226 @@
+"""What minutes come to in tokens: arithmetic on speeds that a run measures once, free of torch and of the clock.
+
+    minutes = elapsed + search + training + end
+
+The search sends candidates' text at the measured speed and pays what its algorithm takes to ask; training has its own
+speed; the end of a run is known but for how many points its front will have, of which the most is taken. Where minutes
+are short these are fewer, so that the end takes half of what is left at most, but not below `POINTS`. What the end
+leaves is divided as the defaults in tokens divide theirs: of 440,000 tokens 120,000 heal and the others are looked at,
+so 3 tokens of healing come with 8 of candidates. Healing sees each window of its text `EPOCHS` times at most (repeating
+text up to four times is about as good as new text: Muennighoff et al., "Scaling data-constrained language models",
+2023); what it leaves, the search has.
+
+A faster device asks more questions, and each on more text: the windows that a candidate is asked on grow with the root
+of the search's tokens, from `WINDOWS` at `TOKENS` on, as far as there is text. Where a search would ask more than
+`QUESTIONS`, text alone grows, as the time of surrogates grows with the cube of what they know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+WINDOWS = 4  # of the search's text that a candidate is asked on, at `TOKENS`
+TOKENS = 320_000  # of candidates' text, by default
+HEALED = 3 / 8  # tokens of healing to one of candidates' text
+EPOCHS = 4
+QUESTIONS = 800
+LEAST = 64  # questions that a search asks however short its minutes are
+CHEAP = 3 / 4  # of the questions, about, are at the cheapest fidelity, the others at the full one
+USED = 0.97  # of the minutes, that are planned with
+GAIN = 1.1  # times the speed that twice the windows must bring
+POINTS = 6  # of the front, beside the dense model, that are scored and timed however short minutes are
+PAGES_S = 5.0  # to write front and pages
+
+Asking = Sequence[tuple[int, float]]  # questions, and the seconds that an algorithm took to ask them
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What was measured of a run before its search.
+
+    Attributes:
+        elapsed_s: Seconds from the start of the command to the end of the measurement.
+        evaluation: Tokens a second of a candidate's evaluation, by windows of a forward pass.
+        long: The same in the longer windows of held-out text; 0 where there are none.
+        training: Tokens a second of whatever follows the cached refit; 0 where nothing does.
+        timing_s: To time one model end to end.
+        writing_s: In which one model writes its samples.
+        asking: Rising, from (0, 0) on.
+    """
+
+    elapsed_s: float
+    evaluation: Mapping[int, float]
+    long: float
+    training: float
+    timing_s: float
+    writing_s: float
+    asking: Asking = ((0, 0.0),)
+
+    @property
+    def batch_size(self) -> int:
+        """Windows of a forward pass, doubled as long as that makes evaluation `GAIN` times as fast."""
+        best, *others = sorted(self.evaluation)
+        for more in others:
+            if self.evaluation[more] < GAIN * self.evaluation[best]:
+                break
+            best = more
+        return best
+
+    def asking_s(self, questions: int) -> float:
+        """Seconds that the algorithm takes for so many questions: between points, and beyond them as at the last."""
+        points = self.asking
+        behind = next((index for index, (count, _) in enumerate(points) if count > questions), len(points) - 1)
+        (count, seconds), (more, later) = points[max(0, behind - 1)], points[behind]
+        return seconds if more == count else seconds + (questions - count) * (later - seconds) / (more - count)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run has to do, as far as its settings say it.
+
+    Attributes:
+        sizes: Tokens of a window of the search's text at each untrained fidelity, the whole window last.
+        windows: Of that text that a candidate is asked on; None for what the minutes allow.
+        room: How many there are.
+        healing: Tokens of healing; None for what the minutes allow.
+        healing_text: Tokens of text that there are for it.
+        kind: What follows the cached refit: `healing` of all, `tuning` of each design, or None.
+        in_search: Whether that is a part of the search, and of its tokens; else it comes at the end.
+        trained: Part of the search's tokens that goes into it, where designs are tuned in the search.
+        tuning: Tokens of the tuning of a design.
+        points: Of the front, at most.
+        plain: Designs that are evaluated beside it.
+        heldout: Tokens of the held-out score of a member.
+        long: Tokens of its score in longer windows.
+    """
+
+    sizes: Sequence[int]
+    windows: int | None
+    room: int
+    healing: int | None
+    healing_text: int
+    kind: str | None
+    in_search: bool
+    trained: float
+    tuning: int
+    points: int
+    plain: int
+    heldout: int
+    long: int
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """What minutes have come to.
+
+    Attributes:
+        tokens: Budget of the search.
+        search_windows: Of the search's text that a candidate is asked on.
+        healing: Of healing.
+        batch_size: Windows of a forward pass of an evaluation.
+        points: Of the front, at most.
+        end_s: Seconds that the end of the run takes, by estimate.
+        seconds: Of the whole command, by estimate.
+    """
+
+    tokens: int
+    search_windows: int
+    healing: int
+    batch_size: int
+    points: int
+    end_s: float
+    seconds: float
+
+
+def amounts_of(minutes: float, speeds: Speeds, work: Work) -> Amounts:
+    """Divides minutes, as the module says; where they are too few, the search has its `LEAST`.
+
+    Args:
+        minutes: Of the whole command.
+        speeds: What was measured.
+        work: What is to be done.
+    """
+    if work.windows is not None:
+        return _with_windows(work.windows, minutes, speeds, work)
+    windows = min(WINDOWS, work.room)
+    while windows < work.room:
+        looked_at, _ = _split(windows + 1, _questions(windows + 1, minutes, speeds, work), work)
+        enough = windows + 1 > WINDOWS * math.sqrt(looked_at / TOKENS)
+        if enough and _questions(windows, minutes, speeds, work) <= QUESTIONS:
+            break
+        windows += 1
+    return _with_windows(windows, minutes, speeds, work)
+
+
+def _question(windows: int, work: Work) -> float:
+    """Tokens of a question, on average."""
+    return windows * (CHEAP * work.sizes[0] + (1 - CHEAP) * work.sizes[-1])
+
+
+def _split(windows: int, questions: int, work: Work) -> tuple[float, float]:
+    """Tokens of candidates' text in so many questions, and those of training that come with them."""
+    looked_at = questions * _question(windows, work)
+    if work.kind == "healing":
+        healing = min(HEALED * looked_at, EPOCHS * work.healing_text) if work.healing is None else work.healing
+        return looked_at, float(healing)
+    if work.kind == "tuning" and work.in_search:
+        return looked_at, looked_at * work.trained / (1 - work.trained)
+    return looked_at, 0.0
+
+
+def _end_s(windows: int, points: int, speeds: Speeds, work: Work) -> float:
+    """Seconds of the end of a run: so many points and the dense model scored, tuned, timed and written."""
+    members, evaluation, tunes = points + 1, speeds.evaluation[speeds.batch_size], work.kind == "tuning"
+    text = work.plain * windows * work.sizes[-1] + members * work.heldout * (2 if tunes else 1)
+    if work.kind and work.in_search:  # members are asked about as they were before it
+        text += points * windows * work.sizes[-1]
+    seconds = text / evaluation + PAGES_S + members * (speeds.timing_s + speeds.writing_s)
+    if work.long:
+        seconds += members * work.long / speeds.long
+    if tunes and not work.in_search:
+        seconds += points * work.tuning / speeds.training
+    return seconds
+
+
+def _points(windows: int, minutes: float, speeds: Speeds, work: Work) -> int:
+    """How many points the end of the run has time for in half of what is left."""
+    half = (USED * 60 * minutes - speeds.elapsed_s) / 2
+    enough = (points for points in range(work.points, POINTS, -1) if _end_s(windows, points, speeds, work) <= half)
+    return next(enough, min(POINTS, work.points))
+
+
+def _search_s(windows: int, questions: int, speeds: Speeds, work: Work) -> float:
+    """Seconds of the search, and of training wherever that comes."""
+    looked_at, training = _split(windows, questions, work)
+    seconds = looked_at / speeds.evaluation[speeds.batch_size] + speeds.asking_s(questions)
+    return seconds + (training / speeds.training if training else 0.0)
+
+
+def _questions(windows: int, minutes: float, speeds: Speeds, work: Work) -> int:
+    """How many questions there is time for, `LEAST` at the least."""
+    points = _points(windows, minutes, speeds, work)
+    left = USED * 60 * minutes - speeds.elapsed_s - _end_s(windows, points, speeds, work)
+    low, high = LEAST, LEAST
+    while _search_s(windows, high, speeds, work) <= left:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _search_s(windows, middle, speeds, work) <= left else (low, middle)
+    return low
+
+
+def _with_windows(windows: int, minutes: float, speeds: Speeds, work: Work) -> Amounts:
+    questions, points = _questions(windows, minutes, speeds, work), _points(windows, minutes, speeds, work)
+    end = _end_s(windows, points, speeds, work)
+    looked_at, training = _split(windows, questions, work)
+    return Amounts(
+        tokens=round(looked_at + (training if work.in_search else 0.0)),
+        search_windows=windows,
+        healing=round(training) if work.kind == "healing" else 0,
+        batch_size=speeds.batch_size,
+        points=points,
+        end_s=end,
+        seconds=speeds.elapsed_s + _search_s(windows, questions, speeds, work) + end,
+    )

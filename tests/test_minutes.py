@@ -1,0 +1,215 @@
+"""Minutes as tokens: what they come to by known speeds, and a run that measures once and asks the same again."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers_commands import Place, archived, good
+from helpers_run import ended
+
+from evaluators.amounts import EPOCHS, GAIN, LEAST, POINTS, QUESTIONS, USED, Speeds, Work, amounts_of
+from evaluators.settled import Settled
+from search.loop import TOKENS, Budget
+from search.run.directory import BUDGET_FILE, FRONT_FILE, REPORT_FILE
+from search.views.dashboard.live_run import LiveRun
+from space.errors import UserError
+
+SPEEDS = Speeds(
+    elapsed_s=180.0,
+    evaluation={4: 2000.0},
+    long=1200.0,
+    training=400.0,
+    timing_s=8.0,
+    writing_s=2.0,
+    asking=((0, 1.0), (250, 4.0), (300, 14.0)),
+)
+WORK = Work(
+    sizes=(128, 512),
+    windows=None,
+    room=300,
+    healing=None,
+    healing_text=400_000,
+    kind="healing",
+    in_search=True,
+    trained=0.5,
+    tuning=0,
+    points=16,
+    plain=9,
+    heldout=8192,
+    long=8192,
+)
+
+
+def seconds_of(speeds: Speeds, work: Work, tokens: float, training: float) -> float:
+    """Of a run of four windows a design, as the equations of the module have it, without the time of asking."""
+    end = 9 * 4 * 512 + 17 * 8192 + (16 * 4 * 512 if work.in_search else 0)
+    closing = 17 * 8192 / speeds.long + 17 * (speeds.timing_s + speeds.writing_s)
+    return speeds.elapsed_s + (tokens + end) / 2000 + training / speeds.training + closing + 5
+
+
+def test_minutes_are_spent_by_the_speeds_and_divided_as_the_defaults_in_tokens() -> None:
+    amounts = amounts_of(20, SPEEDS, WORK)
+    looked_at = amounts.tokens - amounts.healing
+    assert amounts.healing / looked_at == pytest.approx(120 / 320, rel=1e-3)
+    assert amounts.search_windows == 4
+    questions = looked_at / (4 * (0.75 * 128 + 0.25 * 512))
+    spent = seconds_of(SPEEDS, WORK, looked_at, amounts.healing) + SPEEDS.asking_s(round(questions))
+    assert amounts.seconds == pytest.approx(spent, rel=1e-3)
+    assert spent == pytest.approx(USED * 20 * 60, abs=4)  # a question takes some seconds
+
+
+def test_healing_at_the_end_takes_its_time_and_none_of_the_searchs_tokens() -> None:
+    at_the_end = amounts_of(20, SPEEDS, replace(WORK, in_search=False))
+    assert at_the_end.healing == pytest.approx(3 / 8 * at_the_end.tokens, rel=1e-3)
+    nothing = replace(WORK, kind=None, in_search=False)
+    assert amounts_of(20, replace(SPEEDS, training=0.0), nothing).tokens > 1.5 * at_the_end.tokens
+    assert amounts_of(20, SPEEDS, nothing).healing == 0
+
+
+def test_tuning_of_each_design_is_paid_for_where_it_comes() -> None:
+    tuning = replace(WORK, kind="tuning", tuning=20_000, in_search=False, windows=4)
+    at_the_end, without = (amounts_of(60, SPEEDS, replace(tuning, tuning=tokens)) for tokens in (20_000, 0))
+    assert at_the_end.end_s - without.end_s == pytest.approx(16 * 20_000 / 400)
+    assert amounts_of(60, SPEEDS, replace(tuning, in_search=True)).end_s < at_the_end.end_s
+    half, most = (amounts_of(60, SPEEDS, replace(tuning, in_search=True, trained=share)) for share in (0.5, 0.9))
+    assert half.tokens > most.tokens  # as training is slower
+
+
+def test_what_the_user_says_is_taken_as_it_is() -> None:
+    amounts = amounts_of(20, SPEEDS, replace(WORK, healing=10_000, windows=7))
+    assert (amounts.healing, amounts.search_windows) == (10_000, 7)
+    assert amounts.tokens - 10_000 > amounts_of(20, SPEEDS, WORK).tokens
+
+
+def test_more_minutes_are_more_tokens() -> None:
+    tokens = [amounts_of(minutes, SPEEDS, WORK).tokens for minutes in (1, 15, 20, 40, 80)]
+    assert tokens == sorted(tokens)
+    assert tokens[-1] > tokens[0]
+
+
+def test_too_few_minutes_leave_the_least_search_and_say_so() -> None:
+    settled = Settled.of(5, SPEEDS, WORK)
+    looked_at = settled.amounts.tokens - settled.amounts.healing
+    assert looked_at == pytest.approx(LEAST * 4 * 224, rel=1e-3)
+    assert settled.amounts.seconds > 5 * 60
+    told, warning = settled.remarks()
+    assert "budget of 5 minutes: 3.0 are gone" in told
+    needed = math.ceil(settled.amounts.seconds / 60)
+    assert f"WARNING: budget.minutes: expected at least {needed} for this run" in warning
+    assert len(Settled.of(20, SPEEDS, WORK).remarks()) == 1
+
+
+def test_short_minutes_have_fewer_points_to_score_so_that_half_of_what_is_left_is_searched() -> None:
+    points = {minutes: amounts_of(minutes, SPEEDS, WORK).points for minutes in (5, 12, 20)}
+    assert points[5] == POINTS < points[12] < points[20] == WORK.points
+    amounts = amounts_of(12, SPEEDS, WORK)
+    assert amounts.end_s <= (USED * 12 * 60 - SPEEDS.elapsed_s) / 2
+    assert amounts.tokens > amounts_of(5, SPEEDS, WORK).tokens
+    assert amounts_of(5, SPEEDS, replace(WORK, points=3)).points == 3
+
+
+def test_a_faster_device_asks_more_on_more_text_of_which_there_is_enough() -> None:
+    fast = replace(SPEEDS, evaluation={4: 100_000.0}, long=100_000.0, training=20_000.0, timing_s=1.0)
+    amounts = amounts_of(20, fast, replace(WORK, room=5000))
+    assert WORK.room < amounts.search_windows < 5000
+    assert amounts.healing == EPOCHS * WORK.healing_text  # no text is repeated more often
+    looked_at = amounts.tokens - amounts.healing
+    questions = looked_at / (amounts.search_windows * 224)
+    assert questions <= QUESTIONS * 1.05
+    assert amounts_of(20, fast, WORK).search_windows == WORK.room
+    assert amounts_of(20, fast, replace(WORK, room=2)).search_windows == 2
+
+
+def test_windows_of_a_forward_pass_are_doubled_as_long_as_that_is_worth_it() -> None:
+    speeds = {4: 100.0, 8: 100 * GAIN + 1, 16: 100 * GAIN + 2, 32: 1000.0}
+    assert replace(SPEEDS, evaluation=speeds).batch_size == 8
+    assert replace(SPEEDS, evaluation={2: 5.0}).batch_size == 2
+
+
+def test_asking_is_counted_between_points_and_beyond_them() -> None:
+    assert [SPEEDS.asking_s(count) for count in (0, 125, 250, 275, 400)] == pytest.approx([1, 2.5, 4, 9, 34])
+    assert replace(SPEEDS, asking=((0, 3.0),)).asking_s(50) == 3.0
+
+
+def test_other_minutes_change_the_searchs_tokens_alone(tmp_path: Path) -> None:
+    first = Settled.of(20, SPEEDS, WORK)
+    file = tmp_path / BUDGET_FILE
+    file.write_text(first.to_json())
+    assert Settled.read(file) == first
+    longer = first.with_minutes(60, WORK)
+    assert longer.amounts.tokens > first.amounts.tokens
+    kept = ("healing", "search_windows", "batch_size")
+    assert [asdict(longer.amounts)[name] for name in kept] == [asdict(first.amounts)[name] for name in kept]
+    assert longer.speeds == first.speeds
+    file.write_text("{}")
+    with pytest.raises(UserError, match=r"budget\.json to say what the run's minutes come to"):
+        Settled.read(file)
+
+
+def test_evaluations_and_tokens_stand_in_place_of_minutes() -> None:
+    assert Budget(minutes=15).in_minutes
+    assert Budget(minutes=15).limited(77).tokens == 77
+    assert not Budget(minutes=15, tokens=5).in_minutes
+    assert Budget(minutes=15, tokens=5).limited(None).tokens == 5
+    assert Budget(minutes=15, evaluations=5).limited(None) == Budget(evaluations=5, tokens=TOKENS)
+    assert Budget(minutes=15).limited(None).fraction(3, 3) == 0.0
+    for minutes in (0, -1, math.inf):
+        with pytest.raises(UserError, match="Budget: expected minutes above 0"):
+            Budget(minutes=minutes)
+
+
+# So few that the search has its least, however fast the machine is.
+FEW = (
+    *("budget.evaluations=null", "budget.minutes=0.01", "data.search_windows=null", "distillation=default"),
+    *("distillation.tokens=null", "search.distillation=loop", "search.algorithm.starts=6", "latency.cache=false"),
+    *("search.algorithm.sweep_levels=1", "search.algorithm.round_size=8"),
+)
+
+
+@pytest.fixture(scope="module")
+def few(llama: Place) -> Path:
+    done = good(ended(llama.search("few minutes", *FEW)))
+    assert "WARNING: budget.minutes: expected at least" in done.stdout
+    return llama.run("few minutes")
+
+
+def asked(run: Path) -> list[tuple[str, str]]:
+    records = [json.loads(line) for line in (run / "archive.jsonl").read_text().splitlines()[1:]]
+    return [(record["fidelity"], record["key"]) for record in records if record.get("generation")]
+
+
+def test_a_run_in_minutes_spends_what_its_file_says(few: Path) -> None:
+    amounts = Settled.read(few / BUDGET_FILE).amounts
+    question = 4 * (0.75 * 8 + 0.25 * 32)
+    assert amounts.tokens == pytest.approx(LEAST * question * 11 / 8, abs=1)
+    spent = sum(e.tokens for fidelity in ("search-8", "search", "healed") for e in archived(few, fidelity))
+    assert spent >= amounts.tokens
+    designs: Any = json.loads((few / "healed" / "designs.json").read_text())
+    assert designs["tokens"] == amounts.healing
+    assert "| algorithm | `SurrogateNSGA2`, distillation `loop`, budget 0.01 minutes" in (few / REPORT_FILE).read_text()
+    assert LiveRun(few)._budget.tokens == amounts.tokens
+
+
+def test_the_same_directory_again_measures_nothing_and_asks_the_same(llama: Place, few: Path) -> None:
+    killed = llama.copy("few minutes", "few minutes killed")
+    lines = (killed / "archive.jsonl").read_text().splitlines(keepends=True)
+    (killed / "archive.jsonl").write_text("".join(lines[: len(asked(few)) // 2]))
+    (killed / FRONT_FILE).unlink()
+    before = (killed / BUDGET_FILE).read_bytes()
+    done = good(ended(llama.search(killed.name, *FEW)))
+    assert "budget: speeds on this machine" not in done.stdout
+    assert (killed / BUDGET_FILE).read_bytes() == before
+    assert asked(killed) == asked(few)
+
+
+def test_a_search_that_began_without_minutes_is_not_gone_on_with_by_them(llama: Place) -> None:
+    run = llama.copy("run", "began in evaluations")
+    done = ended(llama.search(run.name, "budget.evaluations=null"))
+    assert done.returncode == 1
+    assert "budget.minutes=15: expected a run that began with minutes" in done.stderr
+    assert not (run / BUDGET_FILE).exists()
