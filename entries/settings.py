@@ -13,6 +13,7 @@ from conf.compose import Config
 from conf.places import gone_on_with
 from conf.settings import ended_settings, instantiated, session_settings
 from conf.values import checked
+from evaluators.latency.elsewhere import table_of
 from evaluators.latency.table import LATENCY_FILE
 from evaluators.settings import Settings, TaskSettings
 from evaluators.training.recipes import Polish, Recovery

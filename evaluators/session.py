@@ -154,13 +154,12 @@ class Session:
         """The run's latency table, measured where it has none, or that of another device that it was told of.
 
         Raises:
-            UserError: It was measured on another device, or with other threads or another engine, than timings now are;
-                or the one that it was told of is no table, or of another model, workload or space.
+            UserError: See `LatencyTable.require_device`, and `text_of`.
         """
         workload, path, file = self.settings.latency, self.settings.latency.table, self.paths.latency
         if path is not None:
-            options = self.space.block_options
-            return LatencyTable.from_json(kept(file, lambda: text_of(Path(path), workload, self.spec, options)))
+            text = kept(file, lambda: text_of(Path(path), workload, self.spec, self.space.block_options))
+            return LatencyTable.from_json(text)
         table = LatencyTable.from_json(kept(file, self._measured))
         table.require_device(self.bench.clock.describe(), file)
         return table
@@ -275,9 +274,8 @@ class Session:
 
     def timed(self, show: Show = lambda done, of: None) -> EndToEnd | None:
         """Times subnets end to end, and tells of the rounds; None where the latency table is of another device."""
-        if self.settings.latency.table is not None:
-            return None
-        return EndToEnd(self.bench, self.table.dense_ms, show)
+        elsewhere = self.settings.latency.table is not None
+        return None if elsewhere else EndToEnd(self.bench, self.table.dense_ms, show)
 
     def task_evaluators(self, show: Show = lambda done, of: None) -> Sequence[Evaluator]:
         """One evaluator a task, of subnets as they are exported."""
