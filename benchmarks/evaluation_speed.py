@@ -47,9 +47,10 @@ def masked(supernet: Supernet, candidate: Candidate) -> Iterator[Any]:
     """The dense model, with the inputs of output projections that the candidate lacks set to 0."""
     spec, handles = supernet.spec, []
     for layer, shape in zip(supernet.model.model.layers, candidate.layers, strict=True):
-        heads = torch.zeros(spec.query_heads * spec.head_dim, dtype=layer.self_attn.o_proj.weight.dtype)
+        weight = layer.self_attn.o_proj.weight
+        heads = torch.zeros(spec.query_heads * spec.head_dim, dtype=weight.dtype, device=weight.device)
         heads[attention_columns(spec, shape.queries_per_group)[: shape.query_heads * spec.head_dim]] = 1
-        channels = torch.zeros(spec.mlp_channels, dtype=heads.dtype)
+        channels = torch.zeros(spec.mlp_channels, dtype=heads.dtype, device=heads.device)
         channels[: shape.mlp_channels] = 1
         for projection, mask in ((layer.self_attn.o_proj, heads), (layer.mlp.down_proj, channels)):
             handles.append(projection.register_forward_pre_hook(lambda _, inputs, mask=mask: (inputs[0] * mask,)))

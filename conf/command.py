@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.compose import plain, refusal, require_changes
 from search.run.commands import quoted
-from space.errors import UserError
+from space.errors import UserError, mendable
 
 _RAISES = "HYDRA_FULL_ERROR"  # with it Hydra raises its errors, which else it prints
 
@@ -45,15 +45,19 @@ def command(name: str, *, read: str, work: str) -> Callable[[], None]:
         arguments: Any = OmegaConf.to_container(own.overrides.task)  # as they were given
         try:
             _work(cfg, arguments, read, work)
-        except UserError as error:
+        except Exception as error:
+            told = mendable(error)
+            if told is None:
+                raise
             if own.mode != RunMode.MULTIRUN:
-                sys.exit(f"error: {error}")
-            print(f"error: job {own.job.num} ({' '.join(arguments)}): {error}", file=sys.stderr, flush=True)
+                sys.exit(f"error: {told}")
+            print(f"error: job {own.job.num} ({' '.join(arguments)}): {told}", file=sys.stderr, flush=True)
             refused[-1] = True
 
     composing = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(job)
 
     def entry() -> None:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `evaluators.training.repeatable`
         sys.argv[1:] = quoted(sys.argv[1:], "pick")
         if os.environ.get(_RAISES) == "1":  # somebody looks for the cause in Hydra
             composing()

@@ -13,7 +13,8 @@ from space.locations import located
 if TYPE_CHECKING:  # settings are read without torch
     from space.models.loading import LoadedModel
 
-PLACES = ("model.path", "data.path", "recover.data.path", "compare")  # settings that a later command looks at again
+# Settings that a later command looks at again.
+PLACES = ("model.path", "data.path", "recover.data.path", "compare", "latency.table")
 
 
 def from_the_root(config: dict[str, Any]) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def from_the_root(config: dict[str, Any]) -> dict[str, Any]:
         for group in groups:
             part = part.get(group) or {}
         if name in part:
-            part[name] = located(part[name], SUFFIXES)
+            part[name] = located(part[name], (*SUFFIXES, ".json"))
     return config
 
 

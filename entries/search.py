@@ -45,6 +45,8 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     watch.say([*remarks, *session.harness.remarks(settings.session.objectives)])
     # 1 and 2: the supernet, whose units are ordered and whose output projections are refit; then the latency table
     table = session.table
+    if (elsewhere := settings.session.latency.table) is not None:
+        watch.say([f"latency table of {elsewhere}: the search goes by that device, and nothing is timed here"])
     watch.say([*table.remarks(), *(table.profile(session.dense) if settings.profile_only else [])])
     if settings.profile_only:
         return

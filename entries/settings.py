@@ -13,6 +13,8 @@ from conf.compose import Config
 from conf.places import gone_on_with
 from conf.settings import ended_settings, instantiated, session_settings
 from conf.values import checked
+from evaluators.latency.elsewhere import table_of
+from evaluators.latency.table import LATENCY_FILE
 from evaluators.settings import Settings, TaskSettings
 from evaluators.training.recipes import Polish, Recovery
 from search.loop import TOKENS, Budget, require_ask
@@ -77,7 +79,7 @@ class RunSettings:
         Raises:
             UserError: There is a mistake in the objectives, the constraints, the search, the tracker, the tasks or the
                 runs to compare with, an engine that is named is not installed, or model or text is not where it is
-                said to be on this machine.
+                said to be on this machine, or the latency table of another device is none, or of something else.
         """
         session = self.session
         session.model.require_directory()
@@ -94,8 +96,10 @@ class RunSettings:
             tokens=self.budget.limited(TOKENS).tokens,
         )
         session.tasks.require_place()
-        if session.latency.engine == "llamacpp":
+        if session.latency.table is None and session.latency.engine == "llamacpp":
             require_llamacpp()
+        if session.latency.table is not None and (self.run_dir is None or not (self.run_dir / LATENCY_FILE).exists()):
+            table_of(Path(session.latency.table), session.latency)
         require_tracker(self.tracker)
         finished_runs(self.compared)
 

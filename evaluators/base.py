@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
 from space.candidate import Candidate
-from space.errors import UserError
+from space.errors import ShapeError, UserError, mendable
 
 STDERR = "_stderr"  # behind the name of a task score: its standard error
 SPREAD = "_spread"  # behind the name of a time: half the interquartile range of its rounds
@@ -150,6 +150,27 @@ class Evaluation:
         )
 
 
+def failure(candidate: Candidate, fidelity: str, error: Exception, *, seconds: float, tokens: int = 0) -> Evaluation:
+    """The failed evaluation that an exception stands for: what every evaluation boundary makes of what it catches.
+
+    Args:
+        candidate: That was asked about.
+        fidelity: At which.
+        error: What came.
+        seconds: Wall time until then.
+        tokens: Of text that went through the candidate until then.
+
+    Raises:
+        UserError: It is not the candidate's fault, but the settings' or the device's; nothing is to be stored.
+    """
+    if isinstance(error, UserError) and not isinstance(error, ShapeError):
+        raise error
+    if not isinstance(error, UserError) and (of_the_device := mendable(error)):
+        raise of_the_device from error
+    message = f"{type(error).__name__}: {error}"
+    return Evaluation(candidate, fidelity, "failed", seconds=seconds, tokens=tokens, error=message)
+
+
 class Evaluator(Protocol):
     """Evaluates candidates at one fidelity, whichever way it likes."""
 
@@ -189,7 +210,7 @@ class Measure:
 
 
 class MeasureEvaluator:
-    """An `Evaluator` that asks several measures about each candidate: the boundary where failures are caught."""
+    """An `Evaluator` that asks several measures about each candidate."""
 
     def __init__(self, fidelity: str, measures: Sequence[Measure]) -> None:
         """Asks nothing yet.
@@ -229,17 +250,8 @@ class MeasureEvaluator:
             broken = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
             if broken:
                 raise ArithmeticError(f"expected finite values, got {', '.join(f'{n}={values[n]}' for n in broken)}.")
-        except UserError:  # not the candidate's fault
-            raise
-        except Exception as error:  # the one place that catches broadly: the failure is stored, never scored
-            return Evaluation(
-                candidate=candidate,
-                fidelity=self._fidelity,
-                status="failed",
-                seconds=time.perf_counter() - start,
-                tokens=tokens,
-                error=f"{type(error).__name__}: {error}",
-            )
+        except Exception as error:  # an evaluation boundary: the failure is stored, never scored
+            return failure(candidate, self._fidelity, error, seconds=time.perf_counter() - start, tokens=tokens)
         return Evaluation(
             candidate=candidate,
             fidelity=self._fidelity,

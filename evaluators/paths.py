@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from evaluators.latency.table import LATENCY_FILE
 from space.models.embedded import cache_dir
 
 Show = Callable[[int, int], None]
@@ -49,4 +50,4 @@ class Paths:
     @property
     def latency(self) -> Path:
         """The latency table."""
-        return self.run_dir / "latency.json"
+        return self.run_dir / LATENCY_FILE

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from evaluators.base import Evaluation, Metric, ModelOf
+from evaluators.base import Evaluation, Metric, ModelOf, failure
 from evaluators.settings import SampleSettings
 from space.candidate import Candidate
 from space.errors import UserError
@@ -122,9 +122,6 @@ class SampleEvaluator:
         start = time.perf_counter()
         try:
             facts = {**self._samples.facts, "texts": self._samples.texts(self._model_of(candidate))}
-        except UserError:  # not the candidate's fault
-            raise
         except Exception as error:  # an evaluation boundary: the failure is stored with the candidate
-            seconds, message = time.perf_counter() - start, f"{type(error).__name__}: {error}"
-            return Evaluation(candidate, self.fidelity, "failed", seconds=seconds, error=message)
+            return failure(candidate, self.fidelity, error, seconds=time.perf_counter() - start)
         return Evaluation(candidate, self.fidelity, seconds=time.perf_counter() - start, facts=facts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -17,6 +18,7 @@ from evaluators.data.stream import TokenStream, training_stream
 from evaluators.fidelities import Fidelities, fidelities
 from evaluators.latency.bench import EndToEnd, LatencyBench
 from evaluators.latency.clocks import cpu_name
+from evaluators.latency.elsewhere import text_of
 from evaluators.latency.table import LatencyTable
 from evaluators.paths import Paths, Show, Stage, unseen
 from evaluators.settings import ACC, Settings
@@ -133,17 +135,10 @@ class Session:
     @cached_property
     def supernet(self) -> Supernet:
         """The supernet; the text is read only where it has to be calibrated anew."""
-        preparation, loaded, place = self.settings.supernet, self.loaded, self.paths.supernet
-        if is_prepared(place):
-            return Supernet.load(
-                loaded.model, loaded.spec, place, dtype=loaded.dtype, device=loaded.device,
-                refit_bytes=preparation.refit_bytes,
-            )  # fmt: skip
-        tokens = self.windows("calibration")
-        with self._stage("calibration and order of units") as show:
-            return prepared_supernet(
-                preparation, loaded, tokens, place, lambda index: show(index + 1, self.spec.layers), self.paths.cache
-            )
+        preparation, place, layers = self.settings.supernet, self.paths.supernet, self.spec.layers
+        with (unseen if is_prepared(place) else self._stage)("calibration and order of units") as show:
+            tokens, on_layer = lambda: self.windows("calibration"), lambda index: show(index + 1, layers)
+            return prepared_supernet(preparation, self.loaded, tokens, place, on_layer, self.paths.cache)
 
     @cached_property
     def bench(self) -> LatencyBench:
@@ -156,13 +151,17 @@ class Session:
 
     @cached_property
     def table(self) -> LatencyTable:
-        """The run's latency table, measured where it has none.
+        """The run's latency table, measured where it has none, or that of another device that it was told of.
 
         Raises:
-            UserError: It was measured on another device, or with other threads or another engine, than timings now are.
+            UserError: See `LatencyTable.require_device`, and `text_of`.
         """
-        table = LatencyTable.from_json(kept(self.paths.latency, self._measured))
-        table.require_device(self.bench.clock.describe(), self.paths.latency)
+        workload, path, file = self.settings.latency, self.settings.latency.table, self.paths.latency
+        if path is not None:
+            text = kept(file, lambda: text_of(Path(path), workload, self.spec, self.space.block_options))
+            return LatencyTable.from_json(text)
+        table = LatencyTable.from_json(kept(file, self._measured))
+        table.require_device(self.bench.clock.describe(), file)
         return table
 
     def _measured(self) -> str:
@@ -273,9 +272,10 @@ class Session:
         """
         return self.settings.metrics
 
-    def timed(self, show: Show = lambda done, of: None) -> EndToEnd:
-        """Times subnets end to end, and tells of the rounds."""
-        return EndToEnd(self.bench, self.table.dense_ms, show)
+    def timed(self, show: Show = lambda done, of: None) -> EndToEnd | None:
+        """Times subnets end to end, and tells of the rounds; None where the latency table is of another device."""
+        elsewhere = self.settings.latency.table is not None
+        return None if elsewhere else EndToEnd(self.bench, self.table.dense_ms, show)
 
     def task_evaluators(self, show: Show = lambda done, of: None) -> Sequence[Evaluator]:
         """One evaluator a task, of subnets as they are exported."""

@@ -44,7 +44,7 @@ def measured_speeds(session: Session, elapsed: Callable[[], float]) -> Speeds:
         evaluation=_evaluation(session, designs[0]),
         long=0.0 if long is None else _looks(session, long[:1], 1, designs[0]),
         training=_training(session, designs),
-        timing_s=_timing_s(session, designs[0]),
+        timing_s=0.0 if settings.latency.table else _timing_s(session, designs[0]),
         writing_s=_seconds(lambda: samples.texts(session.supernet.view(session.dense))) if samples.prompts else 0.0,
         elapsed_s=elapsed(),
     )

@@ -21,6 +21,7 @@ from search.run.finished import FinishedRun
 from search.run.front import CANDIDATE, is_dense, read_front_csv
 from search.run.recommended import Recommend
 from search.views.pages import write_pages
+from search.views.watch.front_table import terminal_table
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 
@@ -97,7 +98,7 @@ class Run:
         self.heldout = Fake("heldout", HELDOUT, heldout_values)
         self.tuned: Fake | None = None
         self.trained: Fake | None = None
-        self.timed = Fake("timed", TIMED, timed_values)
+        self.timed: Fake | None = Fake("timed", TIMED, timed_values)
         self.closing: list[Fake] = []
         with Archive(directory / "archive.jsonl", FACTS) as archive:
             for evaluation in self.search.evaluate(searched):
@@ -191,6 +192,23 @@ def test_the_summary_says_what_the_run_gave(run: Run) -> None:
     assert (summary["front_points"], summary["dropped"]) == (len(MEMBERS), 0)
     expected = {**search_values(DENSE), **heldout_values(DENSE), **timed_values(DENSE), "decoder_params_removed": 0.0}
     assert summary["dense"] == pytest.approx(expected)
+
+
+def test_a_front_by_a_table_from_elsewhere_is_not_timed_and_says_so_wherever_it_is_shown(run: Run) -> None:
+    run.timed = None
+    done = run.end()
+    summary = json.loads((run.directory / SUMMARY_FILE).read_text())
+    assert (done.untimed, summary["untimed"]) == ("toy", "toy")
+    assert summary["latency_table_error"] == {"median": None, "worst": None, "rank_correlation": None}
+    assert list(done.front["key"]) == [DENSE.key, *keys(MEMBERS)]
+    assert not [name for name in done.front if "e2e" in name]
+    said = "atencies are sums of a table measured on toy, and no point is timed end to end"
+    report, page = ((run.directory / name).read_text() for name in (REPORT_FILE, PAGE_FILE))
+    assert all(said in text for text in ("\n".join(done.remarks()), report, page))
+    assert "end to end on the device below" not in report
+    assert f"{latency(DENSE) / latency(MEMBERS[-1]):.2f} × as fast by the latency table" in report
+    heads = [str(column.header) for column in terminal_table(done.front, OBJECTIVES, {}, width=80).columns]
+    assert [head.replace("\n", " ") for head in heads if "atency" in head] == ["Latency (ms)"]
 
 
 def tuned_values(candidate: Candidate) -> dict[str, float]:

@@ -103,7 +103,7 @@ def test_a_level_is_a_slice_of_a_random_model() -> None:
     for found, whole in (
         (half.self_attn.q_proj, dense[0].self_attn.q_proj.weight.view(2, 2, heads, -1)[:, :1].flatten(0, 2)),
         (half.self_attn.k_proj, dense[0].self_attn.k_proj.weight),
-        (half.self_attn.o_proj, dense[0].self_attn.o_proj.weight[:, : 2 * heads]),
+        (half.self_attn.o_proj, dense[0].self_attn.o_proj.weight.view(-1, 2, 2, heads)[:, :, 0].flatten(1)),
         (half.mlp.down_proj, dense[0].mlp.down_proj.weight[:, :128]),
         (merged.self_attn.q_proj, dense[1].self_attn.q_proj.weight),
         (merged.self_attn.v_proj, dense[1].self_attn.v_proj.weight[:heads]),

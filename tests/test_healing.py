@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -200,3 +201,18 @@ def test_a_diverging_healing_says_what_to_do(make_supernet: MakeSupernet, tmp_pa
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"distillation.*expected"):
         Healing(**wrong)
+
+
+def test_a_healed_supernet_that_is_gone_leaves_no_blocks_behind(make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet("llama")
+    shared = SharedWeights(supernet, [CUT], all_trained)
+    learned = {name: parameter.detach() for name, parameter in shared.parameters.items()}
+    supernet.view(CUT)
+    held = supernet._memory.bytes
+    assert held > 0
+    healed = supernet.with_weights(learned)
+    healed.view(CUT)
+    assert supernet._memory.bytes > held
+    del healed
+    gc.collect()
+    assert supernet._memory.bytes == held

@@ -18,6 +18,7 @@ from transformers import DynamicCache
 
 from evaluators.latency.bench import EndToEnd, LatencyBench
 from evaluators.latency.clocks import TorchClock
+from evaluators.latency.standing_cache import made_up
 from evaluators.latency.table import LatencyTable, PhaseTable
 from evaluators.latency.table_error import TableError
 from evaluators.latency.timings import Timings
@@ -208,39 +209,62 @@ def test_a_broken_cache_says_what_to_do(text: str, tmp_path: Path) -> None:
         Timings.of({"a": 1}, tmp_path)
 
 
-def shapes(cache: DynamicCache) -> list[tuple[int, ...]]:
-    """Of the keys of every layer."""
-    return [tuple(layer.keys.shape) for layer in cache.layers]
-
-
 @pytest.mark.parametrize("candidate", [HOLES, CUT])
-def test_a_decoding_step_is_that_of_a_full_cache(
-    candidate: Candidate, family: str, make_supernet: MakeSupernet
+@pytest.mark.parametrize("context", [4, 12], ids=["within the window", "beyond the window"])
+def test_a_decoding_step_is_that_of_a_full_cache_and_the_same_each_time(
+    candidate: Candidate, context: int, family: str, make_supernet: MakeSupernet
 ) -> None:
-    """Its logits depend on a context that is made up, so what is in the cache is compared."""
     supernet = make_supernet(family)
-    clock, phase = TorchClock(supernet, WORKLOAD), Phase("decode", 2, 8)
-    model = supernet.view(candidate)
+    clock, phase = TorchClock(supernet, WORKLOAD), Phase("decode", 2, context)
+    model = supernet.sliced().view(candidate)
     with torch.inference_mode():
         step = clock.step(candidate, phase)
-        real = DynamicCache(config=model.config)
-        model(random_tokens(2, 8), past_key_values=real)
-        expected = model(random_tokens(2, 1), past_key_values=real)
-        found = step()
-        assert found.logits.shape == expected.logits.shape
-        assert shapes(found.past_key_values) == shapes(real)
-        assert shapes(step().past_key_values)[-1][2] == 8 + 2, "the last layer has no sliding window"
+        standing, real = step.keywords["past_key_values"], DynamicCache(config=model.config)
+        model(random_tokens(2, context), past_key_values=real)
+        for ours, theirs in zip(standing.layers, real.layers, strict=True):
+            for name in ("keys", "values"):
+                past = getattr(theirs, name)
+                getattr(ours, name)[:, :, : past.shape[2]].copy_(past)
+        expected = model(*step.args, past_key_values=real).logits
+        for _ in range(3):
+            torch.testing.assert_close(step().logits, expected, rtol=1e-4, atol=1e-4)
+    for layer in standing.layers:
+        assert layer.keys.shape[2] == min(context + 1, 7 if layer.is_sliding else 99)
+        assert layer.keys.is_contiguous()
+
+
+def test_caches_of_all_designs_lie_in_the_memory_of_the_dense_ones(make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet("llama")
+    clock, phase = TorchClock(supernet, WORKLOAD), Phase("decode", 2, 8)
+    with torch.inference_mode():
+        dense, cut = (
+            clock.step(candidate, phase).keywords["past_key_values"]
+            for candidate in (Candidate.dense(supernet.spec), CUT)
+        )
+    for one, other in zip(dense.layers, cut.layers, strict=True):
+        assert one.keys.data_ptr() == other.keys.data_ptr()
+        assert one.values.data_ptr() == other.values.data_ptr()
+
+
+def test_timing_solves_no_refit(make_supernet: MakeSupernet, monkeypatch: pytest.MonkeyPatch) -> None:
+    supernet = make_supernet("qwen2")
+    monkeypatch.setattr("space.supernet.refits.refit", lambda *_: pytest.fail("a refit was solved"))
+    bench = LatencyBench(supernet, SERVING)
+    bench.table(OPTIONS)
+    bench.ratios([CUT])
+    bench.clock.try_out(CUT)
 
 
 def test_a_prefill_has_the_logits_that_are_asked_for(family: str, make_supernet: MakeSupernet) -> None:
     supernet, phase = make_supernet(family), Phase("prefill", 2, 8)
     with torch.inference_mode():
-        last, full = (
-            TorchClock(supernet, replace(WORKLOAD, logits=logits)).step(HOLES, phase)() for logits in ("last", "all")
+        last_step, full_step = (
+            TorchClock(supernet, replace(WORKLOAD, logits=logits)).step(HOLES, phase) for logits in ("last", "all")
         )
+        last, full = last_step(), full_step()
+        plain = supernet.sliced().view(HOLES)(full_step.args[0]).logits
     torch.testing.assert_close(last.logits, full.logits[:, -1:])
-    assert full.logits.shape[1] == 8
-    assert shapes(last.past_key_values) == shapes(full.past_key_values)
+    torch.testing.assert_close(full.logits, plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture
@@ -272,13 +296,17 @@ def test_compiled_steps_are_the_same_steps_and_compiled_once(
     phase = Phase(scenario, 2, 8)
     for candidate in (HOLES, CUT):
         with torch.inference_mode():
-            expected = clock.step(candidate, phase)().logits
+            step = clock.step(candidate, phase)
+            if scenario == "decode":
+                for layer in step.keywords["past_key_values"].layers:  # as a static cache is filled
+                    state = made_up((*layer.keys.shape[:2], 8, layer.keys.shape[3]), torch.float32, layer.keys.device)
+                    layer.keys[:, :, :8], layer.values[:, :, :8] = state, state
+            expected = step().logits
             for _ in range(2):  # the second one with the cache of the first
-                found = clock._compiled_step(candidate, phase)().logits
+                found = clock._steps.compiled(candidate, phase)().logits
                 torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert compiling == ["default"] * 2
-    clock._compiled.clear()
-    clock._caches.clear()
+    clock._steps.forget()
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
     ratios, dense_ms = clock.session(phase, {"holes": HOLES, "cut": CUT}, 3, lambda done, of: None)

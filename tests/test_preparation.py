@@ -42,7 +42,9 @@ def prepare(tmp_path: Path) -> Open:
         loaded = LoadedModel(model, None, spec, dtype, torch.device("cpu"), "nowhere")
         calibrated: list[int] = []
         directory = tmp_path / "runs" / run / "supernet"
-        return prepared_supernet(Preparation(**settings), loaded, tokens, directory, calibrated.append), calibrated
+        return prepared_supernet(
+            Preparation(**settings), loaded, lambda: tokens, directory, calibrated.append
+        ), calibrated
 
     return open_in
 
@@ -113,7 +115,7 @@ def test_a_calibration_that_was_killed_is_made_anew(prepare: Open, cache: Path) 
     model, spec = tiny_model("llama")
     loaded = LoadedModel(model, None, spec, torch.float32, torch.device("cpu"), "nowhere")
     with pytest.raises(KeyboardInterrupt):
-        prepared_supernet(Preparation(), loaded, TOKENS, cache.parent / "run", killed)
+        prepared_supernet(Preparation(), loaded, lambda: TOKENS, cache.parent / "run", killed)
     assert list((cache / "supernets").iterdir()) == []
     assert not is_prepared(cache.parent / "run")
     assert prepare("one")[1] == [0, 1, 2, 3]
@@ -152,7 +154,7 @@ def test_activations_that_are_not_finite(tmp_path: Path, projection: str, dtype:
     model.get_submodule(f"model.layers.2.{projection}").weight.mul_(3e38 if dtype == torch.float32 else 3e4)
     loaded = LoadedModel(model, None, spec, dtype, torch.device("cpu"), "nowhere")
     with pytest.raises(UserError, match=said):
-        prepared_supernet(Preparation(), loaded, TOKENS, tmp_path / "run")
+        prepared_supernet(Preparation(), loaded, lambda: TOKENS, tmp_path / "run")
     assert not is_prepared(tmp_path / "run")
 
 
@@ -170,7 +172,7 @@ def test_the_files_of_a_model_that_is_mapped_stay_as_they_are(dtype: torch.dtype
     byte_level().save_pretrained(place)
     before = {file.name: file.read_bytes() for file in place.iterdir()}
     loaded = load_model(str(place), dtype="bfloat16")
-    supernet = prepared_supernet(Preparation(), loaded, TOKENS, tmp_path / "supernet")
+    supernet = prepared_supernet(Preparation(), loaded, lambda: TOKENS, tmp_path / "supernet")
     assert {parameter.dtype for parameter in supernet.model.parameters()} == {torch.bfloat16}
     assert not torch.equal(supernet.model.model.layers[0].mlp.up_proj.weight, model.model.layers[0].mlp.up_proj.weight)
     assert {file.name: file.read_bytes() for file in place.iterdir()} == before

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 import torch
@@ -175,6 +176,43 @@ def test_a_table_of_another_device_is_refused_with_each_difference(settings: Set
         assert "another run_dir" in lines[-1]
     assert json.loads(paths.latency.read_text()) == stored
     assert Session.open(settings, paths).finished_model(CUT) is not None  # which needs no latencies
+
+
+def test_a_table_from_elsewhere_is_taken_only_if_it_prices_this_space_of_this_model(
+    settings: Settings, paths: Paths, tmp_path: Path
+) -> None:
+    file = tmp_path / "phone.json"
+
+    def told(table: Path = file, **changes: object) -> Session:
+        latency = replace(settings.latency, table=str(table), **changes)  # type: ignore[arg-type]
+        return Session.open(replace(settings, latency=latency), Paths(Path(mkdtemp(dir=tmp_path)), paths.cache))
+
+    measured = Session.open(settings, paths).table
+    text = paths.latency.read_text().replace(measured.device["device"], "Imaginary Phone 9")
+    file.write_text(text)
+    session = told()
+    assert session.table.device["device"] == "Imaginary Phone 9"
+    assert session.table.values(CUT) == measured.values(CUT)
+    assert session.timed() is None
+    assert session.identity()["timed"]["device"] == "Imaginary Phone 9"
+    for changes, words in (
+        ({"length": 16}, "Give what it is of: latency.length=8"),
+        ({"scenario": "decode"}, "latency.scenario=prefill"),
+    ):
+        with pytest.raises(UserError, match=words):
+            _ = told(**changes).table
+    for broken, words in (
+        (text.replace('"hidden": 36', '"hidden": 40'), "hidden 40, here 36"),
+        (text.replace('"6/3"', '"6/2"'), "lacks attention 6/3"),
+        ("{}", "latency.json of a run.*profile_only"),
+    ):
+        file.write_text(broken)
+        session = told()
+        with pytest.raises(UserError, match=words):
+            _ = session.table
+        assert not session.paths.latency.exists()
+    with pytest.raises(UserError, match=r"nowhere\.json"):
+        _ = told(tmp_path / "nowhere.json").table
 
 
 @pytest.mark.parametrize("change", [{"threads": 2}, {"engine": "abacus 1"}, {"attention": "eager"}, {"dtype": "int8"}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,6 +70,23 @@ def test_a_view_of_ones_own_computes_the_same_and_shares_nothing(
     assert sum(p.numel() for p in view.parameters()) == total_params(supernet.spec, candidate)
 
 
+def test_plain_slices_have_the_shapes_and_layout_of_refits_and_read_no_file(
+    family: str, candidate: Candidate, make_supernet: MakeSupernet, tmp_path: Path
+) -> None:
+    supernet = make_supernet(family)
+    refit = supernet.view(candidate)
+    shutil.rmtree(tmp_path / f"supernet-{family}")
+    sliced = supernet.sliced()
+    view = sliced.view(candidate)
+    assert [*view.state_dict()] == [*refit.state_dict()]
+    for (name, one), other in zip(view.named_parameters(), refit.parameters(), strict=True):
+        assert one.shape == other.shape, name
+        assert one.is_contiguous(), name
+    assert logits_of(view, random_tokens(2, 12)).isfinite().all()
+    dense, tokens = Candidate.dense(supernet.spec), random_tokens(2, 12)
+    assert torch.equal(logits_of(sliced.view(dense), tokens), logits_of(supernet.model, tokens))
+
+
 def test_the_dense_view_is_the_dense_model(family: str, make_supernet: MakeSupernet) -> None:
     supernet, tokens = make_supernet(family), random_tokens(2, 12)
     dense = supernet.view(Candidate.dense(supernet.spec))
@@ -119,7 +137,7 @@ def test_views_hold_nothing_but_the_supernets_tensors_and_those_of_its_cache(mak
         tensors = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
         return {tensor.untyped_storage().data_ptr() for tensor in tensors}
 
-    cached = storages(block for block, _ in supernet._views[0.0]._blocks.values())
+    cached = storages(supernet._views[0.0].remembered)
     assert storages(views) <= storages([supernet.model]) | cached
     assert storages(views) & cached
 

@@ -1,13 +1,11 @@
 """Random models of the shapes that people serve, as supernets whose levels are plain slices, and designs of them.
 
-Times do not depend on values, so nothing is downloaded and nothing calibrated. A level is a slice of the dense weights,
-of the same shape and layout as its refit.
+Times do not depend on values, so nothing is downloaded and nothing calibrated: levels are those of `Supernet.sliced`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,14 +17,13 @@ from benchmarks.device.machine import Machine
 from conf.compose import composed
 from conf.settings import session_settings
 from evaluators.latency.workload import Workload
-from space.candidate import Candidate, LayerShape
+from space.candidate import Candidate
 from space.models.loading import read_spec
 from space.size import removed_params
 from space.space import SearchSpace
 from space.spec import ModelSpec
 from space.supernet.store import StoredLayers
 from space.supernet.supernet import Supernet
-from space.supernet.units import BlockWeights, narrower, own_parameters
 
 Scenario = Literal["prefill", "decode"]
 
@@ -89,26 +86,7 @@ def sliced_supernet(name: str, machine: Machine) -> Supernet:
             parameter.normal_(0, 0.02, generator=generator)
     spec = read_spec(model, name, "random", model.config.model_type)
     nothing = StoredLayers(Path(), spec, (0.0,) * spec.layers)  # no file is read, as no level is a refit
-    return Supernet(model, nothing, _CACHE_BYTES, weights=partial(_slices, model, spec))
-
-
-def _slices(model: Any, spec: ModelSpec, index: int, kind: str, shape: LayerShape) -> BlockWeights:
-    """The first rows of a block's projections and the first columns of its output projection."""
-    layer = model.model.layers[index]
-    if kind == "mlp":
-        weight = layer.mlp.down_proj.weight[:, : shape.mlp_channels].clone()
-        return narrower(layer.mlp, spec, shape, "down_proj", weight)
-    attention = layer.self_attn
-    if shape.queries_per_group <= spec.queries_per_group:
-        columns = shape.query_heads * spec.head_dim
-        return narrower(attention, spec, shape, "o_proj", attention.o_proj.weight[:, :columns].clone())
-    # merged groups: all query heads stay, and there are fewer keys and values
-    rows = dict.fromkeys(("k_proj", "v_proj"), shape.kv_heads * spec.head_dim)
-    parameters = {
-        name: {key: tensor[: rows.get(name)] for key, tensor in own_parameters(getattr(attention, name))}
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj")
-    }
-    return BlockWeights(parameters, 0)
+    return Supernet(model, nothing, _CACHE_BYTES).sliced()
 
 
 def default_space(spec: ModelSpec) -> SearchSpace:

@@ -51,13 +51,12 @@ def _row(machine: Machine, clock: TorchClock, design: Candidate, phase: Phase) -
     with torch.inference_mode():
         step = clock.step(design, phase)
         row["wall_ms"], row["event_ms"] = wall_ms(machine, step, 10), event_ms(machine, step, 10)
-        step = clock.step(design, phase)  # in decoding, with a cache of its own again
         with counted_syncs(machine) as row["syncs"]:
             step()
         row["queued_ms"] = queued_ms(machine, step, 5)
         if machine.cuda:
-            row |= _attempt("busy", lambda: busy(machine, clock.step(design, phase)))
-            row |= _attempt("graph", lambda: {"graph_ms": graph_ms(machine, clock.step(design, phase), 10)})
+            row |= _attempt("busy", lambda: busy(machine, step))
+            row |= _attempt("graph", lambda: {"graph_ms": graph_ms(machine, step, 10)})
             machine.settle()
     return row
 

@@ -14,15 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluators.base import SPREAD, Evaluation
+from evaluators.base import SPREAD, Evaluation, failure
 from evaluators.latency.clocks import Clock, OnTimings, TorchClock
 from evaluators.latency.llamacpp_clock import LlamaCppClock
-from evaluators.latency.table import NOISY, LatencyTable, PhaseTable, label
+from evaluators.latency.table import NOISY, LatencyTable, PhaseTable, label, model_shapes
 from evaluators.latency.timings import Timings, spread
 from evaluators.latency.workload import LATENCY_E2E, THROUGHPUT, Phase, Workload
 from evaluators.metrics import metrics_named, spread_of
 from space.candidate import Candidate, LayerShape, Option
-from space.errors import ShapeError, UserError
 from space.supernet.supernet import Supernet
 
 
@@ -107,7 +106,7 @@ class LatencyBench:
             whole = {design: times[design.key] for design in designs}
             fit, check = ({d: whole[d] for d in part} for part in _split(designs, self.workload.fit))
             phases[name] = table.fitted({Candidate.dense(self._spec): dense_ms, **fit}).checked(check)
-        return LatencyTable(phases, self.clock.describe(), self.workload)
+        return LatencyTable(phases, self.clock.describe(), self.workload, model_shapes(self._spec))
 
     def ratios(
         self, candidates: Sequence[Candidate], on_timings: OnTimings = lambda done, of: None
@@ -128,10 +127,9 @@ class LatencyBench:
 
     def _timings(self, phase: Phase, models: Mapping[str, Candidate], on_timings: OnTimings) -> Timings:
         """Timings that have all of some models; the missing ones are measured, and kept unless the machine is busy."""
-        shapes = {fact: value for fact, value in self._spec.identity.items() if fact != "digest"}
         about = {
             **self.clock.describe(),
-            "model": shapes,  # times do not depend on weights
+            "model": model_shapes(self._spec),
             # as files of before name it, so that their timings stay of use
             "phase": {"kind": phase.kind, "batch": phase.batch_size, "tokens": phase.tokens},
             "cold": self.workload.cold,
@@ -181,23 +179,23 @@ class EndToEnd:
             return
         start = time.perf_counter()
         first_values: dict[str, dict[str, float]] = {}
-        failures: dict[str, str] = {}
+        failures: dict[str, Evaluation] = {}
         for candidate in candidates:
+            begun = time.perf_counter()
             try:
                 first_values[candidate.key] = self._bench.clock.try_out(candidate)
             except Exception as error:  # an evaluation boundary: the failure is stored with the candidate
-                if isinstance(error, UserError) and not isinstance(error, ShapeError):
-                    raise  # not the candidate's fault
-                failures[candidate.key] = f"{type(error).__name__}: {error}"
+                seconds = time.perf_counter() - begun
+                failures[candidate.key] = failure(candidate, self.fidelity, error, seconds=seconds)
         able = [candidate for candidate in candidates if candidate.key in first_values]
         ratios = self._bench.ratios(able, self._on_timings)
         values = {c.key: self._values(each) | first_values[c.key] for c, each in zip(able, ratios, strict=True)}
         seconds = (time.perf_counter() - start) / max(1, len(candidates))
         for candidate in candidates:
-            if candidate.key in values:
-                yield Evaluation(candidate, self.fidelity, values=values[candidate.key], seconds=seconds)
+            if candidate.key in failures:
+                yield failures[candidate.key]
             else:
-                yield Evaluation(candidate, self.fidelity, "failed", seconds=seconds, error=failures[candidate.key])
+                yield Evaluation(candidate, self.fidelity, values=values[candidate.key], seconds=seconds)
 
     def _values(self, ratios: Mapping[str, Sequence[float]]) -> dict[str, float]:
         workload = self._bench.workload

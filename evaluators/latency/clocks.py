@@ -5,21 +5,25 @@ from __future__ import annotations
 import platform
 import statistics
 import timeit
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property, partial
+from math import ceil
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from torch.utils.benchmark.utils.common import set_torch_threads
 from torch.utils.benchmark.utils.timer import timer
-from transformers import Cache, DynamicCache, StaticCache
 
 from evaluators.base import Metric
+from evaluators.latency.graphs import at, captured, refusal
 from evaluators.latency.memory import peak_bytes
+from evaluators.latency.standing_cache import made_up
+from evaluators.latency.steps import REPEATS, WARM, Step, Steps
+from evaluators.latency.table import UNCAPTURED
 from evaluators.latency.workload import PEAK, Phase, Workload
 from space.candidate import Candidate
 from space.errors import UserError
@@ -27,13 +31,12 @@ from space.size import total_params
 from space.supernet.supernet import Supernet
 
 BETWEEN_DENSE = 6  # so many models are timed between two timings of the dense one
-REPEATS = {"prefill": 3, "decode": 8}  # forward passes of one timing
+LEAST_S = 0.02  # that replays of a CUDA graph take in one timing
 HEAD_REPEATS = 5  # of the LM head alone
-WARM = 2  # those before it: the first compiles where that is asked, the second records CUDA graphs
-# that compiled code is kept of, and CUDA graphs recorded
+# That compiled code is kept of, and CUDA graphs recorded
 MOST_SHAPES = 10_000
 _FLUSHED_BYTES = 1 << 28
-_FORMAT = 4  # raised when a step or a model that is timed becomes another: timings from before are then not used
+_FORMAT = 5  # raised when a step or a model that is timed becomes another: timings from before are then not used
 
 OnTimings = Callable[[int, int], None]
 
@@ -66,7 +69,7 @@ class Clock(Protocol):
 
 
 class TorchClock:
-    """Forward passes of the supernet's subnets, on its device and in its dtype."""
+    """Forward passes of the supernet's subnets, on its device and in its dtype; on CUDA as CUDA graphs."""
 
     metrics = (PEAK,)
 
@@ -76,61 +79,73 @@ class TorchClock:
         Raises:
             UserError: Decoding is to be compiled for a model with sliding windows.
         """
-        self._supernet = supernet
+        self._steps = Steps(supernet, workload)
+        self._model, self._spec = supernet.model, supernet.spec
         self._workload = workload
         self._device = next(supernet.model.parameters()).device
         self._threads = workload.threads or torch.get_num_threads()
         self._flushed = torch.empty(_FLUSHED_BYTES if workload.cold else 0, dtype=torch.uint8, device=self._device)
-        # what is compiled is of the very view and the very cache that it was first called with
-        self._compiled: dict[str, tuple[Any, Any]] = {}
-        self._caches: dict[tuple[str, int], StaticCache] = {}
-        if workload.compile:
-            static = StaticCache(config=supernet.model.config, max_cache_len=1)
-            if "decode" in workload.phases and any(layer.is_sliding for layer in static.layers):
-                raise UserError(
-                    "latency.compile=true: expected latency=prefill or a model without sliding windows, whose cache "
-                    "would have every token compiled anew. Set latency.compile=false."
-                )
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self._device.type == "cuda"
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        """Beside the current one, for the capture of graphs."""
+        with at(self._device):
+            return torch.cuda.Stream()
+
+    @cached_property
+    def uncaptured(self) -> str | None:
+        """Why steps cannot be CUDA graphs, of which all are or none; None where they can be."""
+        dense = Candidate.dense(self._spec)
+        with self._timing():
+            reasons = [refusal(self.step(dense, phase), self._stream) for phase in self._workload.phases.values()]
+        self._steps.forget()
+        return next(filter(None, reasons), None)
+
+    @property
+    def _captures(self) -> bool:
+        return self._on_cuda and not self._workload.compile and self.uncaptured is None
 
     def describe(self) -> dict[str, Any]:
         """See `Clock`."""
-        cuda, model = self._device.type == "cuda", self._supernet.model
+        model, engine = self._model, f"torch {torch.__version__}"
+        launched = self._on_cuda and not self._workload.compile and self.uncaptured
         return {
-            "device": torch.cuda.get_device_name(self._device) if cuda else cpu_name(),
+            "device": torch.cuda.get_device_name(self._device) if self._on_cuda else cpu_name(),
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
             "attention": model.config._attn_implementation,
             "threads": self._threads,
             "logits": self._workload.logits,
-            "engine": f"torch {torch.__version__}{', compiled' if self._workload.compile else ''}",
+            "engine": f"{engine}{', compiled' * self._workload.compile}{', CUDA graphs' * self._captures}",
             "format": _FORMAT,
+            **({UNCAPTURED: launched} if launched else {}),
         }
 
     def try_out(self, candidate: Candidate) -> dict[str, float]:
-        """See `Clock`; the peak is of the weights and of what the hungriest phase takes besides, not compiled."""
+        """See `Clock`; the peak is of the weights and of what the hungriest phase takes besides, launched by Python."""
         taken = []
         for phase in self._workload.phases.values():
-            with torch.inference_mode():
-                model = self._supernet.view(candidate)
-                taken.append(peak_bytes(model, partial(self._run_once, model, phase, candidate)))
-                weight_bytes = total_params(self._supernet.spec, candidate) * model.dtype.itemsize
-            if self._workload.compile:
+            with self._timing():
+                taken.append(peak_bytes(*self._steps.with_own_cache(candidate, phase)))
+            if self._workload.compile or self._captures:
                 self.time_ms(candidate, phase)
+        weight_bytes = total_params(self._spec, candidate) * self._model.dtype.itemsize
         return {PEAK.name: weight_bytes + max(taken)}
 
     def head_ms(self, phase: Phase) -> dict[str, float]:
         """See `Clock`; of made-up hidden states, not compiled."""
         if phase.kind == "decode" or self._workload.compile:
             return {}
-        head, size = self._supernet.model.lm_head, (phase.batch_size, phase.tokens, self._supernet.spec.hidden)
-        generator = torch.Generator(self._device).manual_seed(0)
-        hidden = torch.randn(size, generator=generator, device=self._device, dtype=head.weight.dtype)
-        times = {}
-        with torch.inference_mode(), set_torch_threads(self._threads):
-            for name, rows in (("last", hidden[:, -1:]), ("all", hidden)):
-                watch = timeit.Timer(partial(head, rows), timer=timer)
-                watch.timeit(WARM)
-                times[name] = statistics.median(watch.repeat(HEAD_REPEATS, 1)) * 1e3
-        return times
+        head, size = self._model.lm_head, (phase.batch_size, phase.tokens, self._spec.hidden)
+        hidden = made_up(size, head.weight.dtype, self._device)
+        with self._timing():
+            return {
+                name: self._step_ms(partial(head, rows), HEAD_REPEATS)
+                for name, rows in (("last", hidden[:, -1:]), ("all", hidden))
+            }
 
     def session(
         self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_timings: OnTimings
@@ -140,7 +155,7 @@ class TorchClock:
         Raises:
             UserError: torch.compile cannot compile a model.
         """
-        dense, generator = Candidate.dense(self._supernet.spec), np.random.default_rng(0)
+        dense, generator = Candidate.dense(self._spec), np.random.default_rng(0)
         names, ratios, all_dense = [*models], {name: list[float]() for name in models}, list[float]()
         for number in range(rounds):
             before = self.time_ms(dense, phase)
@@ -155,8 +170,7 @@ class TorchClock:
                 all_dense.append(after)
                 before = after
                 on_timings(number * len(names) + start + len(group), rounds * len(names))
-        self._compiled.clear()
-        self._caches.clear()
+        self._steps.forget()
         return ratios, statistics.median(all_dense)
 
     def time_ms(self, candidate: Candidate, phase: Phase) -> float:
@@ -165,80 +179,49 @@ class TorchClock:
         Raises:
             UserError: torch.compile cannot compile the model.
         """
-        repeats = REPEATS[phase.kind]
-        threads = set_torch_threads(self._threads)
-        many = torch._dynamo.config.patch(recompile_limit=MOST_SHAPES, accumulated_recompile_limit=MOST_SHAPES)
-        graphs = torch._inductor.config.patch({"triton.cudagraph_unexpected_rerecord_limit": MOST_SHAPES})
-        with torch.inference_mode(), threads, many, graphs:
-            step = (self._compiled_step if self._workload.compile else self.step)(candidate, phase)
-            watch = timeit.Timer(step, timer=timer)  # which waits for the device before it reads the time
-            try:
-                watch.timeit(WARM)
-            except TorchDynamoException as error:
-                raise UserError(
-                    f"latency.compile=true: expected torch.compile to compile {candidate.key}, got "
-                    f"{type(error).__name__}: {_in_one_line(error)}. Install what it wants (on a CPU a C++ compiler), "
-                    "or set latency.compile=false."
-                ) from error
-            if not self._workload.cold:
-                return watch.timeit(repeats) / repeats * 1e3
-            times = []
-            for _ in range(repeats):
-                self._flushed.add_(1)
-                times.append(watch.timeit(1) * 1e3)
-            return statistics.fmean(times)
+        with self._timing():
+            if not self._workload.compile:
+                return self._step_ms(self.step(candidate, phase), REPEATS[phase.kind])
+            many = torch._dynamo.config.patch(recompile_limit=MOST_SHAPES, accumulated_recompile_limit=MOST_SHAPES)
+            graphs = torch._inductor.config.patch({"triton.cudagraph_unexpected_rerecord_limit": MOST_SHAPES})
+            with many, graphs:
+                try:
+                    return self._called_ms(self._steps.compiled(candidate, phase), REPEATS[phase.kind])
+                except TorchDynamoException as error:
+                    raise UserError(
+                        f"latency.compile=true: expected torch.compile to compile {candidate.key}, got "
+                        f"{type(error).__name__}: {_in_one_line(error)}. Install what it wants (on a CPU a C++ "
+                        "compiler), or set latency.compile=false."
+                    ) from error
 
-    def _run_once(self, model: Any, phase: Phase, candidate: Candidate) -> None:
-        self._step_of(model, phase, candidate)()
+    @contextmanager
+    def _timing(self) -> Iterator[None]:
+        """What all that is timed runs in: the timer waits for the current device."""
+        with torch.inference_mode(), set_torch_threads(self._threads), at(self._device):
+            yield
 
-    def step(self, candidate: Candidate, phase: Phase) -> Callable[[], Any]:
+    def _step_ms(self, step: Step, repeats: int) -> float:
+        """Mean milliseconds of a step, which are the card's own where it can be captured."""
+        if not self._captures:
+            return self._called_ms(step, repeats)
+        with captured(step, self._stream) as replay:
+            return self._called_ms(replay, repeats, least_s=LEAST_S)
+
+    def _called_ms(self, call: Callable[[], object], repeats: int, least_s: float = 0.0) -> float:
+        """Mean milliseconds of so many calls, or of as many as take so long."""
+        watch = timeit.Timer(call, timer=timer)  # which waits for the device before it reads the time
+        repeats = max(repeats, ceil(least_s * WARM / watch.timeit(WARM)))
+        if not self._workload.cold:
+            return watch.timeit(repeats) / repeats * 1e3
+        times = []
+        for _ in range(repeats):
+            self._flushed.add_(1)
+            times.append(watch.timeit(1) * 1e3)
+        return statistics.fmean(times)
+
+    def step(self, candidate: Candidate, phase: Phase) -> Step:
         """What is timed where nothing is compiled; to be made and called in inference mode."""
-        return self._step_of(self._supernet.view(candidate), phase, candidate)
-
-    def _step_of(self, model: Any, phase: Phase, candidate: Candidate) -> Callable[[], Any]:
-        """A forward pass of a phase; in decoding, the cache becomes a token longer each time."""
-        tokens = self._tokens(phase)
-        if phase.kind == "prefill":
-            return partial(model, tokens, use_cache=True, **self._logits())
-        cache = DynamicCache(config=model.config)
-        self._fill(cache, model, phase, candidate)
-        return lambda: model(tokens, past_key_values=cache, use_cache=True)
-
-    def _compiled_step(self, candidate: Candidate, phase: Phase) -> Callable[[], Any]:
-        """The same of a compiled view; a cache that would grow would have it compiled anew for each token."""
-        if candidate.key not in self._compiled:
-            mode = "reduce-overhead" if self._device.type == "cuda" else "default"
-            view = self._supernet.view(candidate)
-            self._compiled[candidate.key] = view, torch.compile(view, dynamic=False, mode=mode)
-        model, compiled = self._compiled[candidate.key]
-        tokens = self._tokens(phase)
-        if phase.kind == "prefill":
-            return partial(compiled, tokens, use_cache=True, **self._logits())
-        key = (candidate.key, phase.tokens)
-        if key not in self._caches:
-            room = WARM + REPEATS["decode"]
-            self._caches[key] = StaticCache(config=model.config, max_cache_len=phase.tokens + room)
-        cache = self._caches[key]
-        cache.reset()
-        self._fill(cache, model, phase, candidate)
-        return partial(compiled, tokens, past_key_values=cache, use_cache=True)
-
-    def _logits(self) -> dict[str, int]:
-        """What a prefill is told of the logits; transformers' own default is all of them."""
-        return {"logits_to_keep": 1} if self._workload.logits == "last" else {}
-
-    def _tokens(self, phase: Phase) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        count = phase.tokens if phase.kind == "prefill" else 1
-        return torch.randint(self._supernet.spec.vocab, (phase.batch_size, count), generator=generator).to(self._device)
-
-    def _fill(self, cache: Cache, model: Any, phase: Phase, candidate: Candidate) -> None:
-        """Puts made-up tokens into an empty cache; where there is no attention, of width 1."""
-        spec, generator = self._supernet.spec, torch.Generator(self._device).manual_seed(0)
-        for index, shape in enumerate(shape for shape in candidate.layers if not shape.gone):
-            size = (phase.batch_size, max(1, shape.kv_heads), phase.tokens, spec.head_dim if shape.kv_heads else 1)
-            state = torch.randn(size, generator=generator, device=self._device, dtype=model.dtype)
-            cache.update(state, state.clone(), index)
+        return self._steps.step(candidate, phase)
 
 
 def _in_one_line(error: TorchDynamoException) -> str:

@@ -38,7 +38,7 @@ class LlamaCppClock:
             UserError: llama.cpp is not installed, or cannot hold the dense model.
         """
         require_llamacpp()
-        self._supernet = supernet
+        self._supernet = supernet.sliced()  # times depend on no values
         self._workload = workload
         self._tokenizer = tokenizer
         self._threads = workload.threads or torch.get_num_threads()
@@ -94,6 +94,7 @@ class LlamaCppClock:
                 all_dense += [dense_ms for dense_ms, _ in times]
                 file.unlink()
                 on_timings((number + 1) * rounds, rounds * len(models))
+        self._supernet.forget()
         return ratios, statistics.median(all_dense) if all_dense else 0.0
 
     def _write(self, file: Path, candidate: Candidate) -> Path:

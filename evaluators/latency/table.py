@@ -17,7 +17,9 @@ from evaluators.latency.table_error import UNCHECKED, TableError
 from evaluators.latency.workload import Workload
 from space.candidate import Candidate, Option
 from space.errors import UserError
+from space.spec import ModelSpec
 
+LATENCY_FILE = "latency.json"  # of a run
 BASE = "base"  # the part of a model that is no block: embedding, last norm and LM head
 NOISY = 0.1  # spread of the rounds above which a table is not to be believed
 # What lines say of the blocks of a kind: many of one option, and what tells the options apart.
@@ -25,6 +27,7 @@ _WORDS = {
     "attention": ("attention blocks of {} heads in {} groups", "heads/groups"),
     "mlp": ("MLP blocks of {} channels", "channels"),
 }
+UNCAPTURED = "uncaptured"  # in a device's description: why steps on it are no CUDA graphs
 _PRIOR = 0.05 / 0.15  # of the fit: standard deviation of a timing's relative error, over that of a factor about 1
 
 
@@ -97,11 +100,13 @@ class LatencyTable:
         phases: By name.
         device: Of the measurement: name, dtype, threads, engine and the like.
         workload: What was timed.
+        model: The model's shapes, see `model_shapes`; empty where they are not known.
     """
 
     phases: Mapping[str, PhaseTable]
     device: Mapping[str, Any]
     workload: Workload
+    model: Mapping[str, Any] = field(default_factory=dict)
 
     def values(self, candidate: Candidate) -> dict[str, float]:
         """The workload's metrics of a candidate.
@@ -155,6 +160,11 @@ class LatencyTable:
                     f"WARNING: expected a median error of at most latency.error_limit={self.workload.error_limit:.0%}; "
                     "the search may miss designs. The front is ranked by end-to-end timings."
                 )
+        if UNCAPTURED in device:
+            lines.append(
+                f"WARNING: expected a model that a CUDA graph can hold, got {device[UNCAPTURED]}. Its launches by "
+                "Python are timed as well, which may take longer than the GPU does: widths then hardly change a time."
+            )
         return lines
 
     def profile(self, dense: Candidate) -> list[str]:
@@ -209,7 +219,8 @@ class LatencyTable:
             }
             for name, table in self.phases.items()
         }
-        return json.dumps({"device": dict(self.device), "workload": asdict(self.workload), "phases": phases}, indent=1)
+        stored = {"device": dict(self.device), "model": dict(self.model), "workload": asdict(self.workload)}
+        return json.dumps(stored | {"phases": phases}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> LatencyTable:
@@ -233,12 +244,17 @@ class LatencyTable:
                 )
                 for name, phase in stored["phases"].items()
             }
-            return cls(phases, stored["device"], Workload(**stored["workload"]))
+            return cls(phases, stored["device"], Workload(**stored["workload"]), stored.get("model", {}))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise UserError(
                 f"Expected a latency table, got text that does not read as one ({type(error).__name__}: {error}). "
                 "Start a new run; evaluations that used this table cannot be compared with others."
             ) from error
+
+
+def model_shapes(spec: ModelSpec) -> dict[str, Any]:
+    """What the times of a model depend on: all but its weights, by which alone digests differ."""
+    return {fact: value for fact, value in spec.identity.items() if fact != "digest"}
 
 
 def label(option: Option) -> str:

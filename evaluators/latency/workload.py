@@ -56,6 +56,8 @@ class Workload:
         engine: What runs it: `torch`, or `llamacpp` on the CPU, from GGUF files.
         gguf_type: For llama.cpp, `f16` or `q8_0`.
         cache: Whether timings of earlier runs on this machine are used again, and these kept for later ones.
+        table: File of a latency table that was measured elsewhere, of the same model and workload, which the search
+            goes by; then nothing is timed here. None to measure one.
     """
 
     scenario: Literal["prefill", "decode", "serving"] = "prefill"
@@ -74,6 +76,7 @@ class Workload:
     engine: Literal["torch", "llamacpp"] = "torch"
     gguf_type: Literal["f16", "q8_0"] = "f16"
     cache: bool = True
+    table: str | None = None
 
     def __post_init__(self) -> None:
         if self.scenario not in ("prefill", "decode", "serving"):

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from evaluators.output_head import OutputHead
 from evaluators.training.recipes import TRAINABLE, Distillation
+from evaluators.training.repeatable import repeatable
 from evaluators.training.teacher import Lesson, recorded_streams
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -102,8 +103,9 @@ class Student:
         Raises:
             ArithmeticError: The loss is not finite, or has become a few times what it was at first.
         """
-        loss = self._loss(lesson)
-        loss.backward()
+        with repeatable(lesson.tokens.device):
+            loss = self._loss(lesson)
+            loss.backward()
         for name, parameter in self._working.items():
             gradient, parameter.grad = parameter.grad, None
             self._masters[name].grad = None if gradient is None else gradient.float()

@@ -34,6 +34,7 @@ from evaluators.training.power_law import Curve
 from evaluators.training.processes import Processes
 from evaluators.training.progress import OnProgress, Reporter, StepClock
 from evaluators.training.recipes import Recovery
+from evaluators.training.repeatable import repeatable
 from evaluators.training.teacher import taught
 from evaluators.training.windows import POSITION_FILE, KeepsPosition, StreamWindows
 from space.errors import UserError
@@ -94,7 +95,8 @@ def recover(
         on_progress: Called at each checkpoint, and about every `QUIET_S` seconds.
 
     Raises:
-        UserError: A checkpoint cannot be written, or the batch does not divide among the processes.
+        UserError: A checkpoint cannot be written, the batch does not divide among the processes, or the models are on
+            another GPU than the first.
     """
     assert settings.tokens is not None
     dtype, step_tokens = next(student.parameters()).dtype, settings.step_windows * stream.length
@@ -105,7 +107,7 @@ def recover(
         stream.restore(json.loads((Path(checkpoint) / POSITION_FILE).read_text("utf-8")))
     trainer.add_callback(Reporter(on_progress, step_tokens))
     try:
-        with quiet_transformers():
+        with quiet_transformers(), repeatable(trainer.args.device):
             trainer.train(resume_from_checkpoint=checkpoint)
     except (OSError, SafetensorError) as error:
         raise UserError(
@@ -142,11 +144,24 @@ def measured_speed(student: Any, teacher: Any, stream: TokenStream, settings: Re
         trainer = _trainer(copy.deepcopy(student), teacher, stream, settings, Path(directory), steps, None)
         clock = StepClock()
         trainer.add_callback(clock)
-        with quiet_transformers():
+        with quiet_transformers(), repeatable(trainer.args.device):
             trainer.train()
     del trainer
     gc.collect()  # a trainer refers to itself, and holds the optimizer's state
     return settings.step_windows * stream.length / median(clock.seconds[_UNTIMED:])
+
+
+def _require_place(model: torch.device, trainer: torch.device) -> None:
+    """Checks that models are on the GPU that transformers' Trainer takes, which is the first that it sees.
+
+    Raises:
+        UserError: They are on another one.
+    """
+    if model.type == "cuda" and model != trainer:
+        raise UserError(
+            f"Training: expected the model on {trainer}, the GPU on which transformers trains, got {model}. Show this "
+            f"command that GPU alone: CUDA_VISIBLE_DEVICES={model.index} in front of it, and model.device=cuda."
+        )
 
 
 def _trainer(
@@ -189,6 +204,7 @@ def _trainer(
         remove_unused_columns=False,
         ignore_data_skip=True,
     )
+    _require_place(next(teacher.parameters()).device, arguments.device)
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process trains on one GPU, whatever else it sees
     stream.rewind()
     windows = StreamWindows(stream, settings.step_windows)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from evaluators.output_head import OutputHead
 from evaluators.training.distillation import WORSE, cross_entropy
 from evaluators.training.recipes import SHARED_TRAINABLE
+from evaluators.training.repeatable import repeatable
 from evaluators.training.teacher import taught
 from space.candidate import Candidate
 from space.errors import UserError
@@ -49,9 +50,10 @@ class SharedTraining:
         tokens = tokens.to(self._teacher.device)
         head = OutputHead(self._teacher.lm_head, tokens.numel())
         lesson = taught(self._teacher, head, tokens)
-        hidden = self._shared.hidden(design, tokens).flatten(0, 1)
-        loss = cross_entropy(hidden, head, lesson.embedding) - lesson.cross.mean()
-        loss.backward()
+        with repeatable(tokens.device):
+            hidden = self._shared.hidden(design, tokens).flatten(0, 1)
+            loss = cross_entropy(hidden, head, lesson.embedding) - lesson.cross.mean()
+            loss.backward()
         gradients = [p.grad for p in self._shared.parameters.values() if p.grad is not None]
         norm = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients]).norm().item()
         self._judge(loss.item(), norm)

@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 
 from evaluators.base import Evaluator, Metric
-from evaluators.latency.table_error import TableError
+from evaluators.latency.table_error import UNCHECKED, TableError
 from evaluators.metrics import BEFORE_TUNING, HELDOUT_BEFORE_TUNING, end_to_end
 from search.archive import Archive
 from search.run.directory import SUMMARY_FILE
-from search.run.front import dense_row, is_dense, points_table
+from search.run.front import dense_row, is_dense, points_table, untimed_words
 from search.run.front_files import write_tables
 from search.run.members import Members, Show, evaluate
 from search.run.offered import confirmed, thinned, within
@@ -41,6 +41,7 @@ class Finish:
         dropped: Front members of the search that held-out text or end-to-end timing showed not to be worth offering.
         agreement: Kendall's tau over the pruned members between a quality and the one that is dearer to ask: of the
             search's text and held-out text, and of held-out text before and after the corrective refit.
+        untimed: The device whose latency table stands for timings end to end; None where there are such.
     """
 
     front: pd.DataFrame
@@ -48,6 +49,7 @@ class Finish:
     table_error: TableError
     dropped: int
     agreement: Mapping[str, float]
+    untimed: str | None = None
 
     def numbers(self) -> dict[str, float]:
         """The facts beside the front, by name; NaN where there is none."""
@@ -59,10 +61,13 @@ class Finish:
         """What a person should know of it beside the front, in lines."""
         taus = ", ".join(f"{names.replace(', ', ' to ')} {tau:.2f}" for names, tau in self.agreement.items())
         error = self.table_error
+        against, how = f"latency table against end to end: {error}", "end to end"
+        if self.untimed is not None:
+            against, how = f"WARNING: {untimed_words(self.untimed)}", "by that table"
         return [
-            f"latency table against end to end: {error}",
+            against,
             f"rank correlation (Kendall's tau): {taus}",
-            f"{self.dropped} points left out: on held-out text and end to end, another is better and as fast",
+            f"{self.dropped} points left out: on held-out text and {how}, another is better and as fast",
             *self.advice.lines,
         ]
 
@@ -76,7 +81,7 @@ def finish(
     trained: Evaluator | None,
     heldout: Evaluator,
     tuned: Evaluator | None,
-    timed: Evaluator,
+    timed: Evaluator | None,
     closing: Sequence[Evaluator] = (),
     points: int,
     recommend: Recommend,
@@ -101,7 +106,7 @@ def finish(
             untrained qualities have columns of their own.
         heldout: Gives `heldout_kl` and `heldout_ppl`.
         tuned: Gives the same of tuned subnets; then those of `heldout` are columns `refit_kl` and `refit_ppl`.
-        timed: Gives `latency_e2e_ms`.
+        timed: Gives `latency_e2e_ms`; None where the latency table is of another device than this one.
         closing: Asked about what is left in the end; an answer may have texts as facts, which go into the summary. A
             member that cannot answer stays.
         points: How many members at most.
@@ -134,10 +139,13 @@ def finish(
     scored = members.table()
     kept = confirmed(within(scored, recommend.most), objectives)
     members.keep(kept["key"])
-    members.ask(timed)
-    measured = members.table()
-    error = _table_error(measured)
-    members.keep(confirmed(measured, [_timed_for(metric, timed.metrics) for metric in objectives])["key"])
+    error = UNCHECKED
+    if timed is not None:
+        members.ask(timed)
+        measured = members.table()
+        error = _table_error(measured)
+        members.keep(confirmed(measured, [_timed_for(metric, timed.metrics) for metric in objectives])["key"])
+    untimed = None if timed is not None else str(facts["latency"]["device"])
     texts = [answer for evaluator in closing for answer in members.close(evaluator)]
     front = members.table()
     searched = archive.evaluations(search.fidelity)
@@ -149,6 +157,7 @@ def finish(
         "evaluations": len(searched),
         "objectives": [metric.name for metric in objectives],
         "metrics": [asdict(metric) for metric in metrics],
+        "untimed": untimed,
         "latency_table_error": {name: None if value != value else value for name, value in asdict(error).items()},
         "rank_correlation": {names: None if tau != tau else tau for names, tau in agreement.items()},
         "front_points": len(front) - 1,
@@ -158,7 +167,7 @@ def finish(
         "dense": {name: float(value) for name, value in dense_row(front).items() if isinstance(value, Real)},
     }
     write_whole(run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
-    return Finish(front, advice, error, dropped, agreement)
+    return Finish(front, advice, error, dropped, agreement, untimed)
 
 
 def _qualities(trained: bool, tuned: bool) -> tuple[str, ...]:

@@ -121,6 +121,11 @@ class FinishedRun:
         return Samples.of(self.summary)
 
     @property
+    def untimed(self) -> str | None:
+        """The device whose latency table stands for timings end to end; None where there are such."""
+        return self.summary.get("untimed")
+
+    @property
     def dense(self) -> Candidate:
         """The dense model."""
         return candidate_of(dense_row(self.front))

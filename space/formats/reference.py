@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +30,13 @@ class Reference:
 
 
 def float32_copy(model: nn.Module) -> nn.Module:
-    """The model once more, in float32 on the CPU."""
-    return copy.deepcopy(model).float().cpu()
+    """The model once more, in float32 on the CPU; a GPU has no copy of it meanwhile."""
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        host = tensor.detach().to("cpu", copy=True)
+        wide = host.float() if host.is_floating_point() else host
+        memo[id(tensor)] = nn.Parameter(wide, requires_grad=False) if isinstance(tensor, nn.Parameter) else wide
+    return copy.deepcopy(model, memo)
 
 
 def reference_of(model: nn.Module, vocab: int) -> Reference:

@@ -3,8 +3,10 @@
 - `supernet`: prepare it once, then view any candidate.
 - `recipe`: settings of that; `preparation` calibrates only what no earlier run has.
 - `store`: what a prepared supernet keeps on disk.
-- `refits`: weights of narrower blocks, of the dense model or of what subnets have learned.
-- `view`: model objects whose tensors are the supernet's, put together from `modules`.
+- `refits`: weights of narrower blocks, of the dense model or of what subnets have learned; `slices`: plain ones, to be
+  timed.
+- `view`: model objects whose tensors are the supernet's, put together from `modules`; `block_memory` keeps what is
+  dear about them.
 
 - `shared`: the weights that all subnets share, to be trained.
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from space.supernet.supernet import Supernet
 def prepared_supernet(
     preparation: Preparation,
     loaded: LoadedModel,
-    tokens: Tensor,
+    tokens: Callable[[], Tensor],
     directory: Path,
     on_layer: Callable[[int], None] = lambda index: None,
     cache: Path | None = None,
@@ -32,36 +33,29 @@ def prepared_supernet(
     Args:
         preparation: How.
         loaded: The dense model; permuted in place.
-        tokens: Calibration tokens, shape (windows, length).
+        tokens: Gives calibration tokens, shape (windows, length), where they are needed.
         directory: Where the run keeps its factors.
         on_layer: Called with the number of each layer that is calibrated.
         cache: Where calibrations are kept; None for the user's cache.
     """
-    cached = (cache or cache_dir()) / "supernets" / _digest(preparation, loaded, tokens)
-    source = next((place for place in (directory, cached) if is_prepared(place)), None)
-    if source is not None:
-        supernet = Supernet.load(
-            loaded.model,
-            loaded.spec,
-            source,
-            dtype=loaded.dtype,
-            device=loaded.device,
-            refit_bytes=preparation.refit_bytes,
-        )
+    place = directory
+    if not is_prepared(directory):
+        place = (cache or cache_dir()) / "supernets" / _digest(preparation, loaded, tokens())
+    how: dict[str, Any] = {"dtype": loaded.dtype, "device": loaded.device, "refit_bytes": preparation.refit_bytes}
+    if is_prepared(place):
+        supernet = Supernet.load(loaded.model, loaded.spec, place, **how)
     else:
         supernet = Supernet.prepare(
             loaded.model,
             loaded.spec,
-            tokens,
-            cached,
-            dtype=loaded.dtype,
-            device=loaded.device,
+            tokens(),
+            place,
             importance=preparation.importance,
             damping=preparation.damping,
             steps=preparation.steps,
             batch_size=preparation.batch_size,
-            refit_bytes=preparation.refit_bytes,
             on_layer=on_layer,
+            **how,
         )
     supernet.link_to(directory)
     return supernet

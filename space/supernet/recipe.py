@@ -23,7 +23,7 @@ class Preparation:
     damping: float = 0.01
     steps: int = 48
     batch_size: int = 8
-    refit_bytes: int = 2 << 30
+    refit_bytes: int = 3 << 28
 
     def __post_init__(self) -> None:
         require_rule(self.importance)

@@ -20,11 +20,13 @@ from torch import Tensor
 from space.candidate import Candidate, LayerShape
 from space.size import removed_params
 from space.spec import ModelSpec
+from space.supernet.block_memory import BlockMemory
 from space.supernet.correction import Correction
 from space.supernet.prepared_layer import lost_name
 from space.supernet.refits import Refits, partly_learned
+from space.supernet.slices import Slices
 from space.supernet.store import StoredLayers
-from space.supernet.view import Views, Weights
+from space.supernet.view import Views
 
 GENTLY = 0.5  # of what was learned, for subnets that lack little
 
@@ -44,15 +46,13 @@ class Supernet:
         model: Any,
         files: StoredLayers,
         refit_bytes: int,
-        weights: Weights | None = None,
     ) -> None:
         """Takes a model that is permuted already; use `prepare` or `load`.
 
         Args:
             model: The dense causal LM.
             files: What is stored of it.
-            refit_bytes: Memory limit of the refit cache.
-            weights: Makes the weights of narrower blocks; None for the refits that `files` hold.
+            refit_bytes: Memory limit of narrower blocks, of those of `sliced` and healed supernets too.
         """
         self.model = model.eval().requires_grad_(False)
         self.spec = files.spec
@@ -60,11 +60,11 @@ class Supernet:
         self.healed = False
         self._dense = Candidate.dense(files.spec)
         self._files = files
-        self._refit_bytes = refit_bytes
+        self._memory = BlockMemory(refit_bytes)
         self._learned: Mapping[str, Tensor] = {}
         self._gentle = 0.0
-        own = weights or Refits([*model.model.layers], files, {}).block
-        self._views = {0.0: Views(self.model, files.spec, own, refit_bytes)}
+        refits = Refits([*model.model.layers], files, {})
+        self._views = {0.0: Views(self.model, files.spec, refits.block, self._memory)}
         self._lock = Lock()
 
     @classmethod
@@ -81,7 +81,7 @@ class Supernet:
         damping: float = 0.01,
         steps: int = 48,
         batch_size: int = 8,
-        refit_bytes: int = 2 << 30,
+        refit_bytes: int = 3 << 28,
         on_layer: Callable[[int], None] = lambda index: None,
     ) -> Supernet:
         """Calibrates, orders and permutes a dense model, and stores what refits need in `directory`.
@@ -119,7 +119,7 @@ class Supernet:
         *,
         dtype: torch.dtype,
         device: torch.device | None = None,
-        refit_bytes: int = 2 << 30,
+        refit_bytes: int = 3 << 28,
     ) -> Supernet:
         """Permutes a dense model as `prepare` once did, from what it stored; see there.
 
@@ -147,6 +147,22 @@ class Supernet:
         healed._views, healed._lock = {0.0: self._views[0.0]}, Lock()
         healed._views_of(1.0)
         return healed
+
+    def sliced(self) -> Supernet:
+        """The dense model with plain slices of its weights in narrower blocks, of the shapes and layout of refits.
+
+        Nothing is solved and no file is read: for what depends on no values, such as times.
+        """
+        other = copy.copy(self)
+        other.healed, other._lock = False, Lock()
+        slices = Slices([*self.model.model.layers], self.spec)
+        other._views = {0.0: Views(self.model, self.spec, slices.block, self._memory)}
+        return other
+
+    def forget(self) -> None:
+        """Gives back the memory of narrower blocks, which are made again when they are asked for."""
+        for views in self._views.values():
+            views.forget()
 
     def strength(self, candidate: Candidate) -> float:
         """The part of what was learned that a candidate takes, from 0 to 1; subnets of equal strength share weights."""
@@ -227,7 +243,7 @@ class Supernet:
             if strength not in self._views:
                 model, merged = partly_learned(self.model, self._files, self._learned, strength)
                 refits = Refits([*model.model.layers], self._files, merged)
-                self._views[strength] = Views(model, self.spec, refits.block, self._refit_bytes)
+                self._views[strength] = Views(model, self.spec, refits.block, self._memory)
             return self._views[strength]
 
     def _check(self, candidate: Candidate) -> None:

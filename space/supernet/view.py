@@ -1,7 +1,7 @@
 """Views: model objects of the classes that an export ships, whose tensors are the supernet's.
 
-What is dear about a subnet, its narrower blocks with their refits, is kept as modules by (layer, block, option, weights
-version) under a limit of bytes. A view puts such modules, and the dense model's own for what is whole, into containers
+What is dear about a subnet, its narrower blocks with their refits, is kept as modules by (layer, block, option) in a
+`BlockMemory`. A view puts such modules, and the dense model's own for what is whole, into containers
 of its own: it copies no tensor, and nothing of the supernet or of another view changes. Modules below a block are
 shared, and so not to be hooked or changed; `layer` and `view(own=True)` give modules of one's own.
 """
@@ -9,17 +9,17 @@ shared, and so not to be hooked or changed; `layer` and `view(own=True)` give mo
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable, Mapping
-from threading import Lock
 from typing import Any
 
 import torch
-from cachetools import LRUCache
 from torch import Tensor, nn
 
 from space.candidate import KINDS, Candidate, LayerShape, Option
 from space.models.pruned import BLOCKS, PrunedConfigs, block_modules, modeling_of
 from space.spec import ModelSpec
+from space.supernet.block_memory import Block, BlockMemory
 from space.supernet.correction import Correction
 from space.supernet.modules import own_modules, put_parameter, twin
 from space.supernet.units import BlockWeights
@@ -28,35 +28,27 @@ OUTPUTS = {"o_proj": "attention", "down_proj": "mlp"}  # output projections to t
 
 Weights = Callable[[int, str, LayerShape], BlockWeights]  # of a layer's block of a kind, neither whole nor gone
 
-_Key = tuple[int, int, str, Option]  # weights version, layer, kind of block and what it keeps
-_Block = tuple[nn.Module, int]  # a block, and the bytes that it holds beside the supernet's
-
 
 class Views:
-    """Makes the views of one supernet; safe between threads.
+    """Makes the views of one supernet; safe between threads."""
 
-    Attributes:
-        version: Of the supernet's weights; blocks of another version are not used any more once it is raised.
-    """
-
-    def __init__(self, model: Any, spec: ModelSpec, weights: Weights, cache_bytes: int) -> None:
+    def __init__(self, model: Any, spec: ModelSpec, weights: Weights, memory: BlockMemory) -> None:
         """Builds what all views have in common.
 
         Args:
             model: The permuted dense model.
             spec: The same in numbers.
             weights: Of a layer's block of a kind at a shape, where it is neither whole nor gone.
-            cache_bytes: Memory limit of the narrower blocks.
+            memory: Where the narrower blocks are remembered.
         """
-        self.version = 0
         self._spec = spec
         self._dense = Candidate.dense(spec).layers[0]
         self._classes = modeling_of(spec.family)
         self._modules = block_modules(spec.family)
         self._configs = PrunedConfigs(model.config, spec)
         self._weights = weights
-        self._blocks: LRUCache[_Key, _Block] = LRUCache(cache_bytes, getsizeof=lambda block: block[1])
-        self._lock = Lock()
+        self._memory, self._name = memory, object()
+        weakref.finalize(self, memory.forget, self._name)
         with torch.device("meta"):
             self._whole = self._classes.PrunedForCausalLM(self._configs.dense)
         for module, dense in ((self._whole, model), (self._whole.model, model.model)):
@@ -90,6 +82,15 @@ class Views:
         model.model.layers = nn.ModuleList(layers).eval()
         return _owned(model) if own else model
 
+    def forget(self) -> None:
+        """See `space.supernet.supernet.Supernet.forget`."""
+        self._memory.forget(self._name)
+
+    @property
+    def remembered(self) -> list[nn.Module]:
+        """The narrower blocks that need not be made again."""
+        return self._memory.of(self._name)
+
     def layer(self, index: int, shape: LayerShape) -> Any:
         """A decoder layer at a shape with modules of its own, which may be hooked; its tensors are the supernet's."""
         return own_modules(self._layer(index, shape, index))
@@ -111,17 +112,14 @@ class Views:
 
     def _block(self, index: int, kind: str, option: Option) -> nn.Module:
         """A narrower block: remembered, or made now."""
-        key = (self.version, index, kind, option)
-        with self._lock:
-            block = self._blocks.get(key)
+        key = (self._name, index, kind, option)
+        block = self._memory.get(key)
         if block is None:
             block = self._new_block(index, kind, option)
-            with self._lock:
-                if block[1] <= self._blocks.maxsize:
-                    self._blocks[key] = block
+            self._memory.put(key, block)
         return block[0]
 
-    def _new_block(self, index: int, kind: str, option: Option) -> _Block:
+    def _new_block(self, index: int, kind: str, option: Option) -> Block:
         """A stock block made in the candidate's widths without memory, and given its tensors."""
         dense = getattr(self._layers[index], BLOCKS[kind])
         with torch.inference_mode(False), torch.no_grad():  # whoever asks first, for whatever use

@@ -21,7 +21,7 @@ from search.archive import by_fidelity
 from search.constraints import limits_text
 from search.run.commands import export_command, next_commands, search_commands
 from search.run.finished import FinishedRun
-from search.run.front import dense_row, is_dense
+from search.run.front import dense_row, is_dense, latency_column, untimed_words
 from search.run.recommended import rises
 from search.views.front_rows import OF_DENSE, RISE, SPEED_UP, column_of, front_rows
 from search.views.report.trust import trust
@@ -47,7 +47,7 @@ def report_text(run: FinishedRun, evaluations: Sequence[Evaluation]) -> str:
         _summary(run, evaluations),
         "## The front\n",
         _front(run),
-        _front_note(summary, config),
+        _front_note(run),
     ]
     if run.samples.texts:
         parts += ["## What its points write\n", _samples(run)]
@@ -79,8 +79,9 @@ def _summary(run: FinishedRun, evaluations: Sequence[Evaluation]) -> str:
         row = front[front["key"] == key].iloc[0]
         names = ", ".join(mark for mark, marked in run.marks.items() if marked == key)
         facts = [f"{written(metric_named(REMOVED), row[REMOVED])} of the decoder parameters removed"]
-        if _has_number(row, "latency_e2e_ms"):
-            facts.insert(0, f"{dense['latency_e2e_ms'] / row['latency_e2e_ms']:.2f} × as fast")
+        if _has_number(row, latency := latency_column(front) or ""):
+            by = " by the latency table" if run.untimed is not None else ""
+            facts.insert(0, f"{dense[latency] / row[latency]:.2f} × as fast{by}")
         if _has_number(row, "heldout_ppl"):
             over = row["heldout_ppl"] / dense["heldout_ppl"]
             facts.append(f"held-out perplexity {row['heldout_ppl']:.2f} ({over:.2f} × dense)")
@@ -90,20 +91,26 @@ def _summary(run: FinishedRun, evaluations: Sequence[Evaluation]) -> str:
 
 def _front(run: FinishedRun) -> str:
     shown = [name for name in SHOWN if column_of(name) in run.front or name == SPEED_UP]
+    if run.untimed is not None:
+        shown.insert(1, "latency_ms")
     more = [m.name for m in run.objectives if m.name not in (*shown, "latency_ms") and m.role != "quality"]
     rows = front_rows(run.front, run.objectives, run.marks, [*shown, *more])
     cells = [[f"`{row.key}`", ", ".join(row.names), *row.cells.values()] for row in rows]
     return table(["point", "", *map(escaped, rows[0].cells)], cells, left=2)
 
 
-def _front_note(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _front_note(run: FinishedRun) -> str:
+    summary, config = run.summary, run.config
     long = summary.get("long_context")
     windows = f"Windows are of {config['data']['length']:,} tokens; longer ones: {escaped(long)}. " if long else ""
+    latencies = "Latencies are end to end on the device below, one after the other beside the dense model."
+    if run.untimed is not None:
+        words = untimed_words(run.untimed)
+        latencies = f"**{escaped(words[0].upper() + words[1:])}.**"
     return (
-        "Latencies are end to end on the device below, one after the other beside the dense model. Held-out text was "
-        "not seen by calibration, training or search; a rise is the loss on it above the dense model's. "
-        f"{windows}[front.html](front.html) has all metrics and the layers of each point, [front.csv](front.csv) the "
-        "numbers.\n"
+        f"{latencies} Held-out text was not seen by calibration, training or search; a rise is the loss on it above "
+        f"the dense model's. {windows}[front.html](front.html) has all metrics and the layers of each point, "
+        "[front.csv](front.csv) the numbers.\n"
     )
 
 

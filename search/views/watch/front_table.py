@@ -38,7 +38,10 @@ def terminal_table(
         width: Characters of a line: 120 for all columns; with less, down to 80, those that others tell nearly as well
             are left out.
     """
-    shown = [*(name for name in SHOWN if width >= WIDE or name not in LEFT_OUT), *(["acc"] if "acc" in frame else [])]
+    left_out = {*(() if width >= WIDE else LEFT_OUT)}
+    if "latency_e2e_ms" not in frame:  # the table's latencies stand for it
+        left_out = (left_out | {"latency_e2e_ms"}) - {"latency_ms"}
+    shown = [*(name for name in SHOWN if name not in left_out), *(["acc"] if "acc" in frame else [])]
     rows = front_rows(frame, objectives, marks, shown)
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.collapse_padding = True
