@@ -194,7 +194,7 @@ def _tuning_words(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         words.append(f"a corrective refit on {correction['windows'] * config['data']['length']:,} tokens")
     if distillation and mode != "off":
         tokens = summary.get("budget", {}).get("healing_tokens") or distillation["tokens"]
-        what = distillation["trainable"]
+        what = summary.get("trainable", distillation["trainable"])
         if isinstance(tokens, int):
             words.append(f"weights that all designs share, healed by {tokens:,} tokens of distillation ({what})")
         else:
