@@ -83,6 +83,7 @@ def finished(session: Session, archive: Archive, space: SearchSpace, settings: R
         "latency": {**table.device, "scenario": session.settings.latency.scenario},
         "arguments": settings.arguments,
         "budget": spent(settings.budget, session.settings),
+        **({"trainable": session.healer.trainable} if session.healer else {}),
     }
     with watch.stage("front: tuning, held-out text and end-to-end timing") as show:
         result = finish(

@@ -114,7 +114,7 @@ def _training(session: Session, designs: Sequence[Candidate]) -> float:
 def _healing(session: Session, settings: Healing, designs: Sequence[Candidate]) -> float:
     size, length = settings.batch_size, session.settings.text.length
     text = session.text.blocks("calibration", min(size, session.text.room("calibration", length)), length)
-    training = SharedTraining(session.supernet, designs, settings.trainable, settings.clip)
+    training = SharedTraining(session.supernet, designs, settings)
 
     def learn() -> None:
         for _ in range(STEPS):

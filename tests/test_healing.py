@@ -16,6 +16,7 @@ from evaluators.divergence import Divergence
 from evaluators.training.healed import HealedEvaluator
 from evaluators.training.healing import Healer, gentle_until
 from evaluators.training.recipes import SHARED_TRAINABLE, Healing
+from evaluators.training.shared_training import trainable_row
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.corrective_refit import correct
@@ -201,6 +202,21 @@ def test_a_diverging_healing_says_what_to_do(make_supernet: MakeSupernet, tmp_pa
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"distillation.*expected"):
         Healing(**wrong)
+
+
+def test_what_is_trained_by_default_is_what_fits(make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet("llama", dtype=torch.bfloat16)
+    weights = {name: weight for name, weight in supernet.model.model.named_parameters() if "embed" not in name}
+    outputs = sum(weight.numel() for name, weight in weights.items() if SHARED_TRAINABLE["outputs"](name))
+    everything = sum(weight.numel() for weight in weights.values())
+
+    def row(memory: int | None) -> str:
+        return trainable_row(supernet, Healing(memory_bytes=memory))
+
+    # a weight in bfloat16, its float32 master and two moments
+    assert [row(14 * everything), row(14 * everything - 1)] == ["all", "outputs"]
+    assert [row(14 * outputs), row(14 * outputs - 1), row(1), row(None)] == ["outputs", "norms", "norms", "all"]
+    assert trainable_row(supernet, Healing(trainable="all", memory_bytes=1)) == "all"
 
 
 def test_a_healed_supernet_that_is_gone_leaves_no_blocks_behind(make_supernet: MakeSupernet) -> None:

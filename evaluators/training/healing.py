@@ -31,7 +31,7 @@ from torch import Tensor
 
 from evaluators.divergence import Divergence
 from evaluators.training.recipes import Healing
-from evaluators.training.shared_training import SharedTraining
+from evaluators.training.shared_training import SharedTraining, trainable_row
 from space.candidate import Candidate
 from space.errors import UserError
 from space.files import write_whole
@@ -82,10 +82,15 @@ class Healer:
             return []
         return [Candidate.from_json(form) for form in json.loads(file.read_text(encoding="utf-8"))["designs"]]
 
+    @property
+    def trainable(self) -> str:
+        """The row of `SHARED_TRAINABLE` that is trained."""
+        return trainable_row(self._supernet(), self.settings)
+
     def facts(self) -> dict[str, object]:
         """What a model card should say of it."""
-        settings, count = self.settings, len(self.designs)
-        return {"healing": f"{settings.total} tokens through {count} designs, {settings.trainable} shared weights"}
+        tokens, count = self.settings.total, len(self.designs)
+        return {"healing": f"{tokens} tokens through {count} designs, {self.trainable} shared weights"}
 
     def supernet(self) -> Supernet:
         """The healed supernet, from disk.
@@ -114,7 +119,7 @@ class Healer:
             designs = self.designs or [c for c in candidates if c != Candidate.dense(self._supernet().spec)]
             self._write(_DESIGNS, json.dumps({"designs": [c.to_json() for c in designs], **asdict(self.settings)}))
             text, spare = self._text()
-            training = SharedTraining(self._supernet(), designs, self.settings.trainable, self.settings.clip)
+            training = SharedTraining(self._supernet(), designs, self.settings)
             with self._stage() as show:
                 self._train(training, text, show)
             weights = training.weights()

@@ -10,6 +10,7 @@ from evaluators.data.places import TextPlace
 from space.checks import require_least
 from space.errors import UserError
 
+HOST_BYTES = 9 << 29  # that healing may take of a CPU's memory
 HEALING_TOKENS = 120_000  # where neither settings nor minutes say how many
 MODES = ("off", "final", "loop")  # of `search.distillation`
 LAST_RATE = 0.1  # of the learning rate of healing is left at the end of its cosine
@@ -22,8 +23,9 @@ TRAINABLE: Mapping[str, Callable[[str], bool]] = {
     "norms": lambda name: _is_small(name),
     "all": lambda name: "embed_tokens" not in name,
 }
-# The same of the weights that all subnets share, which have no adapters.
-SHARED_TRAINABLE = {row: trained for row, trained in TRAINABLE.items() if row != "adapters"}
+# The same of the weights that all subnets share, which have no adapters; the most of them first.
+SHARED_TRAINABLE = {row: TRAINABLE[row] for row in ("all", "outputs", "norms")}
+AUTO = "auto"
 
 
 def _is_small(name: str) -> bool:
@@ -51,7 +53,10 @@ class Healing:
 
     Attributes:
         tokens: Of training, over all designs; None for what `budget.minutes` come to, else `HEALING_TOKENS`.
-        trainable: Row of `SHARED_TRAINABLE`.
+        trainable: Row of `SHARED_TRAINABLE`, or `auto`: the first one whose training takes at most `memory_bytes`, else
+            the last.
+        memory_bytes: Of the weights in training and their optimizer; None for `HOST_BYTES` on a CPU, and half of the
+            memory of a GPU.
         learning_rate: Of AdamW, after the warm-up; it falls along a cosine to `LAST_RATE` of it.
         warmup: Part of the steps in which it rises.
         batch_size: Windows of a step, which is one forward pass.
@@ -60,7 +65,8 @@ class Healing:
     """
 
     tokens: int | None = None
-    trainable: str = "all"
+    trainable: str = AUTO
+    memory_bytes: int | None = None
     learning_rate: float = 3e-4
     warmup: float = 0.03
     batch_size: int = 1
@@ -68,11 +74,12 @@ class Healing:
     save_tokens: int = 60_000
 
     def __post_init__(self) -> None:
-        if self.trainable not in SHARED_TRAINABLE:
+        if self.trainable not in (AUTO, *SHARED_TRAINABLE):
             raise UserError(
-                f"distillation.trainable: expected one of {', '.join(SHARED_TRAINABLE)}, got {self.trainable!r}."
+                f"distillation.trainable: expected one of {AUTO}, {', '.join(SHARED_TRAINABLE)}, got "
+                f"{self.trainable!r}."
             )
-        require_least(self, "distillation.", ("tokens", "batch_size", "save_tokens"))
+        require_least(self, "distillation.", ("tokens", "batch_size", "save_tokens", "memory_bytes"))
         _require_course(self, "distillation")
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from evaluators.output_head import OutputHead
 from evaluators.training.distillation import WORSE, cross_entropy
-from evaluators.training.recipes import SHARED_TRAINABLE
+from evaluators.training.recipes import AUTO, HOST_BYTES, SHARED_TRAINABLE, Healing
 from evaluators.training.repeatable import repeatable
 from evaluators.training.teacher import taught
 from space.candidate import Candidate
@@ -19,26 +19,43 @@ from space.errors import UserError
 from space.supernet.shared import SharedWeights
 from space.supernet.supernet import Supernet
 
+_STATE_BYTES = 12  # of a weight, besides itself: its float32 master, and two moments of AdamW
 JUDGED = 16  # steps at the least whose mean loss is compared with that of the first ones
+
+
+def trainable_row(supernet: Supernet, settings: Healing) -> str:
+    """The row of `SHARED_TRAINABLE` that settings mean for a supernet: with `auto`, what fits into memory."""
+    if settings.trainable != AUTO:
+        return settings.trainable
+    limit, device = settings.memory_bytes, supernet.model.device
+    if limit is None:
+        gpu = device.type == "cuda"
+        limit = torch.cuda.get_device_properties(device).total_memory // 2 if gpu else HOST_BYTES
+    weights = dict(supernet.model.model.named_parameters())
+
+    def held(trained: Callable[[str], bool]) -> int:
+        return sum(w.numel() * (w.itemsize + _STATE_BYTES) for name, w in weights.items() if trained(name))
+
+    *rows, last = SHARED_TRAINABLE
+    return next((row for row in rows if held(SHARED_TRAINABLE[row]) <= limit), last)
 
 
 class SharedTraining:
     """The shared weights on their way, with the optimizer."""
 
-    def __init__(self, supernet: Supernet, designs: Sequence[Candidate], trainable: str, clip: float) -> None:
+    def __init__(self, supernet: Supernet, designs: Sequence[Candidate], settings: Healing) -> None:
         """Takes nothing of the supernet's own.
 
         Args:
             supernet: As it was prepared.
             designs: Those that take turns.
-            trainable: Row of `SHARED_TRAINABLE`.
-            clip: Largest norm of the gradient.
+            settings: What is trained, and the largest norm of its gradient.
         """
         self.step = 0
         self._designs = [*designs]
-        self._clip = clip
+        self._clip = settings.clip
         self._teacher = supernet.model
-        self._shared = SharedWeights(supernet, self._designs, SHARED_TRAINABLE[trainable])
+        self._shared = SharedWeights(supernet, self._designs, SHARED_TRAINABLE[trainable_row(supernet, settings)])
         self._masters = {name: nn.Parameter(p.detach().float()) for name, p in self._shared.parameters.items()}
         # one a weight, so that no more than one weight has a float32 gradient at a time
         self._optimizers = {name: _adam(master) for name, master in self._masters.items()}

@@ -193,7 +193,7 @@ def _tuning_words(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     if correction:
         words.append(f"a corrective refit on {correction['windows'] * config['data']['length']:,} tokens")
     if distillation and mode != "off":
-        tokens, what = distillation["tokens"], distillation["trainable"]
+        tokens, what = distillation["tokens"], summary.get("trainable", distillation["trainable"])
         if isinstance(tokens, list):
             words.append(f"distillation from the dense model for {max(tokens):,} tokens ({what})")
         else:
