@@ -32,7 +32,10 @@ DECODER = metric_named("decoder_params")
 OBJECTIVES = (KL, LATENCY)
 HELDOUT = (metric_named("heldout_kl"), metric_named("heldout_ppl"))
 TIMED = (metric_named("latency_e2e_ms"),)
-FACTS = {"model": toy_spec(4).to_json(), "text": "0123", "dtype": "float32", "latency": {"device": "toy"}}
+FACTS = {
+    **{"model": toy_spec(4).to_json(), "text": "0123", "dtype": "float32", "latency": {"device": "toy"}},
+    "budget": {"healing_tokens": 1024},
+}
 DENSE = Candidate((LayerShape(4, 2, 32),) * 4)
 
 
@@ -207,7 +210,7 @@ def test_a_front_by_a_table_from_elsewhere_is_not_timed_and_says_so_wherever_it_
     assert "end to end on the device below" not in report
     assert f"{latency(DENSE) / latency(MEMBERS[-1]):.2f} × as fast by the latency table" in report
     heads = [str(column.header) for column in terminal_table(done.front, OBJECTIVES, {}, width=80).columns]
-    assert [head.replace("\n", " ") for head in heads if "atency" in head] == ["Latency (ms)"]
+    assert [head.replace("\n", " ") for head in heads if "atency" in head] == ["Latency, table (ms)"]
 
 
 def tuned_values(candidate: Candidate) -> dict[str, float]:
