@@ -178,7 +178,7 @@ def test_the_terminal_table_shows_what_was_not_measured_as_a_dash() -> None:
     measured_only = {name: DENSE[1][name] for name in ("kl", "latency_ms", "decoder_params")}
     lines = render(front_table([], (DENSE[0], measured_only)))
     row = next(line for line in lines if DENSE[0].key in line)
-    assert row.split() == [DENSE[0].key, "9.00", "–", "1.00×", "–", "0.0%", "0.0000", "–", "–", "dense"]
+    assert row.split() == [DENSE[0].key, "9.00", "1.00×", "–", "0.0%", "0.0000", "–", "–", "dense"]
 
 
 def test_counts_are_whole_numbers_in_the_csv(tmp_path: Path) -> None:

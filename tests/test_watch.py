@@ -234,7 +234,7 @@ def test_standouts_are_never_the_dense_model() -> None:
 
 
 def test_time_left_counts_from_where_replaying_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([0.0, 1.0, 11.0])
+    times = iter([0.0, 0.0, 1.0, 11.0])  # the first as the command begins
     monkeypatch.setattr("search.views.watch.progress.time.monotonic", lambda: next(times))
     left: list[float | None] = []
     with ExitStack() as closing:
