@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, get_args
 from space.candidate import Candidate
 from space.errors import ShapeError, UserError, mendable
 
+AUTO = "auto"  # of a setting: as it fits
 STDERR = "_stderr"  # behind the name of a task score: its standard error
 SPREAD = "_spread"  # behind the name of a time: half the interquartile range of its rounds
 OPTIMISED = "optimised"  # names, in settings and columns, the tasks that were an objective of the search

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evaluators.amounts import WINDOWS, Amounts
-from evaluators.base import Metric, choose_metrics
+from evaluators.base import AUTO, Metric, choose_metrics
 from evaluators.cost import METRICS as COSTS
 from evaluators.data.places import Part, TextPlace
 from evaluators.latency.workload import Workload
@@ -20,7 +20,6 @@ from space.space import SearchSpace
 from space.spec import ModelSpec
 from space.supernet.recipe import Preparation
 
-AUTO = "auto"
 TOGETHER = 4  # windows of a forward pass, where nothing was measured
 ACC = metric_named("acc")  # the mean over tasks, as an objective
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluators.base import STDERR, Evaluation, Measure, MeasureEvaluator, ModelOf
-from evaluators.settings import ACC, AUTO, TaskSettings
+from evaluators.base import AUTO, STDERR, Evaluation, Measure, MeasureEvaluator, ModelOf
+from evaluators.settings import ACC, TaskSettings
 from evaluators.tasks.harness_tasks import (
     ACCURACIES,
     FEWSHOT_SEED,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from evaluators.base import AUTO
 from evaluators.data.places import TextPlace
 from space.checks import require_least
 from space.errors import UserError
@@ -25,7 +26,6 @@ TRAINABLE: Mapping[str, Callable[[str], bool]] = {
 }
 # The same of the weights that all subnets share, which have no adapters; the most of them first.
 SHARED_TRAINABLE = {row: TRAINABLE[row] for row in ("all", "outputs", "norms")}
-AUTO = "auto"
 
 
 def _is_small(name: str) -> bool:

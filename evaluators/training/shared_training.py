@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evaluators.base import AUTO
 from evaluators.output_head import OutputHead
 from evaluators.training.distillation import WORSE, cross_entropy
-from evaluators.training.recipes import AUTO, HOST_BYTES, SHARED_TRAINABLE, Healing
+from evaluators.training.recipes import HOST_BYTES, SHARED_TRAINABLE, Healing
 from evaluators.training.repeatable import repeatable
 from evaluators.training.teacher import taught
 from space.candidate import Candidate

@@ -56,22 +56,15 @@ class _Gram:
 
 
 class Captured(Exception):  # noqa: N818 - control flow of one forward pass, never seen outside
-    """Stops the forward pass once the first layer's input is known."""
+    """Stops the forward pass once what is wanted of a layer is known."""
 
 
 class _Recorder(nn.Module):
     """Stands for a decoder layer: notes what it is called with, and hands the residual stream on."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._layer = (layer,)  # not a child
         self.arguments: dict[str, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self._layer[0], name)
 
     def forward(self, hidden_states: Tensor, *args: Any, **arguments: Any) -> Tensor:
         self.arguments = {name: value for name, value in arguments.items() if name != "past_key_values"}
@@ -88,7 +81,7 @@ def layer_arguments(model: Any, tokens: Tensor, dtype: torch.dtype) -> list[dict
         tokens: Token ids, shape (windows, length).
         dtype: Of the residual stream.
     """
-    recorders = [_Recorder(layer) for layer in model.model.layers]
+    recorders = [_Recorder() for _ in model.model.layers]
     _run_stack(model, recorders, tokens[:1], dtype)
     return [recorder.arguments for recorder in recorders]
 

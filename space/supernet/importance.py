@@ -45,8 +45,8 @@ def obs_order(gram: Tensor, weight: Tensor, structures: Tensor, at_once: int) ->
     """Removes the structures of the least Optimal-Brain-Surgeon cost, re-evaluated after every step.
 
     The cost of structure S is tr(W_S (H⁻¹_SS)⁻¹ W_Sᵀ), and what is left absorbs it: the closed form of Hassibi & Stork
-    (1993) for sets of columns, as ZipLM (Kurtic et al. 2023, eq. 3 and 4) uses it. In float32 the
-    order is that of float64 but for near ties.
+    (1993) for sets of columns, as ZipLM (Kurtic et al. 2023, eq. 3 and 4) uses it. In float32 the order
+    is that of float64 but for near ties.
 
     Args:
         gram: Damped XᵀX of the projection's input, float32, shape (columns, columns).
