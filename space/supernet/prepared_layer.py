@@ -14,20 +14,8 @@ from space.supernet.calibration import LayerStatistics
 from space.supernet.compensation import factor, lost_energy
 from space.supernet.importance import Rule, attention_order, damped, mlp_order
 from space.supernet.merging import merged_attention
+from space.supernet.sizes import PACKED_ROWS, lost_name, merged_name
 from space.supernet.units import attention_columns, permute_attention, permute_mlp
-
-_PACKED_ROWS = 512
-
-
-def merged_name(groups: int, parameter: str) -> str:
-    """The tensor of a projection with so many merged groups."""
-    return f"merged_{groups}.{parameter}"
-
-
-def lost_name(groups: int) -> str:
-    """The tensor that says what an attention block loses with so many merged groups."""
-    return f"merged_{groups}.lost"
-
 
 @torch.no_grad()
 def prepared_layer(
@@ -83,8 +71,8 @@ def _attention_tensors(statistics: LayerStatistics, spec: ModelSpec, rule: Rule,
 
 def _packed(name: str, lower: Tensor) -> dict[str, Tensor]:
     """A lower triangular matrix as blocks of rows, without most of the zeros above its diagonal."""
-    ends = range(_PACKED_ROWS, len(lower) + _PACKED_ROWS, _PACKED_ROWS)
-    return {f"{name}.{end - _PACKED_ROWS}": lower[end - _PACKED_ROWS : end, :end].contiguous() for end in ends}
+    ends = range(PACKED_ROWS, len(lower) + PACKED_ROWS, PACKED_ROWS)
+    return {f"{name}.{end - PACKED_ROWS}": lower[end - PACKED_ROWS : end, :end].contiguous() for end in ends}
 
 
 @contextmanager

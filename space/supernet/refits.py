@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from space.candidate import LayerShape
 from space.supernet.compensation import refit
 from space.supernet.modules import own_modules, put_parameter
-from space.supernet.prepared_layer import merged_name
+from space.supernet.sizes import merged_name
 from space.supernet.store import StoredLayers
 from space.supernet.units import BlockWeights, attention_columns, narrower, own_parameters
 

@@ -22,8 +22,8 @@ from space.size import removed_params
 from space.spec import ModelSpec
 from space.supernet.block_memory import BlockMemory
 from space.supernet.correction import Correction
-from space.supernet.prepared_layer import lost_name
 from space.supernet.refits import Refits, partly_learned
+from space.supernet.sizes import lost_name
 from space.supernet.slices import Slices
 from space.supernet.store import StoredLayers
 from space.supernet.view import Views

@@ -1,0 +1,182 @@
+"""How large what is stored and held of a supernet is: names, shapes and bytes from a model's numbers, free of torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+
+from space.candidate import Candidate, LayerShape, Option
+from space.size import attention_params, attention_weights, layer_params
+from space.spec import ModelSpec
+
+PACKED_ROWS = 512  # of a factor that are stored together, without most of the zeros above its diagonal
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_BYTES = {"F64": 8, "I64": 8, "F32": 4, "BF16": 2, "F16": 2}
+_COPIES = 2.44  # of the inverse Gram matrix in `importance.obs_order`, where what is left of it moves into a smaller one
+
+
+def merged_name(groups: int, parameter: str) -> str:
+    """The tensor of a projection with so many merged groups."""
+    return f"merged_{groups}.{parameter}"
+
+
+def lost_name(groups: int) -> str:
+    """The tensor that says what an attention block loses with so many merged groups."""
+    return f"merged_{groups}.lost"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the things that fill memory or a disk.
+
+    Attributes:
+        what: It is.
+        bytes: That it takes.
+        setting: That makes it smaller, as one writes it; empty where none does.
+    """
+
+    what: str
+    bytes: int
+    setting: str = ""
+
+
+def total(parts: Sequence[Part]) -> int:
+    """Bytes of some parts together."""
+    return sum(part.bytes for part in parts)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a layer's file: its name, its dtype as safetensors has it, and its shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of its values."""
+        return _BYTES[self.dtype] * prod(self.shape)
+
+
+def stored_tensors(spec: ModelSpec, dtype: str) -> list[StoredTensor]:
+    """What `prepared_layer` makes of a layer of a model that runs in a dtype, such as `bfloat16`."""
+    channels, columns = spec.mlp_channels, spec.query_heads * spec.head_dim
+    tensors = [
+        StoredTensor("mlp_order", "I64", (channels,)),
+        StoredTensor("mlp_lost", "F64", (channels + 1,)),
+        *_packed("mlp_factor", channels),
+        StoredTensor("group_order", "I64", (spec.kv_heads,)),
+        StoredTensor("head_order", "I64", (spec.kv_heads, spec.queries_per_group)),
+    ]
+    for kept in range(1, spec.queries_per_group + 1):
+        tensors += _packed(f"attention_factor_{kept}", columns)
+        tensors.append(StoredTensor(f"attention_lost_{kept}", "F64", (columns + 1,)))
+    for groups in spec.merged_kv_heads:
+        tensors.append(StoredTensor(lost_name(groups), "F32", ()))
+        shared = groups * spec.head_dim
+        for name, rows in (("q_proj", columns), ("k_proj", shared), ("v_proj", shared), ("o_proj", spec.hidden)):
+            inputs = columns if name == "o_proj" else spec.hidden
+            tensors.append(StoredTensor(merged_name(groups, f"{name}.weight"), _STORED[dtype], (rows, inputs)))
+            if spec.o_bias if name == "o_proj" else spec.qkv_bias:
+                tensors.append(StoredTensor(merged_name(groups, f"{name}.bias"), _STORED[dtype], (rows,)))
+    return tensors
+
+
+def _packed(name: str, columns: int) -> Iterator[StoredTensor]:
+    """A factor as blocks of rows, each as long as its last row."""
+    for start in range(0, columns, PACKED_ROWS):
+        end = min(start + PACKED_ROWS, columns)
+        yield StoredTensor(f"{name}.{start}", "F32", (end - start, end))
+
+
+def layer_file_bytes(spec: ModelSpec, dtype: str) -> int:
+    """Of a layer's safetensors, with the header."""
+    header, end = {}, 0
+    for tensor in sorted(stored_tensors(spec, dtype), key=lambda tensor: (-_BYTES[tensor.dtype], tensor.name)):
+        start, end = end, end + tensor.bytes
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end]}
+    return 8 + 8 * ceil(len(json.dumps(header, separators=(",", ":"))) / 8) + end
+
+
+def supernet_bytes(spec: ModelSpec, dtype: str) -> int:
+    """Of all that a prepared supernet keeps on disk."""
+    return spec.layers * layer_file_bytes(spec, dtype) + len(json.dumps(spec.to_json(), indent=1)) + 24 * spec.layers
+
+
+def layer_bytes(spec: ModelSpec, dtype: str) -> int:
+    """Of a dense decoder layer."""
+    return ITEM_BYTES[dtype] * layer_params(spec, Candidate.dense(spec).layers[0])
+
+
+def calibration_parts(spec: ModelSpec, dtype: str, tokens: int, *, steps: int, batch_size: str = "") -> list[Part]:
+    """What the calibration of one layer holds where it runs, beside the residual streams and the model, at its most.
+
+    Args:
+        spec: The dense model.
+        dtype: What it runs in.
+        tokens: Of a forward pass.
+        steps: How often the cost of channels is evaluated anew.
+        batch_size: The setting that `tokens` follow from.
+    """
+    channels, columns, hidden = spec.mlp_channels, spec.query_heads * spec.head_dim, spec.hidden
+    layer, item = Candidate.dense(spec).layers[0], ITEM_BYTES[dtype]
+    factors, merges = channels**2 + columns**2, len(spec.merged_kv_heads)
+    files = layer_file_bytes(spec, dtype)
+    merged = merges * item * attention_params(spec, layer.query_heads, layer.kv_heads)
+    # the damped matrix, the inverse and what moves; the output projection likewise; rows of a step, thrice
+    order = 4 * round((1 + _COPIES) * channels**2 + 1.8 * hidden * channels + 3 * ceil(channels / steps) * channels)
+    # what is stored by then, and a Gram matrix, a product with the output and weights a merge; float64 for the last one
+    matrices = merges * (columns**2 + hidden * columns + attention_weights(spec, layer.query_heads, layer.kv_heads))
+    merging = files - merged + 4 * (matrices + 6 * columns**2 + 8 * hidden * columns) if merges else 0
+    activations = Part("activations of a batch", activation_bytes(spec, dtype, tokens) + 4 * tokens * channels)
+    work = max(order, merging, 2 * files)
+    parts = [
+        Part("a layer in float32", layer_bytes(spec, "float32")),
+        Part("its Gram matrices", 4 * factors),
+    ]
+    if work >= activations.bytes:
+        return [*parts, Part("what the order of units, merging and storing hold", work)]
+    return [*parts, Part(activations.what, activations.bytes, batch_size)]
+
+
+def activation_bytes(spec: ModelSpec, dtype: str, tokens: int) -> int:
+    """What a forward pass of one layer holds at its most, the residual stream with it."""
+    item, columns = ITEM_BYTES[dtype], spec.query_heads * spec.head_dim
+    attention = 3 * columns + 4 * spec.kv_heads * spec.head_dim
+    return tokens * (item * max(3 * spec.mlp_channels, attention) + 12 * spec.hidden)
+
+
+def solving_bytes(spec: ModelSpec, dtype: str) -> int:
+    """What one refit takes while it is solved: the factor, as it is read and as it is whole, and the triangle's copy."""
+    exact, channels = 8 if dtype == "float32" else 4, spec.mlp_channels
+    return 6 * channels**2 + exact * (channels**2 // 2 + 2 * spec.hidden * channels)
+
+
+def owned_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option, *, sliced: bool = False) -> int:
+    """What a narrower block holds beside the dense model's weights, refit or, `sliced`, as it is timed."""
+    item, dense = ITEM_BYTES[dtype], Candidate.dense(spec).layers[0]
+    if not option[0] or option == dense.option(kind):
+        return 0
+    if kind == "mlp":
+        return item * spec.hidden * option[0]
+    heads, groups = option
+    if LayerShape(heads, groups, 0).queries_per_group > spec.queries_per_group:
+        return 0 if sliced else item * attention_params(spec, heads, groups)
+    whole = heads == groups * spec.queries_per_group or groups == 1  # then queries are a view
+    return item * spec.hidden * heads * spec.head_dim * (1 if whole else 2)
+
+
+def map_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option) -> int:
+    """The map from dropped to kept columns, see `space.supernet.shared`, of a narrower block whose weights are healed."""
+    dense = Candidate.dense(spec).layers[0]
+    if not option[0] or option == dense.option(kind):
+        return 0
+    if kind == "mlp":
+        return ITEM_BYTES[dtype] * option[0] * (spec.mlp_channels - option[0])
+    if LayerShape(*option, 0).queries_per_group > spec.queries_per_group:
+        return 0
+    return ITEM_BYTES[dtype] * spec.head_dim**2 * option[0] * (spec.query_heads - option[0])
