@@ -17,6 +17,7 @@ from space.supernet.merging import merged_attention
 from space.supernet.sizes import PACKED_ROWS, lost_name, merged_name
 from space.supernet.units import attention_columns, permute_attention, permute_mlp
 
+
 @torch.no_grad()
 def prepared_layer(
     statistics: LayerStatistics, spec: ModelSpec, rule: Rule, *, damping: float, steps: int, dtype: torch.dtype

@@ -15,7 +15,7 @@ PACKED_ROWS = 512  # of a factor that are stored together, without most of the z
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _BYTES = {"F64": 8, "I64": 8, "F32": 4, "BF16": 2, "F16": 2}
-_COPIES = 2.44  # of the inverse Gram matrix in `importance.obs_order`, where what is left of it moves into a smaller one
+_COPIES = 2.44  # of the inverse Gram matrix in `importance.obs_order`, where what is left moves into a smaller one
 
 
 def merged_name(groups: int, parameter: str) -> str:
@@ -151,7 +151,7 @@ def activation_bytes(spec: ModelSpec, dtype: str, tokens: int) -> int:
 
 
 def solving_bytes(spec: ModelSpec, dtype: str) -> int:
-    """What one refit takes while it is solved: the factor, as it is read and as it is whole, and the triangle's copy."""
+    """What one refit takes while it is solved: the factor as it is read and whole, and copies for the solver."""
     exact, channels = 8 if dtype == "float32" else 4, spec.mlp_channels
     return 6 * channels**2 + exact * (channels**2 // 2 + 2 * spec.hidden * channels)
 
@@ -171,7 +171,7 @@ def owned_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option, *, slice
 
 
 def map_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option) -> int:
-    """The map from dropped to kept columns, see `space.supernet.shared`, of a narrower block whose weights are healed."""
+    """Of the map from dropped to kept columns of a narrower block in healing, see `space.supernet.shared`."""
     dense = Candidate.dense(spec).layers[0]
     if not option[0] or option == dense.option(kind):
         return 0
