@@ -1,7 +1,7 @@
 """What the entry scripts do, once their settings are read: the parts of all rooms, put together.
 
 - `settings`: these, of each.
-- `search`: of `run_search.py`, the main job; `minutes`: its budget, in tokens.
+- `search`: of `run_search.py`, the main job; `minutes`: its budget, in tokens; `plan`: what it would take.
 - `export`: of `export_subnet.py`.
 - `score`: of `score_subnet.py`.
 - `dashboard`: of `dashboard.py`.

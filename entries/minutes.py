@@ -95,24 +95,45 @@ def _measured(settings: RunSettings, session: Session, task: Task, work: Work, m
 
 
 def _work(settings: RunSettings, session: Session) -> Work:
-    """What the run has to do, as far as its settings say it."""
+    """What the run has to do, as far as its settings and its text say it."""
     told, text = session.settings, session.text
-    length, given = told.text.length, told.distillation
-    healing = session.healer is not None and isinstance(given, Healing)
+    length = told.text.length
     long = LongText.of(text, told.text, session.loaded.model.config).windows
-    share = settings.stored["search"]["algorithm"].get("trained", 0.0)
+    return work_of(
+        settings,
+        told,
+        room=text.room("search", length),
+        healing_text=text.room("calibration", length) * length,
+        tuning=session.tuning.all_tokens if session.tuning else 0,
+        long=0 if long is None else long.numel(),
+    )
+
+
+def work_of(settings: RunSettings, told: Settings, *, room: int, healing_text: int, tuning: int, long: int) -> Work:
+    """What a run has to do.
+
+    Args:
+        settings: Of the run.
+        told: Of its session.
+        room: See `Work`, as the next ones.
+        healing_text: Tokens.
+        tuning: Tokens of a design.
+        long: Tokens of a member.
+    """
+    length, given = told.text.length, told.distillation
+    healing = told.training != "off" and isinstance(given, Healing)
     return Work(
         sizes=window_sizes(told.evaluators.fidelities, length),
         windows=told.text.search_windows,
-        room=text.room("search", length),
+        room=room,
         healing=given.tokens if isinstance(given, Healing) else None,
-        healing_text=text.room("calibration", length) * length,
-        kind="healing" if healing else "tuning" if session.tuning else None,
+        healing_text=healing_text,
+        kind="healing" if healing else "tuning" if tuning else None,
         in_search=told.trained > 0,
-        trained=share,
-        tuning=session.tuning.all_tokens if session.tuning else 0,
+        trained=settings.stored["search"]["algorithm"].get("trained", 0.0),
+        tuning=tuning,
         points=settings.front_points,
         plain=REFERENCE_POINTS + 1,
         heldout=told.text.heldout_windows * length,
-        long=0 if long is None else long.numel(),
+        long=long,
     )

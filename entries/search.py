@@ -7,6 +7,7 @@ from pathlib import Path
 
 from conf.places import known
 from entries.minutes import in_tokens, spent
+from entries.plan import plan
 from entries.settings import RunSettings
 from evaluators.closing import Closing
 from evaluators.paths import Paths
@@ -23,10 +24,14 @@ from search.views.scoring import watched_scores
 from search.views.watch.events import SearchEnded
 from search.views.watch.run import Watch
 from space.space import SearchSpace
+from space.supernet.preparation import disk_remarks
 
 
 def search(settings: RunSettings, watch: Watch) -> None:
-    """Searches; it goes on when the directory holds a run."""
+    """Searches; it goes on when the directory holds a run. A plan of it is said, and nothing done."""
+    if settings.plan:
+        plan(settings, watch)
+        return
     with run_directory(settings.run_dir, settings.name) as run_dir:
         require_same_run(run_dir, settings.stored, free=FREE_SETTINGS)
         run(settings, run_dir, watch)
@@ -43,6 +48,7 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     text = settings.session.text
     remarks = [*session.text.remarks(text.windows, text.length), *Closing.remarks(session)]
     watch.say([*remarks, *session.harness.remarks(settings.session.objectives)])
+    watch.say(disk_remarks(session.loaded, session.paths.supernet))
     # 1 and 2: the supernet, whose units are ordered and whose output projections are refit; then the latency table
     table = session.table
     if (elsewhere := settings.session.latency.table) is not None:

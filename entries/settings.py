@@ -45,6 +45,7 @@ class RunSettings:
         recommend: Which point of the front is recommended, and what is offered.
         scored_picks: Points beside the recommended one that are scored on tasks.
         profile_only: Whether the run ends after the latency table.
+        plan: Whether nothing is run, and it is said what a run takes.
         compared: Directories of runs whose fronts the page lays over.
         tracker: A row of `search.views.watch.trackers.TRACKERS`, or `none`.
         stored: All of this as the run's directory keeps it and trackers are told it: nested dicts, lists and scalars.
@@ -63,6 +64,7 @@ class RunSettings:
     recommend: Recommend
     scored_picks: int
     profile_only: bool
+    plan: bool
     compared: Sequence[str]
     tracker: str
     stored: Mapping[str, Any]
@@ -110,6 +112,7 @@ SCALARS: Mapping[str, Any] = {
     "run_dir": str | None,
     "seed": int,
     "profile_only": bool,
+    "plan": bool,
     "objectives": Sequence[str],
     "compare": Sequence[str],
     "tracker": str,
@@ -148,6 +151,7 @@ def run_settings(config: Config, arguments: Sequence[str]) -> RunSettings:
         ),
         scored_picks=config["evaluate"]["picks"],
         profile_only=config["profile_only"],
+        plan=config["plan"],
         compared=config["compare"],
         tracker=config["tracker"],
         stored=config,

@@ -12,6 +12,7 @@ from space.checks import require_least
 from space.errors import UserError
 
 HOST_BYTES = 9 << 29  # that healing may take of a CPU's memory
+STATE_BYTES = 12  # of a weight in training, besides itself: its float32 master, and two moments of AdamW
 HEALING_TOKENS = 120_000  # where neither settings nor minutes say how many
 MODES = ("off", "final", "loop")  # of `search.distillation`
 LAST_RATE = 0.1  # of the learning rate of healing is left at the end of its cosine

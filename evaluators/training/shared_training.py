@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from evaluators.base import AUTO
 from evaluators.output_head import OutputHead
 from evaluators.training.distillation import WORSE, cross_entropy
-from evaluators.training.recipes import HOST_BYTES, SHARED_TRAINABLE, Healing
+from evaluators.training.recipes import HOST_BYTES, SHARED_TRAINABLE, STATE_BYTES, Healing
 from evaluators.training.repeatable import repeatable
 from evaluators.training.teacher import taught
 from space.candidate import Candidate
@@ -20,7 +20,6 @@ from space.errors import UserError
 from space.supernet.shared import SharedWeights
 from space.supernet.supernet import Supernet
 
-_STATE_BYTES = 12  # of a weight, besides itself: its float32 master, and two moments of AdamW
 JUDGED = 16  # steps at the least whose mean loss is compared with that of the first ones
 
 
@@ -35,7 +34,7 @@ def trainable_row(supernet: Supernet, settings: Healing) -> str:
     weights = dict(supernet.model.model.named_parameters())
 
     def held(trained: Callable[[str], bool]) -> int:
-        return sum(w.numel() * (w.itemsize + _STATE_BYTES) for name, w in weights.items() if trained(name))
+        return sum(w.numel() * (w.itemsize + STATE_BYTES) for name, w in weights.items() if trained(name))
 
     *rows, last = SHARED_TRAINABLE
     return next((row for row in rows if held(SHARED_TRAINABLE[row]) <= limit), last)

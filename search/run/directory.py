@@ -26,7 +26,7 @@ BUDGET_FILE = "budget.json"  # what `budget.minutes` have come to, where they de
 SUMMARY_FILE = "summary.json"
 # What a run may be gone on with, changed.
 FREE_SETTINGS = (
-    *("run_dir", "name", "budget", "profile_only", "compare", "progress", "tracker", "evaluate"),
+    *("run_dir", "name", "budget", "profile_only", "plan", "compare", "progress", "tracker", "evaluate"),
     *("recommend", "samples", "data.long"),
     *("model.path", "model.revision", "data.path"),  # where model and text are, which are known by their digests
 )

@@ -2,6 +2,7 @@
 
 - `architectures`: where families keep their parts, as rows of data.
 - `loading`: a hub id, a directory or the default to a model, its tokenizer and its facts.
+- `outline`: what a configuration says of a model that need not be there.
 - `refusals`: what is refused of a checkpoint before its weights are read.
 - `weights`: what the files of a checkpoint hold.
 - `digest`: what a checkpoint is known by, wherever it lies.

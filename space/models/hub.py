@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -86,12 +86,27 @@ def model_snapshot(
     return directory
 
 
-def _earlier_snapshot(repo: str, revision: str | None, unreachable: Exception) -> Path:
-    """The snapshot of an earlier download; raises `unreachable` where there is none with weights."""
+def config_snapshot(repo: str, revision: str | None, trust_remote_code: bool, instead: str) -> Path:
+    """Downloads the configuration of a model alone; arguments and errors as of `model_snapshot`."""
+    patterns = ["config.json", *(["*.py"] if trust_remote_code else [])]
+    with hub_errors("model", repo, instead):
+        try:
+            commit = HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT_S).sha
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            raise
+        except (HTTPError, OSError) as unreachable:
+            return _earlier_snapshot(repo, revision, unreachable, ("config.json",))
+        return Path(snapshot_download(repo, revision=commit, allow_patterns=patterns, ignore_patterns="*/*"))
+
+
+def _earlier_snapshot(
+    repo: str, revision: str | None, unreachable: Exception, wanted: Sequence[str] = ("config.json", WEIGHT_FILES)
+) -> Path:
+    """The snapshot of an earlier download; raises `unreachable` where there is none with all that is wanted."""
     try:
         directory = Path(snapshot_download(repo, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         raise unreachable from None
-    if not (directory / "config.json").is_file() or not list(directory.glob(WEIGHT_FILES)):
+    if not all(list(directory.glob(pattern)) for pattern in wanted):
         raise unreachable
     return directory

@@ -29,7 +29,7 @@ from space.models.weights import check_finite
 from space.spec import ModelSpec
 
 WEIGHTS = 0.6  # of a device's memory, at most: beyond it layers wait on the host
-_WITHOUT_HUB = "leave model.path unset for the embedded default, or set it to a local directory"
+WITHOUT_HUB = "leave model.path unset for the embedded default, or set it to a local directory"
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def load_model(
     family = config.model_type
     tokenizer = _read_tokenizer(directory, trust_remote_code)
     outline = check_weights(directory, config, trust_remote_code)
-    check_spec(_spec(outline, name, "", family))
+    check_spec(checked_spec(outline, name, "", family))
     own_digest = checkpoint_digest(directory)
     if digest not in (None, own_digest):
         raise UserError(
@@ -108,7 +108,7 @@ def load_model(
             "model.revision to its commit; config.yaml of the run says both), or start a new run."
         )
     model = _read_model(directory, trust_remote_code, outline.dtype)
-    spec = _spec(model, name, own_digest, family)
+    spec = checked_spec(model, name, own_digest, family)
     model.eval().requires_grad_(False)
     check_finite(directory, run_dtype)
     streamed = _weight_bytes(model, run_dtype) > weights_room(run_device, device_bytes)
@@ -127,7 +127,12 @@ def weights_room(device: torch.device, limit: int | None) -> float:
     return math.inf if limit is None else WEIGHTS * limit
 
 
-def _spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:
+def checked_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:
+    """See `read_spec`.
+
+    Raises:
+        UserError: It has other layers than models of its family.
+    """
     try:
         return read_spec(model, name, digest, family)
     except (AttributeError, ValueError) as error:
@@ -180,7 +185,7 @@ def _locate(
     if path is None:
         return default_model_dir(), DEFAULT_MODEL_NAME, None
     if not local:
-        directory = model_snapshot(path, revision, trust_remote_code, check, _WITHOUT_HUB)
+        directory = model_snapshot(path, revision, trust_remote_code, check, WITHOUT_HUB)
         return directory, path, directory.name
     directory = model_directory(path)
     return directory, directory.resolve().name, None

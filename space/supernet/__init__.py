@@ -2,7 +2,7 @@
 
 - `supernet`: prepare it once, then view any candidate.
 - `recipe`: settings of that; `preparation` calibrates only what no earlier run has.
-- `store`: what a prepared supernet keeps on disk.
+- `store`: what a prepared supernet keeps on disk; `sizes`: how large that is, and what is in memory.
 - `refits`: weights of narrower blocks, of the dense model or of what subnets have learned; `slices`: plain ones, to be
   timed.
 - `view`: model objects whose tensors are the supernet's, put together from `modules`; `block_memory` keeps what is

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from space.models.embedded import cache_dir
+from space.errors import UserError
+from space.models.embedded import CACHE_ADVICE, cache_dir
 from space.models.loading import LoadedModel
 from space.supernet.placement import Placement
 from space.supernet.recipe import Preparation
+from space.supernet.sizes import supernet_bytes
 from space.supernet.store import FORMAT, is_prepared
 from space.supernet.supernet import Supernet
+
+_LARGE_BYTES = 1_000_000_000  # of files, which a person is told of
 
 
 def prepared_supernet(
@@ -47,6 +52,7 @@ def prepared_supernet(
     if is_prepared(place):
         supernet = Supernet.load(loaded.model, loaded.spec, place, **how)
     else:
+        _require_room(loaded, place)
         supernet = Supernet.prepare(
             loaded.model,
             loaded.spec,
@@ -61,6 +67,32 @@ def prepared_supernet(
         )
     supernet.link_to(directory)
     return supernet
+
+
+def disk_remarks(loaded: LoadedModel, directory: Path) -> list[str]:
+    """What a person should know of the disk before a supernet is prepared, in lines: its size, where that is large."""
+    size = _size(loaded)
+    if is_prepared(directory) or size < _LARGE_BYTES:
+        return []
+    return [f"what refits need takes {size / 1e9:.1f} GB on disk, in {cache_dir()}, to which {directory} is linked"]
+
+
+def _size(loaded: LoadedModel) -> int:
+    return supernet_bytes(loaded.spec, str(loaded.dtype).removeprefix("torch."))
+
+
+def _require_room(loaded: LoadedModel, place: Path) -> None:
+    """Refuses a calibration whose files the disk has no room for.
+
+    Raises:
+        UserError: It has not.
+    """
+    free, size = shutil.disk_usage(next(each for each in place.absolute().parents if each.exists())).free, _size(loaded)
+    if free < size:
+        raise UserError(
+            f"Expected {size / 1e9:.1f} GB of free disk for what refits of {loaded.spec.name} need, in {place.parent}, "
+            f"got {free / 1e9:.1f} GB. {CACHE_ADVICE}"
+        )
 
 
 def _digest(preparation: Preparation, loaded: LoadedModel, tokens: Tensor) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
-from space.candidate import Candidate, LayerShape, Option
+from space.candidate import Candidate, Option
 from space.size import attention_params, attention_weights, layer_params
 from space.spec import ModelSpec
 
@@ -156,6 +156,12 @@ def solving_bytes(spec: ModelSpec, dtype: str) -> int:
     return 6 * channels**2 + exact * (channels**2 // 2 + 2 * spec.hidden * channels)
 
 
+def is_merged(spec: ModelSpec, option: Option) -> bool:
+    """Whether an option of attention has KV groups merged: all query heads, under fewer groups."""
+    heads, groups = option
+    return groups > 0 and heads // groups > spec.queries_per_group
+
+
 def owned_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option, *, sliced: bool = False) -> int:
     """What a narrower block holds beside the dense model's weights, refit or, `sliced`, as it is timed."""
     item, dense = ITEM_BYTES[dtype], Candidate.dense(spec).layers[0]
@@ -164,7 +170,7 @@ def owned_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option, *, slice
     if kind == "mlp":
         return item * spec.hidden * option[0]
     heads, groups = option
-    if LayerShape(heads, groups, 0).queries_per_group > spec.queries_per_group:
+    if is_merged(spec, option):
         return 0 if sliced else item * attention_params(spec, heads, groups)
     whole = heads == groups * spec.queries_per_group or groups == 1  # then queries are a view
     return item * spec.hidden * heads * spec.head_dim * (1 if whole else 2)
@@ -177,6 +183,6 @@ def map_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option) -> int:
         return 0
     if kind == "mlp":
         return ITEM_BYTES[dtype] * option[0] * (spec.mlp_channels - option[0])
-    if LayerShape(*option, 0).queries_per_group > spec.queries_per_group:
+    if is_merged(spec, option):
         return 0
     return ITEM_BYTES[dtype] * spec.head_dim**2 * option[0] * (spec.query_heads - option[0])

@@ -1,0 +1,127 @@
+"""A run that is to be, and what its stages hold: free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from evaluators.base import AUTO
+from evaluators.settings import Settings
+from evaluators.training.recipes import HOST_BYTES, SHARED_TRAINABLE, STATE_BYTES, Healing
+from space.candidate import KINDS, Candidate
+from space.size import decoder_params, layer_params, total_params
+from space.space import SearchSpace
+from space.spec import ModelSpec
+from space.supernet.sizes import ITEM_BYTES, Part
+
+Block = tuple[int, str, tuple[int, ...]]  # layer, kind and option
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run, and what is in memory when it takes the most.
+
+    Attributes:
+        title: Its name.
+        host: What is in the host's memory; on a CPU all of it.
+        device: What is in the device's, if that is another.
+    """
+
+    title: str
+    host: tuple[Part, ...]
+    device: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is to be.
+
+    Attributes:
+        spec: The dense model.
+        settings: Of its session.
+        space: Its designs.
+        dtype: What the model runs in.
+        stored: What its checkpoint is in.
+        files: Bytes of the checkpoint's files.
+        base: Bytes of the process before it has read anything.
+        on_host: Whether the device is the host itself.
+        streamed: Whether layers wait on the host and pass the device.
+        memory: Bytes of the device's memory; 0 where it is the host.
+        healed: Designs that the supernet is healed through.
+    """
+
+    spec: ModelSpec
+    settings: Settings
+    space: SearchSpace
+    dtype: str
+    stored: str
+    files: tuple[int, ...]
+    base: int
+    on_host: bool
+    streamed: bool
+    memory: int
+    healed: int
+
+    @property
+    def item(self) -> int:
+        """Bytes of a number of the model."""
+        return ITEM_BYTES[self.dtype]
+
+    @cached_property
+    def dense(self) -> Candidate:
+        """The dense model."""
+        return Candidate.dense(self.spec)
+
+    @cached_property
+    def designs(self) -> list[Candidate]:
+        """Random ones, which stand for those that the search finds."""
+        return self.space.samples(max(self.healed, 1))
+
+    @cached_property
+    def share(self) -> float:
+        """Of the decoder layers' parameters, that a design keeps."""
+        kept = [decoder_params(self.spec, design) for design in self.designs]
+        return sum(kept) / len(kept) / decoder_params(self.spec, self.dense)
+
+    @property
+    def healing(self) -> Healing | None:
+        """The settings of healing, where the supernet is healed."""
+        told = self.settings
+        return told.distillation if told.training != "off" and isinstance(told.distillation, Healing) else None
+
+    @cached_property
+    def trained(self) -> dict[str, int]:
+        """Parameters that each row of `SHARED_TRAINABLE` trains, without those of merged groups."""
+        spec, layer = self.spec, self.dense.layers[0]
+        every = layer_params(spec, layer)
+        matrices = replace(
+            spec, qkv_bias=False, o_bias=False, mlp_bias=False, attention_norms=0, mlp_norms=0, qk_norm=False
+        )
+        small = every - layer_params(matrices, layer)
+        outputs = spec.hidden * (spec.query_heads * spec.head_dim + spec.mlp_channels)
+        rows = {"all": every, "outputs": outputs + small, "norms": small}
+        return {row: spec.layers * count + spec.hidden for row, count in rows.items()}
+
+    def trainable(self, healing: Healing) -> str:
+        """The row that healing trains, as `evaluators.training.shared_training.trainable_row` chooses it."""
+        if healing.trainable != AUTO:
+            return healing.trainable
+        limit = healing.memory_bytes or (HOST_BYTES if self.on_host or self.streamed else self.memory // 2)
+        *rows, last = SHARED_TRAINABLE
+        return next((row for row in rows if self.trained[row] * (self.item + STATE_BYTES) <= limit), last)
+
+    @property
+    def pick_params(self) -> int:
+        """Parameters of a design of middle size."""
+        decoder = decoder_params(self.spec, self.dense)
+        return total_params(self.spec, self.dense) - decoder + round(self.share * decoder)
+
+    def blocks(self, designs: Sequence[Candidate]) -> set[Block]:
+        """The different blocks of some designs: layer, kind and option."""
+        return {
+            (index, kind, shape.option(kind))
+            for design in designs
+            for index, shape in enumerate(design.layers)
+            for kind in KINDS
+        }

@@ -1,0 +1,176 @@
+"""How long the stages of a run take, from the floating-point operations of each and a device's speed at plain products.
+
+A run's own passes reach a part of the speed of plain matrix products: `EFFICIENCY` of it. That was measured on a CPU
+that multiplies bfloat16, with a random model of 157 million parameters: evaluations came to 0.35 to 0.5 of it, healing
+to 0.3 to 0.4, with all that they do beside their products. No GPU has been asked.
+Counted are products: 2 operations a multiplication, a backward pass twice as many as the forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from evaluators.amounts import Speeds
+from evaluators.planning.job import Job
+from evaluators.training.recipes import Distillation
+from space.size import attention_weights, decoder_params, mlp_weights
+from space.supernet.sizes import layer_bytes, map_bytes
+
+EFFICIENCY = 0.4
+IMPORTS_S = 10.0  # that a command takes before it reads anything
+READ_BYTES = 1e9  # of a checkpoint that are read in a second, each twice: for its digest, and for what is no number
+ASKING_S = 0.1  # that a surrogate takes for a question, about, with its fits
+CALLS = {"prefill": 5, "decode": 10}  # passes of one timing, with those that warm up
+SWEPT = 0.25  # of the whole stack, that a block's stack takes, on average over its levels
+BETWEEN_DENSE = 6  # models are timed between two timings of the dense one
+LEARNED = 3  # times the operations of a forward pass that it takes with its backward pass
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a device does in a second.
+
+    Attributes:
+        products: Operations of matrix products in the run's dtype.
+        exact: The same in float32.
+        read: Bytes of weights that go through a product with one token.
+        moved: Bytes that come to the device from the host; 0 where that is the device.
+    """
+
+    products: float
+    exact: float
+    read: float
+    moved: float = 0.0
+
+
+def forward_work(job: Job, share: float = 1.0) -> float:
+    """Operations of a token's pass through the decoder layers of which a share is left."""
+    spec = job.spec
+    layer = attention_weights(spec, spec.query_heads, spec.kv_heads) + mlp_weights(spec, spec.mlp_channels)
+    scores = 2 * spec.query_heads * spec.head_dim * job.settings.text.length / 2  # the average token sees half of them
+    return 2 * spec.layers * share * (layer + scores)
+
+
+def head_work(job: Job) -> float:
+    """Operations of a token's pass through the output matrix."""
+    return 2.0 * job.spec.vocab * job.spec.hidden
+
+
+def load_s(job: Job) -> float:
+    """Seconds until model and text are read."""
+    return IMPORTS_S + 2 * sum(job.files) / READ_BYTES
+
+
+def calibration_s(job: Job, pace: Pace) -> float:
+    """Seconds of the calibration."""
+    spec, text = job.spec, job.settings.text
+    tokens, channels = text.calibration_windows * text.length, spec.mlp_channels
+    columns, merges = spec.query_heads * spec.head_dim, len(spec.merged_kv_heads)
+    attention = 2.0 * attention_weights(spec, spec.query_heads, spec.kv_heads)
+    passes = tokens * (forward_work(job) / spec.layers + (2 + merges) * attention * bool(merges))
+    grams = 2.0 * tokens * (channels**2 + columns**2 + merges * (columns**2 + spec.hidden * columns))
+    # inverse 1, its updates 2/3 and more where it does not shrink, two factors of 1/3 each
+    orders = 2.3 * channels**3 + (4.0 + spec.queries_per_group / 3) * columns**3
+    solving = 4.0 * merges * (columns**3 / 3 + spec.hidden * columns**2)
+    layer_s = passes / pace.products + (grams + orders + solving) / pace.exact
+    return spec.layers * (layer_s / EFFICIENCY + moving_s(job, pace) / spec.layers)
+
+
+def moving_s(job: Job, pace: Pace) -> float:
+    """Seconds in which all layers come to the device once."""
+    return job.spec.layers * layer_bytes(job.spec, job.dtype) / pace.moved if job.streamed and pace.moved else 0.0
+
+
+def passed_s(job: Job, pace: Pace, kind: str, batch: int, tokens: int) -> float:
+    """Seconds of one timed pass of the dense model."""
+    read = job.item * decoder_params(job.spec, job.dense) / pace.read
+    worked = batch * (tokens if kind == "prefill" else 1) * forward_work(job) / (EFFICIENCY * pace.products)
+    return max(read, worked) + moving_s(job, pace)
+
+
+def table_s(job: Job, pace: Pace) -> float:
+    """Seconds of the latency table, were nothing known of it before."""
+    workload = job.settings.latency
+    if workload.table is not None:
+        return 0.0
+    stacks = sum(map(len, job.space.block_options.values())) + 1
+    whole = (workload.fit + workload.check) * job.share
+    passes = stacks * (SWEPT + 1 / BETWEEN_DENSE) + whole + 1
+    return (
+        workload.rounds
+        * passes
+        * sum(
+            CALLS[phase.kind] * passed_s(job, pace, phase.kind, phase.batch_size, phase.tokens)
+            for phase in workload.phases.values()
+        )
+    )
+
+
+def evaluation_speed(job: Job, pace: Pace) -> float:
+    """Tokens a second of a design's evaluation."""
+    return EFFICIENCY * pace.products / (forward_work(job, job.share) + head_work(job))
+
+
+def training_speed(job: Job, pace: Pace) -> float:
+    """Tokens a second of what follows the cached refit; 0 where nothing does."""
+    told, text = job.settings, job.settings.text
+    teacher = forward_work(job) + 2 * head_work(job)
+    student = LEARNED * forward_work(job, job.share) + 2 * head_work(job)
+    if (healing := job.healing) is not None:
+        tokens = healing.batch_size * text.length
+        levels = 0.0
+        if job.trainable(healing) != "norms":
+            maps = sum(map_bytes(job.spec, job.dtype, kind, option) for _, kind, option in job.blocks(job.designs[:1]))
+            levels = LEARNED * 2 * job.spec.hidden * maps / job.item / tokens
+        stepped = 32 * job.trained[job.trainable(healing)] / pace.read / tokens  # what the optimizer reads and writes
+        waited = 2 * moving_s(job, pace) / tokens
+        return 1 / ((teacher + student + levels) / (EFFICIENCY * pace.products) + stepped + waited)
+    if isinstance(told.distillation, Distillation) and told.training != "off":
+        return EFFICIENCY * pace.products / student  # lessons are made once
+    if told.correction is not None:
+        fit = 2.0 * 2 * job.spec.layers * (job.spec.mlp_channels**2 + job.spec.hidden * job.spec.mlp_channels)
+        passes = 2 * forward_work(job) / pace.products + fit / pace.exact
+        return EFFICIENCY / passes
+    return 0.0
+
+
+def speeds(job: Job, pace: Pace, long: bool) -> Speeds:
+    """Speeds as a run measures them before its search, from operations instead.
+
+    Args:
+        job: The run.
+        pace: Of the device.
+        long: Whether held-out text has long windows too.
+    """
+    workload, told = job.settings.latency, job.settings
+    evaluation = evaluation_speed(job, pace)
+    timed = sum(
+        CALLS[phase.kind] * passed_s(job, pace, phase.kind, phase.batch_size, phase.tokens)
+        for phase in workload.phases.values()
+    )
+    token = passed_s(job, pace, "decode", 1, 1)
+    writing = len(told.samples.prompts) * told.samples.tokens * token / EFFICIENCY
+    elapsed = load_s(job) + calibration_s(job, pace) + table_s(job, pace)
+    return Speeds(
+        elapsed_s=elapsed,
+        evaluation={told.evaluators.together: evaluation},
+        long=evaluation if long else 0.0,
+        training=training_speed(job, pace),
+        timing_s=0.0 if workload.table else workload.front_rounds * timed * (job.share + 1 / BETWEEN_DENSE),
+        writing_s=writing,
+        asking=((0, 0.0), (1, ASKING_S)),
+    )
+
+
+def tuned_tokens(job: Job) -> int:
+    """Tokens of text that what follows the cached refit takes of one design; 0 where designs are not tuned alone."""
+    told, text = job.settings, job.settings.text
+    if job.healing is not None:
+        return 0
+    own = told.distillation if told.training != "off" and isinstance(told.distillation, Distillation) else None
+    stages: Sequence[int] = own.tokens if own else ()
+    step = text.length * (own.batch_size if own else 1)
+    refit = told.correction.windows * text.length if told.correction else 0
+    return refit + ceil(max(stages, default=0) / step) * step
