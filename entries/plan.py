@@ -10,7 +10,6 @@ import torch
 
 from entries.minutes import work_of
 from entries.settings import RunSettings
-from evaluators.amounts import Amounts
 from evaluators.long_context import TOKENS as LONG_TOKENS
 from evaluators.paths import Paths
 from evaluators.planning.fit import disk_misfits, gigabytes, listed, misfits
@@ -38,6 +37,7 @@ from space.size import total_params
 from space.supernet.sizes import Part, total
 
 _ROOM = 10_000  # windows of text that are taken to be there
+_LONG = 1e4  # minutes, in which nothing is left out
 _UNKNOWN = "–"
 
 Times = dict[str, tuple[float, float]]  # seconds and tokens a second of a stage; 0 for what nobody knows
@@ -97,13 +97,13 @@ def _timed(
     times: Times = {}
     if file is not None and file.exists():
         settled = Settled.read(file)
-        if minutes not in (None, settled.minutes):
-            settled = settled.with_minutes(float(minutes or 0), work)
+        if settings.budget.in_minutes and minutes is not None and minutes != settled.minutes:
+            settled = settled.with_minutes(minutes, work)
         known, lines = settled.speeds, [f"speeds as {file} has them, which the run has measured"]
     else:
         pace = measured_pace(job.spec, dtype, device)
         known = speeds(job, pace, bool(long))
-        settled = Settled.of(minutes or 1.0, known, work)
+        settled = Settled.of((minutes if settings.budget.in_minutes else None) or _LONG, known, work)
         times = {
             "load": (load_s(job), 0.0),
             "calibration": (calibration_s(job, pace), 0.0),
@@ -121,20 +121,19 @@ def _timed(
         tokens = budget.tokens or 0
         healing = job.healing.total if job.healing else 0
         amounts = replace(amounts, tokens=tokens, healing=healing)
-        lines.append(f"budget of {tokens:,} tokens" + f", {healing:,} of them healing" * bool(healing))
-    return job, times | _later(job, amounts, known.evaluation[known.batch_size], known.training), lines
-
-
-def _later(job: Job, amounts: Amounts, evaluation: float, training: float) -> Times:
-    """Seconds of the search and of what follows."""
-    learned = amounts.healing if job.healing else 0
-    inside = learned if job.settings.trained else 0
-    times = {"search": ((amounts.tokens - inside) / evaluation, evaluation), "end of the run": (amounts.end_s, 0.0)}
-    if job.healing and training:
-        times["healing"] = (learned / training, training)
-    elif training:
-        times["tuning"] = (0.0, training)
-    return times
+        lines.append(f"budget of {tokens:,} tokens" + f", with healing on {healing:,}" * bool(healing))
+    looked_at = amounts.tokens
+    if told.trained:  # the search's tokens are those of healing too, of which it leaves a part in any case
+        looked_at = max(looked_at - amounts.healing, round((1 - work.trained) * looked_at))
+    times |= {
+        "search": (looked_at / known.evaluation[known.batch_size], known.evaluation[known.batch_size]),
+        "end of the run": (amounts.end_s, 0.0),
+    }
+    if known.training and job.healing:
+        times["healing"] = (amounts.healing / known.training, known.training)
+    elif known.training:
+        times["tuning"] = (0.0, known.training)  # a part of the search or of its end
+    return job, times, lines
 
 
 def _about(job: Job, outline: Outline, device: torch.device) -> list[str]:
@@ -152,7 +151,7 @@ def _table(run: Sequence[Stage], times: Times) -> list[str]:
     for stage in run:
         seconds, speed = times.get(stage.title, (0.0, 0.0))
         device = gigabytes(total(stage.device)) if stage.device else _UNKNOWN
-        took, pace = duration(seconds) if seconds else _UNKNOWN, f"{speed:,.0f}" if speed else _UNKNOWN
+        took, pace = duration(seconds) if seconds else _UNKNOWN, f"{speed:,.{int(speed < 10)}f}" if speed else _UNKNOWN
         rows.append((stage.title, gigabytes(total(stage.host)), device, took, pace))
     first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

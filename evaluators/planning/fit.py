@@ -8,6 +8,7 @@ from evaluators.planning.job import Stage
 from space.supernet.sizes import Part, total
 
 _SHOWN = 4  # settings, or parts, that a line names
+_SMALL = 0.02  # of what is too much, below which a part is not worth a word
 
 
 def gigabytes(count: float) -> str:
@@ -30,27 +31,27 @@ def misfits(stages: Sequence[Stage], host: int | None, device: int | None) -> li
         host: Bytes that it may have of the host's memory; None where nobody knows.
         device: The same of the device's; None where that is the host.
     """
-    lines = []
-    for stage in stages:
-        for parts, room, name in ((stage.host, host, "of the host"), (stage.device, device, "of the device")):
-            if room is not None and total(parts) > room:
-                lines.append(_warning(f"{stage.title}, memory {name}", parts, room))
-    return lines
+    return [
+        _warning(f"{stage.title} needs", parts, f"{name} memory", room)
+        for stage in stages
+        for parts, room, name in ((stage.host, host, "host"), (stage.device, device, "device"))
+        if room is not None and total(parts) > room
+    ]
 
 
 def disk_misfits(parts: Sequence[Part], room: int) -> list[str]:
     """A warning where files do not fit on a disk with so many free bytes."""
-    return [_warning("disk", parts, room)] if total(parts) > room else []
+    return [_warning("the run and an export need", parts, "disk", room)] if total(parts) > room else []
 
 
-def _warning(what: str, parts: Sequence[Part], room: int) -> str:
-    saved = {part.setting: part.bytes for part in sorted(parts, key=lambda part: part.bytes) if part.setting}
-    settings = sorted(saved, key=lambda setting: -saved[setting])[:_SHOWN]
-    advice = ", ".join(f"{setting} ({gigabytes(saved[setting])})" for setting in settings)
-    enough = sum(saved.values()) > total(parts) - room
-    lines = [f"WARNING: {what}: {gigabytes(total(parts))} are needed, {gigabytes(room)} are there."]
+def _warning(needs: str, parts: Sequence[Part], kind: str, room: int) -> str:
+    excess = total(parts) - room
+    large = sorted((p for p in parts if p.setting and p.bytes > _SMALL * excess), key=lambda part: -part.bytes)
+    advice = [f"{part.setting} ({part.what}, {gigabytes(part.bytes)})" for part in large[:_SHOWN]]
+    line = f"WARNING: {needs} {gigabytes(total(parts))} of {kind}, {gigabytes(room)} are free."
     if advice:
-        lines.append(f"To change: {advice}.")
-    if not enough:
-        lines.append(f"These do not suffice: {listed(parts)}." if advice else f"It is {listed(parts)}.")
-    return " ".join(lines)
+        line += f" Change {', '.join(advice)}."
+    if total(large) <= excess:
+        others = [part for part in parts if part not in large]
+        line += f" {'That is not enough' if advice else 'No setting helps'}: {listed(others)}."
+    return line

@@ -23,7 +23,7 @@ from evaluators.planning.parts import (
 )
 from evaluators.settings import Settings
 from evaluators.training.recipes import STATE_BYTES, Distillation, Healing, Recovery
-from space.size import attention_params, decoder_params, total_params
+from space.size import decoder_params, total_params
 from space.spec import ModelSpec
 from space.supernet.sizes import (
     Part,
@@ -33,12 +33,14 @@ from space.supernet.sizes import (
     layer_bytes,
     map_bytes,
     owned_bytes,
+    projection_params,
     solving_bytes,
     supernet_bytes,
     total,
 )
 
 CORRECTED = 4  # designs that are refit together, see `evaluators.training.tuning.CORRECTED_AT_ONCE`
+_SMALLER = {"all": "distillation.trainable=outputs", "outputs": "distillation.trainable=norms", "norms": ""}
 HEALED = 12  # designs that a supernet is healed through, where nothing says it
 
 
@@ -73,7 +75,9 @@ def on_disk(job: Job) -> list[Part]:
     parts = [Part("supernet/", supernet_bytes(job.spec, job.dtype))]
     if (healing := job.healing) is not None:
         count = job.trained[job.trainable(healing)]
-        state = Part("healed/, while it is trained", count * (job.item + 2 * STATE_BYTES), "distillation.trainable")
+        state = Part(
+            "healed/, while it is trained", count * (job.item + 2 * STATE_BYTES), _SMALLER[job.trainable(healing)]
+        )
         parts.append(state)
     return [*parts, Part("an export", job.item * job.pick_params)]
 
@@ -124,15 +128,18 @@ def _search(job: Job) -> Stage:
 def _healing(job: Job, healing: Healing) -> Stage:
     spec, length, row = job.spec, job.settings.text.length, job.trainable(healing)
     merged = sum(
-        attention_params(spec, *option)
+        projection_params(spec, *option)
         for _, kind, option in job.blocks(job.designs)
         if kind == "attention" and is_merged(spec, option)
     )
     count = job.trained[row] + (merged if row == "all" else 0)
     home, device = weights(job)
     blocks = job.blocks(job.designs)
-    held = sum(owned_bytes(spec, job.dtype, kind, option) for _, kind, option in blocks)
-    narrower = max(narrower_blocks(job), Part("narrower blocks of the designs", held), key=lambda part: part.bytes)
+    narrower = narrower_blocks(job)
+    if not job.streamed:  # all designs are at hand
+        held = sum(owned_bytes(spec, job.dtype, kind, option) for _, kind, option in blocks)
+        designs = Part("narrower blocks of the designs", held, "search.algorithm.healed")
+        narrower = max(narrower, designs, key=lambda part: part.bytes)
     maps = sum(map_bytes(spec, job.dtype, kind, option) for _, kind, option in blocks) if row != "norms" else 0
     tokens = healing.batch_size * length
     activations = step_activations(job, tokens)
@@ -148,9 +155,9 @@ def _healing(job: Job, healing: Healing) -> Stage:
         Part(
             f"weights in training ({row}), gradients and optimizer",
             count * (2 * job.item + STATE_BYTES),
-            "distillation.trainable",
+            _SMALLER[row],
         ),
-        Part("maps from dropped to kept columns", maps, "distillation.trainable"),
+        Part("maps from dropped to kept columns", maps, "search.algorithm.healed"),
     ]
     slices = Part("a slice of the logits", slice_bytes(job))
     solving = Part("the solving of one refit", solving_bytes(spec, job.dtype))
@@ -169,7 +176,8 @@ def _tuning(job: Job) -> list[Stage]:
         tokens, channels = correction.windows * text.length, spec.mlp_channels
         streams = job.item * tokens * ((CORRECTED + 2) * spec.hidden + channels)
         home = [*home, Part("residual streams of the corrective refit", streams, "correction.windows")]
-        moments = 4 * 2 * channels * (channels + spec.hidden) + 3 * 8 * channels**2
+        columns = round(job.share * channels)  # halves, both and what float64 solves with
+        moments = 28 * columns**2 + 36 * spec.hidden * columns
         work = [Part("moments and solving of the corrective refit", moments)]
     if own is not None:
         count = job.trained.get(own.trainable, 0)
@@ -205,7 +213,8 @@ def _pick(job: Job) -> list[Part]:
 
 def _learned(job: Job, healing: Healing) -> Part:
     """Healed weights; those of which designs that lack little take half are as many once more."""
-    return Part("healed weights", 2 * job.item * job.trained[job.trainable(healing)], "distillation.trainable")
+    row = job.trainable(healing)
+    return Part("healed weights", 2 * job.item * job.trained[row], _SMALLER[row])
 
 
 def _polish(job: Job, recovery: Recovery) -> Stage:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from evaluators.amounts import Speeds
+from evaluators.base import TOGETHER
 from evaluators.planning.job import Job
 from evaluators.training.recipes import Distillation
 from space.size import attention_weights, decoder_params, mlp_weights
@@ -110,7 +111,9 @@ def table_s(job: Job, pace: Pace) -> float:
 
 def evaluation_speed(job: Job, pace: Pace) -> float:
     """Tokens a second of a design's evaluation."""
-    return EFFICIENCY * pace.products / (forward_work(job, job.share) + head_work(job))
+    text = job.settings.text
+    worked = (forward_work(job, job.share) + head_work(job)) / (EFFICIENCY * pace.products)
+    return 1 / (worked + moving_s(job, pace) / (TOGETHER * text.windows["search"] * text.length))
 
 
 def training_speed(job: Job, pace: Pace) -> float:
@@ -130,10 +133,20 @@ def training_speed(job: Job, pace: Pace) -> float:
     if isinstance(told.distillation, Distillation) and told.training != "off":
         return EFFICIENCY * pace.products / student  # lessons are made once
     if told.correction is not None:
-        fit = 2.0 * 2 * job.spec.layers * (job.spec.mlp_channels**2 + job.spec.hidden * job.spec.mlp_channels)
-        passes = 2 * forward_work(job) / pace.products + fit / pace.exact
-        return EFFICIENCY / passes
+        return 1 / _corrected_s(job, pace, told.correction.windows * text.length)
     return 0.0
+
+
+def _corrected_s(job: Job, pace: Pace, tokens: int) -> float:
+    """Seconds a token of the corrective refit of a design, on so many tokens."""
+    spec = job.spec
+    fits, solving = 0.0, 0.0
+    for whole in (spec.mlp_channels, spec.query_heads * spec.head_dim):
+        columns = job.share * whole
+        fits += 2 * spec.layers * columns * (columns + spec.hidden)
+        solving += spec.layers * (columns**3 + 10 * spec.hidden * columns**2)  # in float64, at half of float32's speed
+    passes = forward_work(job) + forward_work(job, job.share) + fits
+    return (passes / pace.products + 2 * solving / pace.exact / tokens) / EFFICIENCY
 
 
 def speeds(job: Job, pace: Pace, long: bool) -> Speeds:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from space.candidate import Candidate, Option
@@ -126,7 +126,7 @@ def calibration_parts(spec: ModelSpec, dtype: str, tokens: int, *, steps: int, b
     layer, item = Candidate.dense(spec).layers[0], ITEM_BYTES[dtype]
     factors, merges = channels**2 + columns**2, len(spec.merged_kv_heads)
     files = layer_file_bytes(spec, dtype)
-    merged = merges * item * attention_params(spec, layer.query_heads, layer.kv_heads)
+    merged = merges * item * projection_params(spec, layer.query_heads, layer.kv_heads)
     # the damped matrix, the inverse and what moves; the output projection likewise; rows of a step, thrice
     order = 4 * round((1 + _COPIES) * channels**2 + 1.8 * hidden * channels + 3 * ceil(channels / steps) * channels)
     # what is stored by then, and a Gram matrix, a product with the output and weights a merge; float64 for the last one
@@ -156,6 +156,11 @@ def solving_bytes(spec: ModelSpec, dtype: str) -> int:
     return 6 * channels**2 + exact * (channels**2 // 2 + 2 * spec.hidden * channels)
 
 
+def projection_params(spec: ModelSpec, heads: int, groups: int) -> int:
+    """Parameters of the projections of an attention block."""
+    return attention_params(replace(spec, attention_norms=0, qk_norm=False), heads, groups)
+
+
 def is_merged(spec: ModelSpec, option: Option) -> bool:
     """Whether an option of attention has KV groups merged: all query heads, under fewer groups."""
     heads, groups = option
@@ -171,9 +176,10 @@ def owned_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option, *, slice
         return item * spec.hidden * option[0]
     heads, groups = option
     if is_merged(spec, option):
-        return 0 if sliced else item * attention_params(spec, heads, groups)
+        return 0 if sliced else item * projection_params(spec, heads, groups)
+    rows = heads * spec.head_dim
     whole = heads == groups * spec.queries_per_group or groups == 1  # then queries are a view
-    return item * spec.hidden * heads * spec.head_dim * (1 if whole else 2)
+    return item * (spec.hidden * rows + (0 if whole else rows * (spec.hidden + spec.qkv_bias)))
 
 
 def map_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option) -> int:
