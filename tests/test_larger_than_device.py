@@ -15,7 +15,7 @@ import torch
 from conftest import random_tokens, tiny_model
 from helpers_run import save_tiny
 
-from evaluators.base import TOGETHER, MeasureEvaluator
+from evaluators.base import GROUP, MeasureEvaluator
 from evaluators.divergence import Divergence
 from evaluators.samples import Samples
 from evaluators.settings import SampleSettings
@@ -94,7 +94,7 @@ def test_views_give_the_same_and_a_copy_of_one_is_a_whole_model(both: tuple[Supe
 def test_a_population_passes_the_layers_together(both: tuple[Supernet, Supernet]) -> None:
     here, _ = both
     space = SearchSpace(here.spec, mlp_step=16)
-    asked = [*designs_of(here), *space.samples(TOGETHER + 2), DESIGNS[0]]
+    asked = [*designs_of(here), *space.samples(GROUP + 2), DESIGNS[0]]
     answers = []
     for supernet in both:
         evaluator = MeasureEvaluator("search", [Divergence(supernet, TOKENS, batch_size=2).measure()])
