@@ -11,7 +11,7 @@ from space.candidate import Candidate
 from space.errors import ShapeError, UserError, mendable
 
 AUTO = "auto"  # of a setting: as it fits
-TOGETHER = 16  # candidates, at most, that a measure is told of at once
+GROUP = 16  # candidates, at most, that a measure is told of at once
 STDERR = "_stderr"  # behind the name of a task score: its standard error
 SPREAD = "_spread"  # behind the name of a time: half the interquartile range of its rounds
 OPTIMISED = "optimised"  # names, in settings and columns, the tasks that were an objective of the search
@@ -241,9 +241,9 @@ class MeasureEvaluator:
         return tuple(metric for measure in self._measures for metric in measure.metrics)
 
     def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
-        """See `Evaluator`; measures that share work are told of `TOGETHER` candidates at a time."""
-        for start in range(0, len(candidates), TOGETHER):
-            group = candidates[start : start + TOGETHER]
+        """See `Evaluator`; measures that share work are told of `GROUP` candidates at a time."""
+        for start in range(0, len(candidates), GROUP):
+            group = candidates[start : start + GROUP]
             begun = time.perf_counter()
             try:
                 for measure in self._measures:

@@ -81,7 +81,9 @@ class Divergence:
 
     @cached_property
     def _forward(self) -> PrefixForward | LayerMajorForward:
-        subnets, size = self._subnets(), self._batch_size
+        with torch.inference_mode(False):  # the supernet's weights are for whatever use
+            subnets = self._subnets()
+        size = self._batch_size
         return forward_of(subnets, self._tokens, batch_size=size, cache_bytes=self._cache_bytes)
 
     @property

@@ -10,6 +10,7 @@ whole forward pass, in the same order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -80,15 +81,21 @@ class LayerMajorForward:
                 path = strength, (*before, shape)
                 if path in after:
                     continue
-                after[path] = streams[strength, before]
+                states = streams[strength, before]
                 if not shape.gone:
-                    layer = supernet.layer(index, shape, strength)
-                    passed = (layer(state.to(place.device), **arguments[index]) for state in after[path])
-                    after[path] = [state.to(place.home) for state in passed]
+                    states = self._passed(index, shape, strength, states, arguments[index])
+                after[path] = states
                 self.layers_run += len(self.batches)
             self.layers_total += len(candidates) * len(self.batches)
             streams = after
         return {candidate: streams[strength, candidate.layers] for candidate, strength in strengths.items()}
+
+    def _passed(
+        self, index: int, shape: LayerShape, strength: float, states: Sequence[Tensor], arguments: dict[str, Any]
+    ) -> list[Tensor]:
+        """Residual streams after a layer, which is on the device no longer than this takes."""
+        place, layer = self._supernet.place, self._supernet.layer(index, shape, strength)
+        return [layer(state.to(place.device), **arguments).to(place.home) for state in states]
 
 
 def forward_of(
