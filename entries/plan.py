@@ -142,6 +142,8 @@ def _about(job: Job, outline: Outline, device: torch.device) -> list[str]:
     weights = f"{params / 1e9:.2f} B parameters, {gigabytes(job.item * params)} in {job.dtype} on {device}"
     kept = "" if outline.there else ", of which there is the configuration alone"
     passing = ["layers wait on the host and pass the device one at a time: the weights do not fit on it"]
+    if job.settings.latency.table is None and not job.timed:
+        passing.append("WARNING: such a run needs latency.table=FILE, measured where the model is to be served.")
     return [f"plan of a run on {spec.name}: {weights}{kept}", *(passing if job.streamed else [])]
 
 

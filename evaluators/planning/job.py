@@ -90,6 +90,11 @@ class Job:
         told = self.settings
         return told.distillation if told.training != "off" and isinstance(told.distillation, Healing) else None
 
+    @property
+    def timed(self) -> bool:
+        """Whether latency is timed here; a model that does not fit on its device needs a table of another."""
+        return self.settings.latency.table is None and (self.on_host or not self.streamed)
+
     @cached_property
     def trained(self) -> dict[str, int]:
         """Parameters that each row of `SHARED_TRAINABLE` trains, without those of merged groups."""

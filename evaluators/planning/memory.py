@@ -107,7 +107,7 @@ def _calibration(job: Job) -> Stage:
 
 
 def _table(job: Job) -> list[Stage]:
-    if job.settings.latency.table is not None:
+    if not job.timed:
         return []
     home, device = weights(job)
     engine = []
@@ -198,7 +198,7 @@ def _end(job: Job) -> Stage:
     home = [*home, narrower_blocks(job), shared_streams(job, windows)]
     references = dense_side(job, text.heldout_windows + 2 * windows, "data.heldout_windows")
     solving = Part("the solving of one refit", solving_bytes(spec, job.dtype))
-    timed = [] if job.settings.latency.table else timed_parts(job)
+    timed = timed_parts(job) if job.timed else []
     work = [*device, references, max([held, solving, *timed], key=lambda part: part.bytes)]
     return stage_of(job, "end of the run", home, work, kept(job))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evaluators.base import TOGETHER
+from evaluators.base import GROUP
 from evaluators.planning.job import Job, Stage
 from space.size import total_params
 from space.supernet.sizes import Part, activation_bytes, layer_bytes, layer_file_bytes, owned_bytes, solving_bytes
@@ -73,7 +73,7 @@ def shared_streams(job: Job, windows: int) -> Part:
     spec, length = job.spec, job.settings.text.length
     one = job.item * windows * length * spec.hidden
     if job.streamed:
-        return Part("residual streams of candidates", 2 * TOGETHER * one, "data.search_windows")
+        return Part("residual streams of candidates", 2 * GROUP * one, "data.search_windows")
     most = job.settings.evaluators.cache_bytes
     return Part(
         "residual streams of candidates", min(most, QUESTIONS * spec.layers // 2 * one), "evaluators.cache_bytes"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from evaluators.amounts import Speeds
-from evaluators.base import TOGETHER
+from evaluators.base import GROUP
 from evaluators.planning.job import Job
 from evaluators.training.recipes import Distillation
 from space.size import attention_weights, decoder_params, mlp_weights
@@ -94,7 +94,7 @@ def passed_s(job: Job, pace: Pace, kind: str, batch: int, tokens: int) -> float:
 def table_s(job: Job, pace: Pace) -> float:
     """Seconds of the latency table, were nothing known of it before."""
     workload = job.settings.latency
-    if workload.table is not None:
+    if not job.timed:
         return 0.0
     stacks = sum(map(len, job.space.block_options.values())) + 1
     whole = (workload.fit + workload.check) * job.share
@@ -113,7 +113,7 @@ def evaluation_speed(job: Job, pace: Pace) -> float:
     """Tokens a second of a design's evaluation."""
     text = job.settings.text
     worked = (forward_work(job, job.share) + head_work(job)) / (EFFICIENCY * pace.products)
-    return 1 / (worked + moving_s(job, pace) / (TOGETHER * text.windows["search"] * text.length))
+    return 1 / (worked + moving_s(job, pace) / (GROUP * text.windows["search"] * text.length))
 
 
 def training_speed(job: Job, pace: Pace) -> float:
@@ -171,7 +171,7 @@ def speeds(job: Job, pace: Pace, long: bool) -> Speeds:
         evaluation={told.evaluators.together: evaluation},
         long=evaluation if long else 0.0,
         training=training_speed(job, pace),
-        timing_s=0.0 if workload.table else workload.front_rounds * timed * (job.share + 1 / BETWEEN_DENSE),
+        timing_s=workload.front_rounds * timed * (job.share + 1 / BETWEEN_DENSE) if job.timed else 0.0,
         writing_s=writing,
         asking=((0, 0.0), (1, ASKING_S)),
     )
