@@ -124,7 +124,7 @@ def test_calibration_holds_what_is_said() -> None:
 def test_healing_holds_what_is_said(tmp_path: Path) -> None:
     model, spec = wide_model()
     supernet = Supernet.prepare(model, spec, random_tokens(12, 24), tmp_path, dtype=torch.float32)
-    job = job_of(spec, "data.length=32")
+    job = job_of(spec, "data.length=32", varied=1.0)
     designs = job.designs
     for design in designs:
         supernet.view(design)  # whose refits are there

@@ -49,6 +49,8 @@ class Job:
         streamed: Whether layers wait on the host and pass the device.
         memory: Bytes of the device's memory; 0 where it is the host.
         healed: Designs that the supernet is healed through.
+        varied: Of the different narrower blocks that random designs have, the part that those of a front have, which
+            are dense in many layers; measured.
     """
 
     spec: ModelSpec
@@ -62,6 +64,7 @@ class Job:
     streamed: bool
     memory: int
     healed: int
+    varied: float = 1 / 3
 
     @property
     def item(self) -> int:
@@ -75,7 +78,7 @@ class Job:
 
     @cached_property
     def designs(self) -> list[Candidate]:
-        """Random ones, which stand for those that the search finds."""
+        """Random ones, which stand for those that the search finds but for how much they differ, see `varied`."""
         return self.space.samples(max(self.healed, 1))
 
     @cached_property

@@ -132,13 +132,13 @@ def _healing(job: Job, healing: Healing) -> Stage:
         for _, kind, option in job.blocks(job.designs)
         if kind == "attention" and is_merged(spec, option)
     )
-    count = job.trained[row] + (merged if row == "all" else 0)
+    count = job.trained[row] + (round(job.varied * merged) if row == "all" else 0)
     home, device = weights(job)
     blocks = job.blocks(job.designs)
     narrower = narrower_blocks(job)
     if not job.streamed:  # all designs are at hand
         held = sum(owned_bytes(spec, job.dtype, kind, option) for _, kind, option in blocks)
-        designs = Part("narrower blocks of the designs", held, "search.algorithm.healed")
+        designs = Part("narrower blocks of the designs", round(job.varied * held), "search.algorithm.healed")
         narrower = max(narrower, designs, key=lambda part: part.bytes)
     maps = sum(map_bytes(spec, job.dtype, kind, option) for _, kind, option in blocks) if row != "norms" else 0
     tokens = healing.batch_size * length
@@ -157,7 +157,7 @@ def _healing(job: Job, healing: Healing) -> Stage:
             count * (2 * job.item + STATE_BYTES),
             _SMALLER[row],
         ),
-        Part("maps from dropped to kept columns", maps, "search.algorithm.healed"),
+        Part("maps from dropped to kept columns", round(job.varied * maps), "search.algorithm.healed"),
     ]
     slices = Part("a slice of the logits", slice_bytes(job))
     solving = Part("the solving of one refit", solving_bytes(spec, job.dtype))
@@ -208,7 +208,7 @@ def _pick(job: Job) -> list[Part]:
     blocks = job.blocks(job.designs[:1])
     held = sum(owned_bytes(job.spec, job.dtype, kind, option) for _, kind, option in blocks)
     learned = [_learned(job, job.healing)] if job.healing else []
-    return [Part("narrower blocks of the pick", held), *learned]
+    return [Part("narrower blocks of the pick", round(job.varied * held)), *learned]
 
 
 def _learned(job: Job, healing: Healing) -> Part:

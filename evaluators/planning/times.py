@@ -126,7 +126,7 @@ def training_speed(job: Job, pace: Pace) -> float:
         levels = 0.0
         if job.trainable(healing) != "norms":
             maps = sum(map_bytes(job.spec, job.dtype, kind, option) for _, kind, option in job.blocks(job.designs[:1]))
-            levels = LEARNED * 2 * job.spec.hidden * maps / job.item / tokens
+            levels = job.varied * LEARNED * 2 * job.spec.hidden * maps / job.item / tokens
         stepped = 32 * job.trained[job.trainable(healing)] / pace.read / tokens  # what the optimizer reads and writes
         waited = 2 * moving_s(job, pace) / tokens
         return 1 / ((teacher + student + levels) / (EFFICIENCY * pace.products) + stepped + waited)
