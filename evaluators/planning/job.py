@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from evaluators.base import AUTO
 from evaluators.settings import Settings
-from evaluators.training.recipes import HOST_BYTES, SHARED_TRAINABLE, STATE_BYTES, Healing
+from evaluators.training.recipes import GPU_PART, HOST_BYTES, SHARED_TRAINABLE, STATE_BYTES, Healing, Recovery
 from space.candidate import KINDS, Candidate
 from space.size import decoder_params, layer_params, total_params
 from space.space import SearchSpace
 from space.spec import ModelSpec
 from space.supernet.sizes import ITEM_BYTES, Part
 
+POLISH_BYTES = 16  # of a weight in a pick's training: in float32, its gradient, and two moments of AdamW
 Block = tuple[int, str, tuple[int, ...]]  # layer, kind and option
 
 
@@ -113,11 +114,23 @@ class Job:
 
     def trainable(self, healing: Healing) -> str:
         """The row that healing trains, as `evaluators.training.shared_training.trainable_row` chooses it."""
-        if healing.trainable != AUTO:
-            return healing.trainable
-        limit = healing.memory_bytes or (HOST_BYTES if self.on_host or self.streamed else self.memory // 2)
+        weights = self.item * total_params(self.spec, self.dense)
+        taken = {row: weights + count * (self.item + STATE_BYTES) for row, count in self.trained.items()}
+        return self._fitting(healing, taken, self.on_host or self.streamed)
+
+    def polished(self, recovery: Recovery) -> str:
+        """The row that a pick's polish trains, as `evaluators.training.recovery.trained_row` chooses it."""
+        weights = self.item * (total_params(self.spec, self.dense) + self.pick_params)
+        taken = {row: weights + POLISH_BYTES * round(self.share * count) for row, count in self.trained.items()}
+        return self._fitting(recovery, taken, self.on_host)
+
+    def _fitting(self, recipe: Healing | Recovery, taken: Mapping[str, int], on_host: bool) -> str:
+        """See `evaluators.training.rows.fitting_row`."""
+        if recipe.trainable != AUTO:
+            return recipe.trainable
+        limit = recipe.memory_bytes or (HOST_BYTES if on_host else int(GPU_PART * self.memory))
         *rows, last = SHARED_TRAINABLE
-        return next((row for row in rows if self.trained[row] * (self.item + STATE_BYTES) <= limit), last)
+        return next((row for row in rows if taken[row] <= limit), last)
 
     @property
     def pick_params(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from evaluators.planning.job import Job, Stage
+from evaluators.planning.job import POLISH_BYTES, Job, Stage
 from evaluators.planning.parts import (
     batch_parts,
     dense_side,
@@ -218,12 +218,14 @@ def _learned(job: Job, healing: Healing) -> Part:
 
 
 def _polish(job: Job, recovery: Recovery) -> Stage:
-    params, decoder = job.pick_params, round(job.share * decoder_params(job.spec, job.dense))
+    row, decoder = job.polished(recovery), round(job.share * decoder_params(job.spec, job.dense))
+    count = decoder if row == "all" else round(job.share * job.trained[row])
     home, device = weights(job)
     rounded = job.item if job.dtype == "bfloat16" else 0  # what autocast keeps of a step
+    wide = job.pick_params - decoder + count  # the others stay in the run's dtype
     student = Part(
-        "the pick in float32 with gradients and optimizer",
-        4 * params + (STATE_BYTES + rounded) * decoder,
+        f"the pick, and gradients and optimizer ({row})",
+        job.item * (decoder - count) + 4 * wide + (POLISH_BYTES - 4 + rounded) * count,
         "polish.minutes=0",
     )
     (activations,) = step_activations(job, recovery.batch_size * job.settings.text.length, "recover.batch_size")
@@ -232,9 +234,11 @@ def _polish(job: Job, recovery: Recovery) -> Stage:
 
 
 def _export(job: Job) -> Stage:
-    """The pick is written, and read again in float32 by a fresh process."""
+    """The pick is written, and read again by a fresh process, which has one layer in float32 at a time."""
     home, device = weights(job)
-    held = job.base + (4 + job.item) * job.pick_params
-    own = [] if job.on_host else [Part("the pick on the host", job.item * job.pick_params)]
-    fresh = Part("a fresh process with the pick in float32", held)
-    return stage_of(job, "export: check", [*home, *_pick(job)], device, [fresh, *own])
+    pick = job.item * job.pick_params
+    rest = job.pick_params - round(job.share * decoder_params(job.spec, job.dense))
+    fresh = job.base + pick + 4 * rest + layer_bytes(job.spec, "float32")
+    own = [] if job.on_host and not job.streamed else [Part("the pick on the host", pick)]
+    check = Part("a fresh process with the pick", fresh)
+    return stage_of(job, "export: check", [*home, *_pick(job)], device, [check, *own])

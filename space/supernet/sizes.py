@@ -133,13 +133,13 @@ def calibration_parts(spec: ModelSpec, dtype: str, tokens: int, *, steps: int, b
     matrices = merges * (columns**2 + hidden * columns + attention_weights(spec, layer.query_heads, layer.kv_heads))
     merging = files - merged + 4 * (matrices + 6 * columns**2 + 8 * hidden * columns) if merges else 0
     activations = Part("activations of a batch", activation_bytes(spec, dtype, tokens) + 4 * tokens * channels)
-    work = max(order, merging, 2 * files)
+    work = max(order, merging, files)
     parts = [
         Part("a layer in float32", layer_bytes(spec, "float32")),
         Part("its Gram matrices", 4 * factors),
     ]
     if work >= activations.bytes:
-        return [*parts, Part("what the order of units, merging and storing hold", work)]
+        return [*parts, Part("what ordering, merging and storing hold", work)]
     return [*parts, Part(activations.what, activations.bytes, batch_size)]
 
 
