@@ -45,6 +45,8 @@ TORCH_FREE = (
     "evaluators.metrics",
     "evaluators.cost",
     "evaluators.latency.table",
+    "space.supernet.sizes",
+    *(f"evaluators.planning.{name}" for name in ("job", "parts", "memory", "times", "fit")),
 )
 
 
