@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, PreTrainedModel, __version__
 
 # The stock classes of the family.
 from transformers.models.llama.configuration_llama import LlamaConfig as StockConfig
@@ -22,6 +22,12 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer as StockD
 from transformers.models.llama.modeling_llama import LlamaForCausalLM as StockForCausalLM
 from transformers.models.llama.modeling_llama import LlamaForSequenceClassification as StockForSequenceClassification
 from transformers.models.llama.modeling_llama import LlamaModel as StockModel
+
+if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
+    # before, static caches have one head count for all layers, and configurations may ignore `layer_types`
+    raise ImportError(
+        f"Expected transformers 4.57 or newer for a pruned model, got {__version__}. Update transformers."
+    )
 
 
 class _Hole(nn.Module):
