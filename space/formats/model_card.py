@@ -17,7 +17,7 @@ Texts = Sequence[tuple[str, str, str]]  # a prompt, what the dense model writes 
 Card = Mapping[str, Mapping[str, object] | Texts]  # title of a section to its rows: of name and value, or of texts
 _NO_BLOCK = "none"
 _VERSIONS = (
-    f"Where there is a `config.json`, {CHECKED} give the same numbers and tokens: such checkpoints are tested in these. "
+    f"Where there is a `config.json`, {CHECKED} give the same numbers and tokens: such checkpoints are tested in them. "
     f"Versions before {'.'.join(TRANSFORMERS[0].split('.')[:2])} may give others without a word."
 )
 
