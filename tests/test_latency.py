@@ -16,8 +16,9 @@ from conftest import random_tokens
 from helpers_latency import modern_table
 from transformers import DynamicCache
 
-from evaluators.latency.bench import EndToEnd, LatencyBench
+from evaluators.latency.bench import LatencyBench
 from evaluators.latency.clocks import TorchClock
+from evaluators.latency.end_to_end import EndToEnd
 from evaluators.latency.standing_cache import made_up
 from evaluators.latency.table import LatencyTable, PhaseTable
 from evaluators.latency.table_error import TableError

@@ -180,6 +180,13 @@ def place_rest(model: Any, dtype: torch.dtype, device: torch.device) -> None:
     model.config.dtype = dtype
 
 
+def place_as_it_came(model: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """Puts a causal LM where and in what it runs, its units in the order that they came in."""
+    place_rest(model, dtype, device)
+    for layer in model.model.layers:
+        _settle(layer, dtype, device)
+
+
 @torch.no_grad()
 def place_layer(
     layer: Any, spec: ModelSpec, orders: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
