@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from conftest import random_tokens
 from helpers_latency import modern_table
 from transformers import DynamicCache
 
+from evaluators.base import Evaluation
 from evaluators.latency.bench import LatencyBench
 from evaluators.latency.clocks import TorchClock
-from evaluators.latency.end_to_end import EndToEnd
+from evaluators.latency.end_to_end import EndToEnd, end_to_end_here
 from evaluators.latency.standing_cache import made_up
 from evaluators.latency.table import LatencyTable, PhaseTable
 from evaluators.latency.table_error import TableError
@@ -342,6 +344,33 @@ def test_times_are_in_the_unit_of_the_table(make_supernet: MakeSupernet) -> None
     assert 0 <= request.values["latency_e2e_ms_spread"] < math.inf
     assert request.values["latency_e2e_ms"] == pytest.approx(prefill + 4 * decode)
     assert [metric.name for metric in asked.metrics] == [*request.values]
+
+
+def test_times_on_another_device_say_so_and_are_all_in_the_unit_of_the_first(make_supernet: MakeSupernet) -> None:
+    calibrated = make_supernet("llama")
+    table = LatencyBench(calibrated, SERVING).table(OPTIONS)
+    answers: dict[str, list[Evaluation]] = {}
+    model, spec = calibrated.model, calibrated.spec
+    supernet = Supernet.of_slices(model, spec, dtype=torch.float32, device=model.device)
+    dense, merged = Candidate.dense(spec), Candidate.from_rows([[6, 1, 16]] * 4)
+
+    def ask(table: LatencyTable, *candidates: Candidate) -> EndToEnd:
+        timer = end_to_end_here(LatencyBench(supernet, SERVING), table, lambda name: answers.get(name, []))
+        answers.setdefault(timer.fidelity, []).extend(timer.evaluate(candidates))
+        return timer
+
+    assert ask(table, dense).fidelity == "timed"
+    assert answers["timed"][0].facts == {}
+    far = replace(table, device={**table.device, "device": "Phone 9"})
+    other = ask(far, dense).fidelity
+    assert re.fullmatch("timed-[0-9a-f]{8}", other)
+    assert ask(far, HOLES, merged, Candidate.from_rows([[0, 0, 48]] * 4)).fidelity == other
+    first, *more, failed = answers[other]
+    assert first.facts["timed_on"] == table.device  # of the clock that is here
+    assert [*first.facts["dense_ms"]] == ["prefill", "decode"]
+    assert [answer.facts for answer in more] == [first.facts] * 2
+    assert failed.status == "failed"
+    assert json.loads(json.dumps(first.to_json())) == first.to_json()
 
 
 def test_a_candidate_that_cannot_run_fails_alone(make_supernet: MakeSupernet) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +12,9 @@ from pathlib import Path
 import pytest
 from test_finish import DENSE, FACTS, MEMBERS, TIMED, Run, heldout_values, keys, latency, replaced, timed_values
 
+from conf.compose import composed
+from conf.settings import instantiated
+from entries.timing_settings import TimingSettings, timing_settings
 from evaluators.base import TIMED_ON, Evaluation, Measure, MeasureEvaluator, Metric
 from search.archive import Archive
 from search.run.directory import CONFIRMED_FILE, FRONT_FILE, PAGE_FILE, REPORT_FILE, SUMMARY_FILE
@@ -109,7 +114,7 @@ def test_times_of_two_devices_are_told_apart_and_neither_is_lost(run: Run) -> No
     assert run.timed.calls == [keys([DENSE, *MEMBERS])]
     assert {file: (run.directory / file).read_bytes() for file in at_first} == at_first
     time_on(run, phone)
-    assert phone.asked == keys([DENSE, *MEMBERS])
+    assert sorted(phone.asked) == sorted(keys([DENSE, *MEMBERS]))
     # and a search that goes on has its own device's
     run.end()
     assert times(run)[DENSE.key] == pytest.approx(1.25 * latency(DENSE))
@@ -156,3 +161,29 @@ def test_scores_and_what_was_asked_last_stay(run: Run) -> None:
         n: v for n, v in ended.summary.items() if n not in changed
     }
     assert ended.summary["dense"]["heldout_ppl"] == 10.0
+
+
+def test_what_cannot_be_timed_is_refused_before_any_work(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def settings(*changes: str, directory: Path = run.directory) -> TimingSettings:
+        return timing_settings(composed(f"run_dir='{directory}'", *changes, name="timing"), [])
+
+    with pytest.raises(UserError, match=r"front\.csv, but there is no such file\. That run has not ended"):
+        settings()
+    with pytest.raises(UserError, match=r"Give the run directory of a search that has ended"):
+        settings(directory=run.directory / "nowhere")
+    run.end()
+    for change, words in (
+        ("model.path=./gone", "no such directory: .*gone. Set model.path"),
+        ("latency.threads=many", "latency.threads: expected "),
+        ("latency.engine=onnx", "latency.engine: expected torch or llamacpp, got 'onnx'"),
+        ("latency.threads=-1", "threads, fit and check of at least 0"),
+    ):
+        with pytest.raises(UserError, match=words):
+            settings(change)
+    own = settings().session
+    assert (own.model.dtype, own.latency) == ("float32", instantiated(composed()["latency"]))
+    told = settings("model.device=cpu", "latency.threads=3").session
+    assert (told.model.device, told.latency) == ("cpu", replace(own.latency, threads=3))
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))  # in which nothing can be imported
+    with pytest.raises(UserError, match=r"Expected xllamacpp, .*pip install"):
+        settings("latency.engine=llamacpp")
