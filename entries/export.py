@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -52,8 +53,9 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     )
     if not Processes.here().first:
         return
+    model = copy.deepcopy(polished.model).to("cpu") if loaded.streamed else polished.model
     done = form.export(
-        polished.model,
+        model,
         loaded.model.config,
         loaded.tokenizer,
         loaded.spec,

@@ -11,6 +11,7 @@ from entries.settings import RunSettings
 from evaluators.closing import Closing
 from evaluators.paths import Paths
 from evaluators.session import Session
+from evaluators.streaming import require_streamable, streaming_remarks
 from search.archive import Archive
 from search.constraints import constrained
 from search.loop import run_loop
@@ -37,11 +38,13 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     session = Session.open(settings.session, Paths(run_dir), watch.stage)
     with watch.stage("model and text"):
         session.check()
+        require_streamable(settings.session, session.loaded)
     stored = known(settings.stored, session.loaded, session.text.digest)
     open_run_directory(run_dir, stored, free=FREE_SETTINGS)
     watch.opened(run_dir, session.spec.name, settings.stored, settings.tracker)
     text = settings.session.text
-    remarks = [*session.text.remarks(text.windows, text.length), *Closing.remarks(session)]
+    remarks = [*streaming_remarks(session.loaded), *session.text.remarks(text.windows, text.length)]
+    remarks += Closing.remarks(session)
     watch.say([*remarks, *session.harness.remarks(settings.session.objectives)])
     # 1 and 2: the supernet, whose units are ordered and whose output projections are refit; then the latency table
     table = session.table

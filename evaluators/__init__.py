@@ -3,13 +3,14 @@
 - `base`: metrics, evaluations and the `Evaluator` protocol.
 - `metrics`: all metrics, one row each.
 - `settings`, `paths`, `session`: what a session is told, where it lives, and a run's parts wired from these.
+- `streaming`: what a model that is larger than its device can not do.
 - `fidelities`: the evaluators of a search, from the cheapest on.
 - `amounts`: what minutes come to in tokens, by speeds that `throughput` measures once; `settled`: as a run keeps it.
 - `closing`: what is asked last: `long_context` (held-out text in long windows) and `samples` (what models write).
 
 What costs nothing: `cost` (parameters, work, cache) and `refit_error` (what each block loses for itself).
-What runs text: `divergence` (KL and likelihood), `prefix` (first layers that candidates share, run once), `output_head`
-(the output matrix in slices).
+What runs text: `divergence` (KL and likelihood), `prefix` (first layers that candidates share, run once), `layer_major`
+(all candidates layer by layer, where these wait on the host), `output_head` (the output matrix in slices).
 `isolation` keeps what libraries do to the whole process inside.
 
 Rooms: `data` (the text, in parts and as a stream), `latency` (timings), `training` (what follows the cached refit),

@@ -11,6 +11,7 @@ from space.candidate import Candidate
 from space.errors import ShapeError, UserError, mendable
 
 AUTO = "auto"  # of a setting: as it fits
+GROUP = 16  # candidates, at most, that a measure is told of at once
 STDERR = "_stderr"  # behind the name of a task score: its standard error
 SPREAD = "_spread"  # behind the name of a time: half the interquartile range of its rounds
 TIMED = "timed"  # the fidelity of end-to-end times on the latency table's device; of another, with more behind it
@@ -205,11 +206,14 @@ class Measure:
         metrics: The numbers that `values` returns, all of them, under their names.
         values: Candidate to metric values; may raise, which fails the candidate and nothing else.
         tokens: Tokens of text a call sends through the candidate.
+        ahead: Told of the next candidates before they are asked about, so that work for them can be shared; may raise,
+            which fails them all.
     """
 
     metrics: tuple[Metric, ...]
     values: Callable[[Candidate], Mapping[str, float]]
     tokens: int = 0
+    ahead: Callable[[Sequence[Candidate]], None] | None = None
 
 
 class MeasureEvaluator:
@@ -239,11 +243,25 @@ class MeasureEvaluator:
         return tuple(metric for measure in self._measures for metric in measure.metrics)
 
     def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
-        """See `Evaluator`."""
-        return map(self._evaluate, candidates)
+        """See `Evaluator`; measures that share work are told of `GROUP` candidates at a time."""
+        for start in range(0, len(candidates), GROUP):
+            group = candidates[start : start + GROUP]
+            begun = time.perf_counter()
+            try:
+                for measure in self._measures:
+                    if measure.ahead is not None:
+                        measure.ahead(group)
+            except Exception as error:  # an evaluation boundary, as below
+                seconds = (time.perf_counter() - begun) / len(group)
+                yield from (failure(candidate, self._fidelity, error, seconds=seconds) for candidate in group)
+                continue
+            shared = (time.perf_counter() - begun) / len(group)
+            for candidate in group:
+                yield self._evaluate(candidate, shared)
 
-    def _evaluate(self, candidate: Candidate) -> Evaluation:
-        start = time.perf_counter()
+    def _evaluate(self, candidate: Candidate, shared: float) -> Evaluation:
+        """An evaluation that took so many seconds already."""
+        start = time.perf_counter() - shared
         values: dict[str, float] = {}
         tokens = 0
         try:

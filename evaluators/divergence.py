@@ -12,8 +12,9 @@ a subnet's are ever held for the whole text. A subnet costs one log-sum-exp over
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evaluators.base import Measure, Metric, ModelOf
+from evaluators.layer_major import LayerMajorForward, forward_of
 from evaluators.metrics import HELDOUT_QUALITY, SEARCH_QUALITY, metrics_named
 from evaluators.output_head import OutputHead
 from evaluators.prefix import PrefixForward
@@ -51,6 +53,7 @@ class Divergence:
         batch_size: int = 4,
         slice_bytes: int | None = None,
         cache_bytes: int = 0,
+        subnets: Callable[[], Supernet] | None = None,
     ) -> None:
         """Runs nothing yet; the dense model's side is computed at the first evaluation.
 
@@ -60,6 +63,8 @@ class Divergence:
             batch_size: Windows of a forward pass.
             slice_bytes: See `evaluators.output_head`.
             cache_bytes: Memory for residual streams, see `evaluators.prefix`.
+            subnets: Gives the supernet whose subnets are meant, made of the same dense model, when the first one is
+                asked about; None for the very same.
 
         Raises:
             UserError: Windows shorter than two tokens, or an LM head that the closed form does not cover.
@@ -68,10 +73,18 @@ class Divergence:
             raise UserError(f"Divergence: expected windows of at least 2 tokens, got shape {tuple(tokens.shape)}.")
         together = min(batch_size, len(tokens)) * tokens.shape[1]
         self._supernet = supernet
+        self._subnets = subnets or (lambda: supernet)
         self._head = OutputHead(supernet.model.lm_head, together, slice_bytes=slice_bytes)
-        self._tokens = tokens.to(self._head.weight.device)
-        self._forward = PrefixForward(supernet, tokens, batch_size=batch_size, cache_bytes=cache_bytes)
+        self._tokens = tokens
+        self._batch_size, self._cache_bytes = batch_size, cache_bytes
         self._references: list[_Reference] | None = None
+
+    @cached_property
+    def _forward(self) -> PrefixForward | LayerMajorForward:
+        with torch.inference_mode(False):  # the supernet's weights are for whatever use
+            subnets = self._subnets()
+        size = self._batch_size
+        return forward_of(subnets, self._tokens, batch_size=size, cache_bytes=self._cache_bytes)
 
     @property
     def tokens(self) -> int:
@@ -87,31 +100,31 @@ class Divergence:
         """Gives the memory of residual streams that candidates shared back."""
         self._forward.forget()
 
-    def measure(self, model_of: ModelOf = lambda candidate: None) -> Measure:
+    def measure(self, model_of: ModelOf | None = None) -> Measure:
         """The search's quality: `kl` and `nll`, in nats a token.
 
         Args:
-            model_of: A candidate's own model, or None for the supernet's.
+            model_of: Gives a candidate's own model; None for the supernet's.
         """
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            kl, nll = self(candidate, model_of(candidate))
+            kl, nll = self(candidate, model_of(candidate) if model_of else None)
             return {"kl": kl, "nll": nll}
 
-        return Measure(SEARCH_METRICS, values, self.tokens)
+        return Measure(SEARCH_METRICS, values, self.tokens, None if model_of else self.ahead)
 
-    def heldout_measure(self, model_of: ModelOf = lambda candidate: None) -> Measure:
+    def heldout_measure(self, model_of: ModelOf | None = None) -> Measure:
         """What is reported of text that the search did not see: `heldout_kl` and the perplexity `heldout_ppl`.
 
         Args:
-            model_of: A candidate's own model, or None for the supernet's.
+            model_of: Gives a candidate's own model; None for the supernet's.
         """
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            kl, nll = self(candidate, model_of(candidate))
+            kl, nll = self(candidate, model_of(candidate) if model_of else None)
             return {"heldout_kl": kl, "heldout_ppl": _perplexity(nll)}
 
-        return Measure(HELDOUT_METRICS, values, self.tokens)
+        return Measure(HELDOUT_METRICS, values, self.tokens, None if model_of else self.ahead)
 
     def perplexity_measure(self, metric: Metric, model_of: ModelOf) -> Measure:
         """The perplexity alone, as another metric.
@@ -125,6 +138,16 @@ class Divergence:
             return {metric.name: _perplexity(self(candidate, model_of(candidate))[1])}
 
         return Measure((metric,), values, self.tokens)
+
+    @torch.inference_mode()
+    def ahead(self, candidates: Sequence[Candidate]) -> None:
+        """Runs candidates of the supernet together, where that is less work than one after the other.
+
+        Raises:
+            ValueError: One does not fit the model.
+        """
+        dense = [] if self._references else [Candidate.dense(self._supernet.spec)]
+        self._forward.ahead([*dense, *candidates])
 
     @torch.inference_mode()
     def __call__(self, candidate: Candidate, model: Any | None = None) -> tuple[float, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -92,7 +91,7 @@ def fidelities(
 
     names = [*(f"search-{tokens}" for tokens in sizes[:-1]), "search"]
     divergences = {name: divergence(supernet, tokens) for name, tokens in zip(names, sizes, strict=True)}
-    unseen = Divergence(supernet, heldout, batch_size=batch_size)
+    unseen = Divergence(supernet, heldout, batch_size=batch_size, subnets=healer.supernet if healer else None)
     trained: tuple[Evaluator, ...] = ()
     final: Evaluator | None = None
     if healer is not None:
@@ -105,10 +104,6 @@ def fidelities(
             return [*costs, divergence(supernet, length).measure(), *extra(supernet.view)]
 
         trained = (HealedEvaluator(healer, MeasureEvaluator("", healed(supernet)).metrics, healed, forget),)
-
-    def newest(candidate: Candidate) -> Any:
-        """The model that held-out text is asked about; None for the supernet's."""
-        return healer.supernet().view(candidate) if healer is not None else None
 
     if tuning is not None:
         tuning.check_text()
@@ -136,6 +131,6 @@ def fidelities(
             for size, (name, each) in zip(sizes, divergences.items(), strict=True)
         ),
         trained=trained,
-        heldout=MeasureEvaluator("heldout", [unseen.heldout_measure(newest)]),
+        heldout=MeasureEvaluator("heldout", [unseen.heldout_measure()]),
         tuned=final,
     )

@@ -9,7 +9,7 @@ order, so that results are equal to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cachetools import LRUCache
@@ -40,8 +40,7 @@ class PrefixForward:
             cache_bytes: Memory for residual streams; 0 remembers none.
         """
         self._supernet = supernet
-        device = next(supernet.model.parameters()).device
-        self.batches: tuple[Tensor, ...] = tokens.to(device).split(batch_size)
+        self.batches: tuple[Tensor, ...] = tokens.to(supernet.place.device).split(batch_size)
         self._streams: LRUCache[_Key, Tensor] = LRUCache(cache_bytes, getsizeof=lambda stream: stream.nbytes)
         self.layers_run = self.layers_total = 0
 
@@ -62,6 +61,9 @@ class PrefixForward:
             self.layers_run += len(layers) - start
             self.layers_total += len(layers)
             yield hidden
+
+    def ahead(self, candidates: Sequence[Candidate]) -> None:
+        """Takes note of nothing: each candidate goes on from what those before it have left."""
 
     def forget(self) -> None:
         """Gives the memory of residual streams back."""

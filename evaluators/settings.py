@@ -33,10 +33,12 @@ class ModelSettings:
     digest: str | None = None
     dtype: str = "auto"
     device: str = "auto"
+    device_bytes: int | None = None
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         require_dtype(self.dtype)
+        require_least(self, "model.", ("device_bytes",))
 
     def require_directory(self) -> None:
         """Refuses a path of this machine where there is no directory, without reading anything.

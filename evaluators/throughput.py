@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.benchmark.utils.timer import timer
 
 from evaluators.amounts import GAIN, Speeds
+from evaluators.base import GROUP
 from evaluators.divergence import Divergence
 from evaluators.latency.clocks import BETWEEN_DENSE
 from evaluators.long_context import LongText
@@ -41,8 +42,8 @@ def measured_speeds(session: Session, elapsed: Callable[[], float]) -> Speeds:
     long = LongText.of(session.text, settings.text, session.loaded.model.config).windows
     samples = Samples(session.loaded.tokenizer, settings.samples)
     return Speeds(
-        evaluation=_evaluation(session, designs[0]),
-        long=0.0 if long is None else _looks(session, long[:1], 1, designs[0]),
+        evaluation=_evaluation(session),
+        long=0.0 if long is None else _looks(session, long[:1], 1, designs[:1]),
         training=_training(session, designs),
         timing_s=0.0 if settings.latency.table else _timing_s(session, designs[0]),
         writing_s=_seconds(lambda: samples.texts(session.supernet.view(session.dense))) if samples.prompts else 0.0,
@@ -57,7 +58,7 @@ def _seconds(work: Callable[[], object]) -> float:
     return timer() - begun
 
 
-def _evaluation(session: Session, design: Candidate) -> dict[int, float]:
+def _evaluation(session: Session) -> dict[int, float]:
     """Tokens a second by windows of a forward pass, doubled as long as it is worth it and memory allows.
 
     On a CPU, where it was never worth it, it stays at `TOGETHER`.
@@ -68,11 +69,12 @@ def _evaluation(session: Session, design: Candidate) -> dict[int, float]:
     text, length, given = session.text, session.settings.text.length, session.settings.evaluators.batch_size
     room = text.room("search", length)
     grows = given is None and session.loaded.device.type != "cpu"
+    designs = session.space.samples(GROUP if session.loaded.streamed else 1)
     speeds: dict[int, float] = {}
     batch = min(given or TOGETHER, room)
     while True:
         try:
-            speeds[batch] = _looks(session, text.blocks("search", batch, length), batch, design)
+            speeds[batch] = _looks(session, text.blocks("search", batch, length), batch, designs)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             if speeds:
@@ -90,13 +92,19 @@ def _evaluation(session: Session, design: Candidate) -> dict[int, float]:
         batch *= 2
 
 
-def _looks(session: Session, windows: Tensor, batch: int, design: Candidate) -> float:
-    """Tokens a second of a design's evaluation, warm."""
+def _looks(session: Session, windows: Tensor, batch: int, designs: Sequence[Candidate]) -> float:
+    """Tokens a second of an evaluation of designs that are asked about together, warm."""
     divergence, looks, seconds = Divergence(session.supernet, windows, batch_size=batch), 0, 0.0
-    divergence(design)  # with the dense model's side, and refits that are solved once
+
+    def look() -> None:
+        divergence.ahead(designs)
+        for design in designs:
+            divergence(design)
+
+    look()  # with the dense model's side, and refits that are solved once
     while seconds < LOOK_S:
-        seconds += _seconds(lambda: divergence(design))
-        looks += 1
+        seconds += _seconds(look)
+        looks += len(designs)
     return looks * windows.numel() / seconds
 
 

@@ -9,6 +9,7 @@ import torch
 from space.supernet.calibration import gather
 from space.supernet.compensation import factor, lost_energy, refit
 from space.supernet.importance import ORDERS, attention_order, damped, mlp_order, obs_order
+from space.supernet.placement import Placement
 
 
 def correlated(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -98,7 +99,7 @@ def test_calibration_equals_grams_of_one_whole_pass(family: str) -> None:
     with torch.no_grad():
         model(tokens)
     whole = {key: rows.T @ rows / tokens.numel() for key, rows in inputs.items()}
-    for found in gather(model, tokens, forward_dtype=torch.float32, batch_size=4):
+    for found in gather(model, tokens, forward_dtype=torch.float32, place=Placement(torch.device("cpu")), batch_size=4):
         torch.testing.assert_close(found.attention_gram, whole[f"attention{found.index}"], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(found.mlp_gram, whole[f"mlp{found.index}"], atol=1e-4, rtol=1e-4)
         assert 0 < found.influence < 2

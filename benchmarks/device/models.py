@@ -22,6 +22,7 @@ from space.models.loading import read_spec
 from space.size import removed_params
 from space.space import SearchSpace
 from space.spec import ModelSpec
+from space.supernet.placement import Placement
 from space.supernet.store import StoredLayers
 from space.supernet.supernet import Supernet
 
@@ -86,7 +87,7 @@ def sliced_supernet(name: str, machine: Machine) -> Supernet:
             parameter.normal_(0, 0.02, generator=generator)
     spec = read_spec(model, name, "random", model.config.model_type)
     nothing = StoredLayers(Path(), spec, (0.0,) * spec.layers)  # no file is read, as no level is a refit
-    return Supernet(model, nothing, _CACHE_BYTES).sliced()
+    return Supernet(model, nothing, Placement(machine.device), _CACHE_BYTES).sliced()
 
 
 def default_space(spec: ModelSpec) -> SearchSpace:

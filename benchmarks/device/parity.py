@@ -29,6 +29,7 @@ from evaluators.training.teacher import Teacher
 from space.candidate import Candidate
 from space.formats.hf.reload_check import cache_differences
 from space.supernet.corrective_refit import correct
+from space.supernet.placement import Placement
 from space.supernet.supernet import Supernet
 
 _CUT = [[4, 2, 16]] * 4
@@ -104,9 +105,11 @@ class _Pair:
         for place, device in devices.items():
             model, spec = tests.tiny_model(family)
             tokens = tests.random_tokens(12, _LENGTH)
-            supernets[place] = Supernet.prepare(model, spec, tokens, scratch / place, dtype=dtype, device=device)
+            directory, there = scratch / place, Placement(device)
+            supernets[place] = Supernet.prepare(model, spec, tokens, directory, dtype=dtype, place=there)
         model, spec = tests.tiny_model(family)
-        supernets["device"] = Supernet.load(model, spec, scratch / "cpu", dtype=dtype, device=machine.device)
+        there = Placement(machine.device)
+        supernets["device"] = Supernet.load(model, spec, scratch / "cpu", dtype=dtype, place=there)
         rows = _DESIGNS | (_MERGED if spec.merged_kv_heads else {})
         designs = {name: Candidate.from_rows(layers) for name, layers in rows.items()}
         pair = cls(machine, scratch, supernets, {}, designs)

@@ -82,7 +82,7 @@ class TorchClock:
         self._steps = Steps(supernet, workload)
         self._model, self._spec = supernet.model, supernet.spec
         self._workload = workload
-        self._device = next(supernet.model.parameters()).device
+        self._device = supernet.place.device
         self._threads = workload.threads or torch.get_num_threads()
         self._flushed = torch.empty(_FLUSHED_BYTES if workload.cold else 0, dtype=torch.uint8, device=self._device)
 

@@ -39,7 +39,7 @@ class Steps:
         """
         self._supernet = supernet.sliced()
         self._workload = workload
-        self._device = next(supernet.model.parameters()).device
+        self._device = supernet.place.device
         self._memory: dict[Phase, CacheMemory] = {}
         # what is compiled is of the very view and the very cache that it was first called with
         self._compiled: dict[str, tuple[Any, Any]] = {}

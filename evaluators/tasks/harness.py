@@ -212,8 +212,8 @@ class TaskEvaluator(MeasureEvaluator):
 
         super().__init__(task.fidelity, [Measure(task.metrics, values)])
 
-    def _evaluate(self, candidate: Candidate) -> Evaluation:
-        done = super()._evaluate(candidate)
+    def _evaluate(self, candidate: Candidate, shared: float) -> Evaluation:
+        done = super()._evaluate(candidate, shared)
         return replace(done, facts={**self._task.facts, **self._facts}) if done.status == "ok" else done
 
 

@@ -30,6 +30,7 @@ from space.errors import UserError
 from space.files import kept, write_whole
 from space.supernet.correction import Correction
 from space.supernet.corrective_refit import correct
+from space.supernet.supernet import Supernet
 
 _SETTINGS_FILE, _TOKENS_FILE, _REFIT_FILE = "polish.json", "tokens.json", "refit.pt"
 _ADVICE = "Free some space or check the place, and export again."
@@ -146,7 +147,7 @@ def polish(
         count = f"{windows * length} tokens"
         if judge.judge(f"a corrective refit on {count}", session.newest().view(candidate, correction)):
             judge.polished.facts["corrective refit"] = count
-    _train(session.supernet.model, stream, judge, settings, recovery, directory, say)
+    _train(session.supernet, stream, judge, settings, recovery, directory, say)
     return judge.polished
 
 
@@ -163,12 +164,12 @@ def _refit(
         )
         state = [dict(layer) for layer in correction.weights]
         write_whole(file, lambda path: torch.save(state, path), advice=_ADVICE, failures=(RuntimeError,))
-    place = session.supernet.model.device
-    return Correction(candidate, tuple(torch.load(file, map_location=place, weights_only=True)))
+    home = session.supernet.place.home
+    return Correction(candidate, tuple(torch.load(file, map_location=home, weights_only=True)))
 
 
 def _train(
-    teacher: Any,
+    supernet: Supernet,
     stream: TokenStream,
     judge: _Judge,
     settings: Polish,
@@ -179,7 +180,9 @@ def _train(
     """Trains what is kept so far, for what the recovery says or the minutes give."""
     if recovery.tokens == 0:
         return
-    start = judge.polished.model
+    teacher, start = supernet.dense(), judge.polished.model
+    if supernet.place.streamed:
+        start = copy.deepcopy(start).to(supernet.place.device)
     if recovery.tokens is None:
 
         def measure() -> str:

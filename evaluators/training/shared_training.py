@@ -28,7 +28,7 @@ def trainable_row(supernet: Supernet, settings: Healing) -> str:
     """The row of `SHARED_TRAINABLE` that settings mean for a supernet: with `auto`, what fits into memory."""
     if settings.trainable != AUTO:
         return settings.trainable
-    limit, device = settings.memory_bytes, supernet.model.device
+    limit, device = settings.memory_bytes, supernet.place.home
     if limit is None:
         gpu = device.type == "cuda"
         limit = torch.cuda.get_device_properties(device).total_memory // 2 if gpu else HOST_BYTES
@@ -55,7 +55,7 @@ class SharedTraining:
         self.step = 0
         self._designs = [*designs]
         self._clip = settings.clip
-        self._teacher = supernet.model
+        self._teacher, self._device = supernet.dense(), supernet.place.device
         self._shared = SharedWeights(supernet, self._designs, SHARED_TRAINABLE[trainable_row(supernet, settings)])
         self._masters = {name: nn.Parameter(p.detach().float()) for name, p in self._shared.parameters.items()}
         # one a weight, so that no more than one weight has a float32 gradient at a time
@@ -65,7 +65,7 @@ class SharedTraining:
     def learn(self, tokens: Tensor, rate: float) -> None:
         """One step of the next design, on windows `(windows, length)`."""
         design = self._designs[self.step % len(self._designs)]
-        tokens = tokens.to(self._teacher.device)
+        tokens = tokens.to(self._device)
         head = OutputHead(self._teacher.lm_head, tokens.numel())
         lesson = taught(self._teacher, head, tokens)
         with repeatable(tokens.device):

@@ -5,6 +5,7 @@ Everything that can be refused is refused before the weights are read (`refusals
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from space.models.vector_math import settle_vector_math
 from space.models.weights import check_finite
 from space.spec import ModelSpec
 
+WEIGHTS = 0.6  # of a device's memory, at most: beyond it layers wait on the host
 _WITHOUT_HUB = "leave model.path unset for the embedded default, or set it to a local directory"
 
 
@@ -44,6 +46,7 @@ class LoadedModel:
         device: Where the search is to run.
         source: The directory or hub id that it came from.
         commit: Of the hub id; None for a directory.
+        streamed: Whether it is larger than the device, or than what it may take of it: its layers stay on the host.
     """
 
     model: PreTrainedModel
@@ -53,6 +56,7 @@ class LoadedModel:
     device: torch.device
     source: str
     commit: str | None = None
+    streamed: bool = False
 
 
 def load_model(
@@ -62,6 +66,7 @@ def load_model(
     digest: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    device_bytes: int | None = None,
     trust_remote_code: bool = False,
     lengths: Mapping[str, int] | None = None,
     check_spec: Callable[[ModelSpec], object] = lambda spec: None,
@@ -74,6 +79,8 @@ def load_model(
         digest: That the checkpoint must have, see `space.models.digest`; None for any.
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the device is fast at it, else float32.
         device: A torch device, or `auto`: CUDA where there is one, else the CPU.
+        device_bytes: That a run may take of the device's memory; None for what is there. On a CPU, which is its own
+            host, a limit is kept as if it were another device.
         trust_remote_code: Whether modelling code that comes with the checkpoint may run.
         lengths: By a setting as one writes it (`data.length=512`), the tokens that it asks of the model at once.
         check_spec: Called with the facts of the model, without its digest, before weights are read.
@@ -104,7 +111,20 @@ def load_model(
     spec = _spec(model, name, own_digest, family)
     model.eval().requires_grad_(False)
     check_finite(directory, run_dtype)
-    return LoadedModel(model, tokenizer, spec, run_dtype, run_device, name if commit else str(directory), commit)
+    streamed = _weight_bytes(model, run_dtype) > _room(run_device, device_bytes)
+    source = name if commit else str(directory)
+    return LoadedModel(model, tokenizer, spec, run_dtype, run_device, source, commit, streamed)
+
+
+def _weight_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
+    return sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+
+
+def _room(device: torch.device, limit: int | None) -> float:
+    """Bytes for all weights on a device; a part of its memory is for what is computed with them."""
+    if limit is None:
+        limit = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    return math.inf if limit is None else WEIGHTS * limit
 
 
 def _spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:

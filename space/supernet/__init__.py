@@ -9,6 +9,7 @@
   dear about them.
 
 - `shared`: the weights that all subnets share, to be trained.
+- `placement`: where the weights of a model are that is larger than its device, and how its layers pass there.
 
 How it is prepared: `calibration` (Gram matrices), `importance` (the order of units), `units` (permuting and cutting
 them), `compensation` (the refit of output projections), `merging` (of KV groups), all of one layer in `prepared_layer`.

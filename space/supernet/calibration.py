@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from space.errors import UserError
 from space.supernet.modules import twin
+from space.supernet.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class LayerStatistics:
         mlp_gram: XᵀX / tokens of `down_proj`'s input, float32, shape (mlp_channels, mlp_channels).
         influence: 1 − mean cosine of the residual stream before and after the layer (Block Influence of ShortGPT,
             Men et al. 2024, eq. 1): small for a layer that changes little.
-        inputs: Residual streams before the layer, each float32 of shape (windows, time, hidden).
+        inputs: Residual streams before the layer, each float32 of shape (windows, time, hidden), where they wait.
         arguments: What else the layer is called with.
     """
 
@@ -71,7 +72,7 @@ class _Recorder(nn.Module):
         return hidden_states
 
 
-def layer_arguments(model: Any, tokens: Tensor, dtype: torch.dtype) -> list[dict[str, Any]]:
+def layer_arguments(model: Any, tokens: Tensor, dtype: torch.dtype, device: torch.device) -> list[dict[str, Any]]:
     """Keyword arguments (mask, position embeddings) that the model hands to each decoder layer, for one window.
 
     No layer runs.
@@ -80,50 +81,59 @@ def layer_arguments(model: Any, tokens: Tensor, dtype: torch.dtype) -> list[dict
         model: Causal LM.
         tokens: Token ids, shape (windows, length).
         dtype: Of the residual stream.
+        device: Where the layers run.
     """
     recorders = [_Recorder() for _ in model.model.layers]
-    _run_stack(model, recorders, tokens[:1], dtype)
+    _run_stack(model, recorders, tokens[:1], dtype, device)
     return [recorder.arguments for recorder in recorders]
 
 
-def first_inputs(model: Any, batches: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
-    """Residual stream before the first layer in a dtype, one tensor (batch, time, hidden) a batch."""
-    return [_run_stack(model, (), batch, dtype) for batch in batches]
+def first_inputs(model: Any, batches: Sequence[Tensor], dtype: torch.dtype, place: Placement) -> list[Tensor]:
+    """Residual stream before the first layer in a dtype, where it waits: one tensor (batch, time, hidden) a batch."""
+    return [_run_stack(model, (), batch, dtype, place.device).to(place.home) for batch in batches]
 
 
-def _run_stack(model: Any, layers: Sequence[nn.Module], tokens: Tensor, dtype: torch.dtype) -> Tensor:
+def _run_stack(
+    model: Any, layers: Sequence[nn.Module], tokens: Tensor, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """What a model's stack gives, before its last norm, with other layers in it."""
     stack = twin(model.model)
     stack.layers, stack.norm = nn.ModuleList(layers), nn.Identity()
-    embeddings = model.get_input_embeddings()(tokens).to(dtype)
+    embedding = model.get_input_embeddings()
+    embeddings = embedding(tokens.to(embedding.weight.device)).to(device, dtype)
     states: Tensor = stack(inputs_embeds=embeddings, use_cache=False).last_hidden_state
     return states
 
 
 @torch.no_grad()
-def gather(model: Any, tokens: Tensor, *, forward_dtype: torch.dtype, batch_size: int = 8) -> Iterator[LayerStatistics]:
+def gather(
+    model: Any,
+    tokens: Tensor,
+    *,
+    forward_dtype: torch.dtype,
+    place: Placement,
+    batch_size: int = 8,
+) -> Iterator[LayerStatistics]:
     """Statistics of each decoder layer of the dense model, in order.
 
     The residual stream of all tokens is kept before and after a layer (2 · tokens × hidden values); every layer runs
-    once over it, as a copy in float32 on the embeddings' device, with autocast to `forward_dtype` and float32
-    accumulation. No more than one layer is copied at a time.
+    once over it, as a copy in float32 on the device, with autocast to `forward_dtype` and float32 accumulation. No more
+    than one layer is copied at a time.
 
     Args:
-        model: Causal LM; its layers may be in any dtype, and on the CPU when its embeddings are elsewhere.
+        model: Causal LM, all but its layers in their place; these may be in any dtype, and on the CPU.
         tokens: Token ids, shape (windows, length).
         forward_dtype: `torch.bfloat16` where the device is fast at it, else `torch.float32`.
+        place: Where layers run, and where residual streams wait.
         batch_size: Windows of a forward pass.
 
     Raises:
         UserError: Activations are not finite.
     """
-    device = model.get_input_embeddings().weight.device
-    tokens = tokens.to(device)
-    batches = tokens.split(batch_size)
-    arguments = layer_arguments(model, tokens, torch.float32)
-    states = first_inputs(model, batches, torch.float32)
+    arguments = layer_arguments(model, tokens, torch.float32, place.device)
+    states = first_inputs(model, tokens.split(batch_size), torch.float32, place)
     for index, layer in enumerate(model.model.layers):
-        wide = copy.deepcopy(layer).to(device, torch.float32)
+        wide = copy.deepcopy(layer).to(place.device, torch.float32)
         statistics, states = _learned(index, wide, states, arguments[index], forward_dtype)
         yield statistics
         del wide, statistics  # before the next ones are made
@@ -134,13 +144,16 @@ def _learned(
 ) -> tuple[LayerStatistics, list[Tensor]]:
     """What a layer's pass over the text teaches, and the residual streams after it."""
     grams, after = (_Gram(layer.self_attn.o_proj), _Gram(layer.mlp.down_proj)), list[Tensor]()
-    device, count, cosine = states[0].device, 0, states[0].new_zeros(())
+    device = layer.self_attn.o_proj.weight.device
+    count, cosine = 0, torch.zeros((), device=device)
     try:
-        for state in states:
+        for waiting in states:
+            state = waiting.to(device)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                after.append(layer(state, **arguments).float())
-            cosine += F.cosine_similarity(state, after[-1], dim=-1).sum()
+                output = layer(state, **arguments).float()
+            cosine += F.cosine_similarity(state, output, dim=-1).sum()
             count += state.shape[0] * state.shape[1]
+            after.append(output.to(waiting.device))
     finally:
         for gram in grams:
             gram.close()

@@ -11,7 +11,8 @@ not weighted: the few of huge norm steer attention, and a fit that counts each t
 model worse than its refit does.
 
 Hidden states of all calibration tokens are kept for the dense model and for each candidate (tokens × hidden values of
-the supernet's dtype), and the projection's inputs for one block of one candidate. Each block runs alone, as a layer of
+the supernet's dtype), and the projection's inputs for one block of one candidate, on the host where layers wait
+there. Each block runs alone, as a layer of
 which nothing else is left, so that masks, rotary embeddings and norms are transformers' own.
 """
 
@@ -80,10 +81,9 @@ def correct(
     for candidate in candidates:
         supernet.view(candidate)  # refuses what does not fit before the work begins
     model, whole = supernet.model, Candidate.dense(supernet.spec)
-    tokens = tokens.to(next(model.parameters()).device)
     batches = tokens.split(min(batch_size, -(-len(tokens) // 2)))
-    arguments = layer_arguments(model, tokens, model.dtype)
-    dense = first_inputs(model, batches, model.dtype)
+    arguments = layer_arguments(model, tokens, model.dtype, supernet.place.device)
+    dense = first_inputs(model, batches, model.dtype, supernet.place)
     subnets = [_Subnet(candidate, dense if supernet.strength(candidate) else None) for candidate in candidates]
     for index in range(supernet.spec.layers):
         for subnet in subnets:
@@ -116,6 +116,7 @@ class _Block:
 
     def __init__(self, supernet: Supernet, index: int, name: str, arguments: dict[str, Any]) -> None:
         self._supernet = supernet
+        self._place = supernet.place
         self._index = index
         self._name = name
         self._arguments = arguments
@@ -128,7 +129,7 @@ class _Block:
     def outputs(self, states: States) -> States:
         """The residual stream after the dense block."""
         layer = self._supernet.layer(self._index, _alone(self._whole, self._name))
-        return [layer(state, **self._arguments) for state in states]
+        return [layer(state.to(self._place.device), **self._arguments).to(self._place.home) for state in states]
 
     def fit(
         self, shape: LayerShape, strength: float, states: States, target: States, damping: float
@@ -150,7 +151,8 @@ class _Block:
         refit, bias = projection.weight, projection.bias
         inputs = [self._input(layer, projection, state) for state in states]
         halves = Moments.zeros_for(refit), Moments.zeros_for(refit)
-        for number, (rows, state, goal) in enumerate(zip(inputs, states, target, strict=True)):
+        for number, waiting in enumerate(zip(inputs, states, target, strict=True)):
+            rows, state, goal = self._here(*waiting)
             output = F.linear(rows, refit, bias)
             scale = None if norm is None else _root_mean_square(output)
             output = output if norm is None else norm(output)
@@ -162,10 +164,14 @@ class _Block:
             change *= _inverse_gain(norm, refit)
         weight = (refit.float() + change).to(refit.dtype)
         after: States = []
-        for rows, state in zip(inputs, states, strict=True):
+        for inside, before in zip(inputs, states, strict=True):
+            rows, state = self._here(inside, before)
             output = F.linear(rows, weight, bias)
-            after.append(state + (output if norm is None else norm(output)))
-        return weight, after
+            after.append((state + (output if norm is None else norm(output))).to(self._place.home))
+        return weight.to(self._place.home), after
+
+    def _here(self, *waiting: Tensor) -> list[Tensor]:
+        return [tensor.to(self._place.device) for tensor in waiting]
 
     def _input(self, layer: Any, projection: nn.Linear, state: Tensor) -> Tensor:
         """What the block hands to its output projection, shape (windows, time, columns)."""
@@ -177,12 +183,12 @@ class _Block:
 
         handle = projection.register_forward_pre_hook(record)
         try:
-            layer(state, **self._arguments)
+            layer(state.to(self._place.device), **self._arguments)
         except Captured:
             pass
         finally:
             handle.remove()
-        return columns[0]
+        return columns[0].to(self._place.home)
 
 
 def _root_mean_square(output: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def merged_attention(
     Args:
         layer: Decoder layer with float32 weights, its groups in their final order.
         spec: The dense model.
-        inputs: Residual streams before the layer, each (windows, time, hidden).
+        inputs: Residual streams before the layer, each (windows, time, hidden), on any device.
         arguments: What else the layer is called with.
         damping: Ridge on the refit, as a fraction of the Gram matrix's mean diagonal.
         forward_dtype: Of the forward passes.
@@ -64,19 +64,20 @@ def merged_attention(
     if not spec.merged_kv_heads:
         return {}
     attention = layer.self_attn
+    device = attention.o_proj.weight.device
 
     def rows_of(layer: Any, state: Tensor, *names: str) -> list[Tensor]:
         """What the projections hand on, and what `o_proj` is given: float32, shape (tokens, columns)."""
-        autocast = torch.autocast(state.device.type, dtype=forward_dtype, enabled=forward_dtype != torch.float32)
+        autocast = torch.autocast(device.type, dtype=forward_dtype, enabled=forward_dtype != torch.float32)
         with autocast, _outputs(layer.self_attn, names) as outputs:
             try:
-                layer(state, **arguments)
+                layer(state.to(device), **arguments)
             except Captured:
                 return [outputs[name].flatten(0, -2).float() for name in (*names, "o_proj")]
         raise AssertionError("the layer has no attention")
 
     own = own_modules(layer)
-    moments = _Moments.zeros(spec, inputs[0].device)
+    moments = _Moments.zeros(spec, device)
     for state in inputs:
         query, key, value, _ = rows_of(own, state, "q_proj", "k_proj", "v_proj")
         moments.add(query, key, value)

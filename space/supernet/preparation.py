@@ -12,6 +12,7 @@ from torch import Tensor
 
 from space.models.embedded import cache_dir
 from space.models.loading import LoadedModel
+from space.supernet.placement import Placement
 from space.supernet.recipe import Preparation
 from space.supernet.store import FORMAT, is_prepared
 from space.supernet.supernet import Supernet
@@ -41,7 +42,8 @@ def prepared_supernet(
     place = directory
     if not is_prepared(directory):
         place = (cache or cache_dir()) / "supernets" / _digest(preparation, loaded, tokens())
-    how: dict[str, Any] = {"dtype": loaded.dtype, "device": loaded.device, "refit_bytes": preparation.refit_bytes}
+    placement = Placement(loaded.device, loaded.streamed)
+    how: dict[str, Any] = {"dtype": loaded.dtype, "place": placement, "refit_bytes": preparation.refit_bytes}
     if is_prepared(place):
         supernet = Supernet.load(loaded.model, loaded.spec, place, **how)
     else:

@@ -19,35 +19,38 @@ from space.supernet.units import BlockWeights, attention_columns, narrower, own_
 class Refits:
     """The narrower blocks of some dense layers."""
 
-    def __init__(self, layers: Sequence[Any], files: StoredLayers, learned: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, layers: Sequence[Any], files: StoredLayers, learned: Mapping[str, Tensor], device: torch.device
+    ) -> None:
         """Makes nothing yet.
 
         Args:
             layers: Decoder layers, units in their order.
             files: What is stored of the supernet.
             learned: Other weights of merged groups than the stored ones, by `shared_name`.
+            device: Where refits are solved; they are put where their layer is.
         """
         self._layers = layers
         self._files = files
         self._learned = learned
+        self._device = device
 
     def block(self, index: int, kind: str, shape: LayerShape) -> BlockWeights:
         """Weights of a layer's block of a kind at a shape at which it is neither whole nor gone."""
         spec, layer = self._files.spec, self._layers[index]
         if kind == "mlp":
-            projection, columns = layer.mlp.down_proj, shape.mlp_channels
-            output = refit(projection.weight, self._factor(index, kind, shape), columns)
+            output = self._refit(index, kind, shape, layer.mlp.down_proj.weight, shape.mlp_channels)
             return narrower(layer.mlp, spec, shape, "down_proj", output)
         attention = layer.self_attn
         if shape.queries_per_group > spec.queries_per_group:
             return self._merged(index, shape.kv_heads)
         order = attention_columns(spec, shape.queries_per_group).to(attention.o_proj.weight.device)
         dense, columns = attention.o_proj.weight[:, order], shape.query_heads * spec.head_dim
-        output = refit(dense, self._factor(index, kind, shape), columns)
-        return narrower(attention, spec, shape, "o_proj", output)
+        return narrower(attention, spec, shape, "o_proj", self._refit(index, kind, shape, dense, columns))
 
-    def _factor(self, index: int, kind: str, shape: LayerShape) -> Tensor:
-        return self._files.factor(index, kind, shape, next(self._layers[index].parameters()).device)
+    def _refit(self, index: int, kind: str, shape: LayerShape, weight: Tensor, columns: int) -> Tensor:
+        factor = self._files.factor(index, kind, shape, self._device)
+        return refit(weight.to(self._device), factor, columns).to(weight.device)
 
     def _merged(self, index: int, groups: int) -> BlockWeights:
         """A layer's attention with merged KV groups, as it is stored or was learned."""
@@ -94,7 +97,7 @@ def partly_learned(
         place, _, key = name.rpartition(".")
         if ".merged_" in name:
             _, index, groups, parameter = name.split(".", 3)
-            device = next(model.parameters()).device
+            device = next(model.model.layers.parameters()).device
             stored = files.tensor(int(index), merged_name(int(groups.removeprefix("merged_")), parameter), device)
             merged[name] = _between(stored, tensor, strength)
             continue

@@ -14,16 +14,20 @@ factors of the one it came from: `Supernet.with_weights`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from space.candidate import Candidate, LayerShape
 from space.models.pruned import BLOCKS, block_modules
+from space.supernet.calibration import first_inputs, layer_arguments
 from space.supernet.compensation import solving_dtype
 from space.supernet.modules import own_modules
+from space.supernet.placement import Placement
 from space.supernet.refits import shared_name
 from space.supernet.supernet import Supernet
 from space.supernet.units import attention_columns, kept_rows
@@ -64,9 +68,19 @@ class SharedWeights:
         for name, tensor in held.items():
             if trainable(name):
                 self.parameters[name] = nn.Parameter(tensor.detach().clone())
+        self._names: dict[int, list[str]] = {index: [] for index in range(supernet.spec.layers)}
+        for name in self.parameters:
+            if name.startswith("layers."):
+                self._names[int(name.split(".")[1])].append(name)
 
     def hidden(self, candidate: Candidate, tokens: Tensor) -> Tensor:
-        """Normed last hidden states of a subnet, differentiable by the shared weights, `(windows, length, hidden)`."""
+        """Normed last hidden states of a subnet, differentiable by the shared weights, `(windows, length, hidden)`.
+
+        Where layers wait on the host, each is brought to the device for its forward pass, and once more for the
+        backward one, in which it is run again.
+        """
+        if self._supernet.place.streamed:
+            return self._passing(candidate, tokens)
         if candidate not in self._models:
             self._models[candidate] = own_modules(self._supernet.view(candidate)).model
         model = self._models[candidate]
@@ -74,31 +88,54 @@ class SharedWeights:
         hidden: Tensor = functional_call(model, self._of(candidate), (), arguments).last_hidden_state
         return hidden
 
+    def _passing(self, candidate: Candidate, tokens: Tensor) -> Tensor:
+        supernet, place = self._supernet, self._supernet.place
+        model = supernet.model
+        arguments = layer_arguments(model, tokens, model.dtype, place.device)
+        (hidden,) = first_inputs(model, [tokens], model.dtype, Placement(place.device))
+        for index, shape in enumerate(candidate.layers):
+            if not shape.gone:
+                run = partial(self._run, index, shape, arguments[index])
+                hidden = checkpoint(run, hidden, use_reentrant=False)
+        norm: dict[str, Tensor] = {n.removeprefix("norm."): p for n, p in self.parameters.items() if n[:5] == "norm."}
+        normed: Tensor = functional_call(supernet.norm(), norm, (hidden,))
+        return normed
+
+    def _run(self, index: int, shape: LayerShape, arguments: dict[str, Any], hidden: Tensor) -> Tensor:
+        """A layer on the device, with what is trained of it."""
+        layer = self._supernet.layer(index, shape)
+        output: Tensor = functional_call(layer, self._of_layer(index, shape), (hidden,), arguments)
+        return output
+
     def _merges(self, shape: LayerShape) -> bool:
         return shape.queries_per_group > self._spec.queries_per_group
 
     def _of(self, candidate: Candidate) -> dict[str, Tensor]:
         """A subnet's parameters by their names in its model, as far as they are trained."""
-        parameters: dict[str, Tensor] = {}
+        parameters: dict[str, Tensor] = {n: p for n, p in self.parameters.items() if not n.startswith("layers.")}
         kept = (index for index, shape in enumerate(candidate.layers) if not shape.gone)
-        places = {index: place for place, index in enumerate(kept)}
-        for name, dense in self.parameters.items():
-            if not name.startswith("layers."):
-                parameters[name] = dense
-                continue
-            _, number, module, rest = name.split(".", 3)
-            index, merged = int(number), module.startswith("merged_")
-            shape, kind = candidate.layers[index], "attention" if merged else self._kinds[module]
+        for place, index in enumerate(kept):
+            of_layer = self._of_layer(index, candidate.layers[index])
+            parameters |= {f"layers.{place}.{name}": tensor for name, tensor in of_layer.items()}
+        return parameters
+
+    def _of_layer(self, index: int, shape: LayerShape) -> dict[str, Tensor]:
+        """The same of one layer, on the device."""
+        parameters: dict[str, Tensor] = {}
+        for name in self._names[index]:
+            _, _, module, rest = name.split(".", 3)
+            merged = module.startswith("merged_")
+            kind = "attention" if merged else self._kinds[module]
             if not shape.keeps(kind):
                 continue
-            there = f"layers.{places[index]}"
+            dense = self.parameters[name].to(self._supernet.place.device)
             if merged:
                 if self._merges(shape) and module == f"merged_{shape.kv_heads}":
-                    parameters[f"{there}.{BLOCKS[kind]}.{rest}"] = dense
+                    parameters[f"{BLOCKS[kind]}.{rest}"] = dense
             elif module != BLOCKS[kind]:  # a norm of the stream
-                parameters[f"{there}.{module}.{rest}"] = dense
+                parameters[f"{module}.{rest}"] = dense
             elif not (kind == "attention" and self._merges(shape)):
-                parameters[f"{there}.{module}.{rest}"] = self._kept(index, kind, shape, rest, dense)
+                parameters[f"{module}.{rest}"] = self._kept(index, kind, shape, rest, dense)
         return parameters
 
     def _kept(self, index: int, kind: str, shape: LayerShape, name: str, dense: Tensor) -> Tensor:
@@ -125,5 +162,5 @@ class SharedWeights:
                 factor = self._supernet.factor(index, kind, shape).to(solving_dtype(dtype))
                 lower, lost = factor[:columns, :columns], factor[columns:, :columns]
                 solved = torch.linalg.solve_triangular(lower, lost, upper=False, left=False)
-                self._maps[key] = solved.to(dtype)
-        return self._maps[key]
+                self._maps[key] = solved.to(self._supernet.place.home, dtype)
+        return self._maps[key].to(self._supernet.place.device)

@@ -25,6 +25,7 @@ from space.models.embedded import CACHE_ADVICE
 from space.spec import ModelSpec
 from space.supernet.calibration import gather
 from space.supernet.importance import AttentionOrder, rule_of
+from space.supernet.placement import Placement
 from space.supernet.prepared_layer import prepared_layer
 from space.supernet.units import permute_attention, permute_mlp
 
@@ -62,7 +63,7 @@ class StoredLayers:
         directory: Path,
         *,
         dtype: torch.dtype,
-        device: torch.device,
+        place: Placement,
         importance: str,
         damping: float,
         steps: int,
@@ -74,7 +75,7 @@ class StoredLayers:
         Args and errors are those of `Supernet.prepare`.
         """
         rule = rule_of(importance)
-        place_rest(model, dtype, device)
+        place_rest(model, dtype, place)
         influence: list[float] = []
         with whole_directory(
             directory,
@@ -82,11 +83,11 @@ class StoredLayers:
             advice=CACHE_ADVICE,
             failures=(SafetensorError,),
         ) as unfinished:
-            for statistics in gather(model, tokens, forward_dtype=dtype, batch_size=batch_size):
+            for statistics in gather(model, tokens, forward_dtype=dtype, place=place, batch_size=batch_size):
                 index = statistics.index
                 tensors = prepared_layer(statistics, spec, rule, damping=damping, steps=steps, dtype=dtype)
                 save_file(tensors, unfinished / _layer_file(index))
-                place_layer(model.model.layers[index], spec, tensors, dtype, device)
+                place_layer(model.model.layers[index], spec, tensors, dtype, place)
                 influence.append(statistics.influence)
                 on_layer(index)
                 del statistics, tensors  # before the next layer's are made
@@ -123,12 +124,12 @@ class StoredLayers:
             )
         return cls(directory, spec, tuple(meta["influence"]))
 
-    def place(self, model: Any, dtype: torch.dtype, device: torch.device) -> None:
+    def place(self, model: Any, dtype: torch.dtype, place: Placement) -> None:
         """Puts a dense model's units in their order, and the model where and in what it runs, layer after layer."""
-        place_rest(model, dtype, device)
+        place_rest(model, dtype, place)
         for index, layer in enumerate(model.model.layers):
             orders = {name: self.tensor(index, name, torch.device("cpu")) for name in _ORDERS}
-            place_layer(layer, self.spec, orders, dtype, device)
+            place_layer(layer, self.spec, orders, dtype, place)
 
     def tensor(self, index: int, name: str, device: torch.device) -> Tensor:
         """One tensor of a layer."""
@@ -171,12 +172,14 @@ class StoredLayers:
         self.directory = directory
 
 
-def place_rest(model: Any, dtype: torch.dtype, device: torch.device) -> None:
-    """Puts all of a causal LM but its decoder layers where and in what it runs."""
+def place_rest(model: Any, dtype: torch.dtype, place: Placement) -> None:
+    """Puts all of a causal LM but its decoder layers where and in what it runs, or embeddings where layers wait."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    waits = embedding if embedding.weight is not head.weight else None
     for parent in (model, model.model):
         for name, child in parent.named_children():
             if name not in ("model", "layers"):
-                _settle(child, dtype, device)
+                _settle(child, dtype, place.home if child is waits else place.device)
     model.config.dtype = dtype
 
 
@@ -189,16 +192,16 @@ def place_as_it_came(model: Any, dtype: torch.dtype, device: torch.device) -> No
 
 @torch.no_grad()
 def place_layer(
-    layer: Any, spec: ModelSpec, orders: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
+    layer: Any, spec: ModelSpec, orders: Mapping[str, Tensor], dtype: torch.dtype, place: Placement
 ) -> None:
-    """Puts a dense decoder layer's units in their order, then the layer where and in what it runs.
+    """Puts a dense decoder layer's units in their order, then the layer in what it runs, and where it waits for that.
 
     Units move within the memory that is there: a layer whose file is mapped takes no more than itself.
     """
     groups, heads, channels = (orders[name].cpu() for name in _ORDERS)
     permute_attention(layer.self_attn, spec, AttentionOrder(groups, heads))
     permute_mlp(layer.mlp, channels)
-    _settle(layer, dtype, device)
+    _settle(layer, dtype, place.home)
 
 
 def _settle(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:

@@ -22,6 +22,7 @@ from space.size import removed_params
 from space.spec import ModelSpec
 from space.supernet.block_memory import BlockMemory
 from space.supernet.correction import Correction
+from space.supernet.placement import Passing, Placement
 from space.supernet.prepared_layer import lost_name
 from space.supernet.refits import Refits, partly_learned
 from space.supernet.slices import Slices
@@ -35,8 +36,9 @@ class Supernet:
     """A permuted dense model and the refits that its subnets need.
 
     Attributes:
-        model: The dense causal LM.
+        model: The dense causal LM, whose weights are in their place; run what `dense` gives.
         spec: The dense model in numbers.
+        place: Where it is, and where it runs.
         influence: Block influence of every layer on the calibration text; small means that it changes little.
         healed: Whether subnets have other weights than the dense model's, learned together.
     """
@@ -45,6 +47,7 @@ class Supernet:
         self,
         model: Any,
         files: StoredLayers,
+        place: Placement,
         refit_bytes: int,
     ) -> None:
         """Takes a model that is permuted already; use `prepare` or `load`.
@@ -52,10 +55,12 @@ class Supernet:
         Args:
             model: The dense causal LM.
             files: What is stored of it.
+            place: Where it is, and where it runs.
             refit_bytes: Memory limit of narrower blocks, of those of `sliced` and healed supernets too.
         """
         self.model = model.eval().requires_grad_(False)
         self.spec = files.spec
+        self.place = place
         self.influence = files.influence
         self.healed = False
         self._dense = Candidate.dense(files.spec)
@@ -63,8 +68,9 @@ class Supernet:
         self._memory = BlockMemory(refit_bytes)
         self._learned: Mapping[str, Tensor] = {}
         self._gentle = 0.0
-        refits = Refits([*model.model.layers], files, {})
-        self._views = {0.0: Views(self.model, files.spec, refits.block, self._memory)}
+        self._passing = Passing(place.device) if place.streamed else None
+        refits = Refits([*model.model.layers], files, {}, place.device)
+        self._views = {0.0: Views(self.model, files.spec, refits.block, self._memory, self._passing)}
         self._lock = Lock()
 
     @classmethod
@@ -76,7 +82,7 @@ class Supernet:
         directory: Path,
         *,
         dtype: torch.dtype,
-        device: torch.device | None = None,
+        place: Placement | None = None,
         importance: str = "obs",
         damping: float = 0.01,
         steps: int = 48,
@@ -87,13 +93,13 @@ class Supernet:
         """Calibrates, orders and permutes a dense model, and stores what refits need in `directory`.
 
         Args:
-            model: Dense causal LM in any dtype; it is permuted in place, cast to `dtype` and moved to `device`, one
+            model: Dense causal LM in any dtype; it is permuted in place, cast to `dtype` and put where it belongs, one
                 layer at a time.
             spec: The model in numbers.
             tokens: Calibration tokens, shape (windows, length).
             directory: Where the factors go; written whole or not at all.
             dtype: What the model runs in from here on.
-            device: Where it runs; None for where it is.
+            place: Where it runs; None for where it is.
             importance: Row of `space.supernet.recipe.RULES`.
             damping: Ridge on the Gram matrices, as a fraction of their mean diagonal.
             steps: How often the OBS cost of channels is evaluated anew.
@@ -104,11 +110,12 @@ class Supernet:
         Raises:
             UserError: The directory cannot be written, or a Gram matrix is not positive definite.
         """
+        place = place or Placement(model.device)
         stored = StoredLayers.make(
-            model, spec, tokens, directory, dtype=dtype, device=device or model.device, importance=importance,
+            model, spec, tokens, directory, dtype=dtype, place=place, importance=importance,
             damping=damping, steps=steps, batch_size=batch_size, on_layer=on_layer,
         )  # fmt: skip
-        return cls(model, stored, refit_bytes)
+        return cls(model, stored, place, refit_bytes)
 
     @classmethod
     def load(
@@ -118,7 +125,7 @@ class Supernet:
         directory: Path,
         *,
         dtype: torch.dtype,
-        device: torch.device | None = None,
+        place: Placement | None = None,
         refit_bytes: int = 3 << 28,
     ) -> Supernet:
         """Permutes a dense model as `prepare` once did, from what it stored; see there.
@@ -126,9 +133,10 @@ class Supernet:
         Raises:
             UserError: There is nothing stored, or it belongs to another model or version.
         """
+        place = place or Placement(model.device)
         stored = StoredLayers.open(directory, spec, dtype)
-        stored.place(model, dtype, device or model.device)
-        return cls(model, stored, refit_bytes)
+        stored.place(model, dtype, place)
+        return cls(model, stored, place, refit_bytes)
 
     @classmethod
     def of_slices(
@@ -159,13 +167,17 @@ class Supernet:
     def sliced(self) -> Supernet:
         """The dense model with plain slices of its weights in narrower blocks, of the shapes and layout of refits.
 
-        Nothing is solved and no file is read: for what depends on no values, such as times.
+        Nothing is solved and no file is read: for what depends on no values, such as times. Layers run where they are.
         """
         other = copy.copy(self)
         other.healed, other._lock = False, Lock()
         slices = Slices([*self.model.model.layers], self.spec)
         other._views = {0.0: Views(self.model, self.spec, slices.block, self._memory)}
         return other
+
+    def dense(self) -> Any:
+        """The dense causal LM, to be run."""
+        return self.model if self._passing is None else self._views[0.0].view(self._dense)
 
     def forget(self) -> None:
         """Gives back the memory of narrower blocks, which are made again when they are asked for."""
@@ -226,7 +238,7 @@ class Supernet:
         Raises:
             ValueError: The candidate or the correction does not fit the model.
         """
-        self._check(candidate)
+        self.require_fit(candidate)
         if correction is not None and correction.candidate != candidate:
             raise ValueError(f"Supernet: expected a correction of {candidate.key}, got {correction.candidate.key}'s.")
         views = self._views_of(self.strength(candidate))
@@ -246,15 +258,20 @@ class Supernet:
         self._check_layer(index, shape)
         return self._views_of(strength).layer(index, shape)
 
+    def norm(self, strength: float = 0.0) -> Any:
+        """The norm behind the last layer; see `layer`."""
+        return self._views_of(strength).norm
+
     def _views_of(self, strength: float) -> Views:
         with self._lock:
             if strength not in self._views:
                 model, merged = partly_learned(self.model, self._files, self._learned, strength)
-                refits = Refits([*model.model.layers], self._files, merged)
-                self._views[strength] = Views(model, self.spec, refits.block, self._memory)
+                refits = Refits([*model.model.layers], self._files, merged, self.place.device)
+                self._views[strength] = Views(model, self.spec, refits.block, self._memory, self._passing)
             return self._views[strength]
 
-    def _check(self, candidate: Candidate) -> None:
+    def require_fit(self, candidate: Candidate) -> None:
+        """Raises ValueError where a candidate does not fit the model."""
         spec = self.spec
         if len(candidate.layers) != spec.layers:
             raise ValueError(f"Supernet: expected a candidate of {spec.layers} layers, got {len(candidate.layers)}.")
@@ -274,8 +291,8 @@ class Supernet:
             raise ValueError(f"Supernet: layer {index}: {shape} is no part of the dense model's layer.")
 
     def factor(self, index: int, kind: str, shape: LayerShape) -> Tensor:
-        """See `space.supernet.store.StoredLayers.factor`."""
-        return self._files.factor(index, kind, shape, self.model.device)
+        """See `space.supernet.store.StoredLayers.factor`; on the device."""
+        return self._files.factor(index, kind, shape, self.place.device)
 
     def _stored(self, index: int, name: str) -> Tensor:
-        return self._files.tensor(index, name, next(self.model.parameters()).device)
+        return self._files.tensor(index, name, torch.device("cpu"))

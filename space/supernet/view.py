@@ -3,7 +3,8 @@
 What is dear about a subnet, its narrower blocks with their refits, is kept as modules by (layer, block, option) in a
 `BlockMemory`. A view puts such modules, and the dense model's own for what is whole, into containers
 of its own: it copies no tensor, and nothing of the supernet or of another view changes. Modules below a block are
-shared, and so not to be hooked or changed; `layer` and `view(own=True)` give modules of one's own.
+shared, and so not to be hooked or changed; `layer` and `view(own=True)` give modules of one's own. Where layers wait on
+the host, see `placement`, those of a view come to the device when they run.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from space.spec import ModelSpec
 from space.supernet.block_memory import Block, BlockMemory
 from space.supernet.correction import Correction
 from space.supernet.modules import own_modules, put_parameter, twin
+from space.supernet.placement import HomeEmbedding, Passing, PassingLayer
 from space.supernet.units import BlockWeights
 
 OUTPUTS = {"o_proj": "attention", "down_proj": "mlp"}  # output projections to their kind of block
@@ -32,7 +35,9 @@ Weights = Callable[[int, str, LayerShape], BlockWeights]  # of a layer's block o
 class Views:
     """Makes the views of one supernet; safe between threads."""
 
-    def __init__(self, model: Any, spec: ModelSpec, weights: Weights, memory: BlockMemory) -> None:
+    def __init__(
+        self, model: Any, spec: ModelSpec, weights: Weights, memory: BlockMemory, passing: Passing | None = None
+    ) -> None:
         """Builds what all views have in common.
 
         Args:
@@ -40,6 +45,7 @@ class Views:
             spec: The same in numbers.
             weights: Of a layer's block of a kind at a shape, where it is neither whole nor gone.
             memory: Where the narrower blocks are remembered.
+            passing: Brings layers to the device; None where they are on it.
         """
         self._spec = spec
         self._dense = Candidate.dense(spec).layers[0]
@@ -48,6 +54,8 @@ class Views:
         self._configs = PrunedConfigs(model.config, spec)
         self._weights = weights
         self._memory, self._name = memory, object()
+        self._passing = passing
+        self._home = next(model.model.layers.parameters()).device
         weakref.finalize(self, memory.forget, self._name)
         with torch.device("meta"):
             self._whole = self._classes.PrunedForCausalLM(self._configs.dense)
@@ -67,12 +75,11 @@ class Views:
     ) -> Any:
         """See `space.supernet.supernet.Supernet.view`."""
         kept = [index for index in range(start, self._spec.layers) if not candidate.layers[index].gone]
-        layers = []
+        layers: list[Any] = []
         for position, index in enumerate(kept):
-            layer = self._layer(index, candidate.layers[index], position)
-            if correction is not None:
-                _put_outputs(layer, index, correction.weights[index])
-            layers.append(layer)
+            outputs = correction.weights[index] if correction is not None else {}
+            make = partial(self._layer, index, candidate.layers[index], position, outputs)
+            layers.append(PassingLayer(make, partial(self._on_device, index)) if self._passing else make())
         model = twin(self._whole)
         model.model = twin(self._whole.model)
         model.config = model.model.config = self._configs.of(candidate, start)
@@ -80,7 +87,15 @@ class Views:
             if name != "layers" and any(True for _ in child.buffers()):  # some rotary frequencies follow the length
                 setattr(model.model, name, own_modules(child))
         model.model.layers = nn.ModuleList(layers).eval()
-        return _owned(model) if own else model
+        embedding = model.get_input_embeddings()
+        if self._passing is not None and embedding.weight is not model.lm_head.weight:
+            model.model.embed_tokens = HomeEmbedding(embedding, model.lm_head.weight.device)
+        return _owned(model).to(self._home) if own else model
+
+    @property
+    def norm(self) -> Any:
+        """The norm behind the last layer."""
+        return self._whole.model.norm
 
     def forget(self) -> None:
         """See `space.supernet.supernet.Supernet.forget`."""
@@ -92,11 +107,26 @@ class Views:
         return self._memory.of(self._name)
 
     def layer(self, index: int, shape: LayerShape) -> Any:
-        """A decoder layer at a shape with modules of its own, which may be hooked; its tensors are the supernet's."""
-        return own_modules(self._layer(index, shape, index))
+        """A decoder layer at a shape with modules of its own, which may be hooked; its tensors are the supernet's.
 
-    def _layer(self, index: int, shape: LayerShape, position: int) -> Any:
-        """A decoder layer whose container is its own, at a position in the key-value cache."""
+        Where layers wait on the host, they are copies on the device.
+        """
+        layer = self._layer(index, shape, index)
+        return own_modules(layer) if self._passing is None else self._on_device(index, layer)
+
+    def _on_device(self, index: int, layer: Any) -> Any:
+        assert self._passing is not None
+        return self._passing.layer(index, layer, self._layers[index])
+
+    def _layer(self, index: int, shape: LayerShape, position: int, outputs: Mapping[str, Tensor] | None = None) -> Any:
+        """A decoder layer whose container is its own, at a position in the key-value cache.
+
+        Args:
+            index: Which.
+            shape: What it keeps.
+            position: Its number among those that are left.
+            outputs: Output projections to use in place of the refits.
+        """
         layer = twin(self._layers[index])
         for kind in KINDS:
             if not shape.keeps(kind):
@@ -108,6 +138,7 @@ class Views:
             attention = twin(attention)
             attention.layer_idx = position
             setattr(layer, BLOCKS["attention"], attention)
+        _put_outputs(layer, index, outputs or {})
         return layer
 
     def _block(self, index: int, kind: str, option: Option) -> nn.Module:
