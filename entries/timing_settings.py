@@ -46,7 +46,7 @@ def timing_settings(config: Config, arguments: Sequence[str]) -> TimingSettings:
     device = checked(config["model"]["device"], str | None, "model.device")
     run = FinishedRun.open(Path(str(config["run_dir"])))
     settings = ended_settings(run, {**config, "data": {"path": None}})  # no text is read
-    model = settings.model if device is None else replace(settings.model, device=device)
+    model = replace(settings.model, device_bytes=None, device=settings.model.device if device is None else device)
     model.require_directory()
     latency = replace(settings.latency, **{name: value for name, value in how.items() if value is not None})
     if latency.engine == "llamacpp":

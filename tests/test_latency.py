@@ -28,6 +28,7 @@ from evaluators.latency.timings import Timings
 from evaluators.latency.workload import Phase, Workload
 from space.candidate import Candidate, Option
 from space.errors import UserError
+from space.supernet.placement import Placement
 from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
@@ -351,7 +352,7 @@ def test_times_on_another_device_say_so_and_are_all_in_the_unit_of_the_first(mak
     table = LatencyBench(calibrated, SERVING).table(OPTIONS)
     answers: dict[str, list[Evaluation]] = {}
     model, spec = calibrated.model, calibrated.spec
-    supernet = Supernet.of_slices(model, spec, dtype=torch.float32, device=model.device)
+    supernet = Supernet.of_slices(model, spec, dtype=torch.float32, place=Placement(model.device))
     dense, merged = Candidate.dense(spec), Candidate.from_rows([[6, 1, 16]] * 4)
 
     def ask(table: LatencyTable, *candidates: Candidate) -> EndToEnd:

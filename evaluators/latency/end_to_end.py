@@ -21,6 +21,7 @@ from evaluators.settings import Settings
 from space.candidate import Candidate
 from space.errors import UserError
 from space.models.loading import LoadedModel
+from space.supernet.placement import Placement
 from space.supernet.supernet import Supernet
 
 DENSE_MS = "dense_ms"  # the fact of times on another device that says what they are times of
@@ -133,12 +134,15 @@ def bench_of(loaded: LoadedModel, settings: Settings) -> LatencyBench:
         settings: Of the run: what is timed, and the memory of narrower blocks.
 
     Raises:
-        UserError: See `LatencyBench`.
+        UserError: The device does not hold the model; or see `LatencyBench`.
     """
-    memory = settings.supernet.refit_bytes
-    supernet = Supernet.of_slices(
-        loaded.model, loaded.spec, dtype=loaded.dtype, device=loaded.device, refit_bytes=memory
-    )
+    if loaded.streamed:
+        raise UserError(
+            f"Expected a model that fits on {loaded.device} to be timed there, but {loaded.spec.name} is larger than "
+            "that. Time it on the device that is to serve it, or on another one of this machine: model.device=cpu."
+        )
+    place, memory = Placement(loaded.device), settings.supernet.refit_bytes
+    supernet = Supernet.of_slices(loaded.model, loaded.spec, dtype=loaded.dtype, place=place, refit_bytes=memory)
     return LatencyBench(supernet, settings.latency, tokenizer=loaded.tokenizer)
 
 

@@ -183,11 +183,11 @@ def place_rest(model: Any, dtype: torch.dtype, place: Placement) -> None:
     model.config.dtype = dtype
 
 
-def place_as_it_came(model: Any, dtype: torch.dtype, device: torch.device) -> None:
+def place_as_it_came(model: Any, dtype: torch.dtype, place: Placement) -> None:
     """Puts a causal LM where and in what it runs, its units in the order that they came in."""
-    place_rest(model, dtype, device)
+    place_rest(model, dtype, place)
     for layer in model.model.layers:
-        _settle(layer, dtype, device)
+        _settle(layer, dtype, place.home)
 
 
 @torch.no_grad()

@@ -140,11 +140,11 @@ class Supernet:
 
     @classmethod
     def of_slices(
-        cls, model: Any, spec: ModelSpec, *, dtype: torch.dtype, device: torch.device, refit_bytes: int = 3 << 28
+        cls, model: Any, spec: ModelSpec, *, dtype: torch.dtype, place: Placement, refit_bytes: int = 3 << 28
     ) -> Supernet:
         """What `sliced` gives, of a dense model that nothing is stored of: for times alone; see `prepare`."""
-        place_as_it_came(model, dtype, device)
-        return cls(model, StoredLayers(Path(), spec, ()), refit_bytes).sliced()
+        place_as_it_came(model, dtype, place)
+        return cls(model, StoredLayers(Path(), spec, ()), place, refit_bytes).sliced()
 
     def with_weights(self, learned: Mapping[str, Tensor], gentle: float = 0.0) -> Supernet:
         """This supernet with other weights in its subnets; the dense model, `Candidate.dense`, stays as it is.
