@@ -84,7 +84,7 @@ def test_each_step_is_told_on_text_that_it_did_not_learn_from(pick: Pick) -> Non
     assert heads == ["before", refit, *steps, trained, "after 10 times the training"]
     assert done.heldout["heldout_ppl"] == pytest.approx(pick.perplexity(done.model), rel=1e-4)
     assert done.facts["corrective refit"] == f"{30 * LENGTH} tokens"
-    assert done.facts["training"] == "1440 tokens of some"
+    assert done.facts["training"] == "1440 tokens of some, all weights"
     front = f"heldout_ppl {pick.perplexity(pick.front):.4g}"
     assert done.facts["held-out before"].endswith(front)
     told = [done.facts[f"held-out {step}"] for step in ("before", refit, trained)]

@@ -18,8 +18,8 @@ from conftest import random_tokens
 from helpers_data import stream_of
 
 from evaluators.training.progress import RecoveryProgress
-from evaluators.training.recipes import Recovery
-from evaluators.training.recovery import measured_speed, recover
+from evaluators.training.recipes import SHARED_TRAINABLE, Recovery
+from evaluators.training.recovery import measured_speed, recover, trained_row
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
@@ -74,6 +74,26 @@ def test_it_learns_and_leaves_the_teacher_and_the_embeddings(
     plain.load_state_dict(after)
     assert torch.equal(student.float()(UNSEEN).logits, plain.float()(UNSEEN).logits)
     assert not any(parameter.requires_grad for parameter in student.parameters())
+
+
+@pytest.mark.parametrize("row", ["outputs", "norms"])
+def test_what_memory_allows_for_is_trained_and_nothing_else(
+    row: str, make_supernet: MakeSupernet, tmp_path: Path
+) -> None:
+    supernet = make_supernet("llama", dtype=torch.bfloat16)
+    student = supernet.view(CUT, own=True)
+    start, before = weights(student), divergence(supernet, student)
+    dense, own = (sum(p.nbytes for p in model.parameters()) for model in (supernet.model, student))
+    named = {name: p.numel() for name, p in student.named_parameters() if name.startswith("model.")}
+    limit = dense + own + 16 * sum(count for name, count in named.items() if SHARED_TRAINABLE[row](name))
+    settings = replace(SETTINGS, memory_bytes=limit, learning_rate=1e-2)
+    assert trained_row(student, supernet.model, settings) == row
+    recover(student, supernet.model, stream_of(TOKENS), settings, tmp_path / "r")
+    changed = {name for name, tensor in weights(student).items() if not torch.equal(tensor, start[name])}
+    assert changed
+    assert all(SHARED_TRAINABLE[row](name) for name in changed)
+    assert {tensor.dtype for tensor in student.parameters()} == {torch.bfloat16}
+    assert divergence(supernet, student) < before
 
 
 def test_a_killed_recovery_goes_on_to_the_same_weights(

@@ -2,6 +2,7 @@
 
 - `healing`: of the weights that all subnets share, by `shared_training`; `healed`: the evaluator of what it gives.
 - `recipes`: the settings of all of this.
+- `rows`: which weights are trained, as memory allows.
 - `distillation`: one subnet's training step by step; all of it is `repeatable`.
 - `teacher`: what the dense model says of the text, for all students.
 - `tuning`: stage after stage of these for the subnets of a run; `states` keeps them on disk.

@@ -24,7 +24,7 @@ from evaluators.session import Session
 from evaluators.training.power_law import FitError, fit_power_law
 from evaluators.training.progress import RecoveryProgress
 from evaluators.training.recipes import CorrectiveRefit, Polish, Recovery
-from evaluators.training.recovery import Recovered, measured_speed, recover
+from evaluators.training.recovery import Recovered, measured_speed, recover, trained_row
 from space.candidate import Candidate
 from space.errors import UserError
 from space.files import kept, write_whole
@@ -205,7 +205,8 @@ def _train(
     for line in skipped_rows(stream.skipped):
         say(line)
     facts = judge.polished.facts
-    facts["training"] = f"{done.tokens} tokens of {', '.join(stream.names)}"
+    row = trained_row(start, teacher, recovery)
+    facts["training"] = f"{done.tokens} tokens of {', '.join(stream.names)}, {row} weights"
     judge.judge(f"training on {done.tokens} tokens", student)
     facts[f"after {_LATER} times the training"] = prediction = _prediction(done)
     say(f"after {_LATER} times the training: {prediction}")

@@ -11,7 +11,7 @@ from evaluators.data.places import TextPlace
 from space.checks import require_least
 from space.errors import UserError
 
-HOST_BYTES = 9 << 29  # that healing may take of a CPU's memory
+HOST_BYTES = 9 << 29  # that weights and their training may take of a CPU's memory
 HEALING_TOKENS = 120_000  # where neither settings nor minutes say how many
 MODES = ("off", "final", "loop")  # of `search.distillation`
 LAST_RATE = 0.1  # of the learning rate of healing is left at the end of its cosine
@@ -55,8 +55,8 @@ class Healing:
         tokens: Of training, over all designs; None for what `budget.minutes` come to, else `HEALING_TOKENS`.
         trainable: Row of `SHARED_TRAINABLE`, or `auto`: the first one whose training takes at most `memory_bytes`, else
             the last.
-        memory_bytes: Of the weights in training and their optimizer; None for `HOST_BYTES` on a CPU, and half of the
-            memory of a GPU.
+        memory_bytes: Of all weights, and of gradients and optimizer of those in training; None for what
+            `evaluators.training.rows` takes.
         learning_rate: Of AdamW, after the warm-up; it falls along a cosine to `LAST_RATE` of it.
         warmup: Part of the steps in which it rises.
         batch_size: Windows of a step, which is one forward pass.
@@ -74,11 +74,7 @@ class Healing:
     save_tokens: int = 60_000
 
     def __post_init__(self) -> None:
-        if self.trainable not in (AUTO, *SHARED_TRAINABLE):
-            raise UserError(
-                f"distillation.trainable: expected one of {AUTO}, {', '.join(SHARED_TRAINABLE)}, got "
-                f"{self.trainable!r}."
-            )
+        _require_row(self.trainable, "distillation")
         require_least(self, "distillation.", ("tokens", "batch_size", "save_tokens", "memory_bytes"))
         _require_course(self, "distillation")
 
@@ -161,6 +157,8 @@ class Recovery:
 
     Attributes:
         tokens: Of training text, rounded up to whole steps; 0 for none, None for what `polish.minutes` gives.
+        trainable: As of `Healing`.
+        memory_bytes: As of `Healing`.
         learning_rate: Of AdamW, after the warm-up; it falls to 0 along a cosine.
         warmup: Part of the steps in which the learning rate rises.
         batch_size: Windows of a forward pass, of all processes together.
@@ -175,6 +173,8 @@ class Recovery:
     """
 
     tokens: float | None = None
+    trainable: str = AUTO
+    memory_bytes: int | None = None
     learning_rate: float = 2e-4
     warmup: float = 0.02
     batch_size: int = 2
@@ -192,13 +192,21 @@ class Recovery:
                 "recover: expected tokens of at least 0 and save_tokens of at least 1, got "
                 f"{self.tokens} and {self.save_tokens}."
             )
-        require_least(self, "recover.", ("batch_size", "accumulation"))
+        _require_row(self.trainable, "recover")
+        require_least(self, "recover.", ("batch_size", "accumulation", "memory_bytes"))
         _require_course(self, "recover")
 
     @property
     def step_windows(self) -> int:
         """Windows of a step of the optimizer."""
         return self.batch_size * self.accumulation
+
+
+def _require_row(row: str, group: str) -> None:
+    if row not in (AUTO, *SHARED_TRAINABLE):
+        raise UserError(
+            f"{group}.trainable: expected one of {AUTO}, {', '.join(SHARED_TRAINABLE)}, got {row!r}. Set one."
+        )
 
 
 def _require_course(settings: Healing | Recovery, group: str) -> None:

@@ -15,6 +15,7 @@ import gc
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -33,14 +34,16 @@ from evaluators.training.distillation import cross_entropy
 from evaluators.training.power_law import Curve
 from evaluators.training.processes import Processes
 from evaluators.training.progress import OnProgress, Reporter, StepClock
-from evaluators.training.recipes import Recovery
+from evaluators.training.recipes import SHARED_TRAINABLE, Recovery
 from evaluators.training.repeatable import repeatable
+from evaluators.training.rows import fitting_row
 from evaluators.training.teacher import taught
 from evaluators.training.windows import POSITION_FILE, KeepsPosition, StreamWindows
 from space.errors import UserError
 from space.models.embedded import quiet_transformers
 
 _CURVE = 4096  # points of the loss that are kept, at most
+_STATE_BYTES = 16  # of a weight in training: in float32, its gradient, and two moments of AdamW
 _UNTIMED, _TIMED = 2, 3  # steps that a speed is measured with: the first ones take longer
 
 
@@ -127,6 +130,17 @@ def recover(
     return Recovered(steps * step_tokens, (at, losses))
 
 
+def trained_row(student: Any, teacher: Any, settings: Recovery) -> str:
+    """The row of `SHARED_TRAINABLE` that settings mean: with `auto`, what fits into memory."""
+
+    def taken(trained: Callable[[str], bool]) -> int:
+        weights = [*teacher.parameters(), *student.parameters()]
+        more = sum(p.numel() for name, p in student.named_parameters() if name.startswith("model.") and trained(name))
+        return sum(weight.nbytes for weight in weights) + _STATE_BYTES * more
+
+    return fitting_row(settings.trainable, settings.memory_bytes, next(student.parameters()).device, taken)
+
+
 def measured_speed(student: Any, teacher: Any, stream: TokenStream, settings: Recovery) -> float:
     """Tokens a second of `recover`, from the median of a few steps of a copy of the student.
 
@@ -174,9 +188,11 @@ def _trainer(
             f"recover.batch_size: expected a multiple of {processes.count}, as there are so many processes, got "
             f"{settings.batch_size}."
         )
-    student.float()
+    row = trained_row(student, teacher, settings)
     for name, parameter in student.named_parameters():
-        parameter.requires_grad_(name.startswith("model.") and "embed_tokens" not in name)
+        parameter.requires_grad_(name.startswith("model.") and SHARED_TRAINABLE[row](name))
+        if row == "all" or parameter.requires_grad or "layers" not in name:  # others are as good in the run's dtype
+            parameter.data = parameter.data.float()
     arguments = TrainingArguments(
         output_dir=str(directory),
         max_steps=steps,

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evaluators.base import AUTO
 from evaluators.output_head import OutputHead
 from evaluators.training.distillation import WORSE, cross_entropy
-from evaluators.training.recipes import HOST_BYTES, SHARED_TRAINABLE, Healing
+from evaluators.training.recipes import SHARED_TRAINABLE, Healing
 from evaluators.training.repeatable import repeatable
+from evaluators.training.rows import fitting_row
 from evaluators.training.teacher import taught
 from space.candidate import Candidate
 from space.errors import UserError
@@ -26,19 +26,13 @@ JUDGED = 16  # steps at the least whose mean loss is compared with that of the f
 
 def trainable_row(supernet: Supernet, settings: Healing) -> str:
     """The row of `SHARED_TRAINABLE` that settings mean for a supernet: with `auto`, what fits into memory."""
-    if settings.trainable != AUTO:
-        return settings.trainable
-    limit, device = settings.memory_bytes, supernet.place.home
-    if limit is None:
-        gpu = device.type == "cuda"
-        limit = torch.cuda.get_device_properties(device).total_memory // 2 if gpu else HOST_BYTES
     weights = dict(supernet.model.model.named_parameters())
 
-    def held(trained: Callable[[str], bool]) -> int:
-        return sum(w.numel() * (w.itemsize + _STATE_BYTES) for name, w in weights.items() if trained(name))
+    def taken(trained: Callable[[str], bool]) -> int:
+        more = sum(w.numel() * (w.itemsize + _STATE_BYTES) for name, w in weights.items() if trained(name))
+        return sum(weight.nbytes for weight in supernet.model.parameters()) + more
 
-    *rows, last = SHARED_TRAINABLE
-    return next((row for row in rows if held(SHARED_TRAINABLE[row]) <= limit), last)
+    return fitting_row(settings.trainable, settings.memory_bytes, supernet.place.home, taken)
 
 
 class SharedTraining:
