@@ -400,6 +400,12 @@ def test_llama_cpp_times_what_it_will_run(tmp_path: Path) -> None:
     assert timed.values["latency_e2e_ms"] > 0
     assert failed.status == "failed"
     assert "keeps attention" in str(failed.error)
+    plain = Supernet.of_slices(net.model, net.spec, dtype=net.model.dtype, place=net.place)
+    elsewhere = replace(table, device={"device": "Phone 9"})
+    bench = LatencyBench(plain, replace(workload, front_rounds=1), tokenizer=tokenizer)
+    (again,) = end_to_end_here(bench, elsewhere, lambda fidelity: []).evaluate([holes])
+    assert again.values.keys() == timed.values.keys()
+    assert again.facts["timed_on"]["engine"].startswith("llama.cpp")
 
 
 def test_a_family_that_llama_cpp_does_not_hold_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -39,6 +39,5 @@ def watched_timing(run: FinishedRun, archive: Archive, ask: Callable[[Show], Eva
         title = printable(f"Pareto front of {timed.summary['model']['name']}")
         console.print(terminal_table(timed.front, timed.objectives, timed.marks, title=title))
     watch.say(line.rstrip() for line in text.get().splitlines())
-    devices = [f"{what} {device}" for what, device in timed.measured.devices.items()]
-    new = f"{len(archive) - before} of the models were timed now, the others had been on this device before"
-    watch.say([*devices, new, *timed.measured.remarks(error_of(timed.summary)), *timed.advice.lines])
+    new = f"models timed now: {len(archive) - before}; what was timed on this device before is not timed again"
+    watch.say([new, *timed.measured.remarks(error_of(timed.summary)), *timed.advice.lines])

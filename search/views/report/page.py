@@ -161,7 +161,7 @@ def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives:
         f"{data['heldout_windows']} held out, of {data['length']} tokens each",
         "latency": f"{escaped(latency['scenario'])}, batch {latency['batch_size']}, {latency['length']} tokens"
         + (f" and {latency['new_tokens']} new ones" if latency["scenario"] == "serving" else ""),
-        "device": _device(device),
+        "device of the latency table" if timed else "device": _device(device),
         **({"device of end-to-end times": _device(timed)} if timed else {}),
         "dtype": escaped(summary["dtype"]),
     }
