@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 from collections.abc import Callable
@@ -22,6 +23,7 @@ import space.formats.checkpoint
 from space.candidate import Candidate
 from space.errors import UserError
 from space.formats.hf.export import Export, export_checkpoint
+from space.formats.hf.reload_check import in_float32
 from space.formats.reference import Reference
 from space.formats.verify import verify_checkpoint
 from space.size import total_params
@@ -281,3 +283,21 @@ def test_a_reloaded_checkpoint_can_be_saved_again(family: str, make_supernet: Ma
     again = load(tmp_path / "second", trust_remote_code=True)
     tokens = random_tokens(2, 9)
     torch.testing.assert_close(logits_of(again, tokens), logits_of(model, tokens), rtol=0, atol=0)
+
+
+def test_a_model_computes_in_float32_with_a_layer_at_a_time_in_it(make_supernet: MakeSupernet) -> None:
+    design = Candidate.from_rows([(4, 2, 16), (0, 0, 32), (6, 3, 0), DENSE])
+    model, tokens = make_supernet("llama", dtype=torch.bfloat16).view(design), random_tokens(2, 12)
+    before = {name: (tensor.dtype, tensor.data_ptr()) for name, tensor in model.state_dict().items()}
+    wide: list[int] = []
+    layers = [*model.model.layers]
+
+    def count(*call: Any) -> None:
+        wide.append(sum({p.dtype for p in layer.parameters()} == {torch.float32} for layer in layers))
+
+    layers[-1].mlp.register_forward_hook(count)
+    expected = copy.deepcopy(model).float()(tokens, use_cache=False).logits  # before it is counted
+    with torch.inference_mode(), in_float32(model):
+        assert torch.equal(model(tokens, use_cache=False).logits, expected)
+    assert wide[-1] == 1
+    assert {name: (tensor.dtype, tensor.data_ptr()) for name, tensor in model.state_dict().items()} == before

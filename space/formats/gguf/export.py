@@ -13,9 +13,9 @@ from space.formats.checkpoint import checkpoint_parts, kept_shapes
 from space.formats.gguf.file import architecture, held_shapes, write_gguf
 from space.formats.gguf.llamacpp import TOLERANCES, LlamaCppCheck, check_in_llamacpp
 from space.formats.gguf.tokenizer import gguf_tokenizer
+from space.formats.hf.reload_check import in_float32
 from space.formats.llama_arithmetic import longest_context, require_llama_arithmetic
 from space.formats.model_card import Card, model_card
-from space.formats.reference import float32_copy
 from space.formats.requirements import require_gguf_kind
 from space.formats.reveal import revealed_when_complete
 from space.spec import ModelSpec
@@ -105,7 +105,8 @@ def export_gguf(
     with revealed_when_complete(out_dir) as directory:
         write_gguf(directory / file, parts, spec, gguf_tokenizer(tokenizer, spec.vocab), kind, title)
         context = longest_context(parts.config)
-        check = check_in_llamacpp(directory / file, float32_copy(model), tokenizer, kind, context)
+        with in_float32(model):
+            check = check_in_llamacpp(directory / file, model, tokenizer, kind, context)
         model_card(
             spec,
             candidate,

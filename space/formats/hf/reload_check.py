@@ -6,12 +6,63 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+_Held = list[tuple[torch.Tensor, torch.Tensor]]  # tensors, and their own data
 CACHES = {"dynamic": None, "static": "static"}
+
+
+@contextmanager
+def in_float32(model: Any) -> Iterator[None]:
+    """Has a causal language model compute in float32 on the CPU, of which one layer at a time is there in float32.
+
+    Afterwards its tensors are what they were.
+
+    Args:
+        model: Its decoder layers are its own to hook.
+    """
+    layers = [*model.model.layers]
+    inside = {id(tensor) for layer in layers for tensor in _tensors(layer)}
+    rest = _widen([tensor for tensor in _tensors(model) if id(tensor) not in inside])
+    handles: list[Any] = []
+    for layer in layers:
+        held: _Held = []
+        handles.append(layer.register_forward_pre_hook(lambda module, inputs, held=held: held.extend(_layer(module))))
+        handles.append(
+            layer.register_forward_hook(lambda module, inputs, output, held=held: _restore(held), always_call=True)
+        )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        _restore(rest)
+
+
+def _layer(module: torch.nn.Module) -> _Held:
+    return _widen(_tensors(module))
+
+
+def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _widen(tensors: list[torch.Tensor]) -> _Held:
+    held = [(tensor, tensor.data) for tensor in tensors]
+    for tensor, own in held:
+        tensor.data = own.cpu().float() if own.is_floating_point() else own.cpu()
+    return held
+
+
+def _restore(held: _Held) -> None:
+    for tensor, own in held:
+        tensor.data = own
+    held.clear()
 
 
 def logits_difference(model: Any, input_ids: torch.Tensor, expected_logits: torch.Tensor) -> float:
@@ -77,7 +128,7 @@ def cache_differences(
 
 
 def answer(request: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Loads a checkpoint in float32 and compares it.
+    """Loads a checkpoint, and compares it in float32.
 
     Args:
         request: The `directory`, whether to `trust_remote_code`, and `new_tokens` to generate.
@@ -92,7 +143,7 @@ def answer(request: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[st
     directory, trust = request["directory"], request["trust_remote_code"]
     start = time.perf_counter()
     model, loading = AutoModelForCausalLM.from_pretrained(
-        directory, trust_remote_code=trust, dtype=torch.float32, output_loading_info=True
+        directory, trust_remote_code=trust, dtype="auto", output_loading_info=True
     )
     load_seconds = time.perf_counter() - start
     model.eval()
@@ -101,9 +152,10 @@ def answer(request: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[st
 
     input_ids = tensors["input_ids"]
     prompt = input_ids[:, : max(1, input_ids.shape[1] - request["new_tokens"])]
-    return {
-        "wrong_keys": {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys},
-        "logits_difference": logits_difference(model, input_ids, tensors["expected_logits"]),
-        "cache_differences": cache_differences(model, prompt, torch.ones_like(prompt), request["new_tokens"]),
-        "load_seconds": load_seconds,
-    }
+    with in_float32(model):
+        return {
+            "wrong_keys": {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys},
+            "logits_difference": logits_difference(model, input_ids, tensors["expected_logits"]),
+            "cache_differences": cache_differences(model, prompt, torch.ones_like(prompt), request["new_tokens"]),
+            "load_seconds": load_seconds,
+        }
