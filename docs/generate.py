@@ -21,7 +21,7 @@ import yaml
 from evaluators.latency.workload import Workload
 from search.views.watch.trackers import TRACKERS
 from space.deploy import DEPLOYMENTS
-from space.formats.requirements import FORMATS
+from space.formats.requirements import CHECKED, FORMATS
 from space.markdown import escaped, table
 from space.models.architectures import ARCHITECTURES
 
@@ -146,7 +146,8 @@ def versions() -> str:
         for relation, text in (("==", constraints), (">=", "\n".join(project["dependencies"])))
     )
     return fill(
-        f"Exports are written and checked with transformers {pinned['transformers']} and torch {pinned['torch']}. The "
+        f"Exports are written and checked with transformers {pinned['transformers']} and torch {pinned['torch']}. They "
+        f"give the same numbers, text and tokens in {CHECKED}, in which the tests use exports of every family. The "
         f"project itself asks for transformers {least['transformers']} or newer, torch {least['torch']} or newer and "
         f"Python {project['requires-python'].removeprefix('>=')} or newer.",
         width=120,

@@ -4,5 +4,6 @@
 - `search`: of `run_search.py`, the main job; `minutes`: its budget, in tokens; `plan`: what it would take.
 - `export`: of `export_subnet.py`.
 - `score`: of `score_subnet.py`.
+- `timing`: of `time_front.py`; `timing_settings`: what that is told.
 - `dashboard`: of `dashboard.py`.
 """

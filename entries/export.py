@@ -74,6 +74,7 @@ def export(settings: ExportSettings, watch: Watch) -> None:
                 **session.trained_facts(),
                 **polished.facts,
                 "dtype": run.summary["dtype"],
+                **run.measured.devices,
                 "torch": torch.__version__,
             },
         },

@@ -14,6 +14,8 @@ AUTO = "auto"  # of a setting: as it fits
 GROUP = 16  # candidates, at most, that a measure is told of at once
 STDERR = "_stderr"  # behind the name of a task score: its standard error
 SPREAD = "_spread"  # behind the name of a time: half the interquartile range of its rounds
+TIMED = "timed"  # the fidelity of end-to-end times on the latency table's device; of another, with more behind it
+TIMED_ON = "timed_on"  # the fact of times on another device that says which
 OPTIMISED = "optimised"  # names, in settings and columns, the tasks that were an objective of the search
 
 Goal = Literal["min", "max"]

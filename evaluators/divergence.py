@@ -11,11 +11,12 @@ a subnet's are ever held for the whole text. A subnet costs one log-sum-exp over
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
 
+_Answer = TypeVar("_Answer")
+_log = logging.getLogger(__name__)
 SEARCH_METRICS = metrics_named(*SEARCH_QUALITY)
 HELDOUT_METRICS = metrics_named(*HELDOUT_QUALITY)
 
@@ -43,7 +46,10 @@ class _Reference:
 
 
 class Divergence:
-    """Compares candidates with the dense model on fixed text."""
+    """Compares candidates with the dense model on fixed text.
+
+    Where the device has too little memory for the windows of a forward pass, it takes half as many from then on.
+    """
 
     def __init__(
         self,
@@ -139,24 +145,49 @@ class Divergence:
 
         return Measure((metric,), values, self.tokens)
 
-    @torch.inference_mode()
     def ahead(self, candidates: Sequence[Candidate]) -> None:
         """Runs candidates of the supernet together, where that is less work than one after the other.
 
         Raises:
             ValueError: One does not fit the model.
+            torch.OutOfMemoryError: The device has too little memory for a single window.
         """
-        dense = [] if self._references else [Candidate.dense(self._supernet.spec)]
-        self._forward.ahead([*dense, *candidates])
+        self._in_memory(lambda: self._run_ahead(candidates))
 
-    @torch.inference_mode()
     def __call__(self, candidate: Candidate, model: Any | None = None) -> tuple[float, float]:
         """Mean KL from the dense model over all tokens, and mean NLL of all but each window's first, in nats.
 
         Args:
             candidate: A prefix of the supernet.
             model: A model of its own to ask in its place, with the dense model's output matrix; None for the supernet.
+
+        Raises:
+            torch.OutOfMemoryError: See `ahead`.
         """
+        return self._in_memory(lambda: self._compared(candidate, model))
+
+    def _in_memory(self, work: Callable[[], _Answer]) -> _Answer:
+        """What some work gives, with half as many windows a forward pass as often as memory runs out."""
+        _ = self._forward  # which may train the supernet, and windows are nothing to that
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError:
+                if (windows := min(self._batch_size, len(self._tokens))) == 1:
+                    raise
+            self._batch_size = windows // 2  # outside the clause above, whose error holds on to what was computed
+            self._references = None
+            del self._forward
+            torch.cuda.empty_cache()  # of nothing, where no GPU is in use
+            _log.warning("memory is short for %d windows of a forward pass: now %d", windows, windows // 2)
+
+    @torch.inference_mode()
+    def _run_ahead(self, candidates: Sequence[Candidate]) -> None:
+        dense = [] if self._references else [Candidate.dense(self._supernet.spec)]
+        self._forward.ahead([*dense, *candidates])
+
+    @torch.inference_mode()
+    def _compared(self, candidate: Candidate, model: Any | None) -> tuple[float, float]:
         if self._references is None:
             self._references = list(self._dense_side())
         weight, kl, nll = self._head.weight, 0.0, 0.0

@@ -46,6 +46,8 @@ LONG_QUALITY = "heldout_long_ppl"  # the same perplexity, of windows longer than
 # The same before what an export gets beside the cached refit: of the search's questions, and of held-out text.
 BEFORE_TUNING = {"kl": "untuned_kl", "nll": "untuned_nll", "acc": "untuned_acc"}
 HELDOUT_BEFORE_TUNING = {"heldout_kl": "refit_kl", "heldout_ppl": "refit_ppl"}
+# What one timing end to end gives, on one device.
+END_TO_END = ("latency_e2e_ms", "prefill_e2e_ms", "decode_e2e_ms", "tokens_per_s", "peak_bytes")
 # Phases of a workload, and its whole; they say the same where there is no other phase.
 WHOLE = {f"{phase}_{kind}ms": f"latency_{kind}ms" for phase in ("prefill", "decode") for kind in ("", "e2e_")}
 # What people call a design that has the best value.

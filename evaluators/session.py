@@ -16,9 +16,10 @@ from evaluators.data.places import Part, TextPlace
 from evaluators.data.splits import TokenSplits, read_text
 from evaluators.data.stream import TokenStream, training_stream
 from evaluators.fidelities import Fidelities, fidelities
-from evaluators.latency.bench import EndToEnd, LatencyBench
+from evaluators.latency.bench import LatencyBench
 from evaluators.latency.clocks import cpu_name
 from evaluators.latency.elsewhere import text_of
+from evaluators.latency.end_to_end import EndToEnd
 from evaluators.latency.table import LatencyTable
 from evaluators.paths import Paths, Show, Stage, unseen
 from evaluators.settings import ACC, Settings
@@ -274,8 +275,7 @@ class Session:
 
     def timed(self, show: Show = lambda done, of: None) -> EndToEnd | None:
         """Times subnets end to end, and tells of the rounds; None where the latency table is of another device."""
-        elsewhere = self.settings.latency.table is not None
-        return None if elsewhere else EndToEnd(self.bench, self.table.dense_ms, show)
+        return None if self.settings.latency.table is not None else EndToEnd(self.bench, self.table.dense_ms, show)
 
     def task_evaluators(self, show: Show = lambda done, of: None) -> Sequence[Evaluator]:
         """One evaluator a task, of subnets as they are exported."""

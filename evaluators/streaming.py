@@ -28,7 +28,7 @@ def require_streamable(settings: Settings, loaded: LoadedModel) -> None:
         raise UserError(
             f"latency: expected a model that fits on {loaded.device} to be timed there, but {loaded.spec.name} is "
             "larger than that. Measure its table where it is to be served (python run_search.py "
-            "+experiment=profile_only), and give it as latency.table=FILE."
+            "experiment=profile_only), and give it as latency.table=FILE."
         )
 
 

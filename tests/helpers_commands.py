@@ -59,6 +59,9 @@ class Place:
     def score(self, run: str, *settings: str) -> Process:
         return start("score_subnet.py", f"run_dir={self.run(run)}", *settings, cwd=self.cwd, cache=self.cache)
 
+    def time(self, run: str, *settings: str) -> Process:
+        return start("time_front.py", f"run_dir={self.run(run)}", *settings, cwd=self.cwd, cache=self.cache)
+
     def run(self, name: str) -> Path:
         return self.directory / name
 

@@ -393,13 +393,13 @@ def test_the_dashboard_is_for_this_machine_alone_unless_told_otherwise() -> None
     assert (config["host"], config["token"]) == ("127.0.0.1", None)
 
 
-@pytest.mark.parametrize("name", ["export", "score", "dashboard"])
+@pytest.mark.parametrize("name", ["export", "score", "timing", "dashboard"])
 def test_a_run_has_to_be_named(name: str) -> None:
     with pytest.raises(UserError, match=r"run_dir: expected a value, as it has no default, got none\. Give it"):
         composed(name=name)
 
 
-@pytest.mark.parametrize("name", ["config", "export", "score", "dashboard"])
+@pytest.mark.parametrize("name", ["config", "export", "score", "timing", "dashboard"])
 def test_hydra_litters_nothing(name: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg: Any = compose(name, return_hydra_config=True)

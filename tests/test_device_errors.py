@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from evaluators.base import Evaluator, Measure, MeasureEvaluator
-from evaluators.latency.bench import EndToEnd, LatencyBench
+from evaluators.latency.bench import LatencyBench
+from evaluators.latency.end_to_end import EndToEnd
 from evaluators.latency.workload import Workload
 from evaluators.metrics import metric_named
 from evaluators.samples import SampleEvaluator, Samples

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -61,6 +62,42 @@ def test_a_failing_candidate_is_stored_and_the_others_go_on(make_supernet: Calla
     assert not second.values
     assert first.values == third.values
     assert first.tokens == 16
+
+
+@dataclass
+class Little:
+    """A model on a device that has memory for so many windows at once."""
+
+    windows: int
+    own: Any
+    seen: list[int] = field(default_factory=list)
+
+    def model(self, tokens: torch.Tensor, use_cache: bool) -> Any:
+        self.seen.append(len(tokens))
+        if len(tokens) > self.windows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return self.own.model(tokens, use_cache=use_cache)
+
+
+def test_where_memory_is_short_fewer_windows_go_together(
+    make_supernet: Callable[..., Supernet], caplog: pytest.LogCaptureFixture
+) -> None:
+    supernet, tokens = make_supernet("llama"), random_tokens(7, 12, seed=8)
+    expected = Divergence(supernet, tokens, batch_size=1)(SMALLER)
+    divergence, little = Divergence(supernet, tokens, batch_size=8), Little(2, supernet.view(SMALLER))
+    assert divergence(SMALLER, little) == pytest.approx(expected, rel=1e-5)
+    assert little.seen == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert [record.getMessage() for record in caplog.records] == [
+        "memory is short for 7 windows of a forward pass: now 3",
+        "memory is short for 3 windows of a forward pass: now 1",
+    ]
+    little.seen.clear()
+    assert divergence(SMALLER, little) == pytest.approx(expected, rel=1e-5)
+    assert little.seen == [1] * 7  # from then on
+    assert divergence(SMALLER) == pytest.approx(expected, rel=1e-5)
+    measure = Divergence(supernet, tokens, batch_size=4).measure(lambda candidate: Little(0, supernet.view(candidate)))
+    with pytest.raises(UserError, match=r"got OutOfMemoryError: .*evaluators.batch_size"):
+        [*MeasureEvaluator("search", [measure]).evaluate([SMALLER])]
 
 
 def test_text_too_short_is_refused(make_supernet: Callable[..., Supernet]) -> None:

@@ -101,6 +101,10 @@ def check_score(overrides: Sequence[str]) -> None:
     assert TaskSettings(tasks=config["tasks"]).tasks
 
 
+def check_timing(overrides: Sequence[str]) -> None:
+    composed(*overrides, name="timing")
+
+
 def check_dashboard(overrides: Sequence[str]) -> None:
     composed(*overrides, name="dashboard")
 
@@ -109,6 +113,7 @@ ENTRIES: dict[str, Callable[[Sequence[str]], None]] = {
     "run_search.py": check_search,
     "export_subnet.py": check_export,
     "score_subnet.py": check_score,
+    "time_front.py": check_timing,
     "dashboard.py": check_dashboard,
 }
 

@@ -170,7 +170,7 @@ def test_a_fresh_process_loads_the_checkpoint(make_supernet: MakeSupernet, tmp_p
     assert "trust_remote_code=True" in card
     assert "| kl | 0.25 |" in card
     assert "| removed | 1 | none | none | none |" in card
-    assert f"Saved with transformers {transformers.__version__} and torch {torch.__version__}. Other" in card
+    assert f"Saved with transformers {transformers.__version__} and torch {torch.__version__}. Where" in card
     facts = ModelCard.load(done.directory / "README.md").data.to_dict()
     assert facts == {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["pruned"]}
     for path in done.directory.iterdir():

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("space", "evaluators", "search", "entries")
 CONF = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "conf").glob("*.py"))
-ENTRIES = ("run_search.py", "export_subnet.py", "score_subnet.py", "dashboard.py")
+ENTRIES = ("run_search.py", "export_subnet.py", "score_subnet.py", "time_front.py", "dashboard.py")
 MODULES = sorted(
     str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")
 )  # such as space/spec.py
@@ -153,6 +153,7 @@ def test_help_and_wrong_names_need_none_of_the_heavy_libraries(entry: str, argum
         ("run_search.py", ["objectives=[kl,speed]"]),
         ("export_subnet.py", ["run_dir=nowhere", "format=zip"]),
         ("score_subnet.py", ["run_dir=nowhere", "limit=-1"]),
+        ("time_front.py", ["run_dir=nowhere"]),
         ("dashboard.py", ["run_dir=nowhere"]),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,10 @@ from conftest import random_tokens
 from helpers_latency import modern_table
 from transformers import DynamicCache
 
-from evaluators.latency.bench import EndToEnd, LatencyBench
+from evaluators.base import Evaluation
+from evaluators.latency.bench import LatencyBench
 from evaluators.latency.clocks import TorchClock
+from evaluators.latency.end_to_end import EndToEnd, end_to_end_here
 from evaluators.latency.standing_cache import made_up
 from evaluators.latency.table import LatencyTable, PhaseTable
 from evaluators.latency.table_error import TableError
@@ -25,6 +28,7 @@ from evaluators.latency.timings import Timings
 from evaluators.latency.workload import Phase, Workload
 from space.candidate import Candidate, Option
 from space.errors import UserError
+from space.supernet.placement import Placement
 from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
@@ -343,6 +347,33 @@ def test_times_are_in_the_unit_of_the_table(make_supernet: MakeSupernet) -> None
     assert [metric.name for metric in asked.metrics] == [*request.values]
 
 
+def test_times_on_another_device_say_so_and_are_all_in_the_unit_of_the_first(make_supernet: MakeSupernet) -> None:
+    calibrated = make_supernet("llama")
+    table = LatencyBench(calibrated, SERVING).table(OPTIONS)
+    answers: dict[str, list[Evaluation]] = {}
+    model, spec = calibrated.model, calibrated.spec
+    supernet = Supernet.of_slices(model, spec, dtype=torch.float32, place=Placement(model.device))
+    dense, merged = Candidate.dense(spec), Candidate.from_rows([[6, 1, 16]] * 4)
+
+    def ask(table: LatencyTable, *candidates: Candidate) -> EndToEnd:
+        timer = end_to_end_here(LatencyBench(supernet, SERVING), table, lambda name: answers.get(name, []))
+        answers.setdefault(timer.fidelity, []).extend(timer.evaluate(candidates))
+        return timer
+
+    assert ask(table, dense).fidelity == "timed"
+    assert answers["timed"][0].facts == {}
+    far = replace(table, device={**table.device, "device": "Phone 9"})
+    other = ask(far, dense).fidelity
+    assert re.fullmatch("timed-[0-9a-f]{8}", other)
+    assert ask(far, HOLES, merged, Candidate.from_rows([[0, 0, 48]] * 4)).fidelity == other
+    first, *more, failed = answers[other]
+    assert first.facts["timed_on"] == table.device  # of the clock that is here
+    assert [*first.facts["dense_ms"]] == ["prefill", "decode"]
+    assert [answer.facts for answer in more] == [first.facts] * 2
+    assert failed.status == "failed"
+    assert json.loads(json.dumps(first.to_json())) == first.to_json()
+
+
 def test_a_candidate_that_cannot_run_fails_alone(make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("llama")
     good, broken = Candidate.dense(supernet.spec), Candidate.from_rows([[0, 0, 48]] * 4)
@@ -369,6 +400,12 @@ def test_llama_cpp_times_what_it_will_run(tmp_path: Path) -> None:
     assert timed.values["latency_e2e_ms"] > 0
     assert failed.status == "failed"
     assert "keeps attention" in str(failed.error)
+    plain = Supernet.of_slices(net.model, net.spec, dtype=net.model.dtype, place=net.place)
+    elsewhere = replace(table, device={"device": "Phone 9"})
+    bench = LatencyBench(plain, replace(workload, front_rounds=1), tokenizer=tokenizer)
+    (again,) = end_to_end_here(bench, elsewhere, lambda fidelity: []).evaluate([holes])
+    assert again.values.keys() == timed.values.keys()
+    assert again.facts["timed_on"]["engine"].startswith("llama.cpp")
 
 
 def test_a_family_that_llama_cpp_does_not_hold_is_refused_before_any_work(tmp_path: Path) -> None:

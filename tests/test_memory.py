@@ -10,7 +10,8 @@ import torch
 from conftest import random_tokens, tiny_model
 from torch import nn
 
-from evaluators.latency.bench import EndToEnd, LatencyBench
+from evaluators.latency.bench import LatencyBench
+from evaluators.latency.end_to_end import EndToEnd
 from evaluators.latency.memory import peak_bytes
 from evaluators.latency.workload import Workload
 from space.candidate import Candidate, LayerShape

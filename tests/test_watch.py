@@ -28,6 +28,7 @@ from search.loop import Budget, SearchProgress
 from search.run.commands import next_commands, override, search_commands
 from search.run.finish import Finish
 from search.run.front import front_table
+from search.run.measured import Measured
 from search.run.recommended import Advice
 from search.views.text import clock, duration, printable
 from search.views.watch.events import (
@@ -90,7 +91,8 @@ def search_ended() -> SearchEnded:
     points = [(answer(n).candidate, {**answer(n).values, **size, **faster[n]}) for n in faster]
     front = front_table(points, (DENSE, {**answer(16).values, **size}))
     advice = Advice.of(front, (KL, LATENCY), 0.15)
-    result = Finish(front, advice, TableError(0.02, 0.05, float("nan")), 1, {"kl, heldout_kl": float("nan")})
+    error, taus = TableError(0.02, 0.05, float("nan")), {"kl, heldout_kl": float("nan")}
+    result = Finish(front, advice, error, 1, taus, Measured({"device": "toy"}, {"device": "toy"}))
     return SearchEnded(RUN_DIR, NAME, (KL, LATENCY), result)
 
 

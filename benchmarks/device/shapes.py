@@ -72,7 +72,8 @@ def shape(report: Report, machine: Machine, name: str) -> None:
 
 def _speed_ups(report: Report, path: tuple[str, str], bench: LatencyBench, designs: Mapping[str, Candidate]) -> None:
     """How many times as fast as the dense model designs are, and how far their rounds are apart."""
-    for kind, phases in zip(designs, bench.ratios([*designs.values()]), strict=True):
+    timed, _ = bench.ratios([*designs.values()])
+    for kind, phases in zip(designs, timed, strict=True):
         (ratios,) = phases.values()
         middle = statistics.median(ratios)
         value = {"x": 1 / middle, "spread": (max(ratios) - min(ratios)) / middle}

@@ -3,7 +3,7 @@
 - `workload`: what is timed.
 - `clocks`, `llamacpp_clock`: torch's clock and the protocol of both, and llama.cpp's.
 - `steps`, `standing_cache`: what torch's clock times, the same work at each call; `graphs`: the same as CUDA graphs.
-- `bench`: block shapes for the table, and candidates end to end.
+- `bench`: block shapes for the table, and whole models; `end_to_end`: these as answers, on any device.
 - `timings`: relative timings, kept on disk from run to run.
 - `table`, `table_error`: the sum over blocks, and how far it is from what it stands for; `elsewhere`: the table of
   another device.

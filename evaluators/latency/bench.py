@@ -1,4 +1,4 @@
-"""Timing of subnets on the device: block shapes for the latency table, and end to end.
+"""Timing of subnets on the device: block shapes for the latency table, and whole models beside the dense one.
 
 A block's entry is measured in place: the time of a whole stack with that shape in every layer and the other block gone,
 less the empty stack's, a layer's share. Weights thus stream from memory as they do in use, and no block is timed in a
@@ -8,19 +8,15 @@ becomes slower or faster changes neither ratios nor ranks.
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluators.base import SPREAD, Evaluation, failure
 from evaluators.latency.clocks import Clock, OnTimings, TorchClock
 from evaluators.latency.llamacpp_clock import LlamaCppClock
 from evaluators.latency.table import NOISY, LatencyTable, PhaseTable, label, model_shapes
-from evaluators.latency.timings import Timings, spread
-from evaluators.latency.workload import LATENCY_E2E, THROUGHPUT, Phase, Workload
-from evaluators.metrics import metrics_named, spread_of
+from evaluators.latency.timings import Timings
+from evaluators.latency.workload import Phase, Workload
 from space.candidate import Candidate, LayerShape, Option
 from space.supernet.supernet import Supernet
 
@@ -110,20 +106,24 @@ class LatencyBench:
 
     def ratios(
         self, candidates: Sequence[Candidate], on_timings: OnTimings = lambda done, of: None
-    ) -> list[dict[str, list[float]]]:
+    ) -> tuple[list[dict[str, list[float]]], dict[str, float]]:
         """End-to-end times of each candidate relative to the dense model's, by phase and round, measured now.
 
         Args:
             candidates: What to time.
             on_timings: Called with how many timings of a phase are done, of how many.
+
+        Returns:
+            Them, and the dense model's median milliseconds by phase.
         """
         models = {str(index): candidate for index, candidate in enumerate(candidates)}
         ratios: list[dict[str, list[float]]] = [{} for _ in candidates]
+        dense_ms = {}
         for name, phase in self.workload.phases.items():
-            rows, _ = self.clock.session(phase, models, self.workload.front_rounds, on_timings)
+            rows, dense_ms[name] = self.clock.session(phase, models, self.workload.front_rounds, on_timings)
             for index in range(len(candidates)):
                 ratios[index][name] = rows[str(index)]
-        return ratios
+        return ratios, dense_ms
 
     def _timings(self, phase: Phase, models: Mapping[str, Candidate], on_timings: OnTimings) -> Timings:
         """Timings that have all of some models; the missing ones are measured, and kept unless the machine is busy."""
@@ -145,69 +145,6 @@ class LatencyBench:
         if timings.spread() <= NOISY:
             timings.save()
         return timings
-
-
-class EndToEnd:
-    """The `Evaluator` behind `latency_e2e_ms`: all candidates are timed in one interleaved session.
-
-    Each time is the median over the rounds, with half of their interquartile range in `latency_e2e_ms_spread`.
-    """
-
-    fidelity = "timed"
-
-    def __init__(
-        self, bench: LatencyBench, dense_ms: Mapping[str, float], on_timings: OnTimings = lambda done, of: None
-    ) -> None:
-        """Times nothing yet.
-
-        Args:
-            bench: The clock.
-            dense_ms: The dense model's milliseconds by phase, as in the latency table: the unit of all times.
-            on_timings: Called with how many timings of a phase are done, of how many.
-        """
-        self._bench = bench
-        self._dense_ms = dense_ms
-        self._on_timings = on_timings
-        phases = [*dense_ms] if len(dense_ms) > 1 else []
-        whole_and_parts = (LATENCY_E2E, *metrics_named(*(f"{name}_e2e_ms" for name in phases)))
-        times = (each for metric in whole_and_parts for each in (metric, spread_of(metric)))
-        self.metrics = (*times, THROUGHPUT, *bench.clock.metrics)
-
-    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
-        """See `Evaluator`; all are timed before the first is answered. One that cannot run fails alone, before that."""
-        if not candidates:
-            return
-        start = time.perf_counter()
-        first_values: dict[str, dict[str, float]] = {}
-        failures: dict[str, Evaluation] = {}
-        for candidate in candidates:
-            begun = time.perf_counter()
-            try:
-                first_values[candidate.key] = self._bench.clock.try_out(candidate)
-            except Exception as error:  # an evaluation boundary: the failure is stored with the candidate
-                seconds = time.perf_counter() - begun
-                failures[candidate.key] = failure(candidate, self.fidelity, error, seconds=seconds)
-        able = [candidate for candidate in candidates if candidate.key in first_values]
-        ratios = self._bench.ratios(able, self._on_timings)
-        values = {c.key: self._values(each) | first_values[c.key] for c, each in zip(able, ratios, strict=True)}
-        seconds = (time.perf_counter() - start) / max(1, len(candidates))
-        for candidate in candidates:
-            if candidate.key in failures:
-                yield failures[candidate.key]
-            else:
-                yield Evaluation(candidate, self.fidelity, values=values[candidate.key], seconds=seconds)
-
-    def _values(self, ratios: Mapping[str, Sequence[float]]) -> dict[str, float]:
-        workload = self._bench.workload
-        times = {name: [ratio * self._dense_ms[name] for ratio in each] for name, each in ratios.items()}
-        middle = {name: statistics.median(ms) for name, ms in times.items()}
-        rounds = [dict(zip(times, one, strict=True)) for one in zip(*times.values(), strict=True)]
-        latency, latencies = workload.total(middle), [workload.total(one) for one in rounds]
-        values = {LATENCY_E2E.name: latency, f"{LATENCY_E2E.name}{SPREAD}": spread(latencies) * latency / 2}
-        if len(times) > 1:
-            for name, ms in times.items():
-                values |= {f"{name}_e2e_ms": middle[name], f"{name}_e2e_ms{SPREAD}": spread(ms) * middle[name] / 2}
-        return values | {THROUGHPUT.name: workload.tokens_per_s(latency)}
 
 
 def _name(kind: str, option: Option) -> str:

@@ -42,15 +42,23 @@ def export_command(run_dir: Path) -> str:
     return f"python export_subnet.py {override('run_dir', str(run_dir))} pick="
 
 
-def next_commands(run_dir: Path, pick: str | None) -> dict[str, str]:
+def timing_command(run_dir: Path) -> str:
+    """The command that times a run's front end to end on the device where it is given."""
+    return f"python time_front.py {override('run_dir', str(run_dir))}"
+
+
+def next_commands(run_dir: Path, pick: str | None, *, untimed: bool = False) -> dict[str, str]:
     """What to do with a finished run, by what for: look at it, export a point, score it on tasks.
 
     Args:
         run_dir: Of the run.
         pick: A key, or a word that picks; None where there is nothing to take.
+        untimed: Whether it is to be timed first, on the device that it is for.
     """
     opener = "open" if sys.platform == "darwin" else "xdg-open"
     look = {"look": f"{opener} {shlex.quote(str(run_dir / 'front.html'))}"}
+    if untimed:
+        look["time, on the device"] = timing_command(run_dir)
     if pick is None:
         return look
     score = f"python score_subnet.py {override('run_dir', str(run_dir))} pick={pick}"

@@ -19,6 +19,7 @@ from space.files import write_whole
 
 CONFIG_FILE = "config.yaml"
 FRONT_FILE = "front.csv"
+CONFIRMED_FILE = "confirmed.csv"  # what held-out text confirmed, of which end-to-end times choose the front
 POINTS_FILE = "points.csv"  # every candidate that was evaluated at the search's full fidelity
 PAGE_FILE = "front.html"
 REPORT_FILE = "report.md"

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from evaluators.base import Evaluator, Metric
-from evaluators.latency.table_error import UNCHECKED, TableError
-from evaluators.metrics import BEFORE_TUNING, HELDOUT_BEFORE_TUNING, end_to_end
+from evaluators.latency.table_error import TableError
+from evaluators.metrics import BEFORE_TUNING, HELDOUT_BEFORE_TUNING
 from search.archive import Archive
-from search.run.directory import SUMMARY_FILE
-from search.run.front import dense_row, is_dense, points_table, untimed_words
-from search.run.front_files import write_tables
+from search.run.directory import CONFIRMED_FILE, SUMMARY_FILE
+from search.run.front import points_table, write_front_csv
+from search.run.front_files import front_facts, write_tables
+from search.run.measured import Measured, device_of, kept_times, told_apart
 from search.run.members import Members, Show, evaluate
 from search.run.offered import confirmed, thinned, within
 from search.run.recommended import Advice, Recommend
@@ -41,7 +41,7 @@ class Finish:
         dropped: Front members of the search that held-out text or end-to-end timing showed not to be worth offering.
         agreement: Kendall's tau over the pruned members between a quality and the one that is dearer to ask: of the
             search's text and held-out text, and of held-out text before and after the corrective refit.
-        untimed: The device whose latency table stands for timings end to end; None where there are such.
+        measured: Where its times are from.
     """
 
     front: pd.DataFrame
@@ -49,7 +49,7 @@ class Finish:
     table_error: TableError
     dropped: int
     agreement: Mapping[str, float]
-    untimed: str | None = None
+    measured: Measured
 
     def numbers(self) -> dict[str, float]:
         """The facts beside the front, by name; NaN where there is none."""
@@ -60,12 +60,9 @@ class Finish:
     def remarks(self) -> list[str]:
         """What a person should know of it beside the front, in lines."""
         taus = ", ".join(f"{names.replace(', ', ' to ')} {tau:.2f}" for names, tau in self.agreement.items())
-        error = self.table_error
-        against, how = f"latency table against end to end: {error}", "end to end"
-        if self.untimed is not None:
-            against, how = f"WARNING: {untimed_words(self.untimed)}", "by that table"
+        how = "by that table" if self.measured.untimed else "end to end"
         return [
-            against,
+            *self.measured.remarks(self.table_error),
             f"rank correlation (Kendall's tau): {taus}",
             f"{self.dropped} points left out: on held-out text and {how}, another is better and as fast",
             *self.advice.lines,
@@ -95,7 +92,7 @@ def finish(
     A thinned front is scored on held-out text, before and after the tuning that its exports will have; members that the
     last score shows to be dominated by another, or far from the dense model, are left out. The rest is timed end to end
     beside the dense model, and members that the timings show to be dominated, or not to be faster, go too. What is left
-    is asked the closing questions.
+    is asked the closing questions. Where nothing is timed here, the times that the archive has of all of them count.
 
     Args:
         archive: With the search's evaluations; held-out scores and timings are stored there too.
@@ -111,7 +108,7 @@ def finish(
             member that cannot answer stays.
         points: How many members at most.
         recommend: Which are offered, and which of them is recommended.
-        run_dir: Where `front.csv`, `points.csv` and `summary.json` go.
+        run_dir: Where `front.csv`, `confirmed.csv`, `points.csv` and `summary.json` go.
         facts: What `summary.json` says besides; the page and the report need `model`, `text`, `dtype` and `latency`.
         reference: Plain designs that anyone would try, evaluated like the search's own at the end of every run, so that
             the page can show what the search is worth; `REFERENCE_POINTS` of them, evenly chosen.
@@ -139,15 +136,18 @@ def finish(
     scored = members.table()
     kept = confirmed(within(scored, recommend.most), objectives)
     members.keep(kept["key"])
-    error = UNCHECKED
     if timed is not None:
         members.ask(timed)
-        measured = members.table()
-        error = _table_error(measured)
-        members.keep(confirmed(measured, [_timed_for(metric, timed.metrics) for metric in objectives])["key"])
-    untimed = None if timed is not None else str(facts["latency"]["device"])
-    texts = [answer for evaluator in closing for answer in members.close(evaluator)]
-    front = members.table()
+        fidelity: str | None = timed.fidelity
+    elif (fidelity := kept_times(archive, members.candidates, dense)) is not None:
+        members.recall(fidelity)
+    measured = Measured(facts["latency"], None if fidelity is None else device_of(archive, fidelity))
+    everyone = members.table()
+    error = measured.error(everyone)
+    chosen = [*everyone["key"]] if measured.untimed else told_apart(everyone, objectives)
+    texts = [answer for evaluator in closing for answer in members.close(evaluator, chosen)]
+    write_front_csv(run_dir / CONFIRMED_FILE, members.table())
+    front = members.table(chosen)
     searched = archive.evaluations(search.fidelity)
     everything = points_table([(e.candidate, e.values) for e in searched if e.status == "ok"], members.dense)
     front, metrics = write_tables(run_dir, archive, front, everything, objectives)
@@ -156,18 +156,14 @@ def finish(
         **facts,
         "evaluations": len(searched),
         "objectives": [metric.name for metric in objectives],
-        "metrics": [asdict(metric) for metric in metrics],
-        "untimed": untimed,
-        "latency_table_error": {name: None if value != value else value for name, value in asdict(error).items()},
+        **front_facts(front, metrics, measured, error),
         "rank_correlation": {names: None if tau != tau else tau for names, tau in agreement.items()},
-        "front_points": len(front) - 1,
         "dropped": dropped,
         "samples": samples_summary(texts),
         "versions": versions(),
-        "dense": {name: float(value) for name, value in dense_row(front).items() if isinstance(value, Real)},
     }
     write_whole(run_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
-    return Finish(front, advice, error, dropped, agreement, untimed)
+    return Finish(front, advice, error, dropped, agreement, measured)
 
 
 def _qualities(trained: bool, tuned: bool) -> tuple[str, ...]:
@@ -175,16 +171,3 @@ def _qualities(trained: bool, tuned: bool) -> tuple[str, ...]:
     if trained:
         return BEFORE_TUNING["kl"], "kl", "heldout_kl"
     return ("kl", HELDOUT_BEFORE_TUNING["heldout_kl"], "heldout_kl") if tuned else ("kl", "heldout_kl")
-
-
-def _timed_for(metric: Metric, timed: Sequence[Metric]) -> Metric:
-    """What end-to-end timing has for a latency; other metrics stay."""
-    names = {one.name: one for one in timed}
-    name = end_to_end(metric.name, names) if metric.role == "latency" else None
-    return names[name] if name else metric
-
-
-def _table_error(measured: pd.DataFrame) -> TableError:
-    timed = measured.dropna(subset=["latency_e2e_ms"])
-    timed = timed[~is_dense(timed)]  # which is the unit
-    return TableError.of(timed["latency_ms"].tolist(), timed["latency_e2e_ms"].tolist())

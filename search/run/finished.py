@@ -16,6 +16,7 @@ from evaluators.base import STDERR, Metric
 from search.pareto import spread_subset
 from search.run.directory import CONFIG_FILE, FRONT_FILE, POINTS_FILE, SUMMARY_FILE
 from search.run.front import dense_row, is_dense, objective_values, quality_column, read_front_csv
+from search.run.measured import Measured
 from search.run.picks import candidate_of, select
 from search.run.recommended import Advice, Recommend, landmarks
 from search.run.samples import Samples
@@ -121,9 +122,9 @@ class FinishedRun:
         return Samples.of(self.summary)
 
     @property
-    def untimed(self) -> str | None:
-        """The device whose latency table stands for timings end to end; None where there are such."""
-        return self.summary.get("untimed")
+    def measured(self) -> Measured:
+        """Where its times are from."""
+        return Measured.of(self.summary)
 
     @property
     def dense(self) -> Candidate:

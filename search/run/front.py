@@ -104,11 +104,6 @@ def latency_column(frame: pd.DataFrame) -> str | None:
     return next(iter(known), None)
 
 
-def untimed_words(device: str) -> str:
-    """What is said of a front whose latencies are those of a table that was measured elsewhere."""
-    return f"latencies are sums of a table measured on {device}, and no point is timed end to end"
-
-
 def write_front_csv(path: Path, frame: pd.DataFrame) -> None:
     """Writes the table whole or not at all; floats read back exactly, candidates are JSON."""
     text = frame.assign(**{CANDIDATE: [json.dumps(candidate.to_json()) for candidate in frame[CANDIDATE]]})

@@ -63,9 +63,14 @@ class Members:
         return self._points[self._dense.key]
 
     @property
+    def candidates(self) -> list[Candidate]:
+        """All of them."""
+        return [candidate for candidate, _ in self._points.values()]
+
+    @property
     def pruned(self) -> list[Candidate]:
         """All but the dense model."""
-        return [candidate for candidate, _ in self._points.values() if candidate != self._dense]
+        return [candidate for candidate in self.candidates if candidate != self._dense]
 
     def take(self, evaluation: Evaluation) -> None:
         """Takes in a new member, or more of one."""
@@ -89,16 +94,23 @@ class Members:
         Raises:
             UserError: The dense model failed.
         """
-        members = [candidate for candidate, _ in self._points.values()] if candidates is None else candidates
+        members = self.candidates if candidates is None else candidates
         for evaluation in evaluate(evaluator, self._archive, members, show=self._show):
             if evaluation.status == "ok":
                 self.take(evaluation)
             elif evaluation.candidate == self._dense:
                 raise UserError(f"Expected the dense model to be evaluated, but it failed: {evaluation.error}")
 
-    def close(self, evaluator: Evaluator) -> list[Evaluation]:
-        """Asks about all members, takes in what succeeds, and gives that back; the dense model may fail too."""
-        members = [candidate for candidate, _ in self._points.values()]
+    def recall(self, fidelity: str) -> None:
+        """Takes in what the archive has of all members at a fidelity."""
+        for key in self._points:
+            answer = self._archive.get(key, fidelity)
+            if answer is not None and answer.status == "ok":
+                self.take(answer)
+
+    def close(self, evaluator: Evaluator, keys: Iterable[str]) -> list[Evaluation]:
+        """Asks about some members, takes in what succeeds, and gives that back; the dense model may fail too."""
+        members = [self._points[key][0] for key in keys]
         answers = [e for e in evaluate(evaluator, self._archive, members, show=self._show) if e.status == "ok"]
         for answer in answers:
             self.take(answer)
@@ -121,6 +133,6 @@ class Members:
             for low, high in pairwise(qualities)
         }
 
-    def table(self) -> pd.DataFrame:
-        """The front's table of all members."""
-        return front_table(self._points.values(), self.dense)
+    def table(self, keys: Iterable[str] | None = None) -> pd.DataFrame:
+        """The front's table of all members, or of some."""
+        return front_table([self._points[key] for key in (self._points if keys is None else keys)], self.dense)

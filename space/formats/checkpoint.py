@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from space.candidate import Candidate, LayerShape
 from space.errors import ShapeError
+from space.models.modeling_pruned import rope_of_transformers_4
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def write_checkpoint(
 ) -> None:
     """Writes weights, config.json, tokenizer and generation settings, the last two unless they are None.
 
+    What transformers 4 and 5 call differently is said in both ways.
+
     Args:
         directory: An empty one.
         state: The tensors by name, all of one dtype, which goes into the config.
@@ -86,14 +89,35 @@ def write_checkpoint(
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
     whole = {name: tensor if _is_whole(tensor) else tensor.clone() for name, tensor in state.items()}
     save_torch_state_dict(whole, directory, metadata={"format": "pt"})
-    text = json.dumps({**config, "dtype": dtype}, indent=2, sort_keys=True) + "\n"
-    (directory / "config.json").write_text(text, encoding="utf-8")
+    both = {**rope_of_transformers_4(config["rope_parameters"]), **config, "dtype": dtype, "torch_dtype": dtype}
+    _write_json(directory / "config.json", both)
     for weights in directory.glob("*.safetensors"):  # safetensors makes files that only their owner may read
         shutil.copymode(directory / "config.json", weights)
     if tokenizer is not None:
-        tokenizer.save_pretrained(directory)
+        _write_tokenizer(directory, tokenizer)
     if generation is not None:
         generation.to_json_file(directory / "generation_config.json")
+
+
+def _write_tokenizer(directory: Path, tokenizer: Any) -> None:
+    """Saves a tokenizer so that transformers 4 knows its class, and makes the tokens of its tokenizer.json."""
+    tokenizer.save_pretrained(directory)
+    file = directory / "tokenizer_config.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    if not (directory / "tokenizer.json").exists() or "auto_map" in values:
+        return  # a class of its own, which makes its tokens itself
+    values["tokenizer_class"] = "PreTrainedTokenizerFast"  # other classes of transformers 4 put their own rules first
+    if isinstance(values.get("extra_special_tokens"), list):
+        values["additional_special_tokens"] = values.pop("extra_special_tokens")
+    splitter = tokenizer.backend_tokenizer.pre_tokenizer
+    state = json.loads(splitter.__getstate__()) if splitter is not None else {}
+    if "add_prefix_space" in state:  # else transformers 4 turns it off
+        values["add_prefix_space"] = state["add_prefix_space"]
+    _write_json(file, values)
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _is_whole(tensor: Tensor) -> bool:

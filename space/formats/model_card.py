@@ -9,14 +9,16 @@ from itertools import groupby
 from huggingface_hub import ModelCard, ModelCardData
 
 from space.candidate import Candidate
+from space.formats.requirements import CHECKED, TRANSFORMERS
 from space.markdown import escaped, table
 from space.spec import ModelSpec
 
 Texts = Sequence[tuple[str, str, str]]  # a prompt, what the dense model writes after it, and what this one does
 Card = Mapping[str, Mapping[str, object] | Texts]  # title of a section to its rows: of name and value, or of texts
 _NO_BLOCK = "none"
-_UNCHECKED = (
-    "Other versions are not checked; where there is a `config.json`, transformers 4 computes other numbers from it."
+_VERSIONS = (
+    f"Where there is a `config.json`, {CHECKED} give the same numbers and tokens: such checkpoints are tested in them. "
+    f"Versions before {'.'.join(TRANSFORMERS[0].split('.')[:2])} may give others without a word."
 )
 
 
@@ -53,7 +55,7 @@ def model_card(
         "Licence: that of the base model; see the base model.",
         "## Use",
         f"```python\n{use}\n```",
-        f"Saved with transformers {version('transformers')} and torch {version('torch')}. {_UNCHECKED}",
+        f"Saved with transformers {version('transformers')} and torch {version('torch')}. {_VERSIONS}",
         "## Architecture",
         f"Hidden size {spec.hidden}, head width {spec.head_dim}; the dense model has {spec.layers} layers of "
         f"{spec.query_heads} query heads, {spec.kv_heads} KV heads and {spec.mlp_channels} MLP channels.",

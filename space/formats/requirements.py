@@ -8,6 +8,8 @@ import sys
 from space.errors import UserError
 
 FORMATS = ("hf", "hf_uniform", "deci", "gguf")
+TRANSFORMERS = ("4.57.6", "5.19.0", "5.24.0")  # in which the tests use exports, oldest first
+CHECKED = f"transformers {', '.join(TRANSFORMERS[:-1])} and {TRANSFORMERS[-1]}"
 GGUF_TYPES = ("f16", "q8_0")  # of the matrices in a GGUF file
 
 

@@ -2,7 +2,7 @@
 
 A search runs this very text, and an exported checkpoint of unequal layers carries it; only the lines that name the
 stock classes differ from family to family. It takes the shapes of its layers from config.json and needs torch and
-transformers alone.
+transformers alone, 4.57 or newer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel, __version__
 
 # The stock classes of the family.
 from transformers.models.llama.configuration_llama import LlamaConfig as StockConfig
@@ -22,6 +22,12 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer as StockD
 from transformers.models.llama.modeling_llama import LlamaForCausalLM as StockForCausalLM
 from transformers.models.llama.modeling_llama import LlamaForSequenceClassification as StockForSequenceClassification
 from transformers.models.llama.modeling_llama import LlamaModel as StockModel
+
+if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
+    # before, static caches have one head count for all layers, and configurations may ignore `layer_types`
+    raise ImportError(
+        f"Expected transformers 4.57 or newer for a pruned model, got {__version__}. Update transformers."
+    )
 
 
 class _Hole(nn.Module):
@@ -41,7 +47,7 @@ class AttentionHole(_Hole):
         A key-value cache is given keys and values of width 1: it hardly stores anything and still counts the tokens, so
         that lengths and masks may be read from this layer as from any other.
         """
-        cache = kwargs.get("past_key_values", kwargs.get("past_key_value"))
+        cache = next((value for value in kwargs.values() if isinstance(value, Cache)), None)  # its name has changed
         if cache is not None:
             batch, time, _ = hidden_states.shape
             nothing = hidden_states.new_zeros(batch, 1, time, 1)
@@ -61,6 +67,25 @@ class MLPHole(_Hole):
 HOLES: dict[str, Any] = {"attention": AttentionHole, "mlp": MLPHole}
 
 
+def rope_of_transformers_4(rope: dict[str, Any]) -> dict[str, Any]:
+    """What transformers 4 reads in place of `rope_parameters`, which it ignores; transformers 5 reads the same in both.
+
+    Args:
+        rope: One rotary embedding, or Gemma 3's two by type of layer, of which the sliding one is never scaled.
+    """
+    full = rope.get("full_attention", rope)
+    scaled = full["rope_type"] != "default"
+    values = {
+        "rope_theta": full["rope_theta"],
+        "rope_scaling": {name: value for name, value in full.items() if name != "rope_theta"} if scaled else None,
+    }
+    if full["rope_type"] == "longrope":
+        values["original_max_position_embeddings"] = full["original_max_position_embeddings"]
+    if "sliding_attention" in rope:
+        values["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+    return values
+
+
 class PrunedConfig(StockConfig):
     """The family's configuration; `per_layer_config` says what each layer keeps, and skips.
 
@@ -69,6 +94,12 @@ class PrunedConfig(StockConfig):
     """
 
     model_type = f"pruned_{StockConfig.model_type}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the stock one, for both generations of transformers."""
+        values = super().to_dict()
+        rope = values.get("rope_parameters")  # a stock one of transformers 4 has none
+        return rope_of_transformers_4(rope) | values if rope else values
 
 
 def layer_config(config: Any, layer_idx: int) -> Any:

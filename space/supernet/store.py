@@ -183,6 +183,13 @@ def place_rest(model: Any, dtype: torch.dtype, place: Placement) -> None:
     model.config.dtype = dtype
 
 
+def place_as_it_came(model: Any, dtype: torch.dtype, place: Placement) -> None:
+    """Puts a causal LM where and in what it runs, its units in the order that they came in."""
+    place_rest(model, dtype, place)
+    for layer in model.model.layers:
+        _settle(layer, dtype, place.home)
+
+
 @torch.no_grad()
 def place_layer(
     layer: Any, spec: ModelSpec, orders: Mapping[str, Tensor], dtype: torch.dtype, place: Placement

@@ -26,7 +26,7 @@ from space.supernet.placement import Passing, Placement
 from space.supernet.refits import Refits, partly_learned
 from space.supernet.sizes import lost_name
 from space.supernet.slices import Slices
-from space.supernet.store import StoredLayers
+from space.supernet.store import StoredLayers, place_as_it_came
 from space.supernet.view import Views
 
 GENTLY = 0.5  # of what was learned, for subnets that lack little
@@ -137,6 +137,14 @@ class Supernet:
         stored = StoredLayers.open(directory, spec, dtype)
         stored.place(model, dtype, place)
         return cls(model, stored, place, refit_bytes)
+
+    @classmethod
+    def of_slices(
+        cls, model: Any, spec: ModelSpec, *, dtype: torch.dtype, place: Placement, refit_bytes: int = 3 << 28
+    ) -> Supernet:
+        """What `sliced` gives, of a dense model that nothing is stored of: for times alone; see `prepare`."""
+        place_as_it_came(model, dtype, place)
+        return cls(model, StoredLayers(Path(), spec, ()), place, refit_bytes).sliced()
 
     def with_weights(self, learned: Mapping[str, Tensor], gentle: float = 0.0) -> Supernet:
         """This supernet with other weights in its subnets; the dense model, `Candidate.dense`, stays as it is.

@@ -22,7 +22,7 @@ from plotly.offline import get_plotlyjs
 from evaluators.metrics import BEFORE_TUNING
 from search.run.commands import export_command
 from search.run.finished import FinishedRun
-from search.run.front import CANDIDATE, dense_row, is_dense, untimed_words
+from search.run.front import CANDIDATE, dense_row, is_dense
 from search.views.page.columns import Column, page_columns
 from search.views.page.over_dense import RISE, axes, over_dense, speed_ups
 
@@ -85,7 +85,7 @@ def front_figure_data(run: FinishedRun, compared: Sequence[FinishedRun] = ()) ->
         "axes": [asdict(one) for one in axes([column.name for column in columns if column.name in front], objectives)],
         "shapes": {letter: list(shape) for shape, letter in letters.items()},
         "runs": [
-            _run(names[0], run, [] if run.untimed is None else [untimed_words(run.untimed)]),
+            _run(names[0], run, [run.measured.words] if run.measured.words else []),
             *(_run(*named, unlike(run.summary, named[1].summary)) for named in zip(names[1:], compared, strict=True)),
         ],
         "series": [
@@ -156,8 +156,8 @@ def unlike(facts: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
         remarks.append("other text, so KL and perplexity are on other tokens")
     if facts.get("dtype") != theirs.get("dtype"):
         remarks.append(f"another dtype ({theirs.get('dtype')})")
-    device, their_device = facts.get("latency") or {}, theirs.get("latency") or {}
-    if any(device[name] != their_device[name] for name in device.keys() & their_device.keys()):
+    devices = [(facts.get(kind) or {}, theirs.get(kind) or {}) for kind in ("latency", "end_to_end")]
+    if any(here[name] != there[name] for here, there in devices for name in here.keys() & there.keys()):
         remarks.append("latency of something else, or on another device")
     return remarks
 

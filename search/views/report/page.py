@@ -19,9 +19,10 @@ from evaluators.metrics import (
 )
 from search.archive import by_fidelity
 from search.constraints import limits_text
-from search.run.commands import export_command, next_commands, search_commands
+from search.run.commands import export_command, next_commands, search_commands, timing_command
 from search.run.finished import FinishedRun
-from search.run.front import dense_row, is_dense, latency_column, untimed_words
+from search.run.front import dense_row, is_dense, latency_column
+from search.run.measured import Measured
 from search.run.recommended import rises
 from search.views.front_rows import OF_DENSE, RISE, SPEED_UP, column_of, front_rows
 from search.views.report.trust import trust
@@ -80,7 +81,7 @@ def _summary(run: FinishedRun, evaluations: Sequence[Evaluation]) -> str:
         names = ", ".join(mark for mark, marked in run.marks.items() if marked == key)
         facts = [f"{written(metric_named(REMOVED), row[REMOVED])} of the decoder parameters removed"]
         if _has_number(row, latency := latency_column(front) or ""):
-            by = " by the latency table" if run.untimed is not None else ""
+            by = " by the latency table" if run.measured.untimed else ""
             facts.insert(0, f"{dense[latency] / row[latency]:.2f} × as fast{by}")
         if _has_number(row, "heldout_ppl"):
             over = row["heldout_ppl"] / dense["heldout_ppl"]
@@ -91,7 +92,7 @@ def _summary(run: FinishedRun, evaluations: Sequence[Evaluation]) -> str:
 
 def _front(run: FinishedRun) -> str:
     shown = [name for name in SHOWN if column_of(name) in run.front or name == SPEED_UP]
-    if run.untimed is not None:
+    if run.measured.untimed:
         shown.insert(1, "latency_ms")
     more = [m.name for m in run.objectives if m.name not in (*shown, "latency_ms") and m.role != "quality"]
     rows = front_rows(run.front, run.objectives, run.marks, [*shown, *more])
@@ -104,9 +105,8 @@ def _front_note(run: FinishedRun) -> str:
     long = summary.get("long_context")
     windows = f"Windows are of {config['data']['length']:,} tokens; longer ones: {escaped(long)}. " if long else ""
     latencies = "Latencies are end to end on the device below, one after the other beside the dense model."
-    if run.untimed is not None:
-        words = untimed_words(run.untimed)
-        latencies = f"**{escaped(words[0].upper() + words[1:])}.**"
+    if run.measured.words:
+        latencies = f"**{escaped(run.measured.sentence)}.**"
     return (
         f"{latencies} Held-out text was not seen by calibration, training or search; a rise is the loss on it above "
         f"the dense model's. {windows}[front.html](front.html) has all metrics and the layers of each point, "
@@ -137,6 +137,8 @@ def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives:
     switches = [name for name, value in space.items() if value is True and not name.startswith("_")]
     limits = [f"{budget[name]:,} {name}" for name in ("minutes", "evaluations", "tokens") if budget.get(name)]
     windows = budget.get("search_windows") or data["search_windows"]
+    measured = Measured.of(summary)
+    timed = measured.end_to_end if measured.elsewhere else None
     step = f"steps of {summary['mlp_step']} MLP channels; " if summary.get("mlp_step") else ""
 
     def size(name: str) -> str:
@@ -159,12 +161,15 @@ def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives:
         f"{data['heldout_windows']} held out, of {data['length']} tokens each",
         "latency": f"{escaped(latency['scenario'])}, batch {latency['batch_size']}, {latency['length']} tokens"
         + (f" and {latency['new_tokens']} new ones" if latency["scenario"] == "serving" else ""),
-        "device": escaped(
-            ", ".join(f"{name} {value}" if name != "device" else str(value) for name, value in device.items())
-        ),
+        "device of the latency table" if timed else "device": _device(device),
+        **({"device of end-to-end times": _device(timed)} if timed else {}),
         "dtype": escaped(summary["dtype"]),
     }
     return table(["", ""], ([name, value] for name, value in rows.items()), left=2)
+
+
+def _device(device: Mapping[str, Any]) -> str:
+    return escaped(", ".join(f"{name} {value}" if name != "device" else str(value) for name, value in device.items()))
 
 
 def _sources(summary: Mapping[str, Any], data: Mapping[str, Any]) -> str:
@@ -182,7 +187,7 @@ def _evaluations(evaluations: Sequence[Evaluation]) -> str:
         rows.append([f"`{fidelity}`", str(len(answers)), str(failed), f"{tokens:,}", duration(seconds)])
     note = (
         "A number behind a fidelity's name is the tokens of a window, or of training; behind `samples`, a digest of "
-        "the prompts.\n"
+        "the prompts; behind `timed`, of a device that is not the latency table's.\n"
     )
     return "\n".join([table(["fidelity", "evaluations", "failed", "tokens", "time"], rows), note])
 
@@ -229,6 +234,8 @@ def _again(run: FinishedRun) -> str:
         f"# this run, where it was stopped or with a larger budget\n{commands['resume']}",
         f"# where the dense model's time goes\n{commands['profile']}",
     ]
+    if run.measured.untimed:
+        lines.append(f"# its front end to end, on the device that it is for\n{timing_command(run.run_dir)}")
     advice = run.advice
     offers = [advice.recommended] if advice.recommended is not None else advice.trade
     lines += [f"# as a checkpoint: {offer}\n{export_command(run.run_dir)}{offer.key}" for offer in offers]

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluators.base import Evaluation, Metric
-from evaluators.latency.table_error import TableError
 from search.agreement import fidelity_agreement, unseen_agreement
 from search.archive import by_fidelity
+from search.run.measured import Measured, error_of
 from search.views.text import number
 from space.markdown import escaped, table
 
@@ -27,11 +27,10 @@ def trust(summary: Mapping[str, Any], evaluations: Sequence[Evaluation], objecti
 
 
 def _latency(summary: Mapping[str, Any]) -> str:
-    error, lines = summary["latency_table_error"], ["**Latency.** The search adds up the times of blocks."]
+    error, lines = error_of(summary), ["**Latency.** The search adds up the times of blocks."]
     lines += [f"- the table: {escaped(line)}" for line in summary.get("latency_table", [])]
-    if error["median"] is not None:
-        table_error = TableError(**{name: math.nan if value is None else value for name, value in error.items()})
-        lines.append(f"- against end-to-end timings of the front: {table_error}")
+    if not math.isnan(error.median):
+        lines.append(f"- {Measured.of(summary).against(error)}")
     return "\n".join([lines[0], "", *lines[1:]]) + "\n"
 
 

@@ -90,7 +90,7 @@ class SearchEnded:
     @property
     def commands(self) -> dict[str, str]:
         """What to do next, by what for."""
-        return next_commands(self.run_dir, self.result.advice.pick)
+        return next_commands(self.run_dir, self.result.advice.pick, untimed=self.result.measured.untimed)
 
 
 @dataclass(frozen=True)

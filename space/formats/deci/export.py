@@ -29,8 +29,7 @@ from space.spec import ModelSpec
 FAMILIES = ("llama", "mistral")
 _CONFIG_FILE = "configuration_decilm.py"
 _MULT_STEP = 256  # channels: an `ffn_mult` stands for a multiple of these
-# Of the dense model's config: what is said whatever a class's default, and what is said by block or by the context.
-_SAID = ("hidden_size", "vocab_size", "hidden_act", "rms_norm_eps", "rope_parameters", "tie_word_embeddings")
+# Of the dense model's config, since blocks or the context say it.
 _DROPPED = ("num_key_value_heads", "intermediate_size", "sliding_window", "layer_types")
 
 
@@ -174,11 +173,7 @@ def export_deci(
 def _config(dense_config: Any, held: Sequence[LayerShape], spec: ModelSpec) -> dict[str, Any]:
     """The contents of config.json."""
     values = {key: value for key, value in dense_config.to_diff_dict().items() if key not in _DROPPED}
-    rope = dense_config.rope_parameters
-    values |= {name: getattr(dense_config, name) for name in _SAID}
     return values | {
-        "rope_theta": rope["rope_theta"],  # engines of before transformers 5 read these two
-        "rope_scaling": None if rope["rope_type"] == "default" else rope,
         "model_type": "nemotron-nas",
         "architectures": ["DeciLMForCausalLM"],
         "auto_map": {"AutoConfig": f"{_CONFIG_FILE.removesuffix('.py')}.DeciLMConfig"},
