@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
+from evaluators.planning.fit import listed
+from evaluators.planning.memory import least_on_device
 from evaluators.settings import Settings
 from evaluators.training.recipes import Distillation
 from space.errors import UserError
 from space.models.loading import LoadedModel
+from space.supernet.sizes import total
 
 
 def require_streamable(settings: Settings, loaded: LoadedModel) -> None:
-    """Refuses what needs a whole model on the device, where it does not fit.
+    """Refuses what needs a whole model on the device, where it does not fit, and a device too small for one layer.
 
     Raises:
-        UserError: Subnets are to be trained each by itself, or to be timed on a device that does not hold the model.
+        UserError: Subnets are to be trained each by itself, or to be timed on a device that does not hold the model; or
+            what a layer and the work with it take is more than the device may give.
     """
     if not loaded.streamed:
         return
@@ -29,6 +35,22 @@ def require_streamable(settings: Settings, loaded: LoadedModel) -> None:
             f"latency: expected a model that fits on {loaded.device} to be timed there, but {loaded.spec.name} is "
             "larger than that. Measure its table where it is to be served (python run_search.py "
             "experiment=profile_only), and give it as latency.table=FILE."
+        )
+    _require_room(settings, loaded)
+
+
+def _require_room(settings: Settings, loaded: LoadedModel) -> None:
+    device, limit = loaded.device, settings.model.device_bytes
+    if limit is None:
+        limit = torch.cuda.get_device_properties(device).total_memory
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    stage = least_on_device(loaded.spec, settings, dtype, on_host=device.type == "cpu")
+    if total(stage.device) > limit:
+        smaller = [part.setting for part in stage.device if part.setting]
+        advice = f", or lower {' and '.join(dict.fromkeys(smaller))}" if smaller else ""
+        raise UserError(
+            f"model.device_bytes: expected at least {total(stage.device):,} bytes of {device} for {loaded.spec.name}, "
+            f"got {limit:,}: {stage.title} takes {listed(stage.device)}. Give it more{advice}."
         )
 
 

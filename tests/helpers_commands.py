@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers_run import TINY_RUN, ended, save_tiny, start
@@ -25,9 +26,9 @@ EVALUATIONS = 60
 class Place:
     """A directory with a model, its text and a cache, in which the commands run."""
 
-    def __init__(self, directory: Path, family: str) -> None:
+    def __init__(self, directory: Path, family: str, **config: Any) -> None:
         self.directory = directory
-        self.model = save_tiny(family, directory / f"tiny-{family}")
+        self.model = save_tiny(family, directory / f"tiny-{family}", **config)
         self.cache = directory / "cache"
         self.cwd = directory / "cwd"
         self.cwd.mkdir()

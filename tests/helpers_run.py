@@ -29,13 +29,14 @@ TINY_RUN = (
 )
 
 
-def save_tiny(family: str, directory: Path) -> Path:
+def save_tiny(family: str, directory: Path, **config: Any) -> Path:
     """A random model of a family with a byte-level BPE tokenizer, and `text.txt`, which it wrote itself.
 
     On its own text a model is better than any that is pruned from it, as a trained one would be.
     """
     model: Any
-    model, _ = tiny_model(family, vocab_size=len(CHARACTERS), bos_token_id=None, eos_token_id=None, pad_token_id=None)
+    none = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    model, _ = tiny_model(family, vocab_size=len(CHARACTERS), **none, **config)
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(0.4)  # with tied embeddings it would say one character for ever
     with quiet_transformers():

@@ -56,15 +56,16 @@ def stages(job: Job, recovery: Recovery | None = None) -> list[Stage]:
     return [*run, _end(job), *([_polish(job, recovery)] if recovery else []), _export(job)]
 
 
-def least_on_device(spec: ModelSpec, settings: Settings, dtype: str) -> Stage:
+def least_on_device(spec: ModelSpec, settings: Settings, dtype: str, *, on_host: bool = False) -> Stage:
     """The stage that takes the most of a device that layers pass one at a time, with what it holds there.
 
     Args:
         spec: The dense model.
         settings: Of the session.
         dtype: What the model runs in.
+        on_host: Whether the device is the host itself, with a limit as if it were another.
     """
-    job = Job(spec, settings, settings.space(spec), dtype, dtype, (0,), 0, False, True, 0, HEALED)
+    job = Job(spec, settings, settings.space(spec), dtype, dtype, (0,), 0, on_host, True, 0, HEALED)
     run = [_calibration(job), *_table(job), _search(job)]
     run += [_healing(job, job.healing)] if job.healing else _tuning(job)
     return max([*run, _end(job)], key=lambda stage: total(stage.device))

@@ -19,7 +19,9 @@ QUESTIONS = 330  # that a default search asks, about, each with half of its laye
 
 def slice_bytes(job: Job) -> int:
     """Of a slice of logits and the rows that they are of, see `evaluators.output_head`."""
-    return (8 if job.on_host and not job.streamed else 512) << 20
+    text, together = job.settings.text, job.settings.evaluators.together
+    whole = 4 * job.spec.vocab * (together * text.length + job.spec.hidden)
+    return min((8 if job.on_host else 512) << 20, whole)
 
 
 def stage_of(
