@@ -21,6 +21,7 @@ from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.corrective_refit import correct
 from space.supernet.shared import SharedWeights
+from space.supernet.sizes import maps_bytes
 from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
@@ -210,12 +211,13 @@ def test_what_is_trained_by_default_is_what_fits(make_supernet: MakeSupernet) ->
     outputs = sum(weight.numel() for name, weight in weights.items() if SHARED_TRAINABLE["outputs"](name))
     everything = sum(weight.numel() for weight in weights.values())
     whole = sum(weight.nbytes for weight in supernet.model.parameters())
+    whole_and_maps = whole + maps_bytes(supernet.spec, "bfloat16")
 
     def row(memory: int | None) -> str:
         return trainable_row(supernet, Healing(memory_bytes=memory))
 
     # a weight in bfloat16, its float32 master and two moments
-    most, fewer = whole + 14 * everything, whole + 14 * outputs
+    most, fewer = whole_and_maps + 14 * everything, whole_and_maps + 14 * outputs
     assert [row(most), row(most - 1)] == ["all", "outputs"]
     assert [row(fewer), row(fewer - 1), row(1), row(None)] == ["outputs", "norms", "norms", "all"]
     assert trainable_row(supernet, Healing(trainable="all", memory_bytes=1)) == "all"

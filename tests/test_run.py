@@ -26,7 +26,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 def test_a_run_leaves_its_front_and_nothing_beside_its_directory(place: Place) -> None:
     assert {path.name for path in place.run("run").iterdir()} == {
         *(FRONT_FILE, POINTS_FILE, PAGE_FILE, SUMMARY_FILE, REPORT_FILE),
-        *("archive.jsonl", "config.yaml", "latency.json", "supernet", "tuned"),
+        *("archive.jsonl", "config.yaml", "confirmed.csv", "latency.json", "supernet", "tuned"),
     }
     assert list(place.cwd.iterdir()) == []
     assert {path.name for path in place.directory.iterdir()} >= {"cache", "run"}

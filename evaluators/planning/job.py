@@ -13,7 +13,7 @@ from space.candidate import KINDS, Candidate
 from space.size import decoder_params, layer_params, total_params
 from space.space import SearchSpace
 from space.spec import ModelSpec
-from space.supernet.sizes import ITEM_BYTES, Part
+from space.supernet.sizes import ITEM_BYTES, Part, maps_bytes
 
 POLISH_BYTES = 16  # of a weight in a pick's training: in float32, its gradient, and two moments of AdamW
 Block = tuple[int, str, tuple[int, ...]]  # layer, kind and option
@@ -116,6 +116,7 @@ class Job:
         """The row that healing trains, as `evaluators.training.shared_training.trainable_row` chooses it."""
         weights = self.item * total_params(self.spec, self.dense)
         taken = {row: weights + count * (self.item + STATE_BYTES) for row, count in self.trained.items()}
+        taken |= {row: taken[row] + maps_bytes(self.spec, self.dtype) for row in ("all", "outputs")}
         return self._fitting(healing, taken, self.on_host or self.streamed)
 
     def polished(self, recovery: Recovery) -> str:

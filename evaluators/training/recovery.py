@@ -15,6 +15,7 @@ import gc
 import json
 import math
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,9 @@ def recover(
         stream.restore(json.loads((Path(checkpoint) / POSITION_FILE).read_text("utf-8")))
     trainer.add_callback(Reporter(on_progress, step_tokens))
     try:
-        with quiet_transformers(), repeatable(trainer.args.device):
+        with quiet_transformers(), repeatable(trainer.args.device), warnings.catch_warnings():
+            # a checkpoint's config says its rotary base for transformers 4 too, and is read back as any family's
+            warnings.filterwarnings("ignore", "`rope_scaling` is deprecated", FutureWarning)
             trainer.train(resume_from_checkpoint=checkpoint)
     except (OSError, SafetensorError) as error:
         raise UserError(

@@ -18,6 +18,7 @@ from evaluators.training.teacher import taught
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.shared import SharedWeights
+from space.supernet.sizes import maps_bytes
 from space.supernet.supernet import Supernet
 
 JUDGED = 16  # steps at the least whose mean loss is compared with that of the first ones
@@ -26,9 +27,11 @@ JUDGED = 16  # steps at the least whose mean loss is compared with that of the f
 def trainable_row(supernet: Supernet, settings: Healing) -> str:
     """The row of `SHARED_TRAINABLE` that settings mean for a supernet: with `auto`, what fits into memory."""
     weights = dict(supernet.model.model.named_parameters())
+    maps = maps_bytes(supernet.spec, str(supernet.model.dtype).removeprefix("torch."))
 
     def taken(trained: Callable[[str], bool]) -> int:
         more = sum(w.numel() * (w.itemsize + STATE_BYTES) for name, w in weights.items() if trained(name))
+        more += maps if trained("layers.0.mlp.down_proj.weight") else 0
         return sum(weight.nbytes for weight in supernet.model.parameters()) + more
 
     return fitting_row(settings.trainable, settings.memory_bytes, supernet.place.home, taken)

@@ -11,6 +11,7 @@ from space.candidate import Candidate, Option
 from space.size import attention_params, attention_weights, layer_params
 from space.spec import ModelSpec
 
+LEVELS = 4  # of a block, among the designs through which a supernet is healed: of twelve, several are alike
 PACKED_ROWS = 512  # of a factor that are stored together, without most of the zeros above its diagonal
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -192,3 +193,9 @@ def map_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option) -> int:
     if is_merged(spec, option):
         return 0
     return ITEM_BYTES[dtype] * spec.head_dim**2 * option[0] * (spec.query_heads - option[0])
+
+
+def maps_bytes(spec: ModelSpec, dtype: str) -> int:
+    """Of all such maps in healing, about: as of `LEVELS` levels a block, half of it kept."""
+    blocks = (("mlp", (spec.mlp_channels // 2,)), ("attention", (spec.query_heads // 2, spec.kv_heads // 2)))
+    return LEVELS * spec.layers * sum(map_bytes(spec, dtype, kind, option) for kind, option in blocks)
