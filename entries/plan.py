@@ -14,23 +14,16 @@ from evaluators.long_context import TOKENS as LONG_TOKENS
 from evaluators.paths import Paths
 from evaluators.planning.fit import disk_misfits, gigabytes, listed, misfits
 from evaluators.planning.job import Job, Stage
-from evaluators.planning.machine import (
-    existing,
-    free_device_bytes,
-    free_disk_bytes,
-    free_host_bytes,
-    measured_pace,
-    own_bytes,
-)
+from evaluators.planning.machine import free_device_bytes, free_host_bytes, measured_pace, own_bytes
 from evaluators.planning.memory import HEALED, on_disk, stages
 from evaluators.planning.times import EFFICIENCY, calibration_s, load_s, speeds, table_s, tuned_tokens
 from evaluators.settled import Settled
 from evaluators.training.recipes import Recovery
 from search.views.text import duration
 from search.views.watch.run import Watch
-from space.candidate import Candidate
+from space.files import existing, free_disk_bytes
 from space.models.embedded import cache_dir
-from space.models.loading import resolve_device, resolve_dtype, weights_room
+from space.models.loading import gpu_bytes, is_streamed, resolve_device, resolve_dtype
 from space.models.outline import Outline, outlined
 from space.models.refusals import positions
 from space.size import total_params
@@ -68,7 +61,6 @@ def plan(settings: RunSettings, watch: Watch) -> None:
 
 def _job(settings: RunSettings, outline: Outline, device: torch.device, dtype: torch.dtype) -> Job:
     session, spec = settings.session, outline.spec
-    weights = total_params(spec, Candidate.dense(spec)) * dtype.itemsize
     return Job(
         spec=spec,
         settings=session,
@@ -78,8 +70,8 @@ def _job(settings: RunSettings, outline: Outline, device: torch.device, dtype: t
         files=outline.files,
         base=0,
         on_host=device.type == "cpu",
-        streamed=weights > weights_room(device, session.model.device_bytes),
-        memory=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0,
+        streamed=is_streamed(spec, dtype, device, session.model.device_bytes),
+        memory=gpu_bytes(device) or 0,
         healed=settings.stored["search"]["algorithm"].get("healed", HEALED),
     )
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from evaluators.planning.fit import listed
 from evaluators.planning.memory import least_on_device
 from evaluators.settings import Settings
 from evaluators.training.recipes import Distillation
 from space.errors import UserError
-from space.models.loading import LoadedModel
+from space.models.loading import LoadedModel, gpu_bytes
 from space.supernet.sizes import total
 
 
@@ -41,8 +39,8 @@ def require_streamable(settings: Settings, loaded: LoadedModel) -> None:
 
 def _require_room(settings: Settings, loaded: LoadedModel) -> None:
     device, limit = loaded.device, settings.model.device_bytes
-    if limit is None:
-        limit = torch.cuda.get_device_properties(device).total_memory
+    limit = gpu_bytes(device) if limit is None else limit
+    assert limit is not None  # of what there is no limit, nothing is too large for
     dtype = str(loaded.dtype).removeprefix("torch.")
     stage = least_on_device(loaded.spec, settings, dtype, on_host=device.type == "cpu")
     if total(stage.device) > limit:

@@ -147,3 +147,13 @@ def _one_error(target: Path, advice: str, failures: tuple[type[Exception], ...] 
         raise UserError(
             f"Expected to write {target}, got: {error}. What stood there before, if anything, is untouched. {advice}"
         ) from error
+
+
+def existing(place: Path) -> Path:
+    """A directory that is there: this one, or the nearest above it."""
+    return next(each for each in (place.absolute(), *place.absolute().parents) if each.is_dir())
+
+
+def free_disk_bytes(place: Path) -> int:
+    """Of the file system on which a directory is, or is to be."""
+    return shutil.disk_usage(existing(place)).free

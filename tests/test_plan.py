@@ -288,7 +288,7 @@ def test_a_calibration_that_the_disk_has_no_room_for_is_refused_before_it(
     model, spec = wide_model()
     loaded = LoadedModel(model, None, spec, torch.float32, torch.device("cpu"), "here")
     assert disk_remarks(loaded, tmp_path) == []  # too small to be worth a word
-    monkeypatch.setattr("space.supernet.preparation.shutil.disk_usage", lambda place: Usage(9, 9, 1000))
+    monkeypatch.setattr("space.files.shutil.disk_usage", lambda place: Usage(9, 9, 1000))
     before = [parameter.clone() for parameter in model.parameters()]
     with pytest.raises(UserError, match=r"Expected 0\.0 GB of free disk.*PARETOPRUNE_CACHE"):
         prepared_supernet(Preparation(), loaded, lambda: random_tokens(4, 16), tmp_path / "run", cache=tmp_path / "c")

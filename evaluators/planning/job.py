@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from evaluators.base import AUTO
 from evaluators.settings import Settings
-from evaluators.training.recipes import GPU_PART, HOST_BYTES, SHARED_TRAINABLE, STATE_BYTES, Healing, Recovery
+from evaluators.training.recipes import POLISH_BYTES, STATE_BYTES, Healing, Recovery
+from evaluators.training.rows import fitting_row
 from space.candidate import KINDS, Candidate
 from space.size import decoder_params, layer_params, total_params
 from space.space import SearchSpace
 from space.spec import ModelSpec
 from space.supernet.sizes import ITEM_BYTES, Part, maps_bytes
 
-POLISH_BYTES = 16  # of a weight in a pick's training: in float32, its gradient, and two moments of AdamW
 Block = tuple[int, str, tuple[int, ...]]  # layer, kind and option
 
 
@@ -117,21 +116,13 @@ class Job:
         weights = self.item * total_params(self.spec, self.dense)
         taken = {row: weights + count * (self.item + STATE_BYTES) for row, count in self.trained.items()}
         taken |= {row: taken[row] + maps_bytes(self.spec, self.dtype) for row in ("all", "outputs")}
-        return self._fitting(healing, taken, self.on_host or self.streamed)
+        return fitting_row(healing, None if self.on_host or self.streamed else self.memory, taken.__getitem__)
 
     def polished(self, recovery: Recovery) -> str:
         """The row that a pick's polish trains, as `evaluators.training.recovery.trained_row` chooses it."""
         weights = self.item * (total_params(self.spec, self.dense) + self.pick_params)
         taken = {row: weights + POLISH_BYTES * round(self.share * count) for row, count in self.trained.items()}
-        return self._fitting(recovery, taken, self.on_host)
-
-    def _fitting(self, recipe: Healing | Recovery, taken: Mapping[str, int], on_host: bool) -> str:
-        """See `evaluators.training.rows.fitting_row`."""
-        if recipe.trainable != AUTO:
-            return recipe.trainable
-        limit = recipe.memory_bytes or (HOST_BYTES if on_host else int(GPU_PART * self.memory))
-        *rows, last = SHARED_TRAINABLE
-        return next((row for row in rows if taken[row] <= limit), last)
+        return fitting_row(recovery, None if self.on_host else self.memory, taken.__getitem__)
 
     @property
     def pick_params(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,16 +40,6 @@ def free_host_bytes() -> int | None:
 def free_device_bytes(device: torch.device) -> int | None:
     """Memory of the device that is free; None where that is the host."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-
-
-def free_disk_bytes(place: Path) -> int:
-    """Of the file system on which a directory is, or is to be."""
-    return shutil.disk_usage(existing(place)).free
-
-
-def existing(place: Path) -> Path:
-    """A directory that is there: this one, or the nearest above it."""
-    return next(each for each in (place.absolute(), *place.absolute().parents) if each.is_dir())
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from evaluators.planning.job import POLISH_BYTES, Job, Stage
+from evaluators.planning.job import Job, Stage
 from evaluators.planning.parts import (
     batch_parts,
     dense_side,
@@ -22,7 +22,7 @@ from evaluators.planning.parts import (
     weights,
 )
 from evaluators.settings import Settings
-from evaluators.training.recipes import STATE_BYTES, Distillation, Healing, Recovery
+from evaluators.training.recipes import POLISH_BYTES, STATE_BYTES, Distillation, Healing, Recovery
 from space.size import decoder_params, total_params
 from space.spec import ModelSpec
 from space.supernet.sizes import (

@@ -14,6 +14,7 @@ from space.errors import UserError
 HOST_BYTES = 9 << 29  # that weights and their training may take of a CPU's memory
 GPU_PART = 0.7  # of a GPU's memory, that they may take of it
 STATE_BYTES = 12  # of a shared weight in training, besides itself: its float32 master, and two moments of AdamW
+POLISH_BYTES = 16  # of a weight in a pick's training: in float32, its gradient, and two moments of AdamW
 HEALING_TOKENS = 120_000  # where neither settings nor minutes say how many
 MODES = ("off", "final", "loop")  # of `search.distillation`
 LAST_RATE = 0.1  # of the learning rate of healing is left at the end of its cosine

@@ -16,7 +16,6 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -35,16 +34,16 @@ from evaluators.training.distillation import cross_entropy
 from evaluators.training.power_law import Curve
 from evaluators.training.processes import Processes
 from evaluators.training.progress import OnProgress, Reporter, StepClock
-from evaluators.training.recipes import SHARED_TRAINABLE, Recovery
+from evaluators.training.recipes import POLISH_BYTES, SHARED_TRAINABLE, Recovery
 from evaluators.training.repeatable import repeatable
 from evaluators.training.rows import fitting_row
 from evaluators.training.teacher import taught
 from evaluators.training.windows import POSITION_FILE, KeepsPosition, StreamWindows
 from space.errors import UserError
 from space.models.embedded import quiet_transformers
+from space.models.loading import gpu_bytes
 
 _CURVE = 4096  # points of the loss that are kept, at most
-_STATE_BYTES = 16  # of a weight in training: in float32, its gradient, and two moments of AdamW
 _UNTIMED, _TIMED = 2, 3  # steps that a speed is measured with: the first ones take longer
 
 
@@ -136,12 +135,13 @@ def recover(
 def trained_row(student: Any, teacher: Any, settings: Recovery) -> str:
     """The row of `SHARED_TRAINABLE` that settings mean: with `auto`, what fits into memory."""
 
-    def taken(trained: Callable[[str], bool]) -> int:
-        weights = [*teacher.parameters(), *student.parameters()]
-        more = sum(p.numel() for name, p in student.named_parameters() if name.startswith("model.") and trained(name))
-        return sum(weight.nbytes for weight in weights) + _STATE_BYTES * more
+    named, trains = dict(student.named_parameters()), SHARED_TRAINABLE
 
-    return fitting_row(settings.trainable, settings.memory_bytes, next(student.parameters()).device, taken)
+    def taken(row: str) -> int:
+        more = sum(p.numel() for name, p in named.items() if name.startswith("model.") and trains[row](name))
+        return sum(weight.nbytes for weight in (*teacher.parameters(), *named.values())) + POLISH_BYTES * more
+
+    return fitting_row(settings, gpu_bytes(next(student.parameters()).device), taken)
 
 
 def measured_speed(student: Any, teacher: Any, stream: TokenStream, settings: Recovery) -> float:

@@ -1,30 +1,23 @@
-"""Which weights are trained: all where their training fits into memory, else fewer."""
+"""Which weights are trained: all where their training fits into memory, else fewer; free of torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
 from evaluators.base import AUTO
-from evaluators.training.recipes import GPU_PART, HOST_BYTES, SHARED_TRAINABLE
+from evaluators.training.recipes import GPU_PART, HOST_BYTES, SHARED_TRAINABLE, Healing, Recovery
 
 
-def fitting_row(
-    row: str, limit: int | None, device: torch.device, taken: Callable[[Callable[[str], bool]], int]
-) -> str:
-    """The row of `SHARED_TRAINABLE` that a setting means.
+def fitting_row(recipe: Healing | Recovery, gpu_bytes: int | None, taken: Callable[[str], int]) -> str:
+    """The row of `SHARED_TRAINABLE` that a recipe means: with `auto`, the first that takes at most the limit.
 
     Args:
-        row: It, or `auto` for the first one that takes at most the limit, else the last.
-        limit: Bytes; None for `HOST_BYTES` on a CPU, and `GPU_PART` of the memory of a GPU.
-        device: Where the memory is.
-        taken: Bytes of all weights, and of what training takes besides, where a name tells whether a weight is trained.
+        recipe: With a row, and a limit in bytes: None for `HOST_BYTES` on a CPU, and `GPU_PART` of a GPU.
+        gpu_bytes: Memory of the GPU where weights are trained; None where that is a CPU.
+        taken: Bytes of all weights, and of what training a row takes besides.
     """
-    if row != AUTO:
-        return row
-    if limit is None:
-        gpu = device.type == "cuda"
-        limit = int(GPU_PART * torch.cuda.get_device_properties(device).total_memory) if gpu else HOST_BYTES
+    if recipe.trainable != AUTO:
+        return recipe.trainable
+    limit = recipe.memory_bytes or (HOST_BYTES if gpu_bytes is None else int(GPU_PART * gpu_bytes))
     *rows, last = SHARED_TRAINABLE
-    return next((row for row in rows if taken(SHARED_TRAINABLE[row]) <= limit), last)
+    return next((row for row in rows if taken(row) <= limit), last)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from evaluators.training.rows import fitting_row
 from evaluators.training.teacher import taught
 from space.candidate import Candidate
 from space.errors import UserError
+from space.models.loading import gpu_bytes
 from space.supernet.shared import SharedWeights
 from space.supernet.sizes import maps_bytes
 from space.supernet.supernet import Supernet
@@ -29,12 +30,13 @@ def trainable_row(supernet: Supernet, settings: Healing) -> str:
     weights = dict(supernet.model.model.named_parameters())
     maps = maps_bytes(supernet.spec, str(supernet.model.dtype).removeprefix("torch."))
 
-    def taken(trained: Callable[[str], bool]) -> int:
+    def taken(row: str) -> int:
+        trained = SHARED_TRAINABLE[row]
         more = sum(w.numel() * (w.itemsize + STATE_BYTES) for name, w in weights.items() if trained(name))
         more += maps if trained("layers.0.mlp.down_proj.weight") else 0
         return sum(weight.nbytes for weight in supernet.model.parameters()) + more
 
-    return fitting_row(settings.trainable, settings.memory_bytes, supernet.place.home, taken)
+    return fitting_row(settings, gpu_bytes(supernet.place.home), taken)
 
 
 class SharedTraining:

@@ -73,13 +73,9 @@ def model_snapshot(
     """
     small = [*SMALL_FILES, *(["*.py"] if trust_remote_code else [])]
     with hub_errors("model", repo, instead):
-        try:
-            # One short question first: a download retries for half a minute before it gives up.
-            commit = HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT_S).sha
-        except (RepositoryNotFoundError, RevisionNotFoundError):
-            raise
-        except (HTTPError, OSError) as unreachable:
-            return _earlier_snapshot(repo, revision, unreachable)
+        commit, earlier = _commit_or_earlier(repo, revision, ("config.json", WEIGHT_FILES))
+        if earlier is not None:
+            return earlier
         directory = Path(snapshot_download(repo, revision=commit, allow_patterns=small, ignore_patterns="*/*"))
         check(directory)
         snapshot_download(repo, revision=commit, allow_patterns=WEIGHT_FILES, ignore_patterns="*/*")
@@ -90,18 +86,22 @@ def config_snapshot(repo: str, revision: str | None, trust_remote_code: bool, in
     """Downloads the configuration of a model alone; arguments and errors as of `model_snapshot`."""
     patterns = ["config.json", *(["*.py"] if trust_remote_code else [])]
     with hub_errors("model", repo, instead):
-        try:
-            commit = HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT_S).sha
-        except (RepositoryNotFoundError, RevisionNotFoundError):
-            raise
-        except (HTTPError, OSError) as unreachable:
-            return _earlier_snapshot(repo, revision, unreachable, ("config.json",))
-        return Path(snapshot_download(repo, revision=commit, allow_patterns=patterns, ignore_patterns="*/*"))
+        commit, earlier = _commit_or_earlier(repo, revision, ("config.json",))
+        return earlier or Path(snapshot_download(repo, revision=commit, allow_patterns=patterns, ignore_patterns="*/*"))
 
 
-def _earlier_snapshot(
-    repo: str, revision: str | None, unreachable: Exception, wanted: Sequence[str] = ("config.json", WEIGHT_FILES)
-) -> Path:
+def _commit_or_earlier(repo: str, revision: str | None, wanted: Sequence[str]) -> tuple[str | None, Path | None]:
+    """The commit that the hub has, or where it is not reachable, an earlier download with all that is wanted."""
+    try:
+        # One short question first: a download retries for half a minute before it gives up.
+        return HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT_S).sha, None
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise
+    except (HTTPError, OSError) as unreachable:
+        return None, _earlier_snapshot(repo, revision, unreachable, wanted)
+
+
+def _earlier_snapshot(repo: str, revision: str | None, unreachable: Exception, wanted: Sequence[str]) -> Path:
     """The snapshot of an earlier download; raises `unreachable` where there is none with all that is wanted."""
     try:
         directory = Path(snapshot_download(repo, revision=revision, local_files_only=True))

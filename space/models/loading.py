@@ -5,7 +5,6 @@ Everything that can be refused is refused before the weights are read (`refusals
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from space.candidate import Candidate
 from space.checks import require_dtype
 from space.errors import UserError
 from space.locations import is_local, model_directory
@@ -26,6 +26,7 @@ from space.models.hub import model_snapshot
 from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config
 from space.models.vector_math import settle_vector_math
 from space.models.weights import check_finite
+from space.size import total_params
 from space.spec import ModelSpec
 
 WEIGHTS = 0.6  # of a device's memory, at most: beyond it layers wait on the host
@@ -111,20 +112,27 @@ def load_model(
     spec = checked_spec(model, name, own_digest, family)
     model.eval().requires_grad_(False)
     check_finite(directory, run_dtype)
-    streamed = _weight_bytes(model, run_dtype) > weights_room(run_device, device_bytes)
+    streamed = is_streamed(spec, run_dtype, run_device, device_bytes)
     source = name if commit else str(directory)
     return LoadedModel(model, tokenizer, spec, run_dtype, run_device, source, commit, streamed)
 
 
-def _weight_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
-    return sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+def gpu_bytes(device: torch.device) -> int | None:
+    """The memory of a GPU; None of another device."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
-def weights_room(device: torch.device, limit: int | None) -> float:
-    """Bytes for all weights on a device; a part of its memory is for what is computed with them."""
-    if limit is None:
-        limit = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    return math.inf if limit is None else WEIGHTS * limit
+def is_streamed(spec: ModelSpec, dtype: torch.dtype, device: torch.device, limit: int | None) -> bool:
+    """Whether a model's layers wait on the host: a part of the device's memory is for what is computed with them.
+
+    Args:
+        spec: The model.
+        dtype: What it runs in.
+        device: Where.
+        limit: Bytes that it may take of the device's memory; None for what is there.
+    """
+    limit = gpu_bytes(device) if limit is None else limit
+    return limit is not None and total_params(spec, Candidate.dense(spec)) * dtype.itemsize > WEIGHTS * limit
 
 
 def checked_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from space.errors import UserError
+from space.files import free_disk_bytes
 from space.models.embedded import CACHE_ADVICE, cache_dir
 from space.models.loading import LoadedModel
 from space.supernet.placement import Placement
@@ -87,7 +87,7 @@ def _require_room(loaded: LoadedModel, place: Path) -> None:
     Raises:
         UserError: It has not.
     """
-    free, size = shutil.disk_usage(next(each for each in place.absolute().parents if each.exists())).free, _size(loaded)
+    free, size = free_disk_bytes(place.parent), _size(loaded)
     if free < size:
         raise UserError(
             f"Expected {size / 1e9:.1f} GB of free disk for what refits of {loaded.spec.name} need, in {place.parent}, "
