@@ -62,10 +62,11 @@ def test_llama_cpp_computes_what_the_checkpoint_does(
     assert done.check.steps == 200
     assert done.check.mean_difference < 0.01
     assert done.check.decode_tokens_per_s > 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {done.file.name, "README.md"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {done.file.name, "README.md", "layers.svg"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| decode tokens per s |" in card
+    assert f"llama-server -m path/to/this/directory/{done.file.name}" in card
     assert "| kl | 0.25 |" in card
 
 

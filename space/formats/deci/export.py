@@ -21,7 +21,7 @@ from space.formats.child import answer_of
 from space.formats.deci import check as deci_check
 from space.formats.equal_forms import widened
 from space.formats.llama_arithmetic import longest_context, require_llama_arithmetic
-from space.formats.model_card import Card, model_card
+from space.formats.model_card import CHECKPOINT, Card, write_card
 from space.formats.reference import Reference, reference_of
 from space.formats.reveal import revealed_when_complete
 from space.spec import ModelSpec
@@ -159,14 +159,16 @@ def export_deci(
         write_checkpoint(directory, written.state, values, tokenizer, generation_config)
         difference = _read_back(directory, reference_of(model, spec.vocab), tolerance)
         checks = {"largest difference of logits, relative": f"{difference:.2g}", "zeros added": added}
-        model_card(
+        write_card(
+            directory,
             spec,
             candidate,
             {**card, "Read back by the rules of vLLM's loader, in float32 (vLLM itself did not run)": checks},
             kind="It is written in NVIDIA's `block_configs` schema, for vLLM's DeciLM loader.",
             library="vllm",
-            use='from vllm import LLM\n\nmodel = LLM("path/to/this/directory", trust_remote_code=True)',
-        ).save(directory / "README.md")
+            use=f'from vllm import LLM\n\nmodel = LLM("{CHECKPOINT}", trust_remote_code=True)',
+            serve=f"vllm serve {CHECKPOINT} --trust-remote-code",
+        )
     return DeciExport(out_dir, difference, added)
 
 

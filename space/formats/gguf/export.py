@@ -15,7 +15,7 @@ from space.formats.gguf.llamacpp import TOLERANCES, LlamaCppCheck, check_in_llam
 from space.formats.gguf.tokenizer import gguf_tokenizer
 from space.formats.hf.reload_check import in_float32
 from space.formats.llama_arithmetic import longest_context, require_llama_arithmetic
-from space.formats.model_card import Card, model_card
+from space.formats.model_card import CHECKPOINT, Card, write_card
 from space.formats.requirements import require_gguf_kind
 from space.formats.reveal import revealed_when_complete
 from space.spec import ModelSpec
@@ -107,13 +107,15 @@ def export_gguf(
         context = longest_context(parts.config)
         with in_float32(model):
             check = check_in_llamacpp(directory / file, model, tokenizer, kind, context)
-        model_card(
+        write_card(
+            directory,
             spec,
             candidate,
             {**card, "Checked on export, llama.cpp against the checkpoint in float32": check.rows()},
             kind=f"It is one GGUF file of llama.cpp's architecture `{arch}`, its matrices in {kind.upper()}.",
             library="gguf",
             use="import xllamacpp\n\nparams = xllamacpp.CommonParams()\n"
-            f'params.model.path = "path/to/this/directory/{file}"\nserver = xllamacpp.Server(params)',
-        ).save(directory / "README.md")
+            f'params.model.path = "{CHECKPOINT}/{file}"\nserver = xllamacpp.Server(params)',
+            serve=f"llama-server -m {CHECKPOINT}/{file}",
+        )
     return GGUFExport(out_dir / file, arch, kind, check)
