@@ -43,7 +43,7 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Of no package that a test could ask; what they are given is the page of a run, or this machine's port.
-OTHERS = {"chromium", "ssh"}
+OTHERS = {"chromium", "ssh", "hf"}
 
 paged = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
