@@ -10,11 +10,11 @@ from torch import nn
 
 from space.candidate import Candidate
 from space.formats.checkpoint import checkpoint_parts, kept_shapes
-from space.formats.gguf.file import architecture, held_shapes, write_gguf
+from space.formats.gguf.families import architecture, context_length, held_shapes, require_arithmetic
+from space.formats.gguf.file import write_gguf
 from space.formats.gguf.llamacpp import TOLERANCES, LlamaCppCheck, check_in_llamacpp
 from space.formats.gguf.tokenizer import gguf_tokenizer
 from space.formats.hf.reload_check import in_float32
-from space.formats.llama_arithmetic import longest_context, require_llama_arithmetic
 from space.formats.model_card import CHECKPOINT, Card, write_card
 from space.formats.requirements import require_gguf_kind
 from space.formats.reveal import revealed_when_complete
@@ -61,10 +61,10 @@ def check_gguf(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidat
 
     Raises:
         UserError: The family is another, its arithmetic, or its tokenizer.
-        ShapeError: No layer keeps attention, or the family's architecture cannot have layers that differ.
+        ShapeError: No layer keeps attention, or llama.cpp has no architecture for layers that differ so.
     """
-    name = architecture(held_shapes(kept_shapes(candidate)), spec)
-    require_llama_arithmetic(config, "gguf")
+    name = architecture(held_shapes(kept_shapes(candidate), spec), spec)
+    require_arithmetic(config, spec, candidate)
     gguf_tokenizer(tokenizer, spec.vocab)
     return name
 
@@ -104,7 +104,7 @@ def export_gguf(
     file = f"{title}-{kind.upper()}.gguf"
     with revealed_when_complete(out_dir) as directory:
         write_gguf(directory / file, parts, spec, gguf_tokenizer(tokenizer, spec.vocab), kind, title)
-        context = longest_context(parts.config)
+        context = context_length(parts.config, spec)
         with in_float32(model):
             check = check_in_llamacpp(directory / file, model, tokenizer, kind, context)
         write_card(
