@@ -33,7 +33,7 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     Processes.here().take_gpu()
     run, row, told = settings.run, settings.row, settings.session
     candidate = candidate_of(row)
-    form = format_of(settings.format, settings.gguf_type)
+    form = format_of(settings.format, settings.gguf_type, settings.deci_flavour)
     out = settings.out or run.run_dir / "exports" / f"{candidate.key}{form.suffix}"
     require_free(out)
     if settings.push is not None:

@@ -186,6 +186,7 @@ class ExportSettings(PickSettings):
     Attributes:
         format: One of `space.formats.requirements.FORMATS`.
         gguf_type: Of the matrices in a GGUF file.
+        deci_flavour: Which loaders are to read a `block_configs` checkpoint.
         out: Where to; None for a place in the run's directory.
         push: Where to on the hub, if anywhere.
         tuning: Whether the subnet has what follows the cached refit in the run.
@@ -196,6 +197,7 @@ class ExportSettings(PickSettings):
 
     format: str
     gguf_type: str
+    deci_flavour: str
     out: Path | None
     push: Push | None
     tuning: bool
@@ -215,8 +217,8 @@ def export_settings(config: Config, arguments: Sequence[str]) -> ExportSettings:
         UserError: See `instantiated`; or there is no such run, point or format; or nothing can be pushed.
     """
     polish, recover = instantiated(config["polish"], "polish"), instantiated(config["recover"], "recover")
-    form, kind = config["format"], config["gguf"]["type"]
-    require_format(form, kind)
+    form, kind, flavour = config["format"], config["gguf"]["type"], config["deci"]["flavour"]
+    require_format(form, kind, flavour)
     push = None
     if checked(config["push"], str | None, "push") is not None:
         push = Push(config["push"], checked(config["private"], bool, "private"))
@@ -229,6 +231,7 @@ def export_settings(config: Config, arguments: Sequence[str]) -> ExportSettings:
         session=ended_settings(run, config),
         format=form,
         gguf_type=kind,
+        deci_flavour=flavour,
         out=None if config["out"] is None else Path(str(config["out"])),
         push=push,
         tuning=checked(config["tuning"], bool, "tuning"),

@@ -136,7 +136,7 @@ def deci_answer(directory: Path, tensors: dict[str, torch.Tensor], check: dict[s
     asked = {"input_ids": tensors["input_ids"], "expected_logits": tensors[f"{directory.name}.logits"]}
     old = {name: getattr(config, name, None) for name in ("rope_theta", "rope_scaling")}
     return {
-        **check["answer"]({"directory": str(directory)}, asked),
+        **check["answer"]({"directory": str(directory), "rounded": False}, asked),
         "rope": old if transformers.__version__.startswith("4.") else None,
         "tokens": AutoTokenizer.from_pretrained(directory, trust_remote_code=True)(text)["input_ids"],
     }

@@ -133,7 +133,7 @@ class Exports:
             done = export_checkpoint(*subnet, self.place / "hf" / name, card={}, generation_config=settings)
             assert done.trust_remote_code == (design != "uniform")
             if family == "llama":
-                export_deci(*subnet, self.place / "deci" / name, card={}, generation_config=settings)
+                export_deci("vllm", *subnet, self.place / "deci" / name, card={}, generation_config=settings)
             self.tensors[f"{name}.logits"] = script_transformers.logits_of(view, self.tensors["input_ids"])
             self.classes[name] = "PrunedForCausalLM" if done.trust_remote_code else type(model).__name__
             self.tokens[name] = tokenizer(TEXT).input_ids
