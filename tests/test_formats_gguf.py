@@ -151,6 +151,11 @@ def test_families_and_rotary_embeddings(family: str, architecture: str, tmp_path
         assert GGUFReader(done.file).fields["deci.context_length"].contents() == 64
 
 
+def test_a_gemma_of_sliding_windows_alone(tmp_path: Path) -> None:
+    net = supernet("gemma3_text", tmp_path / "supernet", **FAMILIES["gemma3_text"][0])
+    export(net, [(4, 2, 32), GONE, (4, 2, 32), GONE], tmp_path / "out", sentencepiece(prepend=False))
+
+
 def test_a_gemma_of_as_many_layers_as_llama_cpp_scales_otherwise(tmp_path: Path) -> None:
     changes = FAMILIES["gemma3_text"][0] | {"num_hidden_layers": 62, "layer_types": LAYER_TYPES[:2] * 31}
     net = supernet("gemma3_text", tmp_path / "supernet", **changes)
@@ -168,12 +173,13 @@ def test_families_in_shapes_that_it_has_no_architecture_for_are_refused(tmp_path
     check("qwen3", NO_MLP, "only where the head is the embedding", tie_word_embeddings=False)
     check("gemma3_text", NO_MLP, "a pick with equal layers .* gemma3 has one shape")
     check("gemma3_text", [GONE, DENSE, DENSE, DENSE], r"every n-th, .* full attention in layers \[0, 2\] of 3")
+    check("gemma3_text", [GONE, DENSE, GONE, DENSE], r"every n-th, .* full attention in layers \[0, 1\] of 2")
     check("gemma3_text", [DENSE] * 4, "Expected no softcapping for", final_logit_softcapping=30.0)
 
 
 @pytest.mark.parametrize(
     ("kinds", "period"),
-    [("sfsf", 2), ("sssssfsssssfss", 6), ("ffff", 1), ("ssss", 5), ("sssf", 4), ("fsfs", None), ("ssfsf", None)],
+    [("sfsf", 2), ("sssssfsssssfss", 6), ("ffff", None), ("ssss", 5), ("sssf", 4), ("fsfs", None), ("ssfsf", None)],
 )
 def test_the_period_of_full_attention(kinds: str, period: int | None) -> None:
     names = {"s": "sliding_attention", "f": "full_attention"}

@@ -129,9 +129,12 @@ def require_arithmetic(config: Any, spec: ModelSpec, candidate: Candidate) -> No
 
 
 def sliding_period(kinds: Sequence[str]) -> int | None:
-    """The n of which every n-th layer has full attention and the others a sliding window, None where there is none."""
+    """The n of which every n-th layer has full attention and the others a sliding window, None where there is none.
+
+    Without a layer that has a sliding window there is none: llama.cpp does not run such a model.
+    """
     full = [kind == "full_attention" for kind in kinds]
-    periods = (n for n in range(1, len(full) + 2) if full == [place % n == n - 1 for place in range(len(full))])
+    periods = (n for n in range(2, len(full) + 2) if full == [place % n == n - 1 for place in range(len(full))])
     return next(periods, None)
 
 
