@@ -25,6 +25,7 @@ from search.run.finished import FinishedRun, finished_runs
 from search.run.recommended import Recommend
 from search.views.watch.trackers import require_tracker
 from space.checks import require_least
+from space.formats.push import Push
 from space.formats.requirements import require_format, require_llamacpp
 
 
@@ -185,7 +186,9 @@ class ExportSettings(PickSettings):
     Attributes:
         format: One of `space.formats.requirements.FORMATS`.
         gguf_type: Of the matrices in a GGUF file.
+        deci_flavour: Which loaders are to read a `block_configs` checkpoint.
         out: Where to; None for a place in the run's directory.
+        push: Where to on the hub, if anywhere.
         tuning: Whether the subnet has what follows the cached refit in the run.
         polish: What the export does beside the training.
         recover: How it is trained.
@@ -194,7 +197,9 @@ class ExportSettings(PickSettings):
 
     format: str
     gguf_type: str
+    deci_flavour: str
     out: Path | None
+    push: Push | None
     tuning: bool
     polish: Polish
     recover: Recovery
@@ -209,11 +214,15 @@ def export_settings(config: Config, arguments: Sequence[str]) -> ExportSettings:
         arguments: Of the command line that gave it.
 
     Raises:
-        UserError: See `instantiated`; or there is no such run, point or format.
+        UserError: See `instantiated`; or there is no such run, point or format; or nothing can be pushed.
     """
     polish, recover = instantiated(config["polish"], "polish"), instantiated(config["recover"], "recover")
-    form, kind = config["format"], config["gguf"]["type"]
-    require_format(form, kind)
+    form, kind, flavour = config["format"], config["gguf"]["type"], config["deci"]["flavour"]
+    require_format(form, kind, flavour)
+    push = None
+    if checked(config["push"], str | None, "push") is not None:
+        push = Push(config["push"], checked(config["private"], bool, "private"))
+        push.require_token()
     run, pick = FinishedRun.open(Path(str(config["run_dir"]))), str(config["pick"])
     return ExportSettings(
         run=run,
@@ -222,7 +231,9 @@ def export_settings(config: Config, arguments: Sequence[str]) -> ExportSettings:
         session=ended_settings(run, config),
         format=form,
         gguf_type=kind,
+        deci_flavour=flavour,
         out=None if config["out"] is None else Path(str(config["out"])),
+        push=push,
         tuning=checked(config["tuning"], bool, "tuning"),
         polish=polish,
         recover=recover,

@@ -8,7 +8,8 @@
 - `reference`: what a checkpoint is compared with.
 - `verify`: a checkpoint for transformers, reloaded and compared.
 - `child`, `child_process`: the two sides of a question to a fresh process that cannot import this project.
-- `model_card`: README.md.
+- `model_card`: README.md; `picture`: what is left of each layer, which it shows.
+- `push`: an export on the model hub.
 
 Packages: `hf` (transformers), `deci` (vLLM), `gguf` (llama.cpp).
 """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from space.candidate import Candidate
 from space.formats.deci.export import check_deci, export_deci
 from space.formats.gguf.export import check_gguf, export_gguf
 from space.formats.hf.export import check_hf, check_hf_uniform, export_checkpoint
-from space.formats.requirements import GGUF_TYPES, require_format
+from space.formats.requirements import DECI_FLAVOURS, GGUF_TYPES, require_format
 from space.spec import ModelSpec
 
 
@@ -51,20 +52,26 @@ def _gguf(kind: str) -> Format:
 _ROWS = {
     "hf": Format("", check_hf, export_checkpoint),
     "hf_uniform": Format("", check_hf_uniform, export_checkpoint),
-    "deci": Format("-deci", check_deci, export_deci),
+}
+_DECI_ROWS = {
+    flavour: Format(f"-deci{ending}", partial(check_deci, flavour), partial(export_deci, flavour))
+    for flavour, ending in zip(DECI_FLAVOURS, ("", "-ffn_mult"), strict=True)
 }
 _GGUF_ROWS = {kind: _gguf(kind) for kind in GGUF_TYPES}
 
 
-def format_of(name: str, gguf_type: str) -> Format:
+def format_of(name: str, gguf_type: str, deci_flavour: str = "vllm") -> Format:
     """A format by its name.
 
     Args:
         name: One of `space.formats.requirements.FORMATS`.
         gguf_type: Type of the matrices of a GGUF file.
+        deci_flavour: Which loaders are to read a `block_configs` checkpoint.
 
     Raises:
         UserError: There is no such format, or what it is checked with is not installed.
     """
-    require_format(name, gguf_type)
+    require_format(name, gguf_type, deci_flavour)
+    if name == "deci":
+        return _DECI_ROWS[deci_flavour]
     return _GGUF_ROWS[gguf_type] if name == "gguf" else _ROWS[name]

@@ -11,20 +11,24 @@ FORMATS = ("hf", "hf_uniform", "deci", "gguf")
 TRANSFORMERS = ("4.57.6", "5.19.0", "5.24.0")  # in which the tests use exports, oldest first
 CHECKED = f"transformers {', '.join(TRANSFORMERS[:-1])} and {TRANSFORMERS[-1]}"
 GGUF_TYPES = ("f16", "q8_0")  # of the matrices in a GGUF file
+DECI_FLAVOURS = ("vllm", "ffn_mult")  # which loaders read a `block_configs` checkpoint
 
 
-def require_format(name: str, gguf_type: str) -> None:
+def require_format(name: str, gguf_type: str, deci_flavour: str = "vllm") -> None:
     """Checks that a format is there.
 
     Args:
         name: One of `FORMATS`.
         gguf_type: Type of the matrices of a GGUF file.
+        deci_flavour: Which loaders are to read a `block_configs` checkpoint.
 
     Raises:
         UserError: There is no such format, or what it is checked with is not installed.
     """
     if name not in FORMATS:
         raise UserError(f"Expected format to be one of {', '.join(FORMATS)}, got {name!r}.")
+    if deci_flavour not in DECI_FLAVOURS:
+        raise UserError(f"Expected deci.flavour to be one of {', '.join(DECI_FLAVOURS)}, got {deci_flavour!r}.")
     if name == "gguf":
         require_gguf_kind(gguf_type)
 

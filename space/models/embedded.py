@@ -35,6 +35,11 @@ CACHE_ADVICE = (
     "PARETOPRUNE_CACHE."
 )
 DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
+DEFAULT_MODEL_CARD = {
+    "base_model": f"HuggingFaceTB/{DEFAULT_MODEL_NAME}",
+    "license": "apache-2.0",
+    "language": ["en"],
+}
 
 
 @dataclass(frozen=True)

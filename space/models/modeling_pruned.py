@@ -86,14 +86,43 @@ def rope_of_transformers_4(rope: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+ACTIVATION = "hidden_activation" if hasattr(StockConfig(), "hidden_activation") else "hidden_act"
+NOT_STOCK = "layers of different sizes, for AutoModelForCausalLM.from_pretrained with trust_remote_code=True alone"
+
+
+def guarded(values: dict[str, Any]) -> dict[str, Any]:
+    """The contents of config.json as no stock class takes them; one would fill the holes with random weights.
+
+    Args:
+        values: The configuration. Where the activation's name belongs, which every stock class looks up, there is then
+            a sentence that says what is the matter; the name itself moves to `activation`.
+    """
+    moved = {"activation": values[ACTIVATION]} if ACTIVATION in values else {}
+    return {**values, **moved, ACTIVATION: NOT_STOCK}
+
+
 class PrunedConfig(StockConfig):
     """The family's configuration; `per_layer_config` says what each layer keeps, and skips.
 
-    Its `model_type` is its own, so that stock classes refuse the checkpoint; they would fill its holes with random
-    weights. `block_modules` says which modules of a layer belong to a block: the block itself, then its norms.
+    Its `model_type` is its own, so that transformers' automatic classes refuse the checkpoint where its code is not
+    trusted. `block_modules` says which modules of a layer belong to a block: the block itself, then its norms.
     """
 
     model_type = f"pruned_{StockConfig.model_type}"
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As the stock one, of guarded values too."""
+        values = dict(config_dict)
+        if values.get(ACTIVATION) == NOT_STOCK:
+            del values[ACTIVATION]
+        if "activation" in values:
+            values[ACTIVATION] = values.pop("activation")
+        return super().from_dict(values, **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """As the stock one, guarded: what config.json is written from."""
+        return guarded(super().to_diff_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """As the stock one, for both generations of transformers."""

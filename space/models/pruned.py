@@ -156,7 +156,8 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
             values["layer_types"] = [values["layer_types"][index] for index in kept]
         if _is_valid(type(dense_config), values):
             return values
-    return PrunedConfigs(dense_config, spec).json_values(candidate)
+    own: dict[str, Any] = modeling_of(spec.family).guarded(PrunedConfigs(dense_config, spec).json_values(candidate))
+    return own
 
 
 def _is_valid(config_class: Any, values: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from space.candidate import Candidate
 from space.errors import ShapeError
 from space.formats.checkpoint import checkpoint_parts, kept_shapes, write_checkpoint
-from space.formats.model_card import Card, model_card
+from space.formats.model_card import CHECKPOINT, Card, write_card
 from space.formats.reference import reference_of
 from space.formats.reveal import revealed_when_complete
 from space.formats.verify import Verification, verify_checkpoint
@@ -116,13 +116,14 @@ def export_checkpoint(
         reference = reference_of(model, spec.vocab)
         verification = verify_checkpoint(directory, reference, trust_remote_code=own_code, tolerance=tolerance)
         argument = ", trust_remote_code=True" if own_code else ""
-        model_card(
+        write_card(
+            directory,
             spec,
             candidate,
             {**card, "Checked on export, in float32": verification.rows()},
             kind=_OWN_CODE if own_code else _PLAIN,
             library="transformers",
             use="from transformers import AutoModelForCausalLM\n\n"
-            f'model = AutoModelForCausalLM.from_pretrained("path/to/this/directory"{argument})',
-        ).save(directory / "README.md")
+            f'model = AutoModelForCausalLM.from_pretrained("{CHECKPOINT}"{argument})',
+        )
     return Export(out_dir, own_code, verification)
