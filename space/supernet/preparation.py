@@ -12,7 +12,7 @@ from torch import Tensor
 
 from space.errors import UserError
 from space.files import free_disk_bytes
-from space.models.embedded import CACHE_ADVICE, cache_dir
+from space.locations import CACHE_ADVICE, cache_dir
 from space.models.loading import LoadedModel
 from space.supernet.placement import Placement
 from space.supernet.recipe import Preparation
