@@ -26,6 +26,7 @@ from search.run.recommended import Recommend
 from search.views.watch.trackers import require_tracker
 from space.checks import require_least
 from space.formats.requirements import require_format, require_llamacpp
+from space.formats.vllm.environment import verifying_python
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ class ExportSettings(PickSettings):
     Attributes:
         format: One of `space.formats.requirements.FORMATS`.
         gguf_type: Of the matrices in a GGUF file.
+        vllm: Python of the environment with vLLM that is to run the export too; None where none is.
         out: Where to; None for a place in the run's directory.
         tuning: Whether the subnet has what follows the cached refit in the run.
         polish: What the export does beside the training.
@@ -194,6 +196,7 @@ class ExportSettings(PickSettings):
 
     format: str
     gguf_type: str
+    vllm: Path | None
     out: Path | None
     tuning: bool
     polish: Polish
@@ -209,11 +212,13 @@ def export_settings(config: Config, arguments: Sequence[str]) -> ExportSettings:
         arguments: Of the command line that gave it.
 
     Raises:
-        UserError: See `instantiated`; or there is no such run, point or format.
+        UserError: See `instantiated`; or there is no such run, point or format, or nothing to verify it with.
     """
     polish, recover = instantiated(config["polish"], "polish"), instantiated(config["recover"], "recover")
     form, kind = config["format"], config["gguf"]["type"]
     require_format(form, kind)
+    python = checked(config["vllm"]["python"], str | None, "vllm.python")
+    vllm = verifying_python(checked(config["verify"], str | None, "verify"), form, python)
     run, pick = FinishedRun.open(Path(str(config["run_dir"]))), str(config["pick"])
     return ExportSettings(
         run=run,
@@ -222,6 +227,7 @@ def export_settings(config: Config, arguments: Sequence[str]) -> ExportSettings:
         session=ended_settings(run, config),
         format=form,
         gguf_type=kind,
+        vllm=vllm,
         out=None if config["out"] is None else Path(str(config["out"])),
         tuning=checked(config["tuning"], bool, "tuning"),
         polish=polish,

