@@ -94,6 +94,7 @@ def export(settings: ExportSettings, watch: Watch) -> None:
         },
         generation_config=loaded.model.generation_config,
         tolerance=settings.tolerance,
+        **({} if settings.vllm is None else {"vllm": settings.vllm}),
     )
     shutil.rmtree(begun, ignore_errors=True)
     watch.say(done.remarks())

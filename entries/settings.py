@@ -27,6 +27,7 @@ from search.views.watch.trackers import require_tracker
 from space.checks import require_least
 from space.formats.push import Push
 from space.formats.requirements import require_format, require_llamacpp
+from space.formats.vllm.environment import verifying_python
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ class ExportSettings(PickSettings):
         format: One of `space.formats.requirements.FORMATS`.
         gguf_type: Of the matrices in a GGUF file.
         deci_flavour: Which loaders are to read a `block_configs` checkpoint.
+        vllm: Python of the environment with vLLM that is to run the export too; None where none is.
         out: Where to; None for a place in the run's directory.
         push: Where to on the hub, if anywhere.
         tuning: Whether the subnet has what follows the cached refit in the run.
@@ -198,6 +200,7 @@ class ExportSettings(PickSettings):
     format: str
     gguf_type: str
     deci_flavour: str
+    vllm: Path | None
     out: Path | None
     push: Push | None
     tuning: bool
@@ -214,7 +217,8 @@ def export_settings(config: Config, arguments: Sequence[str]) -> ExportSettings:
         arguments: Of the command line that gave it.
 
     Raises:
-        UserError: See `instantiated`; or there is no such run, point or format; or nothing can be pushed.
+        UserError: See `instantiated`; or there is no such run, point or format; or nothing can be pushed
+            or verified with.
     """
     polish, recover = instantiated(config["polish"], "polish"), instantiated(config["recover"], "recover")
     form, kind, flavour = config["format"], config["gguf"]["type"], config["deci"]["flavour"]
@@ -223,6 +227,8 @@ def export_settings(config: Config, arguments: Sequence[str]) -> ExportSettings:
     if checked(config["push"], str | None, "push") is not None:
         push = Push(config["push"], checked(config["private"], bool, "private"))
         push.require_token()
+    python = checked(config["vllm"]["python"], str | None, "vllm.python")
+    vllm = verifying_python(checked(config["verify"], str | None, "verify"), form, python)
     run, pick = FinishedRun.open(Path(str(config["run_dir"]))), str(config["pick"])
     return ExportSettings(
         run=run,
@@ -232,6 +238,7 @@ def export_settings(config: Config, arguments: Sequence[str]) -> ExportSettings:
         format=form,
         gguf_type=kind,
         deci_flavour=flavour,
+        vllm=vllm,
         out=None if config["out"] is None else Path(str(config["out"])),
         push=push,
         tuning=checked(config["tuning"], bool, "tuning"),

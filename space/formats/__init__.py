@@ -7,9 +7,10 @@
 - `reveal`: a directory that appears when it is complete.
 - `reference`: what a checkpoint is compared with.
 - `verify`: a checkpoint for transformers, reloaded and compared.
+- `greedy`: what other engines continue, compared with the checkpoint.
 - `child`, `child_process`: the two sides of a question to a fresh process that cannot import this project.
 - `model_card`: README.md; `picture`: what is left of each layer, which it shows.
 - `push`: an export on the model hub.
 
-Packages: `hf` (transformers), `deci` (vLLM), `gguf` (llama.cpp).
+Packages: `hf` (transformers), `vllm` (which runs these), `deci` (vLLM), `gguf` (llama.cpp).
 """

@@ -13,7 +13,7 @@ from torch import Tensor
 from space.candidate import Candidate
 from space.errors import UserError
 from space.files import free_disk_bytes
-from space.models.embedded import CACHE_ADVICE, cache_dir
+from space.locations import CACHE_ADVICE, cache_dir
 from space.models.loading import LoadedModel
 from space.size import total_params
 from space.supernet.placement import Placement

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from space.candidate import LayerShape
 from space.errors import UserError
 from space.files import whole_directory
-from space.models.embedded import CACHE_ADVICE
+from space.locations import CACHE_ADVICE
 from space.spec import ModelSpec
 from space.supernet.calibration import gather
 from space.supernet.compensation import reordered
