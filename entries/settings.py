@@ -25,6 +25,7 @@ from search.run.finished import FinishedRun, finished_runs
 from search.run.recommended import Recommend
 from search.views.watch.trackers import require_tracker
 from space.checks import require_least
+from space.errors import UserError
 from space.formats.push import Push
 from space.formats.requirements import require_format, require_llamacpp
 from space.formats.vllm.environment import verifying_python
@@ -107,6 +108,8 @@ class RunSettings:
         require_tracker(self.tracker)
         finished_runs(self.compared)
 
+
+PORTS = 1 << 16  # beyond which the system takes them for others
 
 # Keys of `run_search.py` that are no part with a `_target_`, and their kinds.
 SCALARS: Mapping[str, Any] = {
@@ -285,13 +288,16 @@ def dashboard_settings(config: Config, arguments: Sequence[str]) -> DashboardSet
         arguments: Of the command line that gave it.
 
     Raises:
-        UserError: A setting is of another kind.
+        UserError: A setting is of another kind, or there is no such port.
     """
+    port = checked(config["port"], int, "port")
+    if not 0 <= port < PORTS:
+        raise UserError(f"port: expected a whole number from 0, which is any that is free, to {PORTS - 1}, got {port}.")
     token = config["token"]
     return DashboardSettings(
         run_dir=Path(str(config["run_dir"])),
         host=str(config["host"]),
-        port=checked(config["port"], int, "port"),
+        port=port,
         token=None if token is None else str(token),
         include_path=checked(config["include_path"], str | None, "include_path"),
         places=[argument for argument in arguments if argument.startswith(("model.path=", "data.path="))],

@@ -30,8 +30,10 @@ def absolute(name: str) -> Path:
     """A path from the root on, so that it holds wherever a later command runs.
 
     Raises:
-        UserError: It begins with the home directory of a user whom this machine does not know.
+        UserError: It is empty, or begins with the home directory of a user whom this machine does not know.
     """
+    if not name:
+        raise UserError("Expected a path or the id of something on the hub, got an empty text. Give one, or null.")
     try:
         return Path(name).expanduser().absolute()
     except RuntimeError as error:

@@ -237,6 +237,23 @@ def test_a_taken_directory_is_refused(make_supernet: MakeSupernet, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("in_process")
+def test_a_directory_that_another_export_takes_in_the_meantime_is_refused(
+    make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out" / "pruned"
+
+    def taken(*arguments: Any, **options: Any) -> Any:
+        target.mkdir(parents=True)
+        (target / "config.json").write_text("theirs")
+        return verify_checkpoint(*arguments, **options)
+
+    monkeypatch.setattr("space.formats.hf.export.verify_checkpoint", taken)
+    with pytest.raises(UserError, match="new or empty directory"):
+        export(make_supernet("llama"), Candidate.from_rows(EQUAL["narrow"]), target)
+    assert [path.read_text() for path in target.parent.rglob("*.json")] == ["theirs"]
+
+
+@pytest.mark.usefixtures("in_process")
 def test_an_empty_directory_is_used(make_supernet: MakeSupernet, tmp_path: Path) -> None:
     (tmp_path / "pruned").mkdir()
     done = export(make_supernet("llama"), Candidate.from_rows(EQUAL["narrow"]), tmp_path / "pruned")

@@ -290,7 +290,7 @@ def test_a_calibration_that_the_disk_has_no_room_for_is_refused_before_it(
     assert disk_remarks(loaded, tmp_path) == []  # too small to be worth a word
     monkeypatch.setattr("space.files.shutil.disk_usage", lambda place: Usage(9, 9, 1000))
     before = [parameter.clone() for parameter in model.parameters()]
-    with pytest.raises(UserError, match=r"Expected 0\.0 GB of free disk.*PARETOPRUNE_CACHE"):
+    with pytest.raises(UserError, match=r"Expected \d+\.\d MB of free disk.*, got 0\.0 MB\..*PARETOPRUNE_CACHE"):
         prepared_supernet(Preparation(), loaded, lambda: random_tokens(4, 16), tmp_path / "run", cache=tmp_path / "c")
     assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
     assert not (tmp_path / "c").exists()

@@ -24,7 +24,7 @@ from space.models.base_card import base_card
 from space.models.digest import checkpoint_digest
 from space.models.embedded import DEFAULT_MODEL_CARD, DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
 from space.models.hub import model_snapshot
-from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config
+from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config, unloadable
 from space.models.vector_math import settle_vector_math
 from space.models.weights import check_finite
 from space.size import total_params
@@ -223,7 +223,7 @@ def _read_model(directory: Path, trust_remote_code: bool, dtype: torch.dtype) ->
                 local_files_only=True,
             )
     except UNREADABLE as error:
-        raise UserError(f"Expected a model that transformers can load in {directory}, but got: {error}") from error
+        raise unloadable(directory, error) from error
 
 
 def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:

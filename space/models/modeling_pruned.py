@@ -195,6 +195,16 @@ class PrunedModel(StockModel):
         self.layers = nn.ModuleList(PrunedDecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.post_init()
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the stock one; where attention weights are asked for, they have None in the place of each hole."""
+        outputs = super().forward(*args, **kwargs)
+        weights = getattr(outputs, "attentions", None) or ()
+        holes = [any(isinstance(module, AttentionHole) for module in layer.children()) for layer in self.layers]
+        if weights and len(weights) == holes.count(False):  # transformers collects those that there are
+            collected = iter(weights)
+            outputs.attentions = tuple(None if hole else next(collected) for hole in holes)
+        return outputs
+
 
 class PrunedForCausalLM(StockForCausalLM):
     """The decoder stack and the LM head."""

@@ -15,6 +15,8 @@ from space.errors import UserError
 from space.supernet.modules import twin
 from space.supernet.placement import Placement
 
+_ADVICE = "check that it writes sensible text in transformers, and that its config.json is its own"
+
 
 @dataclass(frozen=True)
 class LayerStatistics:
@@ -129,7 +131,7 @@ def gather(
         batch_size: Windows of a forward pass.
 
     Raises:
-        UserError: Activations are not finite.
+        UserError: Activations are not finite, or none differ from zero; the former is seen of the first logits too.
     """
     arguments = layer_arguments(model, tokens, torch.float32, place.device)
     states = first_inputs(model, tokens.split(batch_size), torch.float32, place)
@@ -138,6 +140,10 @@ def gather(
         statistics, states = _learned(index, wide, states, arguments[index], forward_dtype)
         yield statistics
         del wide, statistics  # before the next ones are made
+    head = model.get_output_embeddings()
+    with torch.no_grad():
+        logits = head(model.model.norm(states[0][:1].to(head.weight.device)).to(head.weight.dtype))
+    _require_finite({"what its head gives, the logits,": logits}, forward_dtype)
 
 
 @torch.no_grad()
@@ -161,19 +167,26 @@ def _learned(
             gram.close()
     attention, mlp = (gram.total.div_(count) for gram in grams)
     places = {"its o_proj reads": attention, "its down_proj reads": mlp, "it hands on": cosine}
-    _require_finite(index, places, dtype)
+    _require_finite({f"in layer {index} what {place}": values for place, values in places.items()}, dtype)
+    for projection, gram in (("o_proj", attention), ("down_proj", mlp)):
+        if not gram.diagonal().any():
+            raise UserError(
+                f"Expected activations of the dense model that say something of the calibration text, but all that in "
+                f"layer {index} its {projection} reads is 0, though all weights are finite: weights before it are 0, or so "
+                f"large that norms lose what they give: {_ADVICE}."
+            )
     found = {"attention": attention, "mlp": mlp}
     return LayerStatistics(index, layer, found, 1 - cosine.item() / count, states, arguments), after
 
 
-def _require_finite(index: int, places: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """Refuses activations that are not finite, in the first of a layer's places where what is made of them is not."""
+def _require_finite(places: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Refuses activations that are not finite, in the first of these places where what is made of them is not."""
     for place, values in places.items():
         if not torch.stack(values.aminmax()).isfinite().all():  # values.isfinite() makes copies
-            advice = "check that it writes sensible text in transformers, and that its config.json is its own"
-            if dtype == torch.float16:
-                advice = "float16 ends at 65,504; set model.dtype=bfloat16 or float32"
+            advice = (
+                "float16 ends at 65,504; set model.dtype=bfloat16 or float32" if dtype == torch.float16 else _ADVICE
+            )
             raise UserError(
-                f"Expected finite activations of the dense model on the calibration text, but in layer {index} what "
-                f"{place} is not, in {str(dtype).removeprefix('torch.')}, though all weights are: {advice}."
+                f"Expected finite activations of the dense model on the calibration text, but {place} is not, in "
+                f"{str(dtype).removeprefix('torch.')}, though all weights are: {advice}."
             )
