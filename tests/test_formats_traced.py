@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
-from conftest import FAMILY_NAMES
 from helpers_formats import DENSE, GONE, answer_here, byte_level, supernet
+from transformers import GenerationConfig
 
 from space.candidate import Candidate
 from space.errors import UserError
 from space.formats.registry import format_of
 from space.formats.traced import check, engine_process
-from space.formats.traced import export as traced_export
+from space.formats.traced.engines import ENGINES
 from space.formats.traced.export import TracedExport, export_traced
 from space.supernet.supernet import Supernet
 
-# No attention first, a layer that is gone, no MLP, and merged groups.
-HOLES = [(0, 0, 64), GONE, (4, 2, 0), (6, 1, 48)]
+# No attention first, a layer that is gone, no MLP, and fewer of everything.
+HOLES = [(0, 0, 64), GONE, (4, 2, 0), (2, 1, 48)]
 EQUAL = [(4, 2, 32)] * 3 + [GONE]
+SUBNETS = {"llama": EQUAL, "mistral": HOLES, "qwen2": HOLES, "qwen3": HOLES, "gemma3_text": HOLES}
 FILES = {
     "onnx": {"model.onnx", "model.onnx.data"},
     "openvino": {"openvino_model.xml", "openvino_model.bin"},
@@ -42,11 +45,24 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "answer_of", answer_here)
 
 
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Supernet:
+    """A Llama with biases in every projection and a tied head."""
+    return supernet("llama", tmp_path_factory.mktemp("llama") / "supernet")
+
+
+@pytest.fixture(scope="module")
+def graphs(llama: Supernet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By engine, a Llama with holes, run in a process of its own."""
+    place = tmp_path_factory.mktemp("graphs")
+    return {engine: export(llama, engine, HOLES, place / engine).directory for engine in FILES}
+
+
 @pytest.mark.parametrize("engine", FILES)
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", SUBNETS)
 def test_the_engine_computes_what_the_checkpoint_does(name: str, engine: str, here: None, tmp_path: Path) -> None:
     """Alone and as a padded batch, from an empty past and after one, and past the window of a layer that has one."""
-    done = export(supernet(name, tmp_path / "supernet"), engine, HOLES, tmp_path / "out")
+    done = export(supernet(name, tmp_path / "supernet"), engine, SUBNETS[name], tmp_path / "out")
     assert done.check.steps == 200
     assert done.check.worst_difference < 1e-3
     assert done.check.batch_difference < 1e-3
@@ -57,45 +73,41 @@ def test_the_engine_computes_what_the_checkpoint_does(name: str, engine: str, he
 
 @pytest.mark.parametrize("engine", FILES)
 def test_the_lines_of_its_card_write_what_the_checkpoint_does(
-    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    engine: str, llama: Supernet, graphs: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With equal layers, and checked in a process of its own."""
-    net = supernet("llama", tmp_path / "supernet")
-    export(net, engine, EQUAL, tmp_path / "out")
-    card = (tmp_path / "out" / "README.md").read_text()
+    card = (graphs[engine] / "README.md").read_text()
     (lines,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    exec(lines.replace("path/to/this/directory", str(tmp_path / "out")), {})
-    tokenizer, model = byte_level(), net.view(Candidate.from_rows(EQUAL))
+    exec(lines.replace("path/to/this/directory", str(graphs[engine])), {})
+    tokenizer, model = byte_level(), llama.view(Candidate.from_rows(HOLES))
     prompt = torch.tensor([tokenizer("The capital of France is").input_ids])
-    written = model.generate(prompt, max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0)
-    assert capsys.readouterr().out.rstrip("\n") == tokenizer.decode(written[0])
+    settings = GenerationConfig(max_new_tokens=20, do_sample=False, pad_token_id=0)
+    written = model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=settings)
+    assert capsys.readouterr().out.rstrip("\n") == tokenizer.decode(written[0]).rstrip("\n")
 
 
-def test_the_cache_of_a_graph_is_that_of_its_layers_with_attention(here: None, tmp_path: Path) -> None:
-    import onnxruntime
-
-    net = supernet("llama", tmp_path / "supernet")
-    out = tmp_path / "out"
-    export(net, "onnx", HOLES, out)
-    inputs = onnxruntime.InferenceSession(out / "model.onnx").get_inputs()
-    names = ["past_key_values.1.key", "past_key_values.1.value", "past_key_values.2.key", "past_key_values.2.value"]
+def test_the_cache_of_a_graph_is_that_of_its_layers_with_attention(graphs: dict[str, Path]) -> None:
+    inputs = onnxruntime.InferenceSession(graphs["onnx"] / "model.onnx").get_inputs()
+    names = [f"past_key_values.{layer}.{part}" for layer in (1, 2) for part in ("key", "value")]
     assert [value.name for value in inputs] == ["input_ids", "attention_mask", *names]
-    assert [value.shape[1] for value in inputs[2:]] == [2, 2, 1, 1]
+    assert [value.shape for value in inputs[2::2]] == [["batch", 2, "past", 16], ["batch", 1, "past", 16]]
 
+
+@pytest.mark.parametrize("engine", FILES)
+def test_a_graph_of_another_model_is_found_out(
+    engine: str, llama: Supernet, graphs: dict[str, Path], here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def other(model: Any, directory: Path) -> None:
-        for name in FILES["onnx"]:
-            shutil.copy(out / name, directory)
+        for name in FILES[engine]:
+            shutil.copy(graphs[engine] / name, directory)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="onnx graph failed its check"):
-        patch.setattr(traced_export.ENGINES["onnx"], "write", other)
-        export(net, "onnx", [DENSE, GONE, (4, 2, 0), (6, 1, 48)], tmp_path / "wrong")
-    assert not (tmp_path / "wrong").exists()
+    monkeypatch.setitem(ENGINES, engine, replace(ENGINES[engine], write=other))
+    with pytest.raises(UserError, match=f"{engine} graph failed its check"):
+        export(llama, engine, [DENSE, *HOLES[1:]], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_batch_that_differs_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = supernet("llama", tmp_path / "supernet")
-    candidate = Candidate.from_rows(EQUAL)
-    model, tokenizer = net.view(candidate), byte_level()
+def test_a_batch_that_differs_is_found_out(llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = llama.view(Candidate.from_rows(EQUAL))
 
     class Torch:
         """An engine that sees padding."""
@@ -118,18 +130,17 @@ def test_a_batch_that_differs_is_found_out(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(engine_process.ENGINES, "onnx", Torch)
     monkeypatch.setattr(check, "answer_of", answer)
     with pytest.raises(UserError, match="logits of a padded batch"):
-        check.check_in_engine("onnx", tmp_path, model, tokenizer, 256)
+        check.check_in_engine("onnx", tmp_path, model, byte_level(), 256)
 
 
-def test_what_cannot_be_traced_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = supernet("llama", tmp_path / "supernet")
-    candidate, config = Candidate.from_rows(HOLES), net.model.config
+def test_what_cannot_be_traced_is_refused(llama: Supernet, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate, config = Candidate.from_rows(HOLES), llama.model.config
     form = format_of("onnx", "f16")
     with pytest.raises(UserError, match="Expected a model with a tokenizer for format=onnx"):
-        form.check(config, None, net.spec, candidate)
+        form.check(config, None, llama.spec, candidate)
     monkeypatch.setitem(config.rope_parameters, "rope_type", "dynamic")
-    with pytest.raises(UserError, match="rotary embedding .* got dynamic"):
-        form.check(config, byte_level(), net.spec, candidate)
+    with pytest.raises(UserError, match=r"rotary embedding .* got dynamic"):
+        form.check(config, byte_level(), llama.spec, candidate)
 
 
 def test_an_engine_that_is_not_installed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

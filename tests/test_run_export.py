@@ -84,7 +84,7 @@ def exported(llama: Place, gemma: Place) -> dict[str, Done]:
         "not uniform": lambda: llama.export(
             "exported", "format=hf_uniform", f"pick={beside_the_front(llama)['key']}", f"out={out / 'not uniform'}"
         ),
-        "unknown format": lambda: llama.export("exported", "format=onnx", f"out={out / 'unknown format'}"),
+        "unknown format": lambda: llama.export("exported", "format=zip", f"out={out / 'unknown format'}"),
         "gemma": lambda: gemma.export("gemma exported", "pick=heldout_ppl<=90x", f"out={out / 'gemma'}"),
         "taken": lambda: llama.export("exported", f"out={llama.directory / 'taken'}"),
         "unknown key": lambda: llama.export("exported", "pick=sffffffffff", f"out={out / 'unknown key'}"),
@@ -199,7 +199,7 @@ def test_the_picks_are_those_that_were_named(llama: Place, exported: dict[str, D
         ("unknown key", "names no point"),
         ("no run", "there is no such file"),
         ("not uniform", "The nearest point of this run that it can hold is"),
-        ("unknown format", "hf, hf_uniform, deci, gguf"),
+        ("unknown format", "hf, hf_uniform, deci, gguf, onnx, openvino"),
         ("no merges", "a BPE without merges"),
     ],
 )

@@ -4,11 +4,12 @@
 - `checkpoint`: what of a subnet goes into a checkpoint of any format.
 - `equal_forms`: layers written larger without changing what they compute, for formats without a word for their shape.
 - `llama_arithmetic`: what engines take for granted of a Llama.
+- `greedy`: what other engines continue greedily, compared with the checkpoint.
 - `reveal`: a directory that appears when it is complete.
 - `reference`: what a checkpoint is compared with.
 - `verify`: a checkpoint for transformers, reloaded and compared.
 - `child`, `child_process`: the two sides of a question to a fresh process that cannot import this project.
 - `model_card`: README.md.
 
-Packages: `hf` (transformers), `deci` (vLLM), `gguf` (llama.cpp).
+Packages: `hf` (transformers), `deci` (vLLM), `gguf` (llama.cpp), `traced` (ONNX Runtime, OpenVINO).
 """

@@ -11,7 +11,8 @@ FORMATS = ("hf", "hf_uniform", "deci", "gguf", "onnx", "openvino")
 TRANSFORMERS = ("4.57.6", "5.19.0", "5.24.0")  # in which the tests use exports, oldest first
 CHECKED = f"transformers {', '.join(TRANSFORMERS[:-1])} and {TRANSFORMERS[-1]}"
 GGUF_TYPES = ("f16", "q8_0")  # of the matrices in a GGUF file
-ENGINES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}  # formats to what writes and runs them
+# Formats that are traced graphs, to the packages that write and run them.
+ENGINES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 
 
 def require_format(name: str, gguf_type: str) -> None:

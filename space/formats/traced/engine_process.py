@@ -97,7 +97,10 @@ def reported(logits: Any) -> dict[str, Any]:
     values = shifted - np.log(np.exp(shifted).sum())
     top = np.argsort(-values)[:TOP]
     top_values = [float(values[token]) if np.isfinite(values[token]) else None for token in top]
-    return {"token": int(logits.argmax()), "top": [[int(token), value] for token, value in zip(top, top_values)]}
+    return {
+        "token": int(logits.argmax()),
+        "top": [[int(token), value] for token, value in zip(top, top_values, strict=True)],
+    }
 
 
 def milliseconds(engine: Any, kind: str, prompt: list[int]) -> float:
@@ -126,7 +129,7 @@ def checked(request: dict[str, Any]) -> dict[str, Any]:
     apart = [
         float(np.abs(batch[row] - alone).max())
         for row, run in enumerate(runs)
-        for step, (batch, alone) in enumerate(zip(together, run))
+        for step, (batch, alone) in enumerate(zip(together, run[:2], strict=True))
         if step == 0 or together[0][row].argmax() == run[0][0].argmax()
     ]
     engine = open_engine(*place, False)

@@ -71,6 +71,18 @@ def check_traced(engine: str, config: Any, tokenizer: Any, spec: ModelSpec, cand
         raise UserError(f"Expected a model with a tokenizer for format={engine}, got none. Export it with format=hf.")
 
 
+def write_graph(engine: str, model: nn.Module, directory: Path) -> None:
+    """Writes a causal language model's graph into a directory, in float32 where the engine has it so.
+
+    Args:
+        engine: Row of `ENGINES`.
+        model: Is not changed.
+        directory: One that is there.
+    """
+    row, own = ENGINES[engine], cpu_copy(model)
+    row.write(own.float() if row.float32 else own, directory)
+
+
 def export_traced(
     engine: str,
     model: nn.Module,
@@ -103,13 +115,13 @@ def export_traced(
     """
     require_engine(engine)
     check_traced(engine, config, tokenizer, spec, candidate)
-    row, own = ENGINES[engine], cpu_copy(model)
+    row = ENGINES[engine]
     with revealed_when_complete(out_dir) as directory:
-        row.write(cpu_copy(own).float() if row.float32 else own, directory)
+        write_graph(engine, model, directory)
         write_tokenizer(directory, tokenizer)
         if generation_config is not None:
             generation_config.to_json_file(directory / "generation_config.json")
-        check = check_in_engine(engine, directory, own, tokenizer, config.max_position_embeddings)
+        check = check_in_engine(engine, directory, cpu_copy(model), tokenizer, config.max_position_embeddings)
         model_card(
             spec,
             candidate,

@@ -1,10 +1,10 @@
 """A causal language model as a module whose cache goes in and comes out, and its graph in another engine's format.
 
-The graph takes `input_ids` `(batch, new)`, `attention_mask` `(batch, past + new)`, 0 where the (left) padding is, and the
-keys and values of the tokens before, `(batch, KV heads, past, head width)` for each layer that has attention. It gives
-`logits` `(batch, new, vocab)` and the keys and values with the new tokens. With an empty past it is a prefill, after it
-a decoding step. Positions are counted from the mask. transformers' exporters trace it and repair what torch traces in a
-way that the engines do not take.
+The graph takes `input_ids` `(batch, new)`, `attention_mask` `(batch, past + new)`, 0 where the (left) padding is, and
+the keys and values of the tokens before, `(batch, KV heads, past, head width)` for each layer that has attention. It
+gives `logits` `(batch, new, vocab)` and the keys and values with the new tokens. With an empty past it is a prefill,
+after it a decoding step. Positions are counted from the mask. transformers' exporters trace it, and repair what torch
+traces in a way that the engines do not take.
 """
 
 from __future__ import annotations
@@ -142,11 +142,22 @@ def write_openvino(model: Any, directory: Path) -> None:
 
 
 def _name(graph: Any) -> None:
-    """Gives the cache of an ONNX graph the names that are usual, `past_key_values.0.key` and `present.0.key`."""
+    """Gives an ONNX graph's cache the names that are usual, `past_key_values.0.key` and `present.0.key`; sizes too."""
+    import onnx_ir
+
     for value in graph.inputs:
         value.name = value.name.removeprefix("input.")
     for value in graph.outputs:
         value.name = re.sub(r"^output\.past_key_values", "present", value.name)
+    tokens, mask, past = (graph.inputs[place].shape for place in range(3))
+    named = {str(tokens[0]): "batch", str(tokens[1]): "new", str(mask[1]): "total", str(past[2]): "past"}
+
+    def renamed(size: Any) -> int | str:
+        return size if isinstance(size, int) else re.sub(r"\w+", lambda word: named.get(word[0], word[0]), str(size))
+
+    for value in [*graph.inputs, *(output for node in graph for output in node.outputs)]:
+        if value.shape is not None:
+            value.shape = onnx_ir.Shape([renamed(size) for size in value.shape])
 
 
 @contextlib.contextmanager
