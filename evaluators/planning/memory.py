@@ -162,7 +162,8 @@ def _healing(job: Job, healing: Healing) -> Stage:
     ]
     slices = Part("a slice of the logits", slice_bytes(job))
     solving = Part("the solving of one refit", solving_bytes(spec, job.dtype))
-    return stage_of(job, "healing", home, [*device, *activations, slices, solving], kept(job))
+    one = max(slices, solving, key=lambda part: part.bytes)  # a layer's map is solved while no logits are held
+    return stage_of(job, "healing", home, [*device, *activations, one], kept(job))
 
 
 def _tuning(job: Job) -> list[Stage]:
