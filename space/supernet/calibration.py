@@ -172,7 +172,7 @@ def _learned(
         if not total.diagonal().any():
             raise UserError(
                 "Expected activations of the dense model that say something of the calibration text, but all that in "
-                f"layer {index} its {projection} reads is 0, though all weights are finite: weights before it are 0, or "
+                f"layer {index} its {projection} reads is 0, though all weights are finite: some before it are 0, or "
                 f"so large that norms lose what they give: {_ADVICE}."
             )
     found = {"attention": attention, "mlp": mlp}
