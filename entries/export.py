@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub import EvalResult
 
-from entries.settings import ExportSettings
+from entries.pick_settings import ExportSettings
 from evaluators.metrics import HELDOUT_QUALITY, LONG_QUALITY
 from evaluators.paths import Paths
 from evaluators.samples import Samples

@@ -33,9 +33,9 @@ NARROW = [(4, 2, 32), GONE, (4, 2, 32), (4, 2, 32)]
 
 
 def test_a_format_has_a_name() -> None:
-    assert len({format_of(name, "f16").suffix for name in FORMATS}) == 3  # plain checkpoints have none
-    with pytest.raises(UserError, match="one of hf, hf_uniform, deci, gguf, got 'onnx'"):
-        format_of("onnx", "f16")
+    assert len({format_of(name, "f16").suffix for name in FORMATS}) == 5  # plain checkpoints have none
+    with pytest.raises(UserError, match="one of hf, hf_uniform, deci, gguf, onnx, openvino, got 'zip'"):
+        format_of("zip", "f16")
     with pytest.raises(UserError, match=r"gguf\.type to be one of f16, q8_0, got 'q4_k'"):
         format_of("gguf", "q4_k")
 

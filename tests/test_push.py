@@ -11,7 +11,7 @@ import pytest
 from helpers_hub import TOKEN, FakeHub, fake_hub
 
 from conf.compose import composed
-from entries.settings import export_settings
+from entries.pick_settings import export_settings
 from space.errors import UserError
 from space.formats.push import Push
 

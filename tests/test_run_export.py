@@ -98,7 +98,7 @@ def exported(llama: Place, gemma: Place, hub: FakeHub) -> dict[str, Done]:
         "push to a taken place": lambda: llama.export(
             "exported", f"out={out / 'push to a taken place'}", "push=me/taken", hub=online
         ),
-        "unknown format": lambda: llama.export("exported", "format=onnx", f"out={out / 'unknown format'}"),
+        "unknown format": lambda: llama.export("exported", "format=zip", f"out={out / 'unknown format'}"),
         "gemma": lambda: gemma.export("gemma exported", "pick=heldout_ppl<=90x", f"out={out / 'gemma'}"),
         "taken": lambda: llama.export("exported", f"out={llama.directory / 'taken'}"),
         "unknown key": lambda: llama.export("exported", "pick=sffffffffff", f"out={out / 'unknown key'}"),
@@ -228,7 +228,7 @@ def test_the_picks_are_those_that_were_named(llama: Place, exported: dict[str, D
         ("unknown key", "names no point"),
         ("no run", "there is no such file"),
         ("not uniform", "The nearest point of this run that it can hold is"),
-        ("unknown format", "hf, hf_uniform, deci, gguf"),
+        ("unknown format", "hf, hf_uniform, deci, gguf, onnx, openvino"),
         ("push to a taken place", "new or empty, but it has 1 files"),
         ("no merges", "a BPE without merges"),
     ],

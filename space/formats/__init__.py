@@ -4,6 +4,7 @@
 - `checkpoint`: what of a subnet goes into a checkpoint of any format.
 - `equal_forms`: layers written larger without changing what they compute, for formats without a word for their shape.
 - `llama_arithmetic`: what engines take for granted of a Llama.
+- `greedy`: what other engines continue greedily, compared with the checkpoint.
 - `reveal`: a directory that appears when it is complete.
 - `reference`: what a checkpoint is compared with.
 - `verify`: a checkpoint for transformers, reloaded and compared.
@@ -12,5 +13,7 @@
 - `model_card`: README.md; `picture`: what is left of each layer, which it shows.
 - `push`: an export on the model hub.
 
-Packages: `hf` (transformers), `vllm` (which runs these), `deci` (vLLM), `gguf` (llama.cpp).
+
+Packages: `hf` (transformers), `vllm` (which runs these), `deci` (vLLM, SGLang), `gguf` (llama.cpp), `traced` (ONNX
+Runtime, OpenVINO).
 """

@@ -101,12 +101,12 @@ def write_checkpoint(
     for weights in directory.glob("*.safetensors"):  # safetensors makes files that only their owner may read
         shutil.copymode(directory / "config.json", weights)
     if tokenizer is not None:
-        _write_tokenizer(directory, tokenizer)
+        write_tokenizer(directory, tokenizer)
     if generation is not None:
         generation.to_json_file(directory / "generation_config.json")
 
 
-def _write_tokenizer(directory: Path, tokenizer: Any) -> None:
+def write_tokenizer(directory: Path, tokenizer: Any) -> None:
     """Saves a tokenizer so that transformers 4 knows its class, and makes the tokens of its tokenizer.json."""
     tokenizer.save_pretrained(directory)
     file = directory / "tokenizer_config.json"

@@ -11,7 +11,8 @@ from space.candidate import Candidate
 from space.formats.deci.export import check_deci, export_deci
 from space.formats.gguf.export import check_gguf, export_gguf
 from space.formats.hf.export import check_hf, check_hf_uniform, export_checkpoint
-from space.formats.requirements import DECI_FLAVOURS, GGUF_TYPES, require_format
+from space.formats.requirements import DECI_FLAVOURS, ENGINES, GGUF_TYPES, require_format
+from space.formats.traced.export import check_traced, export_traced
 from space.spec import ModelSpec
 
 
@@ -49,9 +50,19 @@ def _gguf(kind: str) -> Format:
     return Format(f"-gguf-{kind}", check_gguf, export)
 
 
+def _traced(engine: str) -> Format:
+    """The row of an engine for traced graphs, which have a tolerance of their own."""
+
+    def export(*subnet: Any, card: Any, generation_config: Any = None, tolerance: float = 0.0) -> Exported:
+        return export_traced(engine, *subnet, card=card, generation_config=generation_config)
+
+    return Format(f"-{engine}", partial(check_traced, engine), export)
+
+
 _ROWS = {
     "hf": Format("", check_hf, export_checkpoint),
     "hf_uniform": Format("", check_hf_uniform, export_checkpoint),
+    **{engine: _traced(engine) for engine in ENGINES},
 }
 _DECI_ROWS = {
     flavour: Format(f"-deci{ending}", partial(check_deci, flavour), partial(export_deci, flavour))

@@ -168,12 +168,12 @@ def _learned(
     attention, mlp = (gram.total.div_(count) for gram in grams)
     places = {"its o_proj reads": attention, "its down_proj reads": mlp, "it hands on": cosine}
     _require_finite({f"in layer {index} what {place}": values for place, values in places.items()}, dtype)
-    for projection, gram in (("o_proj", attention), ("down_proj", mlp)):
-        if not gram.diagonal().any():
+    for projection, total in (("o_proj", attention), ("down_proj", mlp)):
+        if not total.diagonal().any():
             raise UserError(
-                f"Expected activations of the dense model that say something of the calibration text, but all that in "
-                f"layer {index} its {projection} reads is 0, though all weights are finite: weights before it are 0, or so "
-                f"large that norms lose what they give: {_ADVICE}."
+                "Expected activations of the dense model that say something of the calibration text, but all that in "
+                f"layer {index} its {projection} reads is 0, though all weights are finite: some before it are 0, or "
+                f"so large that norms lose what they give: {_ADVICE}."
             )
     found = {"attention": attention, "mlp": mlp}
     return LayerStatistics(index, layer, found, 1 - cosine.item() / count, states, arguments), after
