@@ -38,9 +38,8 @@ DEPLOYMENTS = {
     "llamacpp": Deployment(mlp_multiple=32, families=(*_LLAMAS, "qwen2", "qwen3"), tied=("qwen3",)),
     # DeciLM's block_configs, as TensorRT-LLM reads them too: MLP widths in steps of 256, one attention for all layers.
     "sglang": Deployment(attention_widths=False, merged_groups=False, mlp_multiple=256, families=_LLAMAS),
-    # DeciLM's block_configs have one count of query heads for all layers, so that KV groups are merged and not dropped,
-    # and MLP widths in steps of 256.
-    "vllm": Deployment(attention_widths=False, mlp_multiple=256, families=_LLAMAS),
+    # Any shape of a layer, of any family; one without attention keeps room for one KV group in its cache.
+    "vllm": Deployment(),
 }
 
 

@@ -122,8 +122,9 @@ def test_an_engine_that_cannot_be_served_is_refused() -> None:
     with pytest.raises(UserError, match=r"space\.deploy: expected one of any, .*, sglang, vllm, got 'onnx'"):
         tiny_space(deploy="onnx")
     gemma = make_spec(family="gemma3_text")
-    with pytest.raises(UserError, match=r"space\.deploy=vllm: expected .* llama, mistral, got gemma3_text"):
-        SearchSpace(gemma, deploy="vllm", mlp_step=16)
+    with pytest.raises(UserError, match=r"space\.deploy=sglang: expected .* llama, mistral, got gemma3_text"):
+        SearchSpace(gemma, deploy="sglang", mlp_step=16)
+    assert SearchSpace(gemma, deploy="vllm", mlp_step=16).block_options["mlp"][0] == (16,)
     with pytest.raises(UserError, match=r"space\.deploy=llamacpp: expected a qwen3 whose head is its embedding"):
         SearchSpace(make_spec(family="qwen3", tied_embeddings=False), deploy="llamacpp")
     with pytest.raises(UserError, match=r"expected no frozen layers"):

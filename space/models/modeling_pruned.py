@@ -8,6 +8,7 @@ transformers alone, 4.57 or newer.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -195,6 +196,7 @@ class PrunedModel(StockModel):
         self.layers = nn.ModuleList(PrunedDecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.post_init()
 
+    @functools.wraps(StockModel.forward)  # whose arguments vLLM looks for
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock one; where attention weights are asked for, they have None in the place of each hole."""
         outputs = super().forward(*args, **kwargs)

@@ -43,7 +43,7 @@ def make_environment() -> Path:
     directory, python = environment(), environment() / "bin" / "python"
     if not is_made():
         _run(sys.executable, "-m", "venv", str(directory))
-        _run(str(python), "-m", "pip", "install", "--quiet", "--only-binary=:all:", *PACKAGES)
+        _run(str(python), "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--no-compile", *PACKAGES)
         _run(str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *_UNFIT)
         (directory / _WHOLE).write_text(" ".join(PACKAGES), encoding="utf-8")
     return python
