@@ -202,7 +202,9 @@ def test_config_with_values_of_the_wrong_type(llama):
         load_model(str(llama))
 
 
-@pytest.mark.parametrize(("key", "said"), [("dtype", "AttributeError: .*'wobbly'"), ("hidden_act", "KeyError: 'wobbly'")])
+@pytest.mark.parametrize(
+    ("key", "said"), [("dtype", "AttributeError: .*'wobbly'"), ("hidden_act", "KeyError: 'wobbly'")]
+)
 def test_config_with_names_that_nobody_knows(llama, key, said):
     edit_config(llama, **{key: "wobbly"})
     with pytest.raises(UserError, match=rf"transformers can load in .*, but got: {said}\. Mend its config\.json"):

@@ -169,8 +169,8 @@ def _learned(
         if not gram.any():
             raise UserError(
                 f"Expected activations of the dense model that say something of the calibration text, but all that in "
-                f"layer {index} its {projection} reads is 0, though all weights are finite: weights before it are 0, or so "
-                f"large that norms lose what they give: {_ADVICE}."
+                f"layer {index} its {projection} reads is 0, though all weights are finite: weights before it are 0, "
+                f"or so large that norms lose what they give: {_ADVICE}."
             )
     return LayerStatistics(index, layer, attention, mlp, 1 - cosine.item() / count, states, arguments), after
 
@@ -179,7 +179,9 @@ def _require_finite(places: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     """Refuses activations that are not finite, in the first of these places where what is made of them is not."""
     for place, values in places.items():
         if not values.isfinite().all():
-            advice = "float16 ends at 65,504; set model.dtype=bfloat16 or float32" if dtype == torch.float16 else _ADVICE
+            advice = (
+                "float16 ends at 65,504; set model.dtype=bfloat16 or float32" if dtype == torch.float16 else _ADVICE
+            )
             raise UserError(
                 f"Expected finite activations of the dense model on the calibration text, but {place} is not, in "
                 f"{str(dtype).removeprefix('torch.')}, though all weights are: {advice}."

@@ -90,8 +90,8 @@ def _require_room(loaded: LoadedModel, place: Path) -> None:
     free, size = free_disk_bytes(place.parent), _size(loaded)
     if free < size:
         raise UserError(
-            f"Expected {size / 1e6:,.1f} MB of free disk for what refits of {loaded.spec.name} need, in {place.parent}, "
-            f"got {free / 1e6:,.1f} MB. {CACHE_ADVICE}"
+            f"Expected {size / 1e6:,.1f} MB of free disk for what refits of {loaded.spec.name} need, in "
+            f"{place.parent}, got {free / 1e6:,.1f} MB. {CACHE_ADVICE}"
         )
 
 
