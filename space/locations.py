@@ -1,12 +1,18 @@
-"""Where a thing is that a user names: at a path of this machine, or on the hub under an id."""
+"""Where things are: one that a user names, at a path of this machine or on the hub; and what is fetched and kept."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from space.errors import UserError
+
+CACHE_ADVICE = (
+    "Free some space and make the cache directory writable, or name another one with the environment variable "
+    "PARETOPRUNE_CACHE."
+)
 
 
 def is_local(name: str, suffixes: Sequence[str] = ()) -> bool:
@@ -64,3 +70,19 @@ def located(value: Any, suffixes: Sequence[str] = ()) -> Any:
         case {"path": path, **rest}:
             return {"path": located(path, suffixes), **rest}
     return value
+
+
+def cache_dir() -> Path:
+    """Where fetched files are kept: `$PARETOPRUNE_CACHE`, else `paretoprune` in the user's cache directory.
+
+    Raises:
+        UserError: Nothing can be looked up there.
+    """
+    own, xdg = (os.environ.get(name) for name in ("PARETOPRUNE_CACHE", "XDG_CACHE_HOME"))
+    place = own or (f"{xdg}/paretoprune" if xdg else "~/.cache/paretoprune")
+    try:
+        directory = Path(place).expanduser()
+        (directory / "any").exists()
+    except (OSError, RuntimeError) as error:  # the latter where the user has no home
+        raise UserError(f"Expected a cache directory at {place}, got: {error}. {CACHE_ADVICE}") from error
+    return directory

@@ -39,7 +39,8 @@ def open_text(file: Path) -> Iterator[TextIO]:
         head = stream.peek(4)
         if other := next((name for start, name in _NO_TEXT.items() if head.startswith(start)), None):
             raise UserError(
-                f"Expected text in {file}, but it begins as {other} does. Unpack or convert it, or name it as it is."
+                f"Expected text in {file}, but it begins as {other} does. Unpack or convert it, or name "
+                "it as what it is."
             )
         mark = next((mark for mark in _BY_MARK if head.startswith(mark)), b"")
         encoding = _BY_MARK.get(mark, "utf-8")

@@ -54,12 +54,13 @@ def _table_rows(file: Path, fields: Collection[str], delimiter: str) -> Iterator
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             names = next(reader, [])
-            others = [each for each in ";|\t," if each in "".join(names) and each != delimiter]
-            if len(names) == 1 and others:
+            if len(names) == 1 and (
+                other := next((each for each in ";|\t," if each in names[0] and each != delimiter), None)
+            ):
                 raise UserError(
                     f"Expected the first line of {file} to name columns, divided by {delimiter!r}, got "
-                    f"{names[0][:80]!r}, where {others[0]!r} seems to. Write it anew; cells of .csv are divided by ',', of "
-                    ".tsv by tabs."
+                    f"{names[0][:80]!r}, where {other!r} seems to. Write the table anew; cells of .csv are "
+                    "divided by ',', of .tsv by tabs."
                 )
             for cells in reader:
                 if not cells:  # a blank line
