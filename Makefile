@@ -1,10 +1,11 @@
 # make search: install, then run the main job on the embedded default model. make test: install, then the whole check.
+# make vllm: install, then vLLM for CPUs into an environment of its own, in which verify=vllm runs exports.
 # make search ARGS=experiment=smoke: the whole way in a few minutes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: search test
+.PHONY: search test vllm
 
 search: $(VENV)/installed
 	$(BIN)/python run_search.py $(ARGS)
@@ -15,6 +16,9 @@ test: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto --dist worksteal
+
+vllm: $(VENV)/installed
+	$(BIN)/python -m space.formats.vllm.environment
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

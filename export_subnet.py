@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conf.command import command
 
-main = command("export", read="entries.settings:export_settings", work="entries.export:export")
+main = command("export", read="entries.pick_settings:export_settings", work="entries.export:export")
 
 if __name__ == "__main__":
     main()

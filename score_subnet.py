@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conf.command import command
 
-main = command("score", read="entries.settings:score_settings", work="entries.score:score")
+main = command("score", read="entries.pick_settings:score_settings", work="entries.score:score")
 
 if __name__ == "__main__":
     main()

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import copy
+import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
+from huggingface_hub import EvalResult
 
-from entries.settings import ExportSettings
+from entries.pick_settings import ExportSettings
 from evaluators.metrics import HELDOUT_QUALITY, LONG_QUALITY
 from evaluators.paths import Paths
 from evaluators.samples import Samples
 from evaluators.session import Session
 from evaluators.training.polish import polish
 from evaluators.training.processes import Processes
+from search.run.finished import FinishedRun
 from search.run.picks import candidate_of
 from search.views.watch.run import Watch
+from space.formats.model_card import FRONT_MATTER, REPOSITORY
 from space.formats.registry import format_of
 from space.formats.reveal import require_free
 
@@ -27,9 +33,11 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     Processes.here().take_gpu()
     run, row, told = settings.run, settings.row, settings.session
     candidate = candidate_of(row)
-    form = format_of(settings.format, settings.gguf_type)
+    form = format_of(settings.format, settings.gguf_type, settings.deci_flavour)
     out = settings.out or run.run_dir / "exports" / f"{candidate.key}{form.suffix}"
     require_free(out)
+    if settings.push is not None:
+        settings.push.require_place()
     watch.say([f"pick {settings.pick}: {candidate.key}, to {out}"])
     begun = out.with_name(f"{out.name}.polish")
     if told.tunes and not settings.tuning:  # the row's held-out figures are not those of this checkpoint
@@ -54,6 +62,7 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     if not Processes.here().first:
         return
     model = copy.deepcopy(polished.model).to("cpu") if loaded.streamed else polished.model
+    figures = run.figures(row, polished.heldout)
     done = form.export(
         model,
         loaded.model.config,
@@ -63,7 +72,12 @@ def export(settings: ExportSettings, watch: Watch) -> None:
         out,
         card={
             **Samples(loaded.tokenizer, told.samples).section(session.finished_model, session.dense, polished.model),
-            "Metrics": run.figures(row, polished.heldout),
+            FRONT_MATTER: {
+                **loaded.card,
+                **_results(run, figures, candidate.key),
+                **({REPOSITORY: settings.push.repo} if settings.push else {}),
+            },
+            "Metrics": figures,
             "Provenance": {
                 "run": run.run_dir.resolve().name,
                 "base model": loaded.spec.name,
@@ -80,6 +94,29 @@ def export(settings: ExportSettings, watch: Watch) -> None:
         },
         generation_config=loaded.model.generation_config,
         tolerance=settings.tolerance,
+        **({} if settings.vllm is None else {"vllm": settings.vllm}),
     )
     shutil.rmtree(begun, ignore_errors=True)
     watch.say(done.remarks())
+    if settings.push is not None:
+        with watch.stage("push"):
+            address = settings.push.upload(out)
+        watch.say([f"pushed: {address}"])
+
+
+def _results(run: FinishedRun, figures: Mapping[str, float], key: str) -> dict[str, Any]:
+    """What the hub shows as results: quality on text that the search never saw, and scores."""
+    heldout = dict.fromkeys((*HELDOUT_QUALITY, LONG_QUALITY), f"held-out text of the run ({run.summary['text']})")
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="text" if metric.name in heldout else "lm-eval",
+            dataset_name=heldout.get(metric.name, metric.name),
+            metric_type="perplexity" if metric.name.endswith("ppl") else metric.name,
+            metric_name=metric.label,
+            metric_value=float(figures[metric.name]),
+        )
+        for metric in run.metrics
+        if (metric.name in heldout or metric.role == "score") and math.isfinite(figures.get(metric.name, math.nan))
+    ]
+    return {"model_name": key, "eval_results": results} if results else {}

@@ -22,7 +22,7 @@ from evaluators.training.recipes import Recovery
 from search.views.text import duration
 from search.views.watch.run import Watch
 from space.files import existing, free_disk_bytes
-from space.models.embedded import cache_dir
+from space.locations import cache_dir
 from space.models.loading import gpu_bytes, is_streamed, resolve_device, resolve_dtype
 from space.models.outline import Outline, outlined
 from space.models.refusals import positions

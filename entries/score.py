@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from entries.settings import PickSettings
+from entries.pick_settings import PickSettings
 from evaluators.paths import Paths
 from evaluators.session import Session
 from search.archive import Archive

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from conf.compose import Config
 from conf.places import gone_on_with
-from conf.settings import ended_settings, instantiated, session_settings
+from conf.settings import instantiated, session_settings
 from conf.values import checked
 from evaluators.latency.elsewhere import table_of
 from evaluators.latency.table import LATENCY_FILE
-from evaluators.settings import Settings, TaskSettings
-from evaluators.training.recipes import Polish, Recovery
+from evaluators.settings import Settings
 from search.loop import TOKENS, Budget, require_ask
 from search.protocol import Algorithm, Task
 from search.rehearsal import rehearse
 from search.run.directory import read_config
-from search.run.finished import FinishedRun, finished_runs
+from search.run.finished import finished_runs
 from search.run.recommended import Recommend
 from search.views.watch.trackers import require_tracker
 from space.checks import require_least
-from space.formats.requirements import require_format, require_llamacpp
+from space.errors import UserError
+from space.formats.requirements import require_llamacpp
 
 
 @dataclass(frozen=True)
@@ -106,6 +104,8 @@ class RunSettings:
         finished_runs(self.compared)
 
 
+PORTS = 1 << 16  # beyond which the system takes them for others
+
 # Keys of `run_search.py` that are no part with a `_target_`, and their kinds.
 SCALARS: Mapping[str, Any] = {
     "name": str,
@@ -162,92 +162,6 @@ def run_settings(config: Config, arguments: Sequence[str]) -> RunSettings:
 
 
 @dataclass(frozen=True)
-class PickSettings:
-    """What a command is told of one point of a run; all that `score_subnet.py` is told.
-
-    Attributes:
-        run: The run that a point is of.
-        pick: The words by which the point was named.
-        row: Of the point.
-        session: What the session is told.
-    """
-
-    run: FinishedRun
-    pick: str
-    row: pd.Series[Any]
-    session: Settings
-
-
-@dataclass(frozen=True)
-class ExportSettings(PickSettings):
-    """What `export_subnet.py` is told.
-
-    Attributes:
-        format: One of `space.formats.requirements.FORMATS`.
-        gguf_type: Of the matrices in a GGUF file.
-        out: Where to; None for a place in the run's directory.
-        tuning: Whether the subnet has what follows the cached refit in the run.
-        polish: What the export does beside the training.
-        recover: How it is trained.
-        tolerance: See `space.formats.hf.export`.
-    """
-
-    format: str
-    gguf_type: str
-    out: Path | None
-    tuning: bool
-    polish: Polish
-    recover: Recovery
-    tolerance: float
-
-
-def export_settings(config: Config, arguments: Sequence[str]) -> ExportSettings:
-    """The settings of an export, checked.
-
-    Args:
-        config: Of `export_subnet.py`.
-        arguments: Of the command line that gave it.
-
-    Raises:
-        UserError: See `instantiated`; or there is no such run, point or format.
-    """
-    polish, recover = instantiated(config["polish"], "polish"), instantiated(config["recover"], "recover")
-    form, kind = config["format"], config["gguf"]["type"]
-    require_format(form, kind)
-    run, pick = FinishedRun.open(Path(str(config["run_dir"]))), str(config["pick"])
-    return ExportSettings(
-        run=run,
-        pick=pick,
-        row=run.row(pick),
-        session=ended_settings(run, config),
-        format=form,
-        gguf_type=kind,
-        out=None if config["out"] is None else Path(str(config["out"])),
-        tuning=checked(config["tuning"], bool, "tuning"),
-        polish=polish,
-        recover=recover,
-        tolerance=checked(config["tolerance"], float, "tolerance"),
-    )
-
-
-def score_settings(config: Config, arguments: Sequence[str]) -> PickSettings:
-    """The settings of task scores, checked.
-
-    Args:
-        config: Of `score_subnet.py`.
-        arguments: Of the command line that gave it.
-
-    Raises:
-        UserError: A setting is wrong; or there is no such run or point.
-    """
-    part = {field.name: config[field.name] for field in fields(TaskSettings) if field.name in config}
-    tasks: TaskSettings = instantiated({"_target_": "evaluators.settings.TaskSettings", **part})
-    tasks.require_place()
-    run, pick = FinishedRun.open(Path(str(config["run_dir"]))), str(config["pick"])
-    return PickSettings(run, pick, run.row(pick), replace(ended_settings(run, config), tasks=tasks))
-
-
-@dataclass(frozen=True)
 class DashboardSettings:
     """What `dashboard.py` is told; see `search.views.dashboard.serve.serve`."""
 
@@ -267,13 +181,16 @@ def dashboard_settings(config: Config, arguments: Sequence[str]) -> DashboardSet
         arguments: Of the command line that gave it.
 
     Raises:
-        UserError: A setting is of another kind.
+        UserError: A setting is of another kind, or there is no such port.
     """
+    port = checked(config["port"], int, "port")
+    if not 0 <= port < PORTS:
+        raise UserError(f"port: expected a whole number from 0, which is any that is free, to {PORTS - 1}, got {port}.")
     token = config["token"]
     return DashboardSettings(
         run_dir=Path(str(config["run_dir"])),
         host=str(config["host"]),
-        port=checked(config["port"], int, "port"),
+        port=port,
         token=None if token is None else str(token),
         include_path=checked(config["include_path"], str | None, "include_path"),
         places=[argument for argument in arguments if argument.startswith(("model.path=", "data.path="))],

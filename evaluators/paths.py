@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evaluators.latency.table import LATENCY_FILE
-from space.models.embedded import cache_dir
+from space.locations import cache_dir
 
 Show = Callable[[int, int], None]
 Stage = Callable[[str], AbstractContextManager[Show]]

@@ -6,8 +6,8 @@ The search space: `space`, the map between genes and candidates; `blocks`, what 
 many; `checks` of its settings; `deploy`, what the place can run where the model will be served.
 Which genes are valid: `repair` mends them; `limits`, upper ones on sums over blocks; `bounds`, what is left of a space;
 `ladders`, regular designs.
-For all rooms: `errors` of users; `locations`, paths or ids of the hub; `files`, written whole or not at all;
-`directory_lock`, who works in a directory; `markdown`, text that stays text.
+For all rooms: `errors` of users; `locations`, of what users name and of the cache; `files`, written whole or not at
+all; `directory_lock`, who works in a directory; `markdown`, text that stays text.
 
 Rooms: `models` loads dense models, `supernet` makes views of one permuted model, `formats` writes checkpoints.
 """

@@ -15,14 +15,18 @@ class Deployment:
     Attributes:
         same_layers: Whether all layers must have one shape, so that a removed block is a removed layer.
         attention_widths: Whether layers may keep fewer query heads.
+        merged_groups: Whether layers may differ in their KV groups.
         mlp_multiple: What counts of MLP channels must be multiples of.
         families: Of models that it runs pruned; None for all.
+        tied: Those of them whose head must be the embedding.
     """
 
     same_layers: bool = False
     attention_widths: bool = True
+    merged_groups: bool = True
     mlp_multiple: int = 1
     families: tuple[str, ...] | None = None
+    tied: tuple[str, ...] = ()
 
 
 _LLAMAS = ("llama", "mistral")
@@ -30,8 +34,10 @@ DEPLOYMENTS = {
     "any": Deployment(),
     # A stock config.json, which every runtime reads.
     "uniform": Deployment(same_layers=True),
-    # GGUF with shapes by layer (architecture deci); blocks of Q8_0 are 32 values.
-    "llamacpp": Deployment(mlp_multiple=32, families=_LLAMAS),
+    # GGUF with shapes by layer (architectures deci and openelm); blocks of Q8_0 are 32 values.
+    "llamacpp": Deployment(mlp_multiple=32, families=(*_LLAMAS, "qwen2", "qwen3"), tied=("qwen3",)),
+    # DeciLM's block_configs, as TensorRT-LLM reads them too: MLP widths in steps of 256, one attention for all layers.
+    "sglang": Deployment(attention_widths=False, merged_groups=False, mlp_multiple=256, families=_LLAMAS),
     # DeciLM's block_configs have one count of query heads for all layers, so that KV groups are merged and not dropped,
     # and MLP widths in steps of 256.
     "vllm": Deployment(attention_widths=False, mlp_multiple=256, families=_LLAMAS),
@@ -56,5 +62,10 @@ def deployment_of(name: str, spec: ModelSpec) -> Deployment:
         raise UserError(
             f"space.deploy={name}: expected a model of one of the families {', '.join(deployment.families)}, got "
             f"{spec.family}. Take deploy=uniform, whose checkpoints are plain ones of the family."
+        )
+    if spec.family in deployment.tied and not spec.tied_embeddings:
+        raise UserError(
+            f"space.deploy={name}: expected a {spec.family} whose head is its embedding (tie_word_embeddings), got one "
+            "with a head of its own. Take deploy=uniform."
         )
     return deployment

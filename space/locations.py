@@ -1,12 +1,18 @@
-"""Where a thing is that a user names: at a path of this machine, or on the hub under an id."""
+"""Where things are: one that a user names, at a path of this machine or on the hub; and what is fetched and kept."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from space.errors import UserError
+
+CACHE_ADVICE = (
+    "Free some space and make the cache directory writable, or name another one with the environment variable "
+    "PARETOPRUNE_CACHE."
+)
 
 
 def is_local(name: str, suffixes: Sequence[str] = ()) -> bool:
@@ -24,8 +30,10 @@ def absolute(name: str) -> Path:
     """A path from the root on, so that it holds wherever a later command runs.
 
     Raises:
-        UserError: It begins with the home directory of a user whom this machine does not know.
+        UserError: It is empty, or begins with the home directory of a user whom this machine does not know.
     """
+    if not name:
+        raise UserError("Expected a path or the id of something on the hub, got an empty text. Give one, or null.")
     try:
         return Path(name).expanduser().absolute()
     except RuntimeError as error:
@@ -62,3 +70,19 @@ def located(value: Any, suffixes: Sequence[str] = ()) -> Any:
         case {"path": path, **rest}:
             return {"path": located(path, suffixes), **rest}
     return value
+
+
+def cache_dir() -> Path:
+    """Where fetched files are kept: `$PARETOPRUNE_CACHE`, else `paretoprune` in the user's cache directory.
+
+    Raises:
+        UserError: Nothing can be looked up there.
+    """
+    own, xdg = (os.environ.get(name) for name in ("PARETOPRUNE_CACHE", "XDG_CACHE_HOME"))
+    place = own or (f"{xdg}/paretoprune" if xdg else "~/.cache/paretoprune")
+    try:
+        directory = Path(place).expanduser()
+        (directory / "any").exists()
+    except (OSError, RuntimeError) as error:  # the latter where the user has no home
+        raise UserError(f"Expected a cache directory at {place}, got: {error}. {CACHE_ADVICE}") from error
+    return directory

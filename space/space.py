@@ -111,6 +111,7 @@ class SearchSpace:
                     "freeze_layers, freeze_attention and freeze_mlp to [], or space=depth to drop whole layers."
                 )
         attention_widths = attention_widths and deployment.attention_widths
+        merge_groups = merge_groups and deployment.merged_groups
         frozen = check_layers("freeze_layers", freeze_layers, spec.layers)
         frozen_attention = frozen | check_layers("freeze_attention", freeze_attention, spec.layers)
         frozen_mlp = frozen | check_layers("freeze_mlp", freeze_mlp, spec.layers)

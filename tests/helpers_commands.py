@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,11 @@ class Place:
         overrides = [f"{name}={value}" for name, value in settings.items()]
         return start("run_search.py", *overrides, cwd=self.cwd, cache=self.directory / cache, preexec=preexec)
 
-    def export(self, run: str, *settings: str) -> Process:
+    def export(self, run: str, *settings: str, hub: Mapping[str, str] | None = None) -> Process:
         """An export, as the front has it unless the settings polish it."""
         polishes = any(setting.startswith(("polish.", "recover.")) for setting in settings)
         overrides = f"run_dir={self.run(run)}", *(() if polishes else ("polish.minutes=0",)), *settings
-        return start("export_subnet.py", *overrides, cwd=self.cwd, cache=self.cache)
+        return start("export_subnet.py", *overrides, cwd=self.cwd, cache=self.cache, hub=hub)
 
     def score(self, run: str, *settings: str) -> Process:
         return start("score_subnet.py", f"run_dir={self.run(run)}", *settings, cwd=self.cwd, cache=self.cache)

@@ -6,7 +6,7 @@ import os
 import string
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ TINY_RUN = (
 
 
 def save_tiny(family: str, directory: Path, **config: Any) -> Path:
-    """A random model of a family with a byte-level BPE tokenizer, and `text.txt`, which it wrote itself.
+    """A random model of a family with a byte-level BPE tokenizer, and `text.txt`, which it wrote itself, and a card.
 
     On its own text a model is better than any that is pruned from it, as a trained one would be.
     """
@@ -53,11 +53,17 @@ def save_tiny(family: str, directory: Path, **config: Any) -> Path:
             tokens = torch.cat([tokens, torch.multinomial(chances, 1, generator=generator)], 1)
     text = "".join(CHARACTERS[token] for token in tokens.flatten().tolist())
     (directory / "text.txt").write_text(text)
+    (directory / "README.md").write_text("---\nlicense: mit\n---\n")
     return directory
 
 
 def start(
-    script: str, *overrides: str, cwd: Path, cache: Path | None, preexec: Callable[[], None] | None = None
+    script: str,
+    *overrides: str,
+    cwd: Path,
+    cache: Path | None,
+    preexec: Callable[[], None] | None = None,
+    hub: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
     """An entry script as a process of its own, with no hub.
 
@@ -67,9 +73,10 @@ def start(
         cwd: Where it runs; the project need not be there.
         cache: Its cache directory; the user's when None.
         preexec: Called in the child before it starts.
+        hub: What the hub's client reads of the environment, where there is one.
     """
     # one thread: several such processes run at once, and threads that wait in turn for a core crawl
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **(hub or {})}
     if cache is not None:
         environment["PARETOPRUNE_CACHE"] = str(cache)
         environment["HF_HOME"] = str(cache / "hub")

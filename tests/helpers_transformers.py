@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from space.files import whole_directory
-from space.models.embedded import cache_dir
+from space.locations import cache_dir
 
 # What a version wants beside itself that the environment has too new.
 _BESIDE = {"4.57.6": ("tokenizers==0.22.2", "huggingface_hub==0.36.2")}

@@ -6,6 +6,7 @@ It is run by its path where this project cannot be imported.
 from __future__ import annotations
 
 import runpy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,23 @@ def adapted_difference(directory: Path, name: str, tokens: torch.Tensor) -> dict
     return {"moved": float((after - before).abs().max()), "logits": difference(again, tokens, after)}
 
 
-def answer_of(directory: Path, tensors: dict[str, torch.Tensor], check: dict[str, Any], text: str) -> dict[str, Any]:
+def refusals(directory: Path, stock: str) -> dict[str, str]:
+    """What is said where a checkpoint is loaded without its code."""
+    said = {}
+    for name, load in {
+        "stock": getattr(transformers, stock).from_pretrained,
+        "untrusted": partial(AutoModelForCausalLM.from_pretrained, trust_remote_code=False),
+    }.items():
+        try:
+            load(directory)
+        except (KeyError, ValueError) as error:
+            said[name] = str(error)
+    return said
+
+
+def answer_of(
+    directory: Path, stock: str, tensors: dict[str, torch.Tensor], check: dict[str, Any], text: str
+) -> dict[str, Any]:
     """Everything that is asked of one export."""
     name, tokens = directory.name, tensors["input_ids"]
     expected = tensors[f"{name}.logits"]
@@ -97,6 +114,7 @@ def answer_of(directory: Path, tensors: dict[str, torch.Tensor], check: dict[str
     writer = pipeline("text-generation", model=str(directory), trust_remote_code=True, device="cpu")
     return {
         "class": type(model).__name__,
+        "refusals": refusals(directory, stock),
         "wrong": {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys},
         "logits": difference(model, tokens, expected),
         "caches": check["cache_differences"](model, padded, mask, NEW_TOKENS),
@@ -118,7 +136,7 @@ def deci_answer(directory: Path, tensors: dict[str, torch.Tensor], check: dict[s
     asked = {"input_ids": tensors["input_ids"], "expected_logits": tensors[f"{directory.name}.logits"]}
     old = {name: getattr(config, name, None) for name in ("rope_theta", "rope_scaling")}
     return {
-        **check["answer"]({"directory": str(directory)}, asked),
+        **check["answer"]({"directory": str(directory), "rounded": False}, asked),
         "rope": old if transformers.__version__.startswith("4.") else None,
         "tokens": AutoTokenizer.from_pretrained(directory, trust_remote_code=True)(text)["input_ids"],
     }
@@ -128,8 +146,8 @@ def answer(request: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[st
     """Loads exports, and compares.
 
     Args:
-        request: Directories of `exports` and of `deci` checkpoints, `text`, a LlamaConfig for each of the `rotary`
-            embeddings, and the files `reload_check` and `deci_check`.
+        request: Directories of `exports`, with the family's stock class, and of `deci` checkpoints, `text`, a
+            LlamaConfig for each of the `rotary` embeddings, and the files `reload_check` and `deci_check`.
         tensors: `input_ids`, what each directory `NAME.logits` gives for them, and `rotary.NAME`, of positions.
     """
     HERE.mkdir()
@@ -144,7 +162,8 @@ def answer(request: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[st
         "version": transformers.__version__,
         "rotary": rotary,
         "exports": {
-            Path(place).name: answer_of(Path(place), tensors, check, request["text"]) for place in request["exports"]
+            Path(place).name: answer_of(Path(place), stock, tensors, check, request["text"])
+            for place, stock in request["exports"].items()
         },
         "deci": {
             Path(place).name: deci_answer(Path(place), tensors, deci, request["text"]) for place in request["deci"]

@@ -100,6 +100,6 @@ def test_calibration_equals_grams_of_one_whole_pass(family: str) -> None:
         model(tokens)
     whole = {key: rows.T @ rows / tokens.numel() for key, rows in inputs.items()}
     for found in gather(model, tokens, forward_dtype=torch.float32, place=Placement(torch.device("cpu")), batch_size=4):
-        torch.testing.assert_close(found.attention_gram, whole[f"attention{found.index}"], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(found.mlp_gram, whole[f"mlp{found.index}"], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.grams["attention"], whole[f"attention{found.index}"], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.grams["mlp"], whole[f"mlp{found.index}"], atol=1e-4, rtol=1e-4)
         assert 0 < found.influence < 2

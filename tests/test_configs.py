@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from conf.compose import composed
 from conf.sessions import run_session
 from conf.settings import PARTS, instantiated, session_settings, stored_config
-from entries.settings import run_settings
+from entries.settings import dashboard_settings, run_settings
 from evaluators.base import choose_metrics
 from evaluators.cost import cost_measure
 from evaluators.data.places import TextPlace
@@ -391,6 +391,10 @@ def test_the_settings_of_task_scores_are_those_of_a_run() -> None:
 def test_the_dashboard_is_for_this_machine_alone_unless_told_otherwise() -> None:
     config = composed("run_dir=results/x", name="dashboard")
     assert (config["host"], config["token"]) == ("127.0.0.1", None)
+    assert dashboard_settings(config, []).port == config["port"]
+    for port in (-1, 65536):
+        with pytest.raises(UserError, match=rf"port: expected a whole number from 0, .* to 65535, got {port}\."):
+            dashboard_settings(config | {"port": port}, [])
 
 
 @pytest.mark.parametrize("name", ["export", "score", "timing", "dashboard"])

@@ -74,6 +74,9 @@ LONG = "ä".encode() + b"a" * (3 << 20)  # so that characters lie across what is
         (LONG + "ä".encode()[:1], rf"at byte {len(LONG)} it has 0xc3,"),
         (b"\xef\xbb\xbfok \xff", r"mark says UTF-8, but at byte 6 it has 0xff,"),
         ("Ünïcode".encode("utf-16-le"), r"at byte 0 it has 0xdc, .*iconv -f UTF-16LE"),
+        ("Ünïcode".encode("utf-16-be"), r"at byte 1 it has 0xdc, .*iconv -f UTF-16BE"),
+        (gzip.compress(b"text"), r"text in .*a\.txt, but it begins as gzip does"),
+        (b"%PDF-1.7 \xe2\xe3", r"text in .*a\.txt, but it begins as PDF does"),
         ("Ünïcode".encode("utf-16")[:-1], r"UTF-16 in .*mark says UTF-16, but at byte 14 it has 0x65, .*cut off"),
     ],
 )
@@ -93,6 +96,7 @@ def test_a_compressed_file_is_refused_too(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("plain words".encode("utf-16-le").decode(), r"22 characters 11 are NUL, .*iconv -f UTF-16LE"),
+        ("plain words".encode("utf-16-be").decode(), r"22 characters 11 are NUL, .*iconv -f UTF-16BE"),
         ("some words and more\n" * 500 + "\0" * 200, r"of its first 10200 characters 200 are NUL"),
         ("d\ufffdj\ufffd vu", r"7 characters 2 are U\+FFFD, .*original"),
     ],
@@ -197,6 +201,15 @@ def test_chats_are_rendered_by_the_tokenizers_template(
             read(file)
 
 
+def test_chats_in_tables_are_json_and_parts_of_a_message_that_are_text_are_joined(tmp_path: Path) -> None:
+    parts = [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i?"}]}, CHAT[1]]
+    table = write_rows(tmp_path / "a.csv", [{"messages": json.dumps(chat)} for chat in (CHAT, [], parts)])
+    assert read(table) == {"a.csv": [RENDERED, "", RENDERED]}
+    assert read(write_jsonl(tmp_path / "a.jsonl", [{"messages": parts}])) == {"a.jsonl": [RENDERED]}
+    with pytest.raises(UserError, match=r"or a chat, .*in a table, as JSON.* got \[\{'role': 'user'"):
+        read(write_rows(tmp_path / "b.csv", [{"messages": str(CHAT)}]))
+
+
 def test_text_comes_before_chats_and_both_are_streamed_as_they_are_read(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", [{"text": "words", "messages": CHAT}, {"messages": CHAT}] * 30)
     tokenizer = byte_tokenizer()
@@ -237,6 +250,8 @@ def test_chats_that_cannot_be_rendered_are_refused(
     [
         ("a.csv", b"id,text\n1,one\n\n2,two,too\n", r"2 cells in line 4 of .*a\.csv, .* id, text, got 3"),
         ("a.csv", b'text\none\n"two', r"line 3 of .*a\.csv.* got: unexpected end of data"),
+        ("a.csv", b"text;id\none;1\n", r"a\.csv to name columns, divided by ',', got 'text;id', where ';' seems to"),
+        ("a.tsv", b"text,id\none,1\n", r"a\.tsv to name columns, divided by .*, got 'text,id', where ',' seems to"),
         ("a.tsv", b"text\n", "text in a.tsv, but it is empty"),
         ("a.csv", b"", "text in a.csv, but it is empty"),
         ("a.parquet", b"PAR1 and nothing", r"Parquet file at .*a\.parquet, but got"),

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from space.errors import UserError
+from space.locations import cache_dir
 from space.models import embedded
-from space.models.embedded import TEXT_WHEEL, cache_dir, default_model_dir, default_texts
+from space.models.embedded import TEXT_WHEEL, default_model_dir, default_texts
 from space.models.loading import load_model
 
 TEXTS = {"wiki": "Über alles.\n", "c4": "Some text.\n", "technical": "ls -la\n", "tiny": "Once upon a time.\n"}

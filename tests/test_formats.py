@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ import torch
 from conftest import tiny_model
 from helpers_formats import DENSE, GONE, supernet
 from helpers_front import finished_run
-from huggingface_hub import ModelCard
+from huggingface_hub import EvalResult, ModelCard
 from transformers import AutoModelForCausalLM
 
 from evaluators.metrics import metrics_named
@@ -22,7 +23,7 @@ from space.candidate import Candidate, LayerShape
 from space.errors import ShapeError, UserError
 from space.formats.checkpoint import checkpoint_parts
 from space.formats.equal_forms import widened
-from space.formats.model_card import model_card
+from space.formats.model_card import CHECKPOINT, FRONT_MATTER, REPOSITORY, write_card
 from space.formats.registry import format_of
 from space.formats.requirements import FORMATS
 from space.formats.verify import Verification
@@ -32,9 +33,9 @@ NARROW = [(4, 2, 32), GONE, (4, 2, 32), (4, 2, 32)]
 
 
 def test_a_format_has_a_name() -> None:
-    assert len({format_of(name, "f16").suffix for name in FORMATS}) == 3  # plain checkpoints have none
-    with pytest.raises(UserError, match="one of hf, hf_uniform, deci, gguf, got 'onnx'"):
-        format_of("onnx", "f16")
+    assert len({format_of(name, "f16").suffix for name in FORMATS}) == 5  # plain checkpoints have none
+    with pytest.raises(UserError, match="one of hf, hf_uniform, deci, gguf, onnx, openvino, got 'zip'"):
+        format_of("zip", "f16")
     with pytest.raises(UserError, match=r"gguf\.type to be one of f16, q8_0, got 'q4_k'"):
         format_of("gguf", "q4_k")
 
@@ -51,18 +52,48 @@ def test_a_uniform_checkpoint_needs_no_code_of_its_own(tmp_path: Path, monkeypat
     assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 3
 
 
-@pytest.mark.parametrize(("name", "base_model"), [("owner/tiny", "owner/tiny"), ("my: directory", None)])
-def test_the_card_names_a_base_model_of_the_hub(name: str, base_model: str | None) -> None:
+def read_card(directory: Path, name: str, card: dict[str, Any], use: str) -> ModelCard:
     spec = replace(tiny_model("llama")[1], name=name)
-    settings = {"kind": "It is tiny.", "library": "gguf", "use": "import gguf"}
+    candidate = Candidate.from_rows([(6, 3, 48), GONE, (0, 0, 24), (3, 3, 0)])
+    write_card(
+        directory, spec, candidate, card, kind="It is tiny.", library="gguf", use=use, serve=f"serve {CHECKPOINT}"
+    )
+    return ModelCard.load(directory / "README.md")
+
+
+@pytest.mark.parametrize(("name", "base_model"), [("owner/tiny", "owner/tiny"), ("my: directory", None)])
+def test_the_card_names_a_base_model_of_the_hub(name: str, base_model: str | None, tmp_path: Path) -> None:
     texts = [("It is", "<b>warm</b> | [x](y)", "![a](b)\n# `cold`")]
-    card = model_card(spec, Candidate.dense(spec), {"What it writes": texts, "Metrics": {"a|b": 1}}, **settings)
-    read = ModelCard(str(card))
+    read = read_card(tmp_path, name, {"What it writes": texts, "Metrics": {"a|b": 1}}, f'load("{CHECKPOINT}")')
     assert (read.data.base_model, read.data.library_name, read.data.tags) == (base_model, "gguf", ["pruned"])
     assert read.text.startswith(f"\n# {name}, pruned (")
+    assert "Licence: that of the base model; see the base model." in read.text
     assert "| a\\|b | 1 |" in read.text
     written = r"| It is | &lt;b&gt;warm&lt;/b&gt; \| \[x\](y) | !\[a\](b) \# \`cold\` |"
     assert written in read.text  # which is a table's row, and nothing else
+
+
+def test_the_front_matter_is_what_a_hub_reads(tmp_path: Path) -> None:
+    result = EvalResult("text-generation", "text", "held-out", "perplexity", 12.5, metric_name="Perplexity")
+    facts = {"license": "mit", "base_model": "owner/base", "model_name": "tiny", "eval_results": [result]}
+    read = read_card(tmp_path, "a directory", {FRONT_MATTER: {**facts, REPOSITORY: "me/it"}}, f'load("{CHECKPOINT}")')
+    assert (read.data.license, read.data.base_model, read.data.eval_results) == ("mit", "owner/base", [result])
+    assert "Licence: mit, as the base model's." in read.text
+    assert 'load("me/it")' in read.text
+    assert "serve me/it" in read.text
+    assert FRONT_MATTER not in read.text
+    read = read_card(tmp_path, "a directory", {FRONT_MATTER: {REPOSITORY: "me/it"}}, f'load("{CHECKPOINT}/one.file")')
+    assert f"hf download me/it --local-dir {CHECKPOINT}\n" in read.text
+    assert f'load("{CHECKPOINT}/one.file")' in read.text  # no engine takes an id for a file
+
+
+def test_the_card_shows_what_is_left_of_each_layer(tmp_path: Path) -> None:
+    read = read_card(tmp_path, "a directory", {}, "load()")
+    assert "![What is left of each layer](layers.svg)" in read.text
+    root = ElementTree.parse(tmp_path / "layers.svg").getroot()
+    bars = [bar for bar in root if bar.find("{*}title") is not None]
+    heights = [float(bar.attrib["height"]) for bar in bars]
+    assert [height / heights[0] for height in heights] == [1, 0, 0, 0.5, 1, 0, 0.5, 0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Checkpoints in the `block_configs` schema: what the rules of vLLM's loader read back is the subnet."""
+"""Checkpoints in the `block_configs` schema: what the rules of engines' loaders read back is the subnet."""
 
 from __future__ import annotations
 
@@ -62,9 +62,10 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(space.formats.deci.export, "answer_of", answer_here)
 
 
-def export(net: Supernet, shapes: Any, out: Path) -> DeciExport:
+def export(net: Supernet, shapes: Any, out: Path, flavour: str = "vllm") -> DeciExport:
     candidate = Candidate.from_rows(shapes)
-    return export_deci(net.view(candidate), net.model.config, byte_level(), net.spec, candidate, out, card=CARD)
+    subnet = net.view(candidate), net.model.config, byte_level(), net.spec, candidate
+    return export_deci(flavour, *subnet, out, card=CARD)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -89,7 +90,8 @@ def test_a_fresh_process_reads_an_untied_head_and_llama_3_rotation(tmp_path: Pat
     assert {path.name for path in tmp_path.iterdir()} == {"supernet", "out"}
     assert AutoTokenizer.from_pretrained(done.directory, trust_remote_code=True)("the").input_ids
     assert json.loads((done.directory / "config.json").read_text())["max_position_embeddings"] == 64
-    assert "vLLM itself did not run" in "".join(done.remarks())
+    assert "DeciLM loader of vLLM" in "".join(done.remarks())
+    assert "no engine has run it" in "".join(done.remarks())
     assert "| zeros added |" in (done.directory / "README.md").read_text()
 
 
@@ -117,8 +119,10 @@ def test_logits_that_differ_leave_nothing(llama: Supernet, tmp_path: Path, monke
 def test_widths_are_what_the_loader_makes_of_them(hidden: int) -> None:
     for width in (*range(32, 1024, 32), 256 * 43, 14336):
         ffn = Section(block_config(LayerShape(2, 1, width), hidden))["ffn"]
-        assert channels(ffn, hidden) == width
+        assert channels(ffn, hidden, rounded=False) == width
         assert ("ffn_mult" in ffn) == (width % 256 == 0)
+        if width % 256 == 0:
+            assert channels(ffn, hidden, rounded=True) == width
 
 
 def test_query_heads_are_as_few_as_hold_all_layers(llama: Supernet) -> None:
@@ -130,6 +134,54 @@ def test_query_heads_are_as_few_as_hold_all_layers(llama: Supernet) -> None:
     assert held((4, 2, 8), (2, 1, 8)) == [(4, 2), (4, 1)]
     assert held((2, 2, 8), (0, 0, 8), (3, 3, 8)) == [(3, 3), (0, 0), (3, 3)]
     assert held((0, 0, 8), (6, 3, 8)) == [(6, 1), (6, 3)]
+
+
+@pytest.fixture(scope="module")
+def mistral(tmp_path_factory: pytest.TempPathFactory) -> Supernet:
+    """One without biases, with MLPs of two times what loaders round to."""
+    return supernet("mistral", tmp_path_factory.mktemp("mistral") / "supernet", intermediate_size=512)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(6, 3, 256), (6, 3, 512), (6, 3, 0), (0, 0, 256)],
+        [(0, 0, 256), (2, 1, 512), GONE, (4, 2, 256)],
+    ],
+)
+def test_loaders_that_round_widths_read_the_subnet(mistral: Supernet, tmp_path: Path, shapes: Any) -> None:
+    done = export(mistral, shapes, tmp_path / "out", "ffn_mult")
+    blocks = json.loads((done.directory / "config.json").read_text())["block_configs"]
+    assert len({block["attention"]["n_heads_in_group"] for block in blocks} - {None}) == 1
+    assert all("intermediate_size" not in block["ffn"] for block in blocks)
+    assert "python -m sglang.launch_server --model-path" in "".join(done.remarks())
+    assert "SGLang and TensorRT-LLM, in float32 (which did not run)" in (done.directory / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_width_that_a_loader_would_round_is_found_out(
+    mistral: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space.formats.deci.export, "_MULT_STEP", 16)
+    with pytest.raises(ValueError, match=r"mlp.gate_proj.weight: the loader wants \(256, 96\)"):
+        export(mistral, [(6, 3, 240)] * 4, tmp_path / "out", "ffn_mult")
+
+
+def test_what_such_loaders_do_not_hold_is_refused(llama: Supernet, mistral: Supernet) -> None:
+    def check(net: Supernet, *shapes: tuple[int, int, int]) -> None:
+        candidate = Candidate.from_rows(shapes)
+        format_of("deci", "f16", "ffn_mult").check(net.model.config, None, net.spec, candidate)
+
+    check(mistral, (6, 3, 512), (6, 3, 256))
+    with pytest.raises(ShapeError, match=r"multiples of 256 channels .* got 16, 240\. .*space\.deploy=sglang"):
+        check(mistral, (6, 3, 240), (6, 3, 16))
+    with pytest.raises(ShapeError, match="one number of query heads"):
+        check(mistral, (6, 1, 256), (6, 3, 256))
+    with pytest.raises(UserError, match="without biases"):
+        check(llama, (6, 3, 256))
+    with pytest.raises(UserError, match=r"deci\.flavour to be one of vllm, ffn_mult, got 'sglang'"):
+        format_of("deci", "f16", "sglang")
 
 
 def test_what_the_schema_does_not_hold_is_refused(llama: Supernet, tmp_path: Path) -> None:

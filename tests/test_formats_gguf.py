@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from gguf import GGUFReader
 from helpers_formats import DENSE, GONE, byte_level, sentencepiece, supernet
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import space.formats.gguf.file
@@ -20,6 +21,7 @@ from space.candidate import Candidate
 from space.errors import ShapeError, UserError
 from space.formats.gguf import llamacpp
 from space.formats.gguf.export import GGUFExport, export_gguf
+from space.formats.gguf.families import sliding_period
 from space.formats.gguf.tokenizer import gguf_tokenizer
 from space.formats.registry import format_of
 from space.supernet.supernet import Supernet
@@ -62,10 +64,11 @@ def test_llama_cpp_computes_what_the_checkpoint_does(
     assert done.check.steps == 200
     assert done.check.mean_difference < 0.01
     assert done.check.decode_tokens_per_s > 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {done.file.name, "README.md"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {done.file.name, "README.md", "layers.svg"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| decode tokens per s |" in card
+    assert f"llama-server -m path/to/this/directory/{done.file.name}" in card
     assert "| kl | 0.25 |" in card
 
 
@@ -86,7 +89,7 @@ def test_a_file_that_llama_cpp_runs_otherwise_is_found_out(
     llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes: Any, words: str
 ) -> None:
     """Without the equal forms one of these does not load, and the other loads and is wrong."""
-    monkeypatch.setattr(space.formats.gguf.file, "held_shapes", list)
+    monkeypatch.setattr(space.formats.gguf.file, "held_shapes", lambda shapes, spec: list(shapes))
     with pytest.raises(UserError, match=words):
         export(llama, shapes, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -100,37 +103,98 @@ def test_rotary_pairs_in_the_wrong_order_are_found_out(
         export(llama, [DENSE] * 4, tmp_path / "out")
 
 
-FAMILIES: dict[str, dict[str, Any]] = {
-    "mistral": {
-        "sliding_window": 64,
-        "rope_parameters": {
-            "rope_type": "llama3",
-            "rope_theta": 10000.0,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64,
+LLAMA_3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+LAYER_TYPES = ["sliding_attention", "full_attention"] * 2
+FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "mistral": (
+        {"sliding_window": 64, "rope_parameters": {"rope_type": "llama3", "rope_theta": 10000.0, **LLAMA_3}},
+        {"deci": [(2, 2, 48), (2, 2, 48), (2, 2, 48), DENSE]},
+    ),
+    "qwen2": (
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
+        {
+            "qwen2": [(6, 3, 48)] * 3 + [GONE],
+            "deci": [(3, 3, 64), (0, 0, 48), (6, 3, 0), (6, 1, 16)],
         },
-    },
-    "qwen2": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
-    "qwen3": {},
+    ),
+    "qwen3": (
+        {"tie_word_embeddings": True, "rope_parameters": {"rope_type": "linear", "rope_theta": 5e4, "factor": 2.0}},
+        {
+            "qwen3": [(2, 2, 48)] * 3 + [GONE],
+            "openelm": [(0, 0, 48), (3, 3, 16), (4, 2, 0), (6, 3, 64)],
+        },
+    ),
+    "gemma3_text": (
+        {
+            "sliding_window": 7,
+            "layer_types": LAYER_TYPES,
+            "query_pre_attn_scalar": 24,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "rope_theta": 5e5, "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+            },
+        },
+        {"gemma3": [(2, 1, 48)] * 4},
+    ),
 }
+CASES = [(family, name) for family, (_, designs) in FAMILIES.items() for name in designs]
 
 
-@pytest.mark.parametrize(("family", "changes"), FAMILIES.items(), ids=FAMILIES)
-def test_families_and_rotary_embeddings(family: str, changes: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "architecture"), CASES)
+def test_families_and_rotary_embeddings(family: str, architecture: str, tmp_path: Path) -> None:
+    changes, designs = FAMILIES[family]
+    tokenizer = sentencepiece(prepend=False) if family == "gemma3_text" else byte_level()
     net = supernet(family, tmp_path / "supernet", **changes)
-    shape = (6, 3, 48) if family == "qwen2" else (2, 2, 48)
-    done = export(net, [shape] * 3 + [DENSE if family == "mistral" else GONE], tmp_path / "out")
-    assert done.architecture == {"mistral": "deci"}.get(family, family)
+    done = export(net, designs[architecture], tmp_path / "out", tokenizer)
+    assert done.architecture == architecture
     if family == "mistral":  # within its sliding window it is full attention
         assert GGUFReader(done.file).fields["deci.context_length"].contents() == 64
-    else:
-        with pytest.raises(ShapeError, match="equal layers"):
-            export(net, NO_MLP, tmp_path / "unequal")
-    if family == "qwen2":
-        with pytest.raises(ShapeError, match="keeps all of its 6 query heads"):
-            export(net, [(3, 3, 64)] * 4, tmp_path / "narrow")
+
+
+def test_a_gemma_of_sliding_windows_alone(tmp_path: Path) -> None:
+    net = supernet("gemma3_text", tmp_path / "supernet", **FAMILIES["gemma3_text"][0])
+    export(net, [(4, 2, 32), GONE, (4, 2, 32), GONE], tmp_path / "out", sentencepiece(prepend=False))
+
+
+def test_a_gemma_of_as_many_layers_as_llama_cpp_scales_otherwise(tmp_path: Path) -> None:
+    changes = FAMILIES["gemma3_text"][0] | {"num_hidden_layers": 62, "layer_types": LAYER_TYPES[:2] * 31}
+    net = supernet("gemma3_text", tmp_path / "supernet", **changes)
+    export(net, [(2, 1, 16)] * 62, tmp_path / "out", sentencepiece(prepend=False))
+
+
+def test_families_in_shapes_that_it_has_no_architecture_for_are_refused(tmp_path: Path) -> None:
+    def check(family: str, shapes: Any, words: str, **changes: Any) -> None:
+        changes = FAMILIES[family][0] | changes
+        net = supernet(family, tmp_path / f"{family} {len([*tmp_path.iterdir()])}", **changes)
+        tokenizer = sentencepiece(prepend=False) if family == "gemma3_text" else byte_level()
+        with pytest.raises(UserError, match=words):
+            format_of("gguf", "f16").check(net.model.config, tokenizer, net.spec, Candidate.from_rows(shapes))
+
+    check("qwen3", NO_MLP, "only where the head is the embedding", tie_word_embeddings=False)
+    check("gemma3_text", NO_MLP, "a pick with equal layers .* gemma3 has one shape")
+    check("gemma3_text", [GONE, DENSE, DENSE, DENSE], r"every n-th, .* full attention in layers \[0, 2\] of 3")
+    check("gemma3_text", [GONE, DENSE, GONE, DENSE], r"every n-th, .* full attention in layers \[0, 1\] of 2")
+    check("gemma3_text", [DENSE] * 4, "Expected no softcapping for", final_logit_softcapping=30.0)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "period"),
+    [("sfsf", 2), ("sssssfsssssfss", 6), ("ffff", None), ("ssss", 5), ("sssf", 4), ("fsfs", None), ("ssfsf", None)],
+)
+def test_the_period_of_full_attention(kinds: str, period: int | None) -> None:
+    names = {"s": "sliding_attention", "f": "full_attention"}
+    assert sliding_period([names[kind] for kind in kinds]) == period
+
+
+def gemma_tokenizer() -> PreTrainedTokenizerFast:
+    """One whose pieces with spaces are tokens by themselves too, of which no text has any as it comes in."""
+    tokenizer = sentencepiece(prepend=False)
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    pieces = [text for text in backend.get_vocab() if "▁" in text and len(text) > 1]
+    assert pieces
+    backend.add_tokens([AddedToken(text, normalized=False) for text in pieces])
+    return tokenizer
 
 
 TOKENIZERS: dict[str, Callable[[], Any]] = {
@@ -139,6 +203,7 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "qwen2": lambda: byte_level("qwen2"),
     "sentencepiece": sentencepiece,
     "sentencepiece without a first space": lambda: sentencepiece(prepend=False),
+    "sentencepiece as Gemma's": gemma_tokenizer,
 }
 
 
@@ -150,6 +215,7 @@ def test_llama_cpp_cuts_text_as_the_tokenizer_does(llama: Supernet, tmp_path: Pa
     tokenizer.chat_template = "{{ messages }}"
     described = gguf_tokenizer(tokenizer, llama.spec.vocab)
     assert described.pre == {"sentencepiece": "default"}.get(name.split(" ")[0], name)
+    assert not [text for text, kind in zip(described.tokens, described.types, strict=True) if "▁" in text and kind != 1]
     done = export(llama, [(2, 1, 16)] * 4, tmp_path / "out", tokenizer)
     fields = GGUFReader(done.file).fields
     assert fields["tokenizer.chat_template"].contents() == "{{ messages }}"
@@ -188,15 +254,15 @@ def test_tokenizers_that_llama_cpp_lacks_are_refused_by_name() -> None:
         gguf_tokenizer(object(), 400)
 
 
-def test_models_that_it_has_no_words_for_are_refused(llama: Supernet, tmp_path: Path) -> None:
+def test_models_that_it_has_no_words_for_are_refused(llama: Supernet) -> None:
     def check(net: Supernet, shapes: Any, **changes: Any) -> None:
         config = net.model.config.to_dict() | changes
         check = format_of("gguf", "f16").check
         check(type(net.model.config).from_dict(config), byte_level(), net.spec, Candidate.from_rows(shapes))
 
     check(llama, [DENSE] * 4)
-    with pytest.raises(UserError, match=r"one of the families .*, got gemma3_text"):
-        check(supernet("gemma3_text", tmp_path / "supernet"), [DENSE] * 4)
+    with pytest.raises(UserError, match=r"one of the families .*, got mixtral"):
+        format_of("gguf", "f16").check(None, None, replace(llama.spec, family="mixtral"), Candidate.dense(llama.spec))
     with pytest.raises(UserError, match="activation silu"):
         check(llama, [DENSE] * 4, hidden_act="gelu")
     yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}

@@ -111,7 +111,7 @@ def test_equal_layers_are_a_plain_checkpoint(
     supernet, candidate = make_supernet(family), Candidate.from_rows(shapes)
     done = export(supernet, candidate, tmp_path / "pruned")
     assert not done.trust_remote_code
-    assert {path.name for path in done.directory.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert sorted(path.suffix for path in done.directory.iterdir()) == [".json", ".md", ".safetensors", ".svg"]
     model = load(done.directory, trust_remote_code=False)
     assert_same_logits(model, supernet, candidate)
     assert type(model) is type(supernet.model)
@@ -234,6 +234,23 @@ def test_a_taken_directory_is_refused(make_supernet: MakeSupernet, tmp_path: Pat
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Expected to write"):
         export(make_supernet("llama"), Candidate.from_rows(EQUAL["narrow"]), tmp_path / "file" / "pruned")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_directory_that_another_export_takes_in_the_meantime_is_refused(
+    make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out" / "pruned"
+
+    def taken(*arguments: Any, **options: Any) -> Any:
+        target.mkdir(parents=True)
+        (target / "config.json").write_text("theirs")
+        return verify_checkpoint(*arguments, **options)
+
+    monkeypatch.setattr("space.formats.hf.export.verify_checkpoint", taken)
+    with pytest.raises(UserError, match="new or empty directory"):
+        export(make_supernet("llama"), Candidate.from_rows(EQUAL["narrow"]), target)
+    assert [path.read_text() for path in target.parent.rglob("*.json")] == ["theirs"]
 
 
 @pytest.mark.usefixtures("in_process")

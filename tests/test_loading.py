@@ -202,6 +202,15 @@ def test_config_with_values_of_the_wrong_type(llama):
         load_model(str(llama))
 
 
+@pytest.mark.parametrize(
+    ("key", "said"), [("dtype", "AttributeError: .*'wobbly'"), ("hidden_act", "KeyError: 'wobbly'")]
+)
+def test_config_with_names_that_nobody_knows(llama, key, said):
+    edit_config(llama, **{key: "wobbly"})
+    with pytest.raises(UserError, match=rf"transformers can load in .*, but got: {said}\. Mend its config\.json"):
+        load_model(str(llama))
+
+
 def test_wrong_family(tmp_path):
     AutoModelForCausalLM.from_config(
         GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2, n_positions=32)
@@ -308,6 +317,14 @@ def test_tied_config_beside_a_copy_of_the_embeddings(llama):
 
 
 @pytest.mark.usefixtures("unread")
+def test_whole_numbers_are_no_weights(llama):
+    name = "model.layers.1.mlp.up_proj.weight"
+    rewrite_weights(llama, lambda weights: weights.update({name: (weights[name] * 50).to(torch.int8)}))
+    with pytest.raises(UserError, match=rf"1 are of whole ones, such as {name} \(I8\): quantised weights"):
+        load_model(str(llama))
+
+
+@pytest.mark.usefixtures("unread")
 def test_truncated_weights(llama):
     weights = llama / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
@@ -341,6 +358,9 @@ def test_an_adapter(llama, tmp_path):
         (tmp_path / "alone" / name).write_text("{}")
     with pytest.raises(UserError, match="An adapter alone is no model: merge it"):
         load_model(str(tmp_path / "alone"))
+    (llama / "adapter_config.json").rename(llama / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=r"one model in .* an adapter, adapter_model\.safetensors.*merge_and_unload"):
+        load_model(str(llama))
 
 
 def test_weights_that_are_not_finite(llama):

@@ -42,3 +42,5 @@ def test_settings_that_say_where_something_is_hold_from_everywhere(here: Path) -
     assert absolute("~/x") == Path.home() / "x"
     with pytest.raises(UserError, match="from the root on"):
         absolute("~nobody-of-this-name/x")
+    with pytest.raises(UserError, match="got an empty text"):
+        located("")

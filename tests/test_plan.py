@@ -152,8 +152,8 @@ def test_a_streamed_model_needs_of_the_device_what_one_layer_does() -> None:
     stage = least_on_device(spec, settings, "bfloat16")
     deeper = least_on_device(ModelSpec(**spec.to_json() | {"layers": 80}), settings, "bfloat16")
     assert stage.title == "calibration"
-    assert deeper.device == stage.device
-    assert total(stage.device) < 16e9 / 2
+    assert total(stage.device) < 4.3e9
+    assert total(deeper.device) < 1.1 * total(stage.device)  # of more layers, the streams before each wait in healing
     head = next(part for part in stage.device if part.what == "norm and LM head")
     assert head.bytes == 2 * 4096 * (128256 + 1)
     tied = least_on_device(ModelSpec(**spec.to_json() | {"tied_embeddings": True}), settings, "bfloat16")
@@ -221,7 +221,7 @@ def test_a_plan_needs_a_configuration_alone_and_writes_nothing(planned, tmp_path
     assert [title for title in titles if not any(line.startswith(f"{title} ") for line in lines)] == []
     warnings = [line for line in lines if line.startswith("WARNING: ")]
     assert any(line.startswith("WARNING: calibration needs") and "calibration_windows" in line for line in warnings)
-    assert any("25.4 GB" in line and "of disk" in line for line in warnings)
+    assert any("21.8 GB" in line and "of disk" in line for line in warnings)
     assert "all of it fits" not in lines
     assert [path.name for path in tmp_path.iterdir()] == ["large"]
 
@@ -290,7 +290,7 @@ def test_a_calibration_that_the_disk_has_no_room_for_is_refused_before_it(
     assert disk_remarks(loaded, tmp_path) == []  # too small to be worth a word
     monkeypatch.setattr("space.files.shutil.disk_usage", lambda place: Usage(9, 9, 1000))
     before = [parameter.clone() for parameter in model.parameters()]
-    with pytest.raises(UserError, match=r"Expected 0\.0 GB of free disk.*PARETOPRUNE_CACHE"):
+    with pytest.raises(UserError, match=r"Expected \d+\.\d MB of free disk.*, got 0\.0 MB\..*PARETOPRUNE_CACHE"):
         prepared_supernet(Preparation(), loaded, lambda: random_tokens(4, 16), tmp_path / "run", cache=tmp_path / "c")
     assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
     assert not (tmp_path / "c").exists()
@@ -300,7 +300,7 @@ def test_a_large_supernet_is_told_of_beforehand(tmp_path: Path) -> None:
     spec = ModelSpec("8b", "0", "llama", 32, 4096, 32, 8, 128, 14336, 128256, tied_embeddings=False)
     loaded = LoadedModel(None, None, spec, torch.bfloat16, torch.device("cpu"), "here")
     (line,) = disk_remarks(loaded, tmp_path)
-    assert "25.4 GB on disk" in line
+    assert "21.8 GB on disk" in line
     (tmp_path / "supernet.json").write_text("{}")
     assert disk_remarks(loaded, tmp_path) == []
 

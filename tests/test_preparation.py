@@ -158,6 +158,22 @@ def test_activations_that_are_not_finite(tmp_path: Path, projection: str, dtype:
     assert not is_prepared(tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("weight", "factor", "said"),
+    [
+        ("layers.1.mlp.down_proj", 1e22, "in layer 2 its o_proj reads is 0, though.* norms lose what they give: check"),
+        ("norm", 3e38, "what its head gives, the logits, is not, in float32.*its config.json"),
+    ],
+)
+def test_activations_that_say_nothing(tmp_path: Path, weight: str, factor: float, said: str) -> None:
+    model, spec = tiny_model("mistral")  # which has no biases
+    model.get_submodule(f"model.{weight}").weight.mul_(factor)
+    loaded = LoadedModel(model, None, spec, torch.float32, torch.device("cpu"), "nowhere")
+    with pytest.raises(UserError, match=said):
+        prepared_supernet(Preparation(), loaded, lambda: TOKENS, tmp_path / "run")
+    assert not is_prepared(tmp_path / "run")
+
+
 @pytest.mark.parametrize("settings", [{"importance": "luck"}, {"damping": 0.0}, {"steps": 0}, {"batch_size": 0}])
 def test_settings_out_of_range(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"[Ee]xpected"):

@@ -174,7 +174,22 @@ def test_the_attention_backend_can_be_changed(modeling: dict[str, ModuleType]) -
     torch.testing.assert_close(model(tokens, attention_mask=mask).logits[0], before[0], rtol=0, atol=1e-5)
     outputs = model(tokens, attention_mask=mask, output_hidden_states=True, output_attentions=True)
     assert len(outputs.hidden_states) == 4 + 1
-    assert [weights.shape[1] for weights in outputs.attentions] == [6, 2, 6]  # none for layer 0
+    assert [weights if weights is None else weights.shape[1] for weights in outputs.attentions] == [None, 6, 2, 6]
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
+def test_attention_weights_are_named_by_the_models_layers(modeling: dict[str, ModuleType], family: str) -> None:
+    model = pruned_model(modeling[family], family, HOLES["attention in layer 2 only"])
+    model.set_attn_implementation("eager")
+    tokens = random_tokens(2, 5)
+    weights = model(tokens, output_attentions=True).attentions
+    assert [each is None for each in weights] == [True, True, False, True]
+    torch.testing.assert_close(weights[2].sum(-1), torch.ones(2, weights[2].shape[1], 5))
+    told = model.generate(
+        tokens, max_new_tokens=2, do_sample=False, output_attentions=True, return_dict_in_generate=True
+    )
+    assert [[each is None for each in step] for step in told.attentions] == [[True, True, False, True]] * 2
+    assert model(tokens).attentions is None
 
 
 @pytest.mark.parametrize("family", ARCHITECTURES)

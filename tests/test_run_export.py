@@ -7,7 +7,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from helpers_commands import (
     two_at_a_time,
     wait_for,
 )
+from helpers_hub import TOKEN, FakeHub, fake_hub
 from helpers_run import ended
+from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evaluators.data.places import TextPlace
@@ -63,7 +65,13 @@ def merging(place: Place) -> Place:
 
 
 @pytest.fixture(scope="module")
-def exported(llama: Place, gemma: Place) -> dict[str, Done]:
+def hub() -> Iterator[FakeHub]:
+    with fake_hub() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def exported(llama: Place, gemma: Place, hub: FakeHub) -> dict[str, Done]:
     """What exporting says, by what is picked; from a copy of the run, which exports add to."""
     timed_as_tabled(llama.copy("run", "exported"))
     timed_as_tabled(gemma.copy("run", "gemma exported"))
@@ -72,6 +80,8 @@ def exported(llama: Place, gemma: Place) -> dict[str, Done]:
     pruned = pruned_front(llama)
     key, middle = pruned["key"].iloc[0], pruned["params"].iloc[len(pruned) // 2]
     on_another_device(llama.copy("run", "timed elsewhere"))
+    hub.files["me/taken"] = {"config.json": b"{}"}
+    online = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN}
     out = llama.directory / "out"
     jobs: dict[str, Callable[[], Process]] = {
         "recommended": lambda: llama.export("exported"),
@@ -84,7 +94,11 @@ def exported(llama: Place, gemma: Place) -> dict[str, Done]:
         "not uniform": lambda: llama.export(
             "exported", "format=hf_uniform", f"pick={beside_the_front(llama)['key']}", f"out={out / 'not uniform'}"
         ),
-        "unknown format": lambda: llama.export("exported", "format=onnx", f"out={out / 'unknown format'}"),
+        "push": lambda: llama.export("exported", f"pick={key}", f"out={out / 'push'}", "push=lab/pruned", hub=online),
+        "push to a taken place": lambda: llama.export(
+            "exported", f"out={out / 'push to a taken place'}", "push=me/taken", hub=online
+        ),
+        "unknown format": lambda: llama.export("exported", "format=zip", f"out={out / 'unknown format'}"),
         "gemma": lambda: gemma.export("gemma exported", "pick=heldout_ppl<=90x", f"out={out / 'gemma'}"),
         "taken": lambda: llama.export("exported", f"out={llama.directory / 'taken'}"),
         "unknown key": lambda: llama.export("exported", "pick=sffffffffff", f"out={out / 'unknown key'}"),
@@ -142,9 +156,24 @@ def test_an_exported_front_member_is_as_good_as_its_row_says(
     assert "| corrective refit | 512 tokens |" in (directory / "README.md").read_text()
 
 
+def test_a_pushed_export_is_on_the_hub(llama: Place, exported: dict[str, Done], hub: FakeHub) -> None:
+    done, directory = good(exported["push"]), llama.directory / "out" / "push"
+    assert f"pushed: {hub.address}/lab/pruned" in done.stdout
+    assert TOKEN not in done.stdout
+    assert hub.files["lab/pruned"] == contents(directory)
+    assert hub.private == {"lab/pruned": True}
+    card = ModelCard.load(directory / "README.md")
+    assert 'from_pretrained("lab/pruned"' in card.text
+    assert "![What is left of each layer](layers.svg)" in card.text
+    row = pruned_front(llama).iloc[0]
+    results = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert results["Perplexity, held-out"] == pytest.approx(row["heldout_ppl"])
+    assert card.data.license == "mit"  # the base model's
+
+
 def test_a_pick_is_written_for_llama_cpp(llama: Place, exported: dict[str, Done]) -> None:
     assert "200 greedy tokens" in good(exported["gguf"]).stdout
-    assert sorted(path.suffix for path in (llama.directory / "out" / "gguf").iterdir()) == [".gguf", ".md"]
+    assert sorted(path.suffix for path in (llama.directory / "out" / "gguf").iterdir()) == [".gguf", ".md", ".svg"]
 
 
 def test_a_killed_polish_ends_in_the_same_checkpoint(llama: Place) -> None:
@@ -199,7 +228,8 @@ def test_the_picks_are_those_that_were_named(llama: Place, exported: dict[str, D
         ("unknown key", "names no point"),
         ("no run", "there is no such file"),
         ("not uniform", "The nearest point of this run that it can hold is"),
-        ("unknown format", "hf, hf_uniform, deci, gguf"),
+        ("unknown format", "hf, hf_uniform, deci, gguf, onnx, openvino"),
+        ("push to a taken place", "new or empty, but it has 1 files"),
         ("no merges", "a BPE without merges"),
     ],
 )

@@ -264,12 +264,12 @@ def test_config_groups_are_what_their_names_say() -> None:
 
 
 @pytest.mark.parametrize("name", GROUPS)
-@pytest.mark.parametrize("deploy", ["any", "uniform", "llamacpp", "vllm"])
+@pytest.mark.parametrize("deploy", ["any", "uniform", "llamacpp", "sglang", "vllm"])
 def test_every_design_is_one_that_the_engine_runs(name: str, deploy: str) -> None:
     settings = composed(f"space={name}")["space"]
     arguments = {str(key): value for key, value in settings.items() if not str(key).startswith("_")}
     arguments |= {"deploy": deploy, "mlp_step": 96}
-    if name == "heads" and deploy == "vllm":  # nothing is left of it but blocks that are gone
+    if name == "heads" and deploy in ("sglang", "vllm"):  # nothing is left of it but blocks that are gone
         arguments["min_decoder_params"] = 0.8
     space = SearchSpace(SMOLLM2, **arguments)
     for candidate in space.samples(30):
@@ -279,6 +279,9 @@ def test_every_design_is_one_that_the_engine_runs(name: str, deploy: str) -> Non
         if deploy == "vllm":
             assert {shape.query_heads for shape in kept} <= {0, 9}
             assert {shape.kv_heads for shape in kept} <= {0, 1, 3}
+            assert all(shape.mlp_channels % 256 == 0 for shape in kept)
+        if deploy == "sglang":
+            assert {shape.kv_heads for shape in kept} <= {0, 3}
             assert all(shape.mlp_channels % 256 == 0 for shape in kept)
         if deploy == "llamacpp":
             assert all(shape.mlp_channels % 32 == 0 for shape in kept)

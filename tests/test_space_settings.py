@@ -119,11 +119,13 @@ def test_impossible_settings_are_refused(options: dict[str, Any], message: str) 
 
 
 def test_an_engine_that_cannot_be_served_is_refused() -> None:
-    with pytest.raises(UserError, match=r"space\.deploy: expected one of any, uniform, llamacpp, vllm, got 'onnx'"):
+    with pytest.raises(UserError, match=r"space\.deploy: expected one of any, .*, sglang, vllm, got 'onnx'"):
         tiny_space(deploy="onnx")
     gemma = make_spec(family="gemma3_text")
     with pytest.raises(UserError, match=r"space\.deploy=vllm: expected .* llama, mistral, got gemma3_text"):
         SearchSpace(gemma, deploy="vllm", mlp_step=16)
+    with pytest.raises(UserError, match=r"space\.deploy=llamacpp: expected a qwen3 whose head is its embedding"):
+        SearchSpace(make_spec(family="qwen3", tied_embeddings=False), deploy="llamacpp")
     with pytest.raises(UserError, match=r"expected no frozen layers"):
         tiny_space(deploy="uniform", freeze_layers=[0])
     with pytest.raises(UserError, match="mlp_step"):

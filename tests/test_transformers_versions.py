@@ -26,8 +26,9 @@ from space.formats.hf import reload_check
 from space.formats.hf.export import export_checkpoint
 from space.formats.requirements import TRANSFORMERS
 from space.formats.verify import Verification
+from space.models.architectures import architecture_of
 from space.models.embedded import quiet_transformers
-from space.models.modeling_pruned import rope_of_transformers_4
+from space.models.modeling_pruned import NOT_STOCK, rope_of_transformers_4
 from space.models.pruned import modeling_text
 from space.supernet.supernet import Supernet
 
@@ -132,7 +133,7 @@ class Exports:
             done = export_checkpoint(*subnet, self.place / "hf" / name, card={}, generation_config=settings)
             assert done.trust_remote_code == (design != "uniform")
             if family == "llama":
-                export_deci(*subnet, self.place / "deci" / name, card={}, generation_config=settings)
+                export_deci("vllm", *subnet, self.place / "deci" / name, card={}, generation_config=settings)
             self.tensors[f"{name}.logits"] = script_transformers.logits_of(view, self.tensors["input_ids"])
             self.classes[name] = "PrunedForCausalLM" if done.trust_remote_code else type(model).__name__
             self.tokens[name] = tokenizer(TEXT).input_ids
@@ -156,7 +157,10 @@ class Exports:
 
     def request(self) -> dict[str, Any]:
         return {
-            "exports": [str(path) for path in sorted((self.place / "hf").iterdir())],
+            "exports": {
+                str(path): architecture_of(path.name.split(",")[0]).classes[-1]
+                for path in sorted((self.place / "hf").iterdir())
+            },
             "deci": [str(path) for path in sorted((self.place / "deci").iterdir())],
             "rotary": {name: rotary_config(name) for name in ROTARY},
             "text": TEXT,
@@ -188,6 +192,11 @@ def test_exports_are_the_same_in_every_version(version: str, exports: Exports, m
         assert (one["class"], one["wrong"]) == (exports.classes[name], {}), name
         assert (one["tokens"], one["written"]) == (exports.tokens[name], exports.written[name]), name
         assert one["again"]["files"] == code, name
+        if code:
+            assert NOT_STOCK in one["refusals"]["stock"], name  # and not stock layers with random weights in the holes
+            assert "trust_remote_code=True" in one["refusals"]["untrusted"], name
+        else:
+            assert one["refusals"] == {}, name
         for kind in ("dynamic", "static"):
             apart, steps = one["caches"][kind]
             assert apart < TOLERANCE, (name, kind)

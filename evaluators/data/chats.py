@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +32,28 @@ def messages_of(value: Any) -> list[Message] | None:
             message |= {"role": _ROLES.get(role, role), "content": message.pop("value", None)}
         if message.get("content") is None:
             message["content"] = ""  # of a message that calls a tool
+        if isinstance(message["content"], list) and all(map(_is_text, message["content"])):
+            message["content"] = "".join(part["text"] for part in message["content"])
         if not isinstance(message.get("role"), str) or not isinstance(message["content"], str):
             return None
         messages.append(message)
     return messages
+
+
+def _is_text(part: Any) -> bool:
+    """Whether a part of a message's content is text, not an image or a sound."""
+    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def unpacked(value: Any) -> Any:
+    """The messages of a chat that is written as JSON, as tables have it; any other value as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        messages = json.loads(value)
+    except ValueError:
+        return value
+    return value if messages_of(messages) is None else messages
 
 
 def renderer(tokenizer: PreTrainedTokenizerBase) -> Render:

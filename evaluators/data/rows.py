@@ -42,9 +42,9 @@ def _json_rows(file: Path, fields: Collection[str]) -> Iterator[Row]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise UserError(f"Expected a JSON object in {where}, but got: {error}.") from error
+                raise UserError(f"Expected a JSON object in {where}, one a line, but got: {error}.") from error
             if not isinstance(row, dict):
-                raise UserError(f"Expected a JSON object in {where}, got {line.strip()[:40]}.")
+                raise UserError(f"Expected a JSON object in {where}, one a line, got {line.strip()[:40]}.")
             yield where, row
 
 
@@ -54,6 +54,14 @@ def _table_rows(file: Path, fields: Collection[str], delimiter: str) -> Iterator
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             names = next(reader, [])
+            if len(names) == 1 and (
+                other := next((each for each in ";|\t," if each in names[0] and each != delimiter), None)
+            ):
+                raise UserError(
+                    f"Expected the first line of {file} to name columns, divided by {delimiter!r}, got "
+                    f"{names[0][:80]!r}, where {other!r} seems to. Write the table anew; cells of .csv are "
+                    "divided by ',', of .tsv by tabs."
+                )
             for cells in reader:
                 if not cells:  # a blank line
                     continue

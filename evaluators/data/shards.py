@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from evaluators.data import chats
-from evaluators.data.chats import Render, messages_of, unrendered
+from evaluators.data.chats import Render, messages_of, unpacked, unrendered
 from evaluators.data.decoding import legible, open_text
 from evaluators.data.places import FIELD, SUFFIXES
 from evaluators.data.rows import rows_of
@@ -215,18 +215,20 @@ def _row_documents(row: Mapping[str, Any], field: str, where: str, render: Rende
             f"Expected text in the field {field!r} of {where}, but it has the fields "
             f"{', '.join(sorted(map(str, row))) or '(none)'}. Name the field that holds the text with data.field."
         )
-    value = row[field]
+    value = unpacked(row[field])
+    is_broken = field in chats.FIELDS and isinstance(value, str) and value.lstrip().startswith("[")
     messages = messages_of(value)
     if value is None or value == [] or (isinstance(value, str) and not value.strip()):
         return iter([""])
-    if isinstance(value, str):
+    if isinstance(value, str) and not is_broken:
         text = f"{value}\n\n"
     elif messages:
         text = render(messages, f"the field {field!r} of {where}")
     else:
         raise UserError(
             f"Expected text in the field {field!r} of {where}, or a chat, which is a list of messages with role and "
-            f"content, both text, got {str(value)[:80]}. Name the field that holds the text with data.field."
+            f"content, both text (in a table, as JSON), got {str(value)[:80]}. Name the field that holds the text with "
+            "data.field, or leave such rows out."
         )
     text = text.encode("utf-8", "replace").decode("utf-8")  # JSON may have halves of characters, tokenizers may not
     return _cut(StringIO(text))

@@ -22,6 +22,7 @@ from space.candidate import Candidate
 from space.errors import UserError
 from space.models.loading import LoadedModel
 from space.supernet.placement import Placement
+from space.supernet.preparation import refit_limit
 from space.supernet.supernet import Supernet
 
 DENSE_MS = "dense_ms"  # the fact of times on another device that says what they are times of
@@ -141,7 +142,7 @@ def bench_of(loaded: LoadedModel, settings: Settings) -> LatencyBench:
             f"Expected a model that fits on {loaded.device} to be timed there, but {loaded.spec.name} is larger than "
             "that. Time it on the device that is to serve it, or on another one of this machine: model.device=cpu."
         )
-    place, memory = Placement(loaded.device), settings.supernet.refit_bytes
+    place, memory = Placement(loaded.device), refit_limit(settings.supernet, loaded)
     supernet = Supernet.of_slices(loaded.model, loaded.spec, dtype=loaded.dtype, place=place, refit_bytes=memory)
     return LatencyBench(supernet, settings.latency, tokenizer=loaded.tokenizer)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from space.errors import UserError
 from space.files import write_whole
-from space.models.embedded import CACHE_ADVICE
+from space.locations import CACHE_ADVICE
 
 
 @dataclass

@@ -162,7 +162,8 @@ def _healing(job: Job, healing: Healing) -> Stage:
     ]
     slices = Part("a slice of the logits", slice_bytes(job))
     solving = Part("the solving of one refit", solving_bytes(spec, job.dtype))
-    return stage_of(job, "healing", home, [*device, *activations, slices, solving], kept(job))
+    one = max(slices, solving, key=lambda part: part.bytes)  # a layer's map is solved while no logits are held
+    return stage_of(job, "healing", home, [*device, *activations, one], kept(job))
 
 
 def _tuning(job: Job) -> list[Stage]:
@@ -222,13 +223,12 @@ def _polish(job: Job, recovery: Recovery) -> Stage:
     row, decoder = job.polished(recovery), round(job.share * decoder_params(job.spec, job.dense))
     count = decoder if row == "all" else round(job.share * job.trained[row])
     home, device = weights(job)
-    rounded = job.item if job.dtype == "bfloat16" else 0  # what autocast keeps of a step
-    wide = job.pick_params - decoder + count  # the others stay in the run's dtype
-    student = Part(
-        f"the pick, and gradients and optimizer ({row})",
-        job.item * (decoder - count) + 4 * wide + (POLISH_BYTES - 4 + rounded) * count,
-        "polish.minutes=0",
-    )
+    embedding = job.spec.hidden * job.spec.vocab
+    owned = (POLISH_BYTES + (job.item if job.dtype == "bfloat16" else 0)) * count  # with what autocast keeps of a step
+    owned += 4 * embedding if job.item < 4 else 0
+    if job.streamed:
+        owned += job.item * (job.pick_params - count)
+    student = Part(f"what is trained of the pick ({row}), gradients and optimizer", owned, "polish.minutes=0")
     (activations,) = step_activations(job, recovery.batch_size * job.settings.text.length, "recover.batch_size")
     activations = replace(activations, bytes=round(job.share * activations.bytes))
     return stage_of(job, "export: polish", [*home, *_pick(job)], [*device, student, activations])

@@ -66,7 +66,7 @@ def narrower_blocks(job: Job, *, sliced: bool = False) -> Part:
         for kind, options in job.space.block_options.items()
         for option in options
     )
-    limit = job.settings.supernet.refit_bytes
+    limit = job.settings.supernet.refit_limit(job.item * total_params(job.spec, job.dense))
     return Part("narrower blocks", min(limit, job.spec.layers * every), "supernet.refit_bytes")
 
 

@@ -24,7 +24,7 @@ from evaluators.session import Session
 from evaluators.training.power_law import FitError, fit_power_law
 from evaluators.training.progress import RecoveryProgress
 from evaluators.training.recipes import CorrectiveRefit, Polish, Recovery
-from evaluators.training.recovery import Recovered, measured_speed, recover, trained_row
+from evaluators.training.recovery import Recovered, measured_speed, recover, student_of, trained_row
 from space.candidate import Candidate
 from space.errors import UserError
 from space.files import kept, write_whole
@@ -192,7 +192,7 @@ def _train(
         measured = json.loads(kept(directory / _TOKENS_FILE, measure))
         recovery = replace(recovery, tokens=measured["tokens"])
         say(f"{settings.minutes:g} minutes at {measured['tokens_per_s']:.0f} tokens a second")
-    student = copy.deepcopy(start)
+    student = student_of(start, teacher, recovery)
 
     def on_progress(progress: RecoveryProgress) -> None:
         line = f"{progress.tokens}/{progress.of} tokens: loss {progress.loss:.4g}"

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
@@ -90,7 +91,8 @@ def recover(
     """Trains a model in place, from its last checkpoint where there is one.
 
     Args:
-        student: A subnet's own model; afterwards in the dtype that it came in, without gradients.
+        student: Its trained weights its own, see `student_of`; afterwards in the dtype that it came in, without
+            gradients.
         teacher: The dense model.
         stream: Training text, from its beginning or, with a checkpoint, from that on.
         settings: How long, with tokens, and how.
@@ -144,6 +146,17 @@ def trained_row(student: Any, teacher: Any, settings: Recovery) -> str:
     return fitting_row(settings, gpu_bytes(next(student.parameters()).device), taken)
 
 
+def student_of(model: Any, teacher: Any, settings: Recovery) -> Any:
+    """A copy of a subnet's model to be trained: what is trained is its own, all other tensors are still the model's."""
+    trains = SHARED_TRAINABLE[trained_row(model, teacher, settings)]
+    frozen: dict[int, Any] = {
+        id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
+        for name, parameter in model.named_parameters()
+        if not (name.startswith("model.") and trains(name))
+    }
+    return copy.deepcopy(model, frozen)
+
+
 def measured_speed(student: Any, teacher: Any, stream: TokenStream, settings: Recovery) -> float:
     """Tokens a second of `recover`, from the median of a few steps of a copy of the student.
 
@@ -158,7 +171,9 @@ def measured_speed(student: Any, teacher: Any, stream: TokenStream, settings: Re
     """
     with TemporaryDirectory() as directory:
         steps = _UNTIMED + _TIMED
-        trainer = _trainer(copy.deepcopy(student), teacher, stream, settings, Path(directory), steps, None)
+        trainer = _trainer(
+            student_of(student, teacher, settings), teacher, stream, settings, Path(directory), steps, None
+        )
         clock = StepClock()
         trainer.add_callback(clock)
         with quiet_transformers(), repeatable(trainer.args.device):
@@ -194,7 +209,8 @@ def _trainer(
     row = trained_row(student, teacher, settings)
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(name.startswith("model.") and SHARED_TRAINABLE[row](name))
-        if row == "all" or parameter.requires_grad or "layers" not in name:  # others are as good in the run's dtype
+        inside = name.startswith("model.") and (row == "all" or "layers" not in name)
+        if inside or parameter.requires_grad:  # others are as good in the run's dtype
             parameter.data = parameter.data.float()
     arguments = TrainingArguments(
         output_dir=str(directory),

@@ -24,11 +24,13 @@ class CheckpointParts:
     Attributes:
         config: The dense model's transformers config.
         shapes: Of the layers that are left.
+        layers: Their numbers in the dense model.
         state: The tensors by transformers' names, layers numbered as in `shapes`, a tied LM head left out.
     """
 
     config: Any
     shapes: tuple[LayerShape, ...]
+    layers: tuple[int, ...]
     state: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
@@ -41,13 +43,18 @@ class CheckpointParts:
         return sum(tensor.numel() for tensor in self.state.values())
 
 
+def kept_layers(candidate: Candidate) -> tuple[int, ...]:
+    """The numbers of the layers that are left."""
+    return tuple(index for index, shape in enumerate(candidate.layers) if not shape.gone)
+
+
 def kept_shapes(candidate: Candidate) -> tuple[LayerShape, ...]:
     """The shapes of the layers that are left.
 
     Raises:
         ShapeError: No layer keeps attention.
     """
-    shapes = tuple(shape for shape in candidate.layers if not shape.gone)
+    shapes = tuple(candidate.layers[index] for index in kept_layers(candidate))
     if not any(shape.query_heads for shape in shapes):
         raise ShapeError(
             f"Expected a candidate that keeps attention in at least one layer, got {candidate.key} with none: "
@@ -69,7 +76,7 @@ def checkpoint_parts(model: nn.Module, config: Any, candidate: Candidate) -> Che
     """
     tied = config.tie_word_embeddings
     state = {name: tensor for name, tensor in model.state_dict().items() if not (tied and name == "lm_head.weight")}
-    return CheckpointParts(config, kept_shapes(candidate), state)
+    return CheckpointParts(config, kept_shapes(candidate), kept_layers(candidate), state)
 
 
 def write_checkpoint(
@@ -94,12 +101,12 @@ def write_checkpoint(
     for weights in directory.glob("*.safetensors"):  # safetensors makes files that only their owner may read
         shutil.copymode(directory / "config.json", weights)
     if tokenizer is not None:
-        _write_tokenizer(directory, tokenizer)
+        write_tokenizer(directory, tokenizer)
     if generation is not None:
         generation.to_json_file(directory / "generation_config.json")
 
 
-def _write_tokenizer(directory: Path, tokenizer: Any) -> None:
+def write_tokenizer(directory: Path, tokenizer: Any) -> None:
     """Saves a tokenizer so that transformers 4 knows its class, and makes the tokens of its tokenizer.json."""
     tokenizer.save_pretrained(directory)
     file = directory / "tokenizer_config.json"

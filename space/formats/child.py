@@ -28,7 +28,12 @@ _SHOWN_ERROR_LINES = 12
 
 
 def answer_of(
-    script: Path, request: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None, *, failure: str
+    script: Path,
+    request: Mapping[str, Any],
+    tensors: Mapping[str, Tensor] | None = None,
+    *,
+    failure: str,
+    python: Path | None = None,
 ) -> dict[str, Any]:
     """What a script answers in a process of its own, without the network.
 
@@ -38,10 +43,13 @@ def answer_of(
         tensors: What it gets beside that. Only a script with tensors finds torch loaded, with as many threads as here
             and its vector math settled.
         failure: What has happened when it fails, for the message.
+        python: That of another environment, of which nothing of this one is seen; None for this one's.
 
     Raises:
         UserError: The process failed; the message is `failure` with its last lines.
     """
+    # -P: the scripts' directory is not on the path; -I: nor is what variables name
+    interpreter = [sys.executable, "-P"] if python is None else [str(python), "-I"]
     with tempfile.TemporaryDirectory(prefix="paretoprune-child-") as name:
         work = Path(name)
         order = {
@@ -56,7 +64,7 @@ def answer_of(
             contiguous = {key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}
             save_file(contiguous, work / child_process.TENSORS)
         done = subprocess.run(
-            [sys.executable, "-P", child_process.__file__, str(work)],  # -P: the scripts' directory is not on the path
+            [*interpreter, child_process.__file__, str(work)],
             cwd=work,
             env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(work / "modules")},
             capture_output=True,

@@ -6,15 +6,16 @@ from typing import Any
 
 from space.errors import UserError
 
-_ROTARY = ("default", "linear", "llama3")
+ROTARY = ("default", "linear", "llama3")
 
 
-def require_llama_arithmetic(config: Any, form: str) -> None:
+def require_llama_arithmetic(config: Any, form: str, rotary: tuple[str, ...] = ROTARY) -> None:
     """Refuses a model that a format has no words for.
 
     Args:
         config: The dense model's transformers config.
         form: The format, for the message.
+        rotary: Types of rotary embedding that it has.
 
     Raises:
         UserError: Its activation or its rotary embedding is another.
@@ -25,9 +26,9 @@ def require_llama_arithmetic(config: Any, form: str) -> None:
             f"Expected the activation silu, the only one of format={form}, got {config.hidden_act}. "
             "Export it with format=hf."
         )
-    if rope.get("rope_type") not in _ROTARY or rope.get("partial_rotary_factor", 1) != 1:
+    if rope.get("rope_type") not in rotary or rope.get("partial_rotary_factor", 1) != 1:
         raise UserError(
-            f"Expected a rotary embedding of type {', '.join(_ROTARY)} for format={form}, got {rope}. "
+            f"Expected a rotary embedding of type {', '.join(rotary)} for format={form}, got {rope}. "
             "Export it with format=hf."
         )
 

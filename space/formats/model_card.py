@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from space.candidate import Candidate
+from space.formats.picture import PICTURE_FILE, layers_svg
 from space.formats.requirements import CHECKED, TRANSFORMERS
 from space.markdown import escaped, table
 from space.spec import ModelSpec
 
 Texts = Sequence[tuple[str, str, str]]  # a prompt, what the dense model writes after it, and what this one does
-Card = Mapping[str, Mapping[str, object] | Texts]  # title of a section to its rows: of name and value, or of texts
+# Title of a section to its rows: of name and value, or of texts.
+Card = Mapping[str, Mapping[str, object] | Texts]
+FRONT_MATTER = "front matter"  # the section, of arguments of ModelCardData, that a hub reads and a person does not
+REPOSITORY = "repository"  # its row of where the checkpoint will be on the hub
+CHECKPOINT = "path/to/this/directory"  # what stands for the checkpoint in the lines that load it
 _NO_BLOCK = "none"
 _VERSIONS = (
     f"Where there is a `config.json`, {CHECKED} give the same numbers and tokens: such checkpoints are tested in them. "
@@ -22,41 +29,54 @@ _VERSIONS = (
 )
 
 
-def model_card(
+def write_card(
+    directory: Path,
     spec: ModelSpec,
     candidate: Candidate,
-    tables: Card,
+    card: Card,
     *,
     kind: str,
     library: str,
     use: str,
-) -> ModelCard:
-    """The card, to be saved as README.md.
+    serve: str | None = None,
+) -> None:
+    """Writes README.md, and the picture that it shows, into the directory of a checkpoint.
 
     Args:
+        directory: Of the checkpoint.
         spec: The dense model.
         candidate: What is left of it.
-        tables: Further sections.
+        card: Further sections, and the front matter.
         kind: A sentence on what sort of checkpoint it is.
         library: What loads it.
-        use: Lines of Python that load it.
+        use: Lines of Python that load it from `CHECKPOINT`.
+        serve: A command that serves it from `CHECKPOINT`.
     """
+    (directory / PICTURE_FILE).write_text(layers_svg(spec, candidate), encoding="utf-8")
+    sections: dict[str, Any] = dict(card)
+    front = dict(sections.pop(FRONT_MATTER, {}))
+    repository = front.pop(REPOSITORY, None)
     facts = ModelCardData(
-        base_model=spec.name if "/" in spec.name else None,  # only a hub's id has an owner before it
-        library_name=library,
-        pipeline_tag="text-generation",
-        tags=["pruned"],
+        **{
+            "library_name": library,
+            "pipeline_tag": "text-generation",
+            "tags": ["pruned"],
+            **({"base_model": spec.name} if "/" in spec.name else {}),  # only a hub's id has an owner before it
+            **front,
+        }
     )
+    licence = f"{facts.license}, as the base model's" if facts.license else "that of the base model; see the base model"
     parts = [
         f"---\n{facts.to_yaml()}\n---",
         f"# {spec.name}, pruned ({candidate.key})",
         f"A smaller, dense model cut out of `{spec.name}` (digest `{spec.digest}`, family `{spec.family}`) by "
         f"structured pruning. {kind}",
-        "Licence: that of the base model; see the base model.",
+        f"Licence: {licence}.",
         "## Use",
-        f"```python\n{use}\n```",
+        *_placed(repository, f"```python\n{use}\n```", *([f"```bash\n{serve}\n```"] if serve else [])),
         f"Saved with transformers {version('transformers')} and torch {version('torch')}. {_VERSIONS}",
         "## Architecture",
+        f"![What is left of each layer]({PICTURE_FILE})",
         f"Hidden size {spec.hidden}, head width {spec.head_dim}; the dense model has {spec.layers} layers of "
         f"{spec.query_heads} query heads, {spec.kv_heads} KV heads and {spec.mlp_channels} MLP channels.",
         table(
@@ -64,9 +84,21 @@ def model_card(
             ([str(cell) for cell in row] for row in _layer_rows(candidate)),
         ),
     ]
-    for title, rows in tables.items():
+    for title, rows in sections.items():
         parts += [f"## {title}", _named(rows) if isinstance(rows, Mapping) else _texts(rows)]
-    return ModelCard("\n\n".join(parts) + "\n")
+    ModelCard("\n\n".join(parts) + "\n").save(directory / "README.md")
+
+
+def _placed(repository: object, *blocks: str) -> list[str]:
+    """Lines that load a checkpoint, from its repository where there is one: engines take its id for a directory.
+
+    A file in it has to be downloaded first.
+    """
+    if repository is None:
+        return [*blocks]
+    files = any(f"{CHECKPOINT}/" in block for block in blocks)
+    download = [f"```bash\nhf download {repository} --local-dir {CHECKPOINT}\n```"] if files else []
+    return download + (list(blocks) if files else [block.replace(CHECKPOINT, str(repository)) for block in blocks])
 
 
 def _layer_rows(candidate: Candidate) -> list[tuple[object, ...]]:

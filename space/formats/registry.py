@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from space.candidate import Candidate
 from space.formats.deci.export import check_deci, export_deci
 from space.formats.gguf.export import check_gguf, export_gguf
 from space.formats.hf.export import check_hf, check_hf_uniform, export_checkpoint
-from space.formats.requirements import GGUF_TYPES, require_format
+from space.formats.requirements import DECI_FLAVOURS, ENGINES, GGUF_TYPES, require_format
+from space.formats.traced.export import check_traced, export_traced
 from space.spec import ModelSpec
 
 
@@ -48,23 +50,39 @@ def _gguf(kind: str) -> Format:
     return Format(f"-gguf-{kind}", check_gguf, export)
 
 
+def _traced(engine: str) -> Format:
+    """The row of an engine for traced graphs, which have a tolerance of their own."""
+
+    def export(*subnet: Any, card: Any, generation_config: Any = None, tolerance: float = 0.0) -> Exported:
+        return export_traced(engine, *subnet, card=card, generation_config=generation_config)
+
+    return Format(f"-{engine}", partial(check_traced, engine), export)
+
+
 _ROWS = {
     "hf": Format("", check_hf, export_checkpoint),
     "hf_uniform": Format("", check_hf_uniform, export_checkpoint),
-    "deci": Format("-deci", check_deci, export_deci),
+    **{engine: _traced(engine) for engine in ENGINES},
+}
+_DECI_ROWS = {
+    flavour: Format(f"-deci{ending}", partial(check_deci, flavour), partial(export_deci, flavour))
+    for flavour, ending in zip(DECI_FLAVOURS, ("", "-ffn_mult"), strict=True)
 }
 _GGUF_ROWS = {kind: _gguf(kind) for kind in GGUF_TYPES}
 
 
-def format_of(name: str, gguf_type: str) -> Format:
+def format_of(name: str, gguf_type: str, deci_flavour: str = "vllm") -> Format:
     """A format by its name.
 
     Args:
         name: One of `space.formats.requirements.FORMATS`.
         gguf_type: Type of the matrices of a GGUF file.
+        deci_flavour: Which loaders are to read a `block_configs` checkpoint.
 
     Raises:
         UserError: There is no such format, or what it is checked with is not installed.
     """
-    require_format(name, gguf_type)
+    require_format(name, gguf_type, deci_flavour)
+    if name == "deci":
+        return _DECI_ROWS[deci_flavour]
     return _GGUF_ROWS[gguf_type] if name == "gguf" else _ROWS[name]

@@ -7,26 +7,34 @@ import sys
 
 from space.errors import UserError
 
-FORMATS = ("hf", "hf_uniform", "deci", "gguf")
+FORMATS = ("hf", "hf_uniform", "deci", "gguf", "onnx", "openvino")
 TRANSFORMERS = ("4.57.6", "5.19.0", "5.24.0")  # in which the tests use exports, oldest first
 CHECKED = f"transformers {', '.join(TRANSFORMERS[:-1])} and {TRANSFORMERS[-1]}"
 GGUF_TYPES = ("f16", "q8_0")  # of the matrices in a GGUF file
+DECI_FLAVOURS = ("vllm", "ffn_mult")  # which loaders read a `block_configs` checkpoint
+# Formats that are traced graphs, to the packages that write and run them.
+ENGINES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 
 
-def require_format(name: str, gguf_type: str) -> None:
+def require_format(name: str, gguf_type: str, deci_flavour: str = "vllm") -> None:
     """Checks that a format is there.
 
     Args:
         name: One of `FORMATS`.
         gguf_type: Type of the matrices of a GGUF file.
+        deci_flavour: Which loaders are to read a `block_configs` checkpoint.
 
     Raises:
         UserError: There is no such format, or what it is checked with is not installed.
     """
     if name not in FORMATS:
         raise UserError(f"Expected format to be one of {', '.join(FORMATS)}, got {name!r}.")
+    if deci_flavour not in DECI_FLAVOURS:
+        raise UserError(f"Expected deci.flavour to be one of {', '.join(DECI_FLAVOURS)}, got {deci_flavour!r}.")
     if name == "gguf":
         require_gguf_kind(gguf_type)
+    elif name in ENGINES:
+        require_engine(name)
 
 
 def require_gguf_kind(kind: str) -> None:
@@ -46,12 +54,30 @@ def require_llamacpp() -> None:
     Raises:
         UserError: It is not installed, or does not load.
     """
+    _require_import(("xllamacpp",), "the llama.cpp in which a GGUF file is checked before it is handed over", "gguf")
+
+
+def require_engine(name: str) -> None:
+    """Checks, before any work is done, that a traced graph can be written and run.
+
+    Args:
+        name: One of `ENGINES`.
+
+    Raises:
+        UserError: What does that is not installed, or does not load.
+    """
+    packages = ENGINES[name]
+    _require_import(packages, f"which write a format={name} graph and run it before it is handed over", name)
+
+
+def _require_import(packages: tuple[str, ...], what: str, extra: str) -> None:
+    """Raises UserError where a fresh process cannot import some packages, with the extra that installs them."""
     probe = subprocess.run(
-        [sys.executable, "-P", "-c", "import xllamacpp"], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", f"import {', '.join(packages)}"], capture_output=True, text=True, check=False
     )
     if probe.returncode:
         reason = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
         raise UserError(
-            "Expected xllamacpp, the llama.cpp in which a GGUF file is checked before it is handed over, but it can "
-            f"not be imported ({reason}). Run: pip install 'paretoprune[gguf]'"
+            f"Expected {', '.join(packages)}, {what}, but it cannot be imported ({reason}). "
+            f"Run: pip install 'paretoprune[{extra}]'"
         )

@@ -33,3 +33,4 @@ def revealed_when_complete(out_dir: Path) -> Iterator[Path]:
     advice = "Free some space or check that the place can be written to, and export again."
     with whole_directory(out_dir, advice=advice, failures=(SafetensorError,)) as unfinished:
         yield unfinished
+        require_free(out_dir)  # another export may have taken it since

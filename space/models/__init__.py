@@ -7,6 +7,7 @@
 - `weights`: what the files of a checkpoint hold.
 - `digest`: what a checkpoint is known by, wherever it lies.
 - `hub`: snapshots of the model hub.
+- `base_card`: what a model's own card says that holds for its subnets.
 - `embedded`: the default model and text, which need no hub.
 - `pruned`: classes and configuration of a pruned model in transformers.
 - `modeling_pruned`: the modelling code that exports carry.

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from space.files import write_whole
-from space.models.embedded import CACHE_ADVICE, cache_dir
+from space.locations import CACHE_ADVICE, cache_dir
 from space.models.hub import WEIGHT_FILES
 
 # Keys of config.json that do not say what the model computes.

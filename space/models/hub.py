@@ -19,10 +19,11 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
 
 from space.errors import UserError
 from space.locations import absolute
+from space.models.base_card import CARD_FILE
 
 HUB_TIMEOUT_S = 5.0
 WEIGHT_FILES = "model*.safetensors"
-SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", CARD_FILE)
 
 
 @contextmanager

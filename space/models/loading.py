@@ -6,7 +6,7 @@ Everything that can be refused is refused before the weights are read (`refusals
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from space.checks import require_dtype
 from space.errors import UserError
 from space.locations import is_local, model_directory
 from space.models.architectures import architecture_of
+from space.models.base_card import base_card
 from space.models.digest import checkpoint_digest
-from space.models.embedded import DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
+from space.models.embedded import DEFAULT_MODEL_CARD, DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
 from space.models.hub import model_snapshot
-from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config
+from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config, unloadable
 from space.models.vector_math import settle_vector_math
 from space.models.weights import check_finite
 from space.size import total_params
@@ -48,6 +49,7 @@ class LoadedModel:
         source: The directory or hub id that it came from.
         commit: Of the hub id; None for a directory.
         streamed: Whether it is larger than the device, or than what it may take of it: its layers stay on the host.
+        card: What of its model card's front matter holds for a pruned one too.
     """
 
     model: PreTrainedModel
@@ -58,6 +60,7 @@ class LoadedModel:
     source: str
     commit: str | None = None
     streamed: bool = False
+    card: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_model(
@@ -114,7 +117,8 @@ def load_model(
     check_finite(directory, run_dtype)
     streamed = is_streamed(spec, run_dtype, run_device, device_bytes)
     source = name if commit else str(directory)
-    return LoadedModel(model, tokenizer, spec, run_dtype, run_device, source, commit, streamed)
+    card = DEFAULT_MODEL_CARD if path is None else base_card(directory, name if commit else None)
+    return LoadedModel(model, tokenizer, spec, run_dtype, run_device, source, commit, streamed, card)
 
 
 def gpu_bytes(device: torch.device) -> int | None:
@@ -219,7 +223,7 @@ def _read_model(directory: Path, trust_remote_code: bool, dtype: torch.dtype) ->
                 local_files_only=True,
             )
     except UNREADABLE as error:
-        raise UserError(f"Expected a model that transformers can load in {directory}, but got: {error}") from error
+        raise unloadable(directory, error) from error
 
 
 def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import Cache, PreTrainedModel, __version__
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 # The stock classes of the family.
 from transformers.models.llama.configuration_llama import LlamaConfig as StockConfig
@@ -30,16 +31,18 @@ if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
     )
 
 
-class _Hole(nn.Module):
-    """Stands where a block was."""
+class AttentionHole(nn.Module):
+    """Stands where an attention block was: adds nothing to the residual stream."""
 
-    def __init__(self, layer_idx: int) -> None:
+    query_heads = 0
+
+    def __init__(self, stock: Any, layer_idx: int) -> None:
+        """Takes the place of a stock block."""
         super().__init__()
         self.layer_idx = layer_idx
-
-
-class AttentionHole(_Hole):
-    """Stands where an attention block was: adds nothing to the residual stream."""
+        self.config = stock.config
+        if hasattr(stock, "is_sliding"):  # older layers ask their attention for it
+            self.is_sliding = stock.is_sliding
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
         """A zero of shape `()`, which broadcasts in the residual addition, and no attention weights.
@@ -47,6 +50,9 @@ class AttentionHole(_Hole):
         A key-value cache is given keys and values of width 1: it hardly stores anything and still counts the tokens, so
         that lengths and masks may be read from this layer as from any other.
         """
+        if self.query_heads:  # never; but vLLM runs a model only if it reads this call in the text of every layer
+            attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+            return attend(self, hidden_states, hidden_states, hidden_states, None)
         cache = next((value for value in kwargs.values() if isinstance(value, Cache)), None)  # its name has changed
         if cache is not None:
             batch, time, _ = hidden_states.shape
@@ -56,8 +62,12 @@ class AttentionHole(_Hole):
         return hidden_states.new_zeros(()), None
 
 
-class MLPHole(_Hole):
+class MLPHole(nn.Module):
     """Stands where an MLP block was: adds nothing to the residual stream."""
+
+    def __init__(self, stock: Any, layer_idx: int) -> None:
+        """Takes the place of a stock block."""
+        super().__init__()
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """A zero of shape `()`, which broadcasts in the residual addition."""
@@ -86,14 +96,43 @@ def rope_of_transformers_4(rope: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+ACTIVATION = "hidden_activation" if hasattr(StockConfig(), "hidden_activation") else "hidden_act"
+NOT_STOCK = "layers of different sizes, for AutoModelForCausalLM.from_pretrained with trust_remote_code=True alone"
+
+
+def guarded(values: dict[str, Any]) -> dict[str, Any]:
+    """The contents of config.json as no stock class takes them; one would fill the holes with random weights.
+
+    Args:
+        values: The configuration. Where the activation's name belongs, which every stock class looks up, there is then
+            a sentence that says what is the matter; the name itself moves to `activation`.
+    """
+    moved = {"activation": values[ACTIVATION]} if ACTIVATION in values else {}
+    return {**values, **moved, ACTIVATION: NOT_STOCK}
+
+
 class PrunedConfig(StockConfig):
     """The family's configuration; `per_layer_config` says what each layer keeps, and skips.
 
-    Its `model_type` is its own, so that stock classes refuse the checkpoint; they would fill its holes with random
-    weights. `block_modules` says which modules of a layer belong to a block: the block itself, then its norms.
+    Its `model_type` is its own, so that transformers' automatic classes refuse the checkpoint where its code is not
+    trusted. `block_modules` says which modules of a layer belong to a block: the block itself, then its norms.
     """
 
     model_type = f"pruned_{StockConfig.model_type}"
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As the stock one, of guarded values too."""
+        values = dict(config_dict)
+        if values.get(ACTIVATION) == NOT_STOCK:
+            del values[ACTIVATION]
+        if "activation" in values:
+            values[ACTIVATION] = values.pop("activation")
+        return super().from_dict(values, **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """As the stock one, guarded: what config.json is written from."""
+        return guarded(super().to_diff_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """As the stock one, for both generations of transformers."""
@@ -128,10 +167,7 @@ class PrunedDecoderLayer(StockDecoderLayer):
     def skip(self, block: str, modules: list[str], layer_idx: int) -> None:
         """Puts a hole in the place of a block; its norms go with it."""
         name, *norms = modules
-        stock, hole = getattr(self, name), HOLES[block](layer_idx)
-        if hasattr(stock, "is_sliding"):  # older layers ask their attention for it
-            hole.is_sliding = stock.is_sliding
-        setattr(self, name, hole)
+        setattr(self, name, HOLES[block](getattr(self, name), layer_idx))
         for norm in norms:
             setattr(self, norm, nn.Identity())
 
@@ -158,6 +194,16 @@ class PrunedModel(StockModel):
             super().__init__(config)
         self.layers = nn.ModuleList(PrunedDecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.post_init()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the stock one; where attention weights are asked for, they have None in the place of each hole."""
+        outputs = super().forward(*args, **kwargs)
+        weights = getattr(outputs, "attentions", None) or ()
+        holes = [any(isinstance(module, AttentionHole) for module in layer.children()) for layer in self.layers]
+        if weights and len(weights) == holes.count(False):  # transformers collects those that there are
+            collected = iter(weights)
+            outputs.attentions = tuple(None if hole else next(collected) for hole in holes)
+        return outputs
 
 
 class PrunedForCausalLM(StockForCausalLM):

@@ -75,13 +75,15 @@ def block_modules(family_name: str) -> dict[str, list[str]]:
 def layer_values(shape: LayerShape, dense: LayerShape | None = None) -> dict[str, Any]:
     """A layer's sizes under the configuration's names, and `skip` for the blocks that are gone.
 
+    Attention that is gone counts as one head, for which vLLM then leaves room in its cache.
+
     Args:
         shape: What the layer keeps.
         dense: Leaves out what is as here; None for nothing.
     """
     values: dict[str, Any] = {}
     for field, name in _CONFIG_NAMES.items():
-        size = getattr(shape, field)
+        size = getattr(shape, field) or (0 if field == "mlp_channels" else 1)
         if dense is None or (size and size != getattr(dense, field)):
             values[name] = size
     skip = [name for name, size in (("attention", shape.query_heads), ("mlp", shape.mlp_channels)) if not size]
@@ -156,7 +158,8 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
             values["layer_types"] = [values["layer_types"][index] for index in kept]
         if _is_valid(type(dense_config), values):
             return values
-    return PrunedConfigs(dense_config, spec).json_values(candidate)
+    own: dict[str, Any] = modeling_of(spec.family).guarded(PrunedConfigs(dense_config, spec).json_values(candidate))
+    return own
 
 
 def _is_valid(config_class: Any, values: dict[str, Any]) -> bool:

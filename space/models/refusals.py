@@ -19,9 +19,12 @@ from space.models.hub import WEIGHT_FILES
 from space.models.weights import Header, headers_of, lossless_dtype
 
 # What transformers raises of files that it cannot make a model of.
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
+    *(SafetensorError, StrictDataclassError),
+)
 
-_ADAPTER = "adapter_config.json"
+_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _PRUNED = (
     "layers of unequal shape (an already pruned model); search the dense model that it was made from, which the "
     "README.md of an export names. Of exports, those of equal layers (format=hf_uniform) can be searched again; with "
@@ -51,7 +54,7 @@ def check_files(directory: Path) -> None:
     if "config.json" in names and list(directory.glob(WEIGHT_FILES)):
         return
     unread = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf"))]
-    if _ADAPTER in names:
+    if not {*_ADAPTERS}.isdisjoint(names):
         hint = "An adapter alone is no model: merge it into its base model (merge_and_unload of peft) and save that."
     elif unread:
         hint = f"{unread[0]} is not read: convert it with save_pretrained, which writes safetensors."
@@ -86,9 +89,10 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
         if values.get(key):
             raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
     architecture_of(values["model_type"])
-    if (directory / _ADAPTER).exists():
+    adapter = next((name for name in _ADAPTERS if (directory / name).exists()), None)
+    if adapter is not None:
         raise UserError(
-            f"Expected one model in {directory}, but beside it there is an adapter, {_ADAPTER}, and it is not clear "
+            f"Expected one model in {directory}, but beside it there is an adapter, {adapter}, and it is not clear "
             "which is meant. Merge the adapter (merge_and_unload of peft) and save that elsewhere, or take its "
             "files out of the directory."
         )
@@ -96,7 +100,7 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
         with quiet_transformers():
             config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
     except UNREADABLE as error:
-        raise UserError(f"Expected a model that transformers can load in {directory}, but got: {error}") from error
+        raise unloadable(directory, error) from error
     limit = positions(config)
     beyond = [setting for setting, tokens in lengths.items() if limit is not None and tokens > limit]
     if beyond:
@@ -132,8 +136,15 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
         UserError: A header cannot be read, transformers makes no model of the configuration, tensors are missing, left
             over or of another shape, or the head is said to be tied and is not.
     """
+    headers = headers_of(directory)
+    integers = [name for name, header in headers.items() if header.dtype.startswith(("I", "U")) and header.shape]
+    if integers:
+        raise UserError(
+            f"Expected weights in {directory} that are floating-point numbers, but {len(integers)} are of whole ones, "
+            f"such as {integers[0]} ({headers[integers[0]].dtype}): quantised weights, of which its config.json says "
+            "nothing. Use the checkpoint that they were made from."
+        )
     try:
-        headers = headers_of(directory)
         with quiet_transformers():
             with torch.device("meta"):
                 model_class = type(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))
@@ -147,7 +158,7 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
                 output_loading_info=True,
             )
     except UNREADABLE as error:
-        raise UserError(f"Expected a model that transformers can load in {directory}, but got: {error}") from error
+        raise unloadable(directory, error) from error
     mismatched = report["mismatched_keys"]
     if mismatched:
         name, stored, configured = min(mismatched)
@@ -174,6 +185,15 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
     if config.tie_word_embeddings and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
         _check_tied(directory, headers)
     return model
+
+
+def unloadable(directory: Path, error: Exception) -> UserError:
+    """What to raise of one of `UNREADABLE`; its class is named where the message alone is a bare name."""
+    told = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | AttributeError) else f"{error}"
+    return UserError(
+        f"Expected a model that transformers can load in {directory}, but got: {' '.join(told.split())}. Mend its "
+        "config.json, or get the checkpoint again."
+    )
 
 
 def _check_tied(directory: Path, headers: Mapping[str, Header]) -> None:

@@ -15,6 +15,8 @@ from space.errors import UserError
 from space.supernet.modules import twin
 from space.supernet.placement import Placement
 
+_ADVICE = "check that it writes sensible text in transformers, and that its config.json is its own"
+
 
 @dataclass(frozen=True)
 class LayerStatistics:
@@ -23,8 +25,8 @@ class LayerStatistics:
     Attributes:
         index: Of the layer.
         layer: A copy of it with float32 weights, the caller's to change.
-        attention_gram: XᵀX / tokens of `o_proj`'s input, float32, shape (query_heads · head_dim,) * 2.
-        mlp_gram: XᵀX / tokens of `down_proj`'s input, float32, shape (mlp_channels, mlp_channels).
+        grams: By kind of block, XᵀX / tokens of its output projection's input, float32, shape (query_heads · head_dim,)
+            * 2 or (mlp_channels,) * 2; the caller's to take out.
         influence: 1 − mean cosine of the residual stream before and after the layer (Block Influence of ShortGPT,
             Men et al. 2024, eq. 1): small for a layer that changes little.
         inputs: Residual streams before the layer, each float32 of shape (windows, time, hidden), where they wait.
@@ -33,8 +35,7 @@ class LayerStatistics:
 
     index: int
     layer: Any
-    attention_gram: Tensor
-    mlp_gram: Tensor
+    grams: dict[str, Tensor]
     influence: float
     inputs: list[Tensor]
     arguments: dict[str, Any]
@@ -72,6 +73,7 @@ class _Recorder(nn.Module):
         return hidden_states
 
 
+@torch.no_grad()
 def layer_arguments(model: Any, tokens: Tensor, dtype: torch.dtype, device: torch.device) -> list[dict[str, Any]]:
     """Keyword arguments (mask, position embeddings) that the model hands to each decoder layer, for one window.
 
@@ -88,6 +90,7 @@ def layer_arguments(model: Any, tokens: Tensor, dtype: torch.dtype, device: torc
     return [recorder.arguments for recorder in recorders]
 
 
+@torch.no_grad()
 def first_inputs(model: Any, batches: Sequence[Tensor], dtype: torch.dtype, place: Placement) -> list[Tensor]:
     """Residual stream before the first layer in a dtype, where it waits: one tensor (batch, time, hidden) a batch."""
     return [_run_stack(model, (), batch, dtype, place.device).to(place.home) for batch in batches]
@@ -105,7 +108,6 @@ def _run_stack(
     return states
 
 
-@torch.no_grad()
 def gather(
     model: Any,
     tokens: Tensor,
@@ -118,7 +120,8 @@ def gather(
 
     The residual stream of all tokens is kept before and after a layer (2 · tokens × hidden values); every layer runs
     once over it, as a copy in float32 on the device, with autocast to `forward_dtype` and float32 accumulation. No more
-    than one layer is copied at a time.
+    than one layer is copied at a time: whoever deletes what is yielded has its memory back before the next is made,
+    which a decorated generator would not allow.
 
     Args:
         model: Causal LM, all but its layers in their place; these may be in any dtype, and on the CPU.
@@ -128,7 +131,7 @@ def gather(
         batch_size: Windows of a forward pass.
 
     Raises:
-        UserError: Activations are not finite.
+        UserError: Activations are not finite, or none differ from zero; the former is seen of the first logits too.
     """
     arguments = layer_arguments(model, tokens, torch.float32, place.device)
     states = first_inputs(model, tokens.split(batch_size), torch.float32, place)
@@ -137,8 +140,13 @@ def gather(
         statistics, states = _learned(index, wide, states, arguments[index], forward_dtype)
         yield statistics
         del wide, statistics  # before the next ones are made
+    head = model.get_output_embeddings()
+    with torch.no_grad():
+        logits = head(model.model.norm(states[0][:1].to(head.weight.device)).to(head.weight.dtype))
+    _require_finite({"what its head gives, the logits,": logits}, forward_dtype)
 
 
+@torch.no_grad()
 def _learned(
     index: int, layer: Any, states: list[Tensor], arguments: dict[str, Any], dtype: torch.dtype
 ) -> tuple[LayerStatistics, list[Tensor]]:
@@ -159,18 +167,26 @@ def _learned(
             gram.close()
     attention, mlp = (gram.total.div_(count) for gram in grams)
     places = {"its o_proj reads": attention, "its down_proj reads": mlp, "it hands on": cosine}
-    _require_finite(index, places, dtype)
-    return LayerStatistics(index, layer, attention, mlp, 1 - cosine.item() / count, states, arguments), after
-
-
-def _require_finite(index: int, places: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """Refuses activations that are not finite, in the first of a layer's places where what is made of them is not."""
-    for place, values in places.items():
-        if not values.isfinite().all():
-            advice = "check that it writes sensible text in transformers, and that its config.json is its own"
-            if dtype == torch.float16:
-                advice = "float16 ends at 65,504; set model.dtype=bfloat16 or float32"
+    _require_finite({f"in layer {index} what {place}": values for place, values in places.items()}, dtype)
+    for projection, total in (("o_proj", attention), ("down_proj", mlp)):
+        if not total.diagonal().any():
             raise UserError(
-                f"Expected finite activations of the dense model on the calibration text, but in layer {index} what "
-                f"{place} is not, in {str(dtype).removeprefix('torch.')}, though all weights are: {advice}."
+                "Expected activations of the dense model that say something of the calibration text, but all that in "
+                f"layer {index} its {projection} reads is 0, though all weights are finite: some before it are 0, or "
+                f"so large that norms lose what they give: {_ADVICE}."
+            )
+    found = {"attention": attention, "mlp": mlp}
+    return LayerStatistics(index, layer, found, 1 - cosine.item() / count, states, arguments), after
+
+
+def _require_finite(places: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Refuses activations that are not finite, in the first of these places where what is made of them is not."""
+    for place, values in places.items():
+        if not torch.stack(values.aminmax()).isfinite().all():  # values.isfinite() makes copies
+            advice = (
+                "float16 ends at 65,504; set model.dtype=bfloat16 or float32" if dtype == torch.float16 else _ADVICE
+            )
+            raise UserError(
+                f"Expected finite activations of the dense model on the calibration text, but {place} is not, in "
+                f"{str(dtype).removeprefix('torch.')}, though all weights are: {advice}."
             )

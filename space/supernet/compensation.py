@@ -27,12 +27,25 @@ def factor(gram: Tensor) -> Tensor:
     return torch.linalg.cholesky(gram.double()).float() if failed else lower
 
 
+def reordered(lower: Tensor, columns: Tensor) -> Tensor:
+    """The Cholesky factor of a Gram matrix with its columns in another order, from the one that there is.
+
+    Args:
+        lower: Lower Cholesky factor, shape (columns, columns).
+        columns: Places of the old columns in their new order.
+    """
+    if torch.equal(columns, torch.arange(len(columns), device=columns.device)):
+        return lower
+    rows = lower[columns]
+    return factor(rows @ rows.T)
+
+
 def refit(weight: Tensor, factor: Tensor, kept: int) -> Tensor:
     """The output projection that fits the first `kept` columns.
 
     Args:
         weight: Dense weight with its columns in the factor's order, shape (hidden, columns).
-        factor: Lower Cholesky factor, shape (columns, columns).
+        factor: Lower Cholesky factor, its first `kept` columns at least, shape (columns, kept or more).
         kept: Columns kept, from 1 to all.
 
     Returns:
@@ -44,7 +57,7 @@ def refit(weight: Tensor, factor: Tensor, kept: int) -> Tensor:
     lower = factor[:kept, :kept].to(exact)
     lost = weight[:, kept:].to(exact) @ factor[kept:, :kept].to(exact)  # (hidden, kept)
     correction = torch.linalg.solve_triangular(lower, lost, upper=False, left=False)
-    return (weight[:, :kept].to(exact) + correction).to(weight.dtype)
+    return correction.add_(weight[:, :kept]).to(weight.dtype)
 
 
 def solving_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -68,6 +81,6 @@ def lost_energy(weight: Tensor, factor: Tensor) -> Tensor:
     Returns:
         Fractions of the (damped) output energy, shape (columns + 1,): 1 for no column, 0 for all.
     """
-    energy = (weight.float() @ factor.tril()).double().square().sum(0)
+    energy = (weight.float() @ factor).double().square().sum(0)
     lost = energy.flip(0).cumsum(0).flip(0) / energy.sum().clamp_min(torch.finfo(torch.float64).tiny)
     return torch.cat([lost, lost.new_zeros(1)])

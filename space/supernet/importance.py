@@ -14,8 +14,9 @@ from torch import Tensor
 
 from space.supernet.compensation import factor
 from space.supernet.recipe import require_rule
+from space.supernet.sizes import MOVED_ROWS
 
-_DENSE = 0.8  # part of a matrix's columns that are alive, below which they are copied into a smaller one
+_DENSE = 0.8  # part of a matrix's columns that are alive, below which they are moved into a smaller one
 Rule = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
@@ -33,12 +34,15 @@ class AttentionOrder:
     heads: Tensor
 
 
+def damp_(gram: Tensor, damping: float) -> Tensor:
+    """Adds `damping` times its mean diagonal to the diagonal of a Gram matrix, in place."""
+    gram.diagonal().add_(damping * gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny))
+    return gram
+
+
 def damped(gram: Tensor, damping: float, dtype: torch.dtype | None = None) -> Tensor:
     """A Gram matrix with `damping` times its mean diagonal added to the diagonal, in `dtype` or its own, as another."""
-    matrix = gram.to(dtype or gram.dtype, copy=True)
-    ridge = damping * matrix.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    matrix.diagonal().add_(ridge)
-    return matrix
+    return damp_(gram.to(dtype or gram.dtype, copy=True), damping)
 
 
 def obs_order(gram: Tensor, weight: Tensor, structures: Tensor, at_once: int) -> Tensor:
@@ -46,19 +50,21 @@ def obs_order(gram: Tensor, weight: Tensor, structures: Tensor, at_once: int) ->
 
     The cost of structure S is tr(W_S (H⁻¹_SS)⁻¹ W_Sᵀ), and what is left absorbs it: the closed form of Hassibi & Stork
     (1993) for sets of columns, as ZipLM (Kurtic et al. 2023, eq. 3 and 4) uses it. In float32 the order
-    is that of float64 but for near ties.
+    is that of float64 but for near ties. One matrix as large as the Gram matrix is made.
 
     Args:
         gram: Damped XᵀX of the projection's input, float32, shape (columns, columns).
         weight: The projection's weight, shape (hidden, columns).
-        structures: Columns of each structure, shape (structures, columns a structure).
+        structures: Columns of each structure, ascending, shape (structures, columns a structure).
         at_once: Structures removed between two evaluations of the cost.
 
     Returns:
         Indices of the structures, most important first.
     """
     weight = weight.to(torch.float32, copy=True)
-    inverse = torch.cholesky_inverse(factor(gram))
+    inverse = factor(gram)
+    inverse = torch.cholesky_inverse(inverse, out=inverse)
+    inverse = inverse if inverse.is_contiguous() else inverse.mT  # which is the same, as it is symmetric
     alive = torch.arange(len(structures), device=gram.device)
     columns = structures  # of those alive, as both matrices have them
     removed: list[Tensor] = []
@@ -73,16 +79,30 @@ def obs_order(gram: Tensor, weight: Tensor, structures: Tensor, at_once: int) ->
             break
         # block elimination of the removed columns: the inverse of what is left, and the weights that absorb the loss.
         # In place, as a copy of the inverse costs more than this product; what is gone stays behind as zeros, until it
-        # is so much that a smaller copy pays.
+        # is so much that a smaller matrix pays.
         rows = inverse[gone]  # (gone, all)
         update = torch.linalg.solve(rows[:, gone], rows)
         weight.addmm_(weight[:, gone], update, alpha=-1)
         inverse.addmm_(rows.T, update, alpha=-1)
         if columns.numel() < _DENSE * len(inverse):
             left = columns.reshape(-1)
-            weight, inverse = weight[:, left], inverse[left][:, left]
+            weight, inverse = weight[:, left], _moved_together(inverse, left)
             columns = torch.arange(len(left), device=gram.device).view(len(alive), -1)
     return torch.cat(removed).flip(0)
+
+
+def _moved_together(matrix: Tensor, left: Tensor) -> Tensor:
+    """Some rows and columns of a square matrix, in the memory that it has.
+
+    Args:
+        matrix: Contiguous, shape (columns, columns); lost.
+        left: Indices, ascending, so that no row is written over before it has moved.
+    """
+    smaller = matrix.view(-1)[: len(left) ** 2].view(len(left), len(left))
+    for start in range(0, len(left), MOVED_ROWS):
+        rows = left[start : start + MOVED_ROWS]
+        smaller[start : start + MOVED_ROWS] = matrix[rows][:, left]
+    return smaller
 
 
 def _structure_cost(inverse: Tensor, weight: Tensor, columns: Tensor) -> Tensor:

@@ -10,13 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
+from space.candidate import Candidate
 from space.errors import UserError
 from space.files import free_disk_bytes
-from space.models.embedded import CACHE_ADVICE, cache_dir
+from space.locations import CACHE_ADVICE, cache_dir
 from space.models.loading import LoadedModel
+from space.size import total_params
 from space.supernet.placement import Placement
 from space.supernet.recipe import Preparation
-from space.supernet.sizes import supernet_bytes
+from space.supernet.sizes import ITEM_BYTES, supernet_bytes
 from space.supernet.store import FORMAT, is_prepared
 from space.supernet.supernet import Supernet
 
@@ -48,7 +50,7 @@ def prepared_supernet(
     if not is_prepared(directory):
         place = (cache or cache_dir()) / "supernets" / _digest(preparation, loaded, tokens())
     placement = Placement(loaded.device, loaded.streamed)
-    how: dict[str, Any] = {"dtype": loaded.dtype, "place": placement, "refit_bytes": preparation.refit_bytes}
+    how: dict[str, Any] = {"dtype": loaded.dtype, "place": placement, "refit_bytes": refit_limit(preparation, loaded)}
     if is_prepared(place):
         supernet = Supernet.load(loaded.model, loaded.spec, place, **how)
     else:
@@ -90,9 +92,15 @@ def _require_room(loaded: LoadedModel, place: Path) -> None:
     free, size = free_disk_bytes(place.parent), _size(loaded)
     if free < size:
         raise UserError(
-            f"Expected {size / 1e9:.1f} GB of free disk for what refits of {loaded.spec.name} need, in {place.parent}, "
-            f"got {free / 1e9:.1f} GB. {CACHE_ADVICE}"
+            f"Expected {size / 1e6:,.1f} MB of free disk for what refits of {loaded.spec.name} need, in "
+            f"{place.parent}, got {free / 1e6:,.1f} MB. {CACHE_ADVICE}"
         )
+
+
+def refit_limit(preparation: Preparation, loaded: LoadedModel) -> int:
+    """Memory limit of narrower blocks of a model, in bytes."""
+    item = ITEM_BYTES[str(loaded.dtype).removeprefix("torch.")]
+    return preparation.refit_limit(item * total_params(loaded.spec, Candidate.dense(loaded.spec)))
 
 
 def _digest(preparation: Preparation, loaded: LoadedModel, tokens: Tensor) -> str:

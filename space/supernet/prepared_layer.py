@@ -11,10 +11,10 @@ from torch import Tensor
 from space.errors import UserError
 from space.spec import ModelSpec
 from space.supernet.calibration import LayerStatistics
-from space.supernet.compensation import factor, lost_energy
-from space.supernet.importance import Rule, attention_order, damped, mlp_order
+from space.supernet.compensation import factor, lost_energy, reordered
+from space.supernet.importance import Rule, attention_order, damp_, mlp_order
 from space.supernet.merging import merged_attention
-from space.supernet.sizes import PACKED_ROWS, lost_name, merged_name
+from space.supernet.sizes import MOVED_ROWS, PACKED_ROWS, lost_name, merged_name
 from space.supernet.units import attention_columns, permute_attention, permute_mlp
 
 
@@ -25,7 +25,7 @@ def prepared_layer(
     """The tensors of one layer by name.
 
     Args:
-        statistics: Of the layer, whose copy of it is put in order.
+        statistics: Of the layer, whose copy of it is put in order; its Gram matrices are taken out.
         spec: The dense model.
         rule: See `space.supernet.importance`.
         damping: Ridge on the Gram matrices, as a fraction of their mean diagonal.
@@ -47,27 +47,34 @@ def prepared_layer(
 
 
 def _mlp_tensors(statistics: LayerStatistics, rule: Rule, damping: float, steps: int) -> dict[str, Tensor]:
-    mlp, gram = statistics.layer.mlp, damped(statistics.mlp_gram, damping)
+    mlp, gram = statistics.layer.mlp, damp_(statistics.grams.pop("mlp"), damping)
     channels = mlp_order(gram, mlp.down_proj.weight, rule, steps)
     permute_mlp(mlp, channels)
-    lower = factor(gram[channels][:, channels])
+    lower = _factored_(gram, channels)
     lost = lost_energy(mlp.down_proj.weight, lower)
     return {"mlp_order": channels, "mlp_lost": lost, **_packed("mlp_factor", lower)}
 
 
 def _attention_tensors(statistics: LayerStatistics, spec: ModelSpec, rule: Rule, damping: float) -> dict[str, Tensor]:
-    attention, gram = statistics.layer.self_attn, damped(statistics.attention_gram, damping)
+    attention, gram = statistics.layer.self_attn, damp_(statistics.grams.pop("attention"), damping)
     order = attention_order(gram, attention.o_proj.weight, spec.kv_heads, spec.queries_per_group, rule)
     permute_attention(attention, spec, order)
     units = torch.arange(len(gram), device=gram.device).view(*order.heads.shape, spec.head_dim)
-    permuted = units[order.groups[:, None], order.heads[order.groups]].reshape(-1)
-    tensors = {"group_order": order.groups, "head_order": order.heads}
+    lower = _factored_(gram, units[order.groups[:, None], order.heads[order.groups]].reshape(-1))
+    tensors = {"group_order": order.groups, "head_order": order.heads, **_packed("attention_factor", lower)}
     for kept in range(1, spec.queries_per_group + 1):
-        columns = attention_columns(spec, kept).to(gram.device)
-        lower = factor(gram[permuted[columns]][:, permuted[columns]])
-        tensors |= _packed(f"attention_factor_{kept}", lower)
-        tensors[f"attention_lost_{kept}"] = lost_energy(attention.o_proj.weight[:, columns], lower)
+        columns = attention_columns(spec, kept).to(lower.device)
+        weight = attention.o_proj.weight[:, columns]
+        tensors[f"attention_lost_{kept}"] = lost_energy(weight, reordered(lower, columns))
     return tensors
+
+
+def _factored_(gram: Tensor, order: Tensor) -> Tensor:
+    """The factor of a damped Gram matrix with its columns in another order, in the matrix's own memory."""
+    gram.copy_(gram[order])
+    for rows in gram.split(MOVED_ROWS):
+        rows.copy_(rows[:, order])
+    return gram.copy_(factor(gram))
 
 
 def _packed(name: str, lower: Tensor) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from space.errors import UserError
 
+_REFIT_BYTES = 3 << 27  # at least
 RULES = ("obs", "wanda", "magnitude")  # rows of `space.supernet.importance`
 
 
@@ -23,11 +24,16 @@ class Preparation:
     damping: float = 0.01
     steps: int = 48
     batch_size: int = 8
-    refit_bytes: int = 3 << 28
+    refit_bytes: int | None = None
+
+    def refit_limit(self, weights: int) -> int:
+        """Memory limit of narrower blocks, in bytes, for a model whose weights take so many."""
+        return max(_REFIT_BYTES, weights // 5) if self.refit_bytes is None else self.refit_bytes
 
     def __post_init__(self) -> None:
         require_rule(self.importance)
-        if self.damping <= 0 or min(self.steps, self.batch_size, self.refit_bytes) < 1:
+        counts = (self.steps, self.batch_size, 1 if self.refit_bytes is None else self.refit_bytes)
+        if self.damping <= 0 or min(counts) < 1:
             raise UserError(
                 "supernet: expected damping above 0, and steps, batch_size and refit_bytes of at least 1, "
                 f"got {asdict(self)}."

@@ -12,11 +12,11 @@ from space.size import attention_params, attention_weights, layer_params
 from space.spec import ModelSpec
 
 LEVELS = 4  # of a block, among the designs through which a supernet is healed: of twelve, several are alike
+MOVED_ROWS = 128  # of a matrix that are put in another order at once
 PACKED_ROWS = 512  # of a factor that are stored together, without most of the zeros above its diagonal
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _BYTES = {"F64": 8, "I64": 8, "F32": 4, "BF16": 2, "F16": 2}
-_COPIES = 2.44  # of the inverse Gram matrix in `importance.obs_order`, where what is left moves into a smaller one
 
 
 def merged_name(groups: int, parameter: str) -> str:
@@ -72,9 +72,9 @@ def stored_tensors(spec: ModelSpec, dtype: str) -> list[StoredTensor]:
         *_packed("mlp_factor", channels),
         StoredTensor("group_order", "I64", (spec.kv_heads,)),
         StoredTensor("head_order", "I64", (spec.kv_heads, spec.queries_per_group)),
+        *_packed("attention_factor", columns),
     ]
     for kept in range(1, spec.queries_per_group + 1):
-        tensors += _packed(f"attention_factor_{kept}", columns)
         tensors.append(StoredTensor(f"attention_lost_{kept}", "F64", (columns + 1,)))
     for groups in spec.merged_kv_heads:
         tensors.append(StoredTensor(lost_name(groups), "F32", ()))
@@ -128,11 +128,12 @@ def calibration_parts(spec: ModelSpec, dtype: str, tokens: int, *, steps: int, b
     factors, merges = channels**2 + columns**2, len(spec.merged_kv_heads)
     files = layer_file_bytes(spec, dtype)
     merged = merges * item * projection_params(spec, layer.query_heads, layer.kv_heads)
-    # the damped matrix, the inverse and what moves; the output projection likewise; rows of a step, thrice
-    order = 4 * round((1 + _COPIES) * channels**2 + 1.8 * hidden * channels + 3 * ceil(channels / steps) * channels)
+    # the inverse, the output projection and what of it moves, rows of a step, thrice, and rows on their way
+    rows = 3 * ceil(channels / steps) + 2 * min(MOVED_ROWS, channels)
+    order = 4 * round(channels**2 + 1.8 * hidden * channels + rows * channels)
     # what is stored by then, and a Gram matrix, a product with the output and weights a merge; float64 for the last one
     matrices = merges * (columns**2 + hidden * columns + attention_weights(spec, layer.query_heads, layer.kv_heads))
-    merging = files - merged + 4 * (matrices + 6 * columns**2 + 8 * hidden * columns) if merges else 0
+    merging = files - merged - 4 * factors + 4 * (matrices + 6 * columns**2 + 8 * hidden * columns) if merges else 0
     activations = Part("activations of a batch", activation_bytes(spec, dtype, tokens) + 4 * tokens * channels)
     work = max(order, merging, files)
     parts = [
@@ -152,9 +153,10 @@ def activation_bytes(spec: ModelSpec, dtype: str, tokens: int) -> int:
 
 
 def solving_bytes(spec: ModelSpec, dtype: str) -> int:
-    """What one refit takes while it is solved: the factor as it is read and whole, and copies for the solver."""
+    """What one refit takes at most while it is solved: the factor, also in what solves, and output weights."""
     exact, channels = 8 if dtype == "float32" else 4, spec.mlp_channels
-    return 6 * channels**2 + exact * (channels**2 // 2 + 2 * spec.hidden * channels)
+    factor = (4 + exact) * channels**2 if dtype == "float32" else 4 * channels**2
+    return factor + 5 * exact * spec.hidden * channels // 2
 
 
 def projection_params(spec: ModelSpec, heads: int, groups: int) -> int:

@@ -21,15 +21,16 @@ from torch import Tensor, nn
 from space.candidate import LayerShape
 from space.errors import UserError
 from space.files import whole_directory
-from space.models.embedded import CACHE_ADVICE
+from space.locations import CACHE_ADVICE
 from space.spec import ModelSpec
 from space.supernet.calibration import gather
+from space.supernet.compensation import reordered
 from space.supernet.importance import AttentionOrder, rule_of
 from space.supernet.placement import Placement
 from space.supernet.prepared_layer import prepared_layer
-from space.supernet.units import permute_attention, permute_mlp
+from space.supernet.units import attention_columns, permute_attention, permute_mlp
 
-FORMAT = 6  # of the files
+FORMAT = 7  # of the files
 _ORDERS = ("group_order", "head_order", "mlp_order")
 _META = "supernet.json"
 
@@ -137,23 +138,33 @@ class StoredLayers:
             return stored.get_tensor(name)
 
     def factor(self, index: int, kind: str, shape: LayerShape, device: torch.device) -> Tensor:
-        """The Cholesky factor of a layer's block of a kind, see `space.supernet.compensation`.
+        """The columns that a shape keeps of the Cholesky factor of a layer's block, see `space.supernet.compensation`.
 
         Args:
             index: The layer.
             kind: Of block, a row of `space.candidate.KINDS`.
-            shape: A shape of the layer whose block is not merged: attention has a factor for each number of query heads
-                a group, with the columns of `space.supernet.units.attention_columns`.
+            shape: A shape of the layer whose block is not merged: an attention block's factor has the columns of
+                `space.supernet.units.attention_columns`, in an order for each number of query heads a group.
             device: Where to.
+
+        Returns:
+            Shape (all columns, columns kept), float32.
         """
-        name = "mlp_factor" if kind == "mlp" else f"attention_factor_{shape.queries_per_group}"
+        if kind == "mlp":
+            return self._stored_factor(index, "mlp_factor", shape.mlp_channels, device)
+        whole = self._stored_factor(index, "attention_factor", self.spec.query_heads * self.spec.head_dim, device)
+        order = attention_columns(self.spec, shape.queries_per_group).to(device)
+        return reordered(whole, order)[:, : shape.query_heads * self.spec.head_dim]
+
+    def _stored_factor(self, index: int, name: str, kept: int, device: torch.device) -> Tensor:
+        """The first columns of a packed factor."""
         with safe_open(self.directory / _layer_file(index), framework="pt", device=str(device)) as stored:
-            rows = [stored.get_tensor(key) for key in _row_names(stored.keys(), name)]
-        lower = rows[0].new_zeros(rows[-1].shape[1], rows[-1].shape[1])
-        for block in rows:
-            end = block.shape[1]
-            lower[end - len(block) : end, :end] = block
-        return lower
+            blocks = [stored.get_slice(key) for key in _row_names(stored.keys(), name)]
+            columns = torch.zeros(blocks[-1].get_shape()[1], kept, device=device)
+            for block in blocks:
+                rows, end = block.get_shape()
+                columns[end - rows : end, : min(end, kept)] = block[:, : min(end, kept)]
+        return columns
 
     def link_to(self, directory: Path) -> None:
         """Puts the stored factors into another directory, as hard links where the file system can.

@@ -1,4 +1,4 @@
-"""What a fresh process does with a `block_configs` checkpoint: read it by the rules of vLLM's loader, compare logits.
+"""What a fresh process does with a `block_configs` checkpoint: read it by the rules of a loader, and compare logits.
 
 Written from those rules and not with this project's modelling code: sizes come from the config alone, the residual
 stream is handed from block to block beside the block's output, and every weight must be used in the size expected.
@@ -50,9 +50,18 @@ class Weights:
             raise ValueError(f"weights that the loader has no place for: {sorted(self._left)}")
 
 
-def channels(ffn: Any, hidden: int) -> int:
-    """The width that a block's entry stands for."""
-    if hasattr(ffn, "ffn_mult"):
+def channels(ffn: Any, hidden: int, rounded: bool) -> int:
+    """The width that a block's entry stands for: by its `ffn_mult`, without which only vLLM reads another word.
+
+    Args:
+        ffn: The entry.
+        hidden: Width of the residual stream.
+        rounded: Whether the loader knows `ffn_mult` alone.
+
+    Raises:
+        AttributeError: It has none.
+    """
+    if rounded or hasattr(ffn, "ffn_mult"):
         return 256 * math.ceil(int(2 * ffn.ffn_mult * hidden / 3) / 256)
     return int(ffn.intermediate_size)
 
@@ -100,14 +109,15 @@ def attention(config: Any, block: Any, weights: Weights, name: str, values: Tens
     return weights.linear(f"{name}.o_proj", heads * width, hidden, bias, mixed.transpose(1, 2).flatten(2))
 
 
-def mlp(config: Any, block: Any, weights: Weights, name: str, values: Tensor) -> Tensor:
+def mlp(config: Any, block: Any, rounded: bool, weights: Weights, name: str, values: Tensor) -> Tensor:
     """One MLP block, `(batch, time, hidden)`."""
-    width, hidden, bias = channels(block.ffn, config.hidden_size), config.hidden_size, config.mlp_bias
+    hidden, bias = config.hidden_size, config.mlp_bias
+    width = channels(block.ffn, hidden, rounded)
     gate, up = (weights.linear(f"{name}.{part}_proj", hidden, width, bias, values) for part in ("gate", "up"))
     return weights.linear(f"{name}.down_proj", width, hidden, bias, functional.silu(gate) * up)
 
 
-def logits_of(config: Any, weights: Weights, input_ids: Tensor) -> Tensor:
+def logits_of(config: Any, rounded: bool, weights: Weights, input_ids: Tensor) -> Tensor:
     """The model's logits, `(batch, time, vocab)`; uses up the weights."""
     hidden = config.hidden_size
     embedding = weights.take("model.embed_tokens.weight", config.vocab_size, hidden)
@@ -121,6 +131,9 @@ def logits_of(config: Any, weights: Weights, input_ids: Tensor) -> Tensor:
 
     if config.block_configs[0].attention.no_op:
         raise ValueError("the loader starts the residual stream at the attention of the first layer, which has none")
+    attending = [block.attention.n_heads_in_group for block in config.block_configs if not block.attention.no_op]
+    if rounded and len(set(attending)) > 1:
+        raise ValueError(f"the loader has one number of KV groups for all layers, not query heads a group {attending}")
     for index, block in enumerate(config.block_configs):
         prefix = f"model.layers.{index}"
         if not block.attention.no_op:
@@ -128,7 +141,7 @@ def logits_of(config: Any, weights: Weights, input_ids: Tensor) -> Tensor:
             values = attention(config, block, weights, f"{prefix}.self_attn", values)
         if not block.ffn.no_op:
             values, residual = normed(f"{prefix}.post_attention_layernorm")
-            values = mlp(config, block, weights, f"{prefix}.mlp", values)
+            values = mlp(config, block, rounded, weights, f"{prefix}.mlp", values)
     values, _ = normed("model.norm")
     head = embedding if config.tie_word_embeddings else weights.take("lm_head.weight", config.vocab_size, hidden)
     return functional.linear(values, head)
@@ -138,7 +151,7 @@ def answer(request: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, flo
     """Reads a checkpoint and compares it.
 
     Args:
-        request: The `directory`.
+        request: The `directory`, and whether the loader is one of those that round widths (`rounded`).
         tensors: `input_ids` and their `expected_logits`.
 
     Returns:
@@ -154,7 +167,7 @@ def answer(request: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, flo
         state |= load_file(file)
     weights = Weights(state)
     with torch.inference_mode():
-        logits = logits_of(config, weights, tensors["input_ids"])
+        logits = logits_of(config, request["rounded"], weights, tensors["input_ids"])
     weights.require_empty()
     expected = tensors["expected_logits"]
     return {"logits_difference": float((logits - expected).abs().max() / expected.abs().max())}

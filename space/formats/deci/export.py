@@ -1,11 +1,12 @@
-"""A pruned Llama in NVIDIA's `block_configs` schema, which vLLM's DeciLM loader (`nemotron-nas`) reads.
+"""A pruned Llama in NVIDIA's `block_configs` schema, which the DeciLM loaders (`nemotron-nas`) of some engines read.
 
-vLLM itself runs neither here nor in the tests of this project. What is checked (`space.formats.deci.check`) is that
-a reader with that loader's rules finds every weight in the size that it wants, and gets the subnet's logits.
+None of these engines runs here, nor in the tests of this project. What is checked (`space.formats.deci.check`) is that
+a reader with their loaders' rules finds every weight in the size that it wants, and gets the subnet's logits.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -21,7 +22,7 @@ from space.formats.child import answer_of
 from space.formats.deci import check as deci_check
 from space.formats.equal_forms import widened
 from space.formats.llama_arithmetic import longest_context, require_llama_arithmetic
-from space.formats.model_card import Card, model_card
+from space.formats.model_card import CHECKPOINT, Card, write_card
 from space.formats.reference import Reference, reference_of
 from space.formats.reveal import revealed_when_complete
 from space.spec import ModelSpec
@@ -34,6 +35,43 @@ _DROPPED = ("num_key_value_heads", "intermediate_size", "sliding_window", "layer
 
 
 @dataclass(frozen=True)
+class Flavour:
+    """What the loaders of some engines read.
+
+    Attributes:
+        engines: Their names.
+        library: The first of them, as a hub knows it.
+        use: Lines of Python that load a checkpoint there.
+        serve: A command that serves it, but for the directory.
+        rounded: Whether a width is an `ffn_mult` to them, hence a multiple of 256, all layers with attention have one
+            number of KV groups, and no projection has a bias.
+    """
+
+    engines: str
+    library: str
+    use: str
+    serve: str
+    rounded: bool = False
+
+
+_FLAVOURS = {
+    "vllm": Flavour(
+        engines="vLLM",
+        library="vllm",
+        use=f'from vllm import LLM\n\nmodel = LLM("{CHECKPOINT}", trust_remote_code=True)',
+        serve="vllm serve {} --trust-remote-code",
+    ),
+    "ffn_mult": Flavour(
+        engines="SGLang and TensorRT-LLM",
+        library="sglang",
+        use=f'from sglang import Engine\n\nmodel = Engine(model_path="{CHECKPOINT}", trust_remote_code=True)',
+        serve="python -m sglang.launch_server --model-path {} --trust-remote-code",
+        rounded=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
 class DeciExport:
     """A finished checkpoint.
 
@@ -42,28 +80,30 @@ class DeciExport:
         logits_difference: The reader's logits against the subnet's in float32, the largest difference as a fraction of
             the largest logit, since it sums in another order.
         added_parameters: Zeros that the schema made necessary.
+        flavour: Which loaders read it.
     """
 
     directory: Path
     logits_difference: float
     added_parameters: int
+    flavour: Flavour
 
     def remarks(self) -> list[str]:
         """What a person should know of it, in lines."""
         return [
-            f"read back in a fresh process by the rules of vLLM's DeciLM loader: logits within "
-            f"{self.logits_difference:.1e} (relative) of the search's own subnet; vLLM itself did not run",
+            f"read back in a fresh process by the rules of the DeciLM loader of {self.flavour.engines}: logits within "
+            f"{self.logits_difference:.1e} (relative) of the search's own subnet; no engine has run it",
             f"{self.added_parameters:,} zeros added where the schema has no word for a shape",
-            f"exported; serve with: vllm serve {self.directory} --trust-remote-code",
+            f"exported; serve with: {self.flavour.serve.format(shlex.quote(str(self.directory)))}",
         ]
 
 
-def check_deci(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidate) -> None:
+def check_deci(flavour: str, config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidate) -> None:
     """Refuses, before any work, what the schema cannot hold; arguments as of `space.formats.registry.Format`.
 
     Raises:
         UserError: The family is another, or its arithmetic.
-        ShapeError: No layer keeps attention, or no number of query heads fits all layers.
+        ShapeError: No layer keeps attention, or no number of query heads fits all layers, or the flavour rounds widths.
     """
     if spec.family not in FAMILIES:
         raise UserError(
@@ -71,21 +111,44 @@ def check_deci(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidat
             "Export it with format=hf."
         )
     require_llama_arithmetic(config, "deci")
-    held_shapes(kept_shapes(candidate), spec)
+    kind, shapes = _FLAVOURS[flavour], kept_shapes(candidate)
+    if kind.rounded and (spec.qkv_bias or spec.o_bias or spec.mlp_bias):
+        raise UserError(
+            f"Expected a model without biases for deci.flavour={flavour}, since {kind.engines} have none there. "
+            "Export it with format=hf."
+        )
+    held_shapes(shapes, spec, kind.rounded)
+    widths = sorted({shape.mlp_channels for shape in shapes if shape.mlp_channels % _MULT_STEP})
+    if kind.rounded and widths:
+        raise ShapeError(
+            f"Expected a pick whose MLPs keep multiples of {_MULT_STEP} channels for deci.flavour={flavour}, since "
+            f"{kind.engines} round up to these, got {', '.join(map(str, widths[:4]))}{' …' * (len(widths) > 4)}. "
+            "A search with space.deploy=sglang has such picks alone; format=hf writes this one."
+        )
 
 
-def held_shapes(shapes: Sequence[LayerShape], spec: ModelSpec) -> list[LayerShape]:
+def held_shapes(shapes: Sequence[LayerShape], spec: ModelSpec, same_groups: bool = False) -> list[LayerShape]:
     """The shapes to write for those of the layers that are left, so that the loader computes the same.
 
     The loader has one number of query heads for all layers, and a number of KV groups that divides it for each; and its
     first layer must have attention, since the residual stream starts there. Shapes that do not fit get query heads and
     KV groups of zeros. Of the possible numbers of query heads, the one with the fewest parameters is taken.
 
+    Args:
+        shapes: Of the layers that are left.
+        spec: The dense model.
+        same_groups: Whether the loader has one number of KV groups for all layers with attention.
+
     Raises:
         ShapeError: There is none.
     """
     smallest = LayerShape(1, 1, shapes[0].mlp_channels)
     full = [shapes[0] if shapes[0].query_heads else smallest, *shapes[1:]]
+    if same_groups:
+        attending = [shape for shape in full if shape.query_heads]
+        most = max(shape.kv_heads for shape in attending)
+        queries = most * max(shape.queries_per_group for shape in attending)
+        full = [LayerShape(queries, most, shape.mlp_channels) if shape.query_heads else shape for shape in full]
     choices = []
     for heads in range(1, spec.query_heads + 1):
         groups = [_groups(shape, heads) if shape.query_heads else 0 for shape in full]
@@ -130,6 +193,7 @@ def block_config(shape: LayerShape, hidden: int) -> dict[str, dict[str, Any]]:
 
 
 def export_deci(
+    flavour: str,
     model: nn.Module,
     config: Any,
     tokenizer: Any,
@@ -143,31 +207,36 @@ def export_deci(
 ) -> DeciExport:
     """Writes, verifies and only then reveals a checkpoint; arguments as of `space.formats.hf.export.export_checkpoint`.
 
+    The flavour is one of `space.formats.requirements.DECI_FLAVOURS`.
+
     Raises:
         ShapeError: As `check_deci`.
         UserError: As `check_deci`; `out_dir` is taken or cannot be written; or the reader finds other weights than it
             wants, or computes something else.
     """
     parts = checkpoint_parts(model, config, candidate)
-    check_deci(parts.config, tokenizer, spec, candidate)
-    written = widened(parts, held_shapes(parts.shapes, spec), spec)
+    check_deci(flavour, parts.config, tokenizer, spec, candidate)
+    kind = _FLAVOURS[flavour]
+    written = widened(parts, held_shapes(parts.shapes, spec, kind.rounded), spec)
     added = written.elements - parts.elements
     with revealed_when_complete(out_dir) as directory:
         text = resources.files("space.formats.deci").joinpath(_CONFIG_FILE).read_text(encoding="utf-8")
         (directory / _CONFIG_FILE).write_text(text, encoding="utf-8")
         values = _config(config, written.shapes, spec)
         write_checkpoint(directory, written.state, values, tokenizer, generation_config)
-        difference = _read_back(directory, reference_of(model, spec.vocab), tolerance)
+        difference = _read_back(directory, kind.rounded, reference_of(model, spec.vocab), tolerance)
         checks = {"largest difference of logits, relative": f"{difference:.2g}", "zeros added": added}
-        model_card(
+        write_card(
+            directory,
             spec,
             candidate,
-            {**card, "Read back by the rules of vLLM's loader, in float32 (vLLM itself did not run)": checks},
-            kind="It is written in NVIDIA's `block_configs` schema, for vLLM's DeciLM loader.",
-            library="vllm",
-            use='from vllm import LLM\n\nmodel = LLM("path/to/this/directory", trust_remote_code=True)',
-        ).save(directory / "README.md")
-    return DeciExport(out_dir, difference, added)
+            {**card, f"Read back by the rules of {kind.engines}, in float32 (which did not run)": checks},
+            kind=f"It is written in NVIDIA's `block_configs` schema, for the DeciLM loader of {kind.engines}.",
+            library=kind.library,
+            use=kind.use,
+            serve=kind.serve.format(CHECKPOINT),
+        )
+    return DeciExport(out_dir, difference, added, kind)
 
 
 def _config(dense_config: Any, held: Sequence[LayerShape], spec: ModelSpec) -> dict[str, Any]:
@@ -185,11 +254,11 @@ def _config(dense_config: Any, held: Sequence[LayerShape], spec: ModelSpec) -> d
     }
 
 
-def _read_back(directory: Path, reference: Reference, tolerance: float) -> float:
+def _read_back(directory: Path, rounded: bool, reference: Reference, tolerance: float) -> float:
     """Reads the checkpoint in a fresh process; the largest difference of logits, relative."""
     answer = answer_of(
         Path(deci_check.__file__),
-        {"directory": str(directory.resolve())},
+        {"directory": str(directory.resolve()), "rounded": rounded},
         reference.tensors(),
         failure="The exported checkpoint could not be read back",
     )

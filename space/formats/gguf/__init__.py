@@ -1,7 +1,8 @@
 """GGUF files for llama.cpp, and llama.cpp itself.
 
 - `export`: writes a file with its model card.
-- `file`: which architecture of llama.cpp holds a subnet, and the file's contents.
+- `families`: which architecture of llama.cpp holds a subnet, in what equal form, and what it takes for granted.
+- `file`: the file's contents.
 - `tokenizer`: a transformers tokenizer in the terms of a file.
 - `llamacpp`: runs a file in llama.cpp and compares it with the model that it came from.
 - `llamacpp_process`: what a fresh process does with files: check one, or time some against each other.

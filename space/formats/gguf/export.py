@@ -10,12 +10,12 @@ from torch import nn
 
 from space.candidate import Candidate
 from space.formats.checkpoint import checkpoint_parts, kept_shapes
-from space.formats.gguf.file import architecture, held_shapes, write_gguf
+from space.formats.gguf.families import architecture, context_length, held_shapes, require_arithmetic
+from space.formats.gguf.file import write_gguf
 from space.formats.gguf.llamacpp import TOLERANCES, LlamaCppCheck, check_in_llamacpp
 from space.formats.gguf.tokenizer import gguf_tokenizer
 from space.formats.hf.reload_check import in_float32
-from space.formats.llama_arithmetic import longest_context, require_llama_arithmetic
-from space.formats.model_card import Card, model_card
+from space.formats.model_card import CHECKPOINT, Card, write_card
 from space.formats.requirements import require_gguf_kind
 from space.formats.reveal import revealed_when_complete
 from space.spec import ModelSpec
@@ -61,10 +61,10 @@ def check_gguf(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidat
 
     Raises:
         UserError: The family is another, its arithmetic, or its tokenizer.
-        ShapeError: No layer keeps attention, or the family's architecture cannot have layers that differ.
+        ShapeError: No layer keeps attention, or llama.cpp has no architecture for layers that differ so.
     """
-    name = architecture(held_shapes(kept_shapes(candidate)), spec)
-    require_llama_arithmetic(config, "gguf")
+    name = architecture(held_shapes(kept_shapes(candidate), spec), spec)
+    require_arithmetic(config, spec, candidate)
     gguf_tokenizer(tokenizer, spec.vocab)
     return name
 
@@ -104,16 +104,18 @@ def export_gguf(
     file = f"{title}-{kind.upper()}.gguf"
     with revealed_when_complete(out_dir) as directory:
         write_gguf(directory / file, parts, spec, gguf_tokenizer(tokenizer, spec.vocab), kind, title)
-        context = longest_context(parts.config)
+        context = context_length(parts.config, spec)
         with in_float32(model):
             check = check_in_llamacpp(directory / file, model, tokenizer, kind, context)
-        model_card(
+        write_card(
+            directory,
             spec,
             candidate,
             {**card, "Checked on export, llama.cpp against the checkpoint in float32": check.rows()},
             kind=f"It is one GGUF file of llama.cpp's architecture `{arch}`, its matrices in {kind.upper()}.",
             library="gguf",
             use="import xllamacpp\n\nparams = xllamacpp.CommonParams()\n"
-            f'params.model.path = "path/to/this/directory/{file}"\nserver = xllamacpp.Server(params)',
-        ).save(directory / "README.md")
+            f'params.model.path = "{CHECKPOINT}/{file}"\nserver = xllamacpp.Server(params)',
+            serve=f"llama-server -m {CHECKPOINT}/{file}",
+        )
     return GGUFExport(out_dir / file, arch, kind, check)

@@ -1,10 +1,9 @@
-"""A pruned model as one GGUF file: which architecture of llama.cpp holds it, in what equal form, and the writing."""
+"""A pruned model as one GGUF file: sizes, tokenizer, and tensors under llama.cpp's names and in its order."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ import torch
 from torch import Tensor
 
 from space.candidate import LayerShape
-from space.errors import ShapeError, UserError
+from space.errors import UserError
 from space.formats.checkpoint import CheckpointParts
 from space.formats.equal_forms import widened
+from space.formats.gguf.families import BLOCK, architecture, context_length, held_shapes, sliding_period
 from space.formats.gguf.tokenizer import GGUFTokenizer
-from space.formats.llama_arithmetic import longest_context
 from space.spec import ModelSpec
 
-_BLOCK = 32  # values of a row that Q8_0 stores with one scale
 _TENSORS = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -29,83 +27,27 @@ _TENSORS = {
     "self_attn.v_proj": "attn_v",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
+    "self_attn.qkv_proj": "attn_qkv",
     "self_attn.o_proj": "attn_output",
     "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+_GEMMA_TENSORS = _TENSORS | {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+_INTERLEAVED = ("llama", "deci")  # rotary pairs are neighbours there; transformers has them half a head apart
+_GEMMA_27B = 62  # layers of a model whose attention llama.cpp scales by the width that a head has of the hidden size
 _OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
-@dataclass(frozen=True)
-class GGUFFamily:
-    """How llama.cpp holds a family.
-
-    Attributes:
-        equal: Its architecture for layers of one shape.
-        unequal: Its architecture for layers of any shape, or None.
-        interleaved: Whether rotary pairs are neighbours there, where transformers has them half a head apart.
-        narrow: Whether a layer's query heads together may be narrower than the residual stream.
-    """
-
-    equal: str
-    unequal: str | None
-    interleaved: bool
-    narrow: bool = True
-
-
-FAMILIES = {
-    "llama": GGUFFamily("llama", "deci", True),
-    "mistral": GGUFFamily("llama", "deci", True),
-    "qwen2": GGUFFamily("qwen2", None, False, narrow=False),
-    "qwen3": GGUFFamily("qwen3", None, False),
-}
 TYPES = {
     "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
     "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
-
-
-def held_shapes(shapes: Sequence[LayerShape]) -> list[LayerShape]:
-    """The shapes to write for those of the layers that are left, so that llama.cpp computes the same.
-
-    It does not load a model whose first layer has no attention; and it skips a layer that has attention but no MLP
-    altogether, and says nothing. So the first layer gets one KV group of zeros, and an absent MLP 32 channels of zeros.
-    """
-    held = [shape if shape.mlp_channels else replace(shape, mlp_channels=_BLOCK) for shape in shapes]
-    if not held[0].query_heads:
-        held[0] = LayerShape(1, 1, held[0].mlp_channels)
-    return held
-
-
-def architecture(shapes: Sequence[LayerShape], spec: ModelSpec) -> str:
-    """The architecture that holds these shapes, as `held_shapes` gives them.
-
-    Raises:
-        UserError: llama.cpp has none for the family.
-        ShapeError: It has none for layers that differ, or for so few query heads.
-    """
-    family = FAMILIES.get(spec.family)
-    if family is None:
-        raise UserError(
-            f"Expected a model of one of the families {', '.join(FAMILIES)} for format=gguf, got {spec.family}. "
-            "Export it with format=hf."
-        )
-    if not family.narrow and any(shape.query_heads * spec.head_dim != spec.hidden for shape in shapes):
-        raise ShapeError(
-            f"Expected a pick for format=gguf that keeps all of its {spec.query_heads} query heads in every "
-            f"layer, since llama.cpp's {family.equal} has them as wide as the hidden size, got layers of "
-            f"{sorted({shape.query_heads for shape in shapes})}. format=hf writes it."
-        )
-    if len(set(shapes)) == 1:
-        return family.equal
-    if family.unequal is None:
-        raise ShapeError(
-            f"Expected a pick with equal layers for format=gguf, since llama.cpp's {family.equal} has one shape for "
-            f"all layers, got one of a {spec.family} with {len(set(shapes))} shapes. format=hf writes it."
-        )
-    return family.unequal
 
 
 def write_gguf(
@@ -125,9 +67,13 @@ def write_gguf(
     Raises:
         UserError: A weight is too large for F16.
     """
-    config, held = parts.config, held_shapes(parts.shapes)
+    config, held = parts.config, held_shapes(parts.shapes, spec)
     state = widened(parts, held, spec).state
     arch = architecture(held, spec)
+    if arch == "openelm":
+        state = _with_fused_attention(state, len(held))
+    if arch == "gemma3":
+        state = _with_gemma_norms(state, config, spec, len(held), held[0].query_heads)
     writer = gguf.GGUFWriter(path, arch)
     try:
         writer.add_name(name)
@@ -135,10 +81,12 @@ def write_gguf(
         writer.add_file_type(TYPES[kind][1])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         _add_tokenizer(writer, tokenizer)
-        if config.rope_parameters["rope_type"] == "llama3":
+        if arch == "gemma3":
+            _describe_windows(writer, parts)
+        if config.rope_parameters.get("rope_type") == "llama3":
             writer.add_tensor("rope_freqs.weight", llama3_factors(config.rope_parameters, spec.head_dim))
         for key, tensor in state.items():
-            _add_tensor(writer, key, tensor, held, FAMILIES[spec.family], TYPES[kind][0])
+            _add_tensor(writer, key, tensor, held, arch, TYPES[kind][0])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -163,9 +111,9 @@ def _describe(
     def sizes(values: list[int]) -> int | list[int]:
         return values[0] if equal else values
 
-    rope = config.rope_parameters
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
     writer.add_block_count(len(held))
-    writer.add_context_length(longest_context(config))
+    writer.add_context_length(context_length(config, spec))
     writer.add_embedding_length(spec.hidden)
     writer.add_vocab_size(spec.vocab)
     writer.add_head_count(sizes([shape.query_heads for shape in held]))
@@ -179,6 +127,40 @@ def _describe(
     if rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
+
+
+def _describe_windows(writer: gguf.GGUFWriter, parts: CheckpointParts) -> None:
+    """Which layers attend to a sliding window, of what length, and their rotary embedding."""
+    config = parts.config
+    period = sliding_period([config.layer_types[index] for index in parts.layers])
+    assert period is not None  # `require_arithmetic`
+    writer.add_sliding_window(config.sliding_window)
+    writer.add_sliding_window_pattern(period)
+    writer.add_rope_freq_base_swa(config.rope_parameters["sliding_attention"]["rope_theta"])
+
+
+def _with_fused_attention(state: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """The state with one projection to queries, keys and values in each layer."""
+    result = dict(state)
+    for index in range(layers):
+        prefix = f"model.layers.{index}.self_attn."
+        parts = [result.pop(f"{prefix}{part}_proj.weight") for part in "qkv"]
+        result[f"{prefix}qkv_proj.weight"] = torch.cat(parts)
+    return result
+
+
+def _with_gemma_norms(
+    state: Mapping[str, Tensor], config: Any, spec: ModelSpec, layers: int, query_heads: int
+) -> dict[str, Tensor]:
+    """The state with norms that scale by their weights, where Gemma's scale by one more.
+
+    The norm of the queries has in it what the config scales attention by beside what llama.cpp does.
+    """
+    width = spec.hidden / query_heads if layers == _GEMMA_27B else spec.head_dim
+    result = {name: tensor.float() + 1 if "norm" in name else tensor for name, tensor in state.items()}
+    for index in range(layers):
+        result[f"model.layers.{index}.self_attn.q_norm.weight"] *= math.sqrt(width / config.query_pre_attn_scalar)
+    return result
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: GGUFTokenizer) -> None:
@@ -204,7 +186,7 @@ def _add_tensor(
     key: str,
     tensor: Tensor,
     held: Sequence[LayerShape],
-    family: GGUFFamily,
+    arch: str,
     kind: gguf.GGMLQuantizationType,
 ) -> None:
     """Writes one tensor under llama.cpp's name, in its order of rows and in its type."""
@@ -214,13 +196,13 @@ def _add_tensor(
         name = f"{_OUTER[module]}.{parameter}"
     else:
         _, _, index, part = module.split(".", 3)
-        name = f"blk.{index}.{_TENSORS[part]}.{parameter}"
-        if family.interleaved and part in ("self_attn.q_proj", "self_attn.k_proj"):
+        name = f"blk.{index}.{(_GEMMA_TENSORS if arch == 'gemma3' else _TENSORS)[part]}.{parameter}"
+        if arch in _INTERLEAVED and part in ("self_attn.q_proj", "self_attn.k_proj"):
             shape = held[int(index)]
             values = _interleaved(values, shape.query_heads if part.endswith("q_proj") else shape.kv_heads)
     if values.ndim == 1:
         writer.add_tensor(name, values.numpy())
-    elif kind is gguf.GGMLQuantizationType.Q8_0 and values.shape[1] % _BLOCK == 0:
+    elif kind is gguf.GGMLQuantizationType.Q8_0 and values.shape[1] % BLOCK == 0:
         writer.add_tensor(name, gguf.quants.quantize(values.numpy(), kind), raw_dtype=kind)
     elif values.abs().max() <= torch.finfo(torch.float16).max:
         writer.add_tensor(name, values.half().numpy())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,24 +12,9 @@ import torch
 from space.errors import UserError
 from space.formats.child import answer_of
 from space.formats.gguf import llamacpp_process
+from space.formats.greedy import NEW_TOKENS, TEXTS, Tolerance, agreement
 
-NEW_TOKENS = 20
 _TIMED_PROMPT, _TIMED_NEW = 512, 64
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """What passes for the rounding of a format, in nats of log-probability.
-
-    Attributes:
-        worst: Largest difference of one token.
-        mean: Mean difference.
-        tie: How much less likely than the likeliest a chosen token may be.
-    """
-
-    worst: float
-    mean: float
-    tie: float
 
 
 # llama.cpp multiplies an F16 matrix by activations rounded to F16 (11 bits), and a Q8_0 one by activations of 8 bits
@@ -38,19 +22,6 @@ class Tolerance:
 # most 0.05 and on average 0.003 (F16), 1.1 and 0.12 (Q8_0); llama.cpp moved them by 0.04 and 0.004, 0.8 and 0.11, and
 # those of its pruned subnets by up to 0.12 and 0.004, 2.6 and 0.13. Models with larger activations are allowed more.
 TOLERANCES = {"f16": Tolerance(0.5, 0.02, 0.1), "q8_0": Tolerance(5.0, 0.3, 1.0)}
-
-TEXTS = (
-    "The capital of France is",
-    "Once upon a time there was a small dog who",
-    "def mean(values):\n    total = sum(values)\n\n    return",
-    "In 1969, 3 men flew 384,400 km to the Moon. It's",
-    "Question: What is 12 + 30?\nAnswer:",
-    "  Two spaces, a\ttab, and   three; then... what?!",
-    "Les élèves ont étudié à l'école où",
-    "Привет, как дела? 你好，世界。 こんにちは",
-    "E-mail: someone@example.org 🙂👍🏽 (100%) #1",
-    "WE'LL SEE THAT THEY'RE RIGHT, I'd say; don't you'",
-)
 
 
 @dataclass(frozen=True)
@@ -130,36 +101,15 @@ def in_llamacpp(request: Mapping[str, Any], failure: str) -> dict[str, Any]:
 
 
 def _compared(model: Any, prompts: list[list[int]], answer: dict[str, Any], allowed: Tolerance) -> LlamaCppCheck:
-    """Compares each step of llama.cpp's own continuations with what the model says to the same tokens."""
-    differences, behind = [], []
-    for prompt, run in zip(prompts, answer["runs"], strict=True):
-        chosen = [step["token"] for step in run]
-        with torch.inference_mode():
-            logits = model(torch.tensor([prompt + chosen[:-1]]), use_cache=False).logits[0, len(prompt) - 1 :]
-        expected = logits.float().log_softmax(-1)  # (steps, vocab)
-        for row, step in zip(expected, run, strict=True):
-            # JSON has no NaN
-            reported = torch.tensor([math.nan if value is None else value for _, value in step["top"]])
-            differences.append((row[[token for token, _ in step["top"]]] - reported).abs())
-        expected[:, answer["ends"]] = -torch.inf
-        behind.append(expected.amax(-1) - expected[range(len(run)), chosen])
-    apart, gaps = torch.cat(differences), torch.cat(behind)
-    gap = float(gaps.max())
-    result = LlamaCppCheck(
-        worst_difference=float(apart.max()) if len(apart) else math.nan,
-        mean_difference=float(apart.mean()),
-        steps=len(gaps),
-        ties=int((gaps > 0).sum()),
+    """Compares llama.cpp's own continuations with what the model says to the same tokens."""
+    agreed = agreement(model, prompts, answer["runs"], answer["ends"])
+    agreed.require(allowed, "GGUF file", "llama.cpp")
+    return LlamaCppCheck(
+        worst_difference=agreed.worst,
+        mean_difference=agreed.mean,
+        steps=agreed.steps,
+        ties=agreed.ties,
         prompt_tokens_per_s=answer["prompt_tokens_per_s"],
         decode_tokens_per_s=answer["decode_tokens_per_s"],
         load_seconds=answer["load_seconds"],
     )
-    if not (result.worst_difference <= allowed.worst and result.mean_difference <= allowed.mean and gap <= allowed.tie):
-        raise UserError(
-            f"The exported GGUF file failed its check: expected log-probabilities within {allowed.worst:g} nats and "
-            f"{allowed.mean:g} on average, and llama.cpp to choose the checkpoint's likeliest token or one at most "
-            f"{allowed.tie:g} behind, but they differ by {result.worst_difference:.3g} and "
-            f"{result.mean_difference:.3g}, and a choice is {gap:.3g} behind. "
-            "Export another point, or report this one with its key."
-        )
-    return result

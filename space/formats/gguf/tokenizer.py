@@ -85,7 +85,9 @@ def gguf_tokenizer(tokenizer: Any, rows: int) -> GGUFTokenizer:
     if model.get("unk_token") is not None:
         named[model["vocab"][model["unk_token"]]] = (model["unk_token"], TokenType.UNKNOWN)
     for token in parts["added_tokens"]:
-        if named.get(token["id"], ("", None))[1] is not TokenType.UNKNOWN:
+        written = named.get(token["id"], ("", None))[1]
+        spaces = model.get("byte_fallback") and _SPACE in token["content"]  # which no text has as it comes in
+        if written is not TokenType.UNKNOWN and not (written and spaces):
             kind = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
             named[token["id"]] = (token["content"], kind)
     if max(named) >= rows:
@@ -114,7 +116,7 @@ def _unsupported(what: str) -> UserError:
     """The error about a tokenizer that llama.cpp cannot be told of."""
     return UserError(
         "Expected a tokenizer that llama.cpp has too, a byte-level BPE in the way of GPT-2, SmolLM, Llama 3 or "
-        f"Qwen 2, or a SentencePiece BPE in the way of Llama 2, got {what}. Export it with format=hf."
+        f"Qwen 2, or a SentencePiece BPE in the way of Llama 2 or Gemma, got {what}. Export it with format=hf."
     )
 
 
@@ -148,7 +150,9 @@ def _sentencepiece(parts: dict[str, Any]) -> tuple[str, bool]:
     prepend = {"type": "Prepend", "prepend": _SPACE}
     if pre is None and normalizer == {"type": "Sequence", "normalizers": [prepend, replace]}:
         return "default", True
-    if pre is None and normalizer == replace:
+    # Gemma's: spaces are replaced before it could split there
+    split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    if pre in (None, split) and normalizer == replace:
         return "default", False
     if normalizer is None and pre and pre["type"] == "Metaspace" and pre["replacement"] == _SPACE and not pre["split"]:
         return "default", pre["prepend_scheme"] != "never"

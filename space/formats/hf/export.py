@@ -11,10 +11,14 @@ from torch import nn
 from space.candidate import Candidate
 from space.errors import ShapeError
 from space.formats.checkpoint import checkpoint_parts, kept_shapes, write_checkpoint
-from space.formats.model_card import Card, model_card
+from space.formats.hf.reload_check import in_float32
+from space.formats.llama_arithmetic import longest_context
+from space.formats.model_card import CHECKPOINT, Card, write_card
 from space.formats.reference import reference_of
+from space.formats.requirements import CHECKED
 from space.formats.reveal import revealed_when_complete
 from space.formats.verify import Verification, verify_checkpoint
+from space.formats.vllm.check import VLLMCheck, check_in_vllm, implementation_of, serve_command
 from space.models.pruned import MODELING_FILE, checkpoint_config, modeling_text
 from space.spec import ModelSpec
 
@@ -32,11 +36,15 @@ class Export:
         directory: Where it is.
         trust_remote_code: Whether it brings its own modelling file, because its layers are unequal.
         verification: How it compares with the model that it came from.
+        serve: The command that serves it in vLLM.
+        in_vllm: What vLLM did with it, where that was asked for.
     """
 
     directory: Path
     trust_remote_code: bool
     verification: Verification
+    serve: str
+    in_vllm: VLLMCheck | None = None
 
     def remarks(self) -> list[str]:
         """What a person should know of it, in lines."""
@@ -46,7 +54,9 @@ class Export:
             f"reloaded in a fresh process: logits within {checked.logits_difference:.1e} of the search's own subnet,",
             f"generate() with the dynamic cache within {checked.dynamic_cache_difference:.1e} (relative) of without, "
             f"with the static one {checked.static_cache_difference:.1e}",
-            f'exported; load with AutoModelForCausalLM.from_pretrained("{self.directory}"{flag})',
+            *(self.in_vllm.remarks() if self.in_vllm else ["verify=vllm runs it in vLLM too, before it appears"]),
+            f'exported; load with AutoModelForCausalLM.from_pretrained("{self.directory}"{flag}), {CHECKED}; serve '
+            f"with: {self.serve}",
         ]
 
 
@@ -88,6 +98,7 @@ def export_checkpoint(
     card: Card,
     generation_config: Any = None,
     tolerance: float = 1e-4,
+    vllm: Path | None = None,
 ) -> Export:
     """Writes, verifies and only then reveals a checkpoint.
 
@@ -101,10 +112,12 @@ def export_checkpoint(
         card: Further sections of the model card.
         generation_config: The dense model's, or None.
         tolerance: Largest difference that passes, see `verify_checkpoint`.
+        vllm: Python of the environment with vLLM in which it is run too; None where it is not.
 
     Raises:
         ShapeError: No layer keeps attention.
-        UserError: `out_dir` is taken or cannot be written, or the checkpoint does not load or computes something else.
+        UserError: `out_dir` is taken or cannot be written, or the checkpoint does not load or computes something else,
+            in vLLM where that is asked for.
     """
     parts = checkpoint_parts(model, config, candidate)
     written = checkpoint_config(config, candidate, spec)
@@ -115,14 +128,24 @@ def export_checkpoint(
             (directory / f"{MODELING_FILE}.py").write_text(modeling_text(spec.family), encoding="utf-8")
         reference = reference_of(model, spec.vocab)
         verification = verify_checkpoint(directory, reference, trust_remote_code=own_code, tolerance=tolerance)
+        checks = {**card, "Checked on export, in float32": verification.rows()}
+        in_vllm = None
+        if vllm is not None:
+            context, implementation = longest_context(config), implementation_of(written, spec.hidden)
+            dtype = str(model.dtype).removeprefix("torch.")
+            with in_float32(model):
+                in_vllm = check_in_vllm(directory, model, tokenizer, implementation, dtype, context, vllm)
+            checks["Checked on export, vLLM against the checkpoint in float32"] = in_vllm.rows()
         argument = ", trust_remote_code=True" if own_code else ""
-        model_card(
+        write_card(
+            directory,
             spec,
             candidate,
-            {**card, "Checked on export, in float32": verification.rows()},
+            checks,
             kind=_OWN_CODE if own_code else _PLAIN,
             library="transformers",
             use="from transformers import AutoModelForCausalLM\n\n"
-            f'model = AutoModelForCausalLM.from_pretrained("path/to/this/directory"{argument})',
-        ).save(directory / "README.md")
-    return Export(out_dir, own_code, verification)
+            f'model = AutoModelForCausalLM.from_pretrained("{CHECKPOINT}"{argument})',
+            serve=serve_command(CHECKPOINT, written, spec.hidden) if in_vllm else None,
+        )
+    return Export(out_dir, own_code, verification, serve_command(str(out_dir), written, spec.hidden), in_vllm)
