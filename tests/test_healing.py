@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -135,6 +136,26 @@ def test_a_corrective_refit_follows_the_healed_weights(make_supernet: MakeSupern
         (correction,) = correct(healed, [design], random_tokens(32, LENGTH, seed=5))
         corrected = healed.view(design, correction)
         assert Divergence(healed, TOKENS)(design, corrected)[0] < kl(healed, design)
+
+
+def test_every_design_meets_every_source(
+    make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supernet, sources = make_supernet("llama"), 4
+    designs, met = [CUT, GONE, MERGED, NEVER_TRAINED], Counter[tuple[Candidate, int]]()
+    hidden = SharedWeights.hidden
+
+    def noting(self: SharedWeights, design: Candidate, tokens: torch.Tensor) -> torch.Tensor:
+        met[design, int(tokens[0, 0])] += 1
+        return hidden(self, design, tokens)
+
+    def windows(count: int) -> torch.Tensor:  # sources take turns
+        return (torch.arange(min(count, 66)) % sources)[:, None].expand(-1, LENGTH)
+
+    monkeypatch.setattr(SharedWeights, "hidden", noting)
+    settings = Healing(tokens=64 * LENGTH, trainable="norms")
+    Healer(lambda: supernet, settings, windows, tmp_path, lambda: nullcontext(lambda done, of: None)).heal(designs)
+    assert {*met} == {(design, source) for design in designs for source in range(sources)}
 
 
 class KilledError(Exception):

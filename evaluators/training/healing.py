@@ -136,14 +136,20 @@ class Healer:
         return {design: -(-self.settings.total // len(designs)) for design in designs}
 
     def _text(self) -> tuple[Tensor, Tensor]:
-        """Windows to train on, and others; where the text is very short, these are the same."""
+        """Windows to train on, and others; where the text is very short, these are the same.
+
+        Sources take turns in the windows that are given, as designs do in the training. Shuffled, with the same seed
+        each time, so that a design does not meet the same source at each of its turns.
+        """
         settings = self.settings
         windows = self._windows(settings.steps(self._windows(1).shape[1]) * settings.batch_size + SPARE)
         if len(windows) < 2 * SPARE:
             return windows, windows
         spare = torch.zeros(len(windows), dtype=torch.bool)
         spare[len(windows) // SPARE - 1 :: len(windows) // SPARE] = True
-        return windows[~spare], windows[spare][:SPARE]
+        trained = windows[~spare]
+        order = torch.randperm(len(trained), generator=torch.Generator().manual_seed(0))
+        return trained[order], windows[spare][:SPARE]
 
     def _train(self, training: SharedTraining, text: Tensor, show: Callable[[int, int], None]) -> None:
         settings, length = self.settings, text.shape[1]
