@@ -43,7 +43,7 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Of no package that a test could ask; what they are given is the page of a run, or this machine's port.
-OTHERS = {"chromium", "ssh", "hf"}
+OTHERS = {"chromium", "curl", "ssh", "hf"}
 
 paged = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -146,7 +146,12 @@ def check_python(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     elif first == "-m" and others[0].startswith("benchmarks."):
         check_benchmark(others[0], others[1:], monkeypatch)
     else:
-        assert (ROOT / first).exists() or others[0] in ("venv", "sglang.launch_server"), arguments
+        assert (ROOT / first).exists() or others[0] in (
+            "venv",
+            "sglang.launch_server",
+            "vllm.entrypoints.openai.api_server",
+            "space.formats.vllm.environment",
+        ), arguments
 
 
 def check_make(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
