@@ -32,14 +32,25 @@ if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
     )
 
 
-class AttentionHole(nn.Module):
+class _Hole(nn.Module):
+    """Stands where a block was.
+
+    transformers forbids another attention backend where a file has an attention class that is a plain `nn.Module`.
+    """
+
+    def __init__(self, stock: Any, layer_idx: int) -> None:
+        """Takes the place of a stock block."""
+        super().__init__()
+
+
+class AttentionHole(_Hole):
     """Stands where an attention block was: adds nothing to the residual stream."""
 
     query_heads = 0
 
     def __init__(self, stock: Any, layer_idx: int) -> None:
-        """Takes the place of a stock block."""
-        super().__init__()
+        """See `_Hole`."""
+        super().__init__(stock, layer_idx)
         self.layer_idx = layer_idx
         self.config = stock.config
         if hasattr(stock, "is_sliding"):  # older layers ask their attention for it
@@ -63,12 +74,8 @@ class AttentionHole(nn.Module):
         return hidden_states.new_zeros(()), None
 
 
-class MLPHole(nn.Module):
+class MLPHole(_Hole):
     """Stands where an MLP block was: adds nothing to the residual stream."""
-
-    def __init__(self, stock: Any, layer_idx: int) -> None:
-        """Takes the place of a stock block."""
-        super().__init__()
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """A zero of shape `()`, which broadcasts in the residual addition."""
