@@ -95,6 +95,7 @@ def export(settings: ExportSettings, watch: Watch) -> None:
         generation_config=loaded.model.generation_config,
         tolerance=settings.tolerance,
         **({} if settings.vllm is None else {"vllm": settings.vllm}),
+        **({"release": partial(_release, session, front, polished.model, model)} if form.releases else {}),
     )
     shutil.rmtree(begun, ignore_errors=True)
     watch.say(done.remarks())
@@ -102,6 +103,15 @@ def export(settings: ExportSettings, watch: Watch) -> None:
         with watch.stage("push"):
             address = settings.push.upload(out)
         watch.say([f"pushed: {address}"])
+
+
+def _release(session: Session, *models: Any) -> None:
+    """Empties models that nothing needs any more, before the process that checks the export has its own in memory."""
+    for supernet in (session.supernet, session.newest()):
+        supernet.forget()
+    for model in (session.loaded.model, *models):
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.new_empty(0)
 
 
 def _results(run: FinishedRun, figures: Mapping[str, float], key: str) -> dict[str, Any]:

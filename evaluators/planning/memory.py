@@ -235,11 +235,14 @@ def _polish(job: Job, recovery: Recovery) -> Stage:
 
 
 def _export(job: Job) -> Stage:
-    """The pick is written, and read again by a fresh process, which has one layer in float32 at a time."""
+    """The pick is written, then read again by a fresh process when this one holds no model: the larger of the two."""
     home, device = weights(job)
     pick = job.item * job.pick_params
-    rest = job.pick_params - round(job.share * decoder_params(job.spec, job.dense))
-    fresh = job.base + pick + 4 * rest + layer_bytes(job.spec, "float32")
+    rest = 4 * (job.pick_params - round(job.share * decoder_params(job.spec, job.dense)))
+    rest += layer_bytes(job.spec, "float32")
     own = [] if job.on_host and not job.streamed else [Part("the pick on the host", pick)]
-    check = Part("a fresh process with the pick", fresh)
-    return stage_of(job, "export: check", [*home, *_pick(job)], device, [check, *own])
+    work = Part("embeddings, head and a layer in float32", rest)
+    writing = stage_of(job, "export: check", [*home, *_pick(job), work], device, own)
+    check = Part("a fresh process with the pick", job.base + pick + rest)
+    checking = stage_of(job, "export: check", [], [], [check])
+    return max(writing, checking, key=lambda stage: total(stage.host))

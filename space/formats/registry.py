@@ -34,11 +34,13 @@ class Format:
             where the format holds other shapes of the model, and another UserError where it holds none.
         export: Called with the subnet's model, the dense model's config and tokenizer, its ModelSpec, the candidate, a
             directory, and `card`, `generation_config` and `tolerance` as of `space.formats.hf.export`.
+        releases: Whether `export` takes `release` too.
     """
 
     suffix: str
     check: Callable[[Any, Any, ModelSpec, Candidate], object]
     export: Callable[..., Exported]
+    releases: bool = False
 
 
 def _gguf(kind: str) -> Format:
@@ -60,8 +62,8 @@ def _traced(engine: str) -> Format:
 
 
 _ROWS = {
-    "hf": Format("", check_hf, export_checkpoint),
-    "hf_uniform": Format("", check_hf_uniform, export_checkpoint),
+    "hf": Format("", check_hf, export_checkpoint, releases=True),
+    "hf_uniform": Format("", check_hf_uniform, export_checkpoint, releases=True),
     **{engine: _traced(engine) for engine in ENGINES},
 }
 _DECI_ROWS = {

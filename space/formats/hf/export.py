@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def export_checkpoint(
     generation_config: Any = None,
     tolerance: float = 1e-4,
     vllm: Path | None = None,
+    release: Callable[[], object] | None = None,
 ) -> Export:
     """Writes, verifies and only then reveals a checkpoint.
 
@@ -113,6 +115,8 @@ def export_checkpoint(
         generation_config: The dense model's, or None.
         tolerance: Largest difference that passes, see `verify_checkpoint`.
         vllm: Python of the environment with vLLM in which it is run too; None where it is not.
+        release: Called where `model` is not needed any more, before a fresh process has the checkpoint in memory; may
+            leave `model` useless. Not called with `vllm`, which it is compared with again.
 
     Raises:
         ShapeError: No layer keeps attention.
@@ -127,6 +131,9 @@ def export_checkpoint(
         if own_code:
             (directory / f"{MODELING_FILE}.py").write_text(modeling_text(spec.family), encoding="utf-8")
         reference = reference_of(model, spec.vocab)
+        if release is not None and vllm is None:
+            del parts
+            release()
         verification = verify_checkpoint(directory, reference, trust_remote_code=own_code, tolerance=tolerance)
         checks = {**card, "Checked on export, in float32": verification.rows()}
         in_vllm = None
