@@ -84,6 +84,7 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
 def finished(session: Session, archive: Archive, space: SearchSpace, settings: RunSettings, watch: Watch) -> Finish:
     """The end of a search: its front, scored, timed and written."""
     fidelities, table, closing = session.fidelities, session.table, Closing.of(session)
+    fidelities.forget()
     facts = {
         "sources": session.text.sources,
         "long_context": closing.long_context,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from torch import Tensor
 
@@ -34,6 +35,7 @@ class Fidelities:
             each by itself, or its corrective refit alone.
         heldout: On text that no other fidelity has seen.
         tuned: The same of subnets as they are exported, after all tuning; None when there is none.
+        forget: Gives back the memory of residual streams that candidates shared.
     """
 
     free: Callable[[Candidate], Mapping[str, float]]
@@ -41,6 +43,7 @@ class Fidelities:
     trained: tuple[Evaluator, ...]
     heldout: Evaluator
     tuned: Evaluator | None
+    forget: Callable[[], None]
 
 
 def fidelities(
@@ -83,8 +86,16 @@ def fidelities(
     element = supernet.model.dtype.itemsize
     costs = [cost_measure(supernet.spec, context=context, bytes_per_element=element), table.measure()]
 
+    made = WeakSet[Divergence]()
+
     def divergence(supernet: Supernet, tokens: int) -> Divergence:
-        return Divergence(supernet, search[:, :tokens], batch_size=batch_size, cache_bytes=cache_bytes // len(sizes))
+        new = Divergence(supernet, search[:, :tokens], batch_size=batch_size, cache_bytes=cache_bytes // len(sizes))
+        made.add(new)
+        return new
+
+    def forget() -> None:
+        for each in made:
+            each.forget()
 
     def extra(model_of: ModelOf, part: float = 1.0) -> list[Measure]:
         return [accuracy(model_of, part)] if accuracy else []
@@ -95,10 +106,6 @@ def fidelities(
     trained: tuple[Evaluator, ...] = ()
     final: Evaluator | None = None
     if healer is not None:
-
-        def forget() -> None:
-            for each in divergences.values():
-                each.forget()
 
         def healed(supernet: Supernet) -> list[Measure]:
             return [*costs, divergence(supernet, length).measure(), *extra(supernet.view)]
@@ -133,4 +140,5 @@ def fidelities(
         trained=trained,
         heldout=MeasureEvaluator("heldout", [unseen.heldout_measure()]),
         tuned=final,
+        forget=forget,
     )
