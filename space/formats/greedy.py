@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -59,6 +59,16 @@ class Agreement:
     ties: int
     behind: float
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Those of a `GreedyCheck`, by name."""
+        return {
+            "worst_difference": self.worst,
+            "mean_difference": self.mean,
+            "steps": self.steps,
+            "ties": self.ties,
+        }
+
     def require(self, allowed: Tolerance, what: str, engine: str) -> None:
         """Compares with a tolerance.
 
@@ -73,6 +83,30 @@ class Agreement:
             f"{allowed.tie:g} behind, but they differ by {self.worst:.3g} and {self.mean:.3g}, and a choice is "
             f"{self.behind:.3g} behind. Export another point, or report this one with its key."
         )
+
+
+@dataclass(frozen=True)
+class GreedyCheck:
+    """What an engine's check says of its continuations; each engine's own adds figures.
+
+    Attributes:
+        worst_difference: Largest difference of a log-probability over the likeliest tokens of all steps, in nats.
+        mean_difference: Their mean.
+        steps: New tokens compared, over all prompts, each continued greedily.
+        ties: Steps whose likeliest token is another one, which the checkpoint holds as likely within the tolerance.
+    """
+
+    worst_difference: float
+    mean_difference: float
+    steps: int
+    ties: int
+
+    def rows(self) -> dict[str, object]:
+        """The figures for a table."""
+        return {
+            name.replace("_", " "): value if isinstance(value, str) else f"{value:.4g}"
+            for name, value in asdict(self).items()
+        }
 
 
 def agreement(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from space.errors import UserError
 from space.formats.child import answer_of
 from space.formats.gguf import llamacpp_process
-from space.formats.greedy import NEW_TOKENS, TEXTS, Tolerance, agreement
+from space.formats.greedy import NEW_TOKENS, TEXTS, GreedyCheck, Tolerance, agreement
 
 _TIMED_PROMPT, _TIMED_NEW = 512, 64
 
@@ -25,29 +25,17 @@ TOLERANCES = {"f16": Tolerance(0.5, 0.02, 0.1), "q8_0": Tolerance(5.0, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
-class LlamaCppCheck:
+class LlamaCppCheck(GreedyCheck):
     """How llama.cpp's figures for a file compare with the checkpoint's in float32.
 
     Attributes:
-        worst_difference: Largest difference of a log-probability over the likeliest tokens of all steps, in nats.
-        mean_difference: Their mean.
-        steps: New tokens compared, over all prompts, each continued greedily.
-        ties: Steps whose likeliest token is another one, which the checkpoint holds as likely within the tolerance.
         prompt_tokens_per_s, decode_tokens_per_s: llama.cpp's own timings, on the CPU.
         load_seconds: Until the file was ready.
     """
 
-    worst_difference: float
-    mean_difference: float
-    steps: int
-    ties: int
     prompt_tokens_per_s: float
     decode_tokens_per_s: float
     load_seconds: float
-
-    def rows(self) -> dict[str, object]:
-        """The figures for a table."""
-        return {name.replace("_", " "): f"{value:.4g}" for name, value in asdict(self).items()}
 
 
 def check_in_llamacpp(
@@ -105,10 +93,7 @@ def _compared(model: Any, prompts: list[list[int]], answer: dict[str, Any], allo
     agreed = agreement(model, prompts, answer["runs"], answer["ends"])
     agreed.require(allowed, "GGUF file", "llama.cpp")
     return LlamaCppCheck(
-        worst_difference=agreed.worst,
-        mean_difference=agreed.mean,
-        steps=agreed.steps,
-        ties=agreed.ties,
+        **agreed.figures,
         prompt_tokens_per_s=answer["prompt_tokens_per_s"],
         decode_tokens_per_s=answer["decode_tokens_per_s"],
         load_seconds=answer["load_seconds"],

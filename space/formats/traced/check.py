@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from space.errors import UserError
 from space.formats.child import answer_of
-from space.formats.greedy import NEW_TOKENS, TEXTS, Tolerance, agreement
+from space.formats.greedy import NEW_TOKENS, TEXTS, GreedyCheck, Tolerance, agreement
 from space.formats.hf.reload_check import in_float32
 from space.formats.traced import engine_process
 
@@ -38,24 +38,16 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class EngineCheck:
+class EngineCheck(GreedyCheck):
     """How an engine's figures for a graph compare with the checkpoint's in float32.
 
     Attributes:
-        worst_difference: Largest difference of a log-probability over the likeliest tokens of all steps, in nats.
-        mean_difference: Their mean.
-        steps: New tokens compared, over all prompts, each continued greedily.
-        ties: Steps whose likeliest token is another one, which the checkpoint holds as likely within the tolerance.
         batch_difference: Largest difference of a logit between prompts run alone and as one batch padded on the left.
         load_seconds: Until the graph was ready.
         speed: The engine's, as it computes when it is not told how.
         torch_speed: Of the checkpoint in torch, in its own dtype.
     """
 
-    worst_difference: float
-    mean_difference: float
-    steps: int
-    ties: int
     batch_difference: float
     load_seconds: float
     speed: Speed
@@ -107,10 +99,7 @@ def check_in_engine(
             "Export another point, or report this one with its key."
         )
     return EngineCheck(
-        worst_difference=agreed.worst,
-        mean_difference=agreed.mean,
-        steps=agreed.steps,
-        ties=agreed.ties,
+        **agreed.figures,
         batch_difference=answer["batch_difference"],
         load_seconds=answer["load_seconds"],
         speed=Speed(answer["prompt_tokens_per_s"], answer["decode_tokens_per_s"]),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from space.formats.child import answer_of
-from space.formats.greedy import NEW_TOKENS, TEXTS, Tolerance, agreement
+from space.formats.greedy import NEW_TOKENS, TEXTS, GreedyCheck, Tolerance, agreement
 from space.formats.vllm import vllm_process
 
 _TIMED_PROMPT, _TIMED_NEW = 512, 64
@@ -28,36 +28,25 @@ TOLERANCES = {
 
 
 @dataclass(frozen=True)
-class VLLMCheck:
+class VLLMCheck(GreedyCheck):
     """How vLLM's figures for a checkpoint compare with its own in float32.
 
     Attributes:
         version: vLLM's.
         dtype: In which it computed.
-        worst_difference: Largest difference of a log-probability over the likeliest tokens of all steps, in nats.
-        mean_difference: Their mean.
-        steps: New tokens compared, over all prompts, each continued greedily.
-        ties: Steps whose likeliest token is another one, which the checkpoint holds as likely within the tolerance.
         prompt_tokens_per_s, decode_tokens_per_s: Of one sequence, without compiling.
         load_seconds: Until vLLM was ready.
     """
 
     version: str
     dtype: str
-    worst_difference: float
-    mean_difference: float
-    steps: int
-    ties: int
     prompt_tokens_per_s: float
     decode_tokens_per_s: float
     load_seconds: float
 
     def rows(self) -> dict[str, object]:
         """The figures for a table."""
-        return {
-            name.replace("_", " "): value if isinstance(value, str) else f"{value:.4g}"
-            for name, value in asdict(self).items()
-        }
+        return {"version": self.version, "dtype": self.dtype} | super().rows()
 
     def remarks(self) -> list[str]:
         """What a person should know of it, in lines."""
@@ -129,10 +118,7 @@ def check_in_vllm(
     return VLLMCheck(
         version=answer["version"],
         dtype=dtype,
-        worst_difference=agreed.worst,
-        mean_difference=agreed.mean,
-        steps=agreed.steps,
-        ties=agreed.ties,
+        **agreed.figures,
         prompt_tokens_per_s=answer["prompt_tokens_per_s"],
         decode_tokens_per_s=answer["decode_tokens_per_s"],
         load_seconds=answer["load_seconds"],
