@@ -4,7 +4,8 @@
 
 RUN is a finished run of run_search.py; of its evaluated points, the best one with at least each fraction of the
 decoder-layer parameters removed is timed as run_search.py times its front, in turns with the dense model. Graphs for
-ONNX Runtime and OpenVINO compute all logits of a prompt, and so does torch here; llama.cpp computes the last one's.
+ONNX Runtime and OpenVINO compute all logits of a prompt, and so does torch here; llama.cpp and vLLM compute the last
+one's.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ from space.formats.traced.check import in_engine
 from space.formats.traced.export import write_graph
 from space.supernet.supernet import Supernet
 
-SETTINGS = {"torch": ["latency.logits=all"], "llamacpp": ["latency.engine=llamacpp"]}
+SETTINGS = {
+    "torch": ["latency.logits=all"],
+    "llamacpp": ["latency.engine=llamacpp"],
+    "vllm": ["latency.engine=vllm"],
+}
 
 
 class GraphClock:

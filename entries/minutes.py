@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 from entries.settings import RunSettings
-from evaluators.amounts import Work
+from evaluators.amounts import TABLE, Work
 from evaluators.long_context import LongText
 from evaluators.session import Session
 from evaluators.settings import Settings, window_sizes
@@ -57,6 +58,11 @@ def in_tokens(settings: RunSettings, session: Session, task: Task, watch: Watch)
     session.settle()
     budget = settings.budget.limited(settled.amounts.tokens)
     return replace(settings, budget=budget, front_points=settled.amounts.points)
+
+
+def table_seconds(budget: Budget) -> float:
+    """Seconds that the latency table may take, as far as its rounds can be fewer."""
+    return TABLE * 60 * budget.minutes if budget.in_minutes and budget.minutes is not None else inf
 
 
 def spent(budget: Budget, told: Settings) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from entries.minutes import work_of
+from entries.minutes import table_seconds, work_of
 from entries.settings import RunSettings
 from evaluators.long_context import TOKENS as LONG_TOKENS
 from evaluators.paths import Paths
@@ -94,12 +94,13 @@ def _timed(
         known, lines = settled.speeds, [f"speeds as {file} has them, which the run has measured"]
     else:
         pace = measured_pace(job.spec, dtype, device)
-        known = speeds(job, pace, bool(long))
+        table = table_s(job, pace, table_seconds(settings.budget))
+        known = speeds(job, pace, bool(long), table)
         settled = Settled.of((minutes if settings.budget.in_minutes else None) or _LONG, known, work)
         times = {
             "load": (load_s(job), 0.0),
             "calibration": (calibration_s(job, pace), 0.0),
-            "latency table": (table_s(job, pace), 0.0),
+            "latency table": (table, 0.0),
         }
         lines = [
             f"speeds by estimate: products of this model's shapes run at {pace.products / 1e12:.2f} TFLOP/s here, of "

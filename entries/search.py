@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from conf.places import known
-from entries.minutes import in_tokens, spent
+from entries.minutes import in_tokens, spent, table_seconds
 from entries.plan import plan
 from entries.settings import RunSettings
 from evaluators.closing import Closing
@@ -40,7 +40,7 @@ def search(settings: RunSettings, watch: Watch) -> None:
 
 def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     """The job, start to end, as docs/how-it-works.md numbers it."""
-    session = Session.open(settings.session, Paths(run_dir), watch.stage)
+    session = Session.open(settings.session, Paths(run_dir), watch.stage, table_seconds(settings.budget))
     with watch.stage("model and text"):
         session.check()
         require_streamable(settings.session, session.loaded)

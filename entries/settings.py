@@ -23,7 +23,6 @@ from search.run.recommended import Recommend
 from search.views.watch.trackers import require_tracker
 from space.checks import require_least
 from space.errors import UserError
-from space.formats.requirements import require_llamacpp
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,9 @@ class RunSettings:
             tokens=self.budget.limited(TOKENS).tokens,
         )
         session.tasks.require_place()
-        if session.latency.table is None and session.latency.engine == "llamacpp":
-            require_llamacpp()
-        if session.latency.table is not None and (self.run_dir is None or not (self.run_dir / LATENCY_FILE).exists()):
+        if session.latency.table is None:
+            session.latency.require_engine()
+        elif self.run_dir is None or not (self.run_dir / LATENCY_FILE).exists():
             table_of(Path(session.latency.table), session.latency)
         require_tracker(self.tracker)
         finished_runs(self.compared)

@@ -12,10 +12,14 @@ from conf.settings import ended_settings
 from conf.values import checked
 from evaluators.settings import Settings
 from search.run.finished import FinishedRun
-from space.formats.requirements import require_llamacpp
 
 # Settings of how a run's points are timed; None leaves the run's.
-HOW: Mapping[str, Any] = {"engine": str | None, "gguf_type": str | None, "threads": int | None}
+HOW: Mapping[str, Any] = {
+    "engine": str | None,
+    "gguf_type": str | None,
+    "vllm_python": str | None,
+    "threads": int | None,
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,5 @@ def timing_settings(config: Config, arguments: Sequence[str]) -> TimingSettings:
     model = replace(settings.model, device_bytes=None, device=settings.model.device if device is None else device)
     model.require_directory()
     latency = replace(settings.latency, **{name: value for name, value in how.items() if value is not None})
-    if latency.engine == "llamacpp":
-        require_llamacpp()
+    latency.require_engine()
     return TimingSettings(run, replace(settings, model=model, latency=latency))

@@ -31,6 +31,7 @@ CHEAP = 3 / 4  # of the questions, about, are at the cheapest fidelity, the othe
 USED = 0.97  # of the minutes, that are planned with
 GAIN = 1.1  # times the speed that twice the windows must bring
 POINTS = 6  # of the front, beside the dense model, that are scored and timed however short minutes are
+TABLE = 1 / 5  # of the minutes, in which the rounds of the latency table end; one round is timed in any case
 PAGES_S = 5.0  # to write front and pages
 
 Asking = Sequence[tuple[int, float]]  # questions, and the seconds that an algorithm took to ask them

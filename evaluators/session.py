@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,21 +45,22 @@ class Session:
     Settings and paths can be pickled, so that another process opens the same session: it answers alike.
     """
 
-    def __init__(self, settings: Settings, paths: Paths, stage: Stage = unseen) -> None:
+    def __init__(self, settings: Settings, paths: Paths, stage: Stage = unseen, table_s: float = inf) -> None:
         """See `open`."""
-        self.paths, self._given, self._stage = paths, settings, stage
+        self.paths, self._given, self._stage, self._table_s = paths, settings, stage, table_s
         self.settle()
 
     @classmethod
-    def open(cls, settings: Settings, paths: Paths, stage: Stage = unseen) -> Self:
+    def open(cls, settings: Settings, paths: Paths, stage: Stage = unseen, table_s: float = inf) -> Self:
         """A session in which nothing is made yet.
 
         Args:
             settings: What the run was told.
             paths: Where it lives.
             stage: Opened around what takes long: by a title, a context that gives a function to tell of progress with.
+            table_s: Seconds of a latency table, if it is measured, see `evaluators.latency.bench.LatencyBench.table`.
         """
-        return cls(settings, paths, stage)
+        return cls(settings, paths, stage, table_s)
 
     def settle(self) -> None:
         """Takes in what minutes have come to, where the run's directory says so; what depends on it is made anew."""
@@ -166,10 +168,10 @@ class Session:
         return table
 
     def _measured(self) -> str:
-        workload, space = self.settings.latency, self.space
+        workload, space, bench = self.settings.latency, self.space, self.bench
         designs = space.samples(workload.fit + workload.check)
         with self._stage("latency table") as show:
-            return self.bench.table(space.block_options, designs, show).to_json()
+            return bench.table(space.block_options, designs, show, self._table_s).to_json()
 
     @cached_property
     def tuning(self) -> Tuning | None:
@@ -266,11 +268,7 @@ class Session:
 
     @property
     def objectives(self) -> list[Metric]:
-        """What the front is about.
-
-        Raises:
-            UserError: See `evaluators.settings.Settings.metrics`.
-        """
+        """What the front is about, see `evaluators.settings.Settings.metrics`."""
         return self.settings.metrics
 
     def timed(self, show: Show = lambda done, of: None) -> EndToEnd | None:

@@ -35,6 +35,19 @@ def in_use(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
+def in_turn(directory: Path) -> Iterator[None]:
+    """One process after another is at work in the directory; where there can be no lock, as `in_use`."""
+    file = _opened(directory)
+    try:
+        if file is not None:
+            _locked(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        if file is not None:
+            os.close(file)
+
+
+@contextmanager
 def alone_in(directory: Path) -> Iterator[bool]:
     """Whether nobody uses the directory, in this process or another; who comes while this is held waits for its end."""
     file = _opened(directory)

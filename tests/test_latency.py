@@ -204,6 +204,21 @@ def test_timings_of_a_busy_machine_are_not_kept(
     assert not (tmp_path / "cache").exists()
 
 
+def test_rounds_that_would_end_too_late_are_left_out_but_for_the_first(
+    make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluators.latency.bench.NOISY", 1e9)
+    place = tmp_path / "cache"
+    table = LatencyBench(make_supernet("llama"), WORKLOAD, place).table(OPTIONS, [CUT], seconds=0.0)
+    assert table.phases["prefill"].rounds == 1
+    assert ", a single round; against" in table.remarks()[0]
+    assert not place.exists()  # a later run is not to go by it
+    table = LatencyBench(make_supernet("llama"), WORKLOAD, place).table(OPTIONS, [CUT], seconds=1e6)
+    assert table.phases["prefill"].rounds == 2
+    assert "spread between 2 rounds" in table.remarks()[0]
+    assert place.exists()
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"ratios": {}}', '{"dense_ms": 1, "ratios": {"one": []}}', "\xff"])
 def test_a_broken_cache_says_what_to_do(text: str, tmp_path: Path) -> None:
     file = Timings.of({"a": 1}, tmp_path).file
@@ -394,6 +409,8 @@ def test_llama_cpp_times_what_it_will_run(tmp_path: Path) -> None:
     assert "in llama.cpp of xllamacpp" in table.remarks()[0]
     assert ", f16, 1 threads" in table.remarks()[0]
     assert seen == [(2, 6), (4, 6), (6, 6)] * 2  # one block, and a stack of each shape
+    short = bench.table({"attention": [(6, 3)], "mlp": [(64,)]}, seconds=0.0)
+    assert [phase.rounds for phase in short.phases.values()] == [1, 1]  # the first model has all, later ones no time
     holes = Candidate.from_rows([[0, 0, 64], [4, 2, 0], [0, 0, 0], [6, 1, 32]])
     nothing = Candidate.from_rows([[0, 0, 64]] * 4)
     timed, failed = EndToEnd(bench, table.dense_ms).evaluate([holes, nothing])
@@ -438,7 +455,7 @@ def test_a_table_of_old_is_read_with_its_very_numbers_once_it_has_todays_form() 
         ({"length": 0}, "at least 1"),
         ({"scenario": "training"}, "prefill, decode or serving"),
         ({"fit": -1}, "at least 0"),
-        ({"engine": "onnx"}, "torch or llamacpp"),
+        ({"engine": "onnx"}, "torch, llamacpp or vllm"),
         ({"gguf_type": "q4"}, "f16 or q8_0"),
         ({"engine": "llamacpp", "batch_size": 2}, "latency.batch_size=1"),
         ({"engine": "llamacpp", "logits": "all"}, "latency.logits=last"),

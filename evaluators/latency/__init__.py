@@ -1,7 +1,7 @@
 """How long a candidate takes: what is timed, with which clock, and the table that prices any candidate.
 
 - `workload`: what is timed.
-- `clocks`, `llamacpp_clock`: torch's clock and the protocol of both, and llama.cpp's.
+- `clocks`: torch's clock and the protocol of all; `llamacpp_clock`, `vllm_clock`: those of engines that serve.
 - `steps`, `standing_cache`: what torch's clock times, the same work at each call; `graphs`: the same as CUDA graphs.
 - `bench`: block shapes for the table, and whole models; `end_to_end`: these as answers, on any device.
 - `timings`: relative timings, kept on disk from run to run.

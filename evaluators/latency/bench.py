@@ -9,6 +9,7 @@ becomes slower or faster changes neither ratios nor ranks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from evaluators.latency.clocks import Clock, OnTimings, TorchClock
 from evaluators.latency.llamacpp_clock import LlamaCppClock
 from evaluators.latency.table import NOISY, LatencyTable, PhaseTable, label, model_shapes
 from evaluators.latency.timings import Timings
+from evaluators.latency.vllm_clock import VLLMClock
 from evaluators.latency.workload import Phase, Workload
 from space.candidate import Candidate, LayerShape, Option
 from space.supernet.supernet import Supernet
@@ -25,6 +27,8 @@ def make_clock(supernet: Supernet, workload: Workload, tokenizer: Any) -> Clock:
     """The clock that `latency.engine` names."""
     if workload.engine == "llamacpp":
         return LlamaCppClock(supernet, workload, tokenizer)
+    if workload.engine == "vllm":
+        return VLLMClock(supernet, workload)
     return TorchClock(supernet, workload)
 
 
@@ -55,6 +59,7 @@ class LatencyBench:
         block_options: Mapping[str, Sequence[Option]],
         designs: Sequence[Candidate] = (),
         on_timings: OnTimings = lambda done, of: None,
+        seconds: float = inf,
     ) -> LatencyTable:
         """The latency table of a space; what the cache knows is not measured again.
 
@@ -62,6 +67,7 @@ class LatencyBench:
             block_options: By kind of block, `attention` among them: the options that leave something.
             designs: That are timed whole: the workload's `fit` first ones to correct the table, the rest to check it.
             on_timings: Called with how many timings of a phase are done, of how many.
+            seconds: That all phases may take together; the workload's rounds are fewer where they take longer.
         """
         layers = self._spec.layers
         # One layer must keep attention, so the empty stack is one block of the smallest shape, taken off again below.
@@ -78,7 +84,7 @@ class LatencyBench:
         models |= {design.key: design for design in designs}
         phases = {}
         for name, phase in self.workload.phases.items():
-            timings = self._timings(phase, models, on_timings)
+            timings = self._timings(phase, models, on_timings, seconds / len(self.workload.phases))
             dense_ms = timings.dense_ms or 0.0
             times = {model: dense_ms * timings.ratio(model) for model in models}
             # a single layer cannot be told from the rest of the model
@@ -97,6 +103,7 @@ class LatencyBench:
                     for kind, options in block_options.items()
                 },
                 spread=timings.spread(),
+                rounds=timings.rounds,
                 head_ms=timings.head_ms,
             )
             whole = {design: times[design.key] for design in designs}
@@ -125,8 +132,11 @@ class LatencyBench:
                 ratios[index][name] = rows[str(index)]
         return ratios, dense_ms
 
-    def _timings(self, phase: Phase, models: Mapping[str, Candidate], on_timings: OnTimings) -> Timings:
-        """Timings that have all of some models; the missing ones are measured, and kept unless the machine is busy."""
+    def _timings(self, phase: Phase, models: Mapping[str, Candidate], on_timings: OnTimings, seconds: float) -> Timings:
+        """Timings that have all of some models; the missing ones are measured.
+
+        They are kept for later runs unless the machine is busy, or there was no time for all rounds.
+        """
         about = {
             **self.clock.describe(),
             "model": model_shapes(self._spec),
@@ -138,11 +148,12 @@ class LatencyBench:
         missing = {name: candidate for name, candidate in models.items() if name not in timings.ratios}
         if not missing and timings.dense_ms is not None:
             return timings
-        rows, dense_ms = self.clock.session(phase, missing, self.workload.rounds, on_timings)
+        rows, dense_ms = self.clock.session(phase, missing, self.workload.rounds, on_timings, seconds)
         timings.ratios |= rows
         timings.dense_ms = timings.dense_ms or dense_ms
         timings.head_ms = timings.head_ms or self.clock.head_ms(phase)
-        if timings.spread() <= NOISY:
+        whole = all(len(ratios) == self.workload.rounds for ratios in rows.values())
+        if whole and timings.spread() <= NOISY:
             timings.save()
         return timings
 

@@ -8,7 +8,7 @@ import timeit
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,9 +62,20 @@ class Clock(Protocol):
         ...
 
     def session(
-        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_timings: OnTimings
+        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_timings: OnTimings, seconds: float = inf
     ) -> tuple[dict[str, list[float]], float]:
-        """Ratios of every model to the dense one in every round, and the dense model's median milliseconds."""
+        """Times models in rounds, of which there is one at least.
+
+        Args:
+            phase: What is timed.
+            models: By name.
+            rounds: How many, at most.
+            on_timings: Told of each few.
+            seconds: In which rounds have to end; those that would not are left out.
+
+        Returns:
+            Ratios of every model to the dense one in every round, and the dense model's median milliseconds.
+        """
         ...
 
 
@@ -148,7 +159,7 @@ class TorchClock:
             }
 
     def session(
-        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_timings: OnTimings
+        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_timings: OnTimings, seconds: float = inf
     ) -> tuple[dict[str, list[float]], float]:
         """See `Clock`; models take turns in an order that changes, with the dense model between every few.
 
@@ -157,7 +168,10 @@ class TorchClock:
         """
         dense, generator = Candidate.dense(self._spec), np.random.default_rng(0)
         names, ratios, all_dense = [*models], {name: list[float]() for name in models}, list[float]()
+        begun = timer()
         for number in range(rounds):
+            if number and (timer() - begun) * (number + 1) / number > seconds:
+                break
             before = self.time_ms(dense, phase)
             all_dense.append(before)
             order = generator.permutation(len(names))

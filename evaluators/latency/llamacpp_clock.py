@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +68,9 @@ class LlamaCppClock:
         return {}
 
     def session(
-        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_timings: OnTimings
+        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_timings: OnTimings, seconds: float = inf
     ) -> tuple[dict[str, list[float]], float]:
-        """See `evaluators.latency.clocks.Clock`; a model has all of its rounds at once.
+        """See `evaluators.latency.clocks.Clock`; a model has its rounds at once, as many as there is time for.
 
         Raises:
             UserError: llama.cpp does not load or run a model.
@@ -78,7 +80,9 @@ class LlamaCppClock:
         prompt = torch.randint(self._supernet.spec.vocab, (phase.tokens,), generator=generator).tolist()
         with tempfile.TemporaryDirectory(prefix="paretoprune-gguf-") as name:
             dense = self._write(Path(name) / "dense.gguf", Candidate.dense(self._supernet.spec))
+            most, end = rounds, time.monotonic() + seconds
             for number, (model, candidate) in enumerate(models.items()):
+                begun = time.monotonic()
                 file = self._write(Path(name) / "subnet.gguf", candidate)
                 request = {
                     "job": "time",
@@ -93,7 +97,10 @@ class LlamaCppClock:
                 ratios[model] = [subnet_ms / dense_ms for dense_ms, subnet_ms in times]
                 all_dense += [dense_ms for dense_ms, _ in times]
                 file.unlink()
-                on_timings((number + 1) * rounds, rounds * len(models))
+                on_timings((number + 1) * most, most * len(models))
+                now, others = time.monotonic(), len(models) - number - 1
+                each = max(0.0, end - now) / max(1, others)
+                rounds = max(1, min(most, int(min(most, rounds * each / (now - begun)))))
         self._supernet.forget()
         return ratios, statistics.median(all_dense) if all_dense else 0.0
 

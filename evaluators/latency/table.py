@@ -41,6 +41,7 @@ class PhaseTable:
         block_ms: By kind of block, a key of `space.candidate.KINDS`: from an option to milliseconds of one block.
         spread: Interquartile range of a model's times over the rounds, as a fraction of their median; the median over
             all models. Large when the machine was busy with other work.
+        rounds: The fewest that a model was timed in; 0 in a table of before this was said. One has no spread.
         fit: What `base` and the blocks of each kind were multiplied by, from designs timed whole; empty before that.
         error: Of designs that were not in the fit.
         head_ms: Of a prefill's LM head alone for the `last` position and for `all`; empty where that was not timed.
@@ -53,6 +54,7 @@ class PhaseTable:
     fit: Mapping[str, float] = field(default_factory=dict)
     error: TableError = UNCHECKED
     head_ms: Mapping[str, float] = field(default_factory=dict)
+    rounds: int = 0
 
     def parts(self, candidate: Candidate) -> dict[str, float]:
         """Milliseconds of `base`, and of all blocks of each kind.
@@ -65,6 +67,13 @@ class PhaseTable:
             for kind, options in self.block_ms.items()
         }
         return {BASE: self.base_ms, **blocks}
+
+    @property
+    def said_spread(self) -> str:
+        """The spread in words, with the rounds where these are known."""
+        if self.rounds == 1:
+            return "a single round"
+        return f"spread between{f' {self.rounds}' * bool(self.rounds)} rounds {self.spread:.1%}"
 
     def ms(self, candidate: Candidate) -> float:
         """The sum of its parts."""
@@ -140,7 +149,7 @@ class LatencyTable:
             lines.append(
                 f"{name} of {phase.batch_size} x {phase.tokens} tokens{logits} in {device['engine']} on "
                 f"{device['device']}, {device['dtype']}, {device['threads']} threads: {shapes} block shapes, "
-                f"spread between rounds {table.spread:.1%}; "
+                f"{table.said_spread}; "
                 f"against designs timed whole: {table.error if self.workload.check else 'not checked'}"
             )
             if table.head_ms:

@@ -63,6 +63,11 @@ class Timings:
         """A model's time relative to the dense model's, the median over the rounds."""
         return statistics.median(self.ratios[name])
 
+    @property
+    def rounds(self) -> int:
+        """The fewest that a model has."""
+        return min(map(len, self.ratios.values()))
+
     def spread(self) -> float:
         """Interquartile range over median of a model's times, the median over all models."""
         return statistics.median(spread(ratios) for ratios in self.ratios.values())

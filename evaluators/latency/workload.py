@@ -9,7 +9,8 @@ from typing import Literal
 from evaluators.base import Metric
 from evaluators.metrics import metric_named
 from space.errors import UserError
-from space.formats.requirements import GGUF_TYPES
+from space.formats.requirements import GGUF_TYPES, require_llamacpp
+from space.formats.vllm.environment import require_vllm
 
 LATENCY = metric_named("latency_ms")
 LATENCY_E2E = metric_named("latency_e2e_ms")
@@ -46,15 +47,16 @@ class Workload:
         logits: Of which positions a prefill computes them: of the `last`, as `generate()` and engines do, or of `all`,
             as `model(input_ids)` does.
         threads: Intra-op threads; 0 for torch's own choice.
-        rounds: In which all that the table is made of takes turns; what counts is the median over them.
+        rounds: In which all that the table is made of takes turns, at most; what counts is the median over them.
         front_rounds: The same for the front's members, timed end to end.
         fit: Random designs timed whole, on which the sum of blocks is corrected.
         check: Random designs besides, on which the table's error is found.
         error_limit: Median error above which the user is warned.
         cold: Whether the device's caches are overwritten before each timing.
         compile: Whether torch.compile compiles the model first, on CUDA with CUDA graphs.
-        engine: What runs it: `torch`, or `llamacpp` on the CPU, from GGUF files.
+        engine: What runs it: `torch`, `llamacpp` on the CPU, from GGUF files, or `vllm`.
         gguf_type: For llama.cpp, `f16` or `q8_0`.
+        vllm_python: For vLLM, the Python of an environment that has it; None for that of `make vllm`.
         cache: Whether timings of earlier runs on this machine are used again, and these kept for later ones.
         table: File of a latency table that was measured elsewhere, of the same model and workload, which the search
             goes by; then nothing is timed here. None to measure one.
@@ -73,24 +75,29 @@ class Workload:
     error_limit: float = 0.08
     cold: bool = False
     compile: bool = False
-    engine: Literal["torch", "llamacpp"] = "torch"
+    engine: Literal["torch", "llamacpp", "vllm"] = "torch"
     gguf_type: Literal["f16", "q8_0"] = "f16"
+    vllm_python: str | None = None
     cache: bool = True
     table: str | None = None
 
     def __post_init__(self) -> None:
         if self.scenario not in ("prefill", "decode", "serving"):
             raise UserError(f"latency.scenario: expected prefill, decode or serving, got {self.scenario!r}.")
-        if self.engine not in ("torch", "llamacpp"):
-            raise UserError(f"latency.engine: expected torch or llamacpp, got {self.engine!r}.")
+        if self.engine not in ("torch", "llamacpp", "vllm"):
+            raise UserError(f"latency.engine: expected torch, llamacpp or vllm, got {self.engine!r}.")
         if self.gguf_type not in GGUF_TYPES:
             raise UserError(f"latency.gguf_type: expected {' or '.join(GGUF_TYPES)}, got {self.gguf_type!r}.")
         if self.logits not in ("last", "all"):
             raise UserError(f"latency.logits: expected last or all, got {self.logits!r}.")
-        if self.engine == "llamacpp" and self.logits == "all":
+        if self.engine != "torch" and self.logits == "all":
             raise UserError(
-                "latency.engine=llamacpp: expected latency.logits=last, as it computes those of a prompt's last token "
-                "alone, got logits=all."
+                f"latency.engine={self.engine}: expected latency.logits=last, as it computes those of a prompt's last "
+                "token alone, got logits=all."
+            )
+        if self.engine == "vllm" and self.cold:
+            raise UserError(
+                "latency.engine=vllm: expected latency.cold=false, as it has its own memory, got cold=true."
             )
         if self.engine == "llamacpp" and (self.batch_size > 1 or self.cold or self.compile):
             raise UserError(
@@ -104,6 +111,17 @@ class Workload:
                 "latency: expected batch_size, length, new_tokens, rounds and front_rounds of at least 1, threads, fit "
                 f"and check of at least 0, and error_limit above 0, got {asdict(self)}."
             )
+
+    def require_engine(self) -> None:
+        """Checks, before any work is done, that the engine is there.
+
+        Raises:
+            UserError: It is not installed, or does not load.
+        """
+        if self.engine == "llamacpp":
+            require_llamacpp()
+        elif self.engine == "vllm":
+            require_vllm(self.vllm_python)
 
     @property
     def phases(self) -> dict[str, Phase]:

@@ -111,9 +111,12 @@ def _table(job: Job) -> list[Stage]:
     if not job.timed:
         return []
     home, device = weights(job)
-    engine = []
-    if job.settings.latency.engine == "llamacpp":
-        engine = [Part("llama.cpp's model", 2 * total_params(job.spec, job.dense))]
+    params, kind = total_params(job.spec, job.dense), job.settings.latency.engine
+    engines = {
+        "llamacpp": Part("llama.cpp's model", 2 * params),
+        "vllm": Part("vLLM's two models", 2 * job.item * params),
+    }
+    engine = [engines[kind]] if kind in engines else []
     blocks = narrower_blocks(job, sliced=True)
     return [stage_of(job, "latency table", [*home, blocks], [*device, *timed_parts(job)], [*kept(job), *engine])]
 

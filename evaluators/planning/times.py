@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 
 from evaluators.amounts import Speeds
 from evaluators.base import GROUP
@@ -91,22 +91,25 @@ def passed_s(job: Job, pace: Pace, kind: str, batch: int, tokens: int) -> float:
     return max(read, worked) + moving_s(job, pace)
 
 
-def table_s(job: Job, pace: Pace) -> float:
-    """Seconds of the latency table, were nothing known of it before."""
+def table_s(job: Job, pace: Pace, most: float = inf) -> float:
+    """Seconds of the latency table, were nothing known of it before.
+
+    Args:
+        job: The run.
+        pace: Of the device.
+        most: In which its rounds end, but for the first.
+    """
     workload = job.settings.latency
     if not job.timed:
         return 0.0
     stacks = sum(map(len, job.space.block_options.values())) + 1
     whole = (workload.fit + workload.check) * job.share
     passes = stacks * (SWEPT + 1 / BETWEEN_DENSE) + whole + 1
-    return (
-        workload.rounds
-        * passes
-        * sum(
-            CALLS[phase.kind] * passed_s(job, pace, phase.kind, phase.batch_size, phase.tokens)
-            for phase in workload.phases.values()
-        )
+    round_s = passes * sum(
+        CALLS[phase.kind] * passed_s(job, pace, phase.kind, phase.batch_size, phase.tokens)
+        for phase in workload.phases.values()
     )
+    return round_s * max(1, min(workload.rounds, most // round_s))
 
 
 def evaluation_speed(job: Job, pace: Pace) -> float:
@@ -149,13 +152,14 @@ def _corrected_s(job: Job, pace: Pace, tokens: int) -> float:
     return (passes / pace.products + 2 * solving / pace.exact / tokens) / EFFICIENCY
 
 
-def speeds(job: Job, pace: Pace, long: bool) -> Speeds:
+def speeds(job: Job, pace: Pace, long: bool, table: float) -> Speeds:
     """Speeds as a run measures them before its search, from operations instead.
 
     Args:
         job: The run.
         pace: Of the device.
         long: Whether held-out text has long windows too.
+        table: Seconds of the latency table, see `table_s`.
     """
     workload, told = job.settings.latency, job.settings
     evaluation = evaluation_speed(job, pace)
@@ -165,7 +169,7 @@ def speeds(job: Job, pace: Pace, long: bool) -> Speeds:
     )
     token = passed_s(job, pace, "decode", 1, 1)
     writing = len(told.samples.prompts) * told.samples.tokens * token / EFFICIENCY
-    elapsed = load_s(job) + calibration_s(job, pace) + table_s(job, pace)
+    elapsed = load_s(job) + calibration_s(job, pace) + table
     return Speeds(
         elapsed_s=elapsed,
         evaluation={told.evaluators.together: evaluation},

@@ -96,14 +96,19 @@ def write_checkpoint(
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
     whole = {name: tensor if _is_whole(tensor) else tensor.clone() for name, tensor in state.items()}
     save_torch_state_dict(whole, directory, metadata={"format": "pt"})
-    both = {**rope_of_transformers_4(config["rope_parameters"]), **config, "dtype": dtype, "torch_dtype": dtype}
-    _write_json(directory / "config.json", both)
+    write_config(directory, config, dtype)
     for weights in directory.glob("*.safetensors"):  # safetensors makes files that only their owner may read
         shutil.copymode(directory / "config.json", weights)
     if tokenizer is not None:
         write_tokenizer(directory, tokenizer)
     if generation is not None:
         generation.to_json_file(directory / "generation_config.json")
+
+
+def write_config(directory: Path, config: Mapping[str, Any], dtype: str) -> None:
+    """Writes config.json for old and new transformers; `dtype` is that of the weights, as torch names it."""
+    both = {**rope_of_transformers_4(config["rope_parameters"]), **config, "dtype": dtype, "torch_dtype": dtype}
+    _write_json(directory / "config.json", both)
 
 
 def write_tokenizer(directory: Path, tokenizer: Any) -> None:

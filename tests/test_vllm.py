@@ -1,16 +1,19 @@
-"""Exports in real vLLM, in its own environment: holes in every place, and what is refused or found out."""
+"""Real vLLM, in its own environment: exports with holes in every place, its clock, and what is refused or found out."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers_formats import GONE, byte_level, supernet
 
-from space.candidate import Candidate
-from space.errors import UserError
+from evaluators.latency.bench import LatencyBench
+from evaluators.latency.workload import Workload
+from space.candidate import Candidate, Option
+from space.errors import ShapeError, UserError
 from space.formats.hf.export import Export, export_checkpoint
 from space.formats.verify import Verification
 from space.formats.vllm import check
@@ -18,6 +21,7 @@ from space.formats.vllm.environment import make_environment, verifying_python
 
 SIZES = {"hidden_size": 128, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
 HOLES = [(0, 0, 96), (4, 2, 0), GONE, (2, 1, 32)]
+PLAIN = [(0, 0, 96), (4, 2, 0), GONE, (4, 2, 96)]  # of the options of a table alone
 NARROW = [(2, 1, 64), GONE, (2, 1, 64), (2, 1, 64)]
 
 
@@ -87,3 +91,19 @@ def test_what_is_not_there_is_refused_before_any_work(monkeypatch: pytest.Monkey
         verifying_python("vllm", "gguf", None)
     with pytest.raises(UserError, match=r"verify to be null or vllm, got 'moon'"):
         verifying_python("moon", "hf", None)
+
+
+def test_designs_are_timed_in_turns_with_the_dense_model(python: Path, tmp_path: Path) -> None:
+    net = supernet("llama", tmp_path / "supernet", **SIZES, head_dim=32)
+    workload = Workload("serving", batch_size=2, length=24, new_tokens=4, threads=1, rounds=2, fit=1, check=0)
+    seen: list[tuple[int, int]] = []
+    bench = LatencyBench(net, replace(workload, engine="vllm", vllm_python=str(python)))
+    options: dict[str, list[Option]] = {"attention": [(4, 2)], "mlp": [(96,)]}
+    table = bench.table(options, [Candidate.from_rows(PLAIN)], lambda *done: seen.append(done))
+    assert seen == [(8, 8)] * 2  # rounds of three stacks and a design, in a process a phase
+    assert [phase.rounds for phase in table.phases.values()] == [2, 2]
+    assert min(phase.dense_ms for phase in table.phases.values()) > 0
+    assert "tokens with the logits of the last position in vLLM 0." in table.remarks()[0]
+    assert ", float32, 1 threads" in table.remarks()[0]
+    with pytest.raises(ShapeError, match="keeps attention"):
+        bench.clock.try_out(Candidate.from_rows([(0, 0, 96)] * 4))
