@@ -459,6 +459,8 @@ def test_a_table_of_old_is_read_with_its_very_numbers_once_it_has_todays_form() 
         ({"gguf_type": "q4"}, "f16 or q8_0"),
         ({"engine": "llamacpp", "batch_size": 2}, "latency.batch_size=1"),
         ({"engine": "llamacpp", "logits": "all"}, "latency.logits=last"),
+        ({"engine": "vllm", "logits": "all"}, "latency.logits=last"),
+        ({"engine": "vllm", "cold": True}, "latency.cold=false"),
         ({"logits": "first"}, "last or all"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from evaluators.latency.clocks import OnTimings, cpu_name
+from evaluators.latency.clocks import OnTimings, cpu_name, rounds_left
 from evaluators.latency.workload import Phase, Workload
 from space.candidate import Candidate
 from space.formats.checkpoint import checkpoint_parts
@@ -98,9 +98,8 @@ class LlamaCppClock:
                 all_dense += [dense_ms for dense_ms, _ in times]
                 file.unlink()
                 on_timings((number + 1) * most, most * len(models))
-                now, others = time.monotonic(), len(models) - number - 1
-                each = max(0.0, end - now) / max(1, others)
-                rounds = max(1, min(most, int(min(most, rounds * each / (now - begun)))))
+                now = time.monotonic()
+                rounds = rounds_left(most, rounds, now - begun, end - now, len(models) - number - 1)
         self._supernet.forget()
         return ratios, statistics.median(all_dense) if all_dense else 0.0
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from evaluators.latency.clocks import OnTimings, cpu_name
+from evaluators.latency.clocks import OnTimings, cpu_name, rounds_left
 from evaluators.latency.workload import Phase, Workload
 from space.candidate import Candidate
 from space.formats.checkpoint import kept_shapes
@@ -47,6 +47,7 @@ class VLLMClock:
         self._workload, self._spec = workload, supernet.spec
         self._config = supernet.model.config
         self._dtype = str(supernet.model.dtype).removeprefix("torch.")
+        self._item = supernet.model.dtype.itemsize
         self._threads = workload.threads or torch.get_num_threads()
 
     @cached_property
@@ -92,8 +93,8 @@ class VLLMClock:
                 all_dense += [dense_ms for dense_ms, _ in times]
             done += len(group)
             on_timings(done * most, most * len(models))
-            now, others = time.monotonic(), (len(models) - done) / len(group)
-            rounds = max(1, min(most, int(min(most, rounds * max(0.0, end - now) / max(1, others) / (now - begun)))))
+            now = time.monotonic()
+            rounds = rounds_left(most, rounds, now - begun, end - now, (len(models) - done) / len(group))
         return ratios, statistics.median(all_dense) if all_dense else 0.0
 
     def _times(
@@ -104,7 +105,7 @@ class VLLMClock:
         prompt = phase.tokens if phase.kind == "prefill" else max(1, phase.tokens - DECODED // 2)
         context = prompt + DECODED + 1
         generator = torch.Generator().manual_seed(0)
-        cached = batch * (context + _BLOCK) * 2 * spec.layers * spec.kv_heads * spec.head_dim * 4
+        cached = batch * (context + _BLOCK) * 2 * spec.layers * spec.kv_heads * spec.head_dim * self._item
         with tempfile.TemporaryDirectory(prefix="paretoprune-vllm-") as name:
             request = {
                 "job": "time",
@@ -114,7 +115,7 @@ class VLLMClock:
                 ],
                 "dtype": self._dtype,
                 "context": context,
-                "cache_bytes": max(_LEAST_CACHE, 2 * cached),
+                "cache_bytes": max(_LEAST_CACHE, 2 * cached),  # layers of fewer groups are given what the widest need
                 "compile": self._workload.compile,
                 "kind": phase.kind,
                 "prompts": torch.randint(spec.vocab, (batch, prompt), generator=generator).tolist(),

@@ -13,6 +13,7 @@ from typing import Any
 TOP = 10  # most likely tokens of a step whose log-probabilities are handed back
 CACHE_BYTES = 2**30  # of keys and values
 DECODED = 16  # tokens of a timing
+_FREE = 0.01  # of a GPU's memory, that vLLM wants to find free at first: it is one of several there, of known size
 
 
 class VLLMEngine:
@@ -56,6 +57,7 @@ class VLLMEngine:
             model_impl=implementation,
             dtype=dtype,
             kv_cache_memory_bytes=cache_bytes,
+            gpu_memory_utilization=_FREE,
             enforce_eager=not compiled,
             enable_prefix_caching=False,
             disable_log_stats=True,
