@@ -18,11 +18,10 @@ def answer(request: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
     """The greedy continuation of each prompt, with the log-probabilities of the likeliest tokens of each step."""
     torch.set_num_threads(request["threads"])
     model = AutoModelForCausalLM.from_pretrained(request["directory"], trust_remote_code=True, dtype=torch.float32)
+    model.generation_config = GenerationConfig()  # the checkpoint's own would end at its end of text
     settings = GenerationConfig(
         max_new_tokens=request["new_tokens"],
-        min_new_tokens=request["new_tokens"],
         do_sample=False,
-        eos_token_id=None,
         pad_token_id=0,
         return_dict_in_generate=True,
         output_logits=True,

@@ -11,12 +11,22 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
-from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    SeedOssConfig,
+    SmolLM3Config,
+)
 from transformers.models.gemma3.modeling_gemma3 import Gemma3ForCausalLM
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from transformers.models.mistral.modeling_mistral import MistralForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
+from transformers.models.seed_oss.modeling_seed_oss import SeedOssForCausalLM
+from transformers.models.smollm3.modeling_smollm3 import SmolLM3ForCausalLM
 
 from space.models.architectures import ARCHITECTURES
 from space.spec import ModelSpec
@@ -51,6 +61,8 @@ _FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None, "head_dim": 6}),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 8}),
+    "smollm3": (SmolLM3Config, SmolLM3ForCausalLM, {"no_rope_layers": [1, 0, 1, 0]}),
+    "seed_oss": (SeedOssConfig, SeedOssForCausalLM, {"head_dim": 8, "residual_dropout": 0.0, "attention_dropout": 0.0}),
     "gemma3_text": (
         Gemma3TextConfig,
         Gemma3ForCausalLM,

@@ -11,6 +11,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
+from conftest import FAMILY_NAMES
 from helpers_formats import DENSE, GONE, answer_here, byte_level, supernet
 from transformers import GenerationConfig
 
@@ -25,7 +26,7 @@ from space.supernet.supernet import Supernet
 # No attention first, a layer that is gone, no MLP, and fewer of everything.
 HOLES = [(0, 0, 64), GONE, (4, 2, 0), (2, 1, 48)]
 EQUAL = [(4, 2, 32)] * 3 + [GONE]
-SUBNETS = {"llama": EQUAL, "mistral": HOLES, "qwen2": HOLES, "qwen3": HOLES, "gemma3_text": HOLES}
+SUBNETS = {family: EQUAL if family == "llama" else HOLES for family in FAMILY_NAMES}
 FILES = {
     "onnx": {"model.onnx", "model.onnx.data"},
     "openvino": {"openvino_model.xml", "openvino_model.bin"},

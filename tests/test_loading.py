@@ -20,6 +20,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    SeedOssConfig,
+    SmolLM3Config,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -45,6 +47,8 @@ CONFIGS = {
     "mistral": MistralConfig(**SIZES | {"head_dim": 16}),
     "qwen2": Qwen2Config(**SIZES),
     "qwen3": Qwen3Config(**SIZES | {"head_dim": 16}),
+    "smollm3": SmolLM3Config(**SIZES | {"pad_token_id": 0}),
+    "seed_oss": SeedOssConfig(**SIZES | {"head_dim": 16}),
     "gemma3_text": Gemma3TextConfig(
         **SIZES | {"head_dim": 16, "tie_word_embeddings": True, "sliding_window": 8, "layer_types": None}
     ),
@@ -104,9 +108,9 @@ def test_spec_of_each_family(family, tmp_path):
     spec = loaded.spec
     assert (spec.name, spec.family, spec.layers, spec.hidden, spec.vocab) == (family, family, 2, 32, 256)
     assert (spec.query_heads, spec.kv_heads, spec.mlp_channels) == (4, 2, 48)
-    assert spec.head_dim == (8 if family in ("llama", "qwen2") else 16)
+    assert spec.head_dim == (8 if family in ("llama", "qwen2", "smollm3") else 16)
     assert spec.tied_embeddings == (family == "gemma3_text")
-    assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias) == (family == "qwen2", False, False)
+    assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias) == (family in ("qwen2", "seed_oss"), False, False)
     norms = [name for name in vars(loaded.model.model.layers[0])["_modules"] if name.endswith("norm")]
     assert spec.attention_norms + spec.mlp_norms == len(norms)
     assert spec.qk_norm == hasattr(loaded.model.model.layers[0].self_attn, "k_norm")

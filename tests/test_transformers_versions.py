@@ -54,6 +54,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
             **{"rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0, "original_max_position_embeddings": 64}
         }
     },
+    "smollm3": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}},
+    "seed_oss": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e6, "factor": 2.0}},
     "gemma3_text": {
         "rope_parameters": {
             "full_attention": {"rope_type": "linear", "rope_theta": 5e5, "factor": 8.0},

@@ -48,6 +48,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mistral": _pre_norm("mistral", "Mistral"),
     "qwen2": _pre_norm("qwen2", "Qwen2"),
     "qwen3": _pre_norm("qwen3", "Qwen3", qk_norm=True),
+    "smollm3": _pre_norm("smollm3", "SmolLM3"),
+    "seed_oss": _pre_norm("seed_oss", "SeedOss"),
     "gemma3_text": Architecture(
         attention_norms=("input_layernorm", "post_attention_layernorm"),
         mlp_norms=("pre_feedforward_layernorm", "post_feedforward_layernorm"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import linecache
 import sys
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from types import ModuleType
@@ -24,6 +25,7 @@ _CLASSES = {
     "AutoModelForCausalLM": "PrunedForCausalLM",
     "AutoModelForSequenceClassification": "PrunedForSequenceClassification",
 }
+LISTS = ("layer_types", "no_rope_layers")  # of a configuration, with an entry for every layer
 # what transformers calls the sizes of a layer
 _CONFIG_NAMES = {
     "query_heads": "num_attention_heads",
@@ -96,7 +98,6 @@ class PrunedConfigs:
     def __init__(self, dense_config: Any, spec: ModelSpec) -> None:
         """Takes the dense model's own, which is not changed."""
         self._dense = Candidate.dense(spec).layers[0]
-        self._layer_types = getattr(dense_config, "layer_types", None)
         values = dense_config.to_diff_dict() | layer_values(self._dense)
         values |= {
             "model_type": f"pruned_{spec.family}",
@@ -115,9 +116,7 @@ class PrunedConfigs:
     def json_values(self, candidate: Candidate, start: int = 0) -> dict[str, Any]:
         """What config.json says of a candidate without its first `start` layers; layers that are gone do not count."""
         layers = [index for index in range(start, len(candidate.layers)) if not candidate.layers[index].gone]
-        values = {**self._values, "num_hidden_layers": len(layers)}
-        if self._layer_types is not None:
-            values["layer_types"] = [self._layer_types[index] for index in layers]
+        values = {**self._values, "num_hidden_layers": len(layers), **_lists(self._values, layers)}
         shapes = (candidate.layers[index] for index in layers)
         values["per_layer_config"] = {
             str(place): layer_values(shape, self._dense) for place, shape in enumerate(shapes) if shape != self._dense
@@ -127,7 +126,7 @@ class PrunedConfigs:
     def of(self, candidate: Candidate, start: int = 0) -> Any:
         """The same as a configuration, made from the dense one's copy, which takes a part of a millisecond."""
         values, config = self.json_values(candidate, start), copy.deepcopy(self.dense)
-        for name in ("num_hidden_layers", "layer_types", "per_layer_config"):
+        for name in ("num_hidden_layers", *LISTS, "per_layer_config"):
             if name in values:
                 setattr(config, name, values[name])
         return config
@@ -152,14 +151,17 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
     shapes = [candidate.layers[index] for index in kept]
     if len(set(shapes)) == 1 and shapes[0].mlp_channels:
         values: dict[str, Any] = dense_config.to_diff_dict() | layer_values(shapes[0])
-        values |= {"num_hidden_layers": len(kept), "head_dim": spec.head_dim}
+        values |= {"num_hidden_layers": len(kept), "head_dim": spec.head_dim, **_lists(values, kept)}
         values["architectures"] = [architecture_of(spec.family).classes[-1]]
-        if values.get("layer_types") is not None:
-            values["layer_types"] = [values["layer_types"][index] for index in kept]
         if _is_valid(type(dense_config), values):
             return values
     own: dict[str, Any] = modeling_of(spec.family).guarded(PrunedConfigs(dense_config, spec).json_values(candidate))
     return own
+
+
+def _lists(values: Mapping[str, Any], layers: Sequence[int]) -> dict[str, list[Any]]:
+    """What a configuration lists by layer, of the ones that are left."""
+    return {name: [values[name][index] for index in layers] for name in LISTS if values.get(name) is not None}
 
 
 def _is_valid(config_class: Any, values: dict[str, Any]) -> bool:
