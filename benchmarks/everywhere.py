@@ -24,6 +24,7 @@ from rich.table import Table
 from benchmarks import continuing
 from space.candidate import Candidate
 from space.errors import UserError
+from space.formats.checkpoint import Subnet
 from space.formats.child import answer_of
 from space.formats.greedy import NEW_TOKENS, TEXTS, Tolerance, agreement
 from space.formats.hf.export import export_checkpoint
@@ -79,6 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="for the exports; a new directory")
     parser.add_argument("--model", help="checkpoint in place of the default model")
+    parser.add_argument("--designs", type=int, nargs="*", default=range(4), help="numbers of some of them")
     parser.add_argument("--transformers", type=Path, nargs="*", default=[], help="trees of other versions")
     parser.add_argument("--without", nargs="*", default=[], choices=["vllm", *ENGINES])
     arguments = parser.parse_args()
@@ -90,10 +92,11 @@ def main() -> None:
     prompts = [ids for text in TEXTS if (ids := tokenizer(text).input_ids)]
     engines = [*([] if python is None else ["vllm"]), *(name for name in ENGINES if name not in arguments.without)]
     console, table = Console(width=200), Table("design", "key", *(t.name for t in arguments.transformers), *engines)
-    for name, candidate in designs(spec).items():
+    chosen = [[*designs(spec).items()][number] for number in arguments.designs]
+    for name, candidate in chosen:
         model = net.view(candidate)
-        subnet = (model, config, tokenizer, spec, candidate)
-        done = export_checkpoint(*subnet, arguments.out / candidate.key, card={}, vllm=python)
+        subnet = Subnet(config, tokenizer, spec, candidate)
+        done = export_checkpoint(model, subnet, arguments.out / candidate.key, card={}, vllm=python)
         cells = []
         for tree in arguments.transformers:
             request = {
@@ -111,7 +114,7 @@ def main() -> None:
             cells.append(told(done.in_vllm.steps, done.in_vllm.ties, done.in_vllm.worst_difference))
         for engine in ENGINES:
             if engine not in arguments.without:
-                cells.append(in_engine(engine, subnet, arguments.out / f"{candidate.key}-{engine}"))
+                cells.append(in_engine(engine, model, subnet, arguments.out / f"{candidate.key}-{engine}"))
         table.add_row(name, candidate.key, *cells)
         console.print(name, candidate.key, *cells, sep=" | ", highlight=False)
     console.print(table)
@@ -122,15 +125,17 @@ def told(steps: int, ties: int, worst: float) -> str:
     return f"{steps - ties}/{steps}, {worst:.1e}"
 
 
-def in_engine(engine: str, subnet: tuple[Any, ...], directory: Path) -> str:
+def in_engine(engine: str, model: Any, subnet: Subnet, directory: Path) -> str:
     """The cell of a format that brings its own engine, or why it does not hold the design."""
     form = format_of(engine, "f16")
-    _, config, tokenizer, spec, candidate = subnet
     try:
-        form.check(config, tokenizer, spec, candidate)
+        form.check(subnet)
     except UserError as error:
-        return f"refused: {str(error)[:60]}"
-    done: Any = form.export(*subnet, directory, card={})
+        return f"refused: {error}"
+    try:
+        done: Any = form.export(model, subnet, directory, card={})
+    except UserError as error:
+        return f"failed: {error}"
     check = done.check
     return told(check.steps, check.ties, check.worst_difference)
 

@@ -23,6 +23,7 @@ from evaluators.training.processes import Processes
 from search.run.finished import FinishedRun
 from search.run.picks import candidate_of
 from search.views.watch.run import Watch
+from space.formats.checkpoint import Subnet
 from space.formats.model_card import FRONT_MATTER, REPOSITORY
 from space.formats.registry import format_of
 from space.formats.reveal import require_free
@@ -45,7 +46,9 @@ def export(settings: ExportSettings, watch: Watch) -> None:
         told = replace(told, correction=None, training="off")
     session = Session.open(told, Paths(run.run_dir), watch.stage)
     loaded = session.loaded
-    run.require_held(candidate, partial(form.check, loaded.model.config, loaded.tokenizer, loaded.spec))
+    config, generation = loaded.model.config, loaded.model.generation_config
+    subnet = Subnet(config, loaded.tokenizer, loaded.spec, candidate, generation)
+    run.require_held(candidate, lambda each: form.check(replace(subnet, candidate=each)))
     _ = session.supernet
     with watch.stage("tuning"):
         front = session.finished_model(candidate)
@@ -65,10 +68,7 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     figures = run.figures(row, polished.heldout)
     done = form.export(
         model,
-        loaded.model.config,
-        loaded.tokenizer,
-        loaded.spec,
-        candidate,
+        subnet,
         out,
         card={
             **Samples(loaded.tokenizer, told.samples).section(session.finished_model, session.dense, polished.model),
@@ -92,7 +92,6 @@ def export(settings: ExportSettings, watch: Watch) -> None:
                 "torch": torch.__version__,
             },
         },
-        generation_config=loaded.model.generation_config,
         tolerance=settings.tolerance,
         **({} if settings.vllm is None else {"vllm": settings.vllm}),
         **({"release": partial(_release, session, front, polished.model, model)} if form.releases else {}),

@@ -11,6 +11,7 @@ from conftest import random_tokens, tiny_model
 from helpers_formats import VOCAB, byte_level
 
 from space.candidate import Candidate
+from space.formats.checkpoint import Subnet
 from space.formats.child import answer_of
 from space.formats.hf.export import export_checkpoint
 from space.formats.verify import Verification
@@ -29,8 +30,8 @@ def test_what_is_trained_saved_and_moved_is_the_same(
     model, spec = tiny_model(family, vocab_size=VOCAB)
     net = Supernet.prepare(model, spec, random_tokens(12, 24), tmp_path / "supernet", dtype=torch.float32)
     candidate, tokenizer, place = Candidate.from_rows(SHAPES), byte_level(), tmp_path / "home"
-    subnet = net.view(candidate), net.model.config, tokenizer, spec, candidate
-    export_checkpoint(*subnet, place / "export", card={})
+    subnet = Subnet(net.model.config, tokenizer, spec, candidate)
+    export_checkpoint(net.view(candidate), subnet, place / "export", card={})
 
     def job(name: str, here: Path) -> dict[str, object]:
         request = {"job": name, "export": str(here / "export"), "place": str(here)}

@@ -21,7 +21,7 @@ from evaluators.metrics import metrics_named
 from search.run.finished import FinishedRun
 from space.candidate import Candidate, LayerShape
 from space.errors import ShapeError, UserError
-from space.formats.checkpoint import checkpoint_parts
+from space.formats.checkpoint import Subnet, checkpoint_parts
 from space.formats.equal_forms import widened
 from space.formats.model_card import CHECKPOINT, FRONT_MATTER, REPOSITORY, write_card
 from space.formats.registry import format_of
@@ -45,9 +45,10 @@ def test_a_uniform_checkpoint_needs_no_code_of_its_own(tmp_path: Path, monkeypat
     monkeypatch.setattr("space.formats.hf.export.verify_checkpoint", lambda *given, **settings: passed)
     net, candidate = supernet("llama", tmp_path / "supernet"), Candidate.from_rows(NARROW)
     form = format_of("hf_uniform", "f16")
-    form.check(net.model.config, None, net.spec, candidate)
+    subnet = Subnet(net.model.config, None, net.spec, candidate)
+    form.check(subnet)
     out = tmp_path / "out"
-    form.export(net.view(candidate), net.model.config, None, net.spec, candidate, out, card={}, tolerance=1e-4)
+    form.export(net.view(candidate), subnet, out, card={}, tolerance=1e-4)
     assert type(AutoModelForCausalLM.from_pretrained(out, trust_remote_code=False)) is type(net.model)
     assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 3
 
@@ -108,7 +109,7 @@ def test_what_stock_classes_do_not_load_is_refused(shapes: Any, words: str) -> N
     model, spec = tiny_model("llama", hidden_size=48, intermediate_size=64, num_key_value_heads=6)
     config: Any = model.config
     with pytest.raises(ShapeError, match=words):
-        format_of("hf_uniform", "f16").check(config, None, spec, Candidate.from_rows(shapes))
+        format_of("hf_uniform", "f16").check(Subnet(config, None, spec, Candidate.from_rows(shapes)))
 
 
 def row(shapes: Any, kl: float, latency_ms: float) -> dict[str, Any]:

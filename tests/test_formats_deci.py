@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 import space.formats.deci.export
 from space.candidate import Candidate, LayerShape
 from space.errors import ShapeError, UserError
+from space.formats.checkpoint import Subnet
 from space.formats.deci.check import channels
 from space.formats.deci.configuration_decilm import DeciLMConfig, Section
 from space.formats.deci.export import DeciExport, block_config, export_deci, held_shapes
@@ -64,8 +65,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def export(net: Supernet, shapes: Any, out: Path, flavour: str = "vllm") -> DeciExport:
     candidate = Candidate.from_rows(shapes)
-    subnet = net.view(candidate), net.model.config, byte_level(), net.spec, candidate
-    return export_deci(flavour, *subnet, out, card=CARD)
+    subnet = Subnet(net.model.config, byte_level(), net.spec, candidate)
+    return export_deci(flavour, net.view(candidate), subnet, out, card=CARD)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -83,9 +84,8 @@ def test_a_fresh_process_reads_an_untied_head_and_llama_3_rotation(tmp_path: Pat
     net = supernet("mistral", tmp_path / "supernet", sliding_window=64, rope_parameters=LLAMA3)
     candidate, form = Candidate.from_rows([(4, 2, 48), (0, 0, 64), GONE, DENSE]), format_of("deci", "f16")
     source = net.view(candidate)
-    done = form.export(
-        source, net.model.config, byte_level(), net.spec, candidate, tmp_path / "out", card=CARD, tolerance=1e-5
-    )
+    subnet = Subnet(net.model.config, byte_level(), net.spec, candidate)
+    done = form.export(source, subnet, tmp_path / "out", card=CARD, tolerance=1e-5)
     assert isinstance(done, DeciExport)
     assert {path.name for path in tmp_path.iterdir()} == {"supernet", "out"}
     assert AutoTokenizer.from_pretrained(done.directory, trust_remote_code=True)("the").input_ids
@@ -171,7 +171,7 @@ def test_a_width_that_a_loader_would_round_is_found_out(
 def test_what_such_loaders_do_not_hold_is_refused(llama: Supernet, mistral: Supernet) -> None:
     def check(net: Supernet, *shapes: tuple[int, int, int]) -> None:
         candidate = Candidate.from_rows(shapes)
-        format_of("deci", "f16", "ffn_mult").check(net.model.config, None, net.spec, candidate)
+        format_of("deci", "f16", "ffn_mult").check(Subnet(net.model.config, None, net.spec, candidate))
 
     check(mistral, (6, 3, 512), (6, 3, 256))
     with pytest.raises(ShapeError, match=r"multiples of 256 channels .* got 16, 240\. .*space\.deploy=sglang"):
@@ -188,9 +188,9 @@ def test_what_the_schema_does_not_hold_is_refused(llama: Supernet, tmp_path: Pat
     check = format_of("deci", "f16").check
     qwen = supernet("qwen3", tmp_path / "supernet")
     with pytest.raises(UserError, match="llama, mistral for format=deci, got qwen3"):
-        check(qwen.model.config, None, qwen.spec, Candidate.dense(qwen.spec))
+        check(Subnet(qwen.model.config, None, qwen.spec, Candidate.dense(qwen.spec)))
     with pytest.raises(ShapeError, match="attention in at least one layer"):
-        check(llama.model.config, None, llama.spec, Candidate.from_rows([(0, 0, 64)] * 4))
+        check(Subnet(llama.model.config, None, llama.spec, Candidate.from_rows([(0, 0, 64)] * 4)))
 
 
 def test_the_configuration_is_read_by_attribute_and_can_be_copied(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import space.formats.gguf.file
 import space.formats.gguf.tokenizer
 from space.candidate import Candidate
 from space.errors import ShapeError, UserError
+from space.formats.checkpoint import Subnet
 from space.formats.gguf import llamacpp
 from space.formats.gguf.export import GGUFExport, export_gguf
 from space.formats.gguf.families import sliding_period
@@ -50,9 +51,8 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Supernet:
 def export(net: Supernet, shapes: list[tuple[int, int, int]], out: Path, tokenizer: Any = None) -> GGUFExport:
     candidate = Candidate.from_rows(shapes)
     tokenizer = tokenizer or byte_level()
-    return export_gguf(
-        net.view(candidate), net.model.config, tokenizer, net.spec, candidate, out, kind="f16", card=CARD
-    )
+    subnet = Subnet(net.model.config, tokenizer, net.spec, candidate)
+    return export_gguf(net.view(candidate), subnet, out, kind="f16", card=CARD)
 
 
 @pytest.mark.parametrize(("shapes", "architecture"), SHAPES.values(), ids=SHAPES)
@@ -74,8 +74,8 @@ def test_llama_cpp_computes_what_the_checkpoint_does(
 
 def test_q8_0_keeps_rows_that_are_no_whole_blocks_in_f16(llama: Supernet, tmp_path: Path) -> None:
     candidate, form = Candidate.from_rows([DENSE, (4, 2, 48), (0, 0, 64), DENSE]), format_of("gguf", "q8_0")
-    subnet = llama.view(candidate), llama.model.config, byte_level(), llama.spec, candidate
-    done = form.export(*subnet, tmp_path / "out", card=CARD, generation_config=None, tolerance=0.0)
+    subnet = Subnet(llama.model.config, byte_level(), llama.spec, candidate)
+    done = form.export(llama.view(candidate), subnet, tmp_path / "out", card=CARD, tolerance=0.0)
     assert isinstance(done, GGUFExport)
     types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(done.file).tensors}
     assert types["blk.0.ffn_down.weight"] == types["token_embd.weight"] == "Q8_0"
@@ -168,7 +168,7 @@ def test_families_in_shapes_that_it_has_no_architecture_for_are_refused(tmp_path
         net = supernet(family, tmp_path / f"{family} {len([*tmp_path.iterdir()])}", **changes)
         tokenizer = sentencepiece(prepend=False) if family == "gemma3_text" else byte_level()
         with pytest.raises(UserError, match=words):
-            format_of("gguf", "f16").check(net.model.config, tokenizer, net.spec, Candidate.from_rows(shapes))
+            format_of("gguf", "f16").check(Subnet(net.model.config, tokenizer, net.spec, Candidate.from_rows(shapes)))
 
     check("qwen3", NO_MLP, "only where the head is the embedding", tie_word_embeddings=False)
     check("gemma3_text", NO_MLP, "a pick with equal layers .* gemma3 has one shape")
@@ -258,11 +258,13 @@ def test_models_that_it_has_no_words_for_are_refused(llama: Supernet) -> None:
     def check(net: Supernet, shapes: Any, **changes: Any) -> None:
         config = net.model.config.to_dict() | changes
         check = format_of("gguf", "f16").check
-        check(type(net.model.config).from_dict(config), byte_level(), net.spec, Candidate.from_rows(shapes))
+        changed = type(net.model.config).from_dict(config)
+        check(Subnet(changed, byte_level(), net.spec, Candidate.from_rows(shapes)))
 
     check(llama, [DENSE] * 4)
+    spec = replace(llama.spec, family="mixtral")
     with pytest.raises(UserError, match=r"one of the families .*, got mixtral"):
-        format_of("gguf", "f16").check(None, None, replace(llama.spec, family="mixtral"), Candidate.dense(llama.spec))
+        format_of("gguf", "f16").check(Subnet(None, None, spec, Candidate.dense(spec)))
     with pytest.raises(UserError, match="activation silu"):
         check(llama, [DENSE] * 4, hidden_act="gelu")
     yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}
@@ -277,10 +279,9 @@ def test_a_weight_too_large_for_f16_is_refused(llama: Supernet, tmp_path: Path) 
     source = llama.view(candidate)
     with torch.no_grad():
         source.model.layers[1].mlp.up_proj.weight[0, 0] = 1e5
+    subnet = Subnet(llama.model.config, byte_level(), llama.spec, candidate)
     with pytest.raises(UserError, match="largest in F16"):
-        export_gguf(
-            source, llama.model.config, byte_level(), llama.spec, candidate, tmp_path / "out", kind="f16", card=CARD
-        )
+        export_gguf(source, subnet, tmp_path / "out", kind="f16", card=CARD)
     assert list(tmp_path.iterdir()) == []
 
 

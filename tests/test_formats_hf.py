@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 import space.formats.checkpoint
 from space.candidate import Candidate
 from space.errors import UserError
+from space.formats.checkpoint import Subnet
 from space.formats.hf.export import Export, export_checkpoint
 from space.formats.hf.reload_check import in_float32
 from space.formats.reference import Reference
@@ -76,9 +77,9 @@ def export(supernet: Supernet, candidate: Candidate, directory: Path, **changes:
     arguments: dict[str, Any] = {"model": None, "tokenizer": None, "card": CARD} | changes
     model = arguments.pop("model") or supernet.view(candidate)
     config = supernet.model.config
-    return export_checkpoint(
-        model, config, arguments.pop("tokenizer"), supernet.spec, candidate, directory, **arguments
-    )
+    generation = arguments.pop("generation_config", None)
+    subnet = Subnet(config, arguments.pop("tokenizer"), supernet.spec, candidate, generation)
+    return export_checkpoint(model, subnet, directory, **arguments)
 
 
 def assert_same_logits(model: Any, supernet: Supernet, candidate: Candidate) -> None:

@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 
 from space.candidate import Candidate
 from space.errors import UserError
+from space.formats.checkpoint import Subnet
 from space.formats.registry import format_of
 from space.formats.traced import check, engine_process
 from space.formats.traced.engines import ENGINES
@@ -36,8 +37,8 @@ BESIDE = {"README.md", "tokenizer.json", "tokenizer_config.json"}
 
 def export(net: Supernet, engine: str, shapes: Any, out: Path) -> TracedExport:
     candidate = Candidate.from_rows(shapes)
-    subnet = net.view(candidate), net.model.config, byte_level(), net.spec, candidate
-    return export_traced(engine, *subnet, out, card={"Metrics": {"kl": 0.25}})
+    subnet = Subnet(net.model.config, byte_level(), net.spec, candidate)
+    return export_traced(engine, net.view(candidate), subnet, out, card={"Metrics": {"kl": 0.25}})
 
 
 @pytest.fixture
@@ -138,10 +139,10 @@ def test_what_cannot_be_traced_is_refused(llama: Supernet, monkeypatch: pytest.M
     candidate, config = Candidate.from_rows(HOLES), llama.model.config
     form = format_of("onnx", "f16")
     with pytest.raises(UserError, match="Expected a model with a tokenizer for format=onnx"):
-        form.check(config, None, llama.spec, candidate)
+        form.check(Subnet(config, None, llama.spec, candidate))
     monkeypatch.setitem(config.rope_parameters, "rope_type", "dynamic")
     with pytest.raises(UserError, match=r"rotary embedding .* got dynamic"):
-        form.check(config, byte_level(), llama.spec, candidate)
+        form.check(Subnet(config, byte_level(), llama.spec, candidate))
 
 
 def test_an_engine_that_is_not_installed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaTokenizer
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from space.candidate import Candidate
+from space.formats.checkpoint import Subnet
 from space.formats.child import answer_of
 from space.formats.deci import check as deci_check
 from space.formats.deci.export import export_deci
@@ -131,11 +132,11 @@ class Exports:
         for design, shapes in DESIGNS.items():
             name, candidate = f"{family}, {design}", Candidate.from_rows(shapes)
             view = net.view(candidate)
-            subnet = (view, net.model.config, tokenizer, spec, candidate)
-            done = export_checkpoint(*subnet, self.place / "hf" / name, card={}, generation_config=settings)
+            subnet = Subnet(net.model.config, tokenizer, spec, candidate, settings)
+            done = export_checkpoint(view, subnet, self.place / "hf" / name, card={})
             assert done.trust_remote_code == (design != "uniform")
             if family == "llama":
-                export_deci("vllm", *subnet, self.place / "deci" / name, card={}, generation_config=settings)
+                export_deci("vllm", view, subnet, self.place / "deci" / name, card={})
             self.tensors[f"{name}.logits"] = script_transformers.logits_of(view, self.tensors["input_ids"])
             self.classes[name] = "PrunedForCausalLM" if done.trust_remote_code else type(model).__name__
             self.tokens[name] = tokenizer(TEXT).input_ids

@@ -14,6 +14,7 @@ from evaluators.latency.bench import LatencyBench
 from evaluators.latency.workload import Workload
 from space.candidate import Candidate, Option
 from space.errors import ShapeError, UserError
+from space.formats.checkpoint import Subnet
 from space.formats.hf.export import Export, export_checkpoint
 from space.formats.verify import Verification
 from space.formats.vllm import check
@@ -44,8 +45,8 @@ def reloaded_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 def export(family: str, shapes: list[tuple[int, int, int]], directory: Path, python: Path) -> Export:
     sizes = SIZES | ({"head_dim": 32} if family != "qwen2" else {})  # of those that vLLM has for CPUs
     net, candidate = supernet(family, directory / "supernet", **sizes), Candidate.from_rows(shapes)
-    subnet = (net.view(candidate), net.model.config, byte_level(), net.spec, candidate)
-    return export_checkpoint(*subnet, directory / "an export", card={}, vllm=python)
+    subnet = Subnet(net.model.config, byte_level(), net.spec, candidate)
+    return export_checkpoint(net.view(candidate), subnet, directory / "an export", card={}, vllm=python)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch
 from evaluators.latency.clocks import OnTimings, cpu_name, rounds_left
 from evaluators.latency.workload import Phase, Workload
 from space.candidate import Candidate
-from space.formats.checkpoint import checkpoint_parts
+from space.formats.checkpoint import Subnet, checkpoint_parts
 from space.formats.gguf.export import check_gguf
 from space.formats.gguf.file import write_gguf
 from space.formats.gguf.llamacpp import in_llamacpp
@@ -60,7 +60,7 @@ class LlamaCppClock:
 
     def try_out(self, candidate: Candidate) -> dict[str, float]:
         """See `evaluators.latency.clocks.Clock`; raises for what the format cannot hold."""
-        check_gguf(self._config, self._tokenizer, self._supernet.spec, candidate)
+        check_gguf(Subnet(self._config, self._tokenizer, self._supernet.spec, candidate))
         return {}
 
     def head_ms(self, phase: Phase) -> dict[str, float]:

@@ -15,6 +15,26 @@ from torch import Tensor, nn
 from space.candidate import Candidate, LayerShape
 from space.errors import ShapeError
 from space.models.modeling_pruned import rope_of_transformers_4
+from space.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """What is exported: a candidate, and what formats want to know of the dense model beside it.
+
+    Attributes:
+        config: The dense model's transformers config.
+        tokenizer: The dense model's, or None.
+        spec: The dense model.
+        candidate: What is written of it.
+        generation_config: The dense model's, or None.
+    """
+
+    config: Any
+    tokenizer: Any
+    spec: ModelSpec
+    candidate: Candidate
+    generation_config: Any = None
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
-from space.candidate import Candidate
+from torch import nn
+
+from space.formats.checkpoint import Subnet
 from space.formats.deci.export import check_deci, export_deci
 from space.formats.gguf.export import check_gguf, export_gguf
 from space.formats.hf.export import check_hf, check_hf_uniform, export_checkpoint
+from space.formats.model_card import Card
 from space.formats.requirements import DECI_FLAVOURS, ENGINES, GGUF_TYPES, require_format
 from space.formats.traced.export import check_traced, export_traced
-from space.spec import ModelSpec
 
 
 class Exported(Protocol):
@@ -30,24 +33,24 @@ class Format:
 
     Attributes:
         suffix: Of the directory's name where none is given, behind the key.
-        check: Called with the dense model's config and tokenizer, its ModelSpec and the candidate; raises ShapeError
-            where the format holds other shapes of the model, and another UserError where it holds none.
-        export: Called with the subnet's model, the dense model's config and tokenizer, its ModelSpec, the candidate, a
-            directory, and `card`, `generation_config` and `tolerance` as of `space.formats.hf.export`.
+        check: Raises ShapeError where the format holds other shapes of the model than the subnet's, and another
+            UserError where it holds none.
+        export: Called with the subnet's model, the subnet, a directory, and `card` and `tolerance` as of
+            `space.formats.hf.export`.
         releases: Whether `export` takes `release` too.
     """
 
     suffix: str
-    check: Callable[[Any, Any, ModelSpec, Candidate], object]
+    check: Callable[[Subnet], object]
     export: Callable[..., Exported]
     releases: bool = False
 
 
 def _gguf(kind: str) -> Format:
-    """The row of a type of GGUF file, which has tolerances of its own and no place for generation settings."""
+    """The row of a type of GGUF file, which has tolerances of its own."""
 
-    def export(*subnet: Any, card: Any, generation_config: Any = None, tolerance: float = 0.0) -> Exported:
-        return export_gguf(*subnet, kind=kind, card=card)
+    def export(model: nn.Module, subnet: Subnet, out_dir: Path, *, card: Card, tolerance: float = 0.0) -> Exported:
+        return export_gguf(model, subnet, out_dir, kind=kind, card=card)
 
     return Format(f"-gguf-{kind}", check_gguf, export)
 
@@ -55,8 +58,8 @@ def _gguf(kind: str) -> Format:
 def _traced(engine: str) -> Format:
     """The row of an engine for traced graphs, which have a tolerance of their own."""
 
-    def export(*subnet: Any, card: Any, generation_config: Any = None, tolerance: float = 0.0) -> Exported:
-        return export_traced(engine, *subnet, card=card, generation_config=generation_config)
+    def export(model: nn.Module, subnet: Subnet, out_dir: Path, *, card: Card, tolerance: float = 0.0) -> Exported:
+        return export_traced(engine, model, subnet, out_dir, card=card)
 
     return Format(f"-{engine}", partial(check_traced, engine), export)
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import nn
 
-from space.candidate import Candidate, LayerShape
+from space.candidate import LayerShape
 from space.errors import ShapeError, UserError
-from space.formats.checkpoint import checkpoint_parts, kept_shapes, write_checkpoint
+from space.formats.checkpoint import Subnet, checkpoint_parts, kept_shapes, write_checkpoint
 from space.formats.child import answer_of
 from space.formats.deci import check as deci_check
 from space.formats.equal_forms import widened
@@ -98,20 +98,21 @@ class DeciExport:
         ]
 
 
-def check_deci(flavour: str, config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidate) -> None:
-    """Refuses, before any work, what the schema cannot hold; arguments as of `space.formats.registry.Format`.
+def check_deci(flavour: str, subnet: Subnet) -> None:
+    """Refuses, before any work, what the schema cannot hold, in a flavour of `export_deci`.
 
     Raises:
         UserError: The family is another, or its arithmetic.
         ShapeError: No layer keeps attention, or no number of query heads fits all layers, or the flavour rounds widths.
     """
+    spec = subnet.spec
     if spec.family not in FAMILIES:
         raise UserError(
             f"Expected a model of one of the families {', '.join(FAMILIES)} for format=deci, got {spec.family}. "
             "Export it with format=hf."
         )
-    require_llama_arithmetic(config, "deci")
-    kind, shapes = _FLAVOURS[flavour], kept_shapes(candidate)
+    require_llama_arithmetic(subnet.config, "deci")
+    kind, shapes = _FLAVOURS[flavour], kept_shapes(subnet.candidate)
     if kind.rounded and (spec.qkv_bias or spec.o_bias or spec.mlp_bias):
         raise UserError(
             f"Expected a model without biases for deci.flavour={flavour}, since {kind.engines} have none there. "
@@ -195,14 +196,10 @@ def block_config(shape: LayerShape, hidden: int) -> dict[str, dict[str, Any]]:
 def export_deci(
     flavour: str,
     model: nn.Module,
-    config: Any,
-    tokenizer: Any,
-    spec: ModelSpec,
-    candidate: Candidate,
+    subnet: Subnet,
     out_dir: Path,
     *,
     card: Card,
-    generation_config: Any = None,
     tolerance: float = 1e-4,
 ) -> DeciExport:
     """Writes, verifies and only then reveals a checkpoint; arguments as of `space.formats.hf.export.export_checkpoint`.
@@ -214,16 +211,17 @@ def export_deci(
         UserError: As `check_deci`; `out_dir` is taken or cannot be written; or the reader finds other weights than it
             wants, or computes something else.
     """
-    parts = checkpoint_parts(model, config, candidate)
-    check_deci(flavour, parts.config, tokenizer, spec, candidate)
+    spec, candidate = subnet.spec, subnet.candidate
+    parts = checkpoint_parts(model, subnet.config, candidate)
+    check_deci(flavour, subnet)
     kind = _FLAVOURS[flavour]
     written = widened(parts, held_shapes(parts.shapes, spec, kind.rounded), spec)
     added = written.elements - parts.elements
     with revealed_when_complete(out_dir) as directory:
         text = resources.files("space.formats.deci").joinpath(_CONFIG_FILE).read_text(encoding="utf-8")
         (directory / _CONFIG_FILE).write_text(text, encoding="utf-8")
-        values = _config(config, written.shapes, spec)
-        write_checkpoint(directory, written.state, values, tokenizer, generation_config)
+        values = _config(subnet.config, written.shapes, spec)
+        write_checkpoint(directory, written.state, values, subnet.tokenizer, subnet.generation_config)
         difference = _read_back(directory, kind.rounded, reference_of(model, spec.vocab), tolerance)
         checks = {"largest difference of logits, relative": f"{difference:.2g}", "zeros added": added}
         write_card(

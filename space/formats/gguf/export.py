@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from space.candidate import Candidate
-from space.formats.checkpoint import checkpoint_parts, kept_shapes
+from space.formats.checkpoint import Subnet, checkpoint_parts, kept_shapes
 from space.formats.gguf.families import architecture, context_length, held_shapes, require_arithmetic
 from space.formats.gguf.file import write_gguf
 from space.formats.gguf.llamacpp import TOLERANCES, LlamaCppCheck, check_in_llamacpp
@@ -18,7 +16,6 @@ from space.formats.hf.reload_check import in_float32
 from space.formats.model_card import CHECKPOINT, Card, write_card
 from space.formats.requirements import require_gguf_kind
 from space.formats.reveal import revealed_when_complete
-from space.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -50,31 +47,23 @@ class GGUFExport:
         ]
 
 
-def check_gguf(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidate) -> str:
+def check_gguf(subnet: Subnet) -> str:
     """Refuses, before any work, what llama.cpp cannot hold; returns the name of the architecture that holds the rest.
-
-    Args:
-        config: The dense model's transformers config.
-        tokenizer: The dense model's.
-        spec: The dense model.
-        candidate: What is to be written.
 
     Raises:
         UserError: The family is another, its arithmetic, or its tokenizer.
         ShapeError: No layer keeps attention, or llama.cpp has no architecture for layers that differ so.
     """
+    spec, candidate = subnet.spec, subnet.candidate
     name = architecture(held_shapes(kept_shapes(candidate), spec), spec)
-    require_arithmetic(config, spec, candidate)
-    gguf_tokenizer(tokenizer, spec.vocab)
+    require_arithmetic(subnet.config, spec, candidate)
+    gguf_tokenizer(subnet.tokenizer, spec.vocab)
     return name
 
 
 def export_gguf(
     model: nn.Module,
-    config: Any,
-    tokenizer: Any,
-    spec: ModelSpec,
-    candidate: Candidate,
+    subnet: Subnet,
     out_dir: Path,
     *,
     kind: str,
@@ -84,10 +73,7 @@ def export_gguf(
 
     Args:
         model: The candidate, see `space.formats.checkpoint.checkpoint_parts`.
-        config: The dense model's.
-        tokenizer: The dense model's.
-        spec: The dense model.
-        candidate: What `model` is.
+        subnet: What `model` is.
         out_dir: Must not exist, or be an empty directory.
         kind: `f16` or `q8_0`.
         card: Further sections of the model card.
@@ -98,8 +84,9 @@ def export_gguf(
             not load the file, or computes something else than the checkpoint.
     """
     require_gguf_kind(kind)
-    parts = checkpoint_parts(model, config, candidate)
-    arch = check_gguf(parts.config, tokenizer, spec, candidate)
+    tokenizer, spec, candidate = subnet.tokenizer, subnet.spec, subnet.candidate
+    parts = checkpoint_parts(model, subnet.config, candidate)
+    arch = check_gguf(subnet)
     title = f"{spec.name.rpartition('/')[2]}-{candidate.key}"
     file = f"{title}-{kind.upper()}.gguf"
     with revealed_when_complete(out_dir) as directory:

@@ -11,7 +11,7 @@ from torch import nn
 
 from space.candidate import Candidate
 from space.errors import ShapeError
-from space.formats.checkpoint import checkpoint_parts, kept_shapes, write_checkpoint, write_config
+from space.formats.checkpoint import Subnet, checkpoint_parts, kept_shapes, write_checkpoint, write_config
 from space.formats.hf.reload_check import in_float32
 from space.formats.llama_arithmetic import longest_context
 from space.formats.model_card import CHECKPOINT, Card, write_card
@@ -61,23 +61,24 @@ class Export:
         ]
 
 
-def check_hf(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidate) -> None:
-    """Refuses, before any work, what is no model; arguments as of `space.formats.registry.Format`.
+def check_hf(subnet: Subnet) -> None:
+    """Refuses, before any work, what is no model.
 
     Raises:
         ShapeError: No layer keeps attention.
     """
-    kept_shapes(candidate)
+    kept_shapes(subnet.candidate)
 
 
-def check_hf_uniform(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidate) -> None:
-    """Refuses, before any work, what the family's stock classes do not load; arguments as of `check_hf`.
+def check_hf_uniform(subnet: Subnet) -> None:
+    """Refuses, before any work, what the family's stock classes do not load.
 
     Raises:
         ShapeError: No layer keeps attention, layers differ, or are equal in a way that the stock config does not take.
     """
+    candidate, spec = subnet.candidate, subnet.spec
     kept = kept_shapes(candidate)
-    if "auto_map" not in checkpoint_config(config, candidate, spec):
+    if "auto_map" not in checkpoint_config(subnet.config, candidate, spec):
         return
     shapes = sorted({shape.row for shape in kept})
     raise ShapeError(
@@ -89,7 +90,14 @@ def check_hf_uniform(config: Any, tokenizer: Any, spec: ModelSpec, candidate: Ca
 
 
 def write_outline(directory: Path, config: Any, candidate: Candidate, spec: ModelSpec, dtype: str) -> dict[str, Any]:
-    """Writes what of a checkpoint is no weights, for an engine that makes some up; arguments as of `export_checkpoint`.
+    """Writes what of a checkpoint is no weights, for an engine that makes some up.
+
+    Args:
+        directory: One that is there.
+        config: The dense model's.
+        candidate: What is written of it.
+        spec: The dense model.
+        dtype: Of the weights, as torch names it.
 
     Returns:
         The contents of config.json.
@@ -111,14 +119,10 @@ def _write_code(directory: Path, written: Mapping[str, Any], spec: ModelSpec) ->
 
 def export_checkpoint(
     model: nn.Module,
-    config: Any,
-    tokenizer: Any,
-    spec: ModelSpec,
-    candidate: Candidate,
+    subnet: Subnet,
     out_dir: Path,
     *,
     card: Card,
-    generation_config: Any = None,
     tolerance: float = 1e-4,
     vllm: Path | None = None,
     release: Callable[[], object] | None = None,
@@ -127,13 +131,9 @@ def export_checkpoint(
 
     Args:
         model: The candidate, see `space.formats.checkpoint.checkpoint_parts`. Saved in its own dtype.
-        config: The dense model's.
-        tokenizer: The dense model's, or None.
-        spec: The dense model.
-        candidate: What `model` is.
+        subnet: What `model` is.
         out_dir: Must not exist, or be an empty directory.
         card: Further sections of the model card.
-        generation_config: The dense model's, or None.
         tolerance: Largest difference that passes, see `verify_checkpoint`.
         vllm: Python of the environment with vLLM in which it is run too; None where it is not.
         release: Called where `model` is not needed any more, before a fresh process has the checkpoint in memory; may
@@ -144,11 +144,12 @@ def export_checkpoint(
         UserError: `out_dir` is taken or cannot be written, or the checkpoint does not load or computes something else,
             in vLLM where that is asked for.
     """
+    config, candidate, spec = subnet.config, subnet.candidate, subnet.spec
     parts = checkpoint_parts(model, config, candidate)
     written = checkpoint_config(config, candidate, spec)
     own_code = "auto_map" in written
     with revealed_when_complete(out_dir) as directory:
-        write_checkpoint(directory, parts.state, written, tokenizer, generation_config)
+        write_checkpoint(directory, parts.state, written, subnet.tokenizer, subnet.generation_config)
         _write_code(directory, written, spec)
         reference = reference_of(model, spec.vocab)
         if release is not None and vllm is None:
@@ -161,7 +162,7 @@ def export_checkpoint(
             context, implementation = longest_context(config), implementation_of(written, spec.hidden)
             dtype = str(model.dtype).removeprefix("torch.")
             with in_float32(model):
-                in_vllm = check_in_vllm(directory, model, tokenizer, implementation, dtype, context, vllm)
+                in_vllm = check_in_vllm(directory, model, subnet.tokenizer, implementation, dtype, context, vllm)
             checks["Checked on export, vLLM against the checkpoint in float32"] = in_vllm.rows()
         argument = ", trust_remote_code=True" if own_code else ""
         write_card(

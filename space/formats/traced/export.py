@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from space.candidate import Candidate
 from space.errors import UserError
-from space.formats.checkpoint import kept_shapes, write_tokenizer
+from space.formats.checkpoint import Subnet, kept_shapes, write_tokenizer
 from space.formats.model_card import Card, write_card
 from space.formats.requirements import require_engine
 from space.formats.reveal import revealed_when_complete
 from space.formats.traced.check import TOLERANCE, EngineCheck, check_in_engine
 from space.formats.traced.engines import ENGINES
 from space.formats.traced.graph import cpu_copy
-from space.spec import ModelSpec
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
@@ -51,15 +48,15 @@ class TracedExport:
         ]
 
 
-def check_traced(engine: str, config: Any, tokenizer: Any, spec: ModelSpec, candidate: Candidate) -> None:
-    """Refuses, before any work, what cannot be traced; arguments as of `export_traced`.
+def check_traced(engine: str, subnet: Subnet) -> None:
+    """Refuses, before any work, what cannot be traced for an engine, a row of `ENGINES`.
 
     Raises:
         ShapeError: No layer keeps attention.
         UserError: The rotary embedding chooses its frequencies by the length at hand, or there is no tokenizer.
     """
-    kept_shapes(candidate)
-    rope = config.rope_parameters
+    kept_shapes(subnet.candidate)
+    rope = subnet.config.rope_parameters
     kinds = {each["rope_type"] for each in ((rope,) if "rope_type" in rope else rope.values())}
     if not kinds <= set(ROPE_TYPES):
         raise UserError(
@@ -67,7 +64,7 @@ def check_traced(engine: str, config: Any, tokenizer: Any, spec: ModelSpec, cand
             f"{', '.join(sorted(kinds))}, which a graph of fixed operations cannot hold for every length. Export it "
             "with format=hf."
         )
-    if tokenizer is None:
+    if subnet.tokenizer is None:
         raise UserError(f"Expected a model with a tokenizer for format={engine}, got none. Export it with format=hf.")
 
 
@@ -86,27 +83,19 @@ def write_graph(engine: str, model: nn.Module, directory: Path) -> None:
 def export_traced(
     engine: str,
     model: nn.Module,
-    config: Any,
-    tokenizer: Any,
-    spec: ModelSpec,
-    candidate: Candidate,
+    subnet: Subnet,
     out_dir: Path,
     *,
     card: Card,
-    generation_config: Any = None,
 ) -> TracedExport:
     """Writes, verifies and only then reveals a directory with a graph, the tokenizer and a model card.
 
     Args:
         engine: Row of `ENGINES`.
         model: The candidate as a causal language model.
-        config: The dense model's.
-        tokenizer: The dense model's.
-        spec: The dense model.
-        candidate: What `model` is.
+        subnet: What `model` is.
         out_dir: Must not exist, or be an empty directory.
         card: Further sections of the model card.
-        generation_config: The dense model's, or None.
 
     Raises:
         ShapeError: As `check_traced`.
@@ -114,18 +103,18 @@ def export_traced(
             not load the graph, or computes something else than the checkpoint.
     """
     require_engine(engine)
-    check_traced(engine, config, tokenizer, spec, candidate)
-    row = ENGINES[engine]
+    check_traced(engine, subnet)
+    row, limit = ENGINES[engine], subnet.config.max_position_embeddings
     with revealed_when_complete(out_dir) as directory:
         write_graph(engine, model, directory)
-        write_tokenizer(directory, tokenizer)
-        if generation_config is not None:
-            generation_config.to_json_file(directory / "generation_config.json")
-        check = check_in_engine(engine, directory, cpu_copy(model), tokenizer, config.max_position_embeddings)
+        write_tokenizer(directory, subnet.tokenizer)
+        if subnet.generation_config is not None:
+            subnet.generation_config.to_json_file(directory / "generation_config.json")
+        check = check_in_engine(engine, directory, cpu_copy(model), subnet.tokenizer, limit)
         write_card(
             directory,
-            spec,
-            candidate,
+            subnet.spec,
+            subnet.candidate,
             {**card, f"Checked on export, {row.name} against the checkpoint in float32": check.rows()},
             kind=row.kind,
             library=engine,
