@@ -14,7 +14,10 @@ import subprocess
 from pathlib import Path
 
 REFERENCE = Path("results/reference")
-FILES = ("config.yaml", "latency.json", "archive.jsonl", "front.csv", "points.csv", "summary.json", "report.md")
+FILES = (
+    *("config.yaml", "latency.json", "archive.jsonl", "front.csv", "confirmed.csv", "points.csv"),
+    *("summary.json", "report.md"),
+)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SIZE = "1400,1020"
 
