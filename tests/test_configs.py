@@ -238,7 +238,7 @@ def test_an_unknown_option_or_key_is_an_error(override: str) -> None:
         ("search.distillation=on", r"search\.distillation: expected one of off, final, loop, got 'on'"),
         ("data.search_windows=0", r"data\.search_windows: expected at least 1, got 0"),
         ("evaluators.batch_size=0", r"evaluators\.batch_size: expected at least 1, got 0"),
-        ("latency.engine=abacus", r"latency\.engine: expected torch or llamacpp"),
+        ("latency.engine=abacus", r"latency\.engine: expected torch, llamacpp or vllm"),
         ("evaluate.picks=-1", r"evaluate\.picks: expected at least 0"),
         ("samples.tokens=0", "samples: expected prompts of some text"),
         ("data.long=1", r"data\.long: expected at least 2 tokens, or null"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
+import time
 import timeit
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -181,9 +182,9 @@ class TorchClock:
         """
         dense, generator = Candidate.dense(self._spec), np.random.default_rng(0)
         names, ratios, all_dense = [*models], {name: list[float]() for name in models}, list[float]()
-        begun = timer()
+        begun = time.monotonic()
         for number in range(rounds):
-            if number and (timer() - begun) * (number + 1) / number > seconds:
+            if number and (time.monotonic() - begun) * (number + 1) / number > seconds:
                 break
             before = self.time_ms(dense, phase)
             all_dense.append(before)
