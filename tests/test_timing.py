@@ -175,7 +175,7 @@ def test_what_cannot_be_timed_is_refused_before_any_work(run: Run, monkeypatch: 
     for change, words in (
         ("model.path=./gone", "no such directory: .*gone. Set model.path"),
         ("latency.threads=many", "latency.threads: expected "),
-        ("latency.engine=onnx", "latency.engine: expected torch or llamacpp, got 'onnx'"),
+        ("latency.engine=onnx", "latency.engine: expected torch, llamacpp or vllm, got 'onnx'"),
         ("latency.threads=-1", "threads, fit and check of at least 0"),
     ):
         with pytest.raises(UserError, match=words):
