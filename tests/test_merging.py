@@ -21,6 +21,8 @@ MERGES = {  # families without norms of keys, and which of the tiny models' atte
     "llama": {"q_proj", "k_proj", "v_proj", "o_proj"},
     "mistral": set[str](),
     "qwen2": {"q_proj", "k_proj", "v_proj"},
+    "smollm3": set[str](),
+    "seed_oss": {"q_proj", "k_proj", "v_proj"},
 }
 REFUSES = ("qwen3", "gemma3_text")
 MakeSupernet = Callable[..., Supernet]
