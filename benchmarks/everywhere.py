@@ -29,6 +29,7 @@ from space.formats.child import answer_of
 from space.formats.greedy import NEW_TOKENS, TEXTS, Tolerance, agreement
 from space.formats.hf.export import export_checkpoint
 from space.formats.registry import format_of
+from space.formats.requirements import ENGINES
 from space.formats.vllm.environment import require_vllm
 from space.models.embedded import default_texts
 from space.models.loading import load_model
@@ -38,7 +39,7 @@ from space.supernet.supernet import Supernet
 GONE = (0, 0, 0)
 WINDOWS, LENGTH = 8, 512
 EXACT = Tolerance(0.01, 0.001, 0.01)
-ENGINES = ("gguf", "onnx", "openvino")
+FORMATS = ("gguf", *ENGINES)
 
 
 def designs(spec: ModelSpec) -> dict[str, Candidate]:
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--model", help="checkpoint in place of the default model")
     parser.add_argument("--designs", type=int, nargs="*", default=range(4), help="numbers of some of them")
     parser.add_argument("--transformers", type=Path, nargs="*", default=[], help="trees of other versions")
-    parser.add_argument("--without", nargs="*", default=[], choices=["vllm", *ENGINES])
+    parser.add_argument("--without", nargs="*", default=[], choices=["vllm", *FORMATS])
     arguments = parser.parse_args()
     python = None if "vllm" in arguments.without else require_vllm(None)
     loaded = load_model(arguments.model, dtype="float32", device="cpu")
@@ -90,7 +91,7 @@ def main() -> None:
     windows = text_windows(tokenizer)
     net = Supernet.prepare(loaded.model, spec, windows, arguments.out / "supernet", dtype=torch.float32)
     prompts = [ids for text in TEXTS if (ids := tokenizer(text).input_ids)]
-    engines = [*([] if python is None else ["vllm"]), *(name for name in ENGINES if name not in arguments.without)]
+    engines = [*([] if python is None else ["vllm"]), *(name for name in FORMATS if name not in arguments.without)]
     console, table = Console(width=200), Table("design", "key", *(t.name for t in arguments.transformers), *engines)
     chosen = [[*designs(spec).items()][number] for number in arguments.designs]
     for name, candidate in chosen:
@@ -112,7 +113,7 @@ def main() -> None:
             cells.append(told(agreed.steps, agreed.ties, agreed.worst))
         if done.in_vllm is not None:
             cells.append(told(done.in_vllm.steps, done.in_vllm.ties, done.in_vllm.worst_difference))
-        for engine in ENGINES:
+        for engine in FORMATS:
             if engine not in arguments.without:
                 cells.append(in_engine(engine, model, subnet, arguments.out / f"{candidate.key}-{engine}"))
         table.add_row(name, candidate.key, *cells)

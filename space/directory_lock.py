@@ -24,27 +24,15 @@ def in_use(directory: Path) -> Iterator[None]:
     Where there can be no lock, because nobody may write there or the file system has none, this goes on without: there
     nobody is `alone_in` it either.
     """
-    file = _opened(directory)
-    try:
-        if file is not None:
-            _locked(file, fcntl.LOCK_SH)
+    with _waited_for(directory, fcntl.LOCK_SH):
         yield
-    finally:
-        if file is not None:
-            os.close(file)
 
 
 @contextmanager
 def in_turn(directory: Path) -> Iterator[None]:
     """One process after another is at work in the directory; where there can be no lock, as `in_use`."""
-    file = _opened(directory)
-    try:
-        if file is not None:
-            _locked(file, fcntl.LOCK_EX)
+    with _waited_for(directory, fcntl.LOCK_EX):
         yield
-    finally:
-        if file is not None:
-            os.close(file)
 
 
 @contextmanager
@@ -81,6 +69,19 @@ def held(directory: Path) -> Iterator[None]:
                 break
             os.close(file)  # whoever held it before has removed it
             file = _opened(directory)
+        yield
+    finally:
+        if file is not None:
+            os.close(file)
+
+
+@contextmanager
+def _waited_for(directory: Path, kind: int) -> Iterator[None]:
+    """A lock of a kind, once it is to be had; where there can be none, this goes on without."""
+    file = _opened(directory)
+    try:
+        if file is not None:
+            _locked(file, kind)
         yield
     finally:
         if file is not None:

@@ -80,19 +80,6 @@ class Clock(Protocol):
         ...
 
 
-def rounds_left(most: int, rounds: int, took: float, left: float, others: float) -> int:
-    """How many rounds models are timed in, one at least, where those before them had theirs at once.
-
-    Args:
-        most: At most.
-        rounds: Of the model before, or of some at once.
-        took: Seconds that it took.
-        left: Seconds for all that follow.
-        others: How many these are, in units of the one before.
-    """
-    return max(1, int(min(most, rounds * max(0.0, left) / max(1.0, others) / took)))
-
-
 class TorchClock:
     """Forward passes of the supernet's subnets, on its device and in its dtype; on CUDA as CUDA graphs."""
 

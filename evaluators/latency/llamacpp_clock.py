@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
-import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from importlib.metadata import version
-from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from evaluators.latency.clocks import OnTimings, cpu_name, rounds_left
+from evaluators.latency.clocks import cpu_name
+from evaluators.latency.engine_clock import EngineClock, Times
 from evaluators.latency.workload import Phase, Workload
 from space.candidate import Candidate
 from space.formats.checkpoint import Subnet, checkpoint_parts
@@ -28,10 +25,8 @@ _ROOM = 32  # tokens of the context beside those of a phase
 _FORMAT = 1  # as in `evaluators.latency.clocks`
 
 
-class LlamaCppClock:
+class LlamaCppClock(EngineClock):
     """GGUF files of a supernet's subnets, each in turns with the dense model's in one fresh process, on the CPU."""
-
-    metrics = ()
 
     def __init__(self, supernet: Supernet, workload: Workload, tokenizer: Any) -> None:
         """Times nothing yet.
@@ -63,45 +58,28 @@ class LlamaCppClock:
         check_gguf(Subnet(self._config, self._tokenizer, self._supernet.spec, candidate))
         return {}
 
-    def head_ms(self, phase: Phase) -> dict[str, float]:
-        """See `evaluators.latency.clocks.Clock`; llama.cpp does not say, and computes the last position's alone."""
-        return {}
-
-    def session(
-        self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_timings: OnTimings, seconds: float = inf
-    ) -> tuple[dict[str, list[float]], float]:
-        """See `evaluators.latency.clocks.Clock`; a model has its rounds at once, as many as there is time for.
-
-        Raises:
-            UserError: llama.cpp does not load or run a model.
-        """
-        ratios, all_dense = dict[str, list[float]](), list[float]()
+    def times(self, phase: Phase, place: Path) -> Times:
+        """See `EngineClock`; a design's file is there while it is timed."""
         generator = torch.Generator().manual_seed(0)
-        prompt = torch.randint(self._supernet.spec.vocab, (phase.tokens,), generator=generator).tolist()
-        with tempfile.TemporaryDirectory(prefix="paretoprune-gguf-") as name:
-            dense = self._write(Path(name) / "dense.gguf", Candidate.dense(self._supernet.spec))
-            most, end = rounds, time.monotonic() + seconds
-            for number, (model, candidate) in enumerate(models.items()):
-                begun = time.monotonic()
-                file = self._write(Path(name) / "subnet.gguf", candidate)
-                request = {
-                    "job": "time",
-                    "files": [str(dense), str(file)],
-                    "kind": phase.kind,
-                    "prompt": prompt,
-                    "context": phase.tokens + _ROOM,
-                    "threads": self._threads,
-                    "rounds": rounds,
-                }
-                times = in_llamacpp(request, f"llama.cpp did not time {candidate.key}")["ms"]
-                ratios[model] = [subnet_ms / dense_ms for dense_ms, subnet_ms in times]
-                all_dense += [dense_ms for dense_ms, _ in times]
-                file.unlink()
-                on_timings((number + 1) * most, most * len(models))
-                now = time.monotonic()
-                rounds = rounds_left(most, rounds, now - begun, end - now, len(models) - number - 1)
-        self._supernet.forget()
-        return ratios, statistics.median(all_dense) if all_dense else 0.0
+        dense = self._write(place / "dense.gguf", Candidate.dense(self._supernet.spec))
+        request = {
+            "job": "time",
+            "kind": phase.kind,
+            "prompt": torch.randint(self._supernet.spec.vocab, (phase.tokens,), generator=generator).tolist(),
+            "context": phase.tokens + _ROOM,
+            "threads": self._threads,
+        }
+
+        def times(candidates: Sequence[Candidate], rounds: int) -> list[list[tuple[float, float]]]:
+            (candidate,) = candidates
+            file = self._write(place / "subnet.gguf", candidate)
+            self._supernet.forget()
+            asked = {**request, "files": [str(dense), str(file)], "rounds": rounds}
+            ms: list[tuple[float, float]] = in_llamacpp(asked, f"llama.cpp did not time {candidate.key}")["ms"]
+            file.unlink()
+            return [ms]
+
+        return times
 
     def _write(self, file: Path, candidate: Candidate) -> Path:
         parts = checkpoint_parts(self._supernet.view(candidate), self._config, candidate)

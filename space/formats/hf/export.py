@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from space.candidate import Candidate
 from space.errors import ShapeError
 from space.formats.checkpoint import Subnet, checkpoint_parts, kept_shapes, write_checkpoint, write_config
 from space.formats.hf.reload_check import in_float32
@@ -89,14 +88,12 @@ def check_hf_uniform(subnet: Subnet) -> None:
     )
 
 
-def write_outline(directory: Path, config: Any, candidate: Candidate, spec: ModelSpec, dtype: str) -> dict[str, Any]:
+def write_outline(directory: Path, subnet: Subnet, dtype: str) -> dict[str, Any]:
     """Writes what of a checkpoint is no weights, for an engine that makes some up.
 
     Args:
         directory: One that is there.
-        config: The dense model's.
-        candidate: What is written of it.
-        spec: The dense model.
+        subnet: What is written.
         dtype: Of the weights, as torch names it.
 
     Returns:
@@ -105,10 +102,10 @@ def write_outline(directory: Path, config: Any, candidate: Candidate, spec: Mode
     Raises:
         ShapeError: No layer keeps attention.
     """
-    kept_shapes(candidate)
-    written = checkpoint_config(config, candidate, spec)
+    kept_shapes(subnet.candidate)
+    written = checkpoint_config(subnet.config, subnet.candidate, subnet.spec)
     write_config(directory, written, dtype)
-    _write_code(directory, written, spec)
+    _write_code(directory, written, subnet.spec)
     return written
 
 
