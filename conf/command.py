@@ -57,7 +57,6 @@ def command(name: str, *, read: str, work: str) -> Callable[[], None]:
     composing = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(job)
 
     def entry() -> None:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `evaluators.training.repeatable`
         sys.argv[1:] = quoted(sys.argv[1:], "pick")
         if os.environ.get(_RAISES) == "1":  # somebody looks for the cause in Hydra
             composing()

@@ -122,10 +122,11 @@ def _timed(
         "search": (looked_at / known.evaluation[known.batch_size], known.evaluation[known.batch_size]),
         "end of the run": (amounts.end_s, 0.0),
     }
-    if known.training and job.healing:
-        times["healing"] = (amounts.healing / known.training, known.training)
-    elif known.training:
-        times["tuning"] = (0.0, known.training)  # a part of the search or of its end
+    trained = known.training.get(known.step_windows, 0.0)
+    if trained and job.healing:
+        times["healing"] = (amounts.healing / trained, trained)
+    elif trained:
+        times["tuning"] = (0.0, trained)  # a part of the search or of its end
     return job, times, lines
 
 

@@ -12,7 +12,9 @@ text up to four times is about as good as new text: Muennighoff et al., "Scaling
 
 A faster device asks more questions, and each on more text: the windows that a candidate is asked on grow with the root
 of the search's tokens, from `WINDOWS` at `TOKENS` on, as far as there is text. Where a search would ask more than
-`QUESTIONS`, text alone grows, as the time of surrogates grows with the cube of what they know.
+`QUESTIONS`, text alone grows, as the time of surrogates grows with the cube of what they know. A step of healing has as
+many windows as take little longer than half of them, where its text makes `STEPS` of such steps: a device that waits
+for work learns from more text in the same steps.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ QUESTIONS = 800
 LEAST = 64  # questions that a search asks however short its minutes are
 CHEAP = 3 / 4  # of the questions, about, are at the cheapest fidelity, the others at the full one
 USED = 0.97  # of the minutes, that are planned with
-GAIN = 1.1  # times the speed that twice the windows must bring
+GAIN = 1.1  # times the speed that twice the windows of an evaluation must bring
+STEP_GAIN = 1.6  # the same of a step of healing, of which larger ones are fewer
+STEPS = 200  # of healing, that all of its text must make where more than one window go together
 POINTS = 6  # of the front, beside the dense model, that are scored and timed however short minutes are
 TABLE = 1 / 5  # of the minutes, in which the rounds of the latency table end; one round is timed in any case
 PAGES_S = 5.0  # to write front and pages
@@ -45,7 +49,7 @@ class Speeds:
         elapsed_s: Seconds from the start of the command to the end of the measurement.
         evaluation: Tokens a second of a candidate's evaluation, by windows of a forward pass.
         long: The same in the longer windows of held-out text; 0 where there are none.
-        training: Tokens a second of whatever follows the cached refit; 0 where nothing does.
+        training: Tokens a second of whatever follows the cached refit, by windows of a step; empty where nothing does.
         timing_s: To time one model end to end.
         writing_s: In which one model writes its samples.
         asking: Rising, from (0, 0) on.
@@ -54,20 +58,20 @@ class Speeds:
     elapsed_s: float
     evaluation: Mapping[int, float]
     long: float
-    training: float
+    training: Mapping[int, float]
     timing_s: float
     writing_s: float
     asking: Asking = ((0, 0.0),)
 
     @property
     def batch_size(self) -> int:
-        """Windows of a forward pass, doubled as long as that makes evaluation `GAIN` times as fast."""
-        best, *others = sorted(self.evaluation)
-        for more in others:
-            if self.evaluation[more] < GAIN * self.evaluation[best]:
-                break
-            best = more
-        return best
+        """Windows of a forward pass of an evaluation, which are doubled as long as that is worth it."""
+        return _worth(self.evaluation, GAIN)
+
+    @property
+    def step_windows(self) -> int:
+        """Windows of a step of training, likewise; 0 where there is none."""
+        return _worth(self.training, STEP_GAIN) if self.training else 0
 
     def asking_s(self, questions: int) -> float:
         """Seconds that the algorithm takes for so many questions: between points, and beyond them as at the last."""
@@ -75,6 +79,16 @@ class Speeds:
         behind = next((index for index, (count, _) in enumerate(points) if count > questions), len(points) - 1)
         (count, seconds), (more, later) = points[max(0, behind - 1)], points[behind]
         return seconds if more == count else seconds + (questions - count) * (later - seconds) / (more - count)
+
+
+def _worth(speeds: Mapping[int, float], gain: float) -> int:
+    """The windows up to which twice as many are `gain` times as fast."""
+    best, *others = sorted(speeds)
+    for more in others:
+        if speeds[more] < gain * speeds[best]:
+            break
+        best = more
+    return best
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,7 @@ class Amounts:
         tokens: Budget of the search.
         search_windows: Of the search's text that a candidate is asked on.
         healing: Of healing.
+        step_windows: Of a step of healing; 0 where there is none.
         batch_size: Windows of a forward pass of an evaluation.
         points: Of the front, at most.
         end_s: Seconds that the end of the run takes, by estimate.
@@ -129,6 +144,7 @@ class Amounts:
     tokens: int
     search_windows: int
     healing: int
+    step_windows: int
     batch_size: int
     points: int
     end_s: float
@@ -181,7 +197,7 @@ def _end_s(windows: int, points: int, speeds: Speeds, work: Work) -> float:
     if work.long:
         seconds += members * work.long / speeds.long
     if tunes and not work.in_search:
-        seconds += points * work.tuning / speeds.training
+        seconds += points * work.tuning / speeds.training[speeds.step_windows]
     return seconds
 
 
@@ -196,7 +212,7 @@ def _search_s(windows: int, questions: int, speeds: Speeds, work: Work) -> float
     """Seconds of the search, and of training wherever that comes."""
     looked_at, training = _split(windows, questions, work)
     seconds = looked_at / speeds.evaluation[speeds.batch_size] + speeds.asking_s(questions)
-    return seconds + (training / speeds.training if training else 0.0)
+    return seconds + (training / speeds.training[speeds.step_windows] if training else 0.0)
 
 
 def _questions(windows: int, minutes: float, speeds: Speeds, work: Work) -> int:
@@ -220,6 +236,7 @@ def _with_windows(windows: int, minutes: float, speeds: Speeds, work: Work) -> A
         tokens=round(looked_at + (training if work.in_search else 0.0)),
         search_windows=windows,
         healing=round(training) if work.kind == "healing" else 0,
+        step_windows=speeds.step_windows if work.kind == "healing" else 0,
         batch_size=speeds.batch_size,
         points=points,
         end_s=end,

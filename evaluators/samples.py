@@ -45,7 +45,7 @@ class Samples:
 
     @torch.inference_mode()
     def texts(self, model: Any) -> list[str]:
-        """What a model writes after each prompt, the prompt left out; in its own dtype, prompt by prompt, with a cache.
+        """What a model writes after each prompt, the prompt left out; in its own dtype, all at once, with a cache.
 
         Args:
             model: A causal language model.
@@ -53,7 +53,19 @@ class Samples:
         Raises:
             UserError: The tokenizer makes no tokens of a prompt.
         """
-        return [self._text(model, prompt) for prompt in self.prompts]
+        rows = [self._ids(prompt) for prompt in self.prompts]
+        if not rows:
+            return []
+        given = model.generation_config.eos_token_id
+        ends = given if isinstance(given, list) else [] if given is None else [given]
+        padding = ends[0] if ends else 0
+        length = max(map(len, rows))
+        ids = torch.tensor([[padding] * (length - len(row)) + row for row in rows], device=model.device)
+        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=model.device)
+        greedy = GenerationConfig(max_new_tokens=self._tokens, eos_token_id=given, pad_token_id=padding)
+        with _generating(model, greedy):
+            written = model.generate(ids, attention_mask=mask)[:, length:].tolist()
+        return [self._continuation(row, more, ends) for row, more in zip(rows, written, strict=True)]
 
     def section(self, model_of: ModelOf, dense: Candidate, model: Any) -> dict[str, list[tuple[str, str, str]]]:
         """A section of a model card: each prompt, and what the dense model and another one write after it.
@@ -70,22 +82,21 @@ class Samples:
             return {}
         return {"What it writes": [*zip(self.prompts, self.texts(model_of(dense)), self.texts(model), strict=True)]}
 
-    def _text(self, model: Any, prompt: str) -> str:
-        ids = self._tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
-        if not ids.numel():
+    def _ids(self, prompt: str) -> list[int]:
+        ids: list[int] = self._tokenizer(prompt)["input_ids"]
+        if not ids:
             raise UserError(f"samples.prompts: expected text, but the tokenizer makes no tokens of {prompt!r}.")
-        ends = model.generation_config.eos_token_id
-        end = ends[0] if isinstance(ends, list) else ends
-        padding = 0 if end is None else end  # which no text of one row needs
-        greedy = GenerationConfig(max_new_tokens=self._tokens, eos_token_id=ends, pad_token_id=padding)
-        with _generating(model, greedy):
-            whole = model.generate(ids, attention_mask=torch.ones_like(ids))[0]
+        return ids
 
-        def decoded(tokens: Any) -> str:
+    def _continuation(self, prompt: list[int], written: list[int], ends: Sequence[int]) -> str:
+        """What is written up to where the model ends it, as text: behind it is padding, up to the longest row."""
+        end = next((index + 1 for index, token in enumerate(written) if token in ends), len(written))
+
+        def decoded(tokens: list[int]) -> str:
             return str(self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
         # Decoded together: alone, what follows would lose the blank that some tokenizers write in front of it.
-        return decoded(whole).removeprefix(decoded(ids[0]))
+        return decoded(prompt + written[:end]).removeprefix(decoded(prompt))
 
 
 @contextmanager

@@ -239,8 +239,8 @@ class Settings:
             text = replace(text, search_windows=amounts.search_windows)
         if evaluators.batch_size is None:
             evaluators = replace(evaluators, batch_size=amounts.batch_size)
-        if isinstance(distillation, Healing) and distillation.tokens is None and amounts.healing:
-            distillation = replace(distillation, tokens=amounts.healing)
+        if isinstance(distillation, Healing) and amounts.healing:
+            distillation = distillation.filled(amounts.healing, amounts.step_windows)
         return replace(self, text=text, evaluators=evaluators, distillation=distillation)
 
     @property

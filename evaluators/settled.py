@@ -41,7 +41,7 @@ class Settled:
         """What a person should know of it, in lines."""
         speeds, amounts = self.speeds, self.amounts
         paces = [f"{speeds.evaluation[amounts.batch_size]:,.0f} tokens a second, {amounts.batch_size} windows at once"]
-        paces += [f"{speeds.training:,.0f} in training"] * bool(speeds.training)
+        paces += [f"{speeds.training[size]:,.0f} in training, {size} at once"] if (size := speeds.step_windows) else []
         left = [f"{amounts.tokens:,} tokens of search with {amounts.search_windows} windows a design"]
         left += [f"{amounts.healing:,} tokens of healing"] * bool(amounts.healing)
         lines = [
@@ -72,11 +72,14 @@ class Settled:
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             speeds = stored["speeds"]
-            evaluation = {int(batch): float(speed) for batch, speed in speeds["evaluation"].items()}
+            curves = {
+                name: {int(windows): float(speed) for windows, speed in speeds[name].items()}
+                for name in ("evaluation", "training")
+            }
             asking = tuple((int(questions), float(seconds)) for questions, seconds in speeds["asking"])
             return cls(
                 float(stored["minutes"]),
-                Speeds(**speeds | {"evaluation": evaluation, "asking": asking}),
+                Speeds(**speeds | curves | {"asking": asking}),
                 Amounts(**stored["amounts"]),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

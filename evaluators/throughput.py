@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark.utils.timer import timer
 
-from evaluators.amounts import GAIN, Speeds
+from evaluators.amounts import EPOCHS, GAIN, STEP_GAIN, STEPS, Speeds
 from evaluators.base import GROUP
 from evaluators.divergence import Divergence
 from evaluators.latency.clocks import BETWEEN_DENSE
@@ -28,7 +28,7 @@ from space.errors import UserError
 LOOK_S = 1.0  # that is timed of an evaluation at least
 DESIGNS = 2  # random ones, that are asked about and trained
 SHARE = (1 + 1 / BETWEEN_DENSE) / 3  # of a round of one model between two timings of the dense one
-STEPS = 2  # of training that are timed; so many before them are not
+TIMED = 2  # steps of training; so many before them are not
 
 
 def measured_speeds(session: Session, elapsed: Callable[[], float]) -> Speeds:
@@ -40,13 +40,12 @@ def measured_speeds(session: Session, elapsed: Callable[[], float]) -> Speeds:
     """
     settings, designs = session.settings, session.space.samples(DESIGNS)
     long = LongText.of(session.text, settings.text, session.loaded.model.config).windows
-    samples = Samples(session.loaded.tokenizer, settings.samples)
     return Speeds(
         evaluation=_evaluation(session),
         long=0.0 if long is None else _looks(session, long[:1], 1, designs[:1]),
         training=_training(session, designs),
         timing_s=0.0 if settings.latency.table else _timing_s(session, designs[0]),
-        writing_s=_seconds(lambda: samples.texts(session.supernet.view(session.dense))) if samples.prompts else 0.0,
+        writing_s=_writing_s(session),
         elapsed_s=elapsed(),
     )
 
@@ -68,28 +67,53 @@ def _evaluation(session: Session) -> dict[int, float]:
     """
     text, length, given = session.text, session.settings.text.length, session.settings.evaluators.batch_size
     room = text.room("search", length)
-    grows = given is None and session.loaded.device.type != "cpu"
     designs = session.space.samples(GROUP if session.loaded.streamed else 1)
-    speeds: dict[int, float] = {}
-    batch = min(given or TOGETHER, room)
+
+    def speed(windows: int) -> float:
+        return _looks(session, text.blocks("search", windows, length), windows, designs)
+
+    first = most = min(given or TOGETHER, room)
+    if given is None and _waits(session):
+        most = room
     while True:
         try:
-            speeds[batch] = _looks(session, text.blocks("search", batch, length), batch, designs)
+            return _doubled(speed, first, most, GAIN)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
-            if speeds:
-                return speeds
-            if given is not None or batch == 1:
+            if given is not None or first == 1:
                 raise UserError(
-                    f"Expected memory for {batch} windows of data.length={length} tokens at once, got: {error} "
+                    f"Expected memory for {first} windows of data.length={length} tokens at once, got: {error} "
                     "Set a smaller evaluators.batch_size or data.length."
                 ) from error
-            batch, grows = batch // 2, False
-            continue
-        worth = speeds[batch] >= GAIN * speeds.get(batch // 2, 0.0)
-        if not grows or not worth or 2 * batch > room:
-            return speeds
-        batch *= 2
+            first = most = first // 2
+
+
+def _waits(session: Session) -> bool:
+    """Whether the device may be waiting for work, so that more at once takes little longer; on a CPU it never was."""
+    return session.loaded.device.type != "cpu"
+
+
+def _doubled(speed: Callable[[int], float], first: int, most: int, gain: float) -> dict[int, float]:
+    """Tokens a second by windows that go together, doubled as long as that is worth it and memory allows.
+
+    Args:
+        speed: Of so many windows.
+        first: To begin with.
+        most: Not to be exceeded.
+        gain: Times the speed that twice the windows must bring.
+
+    Raises:
+        torch.OutOfMemoryError: There is no memory for the first ones.
+    """
+    windows, speeds = first, {first: speed(first)}
+    while 2 * windows <= most and speeds[windows] >= gain * speeds.get(windows // 2, 0.0):
+        windows *= 2
+        try:
+            speeds[windows] = speed(windows)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+    return speeds
 
 
 def _looks(session: Session, windows: Tensor, batch: int, designs: Sequence[Candidate]) -> float:
@@ -108,35 +132,45 @@ def _looks(session: Session, windows: Tensor, batch: int, designs: Sequence[Cand
     return looks * windows.numel() / seconds
 
 
-def _training(session: Session, designs: Sequence[Candidate]) -> float:
-    """Tokens a second of what follows the cached refit; 0 where nothing does."""
+def _training(session: Session, designs: Sequence[Candidate]) -> dict[int, float]:
+    """Tokens a second of what follows the cached refit, by windows of a step; empty where nothing does."""
     settings = session.settings
     if session.healer and isinstance(settings.distillation, Healing):
         return _healing(session, settings.distillation, designs)
     if session.tuning:
         with TemporaryDirectory() as directory:
             return _tuning(session, designs[0], Path(directory))
-    return 0.0
+    return {}
 
 
-def _healing(session: Session, settings: Healing, designs: Sequence[Candidate]) -> float:
-    size, length = settings.batch_size, session.settings.text.length
-    text = session.text.blocks("calibration", min(size, session.text.room("calibration", length)), length)
+def _healing(session: Session, settings: Healing, designs: Sequence[Candidate]) -> dict[int, float]:
+    """Of steps of healing: of more windows than one where the text makes enough of such steps, see `amounts`."""
+    length = session.settings.text.length
+    room = session.text.room("calibration", length)
     training = SharedTraining(session.supernet, designs, settings)
 
-    def learn() -> None:
-        for _ in range(STEPS):
-            training.learn(text, settings.learning_rate)
+    def speed(windows: int) -> float:
+        text = session.text.blocks("calibration", windows, length)
 
-    learn()  # a first time with each of the designs
-    return STEPS * text.numel() / _seconds(learn)
+        def learn() -> None:
+            for _ in range(TIMED):
+                training.learn(text, 0.0)
+
+        learn()  # a first time with each of the designs
+        return TIMED * text.numel() / _seconds(learn)
+
+    first = most = min(settings.step_windows, room)
+    if settings.batch_size is None and _waits(session):
+        tokens = EPOCHS * room * length if settings.tokens is None else settings.tokens
+        most = max(first, min(room, tokens // (STEPS * length)))
+    return _doubled(speed, first, most, STEP_GAIN)
 
 
-def _tuning(session: Session, design: Candidate, directory: Path) -> float:
+def _tuning(session: Session, design: Candidate, directory: Path) -> dict[int, float]:
     """Of a design's own: its corrective refit, and training whose time is that of a few steps in proportion."""
     settings, text = session.settings, session.settings.text
     own = settings.distillation if isinstance(settings.distillation, Distillation) else None
-    few = replace(own, tokens=(STEPS * own.batch_size * text.length,)) if own else None
+    few = replace(own, tokens=(TIMED * own.batch_size * text.length,)) if own else None
     tuning = make_tuning(
         settings.training, session.supernet, directory, settings.correction, few, lambda: session.text, text.length
     )
@@ -146,7 +180,16 @@ def _tuning(session: Session, design: Candidate, directory: Path) -> float:
     tokens = session.tuning.all_tokens
     if tuning.stage_tokens:
         seconds += _seconds(lambda: tuning.model(design, 1)) * (tokens - tuning.new_tokens(0)) / tuning.stage_tokens[0]
-    return tokens / seconds
+    return {own.batch_size if own else 1: tokens / seconds}
+
+
+def _writing_s(session: Session) -> float:
+    """Seconds in which the dense model writes its samples, once it has begun to."""
+    tokenizer, settings, dense = session.loaded.tokenizer, session.settings.samples, session.supernet.dense()
+    if not settings.prompts:
+        return 0.0
+    Samples(tokenizer, replace(settings, tokens=1)).texts(dense)
+    return _seconds(lambda: Samples(tokenizer, settings).texts(dense))
 
 
 def _timing_s(session: Session, design: Candidate) -> float:

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conftest import random_tokens
 
+from evaluators import throughput
 from evaluators.divergence import Divergence
 from evaluators.training.healed import HealedEvaluator
 from evaluators.training.healing import Healer, gentle_until
@@ -32,7 +34,7 @@ GONE = Candidate.from_rows([[2, 1, 48], [0, 0, 0], [6, 3, 0], [6, 3, 40]])
 MERGED = Candidate.from_rows([[6, 1, 48], [6, 3, 24], [6, 3, 48], [6, 1, 24]])
 NEVER_TRAINED = Candidate.from_rows([[4, 2, 24], [6, 3, 16], [6, 3, 24], [6, 3, 16]])
 TOKENS = random_tokens(4, LENGTH, seed=6)
-SETTINGS = Healing(tokens=48 * LENGTH, learning_rate=1e-3, save_tokens=16 * LENGTH)
+SETTINGS = Healing(tokens=48 * LENGTH, learning_rate=1e-3, save_steps=16)
 
 
 def designs_of(family: str) -> list[Candidate]:
@@ -95,6 +97,32 @@ def test_changed_weights_are_a_supernet_with_the_same_dense_model(family: str, m
     assert asked(dense)[0] == pytest.approx(0.0, abs=1e-6)
     for design in designs:  # shares first layers with the dense model, and no residual stream
         assert asked(design) == Divergence(healed, TOKENS)(design)
+
+
+def test_a_step_has_more_windows_where_the_device_waits_and_text_makes_enough_steps(
+    make_supernet: MakeSupernet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session: Any = SimpleNamespace(
+        supernet=make_supernet("llama"),
+        settings=SimpleNamespace(text=SimpleNamespace(length=LENGTH)),
+        text=SimpleNamespace(
+            room=lambda part, length: 40, blocks=lambda part, count, length: random_tokens(count, length, seed=5)
+        ),
+        loaded=SimpleNamespace(device=torch.device("cpu")),
+    )
+
+    def measured(**settings: Any) -> list[int]:
+        return [*throughput._healing(session, Healing(**settings), [CUT, GONE])]
+
+    assert measured() == [1]
+    monkeypatch.setattr(throughput, "_waits", lambda session: True)
+    monkeypatch.setattr(throughput, "STEPS", 10)
+    monkeypatch.setattr(throughput, "STEP_GAIN", 0.0)
+    assert measured() == [1, 2, 4, 8, 16]  # of 40 windows, each seen four times
+    assert measured(tokens=48 * LENGTH) == [1, 2, 4]
+    assert measured(tokens=5 * LENGTH) == [1]
+    assert measured(batch_size=3) == [3]
+    assert Healing(tokens=48 * LENGTH, batch_size=4).steps(LENGTH) == 12
 
 
 @pytest.mark.parametrize("trainable", SHARED_TRAINABLE)
@@ -219,7 +247,7 @@ def test_a_diverging_healing_says_what_to_do(make_supernet: MakeSupernet, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"tokens": 0}, {"trainable": "some"}, {"learning_rate": 0.0}, {"warmup": 1.0}, {"save_tokens": 0}]
+    "wrong", [{"tokens": 0}, {"trainable": "some"}, {"learning_rate": 0.0}, {"warmup": 1.0}, {"save_steps": 0}]
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"distillation.*expected"):

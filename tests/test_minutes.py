@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers_commands import Place, archived, good
 from helpers_run import ended
 
-from evaluators.amounts import EPOCHS, GAIN, LEAST, POINTS, QUESTIONS, USED, Speeds, Work, amounts_of
+from evaluators.amounts import EPOCHS, GAIN, LEAST, POINTS, QUESTIONS, STEP_GAIN, USED, Speeds, Work, amounts_of
 from evaluators.settled import Settled
+from evaluators.throughput import _doubled
 from search.loop import TOKENS, Budget
 from search.run.directory import BUDGET_FILE, FRONT_FILE, REPORT_FILE
 from search.views.dashboard.live_run import LiveRun
@@ -23,7 +25,7 @@ SPEEDS = Speeds(
     elapsed_s=180.0,
     evaluation={4: 2000.0},
     long=1200.0,
-    training=400.0,
+    training={1: 400.0},
     timing_s=8.0,
     writing_s=2.0,
     asking=((0, 1.0), (250, 4.0), (300, 14.0)),
@@ -49,7 +51,7 @@ def seconds_of(speeds: Speeds, work: Work, tokens: float, training: float) -> fl
     """Of a run of four windows a design, as the equations of the module have it, without the time of asking."""
     end = 9 * 4 * 512 + 17 * 8192 + (16 * 4 * 512 if work.in_search else 0)
     closing = 17 * 8192 / speeds.long + 17 * (speeds.timing_s + speeds.writing_s)
-    return speeds.elapsed_s + (tokens + end) / 2000 + training / speeds.training + closing + 5
+    return speeds.elapsed_s + (tokens + end) / 2000 + training / speeds.training[1] + closing + 5
 
 
 def test_minutes_are_spent_by_the_speeds_and_divided_as_the_defaults_in_tokens() -> None:
@@ -67,7 +69,7 @@ def test_healing_at_the_end_takes_its_time_and_none_of_the_searchs_tokens() -> N
     at_the_end = amounts_of(20, SPEEDS, replace(WORK, in_search=False))
     assert at_the_end.healing == pytest.approx(3 / 8 * at_the_end.tokens, rel=1e-3)
     nothing = replace(WORK, kind=None, in_search=False)
-    assert amounts_of(20, replace(SPEEDS, training=0.0), nothing).tokens > 1.5 * at_the_end.tokens
+    assert amounts_of(20, replace(SPEEDS, training={}), nothing).tokens > 1.5 * at_the_end.tokens
     assert amounts_of(20, SPEEDS, nothing).healing == 0
 
 
@@ -114,7 +116,7 @@ def test_short_minutes_have_fewer_points_to_score_so_that_half_of_what_is_left_i
 
 
 def test_a_faster_device_asks_more_on_more_text_of_which_there_is_enough() -> None:
-    fast = replace(SPEEDS, evaluation={4: 100_000.0}, long=100_000.0, training=20_000.0, timing_s=1.0)
+    fast = replace(SPEEDS, evaluation={4: 100_000.0}, long=100_000.0, training={1: 20_000.0}, timing_s=1.0)
     amounts = amounts_of(20, fast, replace(WORK, room=5000))
     assert WORK.room < amounts.search_windows < 5000
     assert amounts.healing == EPOCHS * WORK.healing_text  # no text is repeated more often
@@ -129,6 +131,37 @@ def test_windows_of_a_forward_pass_are_doubled_as_long_as_that_is_worth_it() -> 
     speeds = {4: 100.0, 8: 100 * GAIN + 1, 16: 100 * GAIN + 2, 32: 1000.0}
     assert replace(SPEEDS, evaluation=speeds).batch_size == 8
     assert replace(SPEEDS, evaluation={2: 5.0}).batch_size == 2
+
+
+def test_a_step_of_healing_has_as_many_windows_as_are_nearly_free(tmp_path: Path) -> None:
+    waiting = {1: 100.0, 2: 100 * STEP_GAIN + 1, 4: 300.0, 8: 400.0}
+    speeds = replace(SPEEDS, training=waiting)
+    assert (speeds.step_windows, replace(SPEEDS, training={}).step_windows) == (4, 0)
+    settled = Settled.of(20, speeds, WORK)
+    assert settled.amounts.step_windows == 4
+    assert settled.amounts.healing > amounts_of(20, replace(SPEEDS, training={1: 100.0}), WORK).healing
+    assert "300 in training, 4 at once" in settled.remarks()[0]
+    assert amounts_of(20, speeds, replace(WORK, kind="tuning", tuning=20_000)).step_windows == 0
+    file = tmp_path / BUDGET_FILE
+    file.write_text(settled.to_json())
+    assert Settled.read(file) == settled
+
+
+def test_windows_are_doubled_while_it_is_worth_it_and_memory_allows() -> None:
+    asked = list[int]()
+
+    def speed(windows: int) -> float:
+        asked.append(windows)
+        if windows > 16:
+            raise torch.OutOfMemoryError("no room")
+        return 100.0 * min(windows, 4)
+
+    assert _doubled(speed, 1, 100, 1.6) == {1: 100.0, 2: 200.0, 4: 400.0, 8: 400.0}
+    assert _doubled(speed, 1, 3, 1.6) == {1: 100.0, 2: 200.0}
+    assert asked == [1, 2, 4, 8, 1, 2]
+    assert _doubled(speed, 16, 64, 0.5) == {16: 400.0}  # what there is no memory for ends it
+    with pytest.raises(torch.OutOfMemoryError):
+        _doubled(speed, 32, 64, 1.6)
 
 
 def test_asking_is_counted_between_points_and_beyond_them() -> None:

@@ -237,8 +237,8 @@ def test_a_plan_goes_by_the_speeds_that_its_run_has_measured(
     planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(entries.plan, "measured_pace", lambda *_: pytest.fail("it was measured again"))
-    speeds = Speeds(elapsed_s=60, evaluation={4: 1234.0}, long=1000.0, training=100.0, timing_s=1.0, writing_s=1.0)
-    amounts = Amounts(1_000_000, 4, 300_000, 4, 16, 120.0, 880.0)
+    speeds = Speeds(elapsed_s=60, evaluation={4: 1234.0}, long=1000.0, training={1: 100.0}, timing_s=1.0, writing_s=1.0)
+    amounts = Amounts(1_000_000, 4, 300_000, 1, 4, 16, 120.0, 880.0)
     directory = tmp_path / "run"
     directory.mkdir()
     (directory / "budget.json").write_text(Settled(15, speeds, amounts).to_json())

@@ -24,7 +24,7 @@ LOOP = (
 )
 LOOPED = ("distilled-320", "distilled-640")
 HEALED = (
-    *("search.distillation=loop", "distillation=default", "distillation.tokens=384", "distillation.save_tokens=128"),
+    *("search.distillation=loop", "distillation=default", "distillation.tokens=384", "distillation.save_steps=4"),
     *("budget.evaluations=null", "budget.tokens=16000", *SHORT),
 )
 KILLED = {

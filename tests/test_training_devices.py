@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -12,10 +14,13 @@ from space.errors import UserError
 
 def test_training_on_a_gpu_repeats_and_nothing_else_is_slowed_by_it() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")  # else torch refuses products there
     with repeatable(torch.device("cuda:1")):
         assert torch.are_deterministic_algorithms_enabled()
-        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()  # with which fused attention does not repeat
+        assert not torch.utils.deterministic.fill_uninitialized_memory
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
     with repeatable(torch.device("cpu")):
         assert not torch.are_deterministic_algorithms_enabled()
 

@@ -23,7 +23,7 @@ from evaluators.base import Metric
 from evaluators.latency.graphs import at, captured, refusal
 from evaluators.latency.memory import peak_bytes
 from evaluators.latency.standing_cache import made_up
-from evaluators.latency.steps import REPEATS, WARM, Step, Steps
+from evaluators.latency.steps import LONG_CALLS, LONG_S, REPEATS, WARM, Step, Steps
 from evaluators.latency.table import UNCAPTURED
 from evaluators.latency.workload import PEAK, Phase, Workload
 from space.candidate import Candidate
@@ -223,9 +223,14 @@ class TorchClock:
             return self._called_ms(replay, repeats, least_s=LEAST_S)
 
     def _called_ms(self, call: Callable[[], object], repeats: int, least_s: float = 0.0) -> float:
-        """Mean milliseconds of so many calls, or of as many as take so long."""
+        """Mean milliseconds of so many warm calls, or of as many as take so long; of fewer where each takes long."""
         watch = timeit.Timer(call, timer=timer)  # which waits for the device before it reads the time
-        repeats = max(repeats, ceil(least_s * WARM / watch.timeit(WARM)))
+        took = watch.timeit(1)
+        if took < LONG_S or self._workload.compile:
+            took = watch.timeit(WARM - 1) / (WARM - 1)
+            repeats = max(repeats, ceil(least_s / took))
+        else:
+            repeats = LONG_CALLS - 1
         if not self._workload.cold:
             return watch.timeit(repeats) / repeats * 1e3
         times = []

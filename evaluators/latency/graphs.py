@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-_WARM = 3  # steps before one is captured: libraries set themselves up in them, which no graph can hold
-
 
 def at(device: torch.device) -> AbstractContextManager[None]:
     """A context in which a device is the current one, for which timers wait and on which graphs are replayed."""
@@ -29,8 +27,7 @@ def captured(step: Callable[[], object], stream: torch.cuda.Stream) -> Iterator[
     current = torch.cuda.current_stream()
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
-        for _ in range(_WARM):
-            step()
+        step()  # libraries set themselves up in it, which no graph can hold
     current.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     try:

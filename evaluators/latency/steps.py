@@ -19,6 +19,8 @@ from space.supernet.supernet import Supernet
 Step = partial[Any]  # of a model
 REPEATS = {"prefill": 3, "decode": 8}  # forward passes of one timing, at least
 WARM = 2  # those before it: the first compiles where that is asked, the second records CUDA graphs
+LONG_S = 0.5  # a pass that takes so long is warm after one, and needs fewer to be told apart from others:
+LONG_CALLS = 3  # so many, the first one included
 
 
 class Steps:

@@ -145,7 +145,7 @@ def _healing(job: Job, healing: Healing) -> Stage:
         designs = Part("narrower blocks of the designs", round(job.varied * held), "search.algorithm.healed")
         narrower = max(narrower, designs, key=lambda part: part.bytes)
     maps = sum(map_bytes(spec, job.dtype, kind, option) for _, kind, option in blocks) if row != "norms" else 0
-    tokens = healing.batch_size * length
+    tokens = healing.step_windows * length
     activations = step_activations(job, tokens)
     if job.streamed:  # those of one layer, and the stream before each
         waiting = job.item * spec.layers * tokens * spec.hidden

@@ -23,7 +23,8 @@ EFFICIENCY = 0.4
 IMPORTS_S = 10.0  # that a command takes before it reads anything
 READ_BYTES = 1e9  # of a checkpoint that are read in a second, each twice: for its digest, and for what is no number
 ASKING_S = 0.1  # that a surrogate takes for a question, about, with its fits
-CALLS = {"prefill": 5, "decode": 10}  # passes of one timing, with those that warm up
+CALLS = {"prefill": 5, "decode": 10}  # passes of one timing, with those that warm up,
+LONG_S, LONG_CALLS = 0.5, 3  # or so many of passes that take so long
 SWEPT = 0.25  # of the whole stack, that a block's stack takes, on average over its levels
 BETWEEN_DENSE = 6  # models are timed between two timings of the dense one
 LEARNED = 3  # times the operations of a forward pass that it takes with its backward pass
@@ -91,6 +92,15 @@ def passed_s(job: Job, pace: Pace, kind: str, batch: int, tokens: int) -> float:
     return max(read, worked) + moving_s(job, pace)
 
 
+def timed_s(job: Job, pace: Pace) -> float:
+    """Seconds of one timing of the dense model, in all that is timed."""
+    seconds = 0.0
+    for phase in job.settings.latency.phases.values():
+        passed = passed_s(job, pace, phase.kind, phase.batch_size, phase.tokens)
+        seconds += passed * (CALLS[phase.kind] if passed < LONG_S else LONG_CALLS)
+    return seconds
+
+
 def table_s(job: Job, pace: Pace, most: float = inf) -> float:
     """Seconds of the latency table, were nothing known of it before.
 
@@ -105,10 +115,7 @@ def table_s(job: Job, pace: Pace, most: float = inf) -> float:
     stacks = sum(map(len, job.space.block_options.values())) + 1
     whole = (workload.fit + workload.check) * job.share
     passes = stacks * (SWEPT + 1 / BETWEEN_DENSE) + whole + 1
-    round_s = passes * sum(
-        CALLS[phase.kind] * passed_s(job, pace, phase.kind, phase.batch_size, phase.tokens)
-        for phase in workload.phases.values()
-    )
+    round_s = passes * timed_s(job, pace)
     return round_s * max(1, min(workload.rounds, most // round_s))
 
 
@@ -119,25 +126,26 @@ def evaluation_speed(job: Job, pace: Pace) -> float:
     return 1 / (worked + moving_s(job, pace) / (GROUP * text.windows["search"] * text.length))
 
 
-def training_speed(job: Job, pace: Pace) -> float:
-    """Tokens a second of what follows the cached refit; 0 where nothing does."""
+def training_speed(job: Job, pace: Pace) -> dict[int, float]:
+    """Tokens a second of what follows the cached refit, by windows of a step; empty where nothing does."""
     told, text = job.settings, job.settings.text
     teacher = forward_work(job) + 2 * head_work(job)
     student = LEARNED * forward_work(job, job.share) + 2 * head_work(job)
     if (healing := job.healing) is not None:
-        tokens = healing.batch_size * text.length
+        tokens = healing.step_windows * text.length
         levels = 0.0
         if job.trainable(healing) != "norms":
             maps = sum(map_bytes(job.spec, job.dtype, kind, option) for _, kind, option in job.blocks(job.designs[:1]))
             levels = job.varied * LEARNED * 2 * job.spec.hidden * maps / job.item / tokens
         stepped = 32 * job.trained[job.trainable(healing)] / pace.read / tokens  # what the optimizer reads and writes
         waited = 2 * moving_s(job, pace) / tokens
-        return 1 / ((teacher + student + levels) / (EFFICIENCY * pace.products) + stepped + waited)
+        worked = (teacher + student + levels) / (EFFICIENCY * pace.products)
+        return {healing.step_windows: 1 / (worked + stepped + waited)}
     if isinstance(told.distillation, Distillation) and told.training != "off":
-        return EFFICIENCY * pace.products / student  # lessons are made once
+        return {told.distillation.batch_size: EFFICIENCY * pace.products / student}  # lessons are made once
     if told.correction is not None:
-        return 1 / _corrected_s(job, pace, told.correction.windows * text.length)
-    return 0.0
+        return {1: 1 / _corrected_s(job, pace, told.correction.windows * text.length)}
+    return {}
 
 
 def _corrected_s(job: Job, pace: Pace, tokens: int) -> float:
@@ -163,10 +171,6 @@ def speeds(job: Job, pace: Pace, long: bool, table: float) -> Speeds:
     """
     workload, told = job.settings.latency, job.settings
     evaluation = evaluation_speed(job, pace)
-    timed = sum(
-        CALLS[phase.kind] * passed_s(job, pace, phase.kind, phase.batch_size, phase.tokens)
-        for phase in workload.phases.values()
-    )
     token = passed_s(job, pace, "decode", 1, 1)
     writing = len(told.samples.prompts) * told.samples.tokens * token / EFFICIENCY
     elapsed = load_s(job) + calibration_s(job, pace) + table
@@ -175,7 +179,7 @@ def speeds(job: Job, pace: Pace, long: bool, table: float) -> Speeds:
         evaluation={told.evaluators.together: evaluation},
         long=evaluation if long else 0.0,
         training=training_speed(job, pace),
-        timing_s=workload.front_rounds * timed * (job.share + 1 / BETWEEN_DENSE) if job.timed else 0.0,
+        timing_s=workload.front_rounds * timed_s(job, pace) * (job.share + 1 / BETWEEN_DENSE) if job.timed else 0.0,
         writing_s=writing,
         asking=((0, 0.0), (1, ASKING_S)),
     )

@@ -142,7 +142,7 @@ class Healer:
         each time, so that a design does not meet the same source at each of its turns.
         """
         settings = self.settings
-        windows = self._windows(settings.steps(self._windows(1).shape[1]) * settings.batch_size + SPARE)
+        windows = self._windows(settings.steps(self._windows(1).shape[1]) * settings.step_windows + SPARE)
         if len(windows) < 2 * SPARE:
             return windows, windows
         spare = torch.zeros(len(windows), dtype=torch.bool)
@@ -153,14 +153,13 @@ class Healer:
 
     def _train(self, training: SharedTraining, text: Tensor, show: Callable[[int, int], None]) -> None:
         settings, length = self.settings, text.shape[1]
-        steps, size = settings.steps(length), settings.batch_size
-        file, every = self._directory / _STATE, max(1, settings.save_tokens // (size * length))
+        steps, size, file = settings.steps(length), settings.step_windows, self._directory / _STATE
         if file.exists():
             training.restore(torch.load(file, map_location="cpu", weights_only=True))
         for step in range(training.step, steps):
             rows = torch.arange(step * size, (step + 1) * size) % len(text)
             training.learn(text[rows], settings.rate(step, steps))
-            if training.step % every == 0 and training.step < steps:
+            if training.step % settings.save_steps == 0 and training.step < steps:
                 self._write(_STATE, lambda file: torch.save(training.state(), file))
             show(training.step, steps)
 

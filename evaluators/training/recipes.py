@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evaluators.base import AUTO
 from evaluators.data.places import TextPlace
@@ -62,9 +62,10 @@ class Healing:
             `evaluators.training.rows` takes.
         learning_rate: Of AdamW, after the warm-up; it falls along a cosine to `LAST_RATE` of it.
         warmup: Part of the steps in which it rises.
-        batch_size: Windows of a step, which is one forward pass.
+        batch_size: Windows of a step, which is one forward pass; None for as many as are nearly as fast as one, where
+            `budget.minutes` had that measured, else one.
         clip: Largest norm of the gradient.
-        save_tokens: Training tokens between two checkpoints.
+        save_steps: Steps between two checkpoints.
     """
 
     tokens: int | None = None
@@ -72,13 +73,13 @@ class Healing:
     memory_bytes: int | None = None
     learning_rate: float = 3e-4
     warmup: float = 0.03
-    batch_size: int = 1
+    batch_size: int | None = None
     clip: float = 1.0
-    save_tokens: int = 60_000
+    save_steps: int = 120
 
     def __post_init__(self) -> None:
         _require_row(self.trainable, "distillation")
-        require_least(self, "distillation.", ("tokens", "batch_size", "save_tokens", "memory_bytes"))
+        require_least(self, "distillation.", ("tokens", "batch_size", "save_steps", "memory_bytes"))
         _require_course(self, "distillation")
 
     @property
@@ -86,9 +87,18 @@ class Healing:
         """Tokens of training."""
         return HEALING_TOKENS if self.tokens is None else self.tokens
 
+    @property
+    def step_windows(self) -> int:
+        """Windows of a step."""
+        return self.batch_size or 1
+
+    def filled(self, tokens: int, batch_size: int) -> Healing:
+        """With these where nothing is set."""
+        return replace(self, tokens=self.tokens or tokens, batch_size=self.batch_size or batch_size)
+
     def steps(self, length: int) -> int:
         """How many steps there are with windows of so many tokens."""
-        return -(-self.total // (self.batch_size * length))
+        return -(-self.total // (self.step_windows * length))
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate at a step, from 0."""

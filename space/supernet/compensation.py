@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_TOGETHER = 1024  # columns of a factor that are multiplied at once
+
 
 def factor(gram: Tensor) -> Tensor:
     """Cholesky factor of a damped Gram matrix, float32, shape (columns, columns).
@@ -72,7 +74,7 @@ def lost_energy(weight: Tensor, factor: Tensor) -> Tensor:
     """What every prefix of the columns loses of the projection's output after its refit.
 
     The error of the refit to the first k columns is ‖W_R L_RR‖² with R the columns from k on; as L is lower triangular,
-    that is the sum of ‖(W L)_j‖² over the columns j of R, one product for all k.
+    that is the sum of ‖(W L)_j‖² over the columns j of R, one product for all k, without most of L's zeros.
 
     Args:
         weight: Dense weight with its columns in the factor's order, shape (hidden, columns).
@@ -81,6 +83,8 @@ def lost_energy(weight: Tensor, factor: Tensor) -> Tensor:
     Returns:
         Fractions of the (damped) output energy, shape (columns + 1,): 1 for no column, 0 for all.
     """
-    energy = (weight.float() @ factor).double().square().sum(0)
+    wide, starts = weight.float(), range(0, len(factor), _TOGETHER)
+    parts = [wide[:, start:] @ factor[start:, start : start + _TOGETHER] for start in starts]
+    energy = torch.cat([part.double().square().sum(0) for part in parts])
     lost = energy.flip(0).cumsum(0).flip(0) / energy.sum().clamp_min(torch.finfo(torch.float64).tiny)
     return torch.cat([lost, lost.new_zeros(1)])

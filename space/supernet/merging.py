@@ -224,11 +224,17 @@ def _times(factor: Tensor, rows: Tensor) -> Tensor:
 
 
 def _refit(weights: BlockWeights, cross: Tensor, gram: Tensor, damping: float, energy: float) -> Merged:
-    """With the output projection that fits the dense block's output, drawn a little to the one it comes with."""
-    start = weights.parameters["o_proj"]["weight"].double()
-    change = torch.linalg.solve(damped(gram, damping, torch.float64), (cross.double() - start @ gram.double()).T).T
+    """With the output projection W that fits the dense block's output, drawn a little to the one W₀ it comes with.
+
+    W − W₀ = (C − W₀ G)(G + λI)⁻¹ with G the Gram matrix and C the cross moments; so W G = C − λ (W − W₀), and the
+    energy that W explains, 2 ⟨C, W⟩ − ⟨W G, W⟩, is ⟨C, W⟩ + λ ⟨W − W₀, W⟩.
+    """
+    start, exact = weights.parameters["o_proj"]["weight"].double(), gram.double()
+    cross, inside = cross.double(), damped(exact, damping)
+    ridge = (inside.diagonal() - exact.diagonal()).mean()
+    change = torch.cholesky_solve((cross - start @ exact).T, torch.linalg.cholesky(inside)).T
     output = start + change
-    explained = 2 * (cross.double() * output).sum() - ((output @ gram.double()) * output).sum()
+    explained = (cross * output).sum() + ridge * (change * output).sum()
     lost = min(1.0, max(0.0, 1 - explained.item() / max(energy, _TINY)))
     parameters = {
         f"{name}.{key}": parameter.clone()
