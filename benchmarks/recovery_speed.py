@@ -79,7 +79,7 @@ def main() -> None:
     @torch.inference_mode()
     def teach(batch: Tensor) -> None:
         states = supernet.model.model(batch, use_cache=False).last_hidden_state.flatten(0, 1).float()
-        OutputHead(supernet.model.lm_head, len(states)).expected(states, exact=False)
+        OutputHead.of(supernet.model, len(states)).expected(states, exact=False)
 
     def step(taught: bool) -> None:
         for batch in batches:

@@ -16,7 +16,7 @@ from conf.values import checked_part
 from evaluators.settings import Settings
 from search.run.directory import CONFIG_FILE, read_config
 from search.run.finished import FinishedRun
-from space.checks import check_space
+from space.checks import check_space, dtype_name
 from space.errors import UserError
 from space.space import SearchSpace
 
@@ -96,7 +96,7 @@ def ended_settings(run: FinishedRun, config: Mapping[str, Any]) -> Settings:
     Raises:
         UserError: See `session_settings`.
     """
-    settings, dtype = session_settings(run.config), str(run.summary["dtype"]).removeprefix("torch.")
+    settings, dtype = session_settings(run.config), dtype_name(run.summary["dtype"])
     return moved(replace(settings, model=replace(settings.model, dtype=dtype)), config)
 
 

@@ -21,6 +21,7 @@ from evaluators.settled import Settled
 from evaluators.training.recipes import Recovery
 from search.views.text import duration
 from search.views.watch.run import Watch
+from space.checks import dtype_name
 from space.files import existing, free_disk_bytes
 from space.locations import cache_dir
 from space.models.loading import gpu_bytes, is_streamed, resolve_device, resolve_dtype
@@ -65,8 +66,8 @@ def _job(settings: RunSettings, outline: Outline, device: torch.device, dtype: t
         spec=spec,
         settings=session,
         space=session.space(spec),
-        dtype=str(dtype).removeprefix("torch."),
-        stored=str(outline.dtype).removeprefix("torch."),
+        dtype=dtype_name(dtype),
+        stored=dtype_name(outline.dtype),
         files=outline.files,
         base=0,
         on_host=device.type == "cpu",

@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from evaluators.base import Measure, Metric, ModelOf
 from evaluators.layer_major import LayerMajorForward, forward_of
@@ -80,7 +79,7 @@ class Divergence:
         together = min(batch_size, len(tokens)) * tokens.shape[1]
         self._supernet = supernet
         self._subnets = subnets or (lambda: supernet)
-        self._head = OutputHead(supernet.model.lm_head, together, slice_bytes=slice_bytes)
+        self._head = OutputHead.of(supernet.model, together, slice_bytes=slice_bytes)
         self._tokens = tokens
         self._batch_size, self._cache_bytes = batch_size, cache_bytes
         self._references: list[_Reference] | None = None
@@ -190,7 +189,7 @@ class Divergence:
     def _compared(self, candidate: Candidate, model: Any | None) -> tuple[float, float]:
         if self._references is None:
             self._references = list(self._dense_side())
-        weight, kl, nll = self._head.weight, 0.0, 0.0
+        kl = nll = 0.0
         batches = zip(self._forward.batches, self._hidden(candidate, model), self._references, strict=True)
         for tokens, hidden, dense in batches:
             lse = self._head.log_sum_exp(hidden)
@@ -198,7 +197,7 @@ class Divergence:
             kl += (cross - dense.cross).sum(dtype=torch.float64).item()
             windows, length = tokens.shape
             before = hidden.view(windows, length, -1)[:, :-1]
-            target = (before * F.embedding(tokens[:, 1:], weight).float()).sum(-1)  # (windows, length - 1)
+            target = (before * self._head.words(tokens[:, 1:])).sum(-1)  # (windows, length - 1)
             nll += (lse.view(windows, length)[:, :-1] - target).sum(dtype=torch.float64).item()
         windows, length = self._tokens.shape
         return kl / (windows * length), nll / (windows * (length - 1))

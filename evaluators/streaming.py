@@ -8,6 +8,7 @@ from evaluators.planning.fit import listed
 from evaluators.planning.memory import least_on_device
 from evaluators.settings import Settings
 from evaluators.training.recipes import Distillation
+from space.checks import dtype_name
 from space.errors import UserError
 from space.models.loading import LoadedModel, gpu_bytes
 from space.supernet.sizes import total
@@ -41,7 +42,7 @@ def _require_room(settings: Settings, loaded: LoadedModel) -> None:
     device, limit = loaded.device, settings.model.device_bytes
     limit = gpu_bytes(device) if limit is None else limit
     assert limit is not None  # of what there is no limit, nothing is too large for
-    dtype = str(loaded.dtype).removeprefix("torch.")
+    dtype = dtype_name(loaded.dtype)
     stage = least_on_device(loaded.spec, settings, dtype, on_host=device.type == "cpu")
     if total(stage.device) > limit:
         smaller = [part.setting for part in stage.device if part.setting]

@@ -12,6 +12,11 @@ DTYPES = ("float32", "bfloat16", "float16")
 _NO_WHOLE_LAYERS = ("attention_widths", "merge_groups", "mlp_widths", "same_for_all_layers")
 
 
+def dtype_name(dtype: object) -> str:
+    """What settings and files call a dtype of torch: `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
 def require_dtype(name: str) -> None:
     """Raises UserError unless it is `auto` or one of `DTYPES`."""
     if name not in ("auto", *DTYPES):

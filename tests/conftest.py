@@ -12,7 +12,11 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
 from transformers import (
+    Exaone4Config,
     Gemma3TextConfig,
+    GemmaConfig,
+    GraniteConfig,
+    HunYuanDenseV1Config,
     LlamaConfig,
     MistralConfig,
     Qwen2Config,
@@ -20,7 +24,11 @@ from transformers import (
     SeedOssConfig,
     SmolLM3Config,
 )
+from transformers.models.exaone4.modeling_exaone4 import Exaone4ForCausalLM
+from transformers.models.gemma.modeling_gemma import GemmaForCausalLM
 from transformers.models.gemma3.modeling_gemma3 import Gemma3ForCausalLM
+from transformers.models.granite.modeling_granite import GraniteForCausalLM
+from transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense import HunYuanDenseV1ForCausalLM
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from transformers.models.mistral.modeling_mistral import MistralForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
@@ -63,6 +71,28 @@ _FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 8}),
     "smollm3": (SmolLM3Config, SmolLM3ForCausalLM, {"no_rope_layers": [1, 0, 1, 0]}),
     "seed_oss": (SeedOssConfig, SeedOssForCausalLM, {"head_dim": 8, "residual_dropout": 0.0, "attention_dropout": 0.0}),
+    "hunyuan_v1_dense": (HunYuanDenseV1Config, HunYuanDenseV1ForCausalLM, {"head_dim": 8, "attention_bias": True}),
+    "granite": (
+        GraniteConfig,
+        GraniteForCausalLM,
+        {
+            "head_dim": 8,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.6,
+            "attention_multiplier": 0.3,
+            "logits_scaling": 2.5,
+        },
+    ),
+    "exaone4": (
+        Exaone4Config,
+        Exaone4ForCausalLM,
+        {
+            "head_dim": 8,
+            "sliding_window": 7,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+        },
+    ),
+    "gemma": (GemmaConfig, GemmaForCausalLM, {"head_dim": 8}),
     "gemma3_text": (
         Gemma3TextConfig,
         Gemma3ForCausalLM,
@@ -108,9 +138,9 @@ def tiny_model(family: str, **changes: Any) -> tuple[nn.Module, ModelSpec]:
         qkv_bias=attention.q_proj.bias is not None,
         o_bias=attention.o_proj.bias is not None,
         mlp_bias=mlp.down_proj.bias is not None,
-        attention_norms=len(ARCHITECTURES[family].attention_norms),
-        mlp_norms=len(ARCHITECTURES[family].mlp_norms),
-        qk_norm=ARCHITECTURES[family].qk_norm,
+        attention_norms=len(ARCHITECTURES[family].attention.names),
+        mlp_norms=len(ARCHITECTURES[family].mlp.names),
+        qk_norm=bool(ARCHITECTURES[family].qk_norms),
     )
     return model, spec
 

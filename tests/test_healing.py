@@ -22,6 +22,7 @@ from evaluators.training.recipes import SHARED_TRAINABLE, Healing
 from evaluators.training.shared_training import trainable_row
 from space.candidate import Candidate
 from space.errors import UserError
+from space.models.architectures import ARCHITECTURES
 from space.supernet.corrective_refit import correct
 from space.supernet.shared import SharedWeights
 from space.supernet.sizes import maps_bytes
@@ -38,7 +39,7 @@ SETTINGS = Healing(tokens=48 * LENGTH, learning_rate=1e-3, save_steps=16)
 
 
 def designs_of(family: str) -> list[Candidate]:
-    return [CUT, GONE] if family in ("qwen3", "gemma3_text") else [CUT, GONE, MERGED]
+    return [CUT, GONE] if ARCHITECTURES[family].qk_norms else [CUT, GONE, MERGED]
 
 
 def healer_of(

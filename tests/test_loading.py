@@ -13,8 +13,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    Exaone4Config,
     Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
+    GraniteConfig,
+    HunYuanDenseV1Config,
     LlamaConfig,
     MistralConfig,
     PreTrainedTokenizerFast,
@@ -49,6 +53,10 @@ CONFIGS = {
     "qwen3": Qwen3Config(**SIZES | {"head_dim": 16}),
     "smollm3": SmolLM3Config(**SIZES | {"pad_token_id": 0}),
     "seed_oss": SeedOssConfig(**SIZES | {"head_dim": 16}),
+    "hunyuan_v1_dense": HunYuanDenseV1Config(**SIZES | {"head_dim": 16}),
+    "granite": GraniteConfig(**SIZES | {"head_dim": 16, "logits_scaling": 4.0}),
+    "exaone4": Exaone4Config(**SIZES | {"head_dim": 16, "sliding_window": 8}),
+    "gemma": GemmaConfig(**SIZES | {"head_dim": 16, "tie_word_embeddings": True}),
     "gemma3_text": Gemma3TextConfig(
         **SIZES | {"head_dim": 16, "tie_word_embeddings": True, "sliding_window": 8, "layer_types": None}
     ),
@@ -109,11 +117,13 @@ def test_spec_of_each_family(family, tmp_path):
     assert (spec.name, spec.family, spec.layers, spec.hidden, spec.vocab) == (family, family, 2, 32, 256)
     assert (spec.query_heads, spec.kv_heads, spec.mlp_channels) == (4, 2, 48)
     assert spec.head_dim == (8 if family in ("llama", "qwen2", "smollm3") else 16)
-    assert spec.tied_embeddings == (family == "gemma3_text")
+    assert spec.tied_embeddings == (family in ("gemma", "gemma3_text"))
     assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias) == (family in ("qwen2", "seed_oss"), False, False)
     norms = [name for name in vars(loaded.model.model.layers[0])["_modules"] if name.endswith("norm")]
     assert spec.attention_norms + spec.mlp_norms == len(norms)
-    assert spec.qk_norm == hasattr(loaded.model.model.layers[0].self_attn, "k_norm")
+    qk_norms = [name for name in vars(loaded.model.model.layers[0].self_attn)["_modules"] if name.endswith("norm")]
+    assert qk_norms == [*ARCHITECTURES[family].qk_norms]
+    assert spec.qk_norm == bool(qk_norms)
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     tokens = loaded.tokenizer("cat", add_special_tokens=False, return_tensors="pt")
@@ -219,7 +229,7 @@ def test_wrong_family(tmp_path):
     AutoModelForCausalLM.from_config(
         GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2, n_positions=32)
     ).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"gemma3_text, llama.*'gpt2'"):
+    with pytest.raises(UserError, match=r"gemma3_text, granite, hunyuan_v1_dense, llama.*'gpt2'"):
         load_model(str(tmp_path))
 
 

@@ -23,8 +23,10 @@ MERGES = {  # families without norms of keys, and which of the tiny models' atte
     "qwen2": {"q_proj", "k_proj", "v_proj"},
     "smollm3": set[str](),
     "seed_oss": {"q_proj", "k_proj", "v_proj"},
+    "gemma": set[str](),
+    "granite": set[str](),
 }
-REFUSES = ("qwen3", "gemma3_text")
+REFUSES = ("qwen3", "hunyuan_v1_dense", "exaone4", "gemma3_text")
 MakeSupernet = Callable[..., Supernet]
 
 
@@ -124,7 +126,7 @@ def test_lost_energy_is_what_the_block_loses(family: str, make_supernet: MakeSup
     supernet = make_supernet(family, damping=1e-6)
     spec, tokens = supernet.spec, random_tokens(12, 24)
     gone = LayerShape(0, 0, 0)
-    given = supernet.model.model.embed_tokens(tokens)
+    given = supernet.model.model.embed_tokens(tokens) * getattr(supernet.model.model, "embedding_multiplier", 1.0)
     if (bias := supernet.model.model.layers[0].self_attn.o_proj.bias) is not None:  # which no width changes
         given = given + bias
     streams = []

@@ -57,6 +57,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "smollm3": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}},
     "seed_oss": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e6, "factor": 2.0}},
+    "hunyuan_v1_dense": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}},
+    "granite": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}},
+    "exaone4": {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e5, **LLAMA_3}},
+    "gemma": {"rope_parameters": {"rope_type": "default", "rope_theta": 2e4}},
     "gemma3_text": {
         "rope_parameters": {
             "full_attention": {"rope_type": "linear", "rope_theta": 5e5, "factor": 8.0},
@@ -161,7 +165,7 @@ class Exports:
     def request(self) -> dict[str, Any]:
         return {
             "exports": {
-                str(path): architecture_of(path.name.split(",")[0]).classes[-1]
+                str(path): architecture_of(path.name.split(",")[0]).classes[3]
                 for path in sorted((self.place / "hf").iterdir())
             },
             "deci": [str(path) for path in sorted((self.place / "deci").iterdir())],

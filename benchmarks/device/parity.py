@@ -27,6 +27,7 @@ from evaluators.training.distillation import Student
 from evaluators.training.recipes import Distillation
 from evaluators.training.teacher import Teacher
 from space.candidate import Candidate
+from space.checks import dtype_name
 from space.formats.hf.reload_check import cache_differences
 from space.supernet.corrective_refit import correct
 from space.supernet.placement import Placement
@@ -62,7 +63,7 @@ def parity(report: Report, machine: Machine) -> None:
     for family, dtype, dearer in _ASKED:
         if report.left < 4:
             return
-        path = ("parity", family, str(dtype).removeprefix("torch."))
+        path = ("parity", family, dtype_name(dtype))
         with report.check(*path), tempfile.TemporaryDirectory() as scratch:
             pair = _Pair.prepared(family, dtype, machine, Path(scratch))
             for question in (_orders, _divergences, _corrections, _generation):

@@ -27,6 +27,7 @@ from evaluators.latency.steps import LONG_CALLS, LONG_S, REPEATS, WARM, Step, St
 from evaluators.latency.table import UNCAPTURED
 from evaluators.latency.workload import PEAK, Phase, Workload
 from space.candidate import Candidate
+from space.checks import dtype_name
 from space.errors import UserError
 from space.size import total_params
 from space.supernet.supernet import Supernet
@@ -127,7 +128,7 @@ class TorchClock:
         launched = self._on_cuda and not self._workload.compile and self.uncaptured
         return {
             "device": torch.cuda.get_device_name(self._device) if self._on_cuda else cpu_name(),
-            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+            "dtype": dtype_name(next(model.parameters()).dtype),
             "attention": model.config._attn_implementation,
             "threads": self._threads,
             "logits": self._workload.logits,

@@ -13,6 +13,7 @@ from evaluators.latency.clocks import cpu_name
 from evaluators.latency.engine_clock import EngineClock, Times
 from evaluators.latency.workload import Phase, Workload
 from space.candidate import Candidate
+from space.checks import dtype_name
 from space.formats.checkpoint import Subnet, kept_shapes
 from space.formats.hf.export import write_outline
 from space.formats.vllm.check import implementation_of, in_vllm
@@ -42,7 +43,7 @@ class VLLMClock(EngineClock):
         self._python = require_vllm(workload.vllm_python)
         self._workload, self._spec = workload, supernet.spec
         self._config = supernet.model.config
-        self._dtype = str(supernet.model.dtype).removeprefix("torch.")
+        self._dtype = dtype_name(supernet.model.dtype)
         self._item = supernet.model.dtype.itemsize
         self._threads = workload.threads or torch.get_num_threads()
 

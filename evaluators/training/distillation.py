@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from evaluators.output_head import OutputHead
 from evaluators.training.recipes import TRAINABLE, Distillation
@@ -73,7 +72,7 @@ class Student:
         self.model = model
         self.step = 0
         self._settings = settings
-        self._head = OutputHead(model.lm_head, tokens)
+        self._head = OutputHead.of(model, tokens)
         self._losses: list[float] = []
         if settings.trainable == "adapters":
             _add_adapters(model, settings)
@@ -135,7 +134,7 @@ class Student:
         divergence = cross_entropy(flat / warm, self._head, lesson.embedding) - lesson.cross.mean()
         loss = (1 - settings.lm) * warm**2 * divergence
         if settings.lm:
-            words = F.embedding(lesson.tokens[:, 1:], self._head.weight).flatten(0, 1).float()
+            words = self._head.words(lesson.tokens[:, 1:]).flatten(0, 1)
             loss = loss + settings.lm * cross_entropy(hidden[:, :-1].flatten(0, 1), self._head, words)
         for layer, target in lesson.streams.items():
             off = (streams[layer].float() - target).pow(2).sum(-1) / target.pow(2).sum(-1)

@@ -58,7 +58,7 @@ class _Distiller(Trainer):
     ) -> Any:
         """The mean divergence a token, in nats."""
         tokens = inputs["input_ids"]
-        head = OutputHead(self.teacher.lm_head, tokens.numel())
+        head = OutputHead.of(self.teacher, tokens.numel())
         with torch.autocast(tokens.device.type, enabled=False):
             lesson = taught(self.teacher, head, tokens)
         hidden = model(tokens, use_cache=False).last_hidden_state.flatten(0, 1)

@@ -16,6 +16,7 @@ from evaluators.training.repeatable import repeatable
 from evaluators.training.rows import fitting_row
 from evaluators.training.teacher import taught
 from space.candidate import Candidate
+from space.checks import dtype_name
 from space.errors import UserError
 from space.models.loading import gpu_bytes
 from space.supernet.shared import SharedWeights
@@ -28,7 +29,7 @@ JUDGED = 16  # steps at the least whose mean loss is compared with that of the f
 def trainable_row(supernet: Supernet, settings: Healing) -> str:
     """The row of `SHARED_TRAINABLE` that settings mean for a supernet: with `auto`, what fits into memory."""
     weights = dict(supernet.model.model.named_parameters())
-    maps = maps_bytes(supernet.spec, str(supernet.model.dtype).removeprefix("torch."))
+    maps = maps_bytes(supernet.spec, dtype_name(supernet.model.dtype))
 
     def taken(row: str) -> int:
         trained = SHARED_TRAINABLE[row]
@@ -64,7 +65,7 @@ class SharedTraining:
         """One step of the next design, on windows `(windows, length)`."""
         design = self._designs[self.step % len(self._designs)]
         tokens = tokens.to(self._device)
-        head = OutputHead(self._teacher.lm_head, tokens.numel())
+        head = OutputHead.of(self._teacher, tokens.numel())
         lesson = taught(self._teacher, head, tokens)
         with repeatable(tokens.device):
             hidden = self._shared.hidden(design, tokens).flatten(0, 1)

@@ -118,7 +118,7 @@ class Teacher:
 
     @torch.inference_mode()
     def _write(self, model: Any, temperature: float, directory: Path, on_lesson: Callable[[int, int], None]) -> None:
-        head = OutputHead(model.lm_head, self._parts[0].numel())
+        head = OutputHead.of(model, self._parts[0].numel())
         with ExitStack() as stack:
             names = ("embedding", "cross", *(f"stream-{layer}" for layer in self.layers))
             files = {name: stack.enter_context((directory / f"{name}.f32").open("wb")) for name in names}

@@ -13,6 +13,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 
 from space.candidate import Candidate, LayerShape
+from space.checks import dtype_name
 from space.errors import ShapeError
 from space.models.modeling_pruned import rope_of_transformers_4
 from space.spec import ModelSpec
@@ -113,7 +114,7 @@ def write_checkpoint(
         tokenizer: Saved as transformers does.
         generation: transformers' GenerationConfig.
     """
-    dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
+    dtype = dtype_name(next(iter(state.values())).dtype)
     whole = {name: tensor if _is_whole(tensor) else tensor.clone() for name, tensor in state.items()}
     save_torch_state_dict(whole, directory, metadata={"format": "pt"})
     write_config(directory, config, dtype)

@@ -12,56 +12,93 @@ from space.errors import UserError
 
 
 @dataclass(frozen=True)
+class BlockNorms:
+    """The norms of a kind of block, by their names in a decoder layer, with which they leave.
+
+    Attributes:
+        before: What normalises the residual stream for the block; None where nothing does.
+        after: What normalises what the block adds to it; None likewise.
+    """
+
+    before: str | None = None
+    after: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that there are."""
+        return tuple(name for name in (self.before, self.after) if name is not None)
+
+
+@dataclass(frozen=True)
 class Architecture:
     """Where one family of models keeps what, and what transformers calls it.
 
     Attributes:
-        attention_norms: Names, inside a decoder layer, of the norms that leave with its attention block.
-        mlp_norms: Names of the norms that leave with its MLP block.
-        qk_norm: Whether queries and keys are normed by a weight of `head_dim` values each.
         module: transformers package of the family, below `transformers.models`.
-        classes: Stock class names: configuration, decoder layer, model, model with a classifier, model with LM head.
+        classes: Stock class names: configuration, decoder layer, model, model with LM head, and, where there is one,
+            model with a classifier.
+        attention: Norms of an attention block.
+        mlp: Norms of an MLP block.
+        qk_norms: Names, inside an attention block, of the norms of queries and of keys, by a weight of `head_dim`
+            values each; none where they are not normed.
+        scaled: Whether embeddings, what blocks add, and logits are scaled by `embedding_multiplier`,
+            `residual_multiplier` and `logits_scaling` of the configuration.
     """
 
-    attention_norms: tuple[str, ...]
-    mlp_norms: tuple[str, ...]
-    qk_norm: bool
     module: str
     classes: tuple[str, ...]
+    attention: BlockNorms
+    mlp: BlockNorms
+    qk_norms: tuple[str, ...] = ()
+    scaled: bool = False
 
 
-def _pre_norm(module: str, name: str, *, qk_norm: bool = False) -> Architecture:
+_QK_NORMS = ("q_norm", "k_norm")
+
+
+def _classes(name: str, *, classifier: bool = True) -> tuple[str, ...]:
+    """The stock classes of a family that names them all alike."""
+    parts = ("Config", "DecoderLayer", "Model", "ForCausalLM", *(["ForSequenceClassification"] * classifier))
+    return tuple(f"{name}{part}" for part in parts)
+
+
+def _pre_norm(
+    module: str, classes: tuple[str, ...], qk_norms: tuple[str, ...] = (), scaled: bool = False
+) -> Architecture:
     """A family with one norm before each block, named as Llama names them."""
-    return Architecture(
-        attention_norms=("input_layernorm",),
-        mlp_norms=("post_attention_layernorm",),
-        qk_norm=qk_norm,
-        module=module,
-        classes=tuple(
-            f"{name}{part}" for part in ("Config", "DecoderLayer", "Model", "ForSequenceClassification", "ForCausalLM")
-        ),
-    )
+    before = BlockNorms("input_layernorm"), BlockNorms("post_attention_layernorm")
+    return Architecture(module, classes, *before, qk_norms, scaled)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": _pre_norm("llama", "Llama"),
-    "mistral": _pre_norm("mistral", "Mistral"),
-    "qwen2": _pre_norm("qwen2", "Qwen2"),
-    "qwen3": _pre_norm("qwen3", "Qwen3", qk_norm=True),
-    "smollm3": _pre_norm("smollm3", "SmolLM3"),
-    "seed_oss": _pre_norm("seed_oss", "SeedOss"),
+    "llama": _pre_norm("llama", _classes("Llama")),
+    "mistral": _pre_norm("mistral", _classes("Mistral")),
+    "qwen2": _pre_norm("qwen2", _classes("Qwen2")),
+    "qwen3": _pre_norm("qwen3", _classes("Qwen3"), _QK_NORMS),
+    "smollm3": _pre_norm("smollm3", _classes("SmolLM3")),
+    "seed_oss": _pre_norm("seed_oss", _classes("SeedOss")),
+    "hunyuan_v1_dense": _pre_norm("hunyuan_v1_dense", _classes("HunYuanDenseV1"), ("query_layernorm", "key_layernorm")),
+    "granite": _pre_norm("granite", _classes("Granite", classifier=False), scaled=True),
+    "exaone4": Architecture(
+        "exaone4",
+        _classes("Exaone4"),
+        BlockNorms(after="post_attention_layernorm"),
+        BlockNorms(after="post_feedforward_layernorm"),
+        _QK_NORMS,
+    ),
+    "gemma": _pre_norm("gemma", _classes("Gemma")),
     "gemma3_text": Architecture(
-        attention_norms=("input_layernorm", "post_attention_layernorm"),
-        mlp_norms=("pre_feedforward_layernorm", "post_feedforward_layernorm"),
-        qk_norm=True,
-        module="gemma3",
-        classes=(
+        "gemma3",
+        (
             "Gemma3TextConfig",
             "Gemma3DecoderLayer",
             "Gemma3TextModel",
-            "Gemma3TextForSequenceClassification",
             "Gemma3ForCausalLM",
+            "Gemma3TextForSequenceClassification",
         ),
+        BlockNorms("input_layernorm", "post_attention_layernorm"),
+        BlockNorms("pre_feedforward_layernorm", "post_feedforward_layernorm"),
+        _QK_NORMS,
     ),
 }
 

@@ -279,7 +279,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         qkv_bias=biases["self_attn.q_proj"],
         o_bias=biases["self_attn.o_proj"],
         mlp_bias=biases["mlp.down_proj"],
-        attention_norms=len(architecture.attention_norms),
-        mlp_norms=len(architecture.mlp_norms),
-        qk_norm=architecture.qk_norm,
+        attention_norms=len(architecture.attention.names),
+        mlp_norms=len(architecture.mlp.names),
+        qk_norm=bool(architecture.qk_norms),
     )

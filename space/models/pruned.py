@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import linecache
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
+from itertools import zip_longest
 from types import ModuleType
 from typing import Any
 
@@ -19,11 +21,12 @@ from space.spec import ModelSpec
 
 MODELING_FILE = "modeling_pruned"
 BLOCKS = {"attention": "self_attn", "mlp": "mlp"}  # kinds of blocks to their modules in a decoder layer
+_CLASSIFIER = "PrunedForSequenceClassification"
 _CLASSES = {
     "AutoConfig": "PrunedConfig",
     "AutoModel": "PrunedModel",
     "AutoModelForCausalLM": "PrunedForCausalLM",
-    "AutoModelForSequenceClassification": "PrunedForSequenceClassification",
+    "AutoModelForSequenceClassification": _CLASSIFIER,
 }
 LISTS = ("layer_types", "no_rope_layers")  # of a configuration, with an entry for every layer
 # what transformers calls the sizes of a layer
@@ -42,10 +45,16 @@ def modeling_text(family_name: str) -> str:
     """
     family, llama = architecture_of(family_name), architecture_of("llama")
     text = resources.files("space.models").joinpath(f"{MODELING_FILE}.py").read_text(encoding="utf-8")
-    for kind, stock, name in zip(("configuration", *["modeling"] * 4), llama.classes, family.classes, strict=True):
+    kinds = ("configuration", *["modeling"] * 4)
+    for kind, stock, name in zip_longest(kinds, llama.classes, family.classes):
         line = f"from transformers.models.{llama.module}.{kind}_{llama.module} import {stock} as "
         assert text.count(line) == 1, f"{MODELING_FILE}.py must have one line with {line!r}"
-        text = text.replace(line, f"from transformers.models.{family.module}.{kind}_{family.module} import {name} as ")
+        if name:
+            own = f"from transformers.models.{family.module}.{kind}_{family.module} import {name} as "
+            text = text.replace(line, own)
+        else:  # the last one, with the classifier, which is the last class of the file
+            text = re.sub(f"^{re.escape(line)}.*\n", "", text, flags=re.MULTILINE)
+            text = text.partition(f"\n\nclass {_CLASSIFIER}(")[0]
     return text
 
 
@@ -69,9 +78,31 @@ def block_modules(family_name: str) -> dict[str, list[str]]:
     """By kind of block, the modules of a decoder layer that leave with it: the block itself, then its norms."""
     family = architecture_of(family_name)
     return {
-        "attention": [BLOCKS["attention"], *family.attention_norms],
-        "mlp": [BLOCKS["mlp"], *family.mlp_norms],
+        "attention": [BLOCKS["attention"], *family.attention.names],
+        "mlp": [BLOCKS["mlp"], *family.mlp.names],
     }
+
+
+def _auto_map(family_name: str) -> dict[str, str]:
+    """Which class of a family's modelling file transformers' automatic classes take."""
+    classes = [*_CLASSES.items()][: len(architecture_of(family_name).classes) - 1]
+    return {auto: f"{MODELING_FILE}.{name}" for auto, name in classes}
+
+
+def logit_scale(config: Any) -> float:
+    """What a model multiplies its LM head's products by."""
+    return 1.0 / getattr(config, "logits_scaling", 1.0)
+
+
+def block_scale(layer: Any) -> float:
+    """What a decoder layer multiplies a block's output by before it is added to the residual stream."""
+    return getattr(layer, "residual_multiplier", 1.0)
+
+
+def start_midway(stack: Any) -> None:
+    """Has a decoder stack take embeddings that it is given as a residual stream, which is scaled already."""
+    if hasattr(stack, "embedding_multiplier"):
+        stack.embedding_multiplier = 1.0
 
 
 def layer_values(shape: LayerShape, dense: LayerShape | None = None) -> dict[str, Any]:
@@ -104,11 +135,13 @@ class PrunedConfigs:
             "head_dim": spec.head_dim,
             "num_hidden_layers": spec.layers,
             "architectures": [_CLASSES["AutoModelForCausalLM"]],
-            "auto_map": {auto: f"{MODELING_FILE}.{name}" for auto, name in _CLASSES.items()},
+            "auto_map": _auto_map(spec.family),
             "block_modules": block_modules(spec.family),
             "allow_global_per_layer_attribute_access": True,  # the stock config's own validation reads a head count
         }
         values.pop("per_layer_config", None)
+        if architecture_of(spec.family).scaled:
+            values["logit_scale"] = logit_scale(dense_config)  # for vLLM's backend of models with their own code
         self._values = values
         self.dense = modeling_of(spec.family).PrunedConfig.from_dict(values)
         self.dense._attn_implementation = dense_config._attn_implementation

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 from space.models.architectures import Architecture, architecture_of
-from space.models.pruned import BLOCKS
+from space.models.pruned import BLOCKS, block_scale
 from space.supernet.calibration import Captured, first_inputs, layer_arguments
 from space.supernet.correction import Correction
 from space.supernet.corrective_step import Moments, corrective_step
@@ -122,9 +122,7 @@ class _Block:
         self._arguments = arguments
         self._whole = Candidate.dense(supernet.spec).layers[index]
         family: Architecture = architecture_of(supernet.spec.family)
-        norms = family.attention_norms if name == "o_proj" else family.mlp_norms
-        # of a block's norms, the first stands before it, and another one between it and the residual addition
-        self._norm_after = norms[1] if len(norms) > 1 else None
+        self._norm_after = (family.attention if name == "o_proj" else family.mlp).after
 
     def outputs(self, states: States) -> States:
         """The residual stream after the dense block."""
@@ -148,16 +146,16 @@ class _Block:
         layer = self._supernet.layer(self._index, shape, strength)
         projection: nn.Linear = getattr(getattr(layer, BLOCKS[OUTPUTS[self._name]]), self._name)
         norm: nn.Module | None = getattr(layer, self._norm_after) if self._norm_after else None
-        refit, bias = projection.weight, projection.bias
+        refit, bias, scale = projection.weight, projection.bias, block_scale(layer)
         inputs = [self._input(layer, projection, state) for state in states]
         halves = Moments.zeros_for(refit), Moments.zeros_for(refit)
         for number, waiting in enumerate(zip(inputs, states, target, strict=True)):
             rows, state, goal = self._here(*waiting)
             output = F.linear(rows, refit, bias)
-            scale = None if norm is None else _root_mean_square(output)
-            output = output if norm is None else norm(output)
-            residual = goal.float() - state.float() - output.float()
-            rows = rows.float() if scale is None else rows.float() / scale
+            residual = goal.float() - state.float() - _added(output, norm, scale).float()
+            rows = rows.float() * scale
+            if norm is not None:
+                rows /= _root_mean_square(output)
             halves[number % 2].add(rows.flatten(0, 1), residual.flatten(0, 1), refit.dtype)
         change = corrective_step(halves, damping).change
         if norm is not None:
@@ -166,8 +164,7 @@ class _Block:
         after: States = []
         for inside, before in zip(inputs, states, strict=True):
             rows, state = self._here(inside, before)
-            output = F.linear(rows, weight, bias)
-            after.append((state + (output if norm is None else norm(output))).to(self._place.home))
+            after.append((state + _added(F.linear(rows, weight, bias), norm, scale)).to(self._place.home))
         return weight.to(self._place.home), after
 
     def _here(self, *waiting: Tensor) -> list[Tensor]:
@@ -189,6 +186,12 @@ class _Block:
         finally:
             handle.remove()
         return columns[0].to(self._place.home)
+
+
+def _added(output: Tensor, norm: nn.Module | None, scale: float) -> Tensor:
+    """What a layer adds to the residual stream of a projection's output."""
+    normed: Tensor = output if norm is None else norm(output)
+    return normed if scale == 1 else normed * scale
 
 
 def _root_mean_square(output: Tensor) -> Tensor:

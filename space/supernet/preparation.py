@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from space.candidate import Candidate
+from space.checks import dtype_name
 from space.errors import UserError
 from space.files import free_disk_bytes
 from space.locations import CACHE_ADVICE, cache_dir
@@ -80,7 +81,7 @@ def disk_remarks(loaded: LoadedModel, directory: Path) -> list[str]:
 
 
 def _size(loaded: LoadedModel) -> int:
-    return supernet_bytes(loaded.spec, str(loaded.dtype).removeprefix("torch."))
+    return supernet_bytes(loaded.spec, dtype_name(loaded.dtype))
 
 
 def _require_room(loaded: LoadedModel, place: Path) -> None:
@@ -99,7 +100,7 @@ def _require_room(loaded: LoadedModel, place: Path) -> None:
 
 def refit_limit(preparation: Preparation, loaded: LoadedModel) -> int:
     """Memory limit of narrower blocks of a model, in bytes."""
-    item = ITEM_BYTES[str(loaded.dtype).removeprefix("torch.")]
+    item = ITEM_BYTES[dtype_name(loaded.dtype)]
     return preparation.refit_limit(item * total_params(loaded.spec, Candidate.dense(loaded.spec)))
 
 

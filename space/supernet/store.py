@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from space.candidate import LayerShape
+from space.checks import dtype_name
 from space.errors import UserError
 from space.files import whole_directory
 from space.locations import CACHE_ADVICE
@@ -118,10 +119,10 @@ class StoredLayers:
                 "Use the model of the run, or start a new run."
             )
         if meta["dtype"] != str(dtype):
-            stored = meta["dtype"].removeprefix("torch.")
+            stored = dtype_name(meta["dtype"])
             raise UserError(
                 f"The supernet in {directory} was prepared in {stored}, but the model runs in "
-                f"{str(dtype).removeprefix('torch.')}. Set model.dtype={stored}, or start a new run."
+                f"{dtype_name(dtype)}. Set model.dtype={stored}, or start a new run."
             )
         return cls(directory, spec, tuple(meta["influence"]))
 

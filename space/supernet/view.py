@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from space.candidate import KINDS, Candidate, LayerShape, Option
-from space.models.pruned import BLOCKS, PrunedConfigs, block_modules, modeling_of
+from space.models.pruned import BLOCKS, PrunedConfigs, block_modules, modeling_of, start_midway
 from space.spec import ModelSpec
 from space.supernet.block_memory import Block, BlockMemory
 from space.supernet.correction import Correction
@@ -87,6 +87,8 @@ class Views:
             if name != "layers" and any(True for _ in child.buffers()):  # some rotary frequencies follow the length
                 setattr(model.model, name, own_modules(child))
         model.model.layers = nn.ModuleList(layers).eval()
+        if start:
+            start_midway(model.model)
         embedding = model.get_input_embeddings()
         if self._passing is not None and embedding.weight is not model.lm_head.weight:
             model.model.embed_tokens = HomeEmbedding(embedding, model.lm_head.weight.device)

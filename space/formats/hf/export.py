@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from space.checks import dtype_name
 from space.errors import ShapeError
 from space.formats.checkpoint import Subnet, checkpoint_parts, kept_shapes, write_checkpoint, write_config
 from space.formats.hf.reload_check import in_float32
@@ -157,7 +158,7 @@ def export_checkpoint(
         in_vllm = None
         if vllm is not None:
             context, implementation = longest_context(config), implementation_of(written, spec.hidden)
-            dtype = str(model.dtype).removeprefix("torch.")
+            dtype = dtype_name(model.dtype)
             with in_float32(model):
                 in_vllm = check_in_vllm(directory, model, subnet.tokenizer, implementation, dtype, context, vllm)
             checks["Checked on export, vLLM against the checkpoint in float32"] = in_vllm.rows()
