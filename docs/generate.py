@@ -12,8 +12,9 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from textwrap import fill
+from textwrap import fill, wrap
 from typing import get_args, get_type_hints
 
 import yaml
@@ -29,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 MARKED = re.compile(r"(<!-- generated: (?P<what>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_CELL = 100  # characters of a cell, at most
 HIDDEN = ("defaults", "hydra", "_target_", "_partial_")  # what Hydra reads, and no person sets
 
 
@@ -159,7 +161,7 @@ def where_it_runs() -> str:
     (device,) = (setting for setting in settings_of(CONF / "model/default.yaml", "") if setting.name == "device")
     engines = get_args(get_type_hints(Workload)["engine"])
     rows = [
-        ("families of models (`model_type`)", _names(ARCHITECTURES)),
+        *zip_longest(["families of models (`model_type`)"], wrap(_names(ARCHITECTURES), _CELL), fillvalue=""),
         ("devices (`model.device`)", _names(device.comment.split(" | "))),
         ("engines that latency is measured in (`latency.engine`)", _names(engines)),
         ("formats of an export (`format`)", _names(FORMATS)),
