@@ -132,10 +132,11 @@ class PrunedConfig(StockConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As the stock one, of guarded values too."""
         values = dict(config_dict)
-        if values.get(ACTIVATION) == NOT_STOCK:
-            del values[ACTIVATION]
-        if "activation" in values:
-            values[ACTIVATION] = values.pop("activation")
+        place = next((name for name, value in values.items() if value == NOT_STOCK), None)
+        if place is not None:  # which another version may call differently
+            del values[place]
+            if "activation" in values:
+                values[place] = values.pop("activation")
         return super().from_dict(values, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
