@@ -41,8 +41,6 @@ class Architecture:
         mlp: Norms of an MLP block.
         qk_norms: Names, inside an attention block, of the norms of queries and of keys, by a weight of `head_dim`
             values each; none where they are not normed.
-        scaled: Whether embeddings, what blocks add, and logits are scaled by `embedding_multiplier`,
-            `residual_multiplier` and `logits_scaling` of the configuration.
     """
 
     module: str
@@ -50,7 +48,6 @@ class Architecture:
     attention: BlockNorms
     mlp: BlockNorms
     qk_norms: tuple[str, ...] = ()
-    scaled: bool = False
 
 
 _QK_NORMS = ("q_norm", "k_norm")
@@ -62,12 +59,10 @@ def _classes(name: str, *, classifier: bool = True) -> tuple[str, ...]:
     return tuple(f"{name}{part}" for part in parts)
 
 
-def _pre_norm(
-    module: str, classes: tuple[str, ...], qk_norms: tuple[str, ...] = (), scaled: bool = False
-) -> Architecture:
+def _pre_norm(module: str, classes: tuple[str, ...], qk_norms: tuple[str, ...] = ()) -> Architecture:
     """A family with one norm before each block, named as Llama names them."""
     before = BlockNorms("input_layernorm"), BlockNorms("post_attention_layernorm")
-    return Architecture(module, classes, *before, qk_norms, scaled)
+    return Architecture(module, classes, *before, qk_norms)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -78,7 +73,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "smollm3": _pre_norm("smollm3", _classes("SmolLM3")),
     "seed_oss": _pre_norm("seed_oss", _classes("SeedOss")),
     "hunyuan_v1_dense": _pre_norm("hunyuan_v1_dense", _classes("HunYuanDenseV1"), ("query_layernorm", "key_layernorm")),
-    "granite": _pre_norm("granite", _classes("Granite", classifier=False), scaled=True),
+    "granite": _pre_norm("granite", _classes("Granite", classifier=False)),
     "exaone4": Architecture(
         "exaone4",
         _classes("Exaone4"),

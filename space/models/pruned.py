@@ -140,8 +140,8 @@ class PrunedConfigs:
             "allow_global_per_layer_attribute_access": True,  # the stock config's own validation reads a head count
         }
         values.pop("per_layer_config", None)
-        if architecture_of(spec.family).scaled:
-            values["logit_scale"] = logit_scale(dense_config)  # for vLLM's backend of models with their own code
+        if (scale := logit_scale(dense_config)) != 1:
+            values["logit_scale"] = scale  # for vLLM's backend of models with their own code
         self._values = values
         self.dense = modeling_of(spec.family).PrunedConfig.from_dict(values)
         self.dense._attn_implementation = dense_config._attn_implementation
