@@ -165,7 +165,7 @@ class Exports:
     def request(self) -> dict[str, Any]:
         return {
             "exports": {
-                str(path): architecture_of(path.name.split(",")[0]).classes[3]
+                str(path): architecture_of(path.name.split(",")[0]).classes.causal_lm
                 for path in sorted((self.place / "hf").iterdir())
             },
             "deci": [str(path) for path in sorted((self.place / "deci").iterdir())],

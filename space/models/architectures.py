@@ -7,6 +7,7 @@ differs is which norms belong to which block, and the names of transformers' sto
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from space.errors import UserError
 
@@ -29,14 +30,29 @@ class BlockNorms:
         return tuple(name for name in (self.before, self.after) if name is not None)
 
 
+class StockClasses(NamedTuple):
+    """Names of transformers' classes of a family; the classifier's is None where there is none."""
+
+    config: str
+    layer: str
+    model: str
+    causal_lm: str
+    classifier: str | None = None
+
+    @classmethod
+    def alike(cls, name: str, *, classifier: bool = True) -> StockClasses:
+        """Those of a family that names them all alike."""
+        parts = ("Config", "DecoderLayer", "Model", "ForCausalLM", *(["ForSequenceClassification"] * classifier))
+        return cls(*(f"{name}{part}" for part in parts))
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Where one family of models keeps what, and what transformers calls it.
 
     Attributes:
         module: transformers package of the family, below `transformers.models`.
-        classes: Stock class names: configuration, decoder layer, model, model with LM head, and, where there is one,
-            model with a classifier.
+        classes: Stock class names.
         attention: Norms of an attention block.
         mlp: Norms of an MLP block.
         qk_norms: Names, inside an attention block, of the norms of queries and of keys, by a weight of `head_dim`
@@ -44,7 +60,7 @@ class Architecture:
     """
 
     module: str
-    classes: tuple[str, ...]
+    classes: StockClasses
     attention: BlockNorms
     mlp: BlockNorms
     qk_norms: tuple[str, ...] = ()
@@ -53,38 +69,34 @@ class Architecture:
 _QK_NORMS = ("q_norm", "k_norm")
 
 
-def _classes(name: str, *, classifier: bool = True) -> tuple[str, ...]:
-    """The stock classes of a family that names them all alike."""
-    parts = ("Config", "DecoderLayer", "Model", "ForCausalLM", *(["ForSequenceClassification"] * classifier))
-    return tuple(f"{name}{part}" for part in parts)
-
-
-def _pre_norm(module: str, classes: tuple[str, ...], qk_norms: tuple[str, ...] = ()) -> Architecture:
+def _pre_norm(module: str, classes: StockClasses, qk_norms: tuple[str, ...] = ()) -> Architecture:
     """A family with one norm before each block, named as Llama names them."""
     before = BlockNorms("input_layernorm"), BlockNorms("post_attention_layernorm")
     return Architecture(module, classes, *before, qk_norms)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": _pre_norm("llama", _classes("Llama")),
-    "mistral": _pre_norm("mistral", _classes("Mistral")),
-    "qwen2": _pre_norm("qwen2", _classes("Qwen2")),
-    "qwen3": _pre_norm("qwen3", _classes("Qwen3"), _QK_NORMS),
-    "smollm3": _pre_norm("smollm3", _classes("SmolLM3")),
-    "seed_oss": _pre_norm("seed_oss", _classes("SeedOss")),
-    "hunyuan_v1_dense": _pre_norm("hunyuan_v1_dense", _classes("HunYuanDenseV1"), ("query_layernorm", "key_layernorm")),
-    "granite": _pre_norm("granite", _classes("Granite", classifier=False)),
+    "llama": _pre_norm("llama", StockClasses.alike("Llama")),
+    "mistral": _pre_norm("mistral", StockClasses.alike("Mistral")),
+    "qwen2": _pre_norm("qwen2", StockClasses.alike("Qwen2")),
+    "qwen3": _pre_norm("qwen3", StockClasses.alike("Qwen3"), _QK_NORMS),
+    "smollm3": _pre_norm("smollm3", StockClasses.alike("SmolLM3")),
+    "seed_oss": _pre_norm("seed_oss", StockClasses.alike("SeedOss")),
+    "hunyuan_v1_dense": _pre_norm(
+        "hunyuan_v1_dense", StockClasses.alike("HunYuanDenseV1"), ("query_layernorm", "key_layernorm")
+    ),
+    "granite": _pre_norm("granite", StockClasses.alike("Granite", classifier=False)),
     "exaone4": Architecture(
         "exaone4",
-        _classes("Exaone4"),
+        StockClasses.alike("Exaone4"),
         BlockNorms(after="post_attention_layernorm"),
         BlockNorms(after="post_feedforward_layernorm"),
         _QK_NORMS,
     ),
-    "gemma": _pre_norm("gemma", _classes("Gemma")),
+    "gemma": _pre_norm("gemma", StockClasses.alike("Gemma")),
     "gemma3_text": Architecture(
         "gemma3",
-        (
+        StockClasses(
             "Gemma3TextConfig",
             "Gemma3DecoderLayer",
             "Gemma3TextModel",

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from itertools import zip_longest
 from types import ModuleType
 from typing import Any
 
@@ -46,7 +45,7 @@ def modeling_text(family_name: str) -> str:
     family, llama = architecture_of(family_name), architecture_of("llama")
     text = resources.files("space.models").joinpath(f"{MODELING_FILE}.py").read_text(encoding="utf-8")
     kinds = ("configuration", *["modeling"] * 4)
-    for kind, stock, name in zip_longest(kinds, llama.classes, family.classes):
+    for kind, stock, name in zip(kinds, llama.classes, family.classes, strict=True):
         line = f"from transformers.models.{llama.module}.{kind}_{llama.module} import {stock} as "
         assert text.count(line) == 1, f"{MODELING_FILE}.py must have one line with {line!r}"
         if name:
@@ -85,8 +84,8 @@ def block_modules(family_name: str) -> dict[str, list[str]]:
 
 def _auto_map(family_name: str) -> dict[str, str]:
     """Which class of a family's modelling file transformers' automatic classes take."""
-    classes = [*_CLASSES.items()][: len(architecture_of(family_name).classes) - 1]
-    return {auto: f"{MODELING_FILE}.{name}" for auto, name in classes}
+    has_classifier = architecture_of(family_name).classes.classifier is not None
+    return {auto: f"{MODELING_FILE}.{name}" for auto, name in _CLASSES.items() if name != _CLASSIFIER or has_classifier}
 
 
 def logit_scale(config: Any) -> float:
@@ -185,7 +184,7 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
     if len(set(shapes)) == 1 and shapes[0].mlp_channels:
         values: dict[str, Any] = dense_config.to_diff_dict() | layer_values(shapes[0])
         values |= {"num_hidden_layers": len(kept), "head_dim": spec.head_dim, **_lists(values, kept)}
-        values["architectures"] = [architecture_of(spec.family).classes[-1]]
+        values["architectures"] = [architecture_of(spec.family).classes.causal_lm]
         if _is_valid(type(dense_config), values):
             return values
     own: dict[str, Any] = modeling_of(spec.family).guarded(PrunedConfigs(dense_config, spec).json_values(candidate))
