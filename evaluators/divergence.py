@@ -140,7 +140,7 @@ class Divergence:
         """
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            return {metric.name: _perplexity(self(candidate, model_of(candidate))[1])}
+            return {metric.name: _perplexity(self.nll(candidate, model_of(candidate)))}
 
         return Measure((metric,), values, self.tokens)
 
@@ -164,6 +164,18 @@ class Divergence:
             torch.OutOfMemoryError: See `ahead`.
         """
         return self._in_memory(lambda: self._compared(candidate, model))
+
+    def nll(self, candidate: Candidate, model: Any | None = None) -> float:
+        """Mean NLL as of a call, for which the dense model is not run.
+
+        Args:
+            candidate: As of a call.
+            model: As of a call.
+
+        Raises:
+            torch.OutOfMemoryError: See `ahead`.
+        """
+        return self._in_memory(lambda: self._mean_nll(candidate, model))
 
     def _in_memory(self, work: Callable[[], _Answer]) -> _Answer:
         """What some work gives, with half as many windows a forward pass as often as memory runs out."""
@@ -195,12 +207,24 @@ class Divergence:
             lse = self._head.log_sum_exp(hidden)
             cross = lse - (hidden * dense.embedding).sum(-1)
             kl += (cross - dense.cross).sum(dtype=torch.float64).item()
-            windows, length = tokens.shape
-            before = hidden.view(windows, length, -1)[:, :-1]
-            target = (before * self._head.words(tokens[:, 1:])).sum(-1)  # (windows, length - 1)
-            nll += (lse.view(windows, length)[:, :-1] - target).sum(dtype=torch.float64).item()
+            nll += self._nll(tokens, hidden, lse)
         windows, length = self._tokens.shape
         return kl / (windows * length), nll / (windows * (length - 1))
+
+    @torch.inference_mode()
+    def _mean_nll(self, candidate: Candidate, model: Any | None) -> float:
+        nll = 0.0
+        for tokens, hidden in zip(self._forward.batches, self._hidden(candidate, model), strict=True):
+            nll += self._nll(tokens, hidden, self._head.log_sum_exp(hidden))
+        windows, length = self._tokens.shape
+        return nll / (windows * (length - 1))
+
+    def _nll(self, tokens: Tensor, hidden: Tensor, lse: Tensor) -> float:
+        """Summed over the tokens of a batch, in nats."""
+        windows, length = tokens.shape
+        before = hidden.view(windows, length, -1)[:, :-1]
+        target = (before * self._head.words(tokens[:, 1:])).sum(-1)  # (windows, length - 1)
+        return (lse.view(windows, length)[:, :-1] - target).sum(dtype=torch.float64).item()
 
     def _dense_side(self) -> Iterator[_Reference]:
         """What is kept of the dense model, of one batch after another."""
