@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from conf.places import known
 from entries.minutes import in_tokens, spent, table_seconds
 from entries.plan import plan
 from entries.settings import RunSettings
+from evaluators.actor import EvaluatorActor
+from evaluators.base import GROUP
 from evaluators.closing import Closing
 from evaluators.paths import Paths
 from evaluators.session import Session
 from evaluators.streaming import require_streamable, streaming_remarks
 from search.archive import Archive
 from search.constraints import constrained
+from search.executor import Work
 from search.loop import run_loop
 from search.protocol import Task, starting_designs
 from search.run.directory import FREE_SETTINGS, open_run_directory, require_same_run, run_directory
 from search.run.finish import Finish, finish
 from search.run.finished import FinishedRun
+from search.run.versions import versions
 from search.views.pages import write_pages
 from search.views.scoring import watched_scores
 from search.views.watch.events import SearchEnded
@@ -66,10 +71,10 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     counts = len(session.ladder), len(session.trained), settings.session.heals_in_loop
     task = Task(space, objectives, settings.seed, fidelities.free, starts, *counts)
     settings = in_tokens(settings, session, task, watch)
-    evaluators, budget = session.ladder, settings.budget
+    budget, executor = settings.budget, settings.executor
     algorithm = settings.algorithm(replace(task, tokens=budget.tokens))
-    with Archive(run_dir / "archive.jsonl", session.identity()) as archive:
-        with watch.stage("search"):
+    with Archive(run_dir / "archive.jsonl", session.identity() | executor.identity) as archive:
+        with executor.spread(work_of(session)) as evaluators, watch.stage("search"):
             run_loop(algorithm, evaluators, archive, objectives, budget, ask=settings.ask, on_progress=watch.searched)
         # 5: what is promised is measured
         result = finished(session, archive, space, settings, watch)
@@ -79,6 +84,14 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
             picks = ended.picks(settings.scored_picks)
             watched_scores(ended, archive, session.task_evaluators, picks, watch)
     watch.send(SearchEnded(run_dir, session.spec.name, objectives, result))
+
+
+def work_of(session: Session) -> Work:
+    """What an executor may spread over other processes: the evaluators of the search."""
+    settings, place = session.settings, session.supernet.place
+    worker = partial(EvaluatorActor, settings, session.paths.run_dir.absolute(), Path.cwd(), versions)
+    facts = {**session.identity(), **versions()}
+    return Work(session.ladder, worker, facts, place.device.type == "cuda", GROUP if place.streamed else 1)
 
 
 def finished(session: Session, archive: Archive, space: SearchSpace, settings: RunSettings, watch: Watch) -> Finish:

@@ -14,6 +14,7 @@ from conf.values import checked
 from evaluators.latency.elsewhere import table_of
 from evaluators.latency.table import LATENCY_FILE
 from evaluators.settings import Settings
+from search.executor import Executor
 from search.loop import TOKENS, Budget, require_ask
 from search.protocol import Algorithm, Task
 from search.rehearsal import rehearse
@@ -37,6 +38,7 @@ class RunSettings:
         budget: When the search ends.
         algorithm: Makes the algorithm of a task.
         ask: Candidates asked at once.
+        executor: Who evaluates them.
         constraints: See `search.constraints.limits`.
         front_points: The most members that the front keeps.
         recommend: Which point of the front is recommended, and what is offered.
@@ -56,6 +58,7 @@ class RunSettings:
     budget: Budget
     algorithm: Callable[[Task], Algorithm]
     ask: int
+    executor: Executor
     constraints: Mapping[str, Any]
     front_points: int
     recommend: Recommend
@@ -99,6 +102,7 @@ class RunSettings:
             session.latency.require_engine()
         elif self.run_dir is None or not (self.run_dir / LATENCY_FILE).exists():
             table_of(Path(session.latency.table), session.latency)
+        self.executor.check()
         require_tracker(self.tracker)
         finished_runs(self.compared)
 
@@ -143,6 +147,7 @@ def run_settings(config: Config, arguments: Sequence[str]) -> RunSettings:
         budget=instantiated(config["budget"], "budget"),
         algorithm=instantiated(search["algorithm"], "search.algorithm"),
         ask=checked(search["ask"], int, "search.ask"),
+        executor=instantiated(config["executor"], "executor"),
         constraints=config["constraints"],
         front_points=config["front_points"],
         recommend=Recommend(

@@ -3,6 +3,7 @@
 - `base`: metrics, evaluations and the `Evaluator` protocol.
 - `metrics`: all metrics, one row each.
 - `settings`, `paths`, `session`: what a session is told, where it lives, and a run's parts wired from these.
+- `actor`: what another process opens of a run to evaluate for it.
 - `streaming`: what a model that is larger than its device can not do.
 - `fidelities`: the evaluators of a search, from the cheapest on.
 - `amounts`: what minutes come to in tokens, by speeds that `throughput` measures once; `settled`: as a run keeps it.

@@ -100,6 +100,7 @@ class Evaluation:
         predicted: What a surrogate that had not seen the candidate expected, metric name to value.
         facts: What else has to be known to compare the values with others, JSON-ready.
         generation: Round of asking in which the search chose the candidate, from 1; 0 when a search did not ask.
+        worker: Which process gave it; empty for that of the search itself.
     """
 
     candidate: Candidate
@@ -112,6 +113,7 @@ class Evaluation:
     predicted: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     generation: int = 0
+    worker: str = ""
 
     def __post_init__(self) -> None:
         if self.status not in ("ok", "failed"):
@@ -135,6 +137,7 @@ class Evaluation:
             "predicted": dict(self.predicted),
             **({"facts": dict(self.facts)} if self.facts else {}),
             **({"generation": self.generation} if self.generation else {}),
+            **({"worker": self.worker} if self.worker else {}),
         }
 
     @classmethod
@@ -151,6 +154,7 @@ class Evaluation:
             predicted=record["predicted"],
             facts=record.get("facts", {}),
             generation=record.get("generation", 0),
+            worker=record.get("worker", ""),
         )
 
 
@@ -194,6 +198,13 @@ class Evaluator(Protocol):
         An evaluation is computed when it is asked for, so that the caller can store each one before the next is
         computed, and can stop before the last. All candidates are known from the start, so that work for several of
         them can be shared.
+        """
+        ...
+
+    def prepare(self, candidates: Sequence[Candidate]) -> None:
+        """Does what is done once in a run before such candidates are first evaluated, and leaves it on disk.
+
+        Another process that evaluates for the run finds it there.
         """
         ...
 
@@ -241,6 +252,9 @@ class MeasureEvaluator:
     def metrics(self) -> tuple[Metric, ...]:
         """See `Evaluator`."""
         return tuple(metric for measure in self._measures for metric in measure.metrics)
+
+    def prepare(self, candidates: Sequence[Candidate]) -> None:
+        """See `Evaluator`: there is nothing."""
 
     def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
         """See `Evaluator`; measures that share work are told of `GROUP` candidates at a time."""

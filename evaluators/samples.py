@@ -125,6 +125,9 @@ class SampleEvaluator:
         self._samples = samples
         self._model_of = model_of
 
+    def prepare(self, candidates: Sequence[Candidate]) -> None:
+        """See `Evaluator`: there is nothing."""
+
     def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
         """See `Evaluator`."""
         return map(self._evaluate, candidates)

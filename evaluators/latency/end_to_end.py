@@ -61,6 +61,9 @@ class EndToEnd:
         times = (each for metric in whole_and_parts for each in (metric, spread_of(metric)))
         self.metrics = (*times, THROUGHPUT, *bench.clock.metrics)
 
+    def prepare(self, candidates: Sequence[Candidate]) -> None:
+        """See `Evaluator`: there is nothing."""
+
     def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
         """See `Evaluator`; all are timed before the first is answered. One that cannot run fails alone, before that."""
         if not candidates:

@@ -38,14 +38,19 @@ class HealedEvaluator:
         self._before = before
         self._evaluator: MeasureEvaluator | None = None
 
-    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
-        """See `Evaluator`; tokens of the healing are counted with the designs that it went through."""
-        if not candidates:
-            return
+    def prepare(self, candidates: Sequence[Candidate]) -> None:
+        """See `Evaluator`: heals through these candidates, where nothing has yet."""
         if self._evaluator is None:
             self._before()
             supernet = self._healer.heal(candidates)
             self._evaluator = MeasureEvaluator(self.fidelity, self._measures(supernet))
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
+        """See `Evaluator`; tokens of the healing are counted with the designs that it went through."""
+        if not candidates:
+            return
+        self.prepare(candidates)
+        assert self._evaluator is not None
         shares = self._healer.shares
         for evaluation in self._evaluator.evaluate(candidates):
             yield replace(evaluation, tokens=evaluation.tokens + shares.get(evaluation.candidate, 0))

@@ -38,6 +38,9 @@ class TunedEvaluator:
         self._costs = costs
         self.metrics = self._of([]).metrics
 
+    def prepare(self, candidates: Sequence[Candidate]) -> None:
+        """See `Evaluator`: there is nothing."""
+
     def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
         """See `Evaluator`."""
         return self._of(candidates).evaluate(candidates)

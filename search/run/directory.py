@@ -28,7 +28,7 @@ SUMMARY_FILE = "summary.json"
 # What a run may be gone on with, changed.
 FREE_SETTINGS = (
     *("run_dir", "name", "budget", "profile_only", "plan", "compare", "progress", "tracker", "evaluate"),
-    *("recommend", "samples", "data.long"),
+    *("recommend", "samples", "data.long", "executor.workers", "executor.address"),
     *("model.path", "model.revision", "data.path"),  # where model and text are, which are known by their digests
 )
 

@@ -57,6 +57,7 @@ def report_text(run: FinishedRun, evaluations: Sequence[Evaluation]) -> str:
         _searched(summary, config, objectives),
         "## What was asked\n",
         _evaluations(evaluations),
+        _workers(evaluations),
     ]
     if tuned := _tuned(front):
         parts += ["## Before and after refit and distillation\n", _tuning_words(config, summary), tuned]
@@ -190,6 +191,21 @@ def _evaluations(evaluations: Sequence[Evaluation]) -> str:
         "the prompts; behind `timed`, of a device that is not the latency table's.\n"
     )
     return "\n".join([table(["fidelity", "evaluations", "failed", "tokens", "time"], rows), note])
+
+
+def _workers(evaluations: Sequence[Evaluation]) -> str:
+    """Who answered, of a search with several workers; nothing of others."""
+    names = dict.fromkeys(e.worker for e in evaluations if e.worker)
+    if not names:
+        return ""
+    rows = []
+    for name in (*names, ""):
+        answers = [e for e in evaluations if e.worker == name]
+        generations = [e.generation for e in answers if e.generation]
+        rounds = f"{min(generations)} to {max(generations)}" if generations else ""
+        time = duration(sum(e.seconds for e in answers))
+        rows.append([escaped(name or "the search's own process"), str(len(answers)), rounds, time])
+    return table(["worker", "evaluations", "generations", "time at work"], rows)
 
 
 def _tuning_words(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:

@@ -1,0 +1,69 @@
+"""What another process evaluates with: a session of its own, opened from the run's directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evaluators.base import Evaluation
+from evaluators.paths import Paths
+from evaluators.session import Session
+from evaluators.settings import Settings
+from space.candidate import Candidate
+from space.errors import UserError
+
+
+class EvaluatorActor:
+    """Evaluates candidates of a run that another process searches; see `search.executor.Worker`.
+
+    The run's directory has to be the same on all machines, and to hold the prepared supernet and the latency table.
+    """
+
+    def __init__(
+        self, settings: Settings, run_dir: Path, home: Path, about: Callable[[], Mapping[str, Any]], threads: int
+    ) -> None:
+        """Opens the session.
+
+        Args:
+            settings: Of the run's session.
+            run_dir: The run's directory, absolute.
+            home: Where relative paths of the settings begin.
+            about: What there is to know of this process besides, such as versions of packages.
+            threads: CPU threads.
+
+        Raises:
+            UserError: A directory is not there, or the model or the text; the message says on which machine.
+        """
+        for directory in (home, run_dir):
+            if not directory.is_dir():
+                raise UserError(
+                    f"Expected {directory} here too, as a file system that all nodes share has it; there is none."
+                )
+        os.chdir(home)
+        torch.set_num_threads(threads)
+        model, latency = settings.model, settings.latency
+        if model.device.startswith("cuda"):
+            model = replace(model, device="cuda")  # the one that this process was given
+        paths = Paths(run_dir)
+        # the table is read, not checked against this process's own clock: nothing is timed here
+        latency = replace(latency, table=latency.table or str(paths.latency))
+        self._session = Session.open(replace(settings, model=model, latency=latency), paths)
+        self._about = about
+
+    def facts(self) -> dict[str, Any]:
+        """What the numbers of the answers depend on, with the dense model's own answer as the proof.
+
+        Raises:
+            UserError: See `Session`.
+        """
+        answer = self.evaluate(0, [self._session.dense])[0]
+        return {**self._session.identity(), **self._about(), "dense": dict(answer.values) or answer.error}
+
+    def evaluate(self, fidelity: int, candidates: Sequence[Candidate]) -> list[Evaluation]:
+        """See `search.executor.Worker`."""
+        return list(self._session.ladder[fidelity].evaluate(candidates))
