@@ -114,6 +114,7 @@ def test_no_product_file_is_long() -> None:
 
 def test_some_libraries_are_seen_in_one_place() -> None:
     assert importers("pymoo") == ["search/algorithms.py"]
+    assert importers("ray") == ["search/ray_pool.py"]
     assert importers("dash") == ["search/views/dashboard/app.py"]
     assert {str(Path(source).parent) for source in importers("lm_eval")} == {"evaluators/tasks"}
 

@@ -1,0 +1,123 @@
+"""Evaluations a minute with workers of Ray, and what a question costs the process that searches: where that saturates.
+
+    python -m benchmarks.workers --run-dir RUN [--workers 1 2] [--threads 1] [--candidates 24]
+
+RUN is a run of run_search.py. Its latest candidates at its full fidelity before training are evaluated again, by so
+many workers, each new and with nothing remembered; the time begins when all have joined. Then workers that answer at
+once are asked, which leaves what handing out and taking back cost, and an algorithm with its surrogate is played with
+to the end of the run's tokens, which leaves what asking costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from conf.sessions import run_session
+from conf.settings import instantiated, stored_config
+from entries.search import work_of
+from evaluators.base import Evaluation
+from evaluators.session import Session
+from evaluators.settings import window_sizes
+from search.archive import Archive
+from search.constraints import constrained
+from search.executor import RayExecutor, Work
+from search.protocol import Task, starting_designs
+from search.rehearsal import asking
+from space.candidate import Candidate
+
+DISPATCHED = 500  # questions to workers that answer at once
+
+
+@dataclass(frozen=True)
+class AtOnce:
+    """A worker that answers at once."""
+
+    def __call__(self, threads: int) -> AtOnce:
+        return self
+
+    def facts(self) -> Mapping[str, Any]:
+        return {}
+
+    def evaluate(self, fidelity: int, candidates: Sequence[Candidate]) -> list[Evaluation]:
+        return [Evaluation(candidate, "search") for candidate in candidates]
+
+
+def minutes(
+    work: Work, fidelity: int, dense: Candidate, candidates: Sequence[Candidate], workers: int, threads: int
+) -> float:
+    """That workers take for candidates, once all have joined: each has answered about the dense model."""
+    with RayExecutor(workers, threads).spread(work) as evaluators:
+        joined = set[str]()
+        while len(joined) < workers:
+            joined |= {answer.worker for answer in evaluators[fidelity].evaluate([dense])}
+        begun = time.perf_counter()
+        list(evaluators[fidelity].evaluate(candidates))
+        return (time.perf_counter() - begun) / 60
+
+
+def asking_seconds(session: Session, config: Mapping[str, Any], tokens: int) -> tuple[int, float]:
+    """Questions of a search to the end of so many tokens, and the seconds that it takes to ask and be told."""
+    settings, fidelities = session.settings, session.fidelities
+    space = constrained(session.space, config["constraints"], fidelities.free)
+    starts = starting_designs(space, session.supernet.removal_order)
+    counts = len(session.ladder), len(session.trained), settings.heals_in_loop
+    task = Task(space, session.objectives, config["seed"], fidelities.free, starts, *counts)
+    sizes = window_sizes(settings.evaluators.fidelities, settings.text.length)
+    looks = [settings.text.windows["search"] * size for size in sizes]
+    healing = session.healer.settings.total if session.healer else 0
+    looks += [looks[-1]] * len(session.trained)
+    made = instantiated(config["search"]["algorithm"])
+    played = asking(
+        made, replace(task, tokens=tokens), ask=config["search"]["ask"], tokens=looks, training=healing, most=10**6
+    )
+    return played[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--candidates", type=int, default=24)
+    given = parser.parse_args()
+    session, config = run_session(given.run_dir), stored_config(given.run_dir)
+    number, name = len(session.fidelities.search) - 1, session.fidelities.search[-1].fidelity
+    with Archive.reopen(given.run_dir / "archive.jsonl") as archive:
+        answers = [e for e in archive.evaluations(name) if e.status == "ok" and e.generation]
+        tokens = sum(e.tokens for e in archive.evaluations() if e.generation)
+    candidates = [e.candidate for e in answers][-given.candidates :]
+    work, table = work_of(session), Table("workers", "evaluations a minute", "times")
+    paces = [
+        len(candidates) / minutes(work, number, session.dense, candidates, count, given.threads)
+        for count in given.workers
+    ]
+    for count, pace in zip(given.workers, paces, strict=True):
+        table.add_row(str(count), f"{pace:.1f}", f"{pace / paces[0]:.2f}")
+    instant = replace(work, worker=AtOnce(), facts={})
+    many = [candidates[index % len(candidates)] for index in range(DISPATCHED)]
+    with RayExecutor(1, given.threads).spread(instant) as evaluators:
+        list(evaluators[number].evaluate(candidates[:1]))
+        begun = time.perf_counter()
+        for start in range(0, len(many), len(candidates)):
+            list(evaluators[number].evaluate(many[start : start + len(candidates)]))
+        dispatch = (time.perf_counter() - begun) / len(many)
+    questions, seconds = asking_seconds(session, config, tokens)
+    console, each = Console(), seconds / max(1, questions)
+    console.print(table)
+    console.print(
+        f"asking: {1e3 * each:.0f} ms a question ({questions} questions, {seconds:.0f} s); handing out and taking "
+        f"back: {1e3 * dispatch:.1f} ms; with answers of {60 * given.workers[0] / paces[0]:.2f} s the process that "
+        f"searches is as busy as its workers at {60 * given.workers[0] / paces[0] / (each + dispatch):.0f} of them"
+    )
+
+
+if __name__ == "__main__":
+    main()
