@@ -1,9 +1,8 @@
 """Evaluations a minute with workers of Ray, and what a question costs the process that searches: where that saturates.
 
-    python -m benchmarks.workers --run-dir RUN [--workers 1 2] [--threads 1] [--candidates 24]
+    python -m benchmarks.workers --run-dir RUN [--workers 1 2] [--threads 1] [--fidelity search] [--candidates 24]
 
-RUN is a run of run_search.py. Its latest candidates at its full fidelity before training are evaluated again, by so
-many workers, each new and with nothing remembered; the time begins when all have joined. Then workers that answer at
+RUN is a run of run_search.py. Its latest candidates at a fidelity are evaluated again, by so many workers, each new and with nothing remembered; the time begins when all have joined. Then workers that answer at
 once are asked, which leaves what handing out and taking back cost, and an algorithm with its surrogate is played with
 to the end of the run's tokens, which leaves what asking costs.
 """
@@ -86,10 +85,13 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--fidelity", help="the full one before training, where none is named")
     parser.add_argument("--candidates", type=int, default=24)
     given = parser.parse_args()
     session, config = run_session(given.run_dir), stored_config(given.run_dir)
-    number, name = len(session.fidelities.search) - 1, session.fidelities.search[-1].fidelity
+    names = [evaluator.fidelity for evaluator in session.ladder]
+    name = given.fidelity or session.fidelities.search[-1].fidelity
+    number = names.index(name)
     with Archive.reopen(given.run_dir / "archive.jsonl") as archive:
         answers = [e for e in archive.evaluations(name) if e.status == "ok" and e.generation]
         tokens = sum(e.tokens for e in archive.evaluations() if e.generation)

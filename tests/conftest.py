@@ -156,6 +156,12 @@ def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=["llama", "qwen3", "gemma3_text", "granite"])
+def unlike_family(request: pytest.FixtureRequest) -> str:
+    """Families of each kind in turn: plain, with normed queries, with norms behind blocks, with scaled blocks."""
+    return str(request.param)
+
+
 @pytest.fixture
 def make_supernet(tmp_path: Path) -> Callable[..., Supernet]:
     """A prepared supernet of a family, in float32 unless told otherwise."""

@@ -25,6 +25,7 @@ from evaluators.metrics import metric_named, metrics_named
 from evaluators.settings import FidelitySettings, ModelSettings, Settings, TaskSettings, TextSettings
 from evaluators.training.recipes import MODES, CorrectiveRefit, Distillation, Healing, Polish, Recovery
 from search.constraints import limits_text
+from search.executor import LocalExecutor
 from search.loop import Budget
 from search.protocol import Task
 from search.run.commands import quoted
@@ -147,6 +148,12 @@ def check_search(config: Config) -> None:
     assert config["search"]["distillation"] in MODES
 
 
+def check_executor(config: Config) -> None:
+    executor = instantiated(config["executor"], "executor")
+    executor.check()
+    assert (executor.identity == {}) == isinstance(executor, LocalExecutor)
+
+
 CHECKS: dict[str, Callable[[Config], None]] = {
     "model": check_model,
     "data": check_data,
@@ -158,6 +165,7 @@ CHECKS: dict[str, Callable[[Config], None]] = {
     "correction": check_correction,
     "distillation": check_distillation,
     "budget": check_budget,
+    "executor": check_executor,
 }
 
 

@@ -174,9 +174,9 @@ def test_candidates_together_are_candidates_alone(family: str, make_supernet: Ma
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_corrected_view_changes_nothing_else(
-    family: str, candidate: Candidate, dtype: torch.dtype, make_supernet: MakeSupernet, tmp_path: Path
+    unlike_family: str, candidate: Candidate, dtype: torch.dtype, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
-    supernet = make_supernet(family, dtype)
+    supernet = make_supernet(unlike_family, dtype)
     dense = stream(supernet.model, TOKENS)
     (correction,) = correct(supernet, [candidate], TOKENS)
     assert torch.equal(stream(supernet.model, TOKENS), dense)

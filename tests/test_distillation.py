@@ -86,9 +86,9 @@ def test_a_step_reports_the_loss_of_its_definition(
 
 @pytest.mark.parametrize("trainable", TRAINABLE)
 def test_training_lowers_the_loss_and_touches_what_it_says(
-    trainable: str, family: str, make_supernet: MakeSupernet, tmp_path: Path
+    trainable: str, unlike_family: str, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
-    supernet = make_supernet(family)
+    supernet = make_supernet(unlike_family)
     rate = 5e-4 if trainable == "all" else 3e-3
     settings = Distillation(tokens=(72,), trainable=trainable, rank=2, learning_rate=rate)
     teacher = teacher_of(supernet, tmp_path / "teacher", settings)

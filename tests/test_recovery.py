@@ -97,9 +97,9 @@ def test_what_memory_allows_for_is_trained_and_nothing_else(
 
 
 def test_a_killed_recovery_goes_on_to_the_same_weights(
-    family: str, make_supernet: MakeSupernet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    unlike_family: str, make_supernet: MakeSupernet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    supernet, settings = make_supernet(family), replace(SETTINGS, batch_size=1, accumulation=2)
+    supernet, settings = make_supernet(unlike_family), replace(SETTINGS, batch_size=1, accumulation=2)
     whole, killed, again = (supernet.view(CUT, own=True) for _ in range(3))
     recover(whole, supernet.model, stream_of(TOKENS), settings, tmp_path / "whole")
     seen: list[int] = []
