@@ -2,9 +2,10 @@
 
     python -m benchmarks.workers --run-dir RUN [--workers 1 2] [--threads 1] [--fidelity search] [--candidates 24]
 
-RUN is a run of run_search.py. Its latest candidates at a fidelity are evaluated again, by so many workers, each new and with nothing remembered; the time begins when all have joined. Then workers that answer at
-once are asked, which leaves what handing out and taking back cost, and an algorithm with its surrogate is played with
-to the end of the run's tokens, which leaves what asking costs.
+RUN is a run of run_search.py. Its latest candidates at a fidelity are evaluated again, by so many workers, each new and
+with nothing remembered; the time begins when all have joined. Then workers that answer at once are asked, which leaves
+what handing out and taking back cost, and an algorithm with its surrogate is played with to the end of the run's
+tokens, which leaves what asking costs.
 """
 
 from __future__ import annotations
