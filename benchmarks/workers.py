@@ -22,7 +22,7 @@ from rich.table import Table
 
 from conf.sessions import run_session
 from conf.settings import instantiated, stored_config
-from entries.search import work_of
+from entries.search import spreadable
 from evaluators.base import Evaluation
 from evaluators.session import Session
 from evaluators.settings import window_sizes
@@ -97,7 +97,7 @@ def main() -> None:
         answers = [e for e in archive.evaluations(name) if e.status == "ok" and e.generation]
         tokens = sum(e.tokens for e in archive.evaluations() if e.generation)
     candidates = [e.candidate for e in answers][-given.candidates :]
-    work, table = work_of(session), Table("workers", "evaluations a minute", "times")
+    work, table = spreadable(session), Table("workers", "evaluations a minute", "times")
     paces = [
         len(candidates) / minutes(work, number, session.dense, candidates, count, given.threads)
         for count in given.workers

@@ -74,7 +74,7 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     budget, executor = settings.budget, settings.executor
     algorithm = settings.algorithm(replace(task, tokens=budget.tokens))
     with Archive(run_dir / "archive.jsonl", session.identity() | executor.identity) as archive:
-        with executor.spread(work_of(session)) as evaluators, watch.stage("search"):
+        with executor.spread(spreadable(session)) as evaluators, watch.stage("search"):
             run_loop(algorithm, evaluators, archive, objectives, budget, ask=settings.ask, on_progress=watch.searched)
         # 5: what is promised is measured
         result = finished(session, archive, space, settings, watch)
@@ -86,7 +86,7 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     watch.send(SearchEnded(run_dir, session.spec.name, objectives, result))
 
 
-def work_of(session: Session) -> Work:
+def spreadable(session: Session) -> Work:
     """What an executor may spread over other processes: the evaluators of the search."""
     settings, place = session.settings, session.supernet.place
     worker = partial(EvaluatorActor, settings, session.paths.run_dir.absolute(), Path.cwd(), versions)

@@ -16,6 +16,7 @@ from evaluators.session import Session
 from evaluators.settings import Settings
 from space.candidate import Candidate
 from space.errors import UserError
+from space.supernet.store import is_prepared
 
 
 class EvaluatorActor:
@@ -39,17 +40,17 @@ class EvaluatorActor:
         Raises:
             UserError: A directory is not there, or the model or the text; the message says on which machine.
         """
-        for directory in (home, run_dir):
-            if not directory.is_dir():
+        paths = Paths(run_dir)
+        for place, is_there in ((home, home.is_dir()), (run_dir, is_prepared(paths.supernet))):
+            if not is_there:
                 raise UserError(
-                    f"Expected {directory} here too, as a file system that all nodes share has it; there is none."
+                    f"Expected {place} here too, with all that is in it, as a file system that all nodes share has it."
                 )
         os.chdir(home)
         torch.set_num_threads(threads)
         model, latency = settings.model, settings.latency
         if model.device.startswith("cuda"):
             model = replace(model, device="cuda")  # the one that this process was given
-        paths = Paths(run_dir)
         # the table is read, not checked against this process's own clock: nothing is timed here
         latency = replace(latency, table=latency.table or str(paths.latency))
         self._session = Session.open(replace(settings, model=model, latency=latency), paths)

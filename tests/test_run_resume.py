@@ -117,7 +117,9 @@ def test_workers_and_their_search_are_killed_and_the_archive_is_that_of_one_proc
             if workers == 2:
                 wait_for(process, lambda: len(archived(run, "healed")) > 3)
             else:
-                good(ended(process))
+                done = ended(process)
+                assert done.returncode == 0, done.stderr
+                assert "died" in done.stderr
         finally:
             process.kill()
             ended(process)
