@@ -114,7 +114,7 @@ class RayPool:
             UserError: There is no cluster, or no worker joins, or one is told of a mistake that is not a candidate's.
         """
         self._start()
-        self._rounds += 1
+        self._rounds, self._waits_since = self._rounds + 1, time.monotonic()
         waiting = deque(tuple(part) for part in parts)
         answers: dict[Candidate, Evaluation] = {}
         deaths: Counter[Candidate] = Counter()
@@ -156,7 +156,6 @@ class RayPool:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise self._no_cluster(error) from error
         self._ray = ray
-        self._waits_since = time.monotonic()
         for _ in range(self._count()):
             self._add()
 

@@ -181,10 +181,11 @@ def test_a_search_goes_on_when_a_node_is_lost_for_good(cluster: Any, tmp_path: P
     try:
         executor = RayExecutor(workers=2, threads=4, address=cluster.address)  # one on each node
         with executor.spread(work(MadeUp(tmp_path, seconds=0.3))) as evaluators:
+            joined = set[str]()
+            while len(joined) < 2:
+                joined |= {answer.worker for answer in evaluators[1].evaluate(ASKED[:1])}
             answers = evaluators[0].evaluate(ASKED)
             told = [next(answers)]
-            while len({answer.worker for answer in told}) < 2:
-                told.append(next(answers))
             cluster.remove_node(other, allow_graceful=False)
             told += answers
         assert bare(told) == [answer_of(0, each) for each in ASKED]
