@@ -105,6 +105,7 @@ _FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     ),
 }
 FAMILY_NAMES = tuple(_FAMILIES)
+UNLIKE = ("llama", "qwen3", "gemma3_text", "granite")  # one of each kind
 
 
 def tiny_model(family: str, **changes: Any) -> tuple[nn.Module, ModelSpec]:
@@ -156,7 +157,7 @@ def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["llama", "qwen3", "gemma3_text", "granite"])
+@pytest.fixture(params=UNLIKE)
 def unlike_family(request: pytest.FixtureRequest) -> str:
     """Families of each kind in turn: plain, with normed queries, with norms behind blocks, with scaled blocks."""
     return str(request.param)
