@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_commands import Place, good
+from helpers_commands import Place, archived, good
 from helpers_run import ended
 
 from conf.settings import session_settings, stored_config
@@ -18,14 +18,21 @@ from evaluators.actor import EvaluatorActor
 from evaluators.paths import Paths
 from evaluators.session import Session
 from search.archive import Archive
+from search.run.directory import REPORT_FILE
 from space.errors import UserError
+
+SHORT = ("budget.evaluations=6", "search.algorithm.starts=4")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("workers"), "llama")
+
+
+@pytest.fixture(scope="module")
+def run(place: Place) -> Path:
     """A run that has searched."""
-    place = Place(tmp_path_factory.mktemp("workers"), "llama")
-    good(ended(place.search("run", "budget.evaluations=6", "search.algorithm.starts=4")))
+    good(ended(place.search("run", *SHORT)))
     return place.run("run")
 
 
@@ -87,3 +94,22 @@ def test_a_run_whose_supernet_is_not_here_is_not_calibrated_anew(run: Path, tmp_
     half = shutil.copytree(run, tmp_path / "half", ignore=shutil.ignore_patterns("supernet"))
     with pytest.raises(UserError, match=r"Expected .*half here too, with all that is in it"):
         actor(half)
+
+
+def test_a_run_with_workers_has_the_archive_of_one_without(place: Place, run: Path) -> None:
+    other = place.run("by workers")
+    other.mkdir()
+    shutil.copy(run / "latency.json", other)
+    good(ended(place.search("by workers", *SHORT, "executor=ray", "executor.workers=2")))
+    for fidelity in ("search-8", "search", "heldout", "tuned"):
+        found, expected = archived(other, fidelity), archived(run, fidelity)
+        assert found
+        assert [replace(e, seconds=0.0, worker="") for e in found] == [replace(e, seconds=0.0) for e in expected]
+    names = {e.worker for e in archived(other, "search") if e.generation}
+    assert names
+    assert "" not in names
+    report = (other / REPORT_FILE).read_text(encoding="utf-8")
+    assert all(name in report for name in names)
+    refused = ended(place.search("by workers", *SHORT))
+    assert refused.returncode == 1
+    assert "executor._target_: 'search.executor.RayExecutor' -> 'search.executor.LocalExecutor'" in refused.stderr
