@@ -175,20 +175,21 @@ def test_without_ray_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
         RayExecutor().check()
 
 
-# the last one: the cluster is a node less from then on, and takes its time to say so
-def test_a_search_goes_on_when_a_node_is_lost_for_good(cluster: Any, tmp_path: Path) -> None:
-    other = cluster.add_node(num_cpus=4)
+def test_a_search_goes_on_when_a_node_is_lost_for_good(found_by_workers: None, tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    own = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
     try:
-        executor = RayExecutor(workers=2, threads=4, address=cluster.address)  # one on each node
+        other = own.add_node(num_cpus=4)
+        executor = RayExecutor(workers=2, threads=4, address=own.address)  # one on each node
         with executor.spread(work(MadeUp(tmp_path, seconds=0.3))) as evaluators:
             joined = set[str]()
             while len(joined) < 2:
                 joined |= {answer.worker for answer in evaluators[1].evaluate(ASKED[:1])}
             answers = evaluators[0].evaluate(ASKED)
             told = [next(answers)]
-            cluster.remove_node(other, allow_graceful=False)
+            own.remove_node(other, allow_graceful=False)
             told += answers
         assert bare(told) == [answer_of(0, each) for each in ASKED]
     finally:
-        if other in cluster.worker_nodes:
-            cluster.remove_node(other)
+        own.shutdown()
