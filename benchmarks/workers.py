@@ -22,14 +22,12 @@ from rich.table import Table
 
 from conf.sessions import run_session
 from conf.settings import instantiated, stored_config
-from entries.search import spreadable
+from entries.search import spreadable, task_of
 from evaluators.base import Evaluation
 from evaluators.session import Session
 from evaluators.settings import window_sizes
 from search.archive import Archive
-from search.constraints import constrained
 from search.executor import RayExecutor, Work
-from search.protocol import Task, starting_designs
 from search.rehearsal import asking
 from space.candidate import Candidate
 
@@ -65,11 +63,7 @@ def minutes(
 
 def asking_seconds(session: Session, config: Mapping[str, Any], tokens: int) -> tuple[int, float]:
     """Questions of a search to the end of so many tokens, and the seconds that it takes to ask and be told."""
-    settings, fidelities = session.settings, session.fidelities
-    space = constrained(session.space, config["constraints"], fidelities.free)
-    starts = starting_designs(space, session.supernet.removal_order)
-    counts = len(session.ladder), len(session.trained), settings.heals_in_loop
-    task = Task(space, session.objectives, config["seed"], fidelities.free, starts, *counts)
+    settings, task = session.settings, task_of(session, config["constraints"], config["seed"])
     sizes = window_sizes(settings.evaluators.fidelities, settings.text.length)
     looks = [settings.text.windows["search"] * size for size in sizes]
     healing = session.healer.settings.total if session.healer else 0

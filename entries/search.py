@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from conf.places import known
 from entries.minutes import in_tokens, spent, table_seconds
@@ -65,11 +67,8 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     if settings.profile_only:
         return
     # 3 and 4: cheap questions first, and the healing of the shared weights in between
-    fidelities, objectives = session.fidelities, session.objectives
-    space = constrained(session.space, settings.constraints, fidelities.free)
-    starts = starting_designs(space, session.supernet.removal_order)
-    counts = len(session.ladder), len(session.trained), settings.session.heals_in_loop
-    task = Task(space, objectives, settings.seed, fidelities.free, starts, *counts)
+    task = task_of(session, settings.constraints, settings.seed)
+    space, objectives = task.space, session.objectives
     settings = in_tokens(settings, session, task, watch)
     budget, executor = settings.budget, settings.executor
     algorithm = settings.algorithm(replace(task, tokens=budget.tokens))
@@ -84,6 +83,15 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
             picks = ended.picks(settings.scored_picks)
             watched_scores(ended, archive, session.task_evaluators, picks, watch)
     watch.send(SearchEnded(run_dir, session.spec.name, objectives, result))
+
+
+def task_of(session: Session, constraints: Mapping[str, Any], seed: int) -> Task:
+    """What the algorithm is given, but for its tokens."""
+    free = session.fidelities.free
+    space = constrained(session.space, constraints, free)
+    starts = starting_designs(space, session.supernet.removal_order)
+    counts = len(session.ladder), len(session.trained), session.settings.heals_in_loop
+    return Task(space, session.objectives, seed, free, starts, *counts)
 
 
 def spreadable(session: Session) -> Work:

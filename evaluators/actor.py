@@ -38,7 +38,7 @@ class EvaluatorActor:
             threads: CPU threads.
 
         Raises:
-            UserError: A directory is not there, or the model or the text; the message says on which machine.
+            UserError: A directory is not there, or the model or the text.
         """
         paths = Paths(run_dir)
         for place, is_there in ((home, home.is_dir()), (run_dir, is_prepared(paths.supernet))):
