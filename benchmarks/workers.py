@@ -22,8 +22,8 @@ from rich.table import Table
 
 from conf.sessions import run_session
 from conf.settings import instantiated, stored_config
-from entries.search import spreadable, task_of
-from evaluators.base import Evaluation
+from entries.search import task_of, work_of
+from evaluators.base import Evaluation, Evaluator
 from evaluators.session import Session
 from evaluators.settings import window_sizes
 from search.archive import Archive
@@ -44,20 +44,20 @@ class AtOnce:
     def facts(self) -> Mapping[str, Any]:
         return {}
 
-    def evaluate(self, fidelity: int, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        return [Evaluation(candidate, "search") for candidate in candidates]
+    def evaluate(self, fidelity: str, candidates: Sequence[Candidate]) -> list[Evaluation]:
+        return [Evaluation(candidate, fidelity) for candidate in candidates]
 
 
 def minutes(
-    work: Work, fidelity: int, dense: Candidate, candidates: Sequence[Candidate], workers: int, threads: int
+    work: Work, asked: Evaluator, dense: Candidate, candidates: Sequence[Candidate], workers: int, threads: int
 ) -> float:
     """That workers take for candidates, once all have joined: each has answered about the dense model."""
-    with RayExecutor(workers, threads).spread(work) as evaluators:
-        joined = set[str]()
+    with RayExecutor(workers, threads).pool(work) as pool:
+        spread, joined = pool.spread(asked), set[str]()
         while len(joined) < workers:
-            joined |= {answer.worker for answer in evaluators[fidelity].evaluate([dense])}
+            joined |= {answer.worker for answer in spread.evaluate([dense])}
         begun = time.perf_counter()
-        list(evaluators[fidelity].evaluate(candidates))
+        list(spread.evaluate(candidates))
         return (time.perf_counter() - begun) / 60
 
 
@@ -84,27 +84,27 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=24)
     given = parser.parse_args()
     session, config = run_session(given.run_dir), stored_config(given.run_dir)
-    names = [evaluator.fidelity for evaluator in session.ladder]
     name = given.fidelity or session.fidelities.search[-1].fidelity
-    number = names.index(name)
+    asked = next(evaluator for evaluator in session.ladder if evaluator.fidelity == name)
     with Archive.reopen(given.run_dir / "archive.jsonl") as archive:
         answers = [e for e in archive.evaluations(name) if e.status == "ok" and e.generation]
         tokens = sum(e.tokens for e in archive.evaluations() if e.generation)
     candidates = [e.candidate for e in answers][-given.candidates :]
-    work, table = spreadable(session), Table("workers", "evaluations a minute", "times")
+    work, table = work_of(session), Table("workers", "evaluations a minute", "times")
     paces = [
-        len(candidates) / minutes(work, number, session.dense, candidates, count, given.threads)
+        len(candidates) / minutes(work, asked, session.dense, candidates, count, given.threads)
         for count in given.workers
     ]
     for count, pace in zip(given.workers, paces, strict=True):
         table.add_row(str(count), f"{pace:.1f}", f"{pace / paces[0]:.2f}")
     instant = replace(work, worker=AtOnce(), facts={})
     many = [candidates[index % len(candidates)] for index in range(DISPATCHED)]
-    with RayExecutor(1, given.threads).spread(instant) as evaluators:
-        list(evaluators[number].evaluate(candidates[:1]))
+    with RayExecutor(1, given.threads).pool(instant) as pool:
+        spread = pool.spread(asked)
+        list(spread.evaluate(candidates[:1]))
         begun = time.perf_counter()
         for start in range(0, len(many), len(candidates)):
-            list(evaluators[number].evaluate(many[start : start + len(candidates)]))
+            list(spread.evaluate(many[start : start + len(candidates)]))
         dispatch = (time.perf_counter() - begun) / len(many)
     questions, seconds = asking_seconds(session, config, tokens)
     console, each = Console(), seconds / max(1, questions)

@@ -20,7 +20,7 @@ from evaluators.session import Session
 from evaluators.streaming import require_streamable, streaming_remarks
 from search.archive import Archive
 from search.constraints import constrained
-from search.executor import Work
+from search.executor import Pool, Work
 from search.loop import run_loop
 from search.protocol import Task, starting_designs
 from search.run.directory import FREE_SETTINGS, open_run_directory, require_same_run, run_directory
@@ -72,16 +72,21 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     settings = in_tokens(settings, session, task, watch)
     budget, executor = settings.budget, settings.executor
     algorithm = settings.algorithm(replace(task, tokens=budget.tokens))
-    with Archive(run_dir / "archive.jsonl", session.identity() | executor.identity) as archive:
-        with executor.spread(spreadable(session)) as evaluators, watch.stage("search"):
-            run_loop(algorithm, evaluators, archive, objectives, budget, ask=settings.ask, on_progress=watch.searched)
+    with (
+        Archive(run_dir / "archive.jsonl", session.identity() | executor.identity) as archive,
+        executor.pool(work_of(session)) as pool,
+    ):
+        spread = pool.spread
+        ladder = [*map(spread, session.ladder)]
+        with watch.stage("search"):
+            run_loop(algorithm, ladder, archive, objectives, budget, ask=settings.ask, on_progress=watch.searched)
         # 5: what is promised is measured
-        result = finished(session, archive, space, settings, watch)
+        result = finished(session, archive, space, settings, pool, watch)
         write_pages(run_dir, archive)
         if session.harness.tasks:
             ended = FinishedRun.open(run_dir)
             picks = ended.picks(settings.scored_picks)
-            watched_scores(ended, archive, session.task_evaluators, picks, watch)
+            watched_scores(ended, archive, lambda show: [*map(spread, session.task_evaluators(show))], picks, watch)
     watch.send(SearchEnded(run_dir, session.spec.name, objectives, result))
 
 
@@ -94,18 +99,21 @@ def task_of(session: Session, constraints: Mapping[str, Any], seed: int) -> Task
     return Task(space, session.objectives, seed, free, starts, *counts)
 
 
-def spreadable(session: Session) -> Work:
-    """What an executor may spread over other processes: the evaluators of the search."""
+def work_of(session: Session) -> Work:
+    """What other processes evaluate candidates of this session with."""
     settings, place = session.settings, session.supernet.place
     worker = partial(EvaluatorActor, settings, session.paths.run_dir.absolute(), Path.cwd(), versions)
     facts = {**session.identity(), **versions()}
-    return Work(session.ladder, worker, facts, place.device.type == "cuda", GROUP if place.streamed else 1)
+    return Work(worker, facts, place.device.type == "cuda", GROUP if place.streamed else 1)
 
 
-def finished(session: Session, archive: Archive, space: SearchSpace, settings: RunSettings, watch: Watch) -> Finish:
+def finished(
+    session: Session, archive: Archive, space: SearchSpace, settings: RunSettings, pool: Pool, watch: Watch
+) -> Finish:
     """The end of a search: its front, scored, timed and written."""
     fidelities, table, closing = session.fidelities, session.table, Closing.of(session)
     fidelities.forget()
+    trained, spread = session.trained[-1] if session.trained else session.healed, pool.spread
     facts = {
         "sources": session.text.sources,
         "long_context": closing.long_context,
@@ -117,13 +125,24 @@ def finished(session: Session, archive: Archive, space: SearchSpace, settings: R
         **({"trainable": session.healer.trainable} if session.healer else {}),
     }
     with watch.stage("front: tuning, held-out text and end-to-end timing") as show:
+        timed = session.timed(show)
         result = finish(
-            archive, session.objectives, session.dense, search=fidelities.search[-1],
-            trained=session.trained[-1] if session.trained else session.healed, heldout=fidelities.heldout,
-            tuned=fidelities.tuned, timed=session.timed(show), show=show, facts={**session.identity(), **facts},
-            reference=space.uniform_ladder(), points=settings.front_points, recommend=settings.recommend,
-            closing=closing.evaluators, run_dir=session.paths.run_dir,
-        )  # fmt: skip
+            archive,
+            session.objectives,
+            session.dense,
+            search=spread(fidelities.search[-1]),
+            trained=trained and spread(trained),
+            heldout=spread(fidelities.heldout),
+            tuned=fidelities.tuned and spread(fidelities.tuned),
+            timed=timed and pool.alone(timed),
+            closing=[*map(spread, closing.evaluators)],
+            points=settings.front_points,
+            recommend=settings.recommend,
+            run_dir=session.paths.run_dir,
+            facts={**session.identity(), **facts},
+            reference=space.uniform_ladder(),
+            show=show,
+        )
     if session.tuning:
         session.tuning.keep(set(result.front["key"]))
     return result

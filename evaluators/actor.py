@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from evaluators.base import Evaluation
+from evaluators.base import Evaluation, Evaluator
+from evaluators.closing import Closing
 from evaluators.paths import Paths
 from evaluators.session import Session
 from evaluators.settings import Settings
@@ -62,9 +64,20 @@ class EvaluatorActor:
         Raises:
             UserError: See `Session`.
         """
-        answer = self.evaluate(0, [self._session.dense])[0]
+        answer = self.evaluate(self._session.ladder[0].fidelity, [self._session.dense])[0]
         return {**self._session.identity(), **self._about(), "dense": dict(answer.values) or answer.error}
 
-    def evaluate(self, fidelity: int, candidates: Sequence[Candidate]) -> list[Evaluation]:
+    def evaluate(self, fidelity: str, candidates: Sequence[Candidate]) -> list[Evaluation]:
         """See `search.executor.Worker`."""
-        return list(self._session.ladder[fidelity].evaluate(candidates))
+        evaluator = next((each for each in self._session.ladder if each.fidelity == fidelity), None)
+        if evaluator is None:
+            self._session.fidelities.forget()  # the search has ended
+            evaluator = self._last[fidelity]
+        return list(evaluator.evaluate(candidates))
+
+    @cached_property
+    def _last(self) -> dict[str, Evaluator]:
+        """What is asked at the end of a run, by name."""
+        session, all_ = self._session, self._session.fidelities
+        asked = [all_.heldout, all_.tuned, session.healed, *Closing.of(session).evaluators, *session.task_evaluators()]
+        return {each.fidelity: each for each in asked if each is not None}

@@ -2,7 +2,8 @@
 
 - `protocol`: what an algorithm is given, and what the loop and it say to each other.
 - `loop`: asks, stores and tells until the budget is spent.
-- `executor`: who evaluates, the search's own process or others; `ray_pool`: those that Ray runs.
+- `executor`: who evaluates, the search's own process or others; `ray_pool`: those that Ray runs; `round`: what they are
+  asked together.
 - `archive`: the log of all evaluations.
 - `course`: counts, front and hypervolume, as a fold over them.
 - `algorithms`: NSGA-II, by pymoo.

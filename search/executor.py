@@ -1,8 +1,8 @@
-"""Who evaluates: the process of the search itself, or workers that Ray runs, with the same answers in the same order.
+"""Who evaluates: the process of the run itself, or workers that Ray runs, with the same answers in the same order.
 
-The algorithm, the archive and the seed stay in the process of the search. A generation is asked about as a whole, and
-its answers are told in the order asked, so that neither how many workers there are nor who is faster has a say in where
-the search goes; evaluations are pure, so that what a lost worker had is asked again.
+The algorithm, the archive and the seed stay in the process of the run. A generation is asked about as a whole, and its
+answers are told in the order asked, so that neither how many workers there are nor who is faster has a say in where the
+search goes; evaluations are pure, so that what a lost worker had is asked again.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from evaluators.base import Evaluation, Evaluator, Metric
 from space.candidate import Candidate
 from space.errors import UserError
+
+if TYPE_CHECKING:
+    from search.ray_pool import RayPool
 
 
 class Worker(Protocol):
@@ -25,32 +28,42 @@ class Worker(Protocol):
         """What the numbers of its answers depend on, which must be as in every other process of the run."""
         ...
 
-    def evaluate(self, fidelity: int, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        """Answers of one of the search's evaluators, numbered from the cheapest on; see `Evaluator`."""
+    def evaluate(self, fidelity: str, candidates: Sequence[Candidate]) -> list[Evaluation]:
+        """Answers of the run's evaluator of that name; see `Evaluator`."""
         ...
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be spread.
+    """What other processes evaluate with.
 
     Attributes:
-        ladder: The search's evaluators, cheapest first, as they are in this process.
         worker: Makes what evaluates in another process, there; can be pickled. It is given a number of threads.
         facts: What the facts of all workers have to hold.
         gpu: Whether a worker needs one.
         together: Candidates that share work where one worker has them all.
     """
 
-    ladder: Sequence[Evaluator]
     worker: Callable[[int], Worker]
     facts: Mapping[str, Any]
     gpu: bool = False
     together: int = 1
 
 
+class Pool(Protocol):
+    """Who evaluates at the moment."""
+
+    def spread(self, evaluator: Evaluator) -> Evaluator:
+        """One that gives the same answers, whoever computes them; `evaluator` is one of this process's."""
+        ...
+
+    def alone(self, evaluator: Evaluator) -> Evaluator:
+        """One that is asked in this process while nothing else is computed: what times models."""
+        ...
+
+
 class Executor(Protocol):
-    """Gives the evaluators that a search asks."""
+    """Has candidates evaluated."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -61,8 +74,8 @@ class Executor(Protocol):
         """Raises UserError where it cannot work, before anything is read."""
         ...
 
-    def spread(self, work: Work) -> AbstractContextManager[Sequence[Evaluator]]:
-        """Evaluators like those of this process, while the context is open."""
+    def pool(self, work: Work) -> AbstractContextManager[Pool]:
+        """Who evaluates while the context is open."""
         ...
 
 
@@ -78,9 +91,9 @@ class LocalExecutor:
     def check(self) -> None:
         """See `Executor`."""
 
-    def spread(self, work: Work) -> AbstractContextManager[Sequence[Evaluator]]:
+    def pool(self, work: Work) -> AbstractContextManager[Pool]:
         """See `Executor`."""
-        return nullcontext(work.ladder)
+        return nullcontext(_ThisProcess())
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,7 @@ class RayExecutor:
             ) from error
 
     @contextmanager
-    def spread(self, work: Work) -> Iterator[Sequence[Evaluator]]:
+    def pool(self, work: Work) -> Iterator[Pool]:
         """See `Executor`; Ray and its workers start when the first candidate is asked about.
 
         Raises:
@@ -129,16 +142,39 @@ class RayExecutor:
 
         pool = RayPool(work.worker, work.facts, self.workers, self.threads, self.address, gpu=work.gpu)
         try:
-            yield [_Spread(each, number, pool.ask, work.together) for number, each in enumerate(work.ladder)]
+            yield _Workers(pool, work.together)
         finally:
             pool.close()
 
 
-class _Spread:
-    """An `Evaluator` that has its candidates evaluated elsewhere."""
+class _ThisProcess:
+    """A `Pool` of nobody else."""
 
-    def __init__(self, local: Evaluator, number: int, ask: Callable[..., Iterator[Evaluation]], together: int) -> None:
-        self._local, self._number, self._ask, self._together = local, number, ask, together
+    def spread(self, evaluator: Evaluator) -> Evaluator:
+        return evaluator
+
+    def alone(self, evaluator: Evaluator) -> Evaluator:
+        return evaluator
+
+
+class _Workers:
+    """A `Pool` of other processes."""
+
+    def __init__(self, pool: RayPool, together: int) -> None:
+        self._pool, self._together = pool, together
+
+    def spread(self, evaluator: Evaluator) -> Evaluator:
+        return _Elsewhere(evaluator, self._pool, self._together)
+
+    def alone(self, evaluator: Evaluator) -> Evaluator:
+        return _Alone(evaluator, self._pool)
+
+
+class _Asked:
+    """An `Evaluator` like one of this process."""
+
+    def __init__(self, local: Evaluator, pool: RayPool) -> None:
+        self._local, self._pool = local, pool
 
     @property
     def fidelity(self) -> str:
@@ -151,9 +187,26 @@ class _Spread:
     def prepare(self, candidates: Sequence[Candidate]) -> None:
         self._local.prepare(candidates)
 
+
+class _Elsewhere(_Asked):
+    """Has its candidates evaluated by workers; what is done once is done here."""
+
+    def __init__(self, local: Evaluator, pool: RayPool, together: int) -> None:
+        super().__init__(local, pool)
+        self._together = together
+
     def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
         if not candidates:
             return
         self.prepare(candidates)
         parts = [candidates[start : start + self._together] for start in range(0, len(candidates), self._together)]
-        yield from self._ask(self._number, self.fidelity, parts)
+        yield from self._pool.ask(self.fidelity, parts)
+
+
+class _Alone(_Asked):
+    """Evaluates here, while no worker is at work."""
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
+        if candidates:
+            self._pool.rest()
+        yield from self._local.evaluate(candidates)

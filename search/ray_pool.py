@@ -12,25 +12,23 @@ import os
 import platform
 import socket
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from evaluators.base import Evaluation
 from search.differences import differences
 from search.executor import Worker
+from search.round import Part, Round
 from space.candidate import Candidate
 from space.errors import UserError
 
 PATIENCE_S = 600.0  # without any worker, after which a search gives up
-DEATHS = 2  # of workers that were alone with a candidate, after which it has failed
 LOST_IN_A_ROW = 3  # times the workers: so many that died or were refused without an answer in between end a search
 _TICK_S = 5.0
 _SHOWN_LINES = 3  # of what a worker that was refused said
 _log = logging.getLogger(__name__)
-
-_Part = tuple[Candidate, ...]  # candidates that one worker is handed together
 
 
 class _Host:
@@ -48,7 +46,7 @@ class _Host:
         except UserError as error:
             return where, {}, str(error)
 
-    def evaluate(self, fidelity: int, candidates: Sequence[Candidate]) -> tuple[list[Evaluation], str]:
+    def evaluate(self, fidelity: str, candidates: Sequence[Candidate]) -> tuple[list[Evaluation], str]:
         """The answers, or why there are none."""
         try:
             return self._worker.evaluate(fidelity, candidates), ""
@@ -71,11 +69,11 @@ class _Member:
 
 @dataclass(frozen=True)
 class _Handed:
-    """What a process has at the moment: its join, without a part, or a part of one round of questions."""
+    """What a process has at the moment: its join, without a part, or a part of one round."""
 
     member: _Member
-    part: _Part = ()
-    round: int = 0
+    part: Part = ()
+    round: Round | None = None
 
 
 class RayPool:
@@ -99,45 +97,54 @@ class RayPool:
         self._idle: deque[_Member] = deque()
         self._at_work: dict[Any, _Handed] = {}
         self._reference: Mapping[str, Any] | None = None
-        self._rounds = self._lost = 0
+        self._round: Round | None = None
+        self._lost = self._refused = 0
         self._waits_since = 0.0
 
-    def ask(self, fidelity: int, name: str, parts: Sequence[Sequence[Candidate]]) -> Iterator[Evaluation]:
+    def ask(self, fidelity: str, parts: Sequence[Sequence[Candidate]]) -> Iterator[Evaluation]:
         """Evaluations of all candidates of all parts, in order, each as it is there.
 
         Args:
-            fidelity: The evaluator's number.
-            name: Its name.
+            fidelity: The evaluator's name.
             parts: Candidates that are evaluated together.
 
         Raises:
             UserError: There is no cluster, or no worker joins, or one is told of a mistake that is not a candidate's.
         """
-        self._start()
-        self._rounds, self._waits_since = self._rounds + 1, time.monotonic()
-        waiting = deque(tuple(part) for part in parts)
-        answers: dict[Candidate, Evaluation] = {}
-        deaths: Counter[Candidate] = Counter()
+        if self._ray is None:
+            self._start()
+        for _ in range(self._count() - self._refused - len(self._idle) - len(self._at_work)):
+            self._add()
+        asked = self._round = Round(fidelity, parts)
+        self._waits_since = time.monotonic()
         for candidate in [candidate for part in parts for candidate in part]:
-            while candidate not in answers:
-                while waiting and self._idle:
-                    self._hand(self._idle.popleft(), fidelity, waiting.popleft())
-                self._take(name, waiting, answers, deaths)
-            yield answers.pop(candidate)
+            while candidate not in asked.answers:
+                while asked.waiting and self._idle:
+                    self._hand(self._idle.popleft(), asked.waiting.popleft(), asked)
+                self._take()
+            yield asked.answers.pop(candidate)
+
+    def rest(self) -> None:
+        """Leaves no worker at work: one that joins, or has what nobody waits for any more, is ended.
+
+        The next question starts as many again.
+        """
+        for handed in self._at_work.values():
+            self._ray.kill(handed.member.actor)
+        self._at_work = {}
 
     def close(self) -> None:
         """Ends the workers, and Ray where it was started here."""
         if self._ray is None:
             return
-        for member in [*self._idle, *(handed.member for handed in self._at_work.values())]:
+        self.rest()
+        for member in self._idle:
             self._ray.kill(member.actor)
-        self._idle, self._at_work = deque(), {}
+        self._idle.clear()
         self._ray.shutdown()
         self._ray = None
 
     def _start(self) -> None:
-        if self._ray is not None:
-            return
         # said before it is imported: nothing is reported to anyone, and a worker without a GPU sees none
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -156,8 +163,6 @@ class RayPool:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise self._no_cluster(error) from error
         self._ray = ray
-        for _ in range(self._count()):
-            self._add()
 
     def _require_cluster(self) -> None:
         """Refuses an address where nobody answers, for which Ray waits for minutes."""
@@ -189,40 +194,33 @@ class RayPool:
         member = _Member(self._members, host.remote(self._make, self._threads))
         self._at_work[member.actor.join.remote()] = _Handed(member)
 
-    def _hand(self, member: _Member, fidelity: int, part: _Part) -> None:
-        self._at_work[member.actor.evaluate.remote(fidelity, part)] = _Handed(member, part, self._rounds)
+    def _hand(self, member: _Member, part: Part, asked: Round) -> None:
+        self._at_work[member.actor.evaluate.remote(asked.fidelity, part)] = _Handed(member, part, asked)
 
-    def _take(
-        self,
-        name: str,
-        waiting: deque[_Part],
-        answers: dict[Candidate, Evaluation],
-        deaths: Counter[Candidate],
-    ) -> None:
+    def _take(self) -> None:
         """Waits until something has happened, or for a while, and takes it in."""
         done, _ = self._ray.wait([*self._at_work], num_returns=1, timeout=_TICK_S)
         for each in done:
             handed = self._at_work.pop(each)
-            current = handed.round == self._rounds  # else of questions that nobody waits for any more
+            asked = handed.round
             try:
                 result = self._ray.get(each)
             except self._ray.exceptions.RayTaskError as error:
                 raise error.as_instanceof_cause() from None  # a mistake in this program
             except self._ray.exceptions.RayError as error:
                 self._lose(handed, error)
-                if current and handed.part:
-                    self._ask_again(handed, name, waiting, answers, deaths)
+                if asked is not None:
+                    asked.lose(handed.part, handed.member.name)
                 continue
-            if not handed.part:
+            if asked is None:
                 self._join(handed.member, *result)
                 continue
             self._idle.append(handed.member)
             self._lost = 0
             found, mistake = result
-            if mistake and current:
+            if mistake and asked is self._round:  # else nobody waits for it any more
                 raise UserError(mistake)
-            if current:
-                answers |= {answer.candidate: replace(answer, worker=handed.member.name) for answer in found}
+            asked.answer(found, handed.member.name)
         self._look_around()
 
     def _join(self, member: _Member, where: str, facts: Mapping[str, Any], refusal: str) -> None:
@@ -238,7 +236,7 @@ class RayPool:
             self._idle.append(member)
             return
         self._ray.kill(member.actor)
-        self._lost += 1
+        self._lost, self._refused = self._lost + 1, self._refused + 1
         text = "\n  ".join(refusal.splitlines()[: 1 + _SHOWN_LINES])
         _log.warning("worker %s is not taken: %s", member.name, text)
         if not self._idle and not self._at_work:
@@ -261,26 +259,6 @@ class RayPool:
             )
         self._ray.kill(handed.member.actor)  # nothing, where it is dead; else it lives on a node that is not heard of
         self._add()
-
-    def _ask_again(
-        self,
-        handed: _Handed,
-        name: str,
-        waiting: deque[_Part],
-        answers: dict[Candidate, Evaluation],
-        deaths: Counter[Candidate],
-    ) -> None:
-        """What becomes of candidates whose worker has died."""
-        if len(handed.part) > 1:  # one of them may be to blame
-            waiting.extendleft((candidate,) for candidate in reversed(handed.part))
-            return
-        (candidate,) = handed.part
-        deaths[candidate] += 1
-        if deaths[candidate] < DEATHS:
-            waiting.appendleft(handed.part)
-            return
-        error = f"{DEATHS} workers died as they evaluated it."
-        answers[candidate] = Evaluation(candidate, name, "failed", error=error, worker=handed.member.name)
 
     def _look_around(self) -> None:
         """Gives up where there has been no worker for too long."""

@@ -22,10 +22,10 @@ def candidate(number: int) -> Candidate:
     return Candidate.from_rows([(2, 1, 16 * (number + 1)), (2, 1, 16)])
 
 
-def answer_of(fidelity: int, candidate: Candidate) -> Evaluation:
+def answer_of(fidelity: str, candidate: Candidate) -> Evaluation:
     channels = candidate.layers[0].mlp_channels
-    values = {"kl": (1 + fidelity) / channels, "params": float(channels)}
-    return Evaluation(candidate, FIDELITIES[fidelity], values=values, tokens=8)
+    values = {"kl": (1 + FIDELITIES.index(fidelity)) / channels, "params": float(channels)}
+    return Evaluation(candidate, fidelity, values=values, tokens=8)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class MadeUp:
         taken = self._count("joined")
         return dict(self.facts_of) | ({"device": "another"} if taken <= self.odd else {})
 
-    def evaluate(self, fidelity: int, candidates: Sequence[Candidate]) -> list[Evaluation]:
+    def evaluate(self, fidelity: str, candidates: Sequence[Candidate]) -> list[Evaluation]:
         answers = []
         for each in candidates:
             time.sleep(self.seconds)
@@ -54,6 +54,7 @@ class MadeUp:
             if (self.directory / f"refuse-{each.key}").exists():
                 raise UserError("Mend me.")
             answers.append(answer_of(fidelity, each))
+            self._count("answered")
         return answers
 
     def _count(self, name: str) -> int:
@@ -68,7 +69,7 @@ class MadeUp:
 
 
 class Here:
-    """One of this process's evaluators, which is not asked."""
+    """One of this process's evaluators, which is for workers to ask."""
 
     metrics = METRICS
 
@@ -81,3 +82,10 @@ class Here:
 
     def evaluate(self, candidates: Sequence[Candidate]) -> Any:
         raise AssertionError("it is for workers to evaluate")
+
+
+class Clock(Here):
+    """One of this process's evaluators, which no worker is asked for."""
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> Any:
+        return (answer_of(self.fidelity, each) for each in candidates)

@@ -15,6 +15,7 @@ from helpers_run import ended
 
 from conf.settings import session_settings, stored_config
 from evaluators.actor import EvaluatorActor
+from evaluators.closing import Closing
 from evaluators.paths import Paths
 from evaluators.session import Session
 from search.archive import Archive
@@ -61,10 +62,12 @@ def test_it_answers_as_the_run_has_it(run: Path) -> None:
     assert facts["package"] == "1"
     assert facts["dense"]["kl"] == pytest.approx(0, abs=1e-6)
     with Archive.reopen(run / "archive.jsonl") as archive:
-        for number, evaluator in enumerate(session.ladder):
-            expected = [e for e in archive.evaluations(evaluator.fidelity) if e.generation]
+        fidelities = session.fidelities
+        assert fidelities.tuned is not None
+        for evaluator in (*session.ladder, fidelities.heldout, fidelities.tuned, *Closing.of(session).evaluators):
+            expected = [e for e in archive.evaluations(evaluator.fidelity) if e.status == "ok"]
             assert expected
-            found = worker.evaluate(number, [e.candidate for e in expected])
+            found = worker.evaluate(evaluator.fidelity, [e.candidate for e in expected])
             assert [e.candidate for e in found] == [e.candidate for e in expected]
             assert [e.values for e in found] == [e.values for e in expected]
 
@@ -105,9 +108,10 @@ def test_a_run_with_workers_has_the_archive_of_one_without(place: Place, run: Pa
         found, expected = archived(other, fidelity), archived(run, fidelity)
         assert found
         assert [replace(e, seconds=0.0, worker="") for e in found] == [replace(e, seconds=0.0) for e in expected]
-    names = {e.worker for e in archived(other, "search") if e.generation}
+    names = {e.worker for fidelity in ("search", "heldout", "tuned") for e in archived(other, fidelity)}
     assert names
     assert "" not in names
+    assert {e.worker for e in archived(other, "timed")} == {""}
     report = (other / REPORT_FILE).read_text(encoding="utf-8")
     assert all(name in report for name in names)
     refused = ended(place.search("by workers", *SHORT))
