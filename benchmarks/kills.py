@@ -2,9 +2,9 @@
 
     python -m benchmarks.kills --out DIR [--workers 1 2 5] [--seed 0] [--kills 6] [SETTING=VALUE ...]
 
-DIR/undisturbed is searched without Ray, then DIR/workers-N by N workers with the same latency table, while workers that
-have answered are killed at random (SIGKILL), and the search twice, which then goes on. In the end all answers are
-compared, but those of timings, up to seconds and who gave them.
+DIR/undisturbed is searched without Ray, then DIR/workers-N by N workers with the same latency table, while workers
+that have answered are killed at random (SIGKILL), and the search twice, which then goes on. In the end all answers
+before the front is timed are compared, up to seconds and who gave them; the times decide who is asked after that.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Search:
         return [json.loads(line) for line in lines]
 
     def compared(self) -> list[dict[str, Any]]:
-        answers = [row for row in self.rows() if not row["fidelity"].startswith(TIMED)]
+        answers = takewhile(lambda row: row["fidelity"] != TIMED, self.rows())
         return [{name: value for name, value in row.items() if name not in ("seconds", "worker")} for row in answers]
 
 

@@ -26,6 +26,11 @@ from space.errors import UserError
 
 PATIENCE_S = 600.0  # without any worker, after which a search gives up
 LOST_IN_A_ROW = 3  # times the workers: so many that died or were refused without an answer in between end a search
+ENVIRONMENT = {  # of Ray, which reads it when it is imported
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a worker without a GPU sees none
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what became of workers is said here, and by nobody else on standard output
+}
 _TICK_S = 5.0
 _SHOWN_LINES = 3  # of what a worker that was refused said
 _log = logging.getLogger(__name__)
@@ -145,9 +150,8 @@ class RayPool:
         self._ray = None
 
     def _start(self) -> None:
-        # said before it is imported: nothing is reported to anyone, and a worker without a GPU sees none
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         import ray
 
         self._require_cluster()

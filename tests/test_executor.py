@@ -17,6 +17,7 @@ from helpers_workers import FIDELITIES, Clock, Here, MadeUp, answer_of, candidat
 
 from evaluators.base import Evaluation, Evaluator
 from search.executor import LocalExecutor, Pool, RayExecutor, Work
+from search.ray_pool import ENVIRONMENT
 from space.errors import UserError
 
 ASKED = [candidate(number) for number in range(12)]
@@ -27,8 +28,8 @@ def found_by_workers() -> Iterator[None]:
     """The made-up workers are in this directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
         yield
 
 
@@ -65,7 +66,12 @@ def test_this_process_evaluates_by_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 2, 5])
 @pytest.mark.parametrize("together", [1, 4])
 def test_answers_are_equal_and_in_order_whatever_the_workers_and_whoever_dies(
-    workers: int, together: int, cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    workers: int,
+    together: int,
+    cluster: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     for number, times in ((1, 1), (6, 1), (7, 1), (11, 1)):
         (tmp_path / f"kill-{ASKED[number].key}").write_text(str(times))
@@ -87,6 +93,7 @@ def test_answers_are_equal_and_in_order_whatever_the_workers_and_whoever_dies(
     assert here.prepared == ASKED
     assert len(list(tmp_path.glob("killed-*-1"))) == 4
     assert sum("died with" in record.message for record in caplog.records) >= 4
+    assert capfd.readouterr().out == ""
 
 
 def test_a_candidate_that_two_workers_died_of_has_failed_and_the_others_have_not(cluster: Any, tmp_path: Path) -> None:
