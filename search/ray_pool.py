@@ -180,7 +180,8 @@ class RayPool:
     def _no_cluster(self, error: Exception) -> UserError:
         return UserError(
             f"executor.address: expected a Ray cluster at {self._address or 'this machine'}, got: {error}. Start one "
-            "with ray start --head, or set executor.address=null for this machine alone."
+            "with ray start --head, set RAY_AUTH_MODE=token where it wants one, or set executor.address=null for this "
+            "machine alone."
         )
 
     def _count(self) -> int:
