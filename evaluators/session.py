@@ -141,7 +141,8 @@ class Session:
         preparation, place, layers = self.settings.supernet, self.paths.supernet, self.spec.layers
         with (unseen if is_prepared(place) else self._stage)("calibration and order of units") as show:
             tokens, on_layer = lambda: self.windows("calibration"), lambda index: show(index + 1, layers)
-            return prepared_supernet(preparation, self.loaded, tokens, place, on_layer, self.paths.cache)
+            channels = [option[0] for option in self.space.block_options.get("mlp", ())]
+            return prepared_supernet(preparation, self.loaded, tokens, place, on_layer, self.paths.cache, channels)
 
     @cached_property
     def bench(self) -> LatencyBench:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from space.supernet.calibration import gather
-from space.supernet.compensation import factor, lost_energy, refit
+from space.supernet.compensation import chosen_map, dropped_map, factor, lost_energy, maps, refits
 from space.supernet.importance import ORDERS, attention_order, damped, mlp_order, obs_order
 from space.supernet.placement import Placement
 
@@ -20,9 +20,15 @@ def correlated(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, columns, generator=generator, dtype=torch.float64) @ (mix / columns**0.5) * scale
 
 
-@pytest.mark.parametrize("kept", [1, 7, 23, 24])
+def refit(weight: torch.Tensor, lower: torch.Tensor, kept: int, together: int = 5) -> torch.Tensor:
+    """One level, from maps of so many columns together."""
+    return dict(refits(weight, reversed(maps(lower, together, torch.float64)), [kept]))[kept]
+
+
+@pytest.mark.parametrize("kept", [1, 7, 10, 23, 24])
 @pytest.mark.parametrize("damping", [0.001, 0.05])
-def test_refit_is_least_squares(kept: int, damping: float) -> None:
+@pytest.mark.parametrize("together", [5, 24, 100])
+def test_refit_is_least_squares(kept: int, damping: float, together: int) -> None:
     inputs = correlated(400, 24)
     weight = torch.randn(10, 24, generator=torch.Generator().manual_seed(1))
     gram = damped(inputs.T @ inputs, damping, torch.float64)
@@ -31,7 +37,39 @@ def test_refit_is_least_squares(kept: int, damping: float) -> None:
     design = torch.cat([inputs[:, :kept], ridge[:, :kept]]).numpy()
     target = torch.cat([inputs, ridge]) @ weight.double().T
     expected = np.linalg.lstsq(design, target.numpy(), rcond=None)[0].T
-    torch.testing.assert_close(refit(weight, factor(gram), kept).double().numpy(), expected, atol=2e-5, rtol=1e-4)
+    fitted = refit(weight, factor(gram), kept, together)
+    torch.testing.assert_close(fitted.double().numpy(), expected, atol=2e-5, rtol=1e-4)
+    assert fitted.dtype == weight.dtype
+    assert fitted.is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_level_does_not_depend_on_those_that_are_solved_with_it(dtype: torch.dtype) -> None:
+    inputs = correlated(400, 24)
+    weight = torch.randn(10, 24, generator=torch.Generator().manual_seed(1)).to(dtype)
+    lower = factor(damped(inputs.T @ inputs, 0.01))
+    blocks = maps(lower, 7, torch.float32)
+    together = dict(refits(weight, reversed(blocks), range(1, 25)))
+    assert list(together) == [*range(24, 0, -1)]
+    for kept, level in together.items():
+        assert torch.equal(level, dict(refits(weight, reversed(blocks), [kept]))[kept])
+    assert torch.equal(together[24], weight)
+
+
+@pytest.mark.parametrize("kept", [1, 7, 10, 23])
+def test_maps_say_how_dropped_columns_follow_from_kept_ones(kept: int) -> None:
+    inputs = correlated(400, 24)
+    gram = damped(inputs.T @ inputs, 0.01, torch.float64)
+    lower, order = factor(gram), torch.randperm(24, generator=torch.Generator().manual_seed(4))
+    blocks = [block.double() for block in maps(lower, 5, torch.float64)]
+    for solved, columns in (
+        (dropped_map(blocks, kept), torch.arange(24)),
+        (chosen_map(lower.double(), torch.arange(kept), torch.arange(kept, 24)), torch.arange(24)),
+        (chosen_map(lower.double(), order[:kept], order[kept:]), order),
+    ):
+        first, rest = columns[:kept], columns[kept:]
+        expected = gram[rest][:, first] @ gram[first][:, first].inverse()
+        torch.testing.assert_close(solved, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_lost_energy_is_the_error_of_every_refit() -> None:

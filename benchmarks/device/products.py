@@ -11,8 +11,9 @@ from benchmarks.device.machine import Machine
 from benchmarks.device.report import Report
 from benchmarks.device.stopwatch import seconds_of
 from evaluators.output_head import OutputHead
-from space.supernet.compensation import factor, refit
+from space.supernet.compensation import factor, maps, refits, solving_dtype
 from space.supernet.importance import damped, mlp_order, rule_of
+from space.supernet.sizes import PACKED_ROWS
 
 _SIZES = (2048, 576, 49152, 1536)  # tokens, hidden, vocabulary, MLP channels
 _DRY_SIZES = (64, 48, 300, 96)
@@ -37,10 +38,16 @@ def products(report: Report, machine: Machine) -> None:
     solved: dict[str, Callable[[], Tensor]] = {
         "order": lambda: mlp_order(gram, weight, rule_of("obs"), 48),
         "factor": lambda: factor(gram),
-        "refit": lambda: refit(weight.to(machine.dtype), factor(gram), channels // 2),
+        "refit": lambda: _refit(gram, weight.to(machine.dtype)),
     }
     seconds = {name: seconds_of(machine, solve, 2)[1][-1] for name, solve in solved.items()}
     report.put("parity", "products", "solve_s", value=seconds)
+
+
+def _refit(gram: Tensor, weight: Tensor) -> Tensor:
+    """A refit to half of the columns, with the maps that it takes."""
+    blocks = maps(factor(gram), PACKED_ROWS, solving_dtype(weight.dtype))
+    return dict(refits(weight, reversed(blocks), [weight.shape[1] // 2]))[weight.shape[1] // 2]
 
 
 def _head(machine: Machine, head: nn.Linear, states: Tensor) -> dict[str, object]:

@@ -16,6 +16,7 @@ from evaluators.planning.parts import (
     narrower_blocks,
     shared_streams,
     slice_bytes,
+    solved_bytes,
     stage_of,
     step_activations,
     timed_parts,
@@ -73,7 +74,9 @@ def least_on_device(spec: ModelSpec, settings: Settings, dtype: str, *, on_host:
 
 def on_disk(job: Job) -> list[Part]:
     """What the run writes that is large."""
-    parts = [Part("supernet/", supernet_bytes(job.spec, job.dtype))]
+    sets = 1 if job.healing is None else 3  # of weights: dense, healed, and half healed
+    solved = Part("solved refits, until the run ends, up to", sets * solved_bytes(job), "supernet.disk_bytes")
+    parts = [Part("supernet/", supernet_bytes(job.spec, job.dtype)), solved]
     if (healing := job.healing) is not None:
         count = job.trained[job.trainable(healing)]
         state = Part(

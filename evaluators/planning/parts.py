@@ -61,13 +61,22 @@ def kept(job: Job) -> list[Part]:
 
 def narrower_blocks(job: Job, *, sliced: bool = False) -> Part:
     """Narrower blocks in memory: those of the whole space, or as many as the limit allows."""
-    every = sum(
+    limit = job.settings.supernet.refit_limit(job.item * total_params(job.spec, job.dense))
+    return Part("narrower blocks", min(limit, _every_level(job, sliced=sliced)), "supernet.refit_bytes")
+
+
+def solved_bytes(job: Job) -> int:
+    """Solved levels of one set of weights on disk: those of the whole space, or as many as the limit allows."""
+    limit = job.settings.supernet.disk_limit(job.item * total_params(job.spec, job.dense))
+    return min(limit, _every_level(job))
+
+
+def _every_level(job: Job, *, sliced: bool = False) -> int:
+    return job.spec.layers * sum(
         owned_bytes(job.spec, job.dtype, kind, option, sliced=sliced)
         for kind, options in job.space.block_options.items()
         for option in options
     )
-    limit = job.settings.supernet.refit_limit(job.item * total_params(job.spec, job.dense))
-    return Part("narrower blocks", min(limit, job.spec.layers * every), "supernet.refit_bytes")
 
 
 def shared_streams(job: Job, windows: int) -> Part:

@@ -73,8 +73,8 @@ def calibration_s(job: Job, pace: Pace) -> float:
     attention = 2.0 * attention_weights(spec, spec.query_heads, spec.kv_heads)
     passes = tokens * (forward_work(job) / spec.layers + (2 + merges) * attention * bool(merges))
     grams = 2.0 * tokens * (channels**2 + columns**2 + merges * (columns**2 + spec.hidden * columns))
-    # inverse 1, its updates 2/3 and more where it does not shrink, two factors of 1/3 each
-    orders = 2.3 * channels**3 + (4.0 + spec.queries_per_group / 3) * columns**3
+    # inverse 1, its updates 2/3 and more where it does not shrink, two factors and maps of 1/3 each
+    orders = 2.6 * channels**3 + (4.0 + spec.queries_per_group / 3) * columns**3
     solving = 4.0 * merges * (columns**3 / 3 + spec.hidden * columns**2)
     layer_s = passes / pace.products + (grams + orders + solving) / pace.exact
     return spec.layers * (layer_s / EFFICIENCY + moving_s(job, pace) / spec.layers)

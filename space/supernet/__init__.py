@@ -4,10 +4,9 @@
 - `recipe`: settings of that; `preparation` calibrates only what no earlier run has.
 - `store`: what a prepared supernet keeps on disk; `sizes`: how large that is, and what is in memory.
 - `refits`: weights of narrower blocks, of the dense model or of what subnets have learned; `slices`: plain ones, to be
-  timed.
+  timed. `solved` keeps on disk what memory has no room for.
 - `view`: model objects whose tensors are the supernet's, put together from `modules`; `block_memory` keeps what is
   dear about them.
-
 - `shared`: the weights that all subnets share, to be trained.
 - `placement`: where the weights of a model are that is larger than its device, and how its layers pass there.
 

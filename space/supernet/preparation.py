@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from space.size import total_params
 from space.supernet.placement import Placement
 from space.supernet.recipe import Preparation
 from space.supernet.sizes import ITEM_BYTES, supernet_bytes
+from space.supernet.solved import OnDisk
 from space.supernet.store import FORMAT, is_prepared
 from space.supernet.supernet import Supernet
 
@@ -33,6 +34,7 @@ def prepared_supernet(
     directory: Path,
     on_layer: Callable[[int], None] = lambda index: None,
     cache: Path | None = None,
+    channels: Sequence[int] = (),
 ) -> Supernet:
     """The supernet, with what it needs from disk in `directory`.
 
@@ -46,12 +48,14 @@ def prepared_supernet(
         directory: Where the run keeps its factors.
         on_layer: Called with the number of each layer that is calibrated.
         cache: Where calibrations are kept; None for the user's cache.
+        channels: MLP levels that will be asked for, see `space.supernet.solved`.
     """
     place = directory
     if not is_prepared(directory):
         place = (cache or cache_dir()) / "supernets" / _digest(preparation, loaded, tokens())
     placement = Placement(loaded.device, loaded.streamed)
     how: dict[str, Any] = {"dtype": loaded.dtype, "place": placement, "refit_bytes": refit_limit(preparation, loaded)}
+    how["on_disk"] = OnDisk(preparation.disk_limit(_weight_bytes(loaded)), tuple(channels))
     if is_prepared(place):
         supernet = Supernet.load(loaded.model, loaded.spec, place, **how)
     else:
@@ -100,8 +104,11 @@ def _require_room(loaded: LoadedModel, place: Path) -> None:
 
 def refit_limit(preparation: Preparation, loaded: LoadedModel) -> int:
     """Memory limit of narrower blocks of a model, in bytes."""
-    item = ITEM_BYTES[dtype_name(loaded.dtype)]
-    return preparation.refit_limit(item * total_params(loaded.spec, Candidate.dense(loaded.spec)))
+    return preparation.refit_limit(_weight_bytes(loaded))
+
+
+def _weight_bytes(loaded: LoadedModel) -> int:
+    return ITEM_BYTES[dtype_name(loaded.dtype)] * total_params(loaded.spec, Candidate.dense(loaded.spec))
 
 
 def _digest(preparation: Preparation, loaded: LoadedModel, tokens: Tensor) -> str:

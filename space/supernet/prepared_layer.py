@@ -11,7 +11,7 @@ from torch import Tensor
 from space.errors import UserError
 from space.spec import ModelSpec
 from space.supernet.calibration import LayerStatistics
-from space.supernet.compensation import factor, lost_energy, reordered
+from space.supernet.compensation import factor, lost_energy, maps, reordered, solving_dtype
 from space.supernet.importance import Rule, attention_order, damp_, mlp_order
 from space.supernet.merging import merged_attention
 from space.supernet.sizes import MOVED_ROWS, PACKED_ROWS, lost_name, merged_name
@@ -36,7 +36,8 @@ def prepared_layer(
         UserError: A Gram matrix is not positive definite.
     """
     with _factorable(statistics.index):
-        tensors = _mlp_tensors(statistics, rule, damping, steps) | _attention_tensors(statistics, spec, rule, damping)
+        tensors = _mlp_tensors(statistics, rule, damping, steps, solving_dtype(dtype))
+        tensors |= _attention_tensors(statistics, spec, rule, damping)
     merges = merged_attention(
         statistics.layer, spec, statistics.inputs, statistics.arguments, damping=damping, forward_dtype=dtype
     )
@@ -46,13 +47,16 @@ def prepared_layer(
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def _mlp_tensors(statistics: LayerStatistics, rule: Rule, damping: float, steps: int) -> dict[str, Tensor]:
+def _mlp_tensors(
+    statistics: LayerStatistics, rule: Rule, damping: float, steps: int, exact: torch.dtype
+) -> dict[str, Tensor]:
     mlp, gram = statistics.layer.mlp, damp_(statistics.grams.pop("mlp"), damping)
     channels = mlp_order(gram, mlp.down_proj.weight, rule, steps)
     permute_mlp(mlp, channels)
     lower = _factored_(gram, channels)
     lost = lost_energy(mlp.down_proj.weight, lower)
-    return {"mlp_order": channels, "mlp_lost": lost, **_packed("mlp_factor", lower)}
+    rows = {f"mlp_maps.{block.shape[1] - len(block)}": block for block in maps(lower, PACKED_ROWS, exact)}
+    return {"mlp_order": channels, "mlp_lost": lost, **rows}
 
 
 def _attention_tensors(statistics: LayerStatistics, spec: ModelSpec, rule: Rule, damping: float) -> dict[str, Tensor]:

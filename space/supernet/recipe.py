@@ -25,16 +25,21 @@ class Preparation:
     steps: int = 48
     batch_size: int = 8
     refit_bytes: int | None = None
+    disk_bytes: int | None = None
 
     def refit_limit(self, weights: int) -> int:
         """Memory limit of narrower blocks, in bytes, for a model whose weights take so many."""
         return max(_REFIT_BYTES, weights // 5) if self.refit_bytes is None else self.refit_bytes
 
+    def disk_limit(self, weights: int) -> int:
+        """Limit of solved levels on disk, in bytes, for a model whose weights take so many."""
+        return weights if self.disk_bytes is None else self.disk_bytes
+
     def __post_init__(self) -> None:
         require_rule(self.importance)
         counts = (self.steps, self.batch_size, 1 if self.refit_bytes is None else self.refit_bytes)
-        if self.damping <= 0 or min(counts) < 1:
+        if self.damping <= 0 or min(counts) < 1 or (self.disk_bytes or 0) < 0:
             raise UserError(
-                "supernet: expected damping above 0, and steps, batch_size and refit_bytes of at least 1, "
-                f"got {asdict(self)}."
+                "supernet: expected damping above 0, steps, batch_size and refit_bytes of at least 1, and disk_bytes "
+                f"of at least 0, got {asdict(self)}."
             )

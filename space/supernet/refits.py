@@ -1,4 +1,4 @@
-"""Weights of narrower blocks: refits of one set of dense weights, from factors that are stored once for all sets."""
+"""Weights of narrower blocks: refits of one set of dense weights, from maps that are stored once for all sets."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from space.candidate import LayerShape
-from space.supernet.compensation import refit
+from space.supernet.compensation import refits, solving_dtype
 from space.supernet.modules import own_modules, put_parameter
 from space.supernet.sizes import merged_name
+from space.supernet.solved import NOTHING, OnDisk, SolvedLevels
 from space.supernet.store import StoredLayers
 from space.supernet.units import BlockWeights, attention_columns, narrower, own_parameters
 
@@ -20,7 +21,12 @@ class Refits:
     """The narrower blocks of some dense layers."""
 
     def __init__(
-        self, layers: Sequence[Any], files: StoredLayers, learned: Mapping[str, Tensor], device: torch.device
+        self,
+        layers: Sequence[Any],
+        files: StoredLayers,
+        learned: Mapping[str, Tensor],
+        device: torch.device,
+        on_disk: OnDisk = NOTHING,
     ) -> None:
         """Makes nothing yet.
 
@@ -29,28 +35,49 @@ class Refits:
             files: What is stored of the supernet.
             learned: Other weights of merged groups than the stored ones, by `shared_name`.
             device: Where refits are solved; they are put where their layer is.
+            on_disk: What is kept there of what was solved.
         """
         self._layers = layers
         self._files = files
         self._learned = learned
         self._device = device
+        self._solved = SolvedLevels(files, on_disk)
 
     def block(self, index: int, kind: str, shape: LayerShape) -> BlockWeights:
         """Weights of a layer's block of a kind at a shape at which it is neither whole nor gone."""
         spec, layer = self._files.spec, self._layers[index]
-        if kind == "mlp":
-            output = self._refit(index, kind, shape, layer.mlp.down_proj.weight, shape.mlp_channels)
-            return narrower(layer.mlp, spec, shape, "down_proj", output)
-        attention = layer.self_attn
-        if shape.queries_per_group > spec.queries_per_group:
+        if kind == "attention" and shape.queries_per_group > spec.queries_per_group:
             return self._merged(index, shape.kv_heads)
-        order = attention_columns(spec, shape.queries_per_group).to(attention.o_proj.weight.device)
-        dense, columns = attention.o_proj.weight[:, order], shape.query_heads * spec.head_dim
-        return narrower(attention, spec, shape, "o_proj", self._refit(index, kind, shape, dense, columns))
+        dense = (layer.mlp.down_proj if kind == "mlp" else layer.self_attn.o_proj).weight
+        output = self._solved.get(index, kind, shape.option(kind), dense.device)
+        if output is None:
+            solve = self._mlp_output if kind == "mlp" else self._attention_output
+            output = solve(index, shape, dense.to(self._device)).to(dense.device)
+        if kind == "mlp":
+            return narrower(layer.mlp, spec, shape, "down_proj", output)
+        return narrower(layer.self_attn, spec, shape, "o_proj", output)
 
-    def _refit(self, index: int, kind: str, shape: LayerShape, weight: Tensor, columns: int) -> Tensor:
-        factor = self._files.factor(index, kind, shape, self._device)
-        return refit(weight.to(self._device), factor, columns).to(weight.device)
+    def _mlp_output(self, index: int, shape: LayerShape, dense: Tensor) -> Tensor:
+        """The refit output projection at a shape, and all that are to be kept with it, if it is to be kept itself."""
+        kept = self._solved.kept_channels(dense.dtype)
+        levels = kept if shape.mlp_channels in kept else [shape.mlp_channels]
+        blocks = self._files.maps(index, self._device, last_first=True)
+        for level, output in refits(dense, blocks, levels):
+            if level in kept:
+                self._solved.put(index, "mlp", (level,), output)
+            if level == shape.mlp_channels:
+                asked = output
+        return asked
+
+    def _attention_output(self, index: int, shape: LayerShape, dense: Tensor) -> Tensor:
+        """The refit output projection at a shape whose groups are not merged."""
+        spec, exact = self._files.spec, solving_dtype(dense.dtype)
+        columns = attention_columns(spec, shape.queries_per_group).to(dense.device)
+        kept, dropped = columns.split([(first := shape.query_heads * spec.head_dim), len(columns) - first])
+        solved = self._files.dropped_map(index, "attention", shape, self._device, exact)
+        output = torch.addmm(dense[:, kept].to(exact), dense[:, dropped].to(exact), solved).to(dense.dtype)
+        self._solved.put(index, "attention", shape.option("attention"), output)
+        return output
 
     def _merged(self, index: int, groups: int) -> BlockWeights:
         """A layer's attention with merged KV groups, as it is stored or was learned."""

@@ -3,12 +3,12 @@
 A subnet's parameters are functions of the shared ones, through which gradients reach these: first rows of input
 projections, norms as they are, and of an output projection W, columns in their order, the level
 
-    W_k = W[:, :k] + W[:, k:] T_k,    T_k = L[k:, :k] L[:k, :k]⁻¹,
+    W_k = W[:, :k] + W[:, k:] T_k.
 
-with the stored factor L (see `space.supernet.compensation`). T_k, which says how dropped inputs follow from kept ones
-on the calibration text, is held constant. Blocks with merged KV groups have shared weights of their own. The order of
+T_k, which says how dropped inputs follow from kept ones on the calibration text (`space.supernet.compensation`), is
+held constant. Blocks with merged KV groups have shared weights of their own. The order of
 units, the embeddings and the output matrix stay as they are. So whatever is learned is a supernet again, with the
-factors of the one it came from: `Supernet.with_weights`.
+maps of the one it came from: `Supernet.with_weights`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from torch.utils.checkpoint import checkpoint
 from space.candidate import Candidate, LayerShape
 from space.models.pruned import BLOCKS, block_modules
 from space.supernet.calibration import first_inputs, layer_arguments
-from space.supernet.compensation import solving_dtype
 from space.supernet.modules import own_modules
 from space.supernet.placement import Placement
 from space.supernet.refits import shared_name
@@ -159,8 +158,6 @@ class SharedWeights:
         if key not in self._maps:
             with torch.inference_mode(False), torch.no_grad():  # whoever asks first, for whatever use
                 dtype = self._supernet.model.dtype
-                factor = self._supernet.factor(index, kind, shape).to(solving_dtype(dtype))
-                lower, lost = factor[:columns, :columns], factor[columns:, :columns]
-                solved = torch.linalg.solve_triangular(lower, lost, upper=False, left=False)
+                solved = self._supernet.dropped_map(index, kind, shape)
                 self._maps[key] = solved.to(self._supernet.place.home, dtype)
         return self._maps[key].to(self._supernet.place.device)

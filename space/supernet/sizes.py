@@ -69,7 +69,7 @@ def stored_tensors(spec: ModelSpec, dtype: str) -> list[StoredTensor]:
     tensors = [
         StoredTensor("mlp_order", "I64", (channels,)),
         StoredTensor("mlp_lost", "F64", (channels + 1,)),
-        *_packed("mlp_factor", channels),
+        *_packed("mlp_maps", channels),
         StoredTensor("group_order", "I64", (spec.kv_heads,)),
         StoredTensor("head_order", "I64", (spec.kv_heads, spec.queries_per_group)),
         *_packed("attention_factor", columns),
@@ -153,10 +153,13 @@ def activation_bytes(spec: ModelSpec, dtype: str, tokens: int) -> int:
 
 
 def solving_bytes(spec: ModelSpec, dtype: str) -> int:
-    """What one refit takes at most while it is solved: the factor, also in what solves, and output weights."""
-    exact, channels = 8 if dtype == "float32" else 4, spec.mlp_channels
-    factor = (4 + exact) * channels**2 if dtype == "float32" else 4 * channels**2
-    return factor + 5 * exact * spec.hidden * channels // 2
+    """What the refits of a block take at most while they are solved, see `space.supernet.compensation`."""
+    exact, channels, columns = 8 if dtype == "float32" else 4, spec.mlp_channels, spec.query_heads * spec.head_dim
+    # output weights with what columns that are gone have given them, one level, its copies, and two blocks of maps
+    mlp = (2 * exact + 2 * ITEM_BYTES[dtype]) * spec.hidden * channels + (4 + exact) * PACKED_ROWS * channels
+    # the factor as it is stored, whole and in its two parts, a Gram matrix and its factor; output weights, and a level
+    attention = (8 + 4 * exact) * columns**2 + 2 * exact * spec.hidden * columns
+    return max(mlp, attention)
 
 
 def projection_params(spec: ModelSpec, heads: int, groups: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,13 @@ from space.files import whole_directory
 from space.locations import CACHE_ADVICE
 from space.spec import ModelSpec
 from space.supernet.calibration import gather
-from space.supernet.compensation import reordered
+from space.supernet.compensation import chosen_map, dropped_map
 from space.supernet.importance import AttentionOrder, rule_of
 from space.supernet.placement import Placement
 from space.supernet.prepared_layer import prepared_layer
 from space.supernet.units import attention_columns, permute_attention, permute_mlp
 
-FORMAT = 7  # of the files
+FORMAT = 8  # of the files
 _ORDERS = ("group_order", "head_order", "mlp_order")
 _META = "supernet.json"
 
@@ -138,34 +138,42 @@ class StoredLayers:
         with safe_open(self.directory / _layer_file(index), framework="pt", device=str(device)) as stored:
             return stored.get_tensor(name)
 
-    def factor(self, index: int, kind: str, shape: LayerShape, device: torch.device) -> Tensor:
-        """The columns that a shape keeps of the Cholesky factor of a layer's block, see `space.supernet.compensation`.
+    def maps(self, index: int, device: torch.device, *, last_first: bool) -> Iterator[Tensor]:
+        """The maps of a layer's MLP, a block of columns each, see `space.supernet.compensation.maps`; float32."""
+        with safe_open(self.directory / _layer_file(index), framework="pt", device=str(device)) as stored:
+            names = _row_names(stored.keys(), "mlp_maps")
+            for name in reversed(names) if last_first else names:
+                yield stored.get_tensor(name)
+
+    def dropped_map(self, index: int, kind: str, shape: LayerShape, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """How the columns that a shape drops follow from those that it keeps, see `space.supernet.compensation`.
 
         Args:
             index: The layer.
             kind: Of block, a row of `space.candidate.KINDS`.
-            shape: A shape of the layer whose block is not merged: an attention block's factor has the columns of
-                `space.supernet.units.attention_columns`, in an order for each number of query heads a group.
+            shape: A shape of the layer whose block is neither whole nor gone nor merged.
             device: Where to.
+            dtype: What it is solved in.
 
         Returns:
-            Shape (all columns, columns kept), float32.
+            Shape (columns dropped, columns kept); those of attention in the order of
+            `space.supernet.units.attention_columns`.
         """
         if kind == "mlp":
-            return self._stored_factor(index, "mlp_factor", shape.mlp_channels, device)
-        whole = self._stored_factor(index, "attention_factor", self.spec.query_heads * self.spec.head_dim, device)
-        order = attention_columns(self.spec, shape.queries_per_group).to(device)
-        return reordered(whole, order)[:, : shape.query_heads * self.spec.head_dim]
+            blocks = self.maps(index, device, last_first=False)
+            return dropped_map((block.to(dtype) for block in blocks), shape.mlp_channels)
+        columns = attention_columns(self.spec, shape.queries_per_group).to(device)
+        kept = shape.query_heads * self.spec.head_dim
+        return chosen_map(self._attention_factor(index, device).to(dtype), columns[:kept], columns[kept:])
 
-    def _stored_factor(self, index: int, name: str, kept: int, device: torch.device) -> Tensor:
-        """The first columns of a packed factor."""
+    def _attention_factor(self, index: int, device: torch.device) -> Tensor:
         with safe_open(self.directory / _layer_file(index), framework="pt", device=str(device)) as stored:
-            blocks = [stored.get_slice(key) for key in _row_names(stored.keys(), name)]
-            columns = torch.zeros(blocks[-1].get_shape()[1], kept, device=device)
-            for block in blocks:
-                rows, end = block.get_shape()
-                columns[end - rows : end, : min(end, kept)] = block[:, : min(end, kept)]
-        return columns
+            blocks = [stored.get_tensor(name) for name in _row_names(stored.keys(), "attention_factor")]
+        lower = torch.zeros(blocks[-1].shape[1], blocks[-1].shape[1], device=device)
+        for block in blocks:
+            rows, end = block.shape
+            lower[end - rows : end, :end] = block
+        return lower
 
     def link_to(self, directory: Path) -> None:
         """Puts the stored factors into another directory, as hard links where the file system can.

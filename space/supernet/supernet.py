@@ -1,6 +1,6 @@
 """The permuted dense model of which every candidate is a prefix: prepare it once, then view any candidate.
 
-`Supernet.prepare` calibrates, orders the units, permutes the weights and stores one factor a block on disk. After that
+`Supernet.prepare` calibrates, orders the units, permutes the weights and stores one matrix a block on disk. After that
 nothing of it changes any more: `view` gives any candidate as a model object. Healing (`space.supernet.shared`) makes
 another supernet, by `with_weights`: its subnets have the weights that they have learned together, while the dense model
 stays the one that came.
@@ -21,11 +21,13 @@ from space.candidate import Candidate, LayerShape
 from space.size import removed_params
 from space.spec import ModelSpec
 from space.supernet.block_memory import BlockMemory
+from space.supernet.compensation import solving_dtype
 from space.supernet.correction import Correction
 from space.supernet.placement import Passing, Placement
 from space.supernet.refits import Refits, partly_learned
 from space.supernet.sizes import lost_name
 from space.supernet.slices import Slices
+from space.supernet.solved import NOTHING, OnDisk
 from space.supernet.store import StoredLayers, place_as_it_came
 from space.supernet.view import Views
 
@@ -44,11 +46,7 @@ class Supernet:
     """
 
     def __init__(
-        self,
-        model: Any,
-        files: StoredLayers,
-        place: Placement,
-        refit_bytes: int,
+        self, model: Any, files: StoredLayers, place: Placement, refit_bytes: int, on_disk: OnDisk = NOTHING
     ) -> None:
         """Takes a model that is permuted already; use `prepare` or `load`.
 
@@ -57,6 +55,7 @@ class Supernet:
             files: What is stored of it.
             place: Where it is, and where it runs.
             refit_bytes: Memory limit of narrower blocks, of those of `sliced` and healed supernets too.
+            on_disk: What is kept of solved levels there.
         """
         self.model = model.eval().requires_grad_(False)
         self.spec = files.spec
@@ -69,7 +68,8 @@ class Supernet:
         self._learned: Mapping[str, Tensor] = {}
         self._gentle = 0.0
         self._passing = Passing(place.device) if place.streamed else None
-        refits = Refits([*model.model.layers], files, {}, place.device)
+        self._on_disk = on_disk
+        refits = Refits([*model.model.layers], files, {}, place.device, on_disk)
         self._views = {0.0: Views(self.model, files.spec, refits.block, self._memory, self._passing)}
         self._lock = Lock()
 
@@ -88,6 +88,7 @@ class Supernet:
         steps: int = 48,
         batch_size: int = 8,
         refit_bytes: int = 3 << 28,
+        on_disk: OnDisk = NOTHING,
         on_layer: Callable[[int], None] = lambda index: None,
     ) -> Supernet:
         """Calibrates, orders and permutes a dense model, and stores what refits need in `directory`.
@@ -105,6 +106,7 @@ class Supernet:
             steps: How often the OBS cost of channels is evaluated anew.
             batch_size: Windows of a forward pass.
             refit_bytes: Memory limit of the refit cache.
+            on_disk: What is kept of solved levels there.
             on_layer: Called with the number of each layer that is done.
 
         Raises:
@@ -115,7 +117,7 @@ class Supernet:
             model, spec, tokens, directory, dtype=dtype, place=place, importance=importance,
             damping=damping, steps=steps, batch_size=batch_size, on_layer=on_layer,
         )  # fmt: skip
-        return cls(model, stored, place, refit_bytes)
+        return cls(model, stored, place, refit_bytes, on_disk)
 
     @classmethod
     def load(
@@ -127,6 +129,7 @@ class Supernet:
         dtype: torch.dtype,
         place: Placement | None = None,
         refit_bytes: int = 3 << 28,
+        on_disk: OnDisk = NOTHING,
     ) -> Supernet:
         """Permutes a dense model as `prepare` once did, from what it stored; see there.
 
@@ -136,7 +139,7 @@ class Supernet:
         place = place or Placement(model.device)
         stored = StoredLayers.open(directory, spec, dtype)
         stored.place(model, dtype, place)
-        return cls(model, stored, place, refit_bytes)
+        return cls(model, stored, place, refit_bytes, on_disk)
 
     @classmethod
     def of_slices(
@@ -241,8 +244,7 @@ class Supernet:
         self.require_fit(candidate)
         if correction is not None and correction.candidate != candidate:
             raise ValueError(f"Supernet: expected a correction of {candidate.key}, got {correction.candidate.key}'s.")
-        views = self._views_of(self.strength(candidate))
-        return views.view(candidate, correction, own=own, start=start)
+        return self._views_of(self.strength(candidate)).view(candidate, correction, own=own, start=start)
 
     def layer(self, index: int, shape: LayerShape, strength: float = 0.0) -> Any:
         """One decoder layer at a shape; its modules are the caller's own to hook, its tensors the supernet's.
@@ -266,7 +268,7 @@ class Supernet:
         with self._lock:
             if strength not in self._views:
                 model, merged = partly_learned(self.model, self._files, self._learned, strength)
-                refits = Refits([*model.model.layers], self._files, merged, self.place.device)
+                refits = Refits([*model.model.layers], self._files, merged, self.place.device, self._on_disk)
                 self._views[strength] = Views(model, self.spec, refits.block, self._memory, self._passing)
             return self._views[strength]
 
@@ -290,9 +292,9 @@ class Supernet:
         ):
             raise ValueError(f"Supernet: layer {index}: {shape} is no part of the dense model's layer.")
 
-    def factor(self, index: int, kind: str, shape: LayerShape) -> Tensor:
-        """See `space.supernet.store.StoredLayers.factor`; on the device."""
-        return self._files.factor(index, kind, shape, self.place.device)
+    def dropped_map(self, index: int, kind: str, shape: LayerShape) -> Tensor:
+        """See `space.supernet.store.StoredLayers.dropped_map`; on the device, in what refits are solved in."""
+        return self._files.dropped_map(index, kind, shape, self.place.device, solving_dtype(self.model.dtype))
 
     def _stored(self, index: int, name: str) -> Tensor:
         return self._files.tensor(index, name, torch.device("cpu"))
