@@ -1,6 +1,6 @@
 """Random kills of workers and of the search itself, against the same search undisturbed in one process: equal archives?
 
-    python -m benchmarks.kills --out DIR [--workers 1 2 5] [--seed 0] [--kills 6] [SETTING=VALUE ...]
+    python -m benchmarks.kills --out DIR [--workers 1 2 5] [--seed 0] [--kills 6] [--overrides SETTING=VALUE ...]
 
 DIR/undisturbed is searched without Ray, then DIR/workers-N by N workers with the same latency table, while workers
 that have answered are killed at random (SIGKILL), and the search twice, which then goes on. In the end all answers
@@ -93,15 +93,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 5])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=6, help="of workers, at most")
-    given, settings = parser.parse_known_args()
-    settings = settings or ["experiment=smoke"]
-    reference = Search(given.out.absolute() / "undisturbed", settings)
+    parser.add_argument("--overrides", nargs="*", default=["experiment=smoke"])
+    given = parser.parse_args()
+    reference = Search(given.out.absolute() / "undisturbed", given.overrides)
     ended(reference.start())
     rng = random.Random(given.seed)
     for count in given.workers:
         begun = time.monotonic()
         search = Search(
-            given.out.absolute() / f"workers-{count}", [*settings, "executor=ray", f"executor.workers={count}"]
+            given.out.absolute() / f"workers-{count}", [*given.overrides, "executor=ray", f"executor.workers={count}"]
         )
         search.run_dir.mkdir()
         shutil.copy(reference.run_dir / "latency.json", search.run_dir)
