@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("space", "evaluators", "search", "entries")
+PACKAGES = ("space", "evaluators", "search", "serving", "entries")
 CONF = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "conf").glob("*.py"))
-ENTRIES = ("run_search.py", "export_subnet.py", "score_subnet.py", "time_front.py", "dashboard.py")
+ENTRIES = ("run_search.py", "export_subnet.py", "score_subnet.py", "time_front.py", "serve_subnets.py", "dashboard.py")
 MODULES = sorted(
     str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")
 )  # such as space/spec.py
