@@ -33,6 +33,8 @@ ROOMS = (
     "space.supernet",
     "space.formats",
     "evaluators",
+    "serving",  # beside the search: neither knows the other
+    "serving.api",
     "search",
     "search.run",
     "search.views",
@@ -45,6 +47,7 @@ TORCH_FREE = (
     "evaluators.metrics",
     "evaluators.cost",
     "evaluators.latency.table",
+    *(f"serving.{name}" for name in ("limits", "requests", "speeds", "controllers")),
     "space.supernet.sizes",
     *(f"evaluators.planning.{name}" for name in ("job", "parts", "memory", "times", "fit")),
 )
@@ -104,7 +107,7 @@ def test_search_knows_the_torch_free_types_alone() -> None:
         if source.startswith("search/"):
             for name in imports_of(source):
                 assert top(name) not in {"torch", "transformers", "safetensors"}, f"{source} imports {name}"
-                if top(name) in ("space", "evaluators"):
+                if top(name) in ("space", "evaluators", "serving"):
                     assert any(f"{name}.".startswith(f"{each}.") for each in known), f"{source} imports {name}"
 
 
@@ -117,6 +120,9 @@ def test_some_libraries_are_seen_in_one_place() -> None:
     assert importers("pymoo") == ["search/algorithms.py"]
     assert importers("ray") == ["search/ray_pool.py"]
     assert importers("dash") == ["search/views/dashboard/app.py"]
+    assert importers("fastapi") == ["serving/api/app.py"]
+    assert importers("uvicorn") == ["serving/api/server.py"]
+    assert importers("prometheus_client") == ["serving/api/metrics.py"]
     assert {str(Path(source).parent) for source in importers("lm_eval")} == {"evaluators/tasks"}
 
 
@@ -156,6 +162,7 @@ def test_help_and_wrong_names_need_none_of_the_heavy_libraries(entry: str, argum
         ("export_subnet.py", ["run_dir=nowhere", "format=zip"]),
         ("score_subnet.py", ["run_dir=nowhere", "limit=-1"]),
         ("time_front.py", ["run_dir=nowhere"]),
+        ("serve_subnets.py", ["run_dir=nowhere", "port=-1"]),
         ("dashboard.py", ["run_dir=nowhere"]),
     ],
 )

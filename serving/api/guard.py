@@ -17,6 +17,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 BODY_S = 30.0  # in which a body has to have come
+MOST_DROPPED = 1 << 25  # bytes of a body that is too long, that are waited for before it is refused
 OPEN = ("/healthz",)  # for whoever asks whether the server lives
 
 
@@ -96,17 +97,20 @@ class Guard:
     async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
         """All of it; None where the client is gone."""
         said = headers.get("content-length", "0")
-        if said.isdecimal() and int(said) > self._most:
-            raise self._too_long()
-        parts, size, more = [], 0, True
-        while more:
+        most = 0 if said.isdecimal() and int(said) > self._most else self._most
+        parts, size, more = list[bytes](), 0, True
+        while more and size <= MOST_DROPPED:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
-            parts.append(message.get("body", b""))
-            size, more = size + len(parts[-1]), message.get("more_body", False)
-            if size > self._most:
-                raise self._too_long()
+            part, more = message.get("body", b""), message.get("more_body", False)
+            size += len(part)
+            if size <= most:
+                parts.append(part)
+            else:  # the rest is dropped: a client that is still sending may not see the answer
+                parts = []
+        if size > most:
+            raise self._too_long()
         return b"".join(parts)
 
     def _too_long(self) -> ApiError:
