@@ -139,18 +139,21 @@ class Scheduler:
 
     @torch.inference_mode()
     def _work(self) -> None:
-        while self._wait():
-            self._tidy()
-            self._read()
-            for point, group in self._groups.items():
-                if group.jobs:
-                    self._write(point, group)
-        with self._changed:
-            left = [*self._waiting]
-            self._waiting.clear()
-        left += [self._reading[0]] if self._reading else []
-        for job in (*left, *(job for group in self._groups.values() for job in group.jobs)):
-            self._end(job, "cancelled", "The server has ended.")
+        try:
+            while self._wait():
+                self._tidy()
+                self._read()
+                for point, group in self._groups.items():
+                    if group.jobs:
+                        self._write(point, group)
+        finally:  # also where the scheduler itself is wrong: nobody is to wait for it for ever
+            with self._changed:
+                self._closed = True
+                left = [*self._waiting]
+                self._waiting.clear()
+            left += [self._reading[0]] if self._reading else []
+            for job in (*left, *(job for group in self._groups.values() for job in group.jobs)):
+                self._end(job, "cancelled", "The server has ended.")
 
     def _wait(self) -> bool:
         """Waits for work; False at the end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -193,3 +194,20 @@ def test_what_is_known_of_a_request(points: Points) -> None:
 def test_limits_have_to_be_some(wrong: dict[str, float], words: str) -> None:
     with pytest.raises(UserError, match=words):
         Limits(**wrong)  # type: ignore[arg-type]
+
+
+def test_where_the_scheduler_itself_is_wrong_nobody_waits_for_ever(
+    points: Points, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashes: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", crashes.append)
+
+    def wrong(served: Served) -> None:
+        raise LookupError("a bug")
+
+    with running(points, on_served=wrong) as scheduler:
+        assert ask(scheduler, "cut", Request((1,), 2, GREEDY)).wait().end
+        until(lambda: not scheduler.alive)
+        with pytest.raises(BusyError):
+            ask(scheduler, "cut", Request((1,), 1))
+    assert [crash.exc_type for crash in crashes] == [LookupError]

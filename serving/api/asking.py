@@ -31,8 +31,10 @@ class Asking:
             requests: What, one or more.
 
         Raises:
-            ApiError: The queue is full.
+            ApiError: The queue is full, or the server has ended.
         """
+        if not scheduler.alive:
+            raise ApiError(503, "The server has ended.")
         self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[tuple[int, Piece | End]] = asyncio.Queue()
         self._prompt_tokens, self._new_tokens = sum(len(each.prompt) for each in requests), 0

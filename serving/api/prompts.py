@@ -42,7 +42,7 @@ class Prompts:
                 400, "prompt: expected a text, a list of texts, or tokens, got an empty list.", param="prompt"
             )
         with self._lock:
-            ids = [self._tokenizer(row)["input_ids"] if isinstance(row, str) else row for row in rows]
+            ids = [self._tokenizer(row, verbose=False)["input_ids"] if isinstance(row, str) else row for row in rows]
         return [self._checked(row, "prompt") for row in ids]
 
     def chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
@@ -62,7 +62,7 @@ class Prompts:
         try:
             with self._lock:
                 text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-                ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+                ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         except TemplateError as error:
             raise ApiError(
                 400, f"messages: the model's chat template refuses them: {error}", param="messages"
