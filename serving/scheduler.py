@@ -152,8 +152,10 @@ class Scheduler:
                 left = [*self._waiting]
                 self._waiting.clear()
             left += [self._reading[0]] if self._reading else []
-            for job in (*left, *(job for group in self._groups.values() for job in group.jobs)):
-                self._end(job, "cancelled", "The server has ended.")
+            left += [job for group in self._groups.values() for job in group.jobs]
+            ends = [job.end("cancelled", "The server has ended.") for job in left if job.outcome is None]
+            for served in ends:  # when all are told
+                self._on_served(served)
 
     def _wait(self) -> bool:
         """Waits for work; False at the end."""

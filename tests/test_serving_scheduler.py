@@ -206,7 +206,8 @@ def test_where_the_scheduler_itself_is_wrong_nobody_waits_for_ever(
         raise LookupError("a bug")
 
     with running(points, on_served=wrong) as scheduler:
-        assert ask(scheduler, "cut", Request((1,), 2, GREEDY)).wait().end
+        heards = [ask(scheduler, "cut", Request((1,), count, GREEDY)) for count in (2, 1000, 1000)]
+        assert all(heard.wait().end for heard in heards)
         until(lambda: not scheduler.alive)
         with pytest.raises(BusyError):
             ask(scheduler, "cut", Request((1,), 1))
