@@ -131,7 +131,7 @@ def _shown(default: str) -> str:
 
 def options_table(group: str) -> str:
     """The files of a group, such as `space`, and what each is for; the default one is first."""
-    text = (CONF / "config.yaml").read_text(encoding="utf-8")
+    text = "".join((CONF / name).read_text(encoding="utf-8") for name in ("config.yaml", "serve.yaml"))
     default = re.search(rf"^  - {group}: (\w+)$", text, re.MULTILINE)
     first = default.group(1) if default else ""
     files = sorted((CONF / group).glob("*.yaml"), key=lambda file: (file.stem != first, file.stem))

@@ -5,5 +5,6 @@
 - `export`: of `export_subnet.py`.
 - `score`: of `score_subnet.py`.
 - `timing`: of `time_front.py`; `timing_settings`: what that is told.
+- `serve`: of `serve_subnets.py`; `serve_settings`: what that is told.
 - `dashboard`: of `dashboard.py`.
 """

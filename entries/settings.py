@@ -23,7 +23,7 @@ from search.run.finished import finished_runs
 from search.run.recommended import Recommend
 from search.views.watch.trackers import require_tracker
 from space.checks import require_least
-from space.errors import UserError
+from space.listening import require_port
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,6 @@ class RunSettings:
         finished_runs(self.compared)
 
 
-PORTS = 1 << 16  # beyond which the system takes them for others
-
 # Keys of `run_search.py` that are no part with a `_target_`, and their kinds.
 SCALARS: Mapping[str, Any] = {
     "name": str,
@@ -188,8 +186,7 @@ def dashboard_settings(config: Config, arguments: Sequence[str]) -> DashboardSet
         UserError: A setting is of another kind, or there is no such port.
     """
     port = checked(config["port"], int, "port")
-    if not 0 <= port < PORTS:
-        raise UserError(f"port: expected a whole number from 0, which is any that is free, to {PORTS - 1}, got {port}.")
+    require_port(port)
     token = config["token"]
     return DashboardSettings(
         run_dir=Path(str(config["run_dir"])),

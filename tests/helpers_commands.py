@@ -63,6 +63,11 @@ class Place:
     def time(self, run: str, *settings: str) -> Process:
         return start("time_front.py", f"run_dir={self.run(run)}", *settings, cwd=self.cwd, cache=self.cache)
 
+    def serve(self, run: str, *settings: str) -> Process:
+        return start(
+            "serve_subnets.py", f"run_dir={self.run(run)}", "port=0", *settings, cwd=self.cwd, cache=self.cache
+        )
+
     def run(self, name: str) -> Path:
         return self.directory / name
 

@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -31,6 +32,9 @@ from search.protocol import Task
 from search.run.commands import quoted
 from search.run.directory import FREE_SETTINGS, open_run_directory
 from search.run.recommended import Recommend
+from serving.controllers import Offer
+from serving.limits import Limits
+from serving.speeds import Load, Speeds
 from space.candidate import Candidate
 from space.errors import UserError
 from space.formats.registry import format_of
@@ -54,7 +58,8 @@ SPEC = ModelSpec(
     tied_embeddings=True,
 )
 OBJECTIVES = (metric_named("kl"), LATENCY)
-OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
+OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "controller")
+CONTROLLERS = sorted(path.stem for path in (CONF / "controller").glob("*.yaml"))
 
 
 Config = dict[str, Any]
@@ -405,13 +410,28 @@ def test_the_dashboard_is_for_this_machine_alone_unless_told_otherwise() -> None
             dashboard_settings(config | {"port": port}, [])
 
 
-@pytest.mark.parametrize("name", ["export", "score", "timing", "dashboard"])
+@pytest.mark.parametrize("option", CONTROLLERS)
+def test_every_controller_composes_and_is_made_of_points(option: str) -> None:
+    part = composed("run_dir=results/x", f"controller={option}", name="serve")["controller"]
+    offers = [Offer("dense", (), 0.0, {}), Offer("s1", ("recommended",), 0.1, {})]
+    controller = instantiated(part, "controller")(offers)
+    assert controller.choose(5, controller.slo, Load(Speeds(), (), (), 8, 256)) in ("dense", "s1")
+    assert keys_of(part) == arguments_of(resolve_name(part["_target_"]), "offers")
+
+
+def test_a_server_is_for_this_machine_alone_and_has_the_limits_of_the_code() -> None:
+    config = composed("run_dir=results/x", name="serve")
+    assert (config["host"], config["token"]) == ("127.0.0.1", None)
+    assert instantiated(config["limits"], "limits") == Limits()
+
+
+@pytest.mark.parametrize("name", ["export", "score", "timing", "serve", "dashboard"])
 def test_a_run_has_to_be_named(name: str) -> None:
     with pytest.raises(UserError, match=r"run_dir: expected a value, as it has no default, got none\. Give it"):
         composed(name=name)
 
 
-@pytest.mark.parametrize("name", ["config", "export", "score", "timing", "dashboard"])
+@pytest.mark.parametrize("name", ["config", "export", "score", "timing", "serve", "dashboard"])
 def test_hydra_litters_nothing(name: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg: Any = compose(name, return_hydra_config=True)

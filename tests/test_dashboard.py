@@ -508,7 +508,7 @@ def test_names_that_mean_harm_stay_out_of_the_html(tmp_path: Path) -> None:
 
 
 def test_tokens_are_long_and_made_up_where_others_can_reach_the_host() -> None:
-    from search.views.dashboard.guard import choose_token, is_loopback
+    from space.listening import choose_token, is_loopback
 
     assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "10.0.0.1", "box", "::")] == [
         True, True, True, False, False, False, False

@@ -105,6 +105,10 @@ def check_timing(overrides: Sequence[str]) -> None:
     composed(*overrides, name="timing")
 
 
+def check_serving(overrides: Sequence[str]) -> None:
+    composed(*overrides, name="serve")
+
+
 def check_dashboard(overrides: Sequence[str]) -> None:
     composed(*overrides, name="dashboard")
 
@@ -114,6 +118,7 @@ ENTRIES: dict[str, Callable[[Sequence[str]], None]] = {
     "export_subnet.py": check_export,
     "score_subnet.py": check_score,
     "time_front.py": check_timing,
+    "serve_subnets.py": check_serving,
     "dashboard.py": check_dashboard,
 }
 

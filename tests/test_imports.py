@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("space", "evaluators", "search", "entries")
+PACKAGES = ("space", "evaluators", "search", "serving", "entries")
 CONF = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "conf").glob("*.py"))
-ENTRIES = ("run_search.py", "export_subnet.py", "score_subnet.py", "time_front.py", "dashboard.py")
+ENTRIES = ("run_search.py", "export_subnet.py", "score_subnet.py", "time_front.py", "serve_subnets.py", "dashboard.py")
 MODULES = sorted(
     str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")
 )  # such as space/spec.py
@@ -33,6 +33,8 @@ ROOMS = (
     "space.supernet",
     "space.formats",
     "evaluators",
+    "serving",  # beside the search: neither knows the other
+    "serving.api",
     "search",
     "search.run",
     "search.views",
@@ -45,6 +47,7 @@ TORCH_FREE = (
     "evaluators.metrics",
     "evaluators.cost",
     "evaluators.latency.table",
+    *(f"serving.{name}" for name in ("limits", "requests", "speeds", "controllers")),
     "space.supernet.sizes",
     *(f"evaluators.planning.{name}" for name in ("job", "parts", "memory", "times", "fit")),
 )
@@ -96,14 +99,15 @@ def test_imports_go_down_only(source: str) -> None:
 
 def test_search_knows_the_torch_free_types_alone() -> None:
     known = {
-        f"space.{name}" for name in ("candidate", "spec", "space", "errors", "files", "markdown", "directory_lock")
+        f"space.{name}"
+        for name in ("candidate", "spec", "space", "errors", "files", "markdown", "directory_lock", "listening")
     }
     known |= {"evaluators.base", "evaluators.metrics", "evaluators.latency.table_error"}
     for source in MODULES:
         if source.startswith("search/"):
             for name in imports_of(source):
                 assert top(name) not in {"torch", "transformers", "safetensors"}, f"{source} imports {name}"
-                if top(name) in ("space", "evaluators"):
+                if top(name) in ("space", "evaluators", "serving"):
                     assert any(f"{name}.".startswith(f"{each}.") for each in known), f"{source} imports {name}"
 
 
@@ -116,6 +120,9 @@ def test_some_libraries_are_seen_in_one_place() -> None:
     assert importers("pymoo") == ["search/algorithms.py"]
     assert importers("ray") == ["search/ray_pool.py"]
     assert importers("dash") == ["search/views/dashboard/app.py"]
+    assert importers("fastapi") == ["serving/api/app.py"]
+    assert importers("uvicorn") == ["serving/api/server.py"]
+    assert importers("prometheus_client") == ["serving/api/metrics.py"]
     assert {str(Path(source).parent) for source in importers("lm_eval")} == {"evaluators/tasks"}
 
 
@@ -155,6 +162,7 @@ def test_help_and_wrong_names_need_none_of_the_heavy_libraries(entry: str, argum
         ("export_subnet.py", ["run_dir=nowhere", "format=zip"]),
         ("score_subnet.py", ["run_dir=nowhere", "limit=-1"]),
         ("time_front.py", ["run_dir=nowhere"]),
+        ("serve_subnets.py", ["run_dir=nowhere", "port=-1"]),
         ("dashboard.py", ["run_dir=nowhere"]),
     ],
 )

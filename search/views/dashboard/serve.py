@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from space.errors import UserError
+from space.listening import address_of, choose_token, listening_socket
 
 
 def serve(
@@ -42,14 +42,14 @@ def serve(
     from werkzeug.serving import make_server
 
     from search.views.dashboard.app import make_app
-    from search.views.dashboard.guard import Guard, choose_token
+    from search.views.dashboard.guard import Guard
     from search.views.dashboard.jobs import Jobs
     from search.views.dashboard.live_run import LiveRun
     from search.views.dashboard.orders import Orders
 
     secret = choose_token(host, token)
     run = LiveRun(run_dir)
-    listening = _listen(host, port)
+    listening = listening_socket(host, port, "dashboard")
     with listening, Jobs() as jobs:
         port = listening.getsockname()[1]
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line for each look of the page
@@ -60,21 +60,8 @@ def serve(
         tell(["stopped"])
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; an own one, so that the error of a port in use can be told."""
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.create_server(address[:2], family=family)
-    except (OSError, OverflowError) as error:
-        raise UserError(
-            f"dashboard: expected to listen on host={host} port={port}, got: {error}. Choose another port= (0: any)."
-        ) from error
-    return listening
-
-
 def _addresses(host: str, port: int, token: str | None) -> list[str]:
-    name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    address = f"http://{name}:{port}/"
+    address = address_of(host, port)
     if token is None:
         return [f"dashboard: {address} (Ctrl-C ends it and its jobs)"]
     return [f"dashboard: {address}?token={token} (Ctrl-C ends it and its jobs; keep the token to yourself)"]

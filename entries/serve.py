@@ -1,0 +1,57 @@
+"""The points of a run over HTTP, all from one model in memory."""
+
+from __future__ import annotations
+
+import copy
+import sys
+
+from entries.serve_settings import ServeSettings
+from evaluators.paths import Paths
+from evaluators.session import Session
+from search.views.watch.run import Watch
+from serving.api.app import Service
+from serving.api.log import RequestLog
+from serving.api.metrics import Metrics
+from serving.api.server import guarded_app, serve_until_stopped
+from serving.points import ends_of, open_points
+from serving.requests import Served
+from serving.scheduler import Scheduler
+from space.listening import listening_socket
+
+
+def serve(settings: ServeSettings, watch: Watch) -> None:
+    """Opens the run, measures its points, and serves until it is ended."""
+    with listening_socket(settings.host, settings.port, "serving") as listening:  # a port in use is told at once
+        session = Session.open(settings.session, Paths(settings.run.run_dir), watch.stage)
+        with watch.stage("model"):
+            _ = session.supernet
+        with watch.stage("points") as show:
+            points = open_points(session, settings.candidates, show)
+        watch.say([points.remark()])
+        metrics, log = Metrics(), RequestLog(sys.stderr)
+
+        def served(request: Served) -> None:
+            metrics.served(request)
+            if settings.log:
+                log.served(request)
+
+        loaded, limits = session.loaded, settings.limits
+        ends = ends_of(loaded.model, loaded.tokenizer)
+        scheduler = Scheduler(points.models, copy.deepcopy(loaded.tokenizer), ends, limits, served)
+        with watch.stage("speeds") as show:
+            scheduler.warm(show)
+        scheduler.start()
+        try:
+            service = Service(
+                name=loaded.spec.name,
+                offers=settings.offers,
+                controller=settings.controller,
+                scheduler=scheduler,
+                tokenizer=loaded.tokenizer,
+                vocab=loaded.spec.vocab,
+                context=limits.context or loaded.model.config.max_position_embeddings,
+            )
+            app = guarded_app(service, metrics, settings.host, settings.token)
+            serve_until_stopped(app, listening, settings.host, settings.token, watch.say)
+        finally:
+            scheduler.close()

@@ -1,0 +1,11 @@
+"""One model in memory, many speeds: the points of a run's front as views of one supernet, served side by side.
+
+- `points`: the models of a run's points, and the memory that they take.
+- `requests`: what is asked of a point, and what comes back; `limits` of all that.
+- `sampling`: the next token; `writing`: text out of tokens, up to a stop sequence.
+- `batch`: the sequences of one point that share a key-value cache; `jobs`: a request on its way; `scheduler`: all of
+  them, in one thread.
+- `speeds`: what the server has measured of itself; `controllers`: which point answers, by these.
+
+Rooms: `api` (the same over HTTP, as OpenAI's clients ask it).
+"""

@@ -1,0 +1,257 @@
+"""All points in turns, in one thread: continuous batching, with a key-value cache for each point.
+
+Between two steps requests come, end, are given up and run out of time. A step is one more token for every sequence of a
+point; before the points' steps, a piece of one waiting prompt is read. Transformers' own continuous batching has pages
+of one head count for all layers, which subnets do not have; `generate()` has batches that nobody joins.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from serving.batch import Batch, Prefill
+from serving.jobs import Job
+from serving.limits import Limits
+from serving.requests import BusyError, Listener, Outcome, Request, Served
+from serving.speeds import Load, Speeds
+
+WARM_TOKENS, WARM_STEPS = 32, 3  # with which a point is measured first
+LONGEST_RETRY_S = 600
+_T = TypeVar("_T")
+
+
+@dataclass
+class _Group:
+    """A point's model, and who is being written by it, in the order of its batch."""
+
+    model: Any
+    batch: Batch
+    jobs: list[Job] = field(default_factory=list)
+
+
+class Scheduler:
+    """Takes requests from any thread and works on them in its own, from `start` to `close`.
+
+    Attributes:
+        speeds: What it measures as it goes.
+        limits: What it takes on.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Any],
+        tokenizer: Any,
+        ends: Collection[int],
+        limits: Limits,
+        on_served: Callable[[Served], None] = lambda served: None,
+    ) -> None:
+        """Works on nothing yet.
+
+        Args:
+            models: Of each point, a causal language model.
+            tokenizer: Decodes in the scheduler's thread, and nowhere else.
+            ends: Tokens by which a text ends.
+            limits: What it takes on.
+            on_served: Told of each request at its end, in the scheduler's thread.
+        """
+        self.speeds, self.limits = Speeds(), limits
+        self._groups = {point: _Group(model, Batch(model)) for point, model in models.items()}
+        self._tokenizer, self._ends, self._on_served = tokenizer, frozenset(ends), on_served
+        self._waiting: deque[Job] = deque()
+        self._reading: tuple[Job, Prefill] | None = None
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
+
+    def warm(self, show: Callable[[int, int], None] = lambda done, of: None) -> None:
+        """Runs each point once, so that its speed is known before it is asked; before `start`."""
+        with torch.inference_mode():
+            for done, (point, group) in enumerate(self._groups.items(), start=1):
+                batch, prefill = Batch(group.model), Prefill(group.model, [0] * WARM_TOKENS)
+                prefill.step(WARM_TOKENS)  # with what the first pass alone has to do
+                prefill = Prefill(group.model, [0] * WARM_TOKENS)
+                self.speeds.read(point, WARM_TOKENS, _timed(prefill.step, WARM_TOKENS)[1])
+                batch.join(prefill)
+                for _ in range(WARM_STEPS):
+                    self.speeds.stepped(point, _timed(batch.step, [0])[1])
+                show(done, len(self._groups))
+
+    def start(self) -> None:
+        """Begins to work."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Gives up all requests and ends the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests are worked on."""
+        return self._thread.is_alive()
+
+    def submit(self, point: str, requests: Sequence[tuple[Request, Listener]]) -> list[Job]:
+        """Takes requests on, all or none.
+
+        Args:
+            point: Who answers.
+            requests: What is asked, and who is told, in the scheduler's thread, of each piece and of the end.
+
+        Returns:
+            Their jobs, to be cancelled where nobody waits for one any more.
+
+        Raises:
+            BusyError: The queue is full, or the server is about to end.
+        """
+        jobs = [Job(point, request, listener, self._tokenizer, self._ends) for request, listener in requests]
+        with self._changed:
+            if self._closed or len(self._waiting) + len(jobs) > self.limits.queue:
+                ms = self.load().forecast(point, sum(len(job.request.prompt) for job in jobs)).first_token_ms
+                raise BusyError(min(max(math.ceil(ms / 1e3), 1), LONGEST_RETRY_S))
+            self._waiting.extend(jobs)
+            self._changed.notify()
+        return jobs
+
+    def load(self) -> Load:
+        """What is going on now."""
+        with self._changed:
+            jobs = [(job.point, len(job.request.prompt)) for job in self._waiting]
+        if reading := self._reading:
+            jobs.insert(0, (reading[0].point, reading[1].left))
+        writing = [
+            (point, job.request.new_tokens - job.new_tokens)
+            for point, group in self._groups.items()
+            for job in [*group.jobs]
+        ]
+        return Load(self.speeds, jobs, writing, self.limits.active, self.limits.prefill_tokens)
+
+    @torch.inference_mode()
+    def _work(self) -> None:
+        try:
+            while self._wait():
+                self._tidy()
+                self._read()
+                for point, group in self._groups.items():
+                    if group.jobs:
+                        self._write(point, group)
+        finally:  # also where the scheduler itself is wrong: nobody is to wait for it for ever
+            with self._changed:
+                self._closed = True
+                left = [*self._waiting]
+                self._waiting.clear()
+            left += [self._reading[0]] if self._reading else []
+            left += [job for group in self._groups.values() for job in group.jobs]
+            ends = [job.end("cancelled", "The server has ended.") for job in left if job.outcome is None]
+            for served in ends:  # when all are told
+                self._on_served(served)
+
+    def _wait(self) -> bool:
+        """Waits for work; False at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._waiting or self._reading or self._active)
+            return not self._closed
+
+    @property
+    def _active(self) -> int:
+        """Who is being read or written."""
+        return sum(len(group.jobs) for group in self._groups.values()) + (self._reading is not None)
+
+    def _tidy(self) -> None:
+        """Ends who was given up or has run out of time."""
+        with self._changed:
+            lost = [job for job in self._waiting if self._lost(job)]
+            self._waiting = deque(job for job in self._waiting if job not in lost)
+        for job in lost:
+            self._give_up(job)
+        if self._reading and self._lost(self._reading[0]):
+            self._give_up(self._reading[0])
+            self._reading = None
+        for group in self._groups.values():
+            for job in group.jobs:
+                if self._lost(job):
+                    self._give_up(job)
+            self._keep(group)
+
+    def _lost(self, job: Job) -> Outcome | None:
+        return job.lost(self.limits.timeout_s)
+
+    def _give_up(self, job: Job) -> None:
+        outcome = self._lost(job)
+        assert outcome is not None
+        late = f"The answer was not there {self.limits.timeout_s:g} seconds after the request."
+        self._end(job, outcome, late if outcome == "timeout" else "")
+
+    def _read(self) -> None:
+        """Reads a piece of the first prompt for which there is a place."""
+        if self._reading is None:
+            with self._changed:
+                if not self._waiting or self._active >= self.limits.active:
+                    return
+                job = self._waiting.popleft()
+                self._reading = job, Prefill(self._groups[job.point].model, job.request.prompt)
+            job.begin()
+        job, prefill = self._reading
+        group, tokens = self._groups[job.point], min(prefill.left, self.limits.prefill_tokens)
+        try:
+            logits, ms = _timed(prefill.step, tokens)
+            self.speeds.read(job.point, tokens, ms)
+            if prefill.left:
+                return
+            job.take(logits)
+            if job.outcome is None:
+                group.batch.join(prefill)
+                group.jobs.append(job)
+        except Exception as error:  # of one request, or of the device: it is told, and others go on
+            self._end(job, "error", f"{type(error).__name__}: {error}")
+        else:
+            if job.outcome is not None:
+                self._end(job, job.outcome)
+        self._reading = None
+
+    def _write(self, point: str, group: _Group) -> None:
+        """One more token for every sequence of a point."""
+        tokens = [job.token for job in group.jobs]
+        try:
+            logits, ms = _timed(group.batch.step, tokens)
+            self.speeds.stepped(point, ms)
+        except Exception as error:  # as above, but whoever shares the cache has lost it
+            for job in group.jobs:
+                self._end(job, "error", f"{type(error).__name__}: {error}")
+            group.batch, group.jobs = Batch(group.model), []
+            return
+        for job, row in zip(group.jobs, logits, strict=True):
+            try:
+                job.take(row)
+            except Exception as error:  # as above
+                self._end(job, "error", f"{type(error).__name__}: {error}")
+            else:
+                if job.outcome is not None:
+                    self._end(job, job.outcome)
+        self._keep(group)
+
+    def _keep(self, group: _Group) -> None:
+        """Leaves out who has ended."""
+        group.batch.keep([index for index, job in enumerate(group.jobs) if job.outcome is None])
+        group.jobs = [job for job in group.jobs if job.outcome is None]
+
+    def _end(self, job: Job, outcome: Outcome, error: str = "") -> None:
+        self._on_served(job.end(outcome, error))
+
+
+def _timed(step: Callable[[_T], Tensor], argument: _T) -> tuple[Tensor, float]:
+    """The logits of a step, and its milliseconds; as they are on the CPU, the device is done with it."""
+    begun = time.perf_counter()
+    logits = step(argument)
+    return logits, 1e3 * (time.perf_counter() - begun)
