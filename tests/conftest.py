@@ -139,8 +139,8 @@ def tiny_model(family: str, **changes: Any) -> tuple[nn.Module, ModelSpec]:
         qkv_bias=attention.q_proj.bias is not None,
         o_bias=attention.o_proj.bias is not None,
         mlp_bias=mlp.down_proj.bias is not None,
-        attention_norms=len(ARCHITECTURES[family].attention.names),
-        mlp_norms=len(ARCHITECTURES[family].mlp.names),
+        attention_norms=len(ARCHITECTURES[family].attention.norms),
+        mlp_norms=len(ARCHITECTURES[family].mlp.norms),
         qk_norm=bool(ARCHITECTURES[family].qk_norms),
     )
     return model, spec

@@ -69,7 +69,7 @@ def test_what_is_kept_behind_the_first_cut_is_corrected(candidate: Candidate, ma
     cut = False
     rows = [shape.row for shape in candidate.layers]
     for weights, (queries, _, channels), full in zip(correction.weights, rows, [DENSE] * 4, strict=True):
-        for name, kept, dense, width in (("o_proj", queries, full[0], 6), ("down_proj", channels, full[2], 1)):
+        for name, kept, dense, width in (("attention", queries, full[0], 6), ("mlp", channels, full[2], 1)):
             cut = cut or kept != dense
             assert (name in weights) == (cut and kept > 0)
             if name in weights:
@@ -96,7 +96,7 @@ def test_a_dense_block_without_drift_keeps_its_weight(family: str, make_supernet
     (correction,) = correct(supernet, [candidate], TOKENS)
     model = supernet.view(candidate)
     for layer, weights in zip(model.model.layers, correction.weights, strict=True):
-        torch.testing.assert_close(weights["down_proj"], layer.mlp.down_proj.weight, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(weights["mlp"], layer.mlp.down_proj.weight, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 3.0])
@@ -112,11 +112,11 @@ def test_ridge_is_least_squares(penalty: float) -> None:
     np.testing.assert_allclose(ridge(moments, penalty).numpy(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["o_proj", "down_proj"])
-def test_one_block_moves_along_the_least_squares_solution(name: str, make_supernet: MakeSupernet) -> None:
+@pytest.mark.parametrize("kind", ["attention", "mlp"])
+def test_one_block_moves_along_the_least_squares_solution(kind: str, make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("llama")
-    block = "self_attn" if name == "o_proj" else "mlp"
-    candidate = Candidate.from_rows([DENSE, DENSE, DENSE, (4, 2, 48) if name == "o_proj" else (6, 3, 32)])
+    block, name = ("self_attn", "o_proj") if kind == "attention" else ("mlp", "down_proj")
+    candidate = Candidate.from_rows([DENSE, DENSE, DENSE, (4, 2, 48) if kind == "attention" else (6, 3, 32)])
     (correction,) = correct(supernet, [candidate], TOKENS, damping=0.1)
     seen: list[torch.Tensor] = []
 
@@ -135,7 +135,7 @@ def test_one_block_moves_along_the_least_squares_solution(name: str, make_supern
     columns = inputs.shape[1]
     design = np.concatenate([inputs, penalty**0.5 * np.eye(columns)])
     solution = np.linalg.lstsq(design, np.concatenate([wanted - output, np.zeros((columns, 36))]), rcond=None)[0].T
-    moved = (correction.weights[3][name] - refit).double().numpy()
+    moved = (correction.weights[3][kind] - refit).double().numpy()
     length = (moved * solution).sum() / np.square(solution).sum()
     assert 0.5 < length < 1 + 1e-5
     np.testing.assert_allclose(moved, length * solution, atol=1e-4)
@@ -197,7 +197,7 @@ def test_mistakes_are_refused(make_supernet: MakeSupernet) -> None:
     (correction,) = correct(supernet, [candidate], TOKENS)
     with pytest.raises(ValueError, match="expected a correction of"):
         supernet.view(Candidate.dense(supernet.spec), correction)
-    misfit = Correction(candidate, ({"o_proj": torch.zeros(36, 6)}, {}, {}, {}))
+    misfit = Correction(candidate, ({"attention": torch.zeros(36, 6)}, {}, {}, {}))
     with pytest.raises(ValueError, match="layer 0: expected o_proj"):
         supernet.view(candidate, misfit)
     with pytest.raises(ValueError, match="weights of 4 layers, got 1"):

@@ -66,10 +66,10 @@ def test_removed_blocks_take_their_norms_along(family: str) -> None:
     dense = Candidate.dense(spec).layers[0]
     whole, without_attention, without_mlp, gone = model.model.layers
     for layer in (without_attention, gone):
-        for name in ("self_attn", *ARCHITECTURES[family].attention.names):
+        for name in ("self_attn", *ARCHITECTURES[family].attention.norms):
             delattr(layer, name)
     for layer in (without_mlp, gone):
-        for name in ("mlp", *ARCHITECTURES[family].mlp.names):
+        for name in ("mlp", *ARCHITECTURES[family].mlp.norms):
             delattr(layer, name)
     shapes = (dense, replace(dense, query_heads=0, kv_heads=0), replace(dense, mlp_channels=0), LayerShape(0, 0, 0))
     counted = [count(layer.parameters()) for layer in (whole, without_attention, without_mlp, gone)]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from space.candidate import Candidate
+from space.candidate import Candidate, LayerShape
 from space.checks import require_dtype
 from space.errors import UserError
 from space.locations import is_local, model_directory
@@ -25,6 +25,7 @@ from space.models.digest import checkpoint_digest
 from space.models.embedded import DEFAULT_MODEL_CARD, DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
 from space.models.hub import model_snapshot
 from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config, unloadable
+from space.models.stack import layers_of
 from space.models.vector_math import settle_vector_math
 from space.models.weights import check_finite
 from space.size import total_params
@@ -239,19 +240,19 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         UserError: Its layers are not all of the same shape.
     """
     config: Any = model.config
-    heads, kv_heads, hidden = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
+    architecture = architecture_of(family)
+    heads, kv_heads, channels = (getattr(config, name) for name in architecture.sizes)
+    hidden = config.hidden_size
     head_dim = getattr(config, "head_dim", None) or hidden // heads
-    channels = config.intermediate_size
+    dense = LayerShape(heads, kv_heads, channels)
     expected = {
-        "self_attn.q_proj": (heads * head_dim, hidden),
-        "self_attn.k_proj": (kv_heads * head_dim, hidden),
-        "self_attn.v_proj": (kv_heads * head_dim, hidden),
-        "self_attn.o_proj": (hidden, heads * head_dim),
-        "mlp.gate_proj": (channels, hidden),
-        "mlp.up_proj": (channels, hidden),
-        "mlp.down_proj": (hidden, channels),
+        f"{layout.module}.{projection.name}": (sum(projection.rows(dense, head_dim)), hidden)
+        for layout in architecture.blocks.values()
+        for projection in layout.inputs
     }
-    layers: nn.ModuleList = model.model.layers
+    outputs = {kind: f"{layout.module}.{layout.output}" for kind, layout in architecture.blocks.items()}
+    expected |= {outputs["attention"]: (hidden, heads * head_dim), outputs["mlp"]: (hidden, channels)}
+    layers: nn.ModuleList = layers_of(model)
     biases = {path: layers[0].get_submodule(path).bias is not None for path in expected}
     for index, layer in enumerate(layers):
         for path, shape in expected.items():
@@ -263,7 +264,6 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
                     f"{index} it is {got}: an already pruned model? Use the dense model that it was made from."
                 )
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    architecture = architecture_of(family)
     return ModelSpec(
         name=name,
         digest=digest,
@@ -276,10 +276,10 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         mlp_channels=channels,
         vocab=embedding.shape[0],
         tied_embeddings=head is embedding,
-        qkv_bias=biases["self_attn.q_proj"],
-        o_bias=biases["self_attn.o_proj"],
-        mlp_bias=biases["mlp.down_proj"],
-        attention_norms=len(architecture.attention.names),
-        mlp_norms=len(architecture.mlp.names),
+        qkv_bias=biases[f"{architecture.attention.module}.{architecture.attention.inputs[0].name}"],
+        o_bias=biases[outputs["attention"]],
+        mlp_bias=biases[outputs["mlp"]],
+        attention_norms=len(architecture.attention.norms),
+        mlp_norms=len(architecture.mlp.norms),
         qk_norm=bool(architecture.qk_norms),
     )

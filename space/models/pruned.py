@@ -15,11 +15,11 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 
 from space.candidate import Candidate, LayerShape
-from space.models.architectures import architecture_of
+from space.models.architectures import SizeNames, architecture_of
+from space.models.stack import PRUNED
 from space.spec import ModelSpec
 
 MODELING_FILE = "modeling_pruned"
-BLOCKS = {"attention": "self_attn", "mlp": "mlp"}  # kinds of blocks to their modules in a decoder layer
 _CLASSIFIER = "PrunedForSequenceClassification"
 _CLASSES = {
     "AutoConfig": "PrunedConfig",
@@ -28,12 +28,6 @@ _CLASSES = {
     "AutoModelForSequenceClassification": _CLASSIFIER,
 }
 LISTS = ("layer_types", "no_rope_layers")  # of a configuration, with an entry for every layer
-# what transformers calls the sizes of a layer
-_CONFIG_NAMES = {
-    "query_heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "mlp_channels": "intermediate_size",
-}
 
 
 def modeling_text(family_name: str) -> str:
@@ -75,11 +69,7 @@ def modeling_of(family_name: str) -> ModuleType:
 
 def block_modules(family_name: str) -> dict[str, list[str]]:
     """By kind of block, the modules of a decoder layer that leave with it: the block itself, then its norms."""
-    family = architecture_of(family_name)
-    return {
-        "attention": [BLOCKS["attention"], *family.attention.names],
-        "mlp": [BLOCKS["mlp"], *family.mlp.names],
-    }
+    return {kind: layout.modules for kind, layout in architecture_of(family_name).blocks.items()}
 
 
 def _auto_map(family_name: str) -> dict[str, str]:
@@ -104,17 +94,18 @@ def start_midway(stack: Any) -> None:
         stack.embedding_multiplier = 1.0
 
 
-def layer_values(shape: LayerShape, dense: LayerShape | None = None) -> dict[str, Any]:
+def layer_values(shape: LayerShape, names: SizeNames, dense: LayerShape | None = None) -> dict[str, Any]:
     """A layer's sizes under the configuration's names, and `skip` for the blocks that are gone.
 
     Attention that is gone counts as one head, for which vLLM then leaves room in its cache.
 
     Args:
         shape: What the layer keeps.
+        names: What the configuration calls the sizes.
         dense: Leaves out what is as here; None for nothing.
     """
     values: dict[str, Any] = {}
-    for field, name in _CONFIG_NAMES.items():
+    for field, name in names._asdict().items():
         size = getattr(shape, field) or (0 if field == "mlp_channels" else 1)
         if dense is None or (size and size != getattr(dense, field)):
             values[name] = size
@@ -128,9 +119,10 @@ class PrunedConfigs:
     def __init__(self, dense_config: Any, spec: ModelSpec) -> None:
         """Takes the dense model's own, which is not changed."""
         self._dense = Candidate.dense(spec).layers[0]
-        values = dense_config.to_diff_dict() | layer_values(self._dense)
+        self._sizes = architecture_of(spec.family).sizes
+        values = dense_config.to_diff_dict() | layer_values(self._dense, self._sizes)
         values |= {
-            "model_type": f"pruned_{spec.family}",
+            "model_type": f"{PRUNED}{spec.family}",
             "head_dim": spec.head_dim,
             "num_hidden_layers": spec.layers,
             "architectures": [_CLASSES["AutoModelForCausalLM"]],
@@ -151,7 +143,9 @@ class PrunedConfigs:
         values = {**self._values, "num_hidden_layers": len(layers), **_lists(self._values, layers)}
         shapes = (candidate.layers[index] for index in layers)
         values["per_layer_config"] = {
-            str(place): layer_values(shape, self._dense) for place, shape in enumerate(shapes) if shape != self._dense
+            str(place): layer_values(shape, self._sizes, self._dense)
+            for place, shape in enumerate(shapes)
+            if shape != self._dense
         }
         return values
 
@@ -166,7 +160,7 @@ class PrunedConfigs:
     def layer(self, shape: LayerShape) -> Any:
         """The configuration of a layer alone, as its constructor takes it."""
         config = copy.copy(self.dense)
-        for name, value in layer_values(shape, self._dense).items():
+        for name, value in layer_values(shape, self._sizes, self._dense).items():
             setattr(config, name, value)
         return config
 
@@ -182,9 +176,10 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
     kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
     shapes = [candidate.layers[index] for index in kept]
     if len(set(shapes)) == 1 and shapes[0].mlp_channels:
-        values: dict[str, Any] = dense_config.to_diff_dict() | layer_values(shapes[0])
+        family = architecture_of(spec.family)
+        values: dict[str, Any] = dense_config.to_diff_dict() | layer_values(shapes[0], family.sizes)
         values |= {"num_hidden_layers": len(kept), "head_dim": spec.head_dim, **_lists(values, kept)}
-        values["architectures"] = [architecture_of(spec.family).classes.causal_lm]
+        values["architectures"] = [family.classes.causal_lm]
         if _is_valid(type(dense_config), values):
             return values
     own: dict[str, Any] = modeling_of(spec.family).guarded(PrunedConfigs(dense_config, spec).json_values(candidate))

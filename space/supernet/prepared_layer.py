@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from space.errors import UserError
+from space.models.architectures import architecture_of
 from space.spec import ModelSpec
 from space.supernet.calibration import LayerStatistics
 from space.supernet.compensation import factor, lost_energy, reordered
@@ -36,7 +37,8 @@ def prepared_layer(
         UserError: A Gram matrix is not positive definite.
     """
     with _factorable(statistics.index):
-        tensors = _mlp_tensors(statistics, rule, damping, steps) | _attention_tensors(statistics, spec, rule, damping)
+        tensors = _mlp_tensors(statistics, spec, rule, damping, steps)
+        tensors |= _attention_tensors(statistics, spec, rule, damping)
     merges = merged_attention(
         statistics.layer, spec, statistics.inputs, statistics.arguments, damping=damping, forward_dtype=dtype
     )
@@ -46,26 +48,30 @@ def prepared_layer(
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def _mlp_tensors(statistics: LayerStatistics, rule: Rule, damping: float, steps: int) -> dict[str, Tensor]:
-    mlp, gram = statistics.layer.mlp, damp_(statistics.grams.pop("mlp"), damping)
-    channels = mlp_order(gram, mlp.down_proj.weight, rule, steps)
-    permute_mlp(mlp, channels)
+def _mlp_tensors(
+    statistics: LayerStatistics, spec: ModelSpec, rule: Rule, damping: float, steps: int
+) -> dict[str, Tensor]:
+    layout = architecture_of(spec.family).mlp
+    mlp, gram = getattr(statistics.layer, layout.module), damp_(statistics.grams.pop("mlp"), damping)
+    weight = getattr(mlp, layout.output).weight
+    channels = mlp_order(gram, weight, rule, steps)
+    permute_mlp(mlp, layout, spec, channels)
     lower = _factored_(gram, channels)
-    lost = lost_energy(mlp.down_proj.weight, lower)
-    return {"mlp_order": channels, "mlp_lost": lost, **_packed("mlp_factor", lower)}
+    return {"mlp_order": channels, "mlp_lost": lost_energy(weight, lower), **_packed("mlp_factor", lower)}
 
 
 def _attention_tensors(statistics: LayerStatistics, spec: ModelSpec, rule: Rule, damping: float) -> dict[str, Tensor]:
-    attention, gram = statistics.layer.self_attn, damp_(statistics.grams.pop("attention"), damping)
-    order = attention_order(gram, attention.o_proj.weight, spec.kv_heads, spec.queries_per_group, rule)
-    permute_attention(attention, spec, order)
+    layout = architecture_of(spec.family).attention
+    attention, gram = getattr(statistics.layer, layout.module), damp_(statistics.grams.pop("attention"), damping)
+    weight = getattr(attention, layout.output).weight
+    order = attention_order(gram, weight, spec.kv_heads, spec.queries_per_group, rule)
+    permute_attention(attention, layout, spec, order)
     units = torch.arange(len(gram), device=gram.device).view(*order.heads.shape, spec.head_dim)
     lower = _factored_(gram, units[order.groups[:, None], order.heads[order.groups]].reshape(-1))
     tensors = {"group_order": order.groups, "head_order": order.heads, **_packed("attention_factor", lower)}
     for kept in range(1, spec.queries_per_group + 1):
         columns = attention_columns(spec, kept).to(lower.device)
-        weight = attention.o_proj.weight[:, columns]
-        tensors[f"attention_lost_{kept}"] = lost_energy(weight, reordered(lower, columns))
+        tensors[f"attention_lost_{kept}"] = lost_energy(weight[:, columns], reordered(lower, columns))
     return tensors
 
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from space.candidate import LayerShape
+from space.models.architectures import Architecture, architecture_of
+from space.models.stack import layers_of, stack_of
 from space.supernet.compensation import refit
 from space.supernet.modules import own_modules, put_parameter
 from space.supernet.sizes import merged_name
@@ -34,19 +36,21 @@ class Refits:
         self._files = files
         self._learned = learned
         self._device = device
+        self._family: Architecture = architecture_of(files.spec.family)
 
     def block(self, index: int, kind: str, shape: LayerShape) -> BlockWeights:
         """Weights of a layer's block of a kind at a shape at which it is neither whole nor gone."""
-        spec, layer = self._files.spec, self._layers[index]
+        spec, layout = self._files.spec, self._family.blocks[kind]
+        block = getattr(self._layers[index], layout.module)
+        weight = getattr(block, layout.output).weight
         if kind == "mlp":
-            output = self._refit(index, kind, shape, layer.mlp.down_proj.weight, shape.mlp_channels)
-            return narrower(layer.mlp, spec, shape, "down_proj", output)
-        attention = layer.self_attn
+            output = self._refit(index, kind, shape, weight, shape.mlp_channels)
+            return narrower(block, layout, spec, shape, output)
         if shape.queries_per_group > spec.queries_per_group:
             return self._merged(index, shape.kv_heads)
-        order = attention_columns(spec, shape.queries_per_group).to(attention.o_proj.weight.device)
-        dense, columns = attention.o_proj.weight[:, order], shape.query_heads * spec.head_dim
-        return narrower(attention, spec, shape, "o_proj", self._refit(index, kind, shape, dense, columns))
+        order = attention_columns(spec, shape.queries_per_group).to(weight.device)
+        dense, columns = weight[:, order], shape.query_heads * spec.head_dim
+        return narrower(block, layout, spec, shape, self._refit(index, kind, shape, dense, columns))
 
     def _refit(self, index: int, kind: str, shape: LayerShape, weight: Tensor, columns: int) -> Tensor:
         factor = self._files.factor(index, kind, shape, self._device)
@@ -54,17 +58,17 @@ class Refits:
 
     def _merged(self, index: int, groups: int) -> BlockWeights:
         """A layer's attention with merged KV groups, as it is stored or was learned."""
-        attention = self._layers[index].self_attn
+        layout = self._family.attention
+        attention = getattr(self._layers[index], layout.module)
+        device = getattr(attention, layout.output).weight.device
 
         def tensor(name: str) -> Tensor:
             learned = self._learned.get(shared_name(index, groups, name))
-            stored = merged_name(groups, name)
-            return self._files.tensor(index, stored, attention.o_proj.weight.device) if learned is None else learned
+            return self._files.tensor(index, merged_name(groups, name), device) if learned is None else learned
 
         parameters = {
-            name: {key: tensor(f"{name}.{key}") for key, _ in own_parameters(module)}
-            for name, module in attention.named_children()
-            if isinstance(module, nn.Linear)
+            name: {key: tensor(f"{name}.{key}") for key, _ in own_parameters(getattr(attention, name))}
+            for name in layout.projections
         }
         owned = sum(tensor.nbytes for held in parameters.values() for tensor in held.values())
         return BlockWeights(parameters, owned)
@@ -97,11 +101,11 @@ def partly_learned(
         place, _, key = name.rpartition(".")
         if ".merged_" in name:
             _, index, groups, parameter = name.split(".", 3)
-            device = next(model.model.layers.parameters()).device
+            device = next(layers_of(model).parameters()).device
             stored = files.tensor(int(index), merged_name(int(groups.removeprefix("merged_")), parameter), device)
             merged[name] = _between(stored, tensor, strength)
             continue
-        module = other.model.get_submodule(place)
+        module = stack_of(other).get_submodule(place)
         here = module._parameters.get(key)
         if here is None or here.shape != tensor.shape:
             raise ValueError(f"Supernet: expected {name} as in the model, got shape {tuple(tensor.shape)}.")

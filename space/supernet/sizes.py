@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
-from space.candidate import Candidate, Option
+from space.candidate import Candidate, LayerShape, Option
+from space.models.architectures import architecture_of
 from space.size import attention_params, attention_weights, layer_params
 from space.spec import ModelSpec
 
@@ -66,6 +67,7 @@ class StoredTensor:
 def stored_tensors(spec: ModelSpec, dtype: str) -> list[StoredTensor]:
     """What `prepared_layer` makes of a layer of a model that runs in a dtype, such as `bfloat16`."""
     channels, columns = spec.mlp_channels, spec.query_heads * spec.head_dim
+    layout = architecture_of(spec.family).attention
     tensors = [
         StoredTensor("mlp_order", "I64", (channels,)),
         StoredTensor("mlp_lost", "F64", (channels + 1,)),
@@ -78,11 +80,13 @@ def stored_tensors(spec: ModelSpec, dtype: str) -> list[StoredTensor]:
         tensors.append(StoredTensor(f"attention_lost_{kept}", "F64", (columns + 1,)))
     for groups in spec.merged_kv_heads:
         tensors.append(StoredTensor(lost_name(groups), "F32", ()))
-        shared = groups * spec.head_dim
-        for name, rows in (("q_proj", columns), ("k_proj", shared), ("v_proj", shared), ("o_proj", spec.hidden)):
-            inputs = columns if name == "o_proj" else spec.hidden
+        shape = LayerShape(spec.query_heads, groups, 0)
+        matrices = [
+            (each.name, sum(each.rows(shape, spec.head_dim)), spec.hidden, spec.qkv_bias) for each in layout.inputs
+        ]
+        for name, rows, inputs, biased in (*matrices, (layout.output, spec.hidden, columns, spec.o_bias)):
             tensors.append(StoredTensor(merged_name(groups, f"{name}.weight"), _STORED[dtype], (rows, inputs)))
-            if spec.o_bias if name == "o_proj" else spec.qkv_bias:
+            if biased:
                 tensors.append(StoredTensor(merged_name(groups, f"{name}.bias"), _STORED[dtype], (rows,)))
     return tensors
 
