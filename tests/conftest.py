@@ -19,10 +19,12 @@ from transformers import (
     HunYuanDenseV1Config,
     LlamaConfig,
     MistralConfig,
+    NemotronConfig,
     Qwen2Config,
     Qwen3Config,
     SeedOssConfig,
     SmolLM3Config,
+    Starcoder2Config,
 )
 from transformers.models.exaone4.modeling_exaone4 import Exaone4ForCausalLM
 from transformers.models.gemma.modeling_gemma import GemmaForCausalLM
@@ -31,12 +33,14 @@ from transformers.models.granite.modeling_granite import GraniteForCausalLM
 from transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense import HunYuanDenseV1ForCausalLM
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from transformers.models.mistral.modeling_mistral import MistralForCausalLM
+from transformers.models.nemotron.modeling_nemotron import NemotronForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 from transformers.models.seed_oss.modeling_seed_oss import SeedOssForCausalLM
 from transformers.models.smollm3.modeling_smollm3 import SmolLM3ForCausalLM
+from transformers.models.starcoder2.modeling_starcoder2 import Starcoder2ForCausalLM
 
-from space.models.architectures import ARCHITECTURES
+from space.models.loading import read_spec
 from space.spec import ModelSpec
 from space.supernet.supernet import Supernet
 
@@ -92,6 +96,8 @@ _FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
         },
     ),
+    "starcoder2": (Starcoder2Config, Starcoder2ForCausalLM, {"tie_word_embeddings": True}),
+    "nemotron": (NemotronConfig, NemotronForCausalLM, {"head_dim": 8}),
     "gemma": (GemmaConfig, GemmaForCausalLM, {"head_dim": 8}),
     "gemma3_text": (
         Gemma3TextConfig,
@@ -105,7 +111,7 @@ _FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     ),
 }
 FAMILY_NAMES = tuple(_FAMILIES)
-UNLIKE = ("llama", "qwen3", "gemma3_text", "granite")  # one of each kind
+UNLIKE = ("llama", "qwen3", "gemma3_text", "granite", "starcoder2")  # one of each kind
 
 
 def tiny_model(family: str, **changes: Any) -> tuple[nn.Module, ModelSpec]:
@@ -123,27 +129,7 @@ def tiny_model(family: str, **changes: Any) -> tuple[nn.Module, ModelSpec]:
             parameter.copy_(0.5 * noise)
         else:
             parameter.copy_(noise * (0.6 if "embed" in name else 1.2 / parameter.shape[-1] ** 0.5))
-    attention, mlp = model.model.layers[0].self_attn, model.model.layers[0].mlp
-    spec = ModelSpec(
-        name=f"tiny-{family}",
-        digest="0",
-        family=family,
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        query_heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-        head_dim=attention.head_dim,
-        mlp_channels=config.intermediate_size,
-        vocab=config.vocab_size,
-        tied_embeddings=bool(config.tie_word_embeddings),
-        qkv_bias=attention.q_proj.bias is not None,
-        o_bias=attention.o_proj.bias is not None,
-        mlp_bias=mlp.down_proj.bias is not None,
-        attention_norms=len(ARCHITECTURES[family].attention.norms),
-        mlp_norms=len(ARCHITECTURES[family].mlp.norms),
-        qk_norm=bool(ARCHITECTURES[family].qk_norms),
-    )
-    return model, spec
+    return model, read_spec(model, f"tiny-{family}", "0", family)
 
 
 def random_tokens(windows: int, length: int, seed: int = 0) -> torch.Tensor:
@@ -159,7 +145,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=UNLIKE)
 def unlike_family(request: pytest.FixtureRequest) -> str:
-    """Families of each kind in turn: plain, with normed queries, with norms behind blocks, with scaled blocks."""
+    """Families of each kind in turn: plain, with normed queries, norms behind blocks, scaled blocks, no gate."""
     return str(request.param)
 
 

@@ -12,6 +12,7 @@ from conftest import random_tokens
 
 from space.candidate import Candidate
 from space.errors import UserError
+from space.models.architectures import ARCHITECTURES
 from space.supernet.correction import Correction
 from space.supernet.corrective_refit import correct
 from space.supernet.corrective_step import Moments, corrective_step, ridge
@@ -86,17 +87,16 @@ def test_a_dense_block_without_drift_keeps_its_weight(family: str, make_supernet
     """An MLP of all channels but one that does nothing: there is a cut, and yet nothing to make up for."""
     supernet = make_supernet(family)
     mlp = supernet.model.model.layers[0].mlp
-    mlp.up_proj.weight[-1] = 0
-    mlp.gate_proj.weight[-1] = 0
-    mlp.down_proj.weight[:, -1] = 0
-    for projection in (mlp.up_proj, mlp.gate_proj):
-        if projection.bias is not None:
-            projection.bias[-1] = 0
+    layout = ARCHITECTURES[family].mlp
+    for projection in layout.inputs:
+        for parameter in getattr(mlp, projection.name).parameters():
+            parameter[-1] = 0
+    getattr(mlp, layout.output).weight[:, -1] = 0
     candidate = Candidate.from_rows([(6, 3, 47), DENSE, DENSE, DENSE])
     (correction,) = correct(supernet, [candidate], TOKENS)
     model = supernet.view(candidate)
     for layer, weights in zip(model.model.layers, correction.weights, strict=True):
-        torch.testing.assert_close(weights["mlp"], layer.mlp.down_proj.weight, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(weights["mlp"], getattr(layer.mlp, layout.output).weight, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 3.0])

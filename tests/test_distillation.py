@@ -17,6 +17,7 @@ from evaluators.training.recipes import TRAINABLE, Distillation
 from evaluators.training.teacher import Teacher, spread_layers
 from space.candidate import Candidate
 from space.errors import UserError
+from space.models.architectures import ARCHITECTURES
 from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
@@ -105,12 +106,12 @@ def test_training_lowers_the_loss_and_touches_what_it_says(
     assert "model.embed_tokens.weight" not in changed
     assert "lm_head.weight" not in changed
     assert "model.norm.weight" in changed
-    weights = {name for name in changed if name.endswith("proj.weight")}
-    some = {
-        "norms": set[str](),
-        "outputs": {name for name in before if name.endswith(("o_proj.weight", "down_proj.weight"))},
-    }
-    assert weights == some.get(trainable, {name for name in before if name.endswith("proj.weight")})
+    blocks = ARCHITECTURES[unlike_family].blocks.values()
+    outputs = {f"{block.module}.{block.output}.weight" for block in blocks}
+    projections = {f"{block.module}.{name}.weight" for block in blocks for name in block.projections}
+    some = {"norms": set[str](), "outputs": outputs}.get(trainable, projections)
+    kept = {name for name in before if name.endswith((*projections,))}
+    assert changed & kept == {name for name in kept if name.endswith((*some,))}
     with torch.inference_mode():  # what was trained is what is merged
         lesson = teacher.lesson(0)
         again = merged.model(lesson.tokens, use_cache=False).last_hidden_state.flatten(0, 1)

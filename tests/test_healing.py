@@ -39,7 +39,7 @@ SETTINGS = Healing(tokens=48 * LENGTH, learning_rate=1e-3, save_steps=16)
 
 
 def designs_of(family: str) -> list[Candidate]:
-    return [CUT, GONE] if ARCHITECTURES[family].qk_norms else [CUT, GONE, MERGED]
+    return [CUT, GONE] if ARCHITECTURES[family].qk_norms or family == "nemotron" else [CUT, GONE, MERGED]
 
 
 def healer_of(

@@ -21,11 +21,13 @@ from transformers import (
     HunYuanDenseV1Config,
     LlamaConfig,
     MistralConfig,
+    NemotronConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
     SeedOssConfig,
     SmolLM3Config,
+    Starcoder2Config,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -56,6 +58,8 @@ CONFIGS = {
     "hunyuan_v1_dense": HunYuanDenseV1Config(**SIZES | {"head_dim": 16}),
     "granite": GraniteConfig(**SIZES | {"head_dim": 16, "logits_scaling": 4.0}),
     "exaone4": Exaone4Config(**SIZES | {"head_dim": 16, "sliding_window": 8}),
+    "starcoder2": Starcoder2Config(**SIZES),
+    "nemotron": NemotronConfig(**SIZES | {"head_dim": 16}),
     "gemma": GemmaConfig(**SIZES | {"head_dim": 16, "tie_word_embeddings": True}),
     "gemma3_text": Gemma3TextConfig(
         **SIZES | {"head_dim": 16, "tie_word_embeddings": True, "sliding_window": 8, "layer_types": None}
@@ -116,9 +120,12 @@ def test_spec_of_each_family(family, tmp_path):
     spec = loaded.spec
     assert (spec.name, spec.family, spec.layers, spec.hidden, spec.vocab) == (family, family, 2, 32, 256)
     assert (spec.query_heads, spec.kv_heads, spec.mlp_channels) == (4, 2, 48)
-    assert spec.head_dim == (8 if family in ("llama", "qwen2", "smollm3") else 16)
+    assert spec.head_dim == (8 if family in ("llama", "qwen2", "smollm3", "starcoder2") else 16)
     assert spec.tied_embeddings == (family in ("gemma", "gemma3_text"))
-    assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias) == (family in ("qwen2", "seed_oss"), False, False)
+    biased = family == "starcoder2"
+    assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias) == (biased or family in ("qwen2", "seed_oss"), biased, biased)
+    plain = family in ("starcoder2", "nemotron")
+    assert (spec.gated, spec.norm_bias, spec.merges) == (not plain, plain, family != "nemotron")
     norms = [name for name in vars(loaded.model.model.layers[0])["_modules"] if name.endswith("norm")]
     assert spec.attention_norms + spec.mlp_norms == len(norms)
     qk_norms = [name for name in vars(loaded.model.model.layers[0].self_attn)["_modules"] if name.endswith("norm")]

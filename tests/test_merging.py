@@ -17,7 +17,7 @@ from space.models.architectures import ARCHITECTURES
 from space.options import attention_options
 from space.supernet.supernet import Supernet
 
-MERGES = {  # families without norms of keys, and which of the tiny models' attention projections carry biases
+MERGES = {  # families whose keys can be aligned, and which of the tiny models' attention projections carry biases
     "llama": {"q_proj", "k_proj", "v_proj", "o_proj"},
     "mistral": set[str](),
     "qwen2": {"q_proj", "k_proj", "v_proj"},
@@ -25,8 +25,9 @@ MERGES = {  # families without norms of keys, and which of the tiny models' atte
     "seed_oss": {"q_proj", "k_proj", "v_proj"},
     "gemma": set[str](),
     "granite": set[str](),
+    "starcoder2": {"q_proj", "k_proj", "v_proj", "o_proj"},
 }
-REFUSES = ("qwen3", "hunyuan_v1_dense", "exaone4", "gemma3_text")
+REFUSES = ("qwen3", "hunyuan_v1_dense", "exaone4", "gemma3_text", "nemotron")
 MakeSupernet = Callable[..., Supernet]
 
 

@@ -19,6 +19,7 @@ from space.formats.hf.reload_check import CACHES, cache_differences
 from space.models.architectures import ARCHITECTURES
 from space.models.embedded import quiet_transformers
 from space.models.pruned import PrunedConfigs, block_modules, modeling_of, modeling_text
+from space.models.stack import layers_of
 
 WINDOW = 6
 LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
@@ -99,10 +100,10 @@ def test_a_hole_is_a_block_whose_output_is_zero(modeling: dict[str, ModuleType],
     dense, _ = tiny_model(family, **SLIDING.get(family, {}))
     assert not dense.load_state_dict(model.state_dict(), strict=False).unexpected_keys
     for index, override in HOLES[holes].items():
-        layer = dense.model.layers[index]
-        for name, output in (("attention", layer.self_attn.o_proj), ("mlp", layer.mlp.down_proj)):
-            if name in override["skip"]:
-                for parameter in output.parameters():
+        for kind, layout in ARCHITECTURES[family].blocks.items():
+            if kind in override["skip"]:
+                block = getattr(layers_of(dense)[index], layout.module)
+                for parameter in getattr(block, layout.output).parameters():
                     parameter.zero_()
     tokens, mask = prompts(2 * WINDOW)
     torch.testing.assert_close(

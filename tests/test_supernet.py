@@ -13,7 +13,9 @@ from conftest import random_tokens, tiny_model
 
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
+from space.models.architectures import ARCHITECTURES
 from space.models.pruned import PrunedConfigs, modeling_of
+from space.models.stack import layers_of
 from space.size import total_params
 from space.supernet.recipe import RULES
 from space.supernet.supernet import Supernet
@@ -47,8 +49,11 @@ def test_permuted_model_computes_the_dense_function(family: str, importance: str
     dense, _ = tiny_model(family)
     tokens = random_tokens(3, 20, seed=1)
     supernet = make_supernet(family, importance=importance)
-    before = dense.model.layers[0].mlp.down_proj.weight
-    assert not torch.equal(before, supernet.model.model.layers[0].mlp.down_proj.weight)
+    layout = ARCHITECTURES[family].mlp
+    before, after = (
+        getattr(getattr(layers_of(model)[0], layout.module), layout.output).weight for model in (dense, supernet.model)
+    )
+    assert not torch.equal(before, after)
     torch.testing.assert_close(logits_of(supernet.model, tokens), logits_of(dense, tokens), atol=2e-5, rtol=1e-4)
 
 

@@ -59,6 +59,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "seed_oss": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e6, "factor": 2.0}},
     "hunyuan_v1_dense": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}},
     "granite": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}},
+    "starcoder2": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}, "sliding_window": 7},
+    "nemotron": {
+        "rope_parameters": {"rope_type": "linear", "rope_theta": 1e5, "factor": 2.0, "partial_rotary_factor": 0.5}
+    },
     "exaone4": {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e5, **LLAMA_3}},
     "gemma": {"rope_parameters": {"rope_type": "default", "rope_theta": 2e4}},
     "gemma3_text": {

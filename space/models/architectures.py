@@ -169,6 +169,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         replace(_MLP, before=None, after="post_feedforward_layernorm"),
         _QK_NORMS,
     ),
+    "starcoder2": Architecture(
+        "starcoder2",
+        StockClasses.alike("Starcoder2"),
+        _ATTENTION,
+        replace(_MLP, inputs=(Projection("c_fc", ("up",)),), output="c_proj"),
+    ),
+    "nemotron": Architecture("nemotron", StockClasses.alike("Nemotron"), _ATTENTION, replace(_MLP, inputs=_GATED[1:])),
     "gemma": _pre_norm("gemma", StockClasses.alike("Gemma")),
     "gemma3_text": Architecture(
         "gemma3",

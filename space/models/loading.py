@@ -25,7 +25,7 @@ from space.models.digest import checkpoint_digest
 from space.models.embedded import DEFAULT_MODEL_CARD, DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
 from space.models.hub import model_snapshot
 from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config, unloadable
-from space.models.stack import layers_of
+from space.models.stack import layers_of, norm_of
 from space.models.vector_math import settle_vector_math
 from space.models.weights import check_finite
 from space.size import total_params
@@ -279,7 +279,17 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         qkv_bias=biases[f"{architecture.attention.module}.{architecture.attention.inputs[0].name}"],
         o_bias=biases[outputs["attention"]],
         mlp_bias=biases[outputs["mlp"]],
+        gated="gate" in (part for projection in architecture.mlp.inputs for part in projection.parts),
         attention_norms=len(architecture.attention.norms),
         mlp_norms=len(architecture.mlp.norms),
+        norm_bias=getattr(norm_of(model), "bias", None) is not None,
         qk_norm=bool(architecture.qk_norms),
+        merges=not _is_partly_rotary(config),
     )
+
+
+def _is_partly_rotary(config: Any) -> bool:
+    """Whether rotary embedding leaves a part of each head as it is."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope] if "rope_type" in rope else [*rope.values()]  # one for all layers, or by kind of attention
+    return any(each.get("partial_rotary_factor", 1) != 1 for each in kinds)

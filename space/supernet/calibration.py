@@ -145,7 +145,7 @@ def gather(
         del wide, statistics  # before the next ones are made
     head = model.get_output_embeddings()
     with torch.no_grad():
-        logits = head(norm_of(model)(states[0][:1].to(head.weight.device)).to(head.weight.dtype))
+        logits = head(norm_of(model)(states[0][:1].to(head.weight)))
     _require_finite({"what its head gives, the logits,": logits}, forward_dtype)
 
 
