@@ -28,6 +28,7 @@ class ModelSpec:
         attention_norms, mlp_norms: Norms over the residual stream's width that leave with a block of the kind.
         norm_bias: Whether these and the last norm have a bias too.
         qk_norm: Whether queries and keys are normed, each by a weight of `head_dim` values.
+        positions: Learned embeddings of positions; 0 where there are none.
         merges: Whether KV groups can be merged: rotary embedding turns all of a head or nothing, and the family's
             classes have groups.
     """
@@ -51,6 +52,7 @@ class ModelSpec:
     mlp_norms: int = 1
     norm_bias: bool = False
     qk_norm: bool = False
+    positions: int = 0
     merges: bool = True
 
     def __post_init__(self) -> None:

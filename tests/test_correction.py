@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_tokens
+from conftest import fitting, random_tokens
 
 from space.candidate import Candidate
 from space.errors import UserError
 from space.models.architectures import ARCHITECTURES
+from space.models.stack import layers_of, norm_of
 from space.supernet.correction import Correction
 from space.supernet.corrective_refit import correct
 from space.supernet.corrective_step import Moments, corrective_step, ridge
 from space.supernet.supernet import Supernet
+from space.supernet.units import output_weight, split_rows, upright
 
 MakeSupernet = Callable[..., Supernet]
 DENSE = (6, 3, 48)
@@ -31,13 +33,14 @@ TOKENS = random_tokens(64, 24, seed=5)
 
 @pytest.fixture(params=ROWS)
 def candidate(request: pytest.FixtureRequest) -> Candidate:
-    return Candidate.from_rows(ROWS[request.param])
+    used = (name for name in ("family", "unlike_family") if name in request.fixturenames)
+    return fitting(next(map(request.getfixturevalue, used), "llama"), ROWS[request.param])
 
 
 def stream(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """The residual stream after the last layer, float64, shape (tokens, hidden)."""
     seen: list[torch.Tensor] = []
-    handle = model.model.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    handle = norm_of(model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     with torch.inference_mode():
         model(tokens, use_cache=False)
     handle.remove()
@@ -86,17 +89,19 @@ def test_the_dense_model_is_left_alone(family: str, make_supernet: MakeSupernet)
 def test_a_dense_block_without_drift_keeps_its_weight(family: str, make_supernet: MakeSupernet) -> None:
     """An MLP of all channels but one that does nothing: there is a cut, and yet nothing to make up for."""
     supernet = make_supernet(family)
-    mlp = supernet.model.model.layers[0].mlp
     layout = ARCHITECTURES[family].mlp
+    mlp = getattr(layers_of(supernet.model)[0], layout.module)
     for projection in layout.inputs:
         for parameter in getattr(mlp, projection.name).parameters():
-            parameter[-1] = 0
-    getattr(mlp, layout.output).weight[:, -1] = 0
-    candidate = Candidate.from_rows([(6, 3, 47), DENSE, DENSE, DENSE])
+            for rows in split_rows(supernet.spec, projection, upright(layout, parameter)).values():
+                rows[-1] = 0
+    output_weight(mlp, layout)[:, -1] = 0
+    candidate = fitting(family, [(6, 3, 47), DENSE, DENSE, DENSE])
     (correction,) = correct(supernet, [candidate], TOKENS)
     model = supernet.view(candidate)
-    for layer, weights in zip(model.model.layers, correction.weights, strict=True):
-        torch.testing.assert_close(weights["mlp"], getattr(layer.mlp, layout.output).weight, atol=1e-4, rtol=1e-4)
+    for layer, weights in zip(layers_of(model), correction.weights, strict=True):
+        kept = output_weight(getattr(layer, layout.module), layout)
+        torch.testing.assert_close(weights["mlp"], kept, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 3.0])
@@ -160,7 +165,7 @@ def test_a_step_on_noise_is_short_and_on_signal_is_whole() -> None:
 
 def test_candidates_together_are_candidates_alone(family: str, make_supernet: MakeSupernet) -> None:
     supernet = make_supernet(family)
-    candidates = [Candidate.from_rows(rows) for rows in ROWS.values()]
+    candidates = [fitting(family, rows) for rows in ROWS.values()]
     done: list[int] = []
     together = correct(supernet, candidates, TOKENS, on_layer=done.append)
     assert done == [0, 1, 2, 3]

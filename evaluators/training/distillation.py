@@ -23,7 +23,7 @@ from evaluators.training.recipes import TRAINABLE, Distillation
 from evaluators.training.repeatable import repeatable
 from evaluators.training.teacher import Lesson, recorded_streams
 from space.models.architectures import PROJECTIONS
-from space.models.stack import layers_of, stack_of
+from space.models.stack import family_of, layers_of, stack_of
 
 _ADAPTER = "default"
 
@@ -182,7 +182,10 @@ class Student:
 def _add_adapters(model: Any, settings: Distillation) -> None:
     """Low-rank adapters on every projection that is left, each a change of nothing at first."""
     present = {name.rpartition(".")[2] for name, _ in stack_of(model).named_modules()} & PROJECTIONS
-    config = LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=sorted(present))
+    transposed = any(block.transposed for block in family_of(model).blocks.values())
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.rank, target_modules=sorted(present), fan_in_fan_out=transposed
+    )
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         inject_adapter_in_model(config, stack_of(model), _ADAPTER)

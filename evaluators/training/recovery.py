@@ -43,7 +43,7 @@ from evaluators.training.windows import POSITION_FILE, KeepsPosition, StreamWind
 from space.errors import UserError
 from space.models.embedded import quiet_transformers
 from space.models.loading import gpu_bytes
-from space.models.stack import is_in_layers, is_in_stack
+from space.models.stack import is_in_layers, is_in_stack, stack_of
 
 _CURVE = 4096  # points of the loss that are kept, at most
 _UNTIMED, _TIMED = 2, 3  # steps that a speed is measured with: the first ones take longer
@@ -123,9 +123,9 @@ def recover(
             "the same command again: it goes on from the last checkpoint."
         ) from error
     # the forward pass is no longer under autocast
-    trainer.accelerator.unwrap_model(student.model, keep_fp32_wrapper=False)
+    trainer.accelerator.unwrap_model(stack_of(student), keep_fp32_wrapper=False)
     if settings.checkpointing:
-        student.model.activation_checkpointing_disable()
+        stack_of(student).activation_checkpointing_disable()
     for parameter in student.parameters():  # buffers stay: rotary frequencies are in float32
         parameter.data = parameter.data.to(dtype)
     student.eval().requires_grad_(False)
@@ -244,7 +244,7 @@ def _trainer(
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process trains on one GPU, whatever else it sees
     stream.rewind()
     windows = StreamWindows(stream, settings.step_windows)
-    trainer = _Distiller(student.model, arguments, train_dataset=windows)
+    trainer = _Distiller(stack_of(student), arguments, train_dataset=windows)
     trainer.add_callback(KeepsPosition(windows))
     trainer.teacher = teacher
     trainer.remove_callback(PrinterCallback)

@@ -49,6 +49,7 @@ class BlockLayout:
         module: The block itself.
         inputs: Its input projections, all with a bias or none.
         output: Name, in the block, of the output projection.
+        transposed: Whether weights are stored as (inputs, outputs), as those of transformers' `Conv1D`.
         before: The norm that the block reads the residual stream through; None where there is none.
         after: What normalises what the block adds to it; None likewise.
     """
@@ -58,6 +59,7 @@ class BlockLayout:
     output: str
     before: str | None = None
     after: str | None = None
+    transposed: bool = False
 
     @property
     def norms(self) -> tuple[str, ...]:
@@ -76,19 +78,24 @@ class BlockLayout:
 
 
 class StackNames(NamedTuple):
-    """What is in the decoder stack: its layers, its last norm, and its embeddings of tokens."""
+    """What is in the decoder stack: layers, last norm, embeddings of tokens, and of positions if learned."""
 
     layers: str = "layers"
     norm: str = "norm"
     embedding: str = "embed_tokens"
+    positions: str | None = None
 
 
 class SizeNames(NamedTuple):
-    """What a configuration calls the sizes of a layer, by the fields of a `LayerShape`."""
+    """What a configuration calls the sizes of a layer, by the fields of a `LayerShape`; groups may be always heads."""
 
     query_heads: str = "num_attention_heads"
-    kv_heads: str = "num_key_value_heads"
+    kv_heads: str | None = "num_key_value_heads"
     mlp_channels: str = "intermediate_size"
+
+    def of(self, shape: LayerShape) -> dict[str, int]:
+        """The sizes of a shape by these names."""
+        return {name: getattr(shape, field) for field, name in self._asdict().items() if name is not None}
 
 
 class StockClasses(NamedTuple):
@@ -122,7 +129,9 @@ class Architecture:
         qk_norms: Names, inside an attention block, of the norms of queries and of keys, by a weight of `head_dim`
             values each; none where they are not normed.
         stack: Names in the decoder stack.
-        sizes: Names in the configuration.
+        sizes: Names of a layer's sizes in the configuration.
+        depth: Name of the number of layers there.
+        heads_fill: Whether stock attention takes its heads to be as wide together as the residual stream.
     """
 
     module: str
@@ -132,6 +141,8 @@ class Architecture:
     qk_norms: tuple[str, ...] = ()
     stack: StackNames = _STACK
     sizes: SizeNames = _SIZES
+    depth: str = "num_hidden_layers"
+    heads_fill: bool = False
 
     @property
     def blocks(self) -> dict[str, BlockLayout]:
@@ -176,6 +187,24 @@ ARCHITECTURES: dict[str, Architecture] = {
         replace(_MLP, inputs=(Projection("c_fc", ("up",)),), output="c_proj"),
     ),
     "nemotron": Architecture("nemotron", StockClasses.alike("Nemotron"), _ATTENTION, replace(_MLP, inputs=_GATED[1:])),
+    "phi3": Architecture(
+        "phi3",
+        StockClasses.alike("Phi3"),
+        replace(_ATTENTION, inputs=(Projection("qkv_proj", ("query", "key", "value")),)),
+        replace(_MLP, inputs=(Projection("gate_up_proj", ("gate", "up")),)),
+    ),
+    "gpt2": Architecture(
+        "gpt2",
+        StockClasses("GPT2Config", "GPT2Block", "GPT2Model", "GPT2LMHeadModel", "GPT2ForSequenceClassification"),
+        BlockLayout(
+            "attn", (Projection("c_attn", ("query", "key", "value")),), "c_proj", before="ln_1", transposed=True
+        ),
+        BlockLayout("mlp", (Projection("c_fc", ("up",)),), "c_proj", before="ln_2", transposed=True),
+        stack=StackNames("h", "ln_f", "wte", "wpe"),
+        sizes=SizeNames("n_head", None, "n_inner"),
+        depth="n_layer",
+        heads_fill=True,
+    ),
     "gemma": _pre_norm("gemma", StockClasses.alike("Gemma")),
     "gemma3_text": Architecture(
         "gemma3",
@@ -200,7 +229,7 @@ PROJECTIONS = frozenset(name for row in _ROWS for block in row.blocks.values() f
 NORMS = frozenset(
     name for row in _ROWS for name in (row.stack.norm, *row.attention.norms, *row.mlp.norms, *row.qk_norms)
 )
-EMBEDDINGS = frozenset(row.stack.embedding for row in _ROWS)
+EMBEDDINGS = frozenset(name for row in _ROWS for name in (row.stack.embedding, row.stack.positions) if name)
 
 
 def architecture_of(model_type: str) -> Architecture:

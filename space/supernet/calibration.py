@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from space.models.architectures import Architecture
 from space.models.stack import family_of, layers_of, norm_of, stack_of
 from space.supernet.modules import twin
 from space.supernet.placement import Placement
+from space.supernet.units import output_weight
 
 _ADVICE = "check that it writes sensible text in transformers, and that its config.json is its own"
 
@@ -46,9 +48,9 @@ class LayerStatistics:
 class _Gram:
     """Accumulates XᵀX of a module's input in float32 while its hook is on."""
 
-    def __init__(self, projection: nn.Linear) -> None:
-        size = projection.in_features
-        self.total = torch.zeros(size, size, device=projection.weight.device)
+    def __init__(self, projection: nn.Module, weight: Tensor) -> None:
+        size = weight.shape[1]
+        self.total = torch.zeros(size, size, device=weight.device)
         self._handle = projection.register_forward_pre_hook(self._add)
 
     def _add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -66,12 +68,14 @@ class Captured(Exception):  # noqa: N818 - control flow of one forward pass, nev
 class _Recorder(nn.Module):
     """Stands for a decoder layer: notes what it is called with, and hands the residual stream on."""
 
-    def __init__(self) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.arguments: dict[str, Any] = {}
+        self._names = list(inspect.signature(layer.forward).parameters)[1:]  # behind the residual stream
 
     def forward(self, hidden_states: Tensor, *args: Any, **arguments: Any) -> Tensor:
-        self.arguments = {name: value for name, value in arguments.items() if name != "past_key_values"}
+        named = dict(zip(self._names, args, strict=False)) | arguments
+        self.arguments = {name: value for name, value in named.items() if name != "past_key_values"}
         return hidden_states
 
 
@@ -87,7 +91,7 @@ def layer_arguments(model: Any, tokens: Tensor, dtype: torch.dtype, device: torc
         dtype: Of the residual stream.
         device: Where the layers run.
     """
-    recorders = [_Recorder() for _ in layers_of(model)]
+    recorders = [_Recorder(layer) for layer in layers_of(model)]
     _run_stack(model, recorders, tokens[:1], dtype, device)
     return [recorder.arguments for recorder in recorders]
 
@@ -159,8 +163,9 @@ def _learned(
     dtype: torch.dtype,
 ) -> tuple[LayerStatistics, list[Tensor]]:
     """What a layer's pass over the text teaches, and the residual streams after it."""
-    outputs = {kind: getattr(getattr(layer, each.module), each.output) for kind, each in family.blocks.items()}
-    grams, after = {kind: _Gram(projection) for kind, projection in outputs.items()}, list[Tensor]()
+    blocks = [(kind, getattr(layer, each.module), each) for kind, each in family.blocks.items()]
+    grams = {kind: _Gram(getattr(block, each.output), output_weight(block, each)) for kind, block, each in blocks}
+    after = list[Tensor]()
     device = next(layer.parameters()).device
     count, cosine = 0, torch.zeros((), device=device)
     try:

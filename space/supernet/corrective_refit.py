@@ -34,6 +34,7 @@ from space.supernet.calibration import Captured, first_inputs, layer_arguments
 from space.supernet.correction import Correction
 from space.supernet.corrective_step import Moments, corrective_step
 from space.supernet.supernet import Supernet
+from space.supernet.units import upright
 
 States = list[Tensor]  # residual stream, one tensor (windows, time, hidden) a batch
 
@@ -142,7 +143,8 @@ class _Block:
         layer = self._supernet.layer(self._index, shape, strength)
         projection: nn.Linear = getattr(getattr(layer, self._layout.module), self._layout.output)
         norm: nn.Module | None = getattr(layer, self._layout.after) if self._layout.after else None
-        refit, bias, scale = projection.weight, projection.bias, block_scale(layer)
+        refit = upright(self._layout, projection.weight)
+        bias, scale = projection.bias, block_scale(layer)
         inputs = [self._input(layer, projection, state) for state in states]
         halves = Moments.zeros_for(refit), Moments.zeros_for(refit)
         for number, waiting in enumerate(zip(inputs, states, target, strict=True)):

@@ -16,7 +16,7 @@ from space.supernet.compensation import factor, lost_energy, reordered
 from space.supernet.importance import Rule, attention_order, damp_, mlp_order
 from space.supernet.merging import merged_attention
 from space.supernet.sizes import MOVED_ROWS, PACKED_ROWS, lost_name, merged_name
-from space.supernet.units import attention_columns, permute_attention, permute_mlp
+from space.supernet.units import attention_columns, output_weight, permute_attention, permute_mlp
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def _mlp_tensors(
 ) -> dict[str, Tensor]:
     layout = architecture_of(spec.family).mlp
     mlp, gram = getattr(statistics.layer, layout.module), damp_(statistics.grams.pop("mlp"), damping)
-    weight = getattr(mlp, layout.output).weight
+    weight = output_weight(mlp, layout)
     channels = mlp_order(gram, weight, rule, steps)
     permute_mlp(mlp, layout, spec, channels)
     lower = _factored_(gram, channels)
@@ -63,7 +63,7 @@ def _mlp_tensors(
 def _attention_tensors(statistics: LayerStatistics, spec: ModelSpec, rule: Rule, damping: float) -> dict[str, Tensor]:
     layout = architecture_of(spec.family).attention
     attention, gram = getattr(statistics.layer, layout.module), damp_(statistics.grams.pop("attention"), damping)
-    weight = getattr(attention, layout.output).weight
+    weight = output_weight(attention, layout)
     order = attention_order(gram, weight, spec.kv_heads, spec.queries_per_group, rule)
     permute_attention(attention, layout, spec, order)
     units = torch.arange(len(gram), device=gram.device).view(*order.heads.shape, spec.head_dim)

@@ -15,7 +15,7 @@ from space.supernet.compensation import refit
 from space.supernet.modules import own_modules, put_parameter
 from space.supernet.sizes import merged_name
 from space.supernet.store import StoredLayers
-from space.supernet.units import BlockWeights, attention_columns, narrower, own_parameters
+from space.supernet.units import BlockWeights, attention_columns, narrower, output_weight, own_parameters
 
 
 class Refits:
@@ -42,7 +42,7 @@ class Refits:
         """Weights of a layer's block of a kind at a shape at which it is neither whole nor gone."""
         spec, layout = self._files.spec, self._family.blocks[kind]
         block = getattr(self._layers[index], layout.module)
-        weight = getattr(block, layout.output).weight
+        weight = output_weight(block, layout)
         if kind == "mlp":
             output = self._refit(index, kind, shape, weight, shape.mlp_channels)
             return narrower(block, layout, spec, shape, output)

@@ -31,7 +31,7 @@ from space.supernet.modules import own_modules
 from space.supernet.placement import Placement
 from space.supernet.refits import shared_name
 from space.supernet.supernet import Supernet
-from space.supernet.units import attention_columns, kept_rows
+from space.supernet.units import attention_columns, kept_rows, upright
 
 
 class SharedWeights:
@@ -155,14 +155,14 @@ class SharedWeights:
         layout, (projection, _, key) = self._family.blocks[kind], name.partition(".")
         if projection != layout.output:
             known = next((each for each in layout.inputs if each.name == projection), None)  # else a norm of heads
-            return dense if known is None else kept_rows(self._spec, shape, known, dense)
+            return dense if known is None else kept_rows(self._spec, shape, layout, known, dense)
         if key != "weight":
             return dense
-        spec, columns = self._spec, shape.mlp_channels
+        spec, columns, dense = self._spec, shape.mlp_channels, upright(layout, dense)
         if kind == "attention":
             columns = shape.query_heads * spec.head_dim
             dense = dense[:, attention_columns(spec, shape.queries_per_group).to(dense.device)]
-        return dense[:, :columns] + dense[:, columns:] @ self._map(index, kind, shape, columns)
+        return upright(layout, dense[:, :columns] + dense[:, columns:] @ self._map(index, kind, shape, columns))
 
     def _map(self, index: int, kind: str, shape: LayerShape, columns: int) -> Tensor:
         """T_k, shape (columns dropped, columns kept)."""

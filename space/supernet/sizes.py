@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from space.candidate import Candidate, LayerShape, Option
-from space.models.architectures import architecture_of
+from space.models.architectures import BlockLayout, Projection, architecture_of
 from space.size import attention_params, attention_weights, layer_params
 from space.spec import ModelSpec
 
@@ -179,14 +179,25 @@ def owned_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option, *, slice
     item, dense = ITEM_BYTES[dtype], Candidate.dense(spec).layers[0]
     if not option[0] or option == dense.option(kind):
         return 0
+    layout, biased = architecture_of(spec.family).blocks[kind], spec.mlp_bias if kind == "mlp" else spec.qkv_bias
+    shape = LayerShape.of(**{kind: option})
+    copies = sum(_copied(spec, layout, each, shape, biased) for each in layout.inputs)
     if kind == "mlp":
-        return item * spec.hidden * option[0]
+        return item * (spec.hidden * option[0] + copies)
     heads, groups = option
     if is_merged(spec, option):
-        return 0 if sliced else item * projection_params(spec, heads, groups)
+        return item * (copies if sliced else projection_params(spec, heads, groups))
     rows = heads * spec.head_dim
+    if copies:
+        return item * (spec.hidden * rows + copies)
     whole = heads == groups * spec.queries_per_group or groups == 1  # then queries are a view
     return item * (spec.hidden * rows + (0 if whole else rows * (spec.hidden + spec.qkv_bias)))
+
+
+def _copied(spec: ModelSpec, layout: BlockLayout, projection: Projection, shape: LayerShape, biased: bool) -> int:
+    """Elements of an input projection that are copies at any shape, as its rows are not together in memory."""
+    fused, rows = len(projection.parts) > 1, sum(projection.rows(shape, spec.head_dim))
+    return rows * (spec.hidden * (fused or layout.transposed) + (fused and biased))
 
 
 def map_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option) -> int:

@@ -8,7 +8,16 @@ from typing import Any
 from space.candidate import LayerShape
 from space.models.architectures import PARTS, Architecture, architecture_of
 from space.spec import ModelSpec
-from space.supernet.units import BlockWeights, attention_columns, joined_rows, narrower, own_parameters, split_rows
+from space.supernet.units import (
+    BlockWeights,
+    attention_columns,
+    joined_rows,
+    narrower,
+    output_weight,
+    own_parameters,
+    split_rows,
+    weights_of,
+)
 
 
 class Slices:
@@ -32,7 +41,7 @@ class Slices:
         """See `space.supernet.refits.Refits.block`."""
         spec, layout = self._spec, self._family.blocks[kind]
         block = getattr(self._layers[index], layout.module)
-        weight = getattr(block, layout.output).weight.detach()
+        weight = output_weight(block, layout)
         if kind == "mlp":
             return narrower(block, layout, spec, shape, weight[:, : shape.mlp_channels].contiguous())
         if shape.queries_per_group > spec.queries_per_group:
@@ -55,4 +64,4 @@ class Slices:
                 )
                 for key, tensor in own_parameters(getattr(attention, projection.name))
             }
-        return BlockWeights(parameters, 0)
+        return weights_of(attention, parameters)

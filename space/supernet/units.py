@@ -37,6 +37,16 @@ def attention_columns(spec: ModelSpec, queries_per_group: int) -> Tensor:
     return torch.cat([columns[:, :queries_per_group].reshape(-1), columns[:, queries_per_group:].reshape(-1)])
 
 
+def upright(layout: BlockLayout, tensor: Tensor) -> Tensor:
+    """A projection's tensor with outputs as rows, from how its family stores it, and the other way round; a view."""
+    return tensor.mT if layout.transposed and tensor.ndim == 2 else tensor
+
+
+def output_weight(block: Any, layout: BlockLayout) -> Tensor:
+    """The weight of a block's output projection, a view of shape (hidden, columns)."""
+    return upright(layout, getattr(block, layout.output).weight.detach())
+
+
 def split_rows(spec: ModelSpec, projection: Projection, tensor: Tensor, dim: int = 0) -> dict[str, Tensor]:
     """The parts of a dense input projection's tensor, or of what it gives, as views, by what they are."""
     sizes = projection.rows(Candidate.dense(spec).layers[0], spec.head_dim)
@@ -55,15 +65,15 @@ def permute_attention(attention: Any, layout: BlockLayout, spec: ModelSpec, orde
     groups, within = order.groups, order.heads[order.groups]  # (groups,), (groups, queries)
     for projection in layout.inputs:
         for _, parameter in own_parameters(getattr(attention, projection.name)):
-            for part, rows in split_rows(spec, projection, parameter).items():
+            for part, rows in split_rows(spec, projection, upright(layout, parameter)).items():
                 rest = rows.shape[1:]
                 if part == "query":
                     old = rows.reshape(*heads, *rest)[groups[:, None], within]
                 else:
                     old = rows.reshape(spec.kv_heads, spec.head_dim, *rest)[groups]
                 rows.copy_(old.reshape(rows.shape))
-    weight = getattr(attention, layout.output).weight
-    old = weight.view(-1, *heads)
+    weight = output_weight(attention, layout)
+    old = weight.reshape(-1, *heads)
     weight.copy_(old[:, groups[:, None], within].reshape(weight.shape))
 
 
@@ -72,23 +82,25 @@ def permute_mlp(mlp: Any, layout: BlockLayout, spec: ModelSpec, order: Tensor) -
     """Puts an MLP's channels in the given order; its function is unchanged."""
     for projection in layout.inputs:
         for _, parameter in own_parameters(getattr(mlp, projection.name)):
-            for rows in split_rows(spec, projection, parameter).values():
+            for rows in split_rows(spec, projection, upright(layout, parameter)).values():
                 rows.copy_(rows[order])
-    weight = getattr(mlp, layout.output).weight
+    weight = output_weight(mlp, layout)
     weight.copy_(weight[:, order])
 
 
-def kept_rows(spec: ModelSpec, shape: LayerShape, projection: Projection, dense: Tensor) -> Tensor:
+def kept_rows(spec: ModelSpec, shape: LayerShape, layout: BlockLayout, projection: Projection, dense: Tensor) -> Tensor:
     """What a block keeps, at a shape, of a tensor of an input projection; differentiable, and a view if it can be.
 
     Args:
         spec: The dense model.
         shape: Heads and groups, or channels, to keep, none of them merged.
+        layout: Of the block.
         projection: Which.
-        dense: Its weight or bias, units in their order, shape (rows, ...).
+        dense: Its weight or bias as it is stored, units in their order.
     """
-    parts = split_rows(spec, projection, dense)
-    return joined_rows(projection, [_kept(spec, shape, part, rows) for part, rows in parts.items()])
+    parts = split_rows(spec, projection, upright(layout, dense))
+    kept = joined_rows(projection, [_kept(spec, shape, part, rows) for part, rows in parts.items()])
+    return upright(layout, kept).contiguous()
 
 
 def _kept(spec: ModelSpec, shape: LayerShape, part: str, rows: Tensor) -> Tensor:
@@ -97,7 +109,7 @@ def _kept(spec: ModelSpec, shape: LayerShape, part: str, rows: Tensor) -> Tensor
         return rows[: shape.mlp_channels]
     if part != "query":
         return rows[: shape.kv_heads * spec.head_dim]
-    heads = rows.view(spec.kv_heads, spec.queries_per_group, spec.head_dim, *rows.shape[1:])
+    heads = rows.reshape(spec.kv_heads, spec.queries_per_group, spec.head_dim, *rows.shape[1:])
     kept = heads[: shape.kv_heads, : shape.queries_per_group]
     return kept.reshape(shape.query_heads * spec.head_dim, *rows.shape[1:])
 
@@ -114,12 +126,18 @@ def narrower(block: Any, layout: BlockLayout, spec: ModelSpec, shape: LayerShape
     """
     parameters = {
         projection.name: {
-            key: kept_rows(spec, shape, projection, dense)
+            key: kept_rows(spec, shape, layout, projection, dense)
             for key, dense in own_parameters(getattr(block, projection.name))
         }
         for projection in layout.inputs
     }
-    parameters[layout.output] = dict(own_parameters(getattr(block, layout.output))) | {"weight": weight}
+    output = {"weight": upright(layout, weight).contiguous()}
+    parameters[layout.output] = dict(own_parameters(getattr(block, layout.output))) | output
+    return weights_of(block, parameters)
+
+
+def weights_of(block: Any, parameters: dict[str, dict[str, Tensor]]) -> BlockWeights:
+    """Weights of a narrower block, of which some are views of the dense block's."""
     storages = {dense.untyped_storage().data_ptr() for dense in block.parameters()}
     held = [parameter for group in parameters.values() for parameter in group.values()]
     owned = sum(p.nbytes for p in held if p.untyped_storage().data_ptr() not in storages)

@@ -27,7 +27,7 @@ from space.supernet.block_memory import Block, BlockMemory
 from space.supernet.correction import Correction
 from space.supernet.modules import own_modules, put_parameter, twin
 from space.supernet.placement import HomeEmbedding, Passing, PassingLayer
-from space.supernet.units import BlockWeights
+from space.supernet.units import BlockWeights, upright
 
 Weights = Callable[[int, str, LayerShape], BlockWeights]  # of a layer's block of a kind, neither whole nor gone
 
@@ -93,7 +93,7 @@ class Views:
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         if self._passing is not None and embedding.weight is not head.weight:
             setattr(stack, names.embedding, HomeEmbedding(embedding, head.weight.device))
-        return _owned(model).to(self._home) if own else model
+        return self._owned(model).to(self._home) if own else model
 
     @property
     def norm(self) -> Any:
@@ -116,6 +116,18 @@ class Views:
         """
         layer = self._layer(index, shape, index)
         return own_modules(layer) if self._passing is None else self._on_device(index, layer)
+
+    def _owned(self, model: Any) -> Any:
+        """A copy of a view whose modules, tensors and configuration are all its own."""
+        seen = [module.config for module in model.modules() if hasattr(module, "config")]
+        shared = [getattr(config, "shared_config", config) for config in seen]
+        own = copy.deepcopy(model, {id(config): model.config for config in shared})
+        own.config = copy.deepcopy(model.config)
+        for module in own.modules():
+            if hasattr(module, "config"):
+                of_layer = hasattr(module.config, "shared_config")
+                module.config = self._classes.seen_config(own.config, module.config) if of_layer else own.config
+        return own
 
     def _on_device(self, index: int, layer: Any) -> Any:
         assert self._passing is not None
@@ -163,7 +175,7 @@ class Views:
             weights = self._weights(index, kind, LayerShape.of(**{kind: option}))
         options = {other: self._dense.option(other) for other in KINDS} | {kind: option}
         with torch.device("meta"):
-            layer = self._classes.StockDecoderLayer(self._configs.layer(LayerShape.of(**options)), index)
+            layer = self._classes.PrunedDecoderLayer(self._configs.layer(LayerShape.of(**options)), index)
         block: Any = getattr(layer, name)
         for name, child in dense.named_children():
             if name not in weights.parameters:
@@ -173,20 +185,9 @@ class Views:
                 assert getattr(block, name)._parameters[key].shape == tensor.shape
                 put_parameter(getattr(block, name), key, tensor)
         if hasattr(dense, "config"):
-            block.config = dense.config  # where the attention backend is looked up
+            block.config = self._classes.seen_config(dense.config, block.config)
         assert not any(tensor.is_meta for tensor in (*block.parameters(), *block.buffers()))
         return block.eval(), weights.owned_bytes
-
-
-def _owned(model: Any) -> Any:
-    """A copy of a view whose modules, tensors and configuration are all its own."""
-    shared = [module.config for module in model.modules() if hasattr(module, "config")]
-    own = copy.deepcopy(model, {id(config): model.config for config in shared})
-    own.config = copy.deepcopy(model.config)
-    for module in own.modules():
-        if hasattr(module, "config"):
-            module.config = own.config
-    return own
 
 
 def _put_output(layer: Any, index: int, layout: BlockLayout, weight: Tensor) -> None:
@@ -197,12 +198,12 @@ def _put_output(layer: Any, index: int, layout: BlockLayout, weight: Tensor) -> 
     """
     block = twin(getattr(layer, layout.module))
     projection = getattr(block, layout.output, None)
-    if projection is None or projection.weight.shape != weight.shape:
-        shape = None if projection is None else tuple(projection.weight.shape)
+    if projection is None or upright(layout, projection.weight).shape != weight.shape:
+        shape = None if projection is None else tuple(upright(layout, projection.weight).shape)
         raise ValueError(
             f"Correction: layer {index}: expected {layout.output} of shape {tuple(weight.shape)}, got {shape}."
         )
     own = twin(projection)
-    put_parameter(own, "weight", weight.to(projection.weight))
+    put_parameter(own, "weight", upright(layout, weight.to(projection.weight)).contiguous())
     setattr(block, layout.output, own)
     setattr(layer, layout.module, block)

@@ -45,7 +45,7 @@ class CachedGraph(nn.Module):
         names = family_of(model).sizes
         shapes = [layer_config(model.config, index) for index in range(len(layers_of(model)))]
         self.kv_heads = {
-            index: getattr(shape, names.kv_heads)
+            index: getattr(shape, names.kv_heads or names.query_heads)
             for index, shape in enumerate(shapes)
             if "attention" not in (getattr(shape, "skip", None) or ())
         }
@@ -79,7 +79,8 @@ class CachedGraph(nn.Module):
     def example(self) -> dict[str, Any]:
         """Inputs to trace with."""
         batch, new, past = _SAMPLE["batch"], _SAMPLE["new"], _SAMPLE["past"]
-        width = self.model.config.head_dim
+        config = self.model.config
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return {
             "input_ids": torch.zeros(batch, new, dtype=torch.int64),
             "attention_mask": torch.ones(batch, past + new, dtype=torch.int64),
