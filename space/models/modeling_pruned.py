@@ -104,7 +104,7 @@ def rope_of_transformers_4(rope: dict[str, Any]) -> dict[str, Any]:
         "rope_theta": full["rope_theta"],
         "rope_scaling": {name: value for name, value in full.items() if name != "rope_theta"} if scaled else None,
     }
-    if full.get("partial_rotary_factor", 1) != 1:
+    if "partial_rotary_factor" in full:  # of which families have defaults of their own
         values["partial_rotary_factor"] = full["partial_rotary_factor"]
     if full["rope_type"] == "longrope":
         values["original_max_position_embeddings"] = full["original_max_position_embeddings"]
