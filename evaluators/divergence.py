@@ -28,6 +28,7 @@ from evaluators.output_head import OutputHead
 from evaluators.prefix import PrefixForward
 from space.candidate import Candidate
 from space.errors import UserError
+from space.models.stack import stack_of
 from space.supernet.supernet import Supernet
 
 _Answer = TypeVar("_Answer")
@@ -238,7 +239,7 @@ class Divergence:
         if model is None:
             states = self._forward(candidate)
         else:
-            states = (model.model(part, use_cache=False).last_hidden_state for part in self._forward.batches)
+            states = (stack_of(model)(part, use_cache=False).last_hidden_state for part in self._forward.batches)
         return (state.flatten(0, 1).float() for state in states)
 
 

@@ -29,7 +29,7 @@ class OutputHead:
         """Copies nothing.
 
         Args:
-            head: The model's `lm_head`.
+            head: The model's.
             tokens: How many are looked at together, about.
             scale: What its products are multiplied by.
             slice_bytes: Memory for the float32 logits of a slice of the vocabulary; None is what was measured to be
@@ -49,7 +49,7 @@ class OutputHead:
     @classmethod
     def of(cls, model: Any, tokens: int, *, slice_bytes: int | None = None) -> OutputHead:
         """The head of a causal LM, see `__init__`."""
-        return cls(model.lm_head, tokens, scale=logit_scale(model.config), slice_bytes=slice_bytes)
+        return cls(model.get_output_embeddings(), tokens, scale=logit_scale(model.config), slice_bytes=slice_bytes)
 
     def log_sum_exp(self, hidden: Tensor) -> Tensor:
         """Of the logits over the whole vocabulary, `(tokens,)`; of float32 hidden states `(tokens, hidden)`."""

@@ -16,6 +16,7 @@ from cachetools import LRUCache
 from torch import Tensor, nn
 
 from space.candidate import Candidate, LayerShape
+from space.models.stack import layers_of, stack_of
 from space.supernet.supernet import Supernet
 
 _Place = tuple[int, float]  # number of the batch, and which of the supernet's weights
@@ -57,7 +58,7 @@ class PrefixForward:
             inputs = {"input_ids": tokens} if stream is None else {"inputs_embeds": stream}
             view = self._supernet.view(candidate, start=start)
             self._remember(view, (number, strength), layers, start)
-            hidden = view.model(**inputs, use_cache=False).last_hidden_state
+            hidden = stack_of(view)(**inputs, use_cache=False).last_hidden_state
             self.layers_run += len(layers) - start
             self.layers_total += len(layers)
             yield hidden
@@ -81,7 +82,7 @@ class PrefixForward:
     def _remember(self, view: Any, place: _Place, layers: tuple[LayerShape, ...], start: int) -> None:
         """Has the residual stream kept after each layer from `start` on but the last, after which nothing is shared."""
         kept = (index for index in range(start, len(layers)) if not layers[index].gone)
-        for index, layer in zip(kept, view.model.layers, strict=True):
+        for index, layer in zip(kept, layers_of(view), strict=True):
             if index < len(layers) - 1:
                 layer.register_forward_hook(self._keep((place, layers[: index + 1])))
 

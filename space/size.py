@@ -14,8 +14,13 @@ def attention_weights(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
 
 
 def mlp_weights(spec: ModelSpec, mlp_channels: int) -> int:
-    """Elements of the projection matrices of one gated MLP block: gate, up and down."""
-    return 3 * spec.hidden * mlp_channels
+    """Elements of the projection matrices of one MLP block: up, down and, where there is one, the gate."""
+    return (2 + spec.gated) * spec.hidden * mlp_channels
+
+
+def norm_params(spec: ModelSpec) -> int:
+    """Parameters of one norm of the residual stream."""
+    return (1 + spec.norm_bias) * spec.hidden
 
 
 def attention_params(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
@@ -23,7 +28,7 @@ def attention_params(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
     if query_heads == 0:
         return 0
     count = attention_weights(spec, query_heads, kv_heads)
-    count += spec.attention_norms * spec.hidden
+    count += spec.attention_norms * norm_params(spec)
     if spec.qk_norm:
         count += 2 * spec.head_dim
     if spec.qkv_bias:
@@ -37,9 +42,9 @@ def mlp_params(spec: ModelSpec, mlp_channels: int) -> int:
     """Parameters of one MLP block with its biases and norms; 0 for a removed one, which takes its norms along."""
     if mlp_channels == 0:
         return 0
-    count = mlp_weights(spec, mlp_channels) + spec.mlp_norms * spec.hidden
+    count = mlp_weights(spec, mlp_channels) + spec.mlp_norms * norm_params(spec)
     if spec.mlp_bias:
-        count += 2 * mlp_channels + spec.hidden
+        count += (1 + spec.gated) * mlp_channels + spec.hidden
     return count
 
 
@@ -69,4 +74,4 @@ def removed_params(spec: ModelSpec, candidate: Candidate) -> float:
 def total_params(spec: ModelSpec, candidate: Candidate) -> int:
     """Parameters of the whole model: decoder layers, final norm, embeddings (once when tied) and LM head."""
     embeddings = spec.vocab * spec.hidden * (1 if spec.tied_embeddings else 2)
-    return decoder_params(spec, candidate) + spec.hidden + embeddings
+    return decoder_params(spec, candidate) + norm_params(spec) + embeddings + spec.positions * spec.hidden

@@ -24,8 +24,13 @@ class ModelSpec:
         vocab: Rows of the embedding matrix.
         tied_embeddings: Whether the output projection is the embedding matrix.
         qkv_bias, o_bias, mlp_bias: Which projections carry a bias.
+        gated: Whether an MLP multiplies what its up projection gives by what a gate projection does.
         attention_norms, mlp_norms: Norms over the residual stream's width that leave with a block of the kind.
+        norm_bias: Whether these and the last norm have a bias too.
         qk_norm: Whether queries and keys are normed, each by a weight of `head_dim` values.
+        positions: Learned embeddings of positions; 0 where there are none.
+        merges: Whether KV groups can be merged: rotary embedding turns all of a head or nothing, and the family's
+            classes have groups.
     """
 
     name: str
@@ -42,9 +47,13 @@ class ModelSpec:
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
+    gated: bool = True
     attention_norms: int = 1
     mlp_norms: int = 1
+    norm_bias: bool = False
     qk_norm: bool = False
+    positions: int = 0
+    merges: bool = True
 
     def __post_init__(self) -> None:
         for field in ("layers", "hidden", "query_heads", "kv_heads", "head_dim", "mlp_channels", "vocab"):
@@ -71,10 +80,10 @@ class ModelSpec:
     def merged_kv_heads(self) -> tuple[int, ...]:
         """Counts of KV groups that merging may leave with all query heads: the largest proper divisors of `kv_heads`.
 
-        None for models that norm their keys: the weights of that norm tell the parts of a head apart, and merged
-        keys cannot be aligned.
+        None for models that norm their keys or turn only a part of them: what tells the parts of a head apart keeps
+        merged keys from being aligned.
         """
-        if self.qk_norm or self.head_dim % 2:
+        if self.qk_norm or not self.merges or self.head_dim % 2:
             return ()
         divisors = [count for count in range(self.kv_heads - 1, 0, -1) if self.kv_heads % count == 0]
         return tuple(divisors[:MOST_MERGES])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,38 @@ from transformers import (
     Exaone4Config,
     Gemma3TextConfig,
     GemmaConfig,
+    GPT2Config,
     GraniteConfig,
     HunYuanDenseV1Config,
     LlamaConfig,
     MistralConfig,
+    NemotronConfig,
+    Phi3Config,
     Qwen2Config,
     Qwen3Config,
     SeedOssConfig,
     SmolLM3Config,
+    Starcoder2Config,
 )
 from transformers.models.exaone4.modeling_exaone4 import Exaone4ForCausalLM
 from transformers.models.gemma.modeling_gemma import GemmaForCausalLM
 from transformers.models.gemma3.modeling_gemma3 import Gemma3ForCausalLM
+from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 from transformers.models.granite.modeling_granite import GraniteForCausalLM
 from transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense import HunYuanDenseV1ForCausalLM
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from transformers.models.mistral.modeling_mistral import MistralForCausalLM
+from transformers.models.nemotron.modeling_nemotron import NemotronForCausalLM
+from transformers.models.phi3.modeling_phi3 import Phi3ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 from transformers.models.seed_oss.modeling_seed_oss import SeedOssForCausalLM
 from transformers.models.smollm3.modeling_smollm3 import SmolLM3ForCausalLM
+from transformers.models.starcoder2.modeling_starcoder2 import Starcoder2ForCausalLM
 
-from space.models.architectures import ARCHITECTURES
+from space.candidate import Candidate
+from space.models.architectures import ARCHITECTURES, EMBEDDINGS, NORMS
+from space.models.facts import read_spec
 from space.spec import ModelSpec
 from space.supernet.supernet import Supernet
 
@@ -92,6 +102,10 @@ _FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
         },
     ),
+    "starcoder2": (Starcoder2Config, Starcoder2ForCausalLM, {"tie_word_embeddings": True}),
+    "nemotron": (NemotronConfig, NemotronForCausalLM, {"head_dim": 8}),
+    "phi3": (Phi3Config, Phi3ForCausalLM, {"head_dim": 8}),
+    "gpt2": (GPT2Config, GPT2LMHeadModel, {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}),
     "gemma": (GemmaConfig, GemmaForCausalLM, {"head_dim": 8}),
     "gemma3_text": (
         Gemma3TextConfig,
@@ -105,45 +119,38 @@ _FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     ),
 }
 FAMILY_NAMES = tuple(_FAMILIES)
-UNLIKE = ("llama", "qwen3", "gemma3_text", "granite")  # one of each kind
+UNLIKE = ("llama", "qwen3", "gemma3_text", "granite", "starcoder2", "phi3", "gpt2")  # one of each kind
 
 
 def tiny_model(family: str, **changes: Any) -> tuple[nn.Module, ModelSpec]:
     """A random model of a family, every parameter away from its initial value, and its spec."""
     config_class, model_class, special = _FAMILIES[family]
-    config = config_class(**(_SIZES | special | changes))
+    values = _SIZES | special | changes
+    if ARCHITECTURES[family].sizes.kv_heads is None:
+        values |= {"n_inner": values.pop("intermediate_size")}
+        del values["num_key_value_heads"]
+    config = config_class(**values)
     config._attn_implementation = "sdpa"
     model = model_class(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        if name.endswith("norm.weight"):
+        if name.rpartition(".")[0].rpartition(".")[2] in NORMS:
             parameter.add_(0.3 * noise)
         elif name.endswith("bias"):
             parameter.copy_(0.5 * noise)
+        elif EMBEDDINGS.isdisjoint(name.split(".")):
+            parameter.copy_(noise * 1.2 / parameter.shape[-1] ** 0.5)
         else:
-            parameter.copy_(noise * (0.6 if "embed" in name else 1.2 / parameter.shape[-1] ** 0.5))
-    attention, mlp = model.model.layers[0].self_attn, model.model.layers[0].mlp
-    spec = ModelSpec(
-        name=f"tiny-{family}",
-        digest="0",
-        family=family,
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        query_heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-        head_dim=attention.head_dim,
-        mlp_channels=config.intermediate_size,
-        vocab=config.vocab_size,
-        tied_embeddings=bool(config.tie_word_embeddings),
-        qkv_bias=attention.q_proj.bias is not None,
-        o_bias=attention.o_proj.bias is not None,
-        mlp_bias=mlp.down_proj.bias is not None,
-        attention_norms=len(ARCHITECTURES[family].attention.names),
-        mlp_norms=len(ARCHITECTURES[family].mlp.names),
-        qk_norm=bool(ARCHITECTURES[family].qk_norms),
-    )
-    return model, spec
+            parameter.copy_(noise * 0.6)
+    return model, read_spec(model, f"tiny-{family}", "0", family)
+
+
+def fitting(family: str, design: Candidate | Iterable[Sequence[int]]) -> Candidate:
+    """A candidate, or one of these rows; without groups in its family, query heads have keys and values each."""
+    groups = ARCHITECTURES[family].sizes.kv_heads is not None
+    rows = [shape.row for shape in design.layers] if isinstance(design, Candidate) else design
+    return Candidate.from_rows([row if groups else (row[0], row[0], row[2]) for row in rows])
 
 
 def random_tokens(windows: int, length: int, seed: int = 0) -> torch.Tensor:
@@ -159,7 +166,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=UNLIKE)
 def unlike_family(request: pytest.FixtureRequest) -> str:
-    """Families of each kind in turn: plain, with normed queries, with norms behind blocks, with scaled blocks."""
+    """Families of each kind in turn: plain, normed queries, norms behind blocks, scaled, ungated, fused, transposed."""
     return str(request.param)
 
 

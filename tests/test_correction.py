@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_tokens
+from conftest import fitting, random_tokens
 
 from space.candidate import Candidate
 from space.errors import UserError
+from space.models.architectures import ARCHITECTURES
+from space.models.stack import layers_of, norm_of
 from space.supernet.correction import Correction
 from space.supernet.corrective_refit import correct
 from space.supernet.corrective_step import Moments, corrective_step, ridge
 from space.supernet.supernet import Supernet
+from space.supernet.units import output_weight, split_rows, upright
 
 MakeSupernet = Callable[..., Supernet]
 DENSE = (6, 3, 48)
@@ -30,13 +33,14 @@ TOKENS = random_tokens(64, 24, seed=5)
 
 @pytest.fixture(params=ROWS)
 def candidate(request: pytest.FixtureRequest) -> Candidate:
-    return Candidate.from_rows(ROWS[request.param])
+    used = (name for name in ("family", "unlike_family") if name in request.fixturenames)
+    return fitting(next(map(request.getfixturevalue, used), "llama"), ROWS[request.param])
 
 
 def stream(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """The residual stream after the last layer, float64, shape (tokens, hidden)."""
     seen: list[torch.Tensor] = []
-    handle = model.model.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    handle = norm_of(model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     with torch.inference_mode():
         model(tokens, use_cache=False)
     handle.remove()
@@ -69,7 +73,7 @@ def test_what_is_kept_behind_the_first_cut_is_corrected(candidate: Candidate, ma
     cut = False
     rows = [shape.row for shape in candidate.layers]
     for weights, (queries, _, channels), full in zip(correction.weights, rows, [DENSE] * 4, strict=True):
-        for name, kept, dense, width in (("o_proj", queries, full[0], 6), ("down_proj", channels, full[2], 1)):
+        for name, kept, dense, width in (("attention", queries, full[0], 6), ("mlp", channels, full[2], 1)):
             cut = cut or kept != dense
             assert (name in weights) == (cut and kept > 0)
             if name in weights:
@@ -85,18 +89,19 @@ def test_the_dense_model_is_left_alone(family: str, make_supernet: MakeSupernet)
 def test_a_dense_block_without_drift_keeps_its_weight(family: str, make_supernet: MakeSupernet) -> None:
     """An MLP of all channels but one that does nothing: there is a cut, and yet nothing to make up for."""
     supernet = make_supernet(family)
-    mlp = supernet.model.model.layers[0].mlp
-    mlp.up_proj.weight[-1] = 0
-    mlp.gate_proj.weight[-1] = 0
-    mlp.down_proj.weight[:, -1] = 0
-    for projection in (mlp.up_proj, mlp.gate_proj):
-        if projection.bias is not None:
-            projection.bias[-1] = 0
-    candidate = Candidate.from_rows([(6, 3, 47), DENSE, DENSE, DENSE])
+    layout = ARCHITECTURES[family].mlp
+    mlp = getattr(layers_of(supernet.model)[0], layout.module)
+    for projection in layout.inputs:
+        for parameter in getattr(mlp, projection.name).parameters():
+            for rows in split_rows(supernet.spec, projection, upright(layout, parameter)).values():
+                rows[-1] = 0
+    output_weight(mlp, layout)[:, -1] = 0
+    candidate = fitting(family, [(6, 3, 47), DENSE, DENSE, DENSE])
     (correction,) = correct(supernet, [candidate], TOKENS)
     model = supernet.view(candidate)
-    for layer, weights in zip(model.model.layers, correction.weights, strict=True):
-        torch.testing.assert_close(weights["down_proj"], layer.mlp.down_proj.weight, atol=1e-4, rtol=1e-4)
+    for layer, weights in zip(layers_of(model), correction.weights, strict=True):
+        kept = output_weight(getattr(layer, layout.module), layout)
+        torch.testing.assert_close(weights["mlp"], kept, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 3.0])
@@ -112,11 +117,11 @@ def test_ridge_is_least_squares(penalty: float) -> None:
     np.testing.assert_allclose(ridge(moments, penalty).numpy(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["o_proj", "down_proj"])
-def test_one_block_moves_along_the_least_squares_solution(name: str, make_supernet: MakeSupernet) -> None:
+@pytest.mark.parametrize("kind", ["attention", "mlp"])
+def test_one_block_moves_along_the_least_squares_solution(kind: str, make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("llama")
-    block = "self_attn" if name == "o_proj" else "mlp"
-    candidate = Candidate.from_rows([DENSE, DENSE, DENSE, (4, 2, 48) if name == "o_proj" else (6, 3, 32)])
+    block, name = ("self_attn", "o_proj") if kind == "attention" else ("mlp", "down_proj")
+    candidate = Candidate.from_rows([DENSE, DENSE, DENSE, (4, 2, 48) if kind == "attention" else (6, 3, 32)])
     (correction,) = correct(supernet, [candidate], TOKENS, damping=0.1)
     seen: list[torch.Tensor] = []
 
@@ -135,7 +140,7 @@ def test_one_block_moves_along_the_least_squares_solution(name: str, make_supern
     columns = inputs.shape[1]
     design = np.concatenate([inputs, penalty**0.5 * np.eye(columns)])
     solution = np.linalg.lstsq(design, np.concatenate([wanted - output, np.zeros((columns, 36))]), rcond=None)[0].T
-    moved = (correction.weights[3][name] - refit).double().numpy()
+    moved = (correction.weights[3][kind] - refit).double().numpy()
     length = (moved * solution).sum() / np.square(solution).sum()
     assert 0.5 < length < 1 + 1e-5
     np.testing.assert_allclose(moved, length * solution, atol=1e-4)
@@ -160,7 +165,7 @@ def test_a_step_on_noise_is_short_and_on_signal_is_whole() -> None:
 
 def test_candidates_together_are_candidates_alone(family: str, make_supernet: MakeSupernet) -> None:
     supernet = make_supernet(family)
-    candidates = [Candidate.from_rows(rows) for rows in ROWS.values()]
+    candidates = [fitting(family, rows) for rows in ROWS.values()]
     done: list[int] = []
     together = correct(supernet, candidates, TOKENS, on_layer=done.append)
     assert done == [0, 1, 2, 3]
@@ -197,7 +202,7 @@ def test_mistakes_are_refused(make_supernet: MakeSupernet) -> None:
     (correction,) = correct(supernet, [candidate], TOKENS)
     with pytest.raises(ValueError, match="expected a correction of"):
         supernet.view(Candidate.dense(supernet.spec), correction)
-    misfit = Correction(candidate, ({"o_proj": torch.zeros(36, 6)}, {}, {}, {}))
+    misfit = Correction(candidate, ({"attention": torch.zeros(36, 6)}, {}, {}, {}))
     with pytest.raises(ValueError, match="layer 0: expected o_proj"):
         supernet.view(candidate, misfit)
     with pytest.raises(ValueError, match="weights of 4 layers, got 1"):

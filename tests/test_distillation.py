@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_tokens
+from conftest import fitting, random_tokens
 from torch.nn import functional as F
 
 from evaluators.output_head import OutputHead
@@ -17,6 +17,8 @@ from evaluators.training.recipes import TRAINABLE, Distillation
 from evaluators.training.teacher import Teacher, spread_layers
 from space.candidate import Candidate
 from space.errors import UserError
+from space.models.architectures import ARCHITECTURES
+from space.models.stack import layers_of, stack_of
 from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
@@ -31,7 +33,8 @@ def teacher_of(supernet: Supernet, directory: Path, settings: Distillation, **ch
 
 
 def student_of(supernet: Supernet, settings: Distillation) -> Student:
-    return Student(supernet.view(CUT, own=True), settings, 12 * settings.batch_size)
+    cut = fitting(supernet.spec.family, CUT)
+    return Student(supernet.view(cut, own=True), settings, 12 * settings.batch_size)
 
 
 @pytest.mark.parametrize(("slice_bytes", "scale"), [(1, 1.0), (97 * 12 * 2, 0.4), (1 << 20, 1.0)])
@@ -93,27 +96,30 @@ def test_training_lowers_the_loss_and_touches_what_it_says(
     settings = Distillation(tokens=(72,), trainable=trainable, rank=2, learning_rate=rate)
     teacher = teacher_of(supernet, tmp_path / "teacher", settings)
     student = student_of(supernet, settings)
-    before = {name: tensor.clone() for name, tensor in supernet.view(CUT, own=True).state_dict().items()}
+    cut = supernet.view(fitting(unlike_family, CUT), own=True)
+    before = {name: tensor.clone() for name, tensor in cut.state_dict().items()}
     losses = [student.learn(teacher.lesson(step)) for step in range(60)]
     assert sum(losses[-6:]) < 0.97 * sum(losses[:6])
     merged = student.merged()
     assert {name: tensor.shape for name, tensor in merged.state_dict().items()} == {
         name: tensor.shape for name, tensor in before.items()
     }
-    assert type(merged.model.layers[0].self_attn.q_proj) is torch.nn.Linear
+    family = ARCHITECTURES[unlike_family]
+    first, source = (layers_of(model)[0].get_submodule(family.attention.module) for model in (merged, cut))
+    assert [type(module) for module in first.modules()] == [type(module) for module in source.modules()]
     changed = {name for name, tensor in merged.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert "model.embed_tokens.weight" not in changed
+    assert not any(name.endswith(f".{family.stack.embedding}.weight") for name in changed)
     assert "lm_head.weight" not in changed
-    assert "model.norm.weight" in changed
-    weights = {name for name in changed if name.endswith("proj.weight")}
-    some = {
-        "norms": set[str](),
-        "outputs": {name for name in before if name.endswith(("o_proj.weight", "down_proj.weight"))},
-    }
-    assert weights == some.get(trainable, {name for name in before if name.endswith("proj.weight")})
+    assert any(name.endswith(f".{family.stack.norm}.weight") for name in changed)
+    blocks = family.blocks.values()
+    outputs = {f"{block.module}.{block.output}.weight" for block in blocks}
+    projections = {f"{block.module}.{name}.weight" for block in blocks for name in block.projections}
+    some = {"norms": set[str](), "outputs": outputs}.get(trainable, projections)
+    kept = {name for name in before if name.endswith((*projections,))}
+    assert changed & kept == {name for name in kept if name.endswith((*some,))}
     with torch.inference_mode():  # what was trained is what is merged
         lesson = teacher.lesson(0)
-        again = merged.model(lesson.tokens, use_cache=False).last_hidden_state.flatten(0, 1)
+        again = stack_of(merged)(lesson.tokens, use_cache=False).last_hidden_state.flatten(0, 1)
         value = cross_entropy(again, OutputHead.of(merged, 12), lesson.embedding) - lesson.cross.mean()
     assert value.item() < losses[0]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import VOCAB, random_tokens, tiny_model
+from conftest import VOCAB, fitting, random_tokens, tiny_model
 from helpers_formats import answer_here
 from huggingface_hub import ModelCard, save_torch_state_dict
 from safetensors import safe_open
@@ -27,6 +27,7 @@ from space.formats.hf.export import Export, export_checkpoint
 from space.formats.hf.reload_check import in_float32
 from space.formats.reference import Reference
 from space.formats.verify import verify_checkpoint
+from space.models.architectures import ARCHITECTURES
 from space.size import total_params
 from space.supernet.supernet import Supernet
 
@@ -91,7 +92,7 @@ def assert_same_logits(model: Any, supernet: Supernet, candidate: Candidate) -> 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("shapes", UNEQUAL.values(), ids=UNEQUAL)
 def test_unequal_layers_reload(family: str, shapes: Any, make_supernet: MakeSupernet, tmp_path: Path) -> None:
-    supernet, candidate = make_supernet(family), Candidate.from_rows(shapes)
+    supernet, candidate = make_supernet(family), fitting(family, shapes)
     done = export(supernet, candidate, tmp_path / "pruned")
     config = json.loads((done.directory / "config.json").read_text())
     assert config["model_type"] == f"pruned_{family}"
@@ -99,7 +100,7 @@ def test_unequal_layers_reload(family: str, shapes: Any, make_supernet: MakeSupe
         AutoModelForCausalLM.from_pretrained(done.directory, trust_remote_code=False)
     model = load(done.directory, trust_remote_code=True)
     assert_same_logits(model, supernet, candidate)
-    assert config["num_hidden_layers"] == sum(shape != GONE for shape in shapes)
+    assert config[ARCHITECTURES[family].depth] == sum(shape != GONE for shape in shapes)
     assert config["head_dim"] == supernet.spec.head_dim
     assert model.num_parameters() == total_params(supernet.spec, candidate)
 
@@ -109,13 +110,16 @@ def test_unequal_layers_reload(family: str, shapes: Any, make_supernet: MakeSupe
 def test_equal_layers_are_a_plain_checkpoint(
     family: str, shapes: Any, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
-    supernet, candidate = make_supernet(family), Candidate.from_rows(shapes)
+    supernet, candidate = make_supernet(family), fitting(family, shapes)
     done = export(supernet, candidate, tmp_path / "pruned")
-    assert not done.trust_remote_code
-    assert sorted(path.suffix for path in done.directory.iterdir()) == [".json", ".md", ".safetensors", ".svg"]
-    model = load(done.directory, trust_remote_code=False)
+    narrow = any(0 < layer.query_heads < supernet.spec.query_heads for layer in candidate.layers)
+    own_code = ARCHITECTURES[family].heads_fill and narrow
+    assert done.trust_remote_code == own_code
+    suffixes = sorted(path.suffix for path in done.directory.iterdir())
+    assert suffixes == [".json", ".md", *[".py"] * own_code, ".safetensors", ".svg"]
+    model = load(done.directory, trust_remote_code=own_code)
     assert_same_logits(model, supernet, candidate)
-    assert type(model) is type(supernet.model)
+    assert (type(model) is type(supernet.model)) != own_code
     assert model.num_parameters() == total_params(supernet.spec, candidate)
 
 
@@ -124,7 +128,7 @@ def test_equal_layers_whose_heads_do_not_divide_the_hidden_size(family: str, tmp
     dense, spec = tiny_model(family, hidden_size=48, num_attention_heads=6, num_key_value_heads=6)
     supernet = Supernet.prepare(dense, spec, random_tokens(12, 24), tmp_path / "supernet", dtype=torch.float32)
     done = export(supernet, Candidate.from_rows([(5, 5, 16)] * 4), tmp_path / "pruned")
-    assert done.trust_remote_code == (family in ("llama", "gemma3_text"))  # whose stock configs insist
+    assert done.trust_remote_code == (family in ("llama", "gemma3_text", "gpt2"))  # whose stock configs insist
 
 
 @pytest.mark.usefixtures("in_process")
@@ -132,7 +136,7 @@ def test_equal_layers_whose_heads_do_not_divide_the_hidden_size(family: str, tmp
 def test_an_export_computes_the_bits_of_its_view_in_bfloat16(
     family: str, shapes: Any, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
-    supernet, candidate = make_supernet(family, torch.bfloat16), Candidate.from_rows(shapes)
+    supernet, candidate = make_supernet(family, torch.bfloat16), fitting(family, shapes)
     done = export(supernet, candidate, tmp_path / "pruned")
     model = AutoModelForCausalLM.from_pretrained(done.directory, trust_remote_code=done.trust_remote_code).eval()
     assert model.dtype == torch.bfloat16
@@ -294,7 +298,7 @@ def test_a_tied_head_is_stored_once(tied: bool, make_supernet: MakeSupernet, tmp
 @pytest.mark.usefixtures("in_process")
 def test_a_reloaded_checkpoint_can_be_saved_again(family: str, make_supernet: MakeSupernet, tmp_path: Path) -> None:
     supernet = make_supernet(family)
-    candidate = Candidate.from_rows(UNEQUAL["attention in the last layer only"])
+    candidate = fitting(family, UNEQUAL["attention in the last layer only"])
     done = export(supernet, candidate, tmp_path / "first")
     model = load(done.directory, trust_remote_code=True)
     model.save_pretrained(tmp_path / "second")

@@ -11,7 +11,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
-from conftest import FAMILY_NAMES, UNLIKE
+from conftest import FAMILY_NAMES, UNLIKE, fitting
 from helpers_formats import DENSE, GONE, answer_here, byte_level, supernet
 from transformers import GenerationConfig
 
@@ -36,7 +36,7 @@ BESIDE = {"README.md", "tokenizer.json", "tokenizer_config.json"}
 
 
 def export(net: Supernet, engine: str, shapes: Any, out: Path) -> TracedExport:
-    candidate = Candidate.from_rows(shapes)
+    candidate = fitting(net.spec.family, shapes)
     subnet = Subnet(net.model.config, byte_level(), net.spec, candidate)
     return export_traced(engine, net.view(candidate), subnet, out, card={"Metrics": {"kl": 0.25}})
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_tokens
+from conftest import fitting, random_tokens, tiny_model
 
 from evaluators import throughput
 from evaluators.divergence import Divergence
@@ -22,7 +22,7 @@ from evaluators.training.recipes import SHARED_TRAINABLE, Healing
 from evaluators.training.shared_training import trainable_row
 from space.candidate import Candidate
 from space.errors import UserError
-from space.models.architectures import ARCHITECTURES
+from space.models.stack import stack_of
 from space.supernet.corrective_refit import correct
 from space.supernet.shared import SharedWeights
 from space.supernet.sizes import maps_bytes
@@ -39,7 +39,8 @@ SETTINGS = Healing(tokens=48 * LENGTH, learning_rate=1e-3, save_steps=16)
 
 
 def designs_of(family: str) -> list[Candidate]:
-    return [CUT, GONE] if ARCHITECTURES[family].qk_norms else [CUT, GONE, MERGED]
+    merges = tiny_model(family)[1].merged_kv_heads
+    return [*(fitting(family, design) for design in (CUT, GONE)), *([MERGED] if merges else [])]
 
 
 def healer_of(
@@ -66,7 +67,7 @@ def test_shared_weights_give_what_views_give(family: str, make_supernet: MakeSup
     supernet, designs = make_supernet(family), designs_of(family)
     shared = SharedWeights(supernet, designs, all_trained)
     for design in [*designs, Candidate.dense(supernet.spec)]:
-        hidden = supernet.view(design).model(TOKENS, use_cache=False).last_hidden_state
+        hidden = stack_of(supernet.view(design))(TOKENS, use_cache=False).last_hidden_state
         torch.testing.assert_close(shared.hidden(design, TOKENS), hidden, rtol=1e-4, atol=1e-4)
 
 
@@ -89,7 +90,7 @@ def test_changed_weights_are_a_supernet_with_the_same_dense_model(family: str, m
             parameter.mul_(1 + 0.01 * (number % 7))
     healed = supernet.with_weights({name: p.detach().clone() for name, p in shared.parameters.items()})
     for design in designs:
-        hidden = healed.view(design).model(TOKENS, use_cache=False).last_hidden_state
+        hidden = stack_of(healed.view(design))(TOKENS, use_cache=False).last_hidden_state
         torch.testing.assert_close(hidden, shared.hidden(design, TOKENS), rtol=1e-4, atol=1e-4)
         assert not torch.allclose(healed.view(design)(TOKENS).logits, before[design], atol=1e-2)
         assert torch.equal(supernet.view(design)(TOKENS).logits, before[design])
@@ -150,7 +151,7 @@ def test_designs_that_lack_little_take_half_of_what_was_learned(make_supernet: M
         with torch.no_grad():
             for name, parameter in shared.parameters.items():
                 parameter.copy_(scale * start[name])
-        hidden = healed.view(design).model(TOKENS, use_cache=False).last_hidden_state
+        hidden = stack_of(healed.view(design))(TOKENS, use_cache=False).last_hidden_state
         torch.testing.assert_close(hidden, shared.hidden(design, TOKENS), rtol=1e-4, atol=1e-4)
     # what moves every design away from the dense model is best taken by halves, and what moves none by any
     assert gentle_until(supernet, {name: 1.3 * weight for name, weight in start.items()}, [little, CUT], TOKENS) > 0.2

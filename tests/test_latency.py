@@ -13,7 +13,7 @@ from typing import Any, Literal
 import helpers_formats
 import pytest
 import torch
-from conftest import random_tokens
+from conftest import fitting, random_tokens
 from helpers_latency import modern_table
 from transformers import DynamicCache
 
@@ -233,7 +233,7 @@ def test_a_broken_cache_says_what_to_do(text: str, tmp_path: Path) -> None:
 def test_a_decoding_step_is_that_of_a_full_cache_and_the_same_each_time(
     candidate: Candidate, context: int, family: str, make_supernet: MakeSupernet
 ) -> None:
-    supernet = make_supernet(family)
+    supernet, candidate = make_supernet(family), fitting(family, candidate)
     clock, phase = TorchClock(supernet, WORKLOAD), Phase("decode", 2, context)
     model = supernet.sliced().view(candidate)
     with torch.inference_mode():
@@ -275,13 +275,13 @@ def test_timing_solves_no_refit(make_supernet: MakeSupernet, monkeypatch: pytest
 
 
 def test_a_prefill_has_the_logits_that_are_asked_for(family: str, make_supernet: MakeSupernet) -> None:
-    supernet, phase = make_supernet(family), Phase("prefill", 2, 8)
+    supernet, phase, holes = make_supernet(family), Phase("prefill", 2, 8), fitting(family, HOLES)
     with torch.inference_mode():
         last_step, full_step = (
-            TorchClock(supernet, replace(WORKLOAD, logits=logits)).step(HOLES, phase) for logits in ("last", "all")
+            TorchClock(supernet, replace(WORKLOAD, logits=logits)).step(holes, phase) for logits in ("last", "all")
         )
         last, full = last_step(), full_step()
-        plain = supernet.sliced().view(HOLES)(full_step.args[0]).logits
+        plain = supernet.sliced().view(holes)(full_step.args[0]).logits
     torch.testing.assert_close(last.logits, full.logits[:, -1:])
     torch.testing.assert_close(full.logits, plain, rtol=1e-4, atol=1e-4)
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     Exaone4Config,
     Gemma3TextConfig,
     GemmaConfig,
@@ -21,11 +22,14 @@ from transformers import (
     HunYuanDenseV1Config,
     LlamaConfig,
     MistralConfig,
+    NemotronConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
     SeedOssConfig,
     SmolLM3Config,
+    Starcoder2Config,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -34,6 +38,7 @@ from space.models import hub, loading
 from space.models.architectures import ARCHITECTURES
 from space.models.loading import load_model, resolve_device, resolve_dtype
 from space.models.refusals import positions
+from space.models.stack import layers_of
 from space.space import SearchSpace
 
 SIZES = {
@@ -56,6 +61,12 @@ CONFIGS = {
     "hunyuan_v1_dense": HunYuanDenseV1Config(**SIZES | {"head_dim": 16}),
     "granite": GraniteConfig(**SIZES | {"head_dim": 16, "logits_scaling": 4.0}),
     "exaone4": Exaone4Config(**SIZES | {"head_dim": 16, "sliding_window": 8}),
+    "starcoder2": Starcoder2Config(**SIZES),
+    "nemotron": NemotronConfig(**SIZES | {"head_dim": 16}),
+    "phi3": Phi3Config(**SIZES | {"head_dim": 16, "pad_token_id": 0}),
+    "gpt2": GPT2Config(
+        vocab_size=256, n_embd=32, n_layer=2, n_head=4, n_inner=48, n_positions=128, tie_word_embeddings=False
+    ),
     "gemma": GemmaConfig(**SIZES | {"head_dim": 16, "tie_word_embeddings": True}),
     "gemma3_text": Gemma3TextConfig(
         **SIZES | {"head_dim": 16, "tie_word_embeddings": True, "sliding_window": 8, "layer_types": None}
@@ -115,13 +126,19 @@ def test_spec_of_each_family(family, tmp_path):
     loaded = load_model(str(save(CONFIGS[family], tmp_path / family)), dtype="float32")
     spec = loaded.spec
     assert (spec.name, spec.family, spec.layers, spec.hidden, spec.vocab) == (family, family, 2, 32, 256)
-    assert (spec.query_heads, spec.kv_heads, spec.mlp_channels) == (4, 2, 48)
-    assert spec.head_dim == (8 if family in ("llama", "qwen2", "smollm3") else 16)
+    assert (spec.query_heads, spec.kv_heads, spec.mlp_channels) == (4, 4 if family == "gpt2" else 2, 48)
+    assert spec.head_dim == (8 if family in ("llama", "qwen2", "smollm3", "starcoder2", "gpt2") else 16)
     assert spec.tied_embeddings == (family in ("gemma", "gemma3_text"))
-    assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias) == (family in ("qwen2", "seed_oss"), False, False)
-    norms = [name for name in vars(loaded.model.model.layers[0])["_modules"] if name.endswith("norm")]
+    biased = family in ("starcoder2", "gpt2")
+    assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias) == (biased or family in ("qwen2", "seed_oss"), biased, biased)
+    plain = family in ("starcoder2", "nemotron", "gpt2")
+    assert (spec.gated, spec.norm_bias, spec.merges) == (not plain, plain, family not in ("nemotron", "gpt2"))
+    assert spec.positions == (128 if family == "gpt2" else 0)
+    layer, names = layers_of(loaded.model)[0], ("norm", "ln_1", "ln_2")
+    norms = [name for name, _ in layer.named_children() if name.endswith(names)]
     assert spec.attention_norms + spec.mlp_norms == len(norms)
-    qk_norms = [name for name in vars(loaded.model.model.layers[0].self_attn)["_modules"] if name.endswith("norm")]
+    attention = getattr(layer, ARCHITECTURES[family].attention.module)
+    qk_norms = [name for name, _ in attention.named_children() if name.endswith("norm")]
     assert qk_norms == [*ARCHITECTURES[family].qk_norms]
     assert spec.qk_norm == bool(qk_norms)
     assert not loaded.model.training
@@ -226,10 +243,10 @@ def test_config_with_names_that_nobody_knows(llama, key, said):
 
 
 def test_wrong_family(tmp_path):
-    AutoModelForCausalLM.from_config(
-        GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2, n_positions=32)
-    ).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"gemma3_text, granite, hunyuan_v1_dense, llama.*'gpt2'"):
+    AutoModelForCausalLM.from_config(BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=2)).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(UserError, match=r"gemma3_text, gpt2, granite, hunyuan_v1_dense, llama.*'bloom'"):
         load_model(str(tmp_path))
 
 

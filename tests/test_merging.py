@@ -15,9 +15,12 @@ from transformers import DynamicCache
 from space.candidate import Candidate, LayerShape
 from space.models.architectures import ARCHITECTURES
 from space.options import attention_options
+from space.size import total_params
+from space.spec import ModelSpec
 from space.supernet.supernet import Supernet
+from space.supernet.units import split_rows
 
-MERGES = {  # families without norms of keys, and which of the tiny models' attention projections carry biases
+MERGES = {  # families whose keys can be aligned, and which of the tiny models' attention projections carry biases
     "llama": {"q_proj", "k_proj", "v_proj", "o_proj"},
     "mistral": set[str](),
     "qwen2": {"q_proj", "k_proj", "v_proj"},
@@ -25,8 +28,10 @@ MERGES = {  # families without norms of keys, and which of the tiny models' atte
     "seed_oss": {"q_proj", "k_proj", "v_proj"},
     "gemma": set[str](),
     "granite": set[str](),
+    "phi3": set[str](),
+    "starcoder2": {"q_proj", "k_proj", "v_proj", "o_proj"},
 }
-REFUSES = ("qwen3", "hunyuan_v1_dense", "exaone4", "gemma3_text")
+REFUSES = ("qwen3", "hunyuan_v1_dense", "exaone4", "gemma3_text", "nemotron", "gpt2")
 MakeSupernet = Callable[..., Supernet]
 
 
@@ -42,30 +47,30 @@ def all_merged(supernet: Supernet, groups: int = 1) -> Candidate:
 
 
 @torch.no_grad()
-def in_other_bases(attention: torch.nn.Module, kv_heads: int, width: int) -> None:
+def in_other_bases(family: str, layer: torch.nn.Module, spec: ModelSpec) -> None:
     """Makes the keys and values of all groups those of the first, in bases of their own."""
-    generator = torch.Generator().manual_seed(3)
-    for name in ("weight", "bias"):
-        for projection in (attention.k_proj, attention.v_proj):
-            parameter = getattr(projection, name)
-            if parameter is None:
-                continue
-            rows = parameter.view(kv_heads, width, -1)
-            for group in range(1, kv_heads):
-                if projection is attention.k_proj:  # each rotary pair turned and stretched
-                    generator.manual_seed(10 + group)
-                    factor = torch.complex(*torch.randn(2, width // 2, 1, generator=generator))
-                    pairs = torch.complex(rows[0, : width // 2], rows[0, width // 2 :]) * factor
-                    rows[group] = torch.cat([pairs.real, pairs.imag])
-                else:
-                    generator.manual_seed(20 + group)
-                    rows[group] = torch.randn(width, width, generator=generator) @ rows[0]
+    generator, width = torch.Generator().manual_seed(3), spec.head_dim
+    layout = ARCHITECTURES[family].attention
+    for projection in layout.inputs:
+        for parameter in layer.get_submodule(f"{layout.module}.{projection.name}").parameters():
+            parts = split_rows(spec, projection, parameter)
+            for part in {"key", "value"} & {*parts}:
+                rows = parts[part].view(spec.kv_heads, width, -1)
+                for group in range(1, spec.kv_heads):
+                    if part == "key":  # each rotary pair turned and stretched
+                        generator.manual_seed(10 + group)
+                        factor = torch.complex(*torch.randn(2, width // 2, 1, generator=generator))
+                        pairs = torch.complex(rows[0, : width // 2], rows[0, width // 2 :]) * factor
+                        rows[group] = torch.cat([pairs.real, pairs.imag])
+                    else:
+                        generator.manual_seed(20 + group)
+                        rows[group] = torch.randn(width, width, generator=generator) @ rows[0]
 
 
 def test_every_family_merges_or_is_known_to_refuse() -> None:
     assert {*MERGES, *REFUSES} == set(ARCHITECTURES)
     for family, biases in MERGES.items():
-        attention = tiny_model(family)[0].model.layers[0].self_attn
+        attention = getattr(tiny_model(family)[0].model.layers[0], ARCHITECTURES[family].attention.module)
         found = {name for name, module in attention.named_children() if getattr(module, "bias", None) is not None}
         assert found == biases
 
@@ -79,13 +84,13 @@ def test_groups_that_differ_in_their_bases_alone_are_merged_without_loss(
         family, hidden_size=12 * kv_heads, num_attention_heads=2 * kv_heads, num_key_value_heads=kv_heads
     )
     for layer in model.model.layers:
-        in_other_bases(layer.self_attn, spec.kv_heads, spec.head_dim)
+        in_other_bases(family, layer, spec)
     tokens = random_tokens(3, 20, seed=1)
     dense = logits_of(model, tokens)
     supernet = Supernet.prepare(model, spec, random_tokens(12, 24), tmp_path / "supernet", dtype=torch.float32)
     merged = all_merged(supernet, left)
     active = supernet.view(merged)
-    assert active.model.layers[0].self_attn.k_proj.weight.shape == (left * spec.head_dim, spec.hidden)
+    assert active.num_parameters() == total_params(spec, merged)
     torch.testing.assert_close(logits_of(active, tokens), dense, atol=2e-3, rtol=2e-3)
     assert supernet.lost_energy(0)[0][spec.query_heads, left] < 1e-4
     dropped = Candidate((LayerShape(left * spec.queries_per_group, left, spec.mlp_channels),) * spec.layers)

@@ -37,6 +37,7 @@ from space.errors import UserError
 from space.models import hub
 from space.models.loading import LoadedModel
 from space.models.outline import outlined
+from space.models.stack import stack_of
 from space.spec import ModelSpec
 from space.supernet.calibration import gather
 from space.supernet.importance import rule_of
@@ -93,7 +94,7 @@ def test_narrower_blocks_and_trained_weights_are_as_large_as_said(make_supernet,
             for whose, sliced in ((supernet, False), (supernet.sliced(), True)):
                 block = whose._views[0.0]._weights(0, kind, LayerShape.of(**{kind: option}))
                 assert owned_bytes(spec, "float32", kind, option, sliced=sliced) == block.owned_bytes, (option, sliced)
-    weights = {name: weight.numel() for name, weight in supernet.model.model.named_parameters()}
+    weights = {name: weight.numel() for name, weight in stack_of(supernet.model).named_parameters()}
     for row, trains in SHARED_TRAINABLE.items():
         assert job.trained[row] == sum(count for name, count in weights.items() if trains(name))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import random_tokens
+from conftest import fitting, random_tokens
 
 from evaluators.divergence import Divergence
 from evaluators.prefix import PrefixForward
@@ -35,8 +35,8 @@ def test_shared_layers_change_no_bit(
     shared = PrefixForward(supernet, tokens, batch_size=2, cache_bytes=cache_bytes)
     space = SearchSpace(supernet.spec, mlp_step=16)
     rng = np.random.default_rng(0)
-    asked = [PARENT, CHILD, NO_ATTENTION_AFTER, Candidate.dense(supernet.spec), PARENT]
-    asked += [space.sample(rng) for _ in range(5)]
+    asked = [fitting(family, design) for design in (PARENT, CHILD, NO_ATTENTION_AFTER, PARENT)]
+    asked += [Candidate.dense(supernet.spec)] + [space.sample(rng) for _ in range(5)]
     for candidate in [*asked, *asked]:
         alone = PrefixForward(supernet, tokens, batch_size=2, cache_bytes=0)
         for expected, got in zip(run(alone, candidate), run(shared, candidate), strict=True):

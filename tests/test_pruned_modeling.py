@@ -16,9 +16,10 @@ from transformers import DynamicCache, GenerationConfig
 
 from space.candidate import Candidate
 from space.formats.hf.reload_check import CACHES, cache_differences
-from space.models.architectures import ARCHITECTURES
+from space.models.architectures import ARCHITECTURES, SizeNames
 from space.models.embedded import quiet_transformers
 from space.models.pruned import PrunedConfigs, block_modules, modeling_of, modeling_text
+from space.models.stack import layers_of, stack_of
 
 WINDOW = 6
 LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
@@ -55,13 +56,19 @@ def modeling(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModuleType]:
     return modules
 
 
+def renamed(family: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of `per_layer_config` in a family's own words."""
+    names = dict(zip(SizeNames(), ARCHITECTURES[family].sizes, strict=True))
+    return {str(names.get(name, name)): value for name, value in entry.items() if names.get(name, name) is not None}
+
+
 def pruned_model(module: ModuleType, family: str, per_layer: dict[int, dict[str, Any]]) -> Any:
     dense, spec = tiny_model(family, **SLIDING.get(family, {}))
     config = module.PrunedConfig(
         **dense.config.to_diff_dict() | {"model_type": module.PrunedConfig.model_type, "head_dim": spec.head_dim},
         block_modules=block_modules(family),
         allow_global_per_layer_attribute_access=True,
-        per_layer_config=per_layer,
+        per_layer_config={index: renamed(family, entry) for index, entry in per_layer.items()},
     )
     model = module.PrunedForCausalLM(config).eval()
     generator = torch.Generator().manual_seed(3)
@@ -99,10 +106,10 @@ def test_a_hole_is_a_block_whose_output_is_zero(modeling: dict[str, ModuleType],
     dense, _ = tiny_model(family, **SLIDING.get(family, {}))
     assert not dense.load_state_dict(model.state_dict(), strict=False).unexpected_keys
     for index, override in HOLES[holes].items():
-        layer = dense.model.layers[index]
-        for name, output in (("attention", layer.self_attn.o_proj), ("mlp", layer.mlp.down_proj)):
-            if name in override["skip"]:
-                for parameter in output.parameters():
+        for kind, layout in ARCHITECTURES[family].blocks.items():
+            if kind in override["skip"]:
+                block = getattr(layers_of(dense)[index], layout.module)
+                for parameter in getattr(block, layout.output).parameters():
                     parameter.zero_()
     tokens, mask = prompts(2 * WINDOW)
     torch.testing.assert_close(
@@ -119,7 +126,8 @@ def test_the_text_that_runs_is_the_text_that_is_exported() -> None:
     assert {len(text) for family, text in texts.items() if family != "granite"} == {len(texts["llama"])}
     changed = {line for text in texts.values() for line in text if line not in texts["llama"]}
     assert changed
-    assert all(line.startswith("from transformers.models.") for line in changed)
+    told = ("from transformers.models.", "LAYERS = ", "SIZES = ", "ATTENTION_OUTPUT = ", "HEADS_FILL = ")
+    assert all(line.startswith(told) for line in changed)
 
 
 @torch.no_grad()
@@ -203,7 +211,7 @@ def test_a_classifier_reads_the_last_token_of_the_same_stack(
     outputs = classifier(tokens, labels=torch.tensor([2]))
     outputs.loss.backward()
     with torch.no_grad():
-        expected = classifier.score(model.model(tokens).last_hidden_state[:, -1])
+        expected = classifier.score(stack_of(model)(tokens).last_hidden_state[:, -1])
     torch.testing.assert_close(outputs.logits, expected)
     assert all(parameter.grad is not None for parameter in classifier.parameters())
 

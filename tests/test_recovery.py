@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_tokens
+from conftest import fitting, random_tokens
 from helpers_data import stream_of
 
 from evaluators.training.progress import RecoveryProgress
@@ -100,7 +100,7 @@ def test_a_killed_recovery_goes_on_to_the_same_weights(
     unlike_family: str, make_supernet: MakeSupernet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     supernet, settings = make_supernet(unlike_family), replace(SETTINGS, batch_size=1, accumulation=2)
-    whole, killed, again = (supernet.view(CUT, own=True) for _ in range(3))
+    whole, killed, again = (supernet.view(fitting(unlike_family, CUT), own=True) for _ in range(3))
     recover(whole, supernet.model, stream_of(TOKENS), settings, tmp_path / "whole")
     seen: list[int] = []
 
@@ -160,7 +160,7 @@ JOB = """
 import sys
 from pathlib import Path
 import torch
-from conftest import random_tokens, tiny_model
+from conftest import fitting, random_tokens, tiny_model
 from helpers_data import stream_of
 from evaluators.training.processes import Processes
 from evaluators.training.recipes import Recovery

@@ -22,7 +22,7 @@ from helpers_commands import (
     whole_lines,
 )
 from helpers_run import TINY_RUN, ended, start
-from transformers import GPT2Config
+from transformers import BloomConfig
 
 from search.run.directory import FRONT_FILE, run_directory
 from search.run.finish import REFERENCE_POINTS
@@ -36,7 +36,7 @@ def full_after(size: int) -> Callable[[], None]:
 ERRORS: dict[str, tuple[str, ...]] = {
     "garbage path": ("no-such-model",),
     "empty text": ("is empty",),
-    "wrong family": ("gpt2", "llama", "gemma3_text"),
+    "wrong family": ("bloom", "llama", "gemma3_text"),
     "impossible bounds": ("min_decoder_params", "0.9", "0.1"),
     "run directory in the way": ("run_dir=", "Choose another run_dir"),
     "run directory in use": ("run_dir=", "another process searches there", "choose another run_dir"),
@@ -56,8 +56,8 @@ def failed(llama: Place) -> dict[str, Done]:
     directory = llama.directory
     (directory / "empty.txt").write_text("\n\n")
     (directory / "other.txt").write_text((llama.model / "text.txt").read_text()[::-1])
-    gpt2 = shutil.copytree(llama.model, directory / "gpt2")
-    GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=64).save_pretrained(gpt2)
+    bloom = shutil.copytree(llama.model, directory / "bloom")
+    BloomConfig(n_layer=2, hidden_size=32, n_head=2, vocab_size=64).save_pretrained(bloom)
     (directory / "in-the-way").write_text("thesis")
     for name in KEPT:
         llama.copy("run", name)
@@ -67,7 +67,7 @@ def failed(llama: Place) -> dict[str, Done]:
     jobs: dict[str, Callable[[], Process]] = {
         "garbage path": lambda: llama.search("garbage", "model.path=no-such-model"),
         "empty text": lambda: llama.search("empty", f"data.path={directory / 'empty.txt'}"),
-        "wrong family": lambda: llama.search("gpt2 run", f"model.path={gpt2}"),
+        "wrong family": lambda: llama.search("bloom run", f"model.path={bloom}"),
         "impossible bounds": lambda: llama.search(
             "impossible", "space.min_decoder_params=0.9", "space.max_decoder_params=0.1"
         ),
@@ -118,7 +118,7 @@ def test_a_full_disk_ends_the_search_where_the_next_run_goes_on(llama: Place, fa
 
 def test_mistakes_left_nothing_behind(llama: Place, failed: dict[str, Done]) -> None:
     assert list(llama.cwd.iterdir()) == []
-    assert not any(llama.run(run).exists() for run in ("garbage", "empty", "gpt2 run", "impossible", "in use"))
+    assert not any(llama.run(run).exists() for run in ("garbage", "empty", "bloom run", "impossible", "in use"))
 
 
 def test_a_sweep_goes_on_after_a_refused_job_and_each_report_has_its_own_command(llama: Place, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import FAMILY_NAMES, random_tokens, tiny_model
+from conftest import FAMILY_NAMES, fitting, random_tokens, tiny_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
@@ -14,6 +14,8 @@ from evaluators.cost import cost_measure
 from space.candidate import KINDS, Candidate, LayerShape
 from space.errors import UserError
 from space.models.architectures import ARCHITECTURES
+from space.models.pruned import PrunedConfigs, modeling_of
+from space.models.stack import layers_of
 from space.size import block_params, decoder_params, layer_params, total_params
 from space.spec import ModelSpec
 
@@ -21,7 +23,11 @@ SHAPES = (LayerShape(2, 1, 20), LayerShape(3, 3, 47), LayerShape(4, 2, 1))
 
 
 def shrunk_model(family: str, spec: ModelSpec, shape: LayerShape, **changes: object) -> nn.Module:
-    """Transformers' own model with this shape in all layers."""
+    """Transformers' own model with this shape in all layers; where it has none, that of an export."""
+    if ARCHITECTURES[family].heads_fill:
+        config = PrunedConfigs(tiny_model(family, **changes)[0].config, spec).of(Candidate((shape,) * spec.layers))
+        pruned: nn.Module = modeling_of(family).PrunedForCausalLM(config)
+        return pruned
     model, _ = tiny_model(
         family,
         num_attention_heads=shape.query_heads,
@@ -45,10 +51,11 @@ def test_every_family_is_counted() -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_counts_equal_those_of_the_stock_model(family: str, shape: LayerShape, tied: bool) -> None:
     _, spec = tiny_model(family, tie_word_embeddings=tied)
+    shape = fitting(family, [shape.row]).layers[0]
     model = shrunk_model(family, spec, shape, tie_word_embeddings=tied)
     candidate = Candidate((shape,) * spec.layers)
-    assert layer_params(spec, shape) == count(model.model.layers[0].parameters())
-    assert decoder_params(spec, candidate) == count(model.model.layers.parameters())
+    assert layer_params(spec, shape) == count(layers_of(model)[0].parameters())
+    assert decoder_params(spec, candidate) == count(layers_of(model).parameters())
     assert total_params(spec, candidate) == count(model.parameters())
 
 
@@ -64,12 +71,12 @@ def test_biases_count_as_in_the_stock_model() -> None:
 def test_removed_blocks_take_their_norms_along(family: str) -> None:
     model, spec = tiny_model(family)
     dense = Candidate.dense(spec).layers[0]
-    whole, without_attention, without_mlp, gone = model.model.layers
+    whole, without_attention, without_mlp, gone = layers_of(model)
     for layer in (without_attention, gone):
-        for name in ("self_attn", *ARCHITECTURES[family].attention.names):
+        for name in ARCHITECTURES[family].attention.modules:
             delattr(layer, name)
     for layer in (without_mlp, gone):
-        for name in ("mlp", *ARCHITECTURES[family].mlp.names):
+        for name in ARCHITECTURES[family].mlp.modules:
             delattr(layer, name)
     shapes = (dense, replace(dense, query_heads=0, kv_heads=0), replace(dense, mlp_channels=0), LayerShape(0, 0, 0))
     counted = [count(layer.parameters()) for layer in (whole, without_attention, without_mlp, gone)]
@@ -89,7 +96,7 @@ def test_a_layer_is_the_sum_of_its_blocks() -> None:
 @pytest.mark.parametrize("context", [1, 6])
 def test_macs_and_kv_bytes_equal_a_counted_decode_step(family: str, context: int) -> None:
     _, spec = tiny_model(family)
-    shape = LayerShape(4, 2, 20)
+    shape = fitting(family, [(4, 2, 20)]).layers[0]
     model = shrunk_model(family, spec, shape)
     model.config._attn_implementation = "eager"  # its scores and sums of values are matrix products that are counted
     tokens = random_tokens(1, context)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_tokens, tiny_model
+from conftest import fitting, random_tokens, tiny_model
 
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
+from space.models.architectures import ARCHITECTURES
 from space.models.pruned import PrunedConfigs, modeling_of
+from space.models.stack import layers_of
 from space.size import total_params
 from space.supernet.recipe import RULES
 from space.supernet.supernet import Supernet
@@ -33,7 +35,8 @@ HOLES = {
 
 @pytest.fixture(params=HOLES)
 def candidate(request: pytest.FixtureRequest) -> Candidate:
-    return Candidate.from_rows(HOLES[request.param])
+    family = request.getfixturevalue("family") if "family" in request.fixturenames else "llama"
+    return fitting(family, HOLES[request.param])
 
 
 def logits_of(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
@@ -47,8 +50,11 @@ def test_permuted_model_computes_the_dense_function(family: str, importance: str
     dense, _ = tiny_model(family)
     tokens = random_tokens(3, 20, seed=1)
     supernet = make_supernet(family, importance=importance)
-    before = dense.model.layers[0].mlp.down_proj.weight
-    assert not torch.equal(before, supernet.model.model.layers[0].mlp.down_proj.weight)
+    layout = ARCHITECTURES[family].mlp
+    before, after = (
+        getattr(getattr(layers_of(model)[0], layout.module), layout.output).weight for model in (dense, supernet.model)
+    )
+    assert not torch.equal(before, after)
     torch.testing.assert_close(logits_of(supernet.model, tokens), logits_of(dense, tokens), atol=2e-5, rtol=1e-4)
 
 
@@ -98,7 +104,7 @@ def test_the_dense_view_is_the_dense_model(family: str, make_supernet: MakeSuper
 def test_views_live_side_by_side(family: str, refit_bytes: int, make_supernet: MakeSupernet) -> None:
     """Called in turns by two threads each gives what it gives alone, bit for bit; so do new ones, made meanwhile."""
     supernet, tokens = make_supernet(family, refit_bytes=refit_bytes), random_tokens(2, 20)
-    candidates = [Candidate.from_rows(rows) for rows in HOLES.values()]
+    candidates = [fitting(family, rows) for rows in HOLES.values()]
     alone = [logits_of(supernet.view(candidate), tokens) for candidate in candidates]
     views = [supernet.view(candidate) for candidate in candidates]
 
@@ -189,9 +195,9 @@ def test_a_view_of_the_last_layers_goes_on_from_the_residual_stream(
     family: str, start: int, make_supernet: MakeSupernet
 ) -> None:
     supernet, tokens = make_supernet(family), random_tokens(2, 12)
-    candidate = Candidate.from_rows([DENSE, (0, 0, 24), (0, 0, 0), (2, 2, 8)])
+    candidate = fitting(family, [DENSE, (0, 0, 24), (0, 0, 0), (2, 2, 8)])
     whole, streams = supernet.view(candidate), list[torch.Tensor]()
-    for layer in whole.model.layers:
+    for layer in layers_of(whole):
         layer.register_forward_pre_hook(
             lambda module, inputs, named: streams.append(inputs[0] if inputs else named["hidden_states"]),
             with_kwargs=True,

@@ -11,14 +11,13 @@ import pytest
 import script_transformers
 import torch
 import transformers
-from conftest import FAMILY_NAMES, random_tokens, tiny_model
+from conftest import FAMILY_NAMES, fitting, random_tokens, tiny_model
 from helpers_formats import VOCAB, answer_here, byte_level, sentencepiece
 from helpers_transformers import tree_of
 from tokenizers import pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaTokenizer
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from space.candidate import Candidate
 from space.formats.checkpoint import Subnet
 from space.formats.child import answer_of
 from space.formats.deci import check as deci_check
@@ -59,6 +58,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "seed_oss": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e6, "factor": 2.0}},
     "hunyuan_v1_dense": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}},
     "granite": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}},
+    "starcoder2": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}, "sliding_window": 7},
+    "nemotron": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.5}},
+    "phi3": {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.5},
+        "sliding_window": 7,
+    },
+    "gpt2": {},
     "exaone4": {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e5, **LLAMA_3}},
     "gemma": {"rope_parameters": {"rope_type": "default", "rope_theta": 2e4}},
     "gemma3_text": {
@@ -134,11 +140,11 @@ class Exports:
         tokenizer = tokenizer_of(family, self.place / "tokenizer" / family)
         settings = GenerationConfig(eos_token_id=2, pad_token_id=0)
         for design, shapes in DESIGNS.items():
-            name, candidate = f"{family}, {design}", Candidate.from_rows(shapes)
+            name, candidate = f"{family}, {design}", fitting(family, shapes)
             view = net.view(candidate)
             subnet = Subnet(net.model.config, tokenizer, spec, candidate, settings)
             done = export_checkpoint(view, subnet, self.place / "hf" / name, card={})
-            assert done.trust_remote_code == (design != "uniform")
+            assert done.trust_remote_code == (design != "uniform" or architecture_of(family).heads_fill)
             if family == "llama":
                 export_deci("vllm", view, subnet, self.place / "deci" / name, card={})
             self.tensors[f"{name}.logits"] = script_transformers.logits_of(view, self.tensors["input_ids"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_tokens
+from conftest import fitting, random_tokens
 
 from evaluators.base import Evaluator
 from evaluators.divergence import Divergence
@@ -72,7 +72,8 @@ def test_a_fidelity_scores_the_model_that_is_handed_out(
 ) -> None:
     supernet = make_supernet(family)
     tuning = tuning_of(supernet, tmp_path / "tuned")
-    for evaluation in [e for c in (CUT, GONE) for e in asked(supernet, tuning, stage).evaluate([c])]:
+    cuts = [fitting(family, design) for design in (CUT, GONE)]
+    for evaluation in [e for c in cuts for e in asked(supernet, tuning, stage).evaluate([c])]:
         kl, ppl = quality(supernet, tuning.model(evaluation.candidate, stage))
         assert evaluation.status == "ok"
         assert evaluation.values["heldout_kl"] == pytest.approx(kl, rel=1e-3, abs=1e-5)

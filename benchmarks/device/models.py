@@ -18,7 +18,7 @@ from conf.compose import composed
 from conf.settings import session_settings
 from evaluators.latency.workload import Workload
 from space.candidate import Candidate
-from space.models.loading import read_spec
+from space.models.facts import read_spec
 from space.size import removed_params
 from space.space import SearchSpace
 from space.spec import ModelSpec

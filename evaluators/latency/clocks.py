@@ -152,7 +152,7 @@ class TorchClock:
         """See `Clock`; of made-up hidden states, not compiled."""
         if phase.kind == "decode" or self._workload.compile:
             return {}
-        head, size = self._model.lm_head, (phase.batch_size, phase.tokens, self._spec.hidden)
+        head, size = self._model.get_output_embeddings(), (phase.batch_size, phase.tokens, self._spec.hidden)
         hidden = made_up(size, head.weight.dtype, self._device)
         with self._timing():
             return {

@@ -10,7 +10,7 @@ from evaluators.settings import Settings
 from evaluators.training.recipes import POLISH_BYTES, STATE_BYTES, Healing, Recovery
 from evaluators.training.rows import fitting_row
 from space.candidate import KINDS, Candidate
-from space.size import decoder_params, layer_params, total_params
+from space.size import decoder_params, layer_params, norm_params, total_params
 from space.space import SearchSpace
 from space.spec import ModelSpec
 from space.supernet.sizes import ITEM_BYTES, Part, maps_bytes
@@ -109,7 +109,7 @@ class Job:
         small = every - layer_params(matrices, layer)
         outputs = spec.hidden * (spec.query_heads * spec.head_dim + spec.mlp_channels)
         rows = {"all": every, "outputs": outputs + small, "norms": small}
-        return {row: spec.layers * count + spec.hidden for row, count in rows.items()}
+        return {row: spec.layers * count + norm_params(spec) for row, count in rows.items()}
 
     def trainable(self, healing: Healing) -> str:
         """The row that healing trains, as `evaluators.training.shared_training.trainable_row` chooses it."""

@@ -22,8 +22,9 @@ from evaluators.output_head import OutputHead
 from evaluators.training.recipes import TRAINABLE, Distillation
 from evaluators.training.repeatable import repeatable
 from evaluators.training.teacher import Lesson, recorded_streams
+from space.models.architectures import PROJECTIONS
+from space.models.stack import family_of, layers_of, stack_of
 
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _ADAPTER = "default"
 
 JUDGED = 8  # steps whose mean loss is looked at to see whether training diverges, as windows differ
@@ -68,7 +69,7 @@ class Student:
             tokens: Of a lesson, about.
             kept: The dense model's numbers of the layers that the model has; None for all of them.
         """
-        self._kept = [*kept] if kept is not None else [*range(len(model.model.layers))]
+        self._kept = [*kept] if kept is not None else [*range(len(layers_of(model)))]
         self.model = model
         self.step = 0
         self._settings = settings
@@ -78,7 +79,7 @@ class Student:
             _add_adapters(model, settings)
         trainable = TRAINABLE[settings.trainable]
         self._working: dict[str, nn.Parameter] = {}
-        for name, parameter in model.model.named_parameters():
+        for name, parameter in stack_of(model).named_parameters():
             parameter.requires_grad_(trainable(name))
             if parameter.requires_grad:
                 self._working[name] = parameter
@@ -129,7 +130,7 @@ class Student:
         settings = self._settings
         places = {layer: bisect_right(self._kept, layer) - 1 for layer in lesson.streams}
         with recorded_streams(self.model, places) as streams:
-            hidden = self.model.model(lesson.tokens, use_cache=False).last_hidden_state
+            hidden = stack_of(self.model)(lesson.tokens, use_cache=False).last_hidden_state
         flat, warm = hidden.flatten(0, 1), settings.temperature
         divergence = cross_entropy(flat / warm, self._head, lesson.embedding) - lesson.cross.mean()
         loss = (1 - settings.lm) * warm**2 * divergence
@@ -180,8 +181,11 @@ class Student:
 
 def _add_adapters(model: Any, settings: Distillation) -> None:
     """Low-rank adapters on every projection that is left, each a change of nothing at first."""
-    present = {name.rpartition(".")[2] for name, _ in model.model.named_modules()} & {*_PROJECTIONS}
-    config = LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=sorted(present))
+    present = {name.rpartition(".")[2] for name, _ in stack_of(model).named_modules()} & PROJECTIONS
+    transposed = any(block.transposed for block in family_of(model).blocks.values())
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.rank, target_modules=sorted(present), fan_in_fan_out=transposed
+    )
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        inject_adapter_in_model(config, model.model, _ADAPTER)
+        inject_adapter_in_model(config, stack_of(model), _ADAPTER)

@@ -10,6 +10,7 @@ from evaluators.base import AUTO
 from evaluators.data.places import TextPlace
 from space.checks import require_least
 from space.errors import UserError
+from space.models.architectures import EMBEDDINGS, NORMS, OUTPUTS
 
 HOST_BYTES = 9 << 29  # that weights and their training may take of a CPU's memory
 GPU_PART = 0.7  # of a GPU's memory, that they may take of it
@@ -23,16 +24,22 @@ DECAY_STEPS = 16  # after so many, the learning rate of distillation has fallen 
 # Row name to whether a decoder parameter of that name is trained. Names are peft's where there are adapters.
 TRAINABLE: Mapping[str, Callable[[str], bool]] = {
     "adapters": lambda name: ".lora_" in name or _is_small(name),
-    "outputs": lambda name: name.endswith(("o_proj.weight", "down_proj.weight")) or _is_small(name),
+    "outputs": lambda name: _is_of(name, OUTPUTS) or _is_small(name),
     "norms": lambda name: _is_small(name),
-    "all": lambda name: "embed_tokens" not in name,
+    "all": lambda name: EMBEDDINGS.isdisjoint(name.split(".")),
 }
 # The same of the weights that all subnets share, which have no adapters; the most of them first.
 SHARED_TRAINABLE = {row: TRAINABLE[row] for row in ("all", "outputs", "norms")}
 
 
 def _is_small(name: str) -> bool:
-    return name.endswith("bias") or name.endswith("norm.weight")
+    return name.endswith("bias") or _is_of(name, NORMS)
+
+
+def _is_of(name: str, modules: frozenset[str]) -> bool:
+    """Whether a parameter is the weight of a module with one of these names."""
+    *_, module, key = "", *name.split(".")
+    return key == "weight" and module in modules
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from evaluators.training.windows import POSITION_FILE, KeepsPosition, StreamWind
 from space.errors import UserError
 from space.models.embedded import quiet_transformers
 from space.models.loading import gpu_bytes
+from space.models.stack import is_in_layers, is_in_stack, stack_of
 
 _CURVE = 4096  # points of the loss that are kept, at most
 _UNTIMED, _TIMED = 2, 3  # steps that a speed is measured with: the first ones take longer
@@ -122,9 +123,9 @@ def recover(
             "the same command again: it goes on from the last checkpoint."
         ) from error
     # the forward pass is no longer under autocast
-    trainer.accelerator.unwrap_model(student.model, keep_fp32_wrapper=False)
+    trainer.accelerator.unwrap_model(stack_of(student), keep_fp32_wrapper=False)
     if settings.checkpointing:
-        student.model.activation_checkpointing_disable()
+        stack_of(student).activation_checkpointing_disable()
     for parameter in student.parameters():  # buffers stay: rotary frequencies are in float32
         parameter.data = parameter.data.to(dtype)
     student.eval().requires_grad_(False)
@@ -140,7 +141,7 @@ def trained_row(student: Any, teacher: Any, settings: Recovery) -> str:
     named, trains = dict(student.named_parameters()), SHARED_TRAINABLE
 
     def taken(row: str) -> int:
-        more = sum(p.numel() for name, p in named.items() if name.startswith("model.") and trains[row](name))
+        more = sum(p.numel() for name, p in named.items() if is_in_stack(student, name) and trains[row](name))
         return sum(weight.nbytes for weight in (*teacher.parameters(), *named.values())) + POLISH_BYTES * more
 
     return fitting_row(settings, gpu_bytes(next(student.parameters()).device), taken)
@@ -152,7 +153,7 @@ def student_of(model: Any, teacher: Any, settings: Recovery) -> Any:
     frozen: dict[int, Any] = {
         id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
         for name, parameter in model.named_parameters()
-        if not (name.startswith("model.") and trains(name))
+        if not (is_in_stack(model, name) and trains(name))
     }
     return copy.deepcopy(model, frozen)
 
@@ -208,8 +209,8 @@ def _trainer(
         )
     row = trained_row(student, teacher, settings)
     for name, parameter in student.named_parameters():
-        parameter.requires_grad_(name.startswith("model.") and SHARED_TRAINABLE[row](name))
-        inside = name.startswith("model.") and (row == "all" or "layers" not in name)
+        parameter.requires_grad_(is_in_stack(student, name) and SHARED_TRAINABLE[row](name))
+        inside = is_in_stack(student, name) and (row == "all" or not is_in_layers(student, name))
         if inside or parameter.requires_grad:  # others are as good in the run's dtype
             parameter.data = parameter.data.float()
     arguments = TrainingArguments(
@@ -243,7 +244,7 @@ def _trainer(
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process trains on one GPU, whatever else it sees
     stream.rewind()
     windows = StreamWindows(stream, settings.step_windows)
-    trainer = _Distiller(student.model, arguments, train_dataset=windows)
+    trainer = _Distiller(stack_of(student), arguments, train_dataset=windows)
     trainer.add_callback(KeepsPosition(windows))
     trainer.teacher = teacher
     trainer.remove_callback(PrinterCallback)

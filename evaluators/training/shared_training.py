@@ -18,7 +18,9 @@ from evaluators.training.teacher import taught
 from space.candidate import Candidate
 from space.checks import dtype_name
 from space.errors import UserError
+from space.models.architectures import architecture_of
 from space.models.loading import gpu_bytes
+from space.models.stack import stack_of
 from space.supernet.shared import SharedWeights
 from space.supernet.sizes import maps_bytes
 from space.supernet.supernet import Supernet
@@ -28,13 +30,14 @@ JUDGED = 16  # steps at the least whose mean loss is compared with that of the f
 
 def trainable_row(supernet: Supernet, settings: Healing) -> str:
     """The row of `SHARED_TRAINABLE` that settings mean for a supernet: with `auto`, what fits into memory."""
-    weights = dict(supernet.model.model.named_parameters())
+    weights = dict(stack_of(supernet.model).named_parameters())
+    mlp = architecture_of(supernet.spec.family).mlp
     maps = maps_bytes(supernet.spec, dtype_name(supernet.model.dtype))
 
     def taken(row: str) -> int:
         trained = SHARED_TRAINABLE[row]
         more = sum(w.numel() * (w.itemsize + STATE_BYTES) for name, w in weights.items() if trained(name))
-        more += maps if trained("layers.0.mlp.down_proj.weight") else 0
+        more += maps if trained(f"{mlp.module}.{mlp.output}.weight") else 0
         return sum(weight.nbytes for weight in supernet.model.parameters()) + more
 
     return fitting_row(settings, gpu_bytes(supernet.place.home), taken)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from evaluators.output_head import OutputHead
 from space.files import whole_directory
+from space.models.stack import layers_of, stack_of
 
 _META = "teacher.json"
 _FORMAT = 1
@@ -52,7 +53,7 @@ class Lesson:
 @torch.no_grad()
 def taught(model: Any, head: OutputHead, tokens: Tensor) -> Lesson:
     """What the dense model says of some windows `(windows, length)`, for text that is looked at once."""
-    states = model.model(tokens, use_cache=False).last_hidden_state.flatten(0, 1).float()
+    states = stack_of(model)(tokens, use_cache=False).last_hidden_state.flatten(0, 1).float()
     lse, embedding = head.expected(states, exact=False)  # as good as the gradient that it is for
     return Lesson(tokens, embedding, lse - (states * embedding).sum(-1), {})
 
@@ -124,7 +125,7 @@ class Teacher:
             files = {name: stack.enter_context((directory / f"{name}.f32").open("wb")) for name in names}
             for number, part in enumerate(self._parts):
                 with recorded_streams(model, {layer: layer for layer in self.layers}) as streams:
-                    final = model.model(part.to(self._device), use_cache=False).last_hidden_state
+                    final = stack_of(model)(part.to(self._device), use_cache=False).last_hidden_state
                 scaled = final.flatten(0, 1).float() / temperature
                 lse, embedding = head.expected(scaled)
                 tensors = {"embedding": embedding, "cross": lse - (scaled * embedding).sum(-1)}
@@ -159,7 +160,7 @@ def recorded_streams(model: Any, places: Mapping[int, int]) -> Iterator[dict[int
 
         return hook
 
-    layers = model.model.layers
+    layers = layers_of(model)
     handles = [
         layers[place].register_forward_hook(keep(name))
         if place >= 0

@@ -70,7 +70,7 @@ def _with_wider_layer(
         grow("self_attn.o_proj.weight", was, now)
         if spec.o_bias:
             result.setdefault(f"{prefix}self_attn.o_proj.bias", like.new_zeros(hidden))
-        ones(family.attention.names, hidden)
+        ones(family.attention.norms, hidden)
         ones(tuple(f"self_attn.{name}" for name in family.qk_norms), width)
     if old.mlp_channels != new.mlp_channels:
         for name in ("gate_proj", "up_proj"):
@@ -80,5 +80,5 @@ def _with_wider_layer(
         grow("mlp.down_proj.weight", (spec.hidden, old.mlp_channels), (spec.hidden, new.mlp_channels))
         if spec.mlp_bias:
             result.setdefault(f"{prefix}mlp.down_proj.bias", like.new_zeros(spec.hidden))
-        ones(family.mlp.names, spec.hidden)
+        ones(family.mlp.norms, spec.hidden)
     return result

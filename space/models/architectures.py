@@ -1,33 +1,101 @@
 """Where a model family keeps its projections, norms and layers: rows of data, free of torch.
 
-All supported families share the layer layout `layers.i.{self_attn.{q,k,v,o}_proj, mlp.{gate,up,down}_proj}`; what
-differs is which norms belong to which block, and the names of transformers' stock classes.
+A decoder layer has an attention block and an MLP block, each of which reads the residual stream through its input
+projections and adds to it through its output projection. A row says what these are called, which norms belong to which
+block, and what transformers calls the family's classes and sizes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from space.candidate import LayerShape
 from space.errors import UserError
+
+# Rows that each part of an input projection has in a layer of a shape, by the width of a head.
+PARTS: dict[str, Callable[[LayerShape, int], int]] = {
+    "query": lambda shape, head_dim: shape.query_heads * head_dim,
+    "key": lambda shape, head_dim: shape.kv_heads * head_dim,
+    "value": lambda shape, head_dim: shape.kv_heads * head_dim,
+    "gate": lambda shape, head_dim: shape.mlp_channels,
+    "up": lambda shape, head_dim: shape.mlp_channels,
+}
 
 
 @dataclass(frozen=True)
-class BlockNorms:
-    """The norms of a kind of block, by their names in a decoder layer, with which they leave.
+class Projection:
+    """An input projection.
 
     Attributes:
-        before: What normalises the residual stream for the block; None where nothing does.
+        name: In its block.
+        parts: What its rows are, keys of `PARTS`, in their order.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+
+    def rows(self, shape: LayerShape, head_dim: int) -> list[int]:
+        """How many rows each part has in a layer of a shape."""
+        return [PARTS[part](shape, head_dim) for part in self.parts]
+
+
+@dataclass(frozen=True)
+class BlockLayout:
+    """One kind of block, by names in a decoder layer.
+
+    Attributes:
+        module: The block itself.
+        inputs: Its input projections, all with a bias or none.
+        output: Name, in the block, of the output projection.
+        transposed: Whether weights are stored as (inputs, outputs), as those of transformers' `Conv1D`.
+        before: The norm that the block reads the residual stream through; None where there is none.
         after: What normalises what the block adds to it; None likewise.
     """
 
+    module: str
+    inputs: tuple[Projection, ...]
+    output: str
     before: str | None = None
     after: str | None = None
+    transposed: bool = False
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Those that there are."""
+    def norms(self) -> tuple[str, ...]:
+        """Those norms that there are: they leave with the block."""
         return tuple(name for name in (self.before, self.after) if name is not None)
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """Names of its projections, the output one last."""
+        return (*(projection.name for projection in self.inputs), self.output)
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules of a layer that leave with the block: itself, then its norms."""
+        return [self.module, *self.norms]
+
+
+class StackNames(NamedTuple):
+    """What is in the decoder stack: layers, last norm, embeddings of tokens, and of positions if learned."""
+
+    layers: str = "layers"
+    norm: str = "norm"
+    embedding: str = "embed_tokens"
+    positions: str | None = None
+
+
+class SizeNames(NamedTuple):
+    """What a configuration calls the sizes of a layer, by the fields of a `LayerShape`; groups may be always heads."""
+
+    query_heads: str = "num_attention_heads"
+    kv_heads: str | None = "num_key_value_heads"
+    mlp_channels: str = "intermediate_size"
+
+    def of(self, shape: LayerShape) -> dict[str, int]:
+        """The sizes of a shape by these names."""
+        return {name: getattr(shape, field) for field, name in self._asdict().items() if name is not None}
 
 
 class StockClasses(NamedTuple):
@@ -46,6 +114,9 @@ class StockClasses(NamedTuple):
         return cls(*(f"{name}{part}" for part in parts))
 
 
+_STACK, _SIZES = StackNames(), SizeNames()
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Where one family of models keeps what, and what transformers calls it.
@@ -53,26 +124,42 @@ class Architecture:
     Attributes:
         module: transformers package of the family, below `transformers.models`.
         classes: Stock class names.
-        attention: Norms of an attention block.
-        mlp: Norms of an MLP block.
+        attention: Its attention block.
+        mlp: Its MLP block.
         qk_norms: Names, inside an attention block, of the norms of queries and of keys, by a weight of `head_dim`
             values each; none where they are not normed.
+        stack: Names in the decoder stack.
+        sizes: Names of a layer's sizes in the configuration.
+        depth: Name of the number of layers there.
+        heads_fill: Whether stock attention takes its heads to be as wide together as the residual stream.
     """
 
     module: str
     classes: StockClasses
-    attention: BlockNorms
-    mlp: BlockNorms
+    attention: BlockLayout
+    mlp: BlockLayout
     qk_norms: tuple[str, ...] = ()
+    stack: StackNames = _STACK
+    sizes: SizeNames = _SIZES
+    depth: str = "num_hidden_layers"
+    heads_fill: bool = False
+
+    @property
+    def blocks(self) -> dict[str, BlockLayout]:
+        """The kinds of blocks of a layer, in their order."""
+        return {"attention": self.attention, "mlp": self.mlp}
 
 
 _QK_NORMS = ("q_norm", "k_norm")
+_QKV = tuple(Projection(name, (part,)) for name, part in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")))
+_GATED = (Projection("gate_proj", ("gate",)), Projection("up_proj", ("up",)))
+_ATTENTION = BlockLayout("self_attn", _QKV, "o_proj", before="input_layernorm")
+_MLP = BlockLayout("mlp", _GATED, "down_proj", before="post_attention_layernorm")
 
 
 def _pre_norm(module: str, classes: StockClasses, qk_norms: tuple[str, ...] = ()) -> Architecture:
-    """A family with one norm before each block, named as Llama names them."""
-    before = BlockNorms("input_layernorm"), BlockNorms("post_attention_layernorm")
-    return Architecture(module, classes, *before, qk_norms)
+    """A family with the layers of Llama."""
+    return Architecture(module, classes, _ATTENTION, _MLP, qk_norms)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -89,9 +176,34 @@ ARCHITECTURES: dict[str, Architecture] = {
     "exaone4": Architecture(
         "exaone4",
         StockClasses.alike("Exaone4"),
-        BlockNorms(after="post_attention_layernorm"),
-        BlockNorms(after="post_feedforward_layernorm"),
+        replace(_ATTENTION, before=None, after="post_attention_layernorm"),
+        replace(_MLP, before=None, after="post_feedforward_layernorm"),
         _QK_NORMS,
+    ),
+    "starcoder2": Architecture(
+        "starcoder2",
+        StockClasses.alike("Starcoder2"),
+        _ATTENTION,
+        replace(_MLP, inputs=(Projection("c_fc", ("up",)),), output="c_proj"),
+    ),
+    "nemotron": Architecture("nemotron", StockClasses.alike("Nemotron"), _ATTENTION, replace(_MLP, inputs=_GATED[1:])),
+    "phi3": Architecture(
+        "phi3",
+        StockClasses.alike("Phi3"),
+        replace(_ATTENTION, inputs=(Projection("qkv_proj", ("query", "key", "value")),)),
+        replace(_MLP, inputs=(Projection("gate_up_proj", ("gate", "up")),)),
+    ),
+    "gpt2": Architecture(
+        "gpt2",
+        StockClasses("GPT2Config", "GPT2Block", "GPT2Model", "GPT2LMHeadModel", "GPT2ForSequenceClassification"),
+        BlockLayout(
+            "attn", (Projection("c_attn", ("query", "key", "value")),), "c_proj", before="ln_1", transposed=True
+        ),
+        BlockLayout("mlp", (Projection("c_fc", ("up",)),), "c_proj", before="ln_2", transposed=True),
+        stack=StackNames("h", "ln_f", "wte", "wpe"),
+        sizes=SizeNames("n_head", None, "n_inner"),
+        depth="n_layer",
+        heads_fill=True,
     ),
     "gemma": _pre_norm("gemma", StockClasses.alike("Gemma")),
     "gemma3_text": Architecture(
@@ -103,11 +215,21 @@ ARCHITECTURES: dict[str, Architecture] = {
             "Gemma3ForCausalLM",
             "Gemma3TextForSequenceClassification",
         ),
-        BlockNorms("input_layernorm", "post_attention_layernorm"),
-        BlockNorms("pre_feedforward_layernorm", "post_feedforward_layernorm"),
+        replace(_ATTENTION, after="post_attention_layernorm"),
+        replace(_MLP, before="pre_feedforward_layernorm", after="post_feedforward_layernorm"),
         _QK_NORMS,
     ),
 }
+
+
+_ROWS = tuple(ARCHITECTURES.values())
+# Names that mean the same in every family that has them.
+OUTPUTS = frozenset(block.output for row in _ROWS for block in row.blocks.values())
+PROJECTIONS = frozenset(name for row in _ROWS for block in row.blocks.values() for name in block.projections)
+NORMS = frozenset(
+    name for row in _ROWS for name in (row.stack.norm, *row.attention.norms, *row.mlp.norms, *row.qk_norms)
+)
+EMBEDDINGS = frozenset(name for row in _ROWS for name in (row.stack.embedding, row.stack.positions) if name)
 
 
 def architecture_of(model_type: str) -> Architecture:

@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from space.candidate import Candidate
 from space.checks import require_dtype
 from space.errors import UserError
 from space.locations import is_local, model_directory
-from space.models.architectures import architecture_of
 from space.models.base_card import base_card
 from space.models.digest import checkpoint_digest
 from space.models.embedded import DEFAULT_MODEL_CARD, DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
+from space.models.facts import checked_spec
 from space.models.hub import model_snapshot
 from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config, unloadable
 from space.models.vector_math import settle_vector_math
@@ -139,18 +138,6 @@ def is_streamed(spec: ModelSpec, dtype: torch.dtype, device: torch.device, limit
     return limit is not None and total_params(spec, Candidate.dense(spec)) * dtype.itemsize > WEIGHTS * limit
 
 
-def checked_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:
-    """See `read_spec`.
-
-    Raises:
-        UserError: It has other layers than models of its family.
-    """
-    try:
-        return read_spec(model, name, digest, family)
-    except (AttributeError, ValueError) as error:
-        raise UserError(f"Expected {name} to have the layers of a {family} model, but got: {error}") from error
-
-
 def resolve_device(device: str) -> torch.device:
     """The device of that name, or for `auto` CUDA where there is one, else the CPU.
 
@@ -224,62 +211,3 @@ def _read_model(directory: Path, trust_remote_code: bool, dtype: torch.dtype) ->
             )
     except UNREADABLE as error:
         raise unloadable(directory, error) from error
-
-
-def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:
-    """The facts of a model, read from its configuration and checked against its modules.
-
-    Args:
-        model: A causal language model.
-        name: What to call it.
-        digest: Of its checkpoint, see `space.models.digest`.
-        family: Its `model_type`.
-
-    Raises:
-        UserError: Its layers are not all of the same shape.
-    """
-    config: Any = model.config
-    heads, kv_heads, hidden = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
-    head_dim = getattr(config, "head_dim", None) or hidden // heads
-    channels = config.intermediate_size
-    expected = {
-        "self_attn.q_proj": (heads * head_dim, hidden),
-        "self_attn.k_proj": (kv_heads * head_dim, hidden),
-        "self_attn.v_proj": (kv_heads * head_dim, hidden),
-        "self_attn.o_proj": (hidden, heads * head_dim),
-        "mlp.gate_proj": (channels, hidden),
-        "mlp.up_proj": (channels, hidden),
-        "mlp.down_proj": (hidden, channels),
-    }
-    layers: nn.ModuleList = model.model.layers
-    biases = {path: layers[0].get_submodule(path).bias is not None for path in expected}
-    for index, layer in enumerate(layers):
-        for path, shape in expected.items():
-            projection: Any = layer.get_submodule(path)
-            got = (projection.weight.shape[0], projection.weight.shape[1])
-            if got != shape or (projection.bias is not None) != biases[path]:
-                raise UserError(
-                    f"Expected every layer of {name} to have the same shape, {path} being {shape}, but in layer "
-                    f"{index} it is {got}: an already pruned model? Use the dense model that it was made from."
-                )
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    architecture = architecture_of(family)
-    return ModelSpec(
-        name=name,
-        digest=digest,
-        family=family,
-        layers=len(layers),
-        hidden=hidden,
-        query_heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        mlp_channels=channels,
-        vocab=embedding.shape[0],
-        tied_embeddings=head is embedding,
-        qkv_bias=biases["self_attn.q_proj"],
-        o_bias=biases["self_attn.o_proj"],
-        mlp_bias=biases["mlp.down_proj"],
-        attention_norms=len(architecture.attention.names),
-        mlp_norms=len(architecture.mlp.names),
-        qk_norm=bool(architecture.qk_norms),
-    )

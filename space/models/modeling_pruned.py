@@ -25,6 +25,13 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM as StockFo
 from transformers.models.llama.modeling_llama import LlamaForSequenceClassification as StockForSequenceClassification
 from transformers.models.llama.modeling_llama import LlamaModel as StockModel
 
+# Where the family keeps its layers, what its configuration calls the sizes of one, the output projection of attention,
+# and whether stock attention takes its heads to be as wide together as the residual stream.
+LAYERS = "layers"
+SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+ATTENTION_OUTPUT = "o_proj"
+HEADS_FILL = False
+
 if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
     # before, static caches have one head count for all layers, and configurations may ignore `layer_types`
     raise ImportError(
@@ -97,6 +104,8 @@ def rope_of_transformers_4(rope: dict[str, Any]) -> dict[str, Any]:
         "rope_theta": full["rope_theta"],
         "rope_scaling": {name: value for name, value in full.items() if name != "rope_theta"} if scaled else None,
     }
+    if "partial_rotary_factor" in full:  # of which families have defaults of their own
+        values["partial_rotary_factor"] = full["partial_rotary_factor"]
     if full["rope_type"] == "longrope":
         values["original_max_position_embeddings"] = full["original_max_position_embeddings"]
     if "sliding_attention" in rope:
@@ -104,7 +113,9 @@ def rope_of_transformers_4(rope: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-ACTIVATION = "hidden_activation" if hasattr(StockConfig(), "hidden_activation") else "hidden_act"
+ACTIVATION = next(
+    name for name in ("hidden_activation", "hidden_act", "activation_function") if hasattr(StockConfig(), name)
+)
 NOT_STOCK = "layers of different sizes, for AutoModelForCausalLM.from_pretrained with trust_remote_code=True alone"
 
 
@@ -145,7 +156,7 @@ class PrunedConfig(StockConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """As the stock one, for both generations of transformers."""
-        values = super().to_dict()
+        values = {**super().to_dict(), "num_hidden_layers": self.num_hidden_layers}  # whatever the family calls it
         rope = values.get("rope_parameters")  # a stock one of transformers 4 has none
         return rope_of_transformers_4(rope) | values if rope else values
 
@@ -161,17 +172,56 @@ def layer_config(config: Any, layer_idx: int) -> Any:
     return own
 
 
+class LayerConfig:
+    """The configuration as a layer's modules see it: its own sizes, and all else as the model's is at that time."""
+
+    def __init__(self, config: Any, sizes: dict[str, int]) -> None:
+        """Takes the model's configuration, and the sizes by its names."""
+        vars(self).update(sizes, shared_config=config)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "shared_config":  # while it is copied
+            raise AttributeError(name)
+        return getattr(self.shared_config, name)
+
+
+def seen_config(config: Any, own: Any) -> LayerConfig:
+    """What modules see of the model's configuration, with the sizes of the layer's own or of another such view."""
+    return LayerConfig(config, {name: getattr(own, name) for name in SIZES})
+
+
+def with_narrow_heads(stock: Any, own: Any, layer_idx: int) -> Any:
+    """A block like a stock one, whose class takes heads to fill the residual stream, with the heads of `own`."""
+    inner = copy.copy(own)
+    inner.hidden_size = getattr(own, SIZES[0]) * own.head_dim
+    attention = type(stock)(inner, layer_idx=layer_idx)
+    for name, projection in attention.named_children():
+        if not hasattr(projection, "weight"):
+            continue
+        inputs, outputs = projection.weight.shape  # of a Conv1D
+        sizes = (own.hidden_size, inputs) if name == ATTENTION_OUTPUT else (outputs, own.hidden_size)
+        setattr(attention, name, type(projection)(*sizes))
+    return attention
+
+
 class PrunedDecoderLayer(StockDecoderLayer):
     """One stock layer in its own widths, with holes for the blocks that it skips."""
 
     def __init__(self, config: Any, layer_idx: int) -> None:
         own = layer_config(config, layer_idx)
-        super().__init__(own, layer_idx)
+        stock = own
+        if HEADS_FILL:
+            stock = copy.copy(own)
+            setattr(stock, SIZES[0], 1)
+        super().__init__(stock, layer_idx)
+        if HEADS_FILL:
+            name = config.block_modules["attention"][0]
+            setattr(self, name, with_narrow_heads(getattr(self, name), own, layer_idx))
         for block in getattr(own, "skip", None) or ():
             self.skip(block, config.block_modules[block], layer_idx)
-        for module in self.modules():  # the attention backend is looked up, and may be changed later, on the shared one
+        for module in self.modules():
             if hasattr(module, "config"):
-                module.config = config
+                module.config = seen_config(config, own)
 
     def skip(self, block: str, modules: list[str], layer_idx: int) -> None:
         """Puts a hole in the place of a block; its norms go with it."""
@@ -201,7 +251,8 @@ class PrunedModel(StockModel):
     def __init__(self, config: Any) -> None:
         with _no_stock_layers(config):
             super().__init__(config)
-        self.layers = nn.ModuleList(PrunedDecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        layers = nn.ModuleList(PrunedDecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        setattr(self, LAYERS, layers)
         self.post_init()
 
     @functools.wraps(StockModel.forward)  # whose arguments vLLM looks for
@@ -209,7 +260,9 @@ class PrunedModel(StockModel):
         """As the stock one; where attention weights are asked for, they have None in the place of each hole."""
         outputs = super().forward(*args, **kwargs)
         weights = getattr(outputs, "attentions", None) or ()
-        holes = [any(isinstance(module, AttentionHole) for module in layer.children()) for layer in self.layers]
+        holes = [
+            any(isinstance(module, AttentionHole) for module in layer.children()) for layer in getattr(self, LAYERS)
+        ]
         if weights and len(weights) == holes.count(False):  # transformers collects those that there are
             collected = iter(weights)
             outputs.attentions = tuple(None if hole else next(collected) for hole in holes)
@@ -225,7 +278,7 @@ class PrunedForCausalLM(StockForCausalLM):
     def __init__(self, config: Any) -> None:
         with _no_stock_layers(config):
             super().__init__(config)
-        self.model = PrunedModel(config)
+        setattr(self, self.base_model_prefix, PrunedModel(config))
         self.post_init()
 
 
@@ -238,6 +291,6 @@ class PrunedForSequenceClassification(StockForSequenceClassification):
     def __init__(self, config: Any) -> None:
         PreTrainedModel.__init__(self, config)  # the stock class would look for the stack's class by the config
         self.num_labels = config.num_labels
-        self.model = PrunedModel(config)
+        setattr(self, self.base_model_prefix, PrunedModel(config))
         self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
         self.post_init()

@@ -13,8 +13,9 @@ from space.candidate import Candidate
 from space.errors import UserError
 from space.locations import is_local, model_directory
 from space.models.embedded import DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
+from space.models.facts import checked_spec
 from space.models.hub import WEIGHT_FILES, config_snapshot
-from space.models.loading import WITHOUT_HUB, checked_spec
+from space.models.loading import WITHOUT_HUB
 from space.models.refusals import UNREADABLE, checked_config
 from space.models.weights import headers_of, lossless_dtype
 from space.size import total_params

@@ -12,14 +12,16 @@ from importlib import resources
 from types import ModuleType
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor, nn
 
 from space.candidate import Candidate, LayerShape
-from space.models.architectures import architecture_of
+from space.models.architectures import Architecture, SizeNames, architecture_of
+from space.models.stack import PRUNED, family_of
 from space.spec import ModelSpec
 
 MODELING_FILE = "modeling_pruned"
-BLOCKS = {"attention": "self_attn", "mlp": "mlp"}  # kinds of blocks to their modules in a decoder layer
 _CLASSIFIER = "PrunedForSequenceClassification"
 _CLASSES = {
     "AutoConfig": "PrunedConfig",
@@ -28,12 +30,6 @@ _CLASSES = {
     "AutoModelForSequenceClassification": _CLASSIFIER,
 }
 LISTS = ("layer_types", "no_rope_layers")  # of a configuration, with an entry for every layer
-# what transformers calls the sizes of a layer
-_CONFIG_NAMES = {
-    "query_heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "mlp_channels": "intermediate_size",
-}
 
 
 def modeling_text(family_name: str) -> str:
@@ -54,7 +50,22 @@ def modeling_text(family_name: str) -> str:
         else:  # the last one, with the classifier, which is the last class of the file
             text = re.sub(f"^{re.escape(line)}.*\n", "", text, flags=re.MULTILINE)
             text = text.partition(f"\n\nclass {_CLASSIFIER}(")[0]
+    for name, value in _constants(family).items():
+        line = f"{name} = {_constants(llama)[name]}\n"
+        assert text.count(line) == 1, f"{MODELING_FILE}.py must have one line with {line!r}"
+        text = text.replace(line, f"{name} = {value}\n")
     return text
+
+
+def _constants(family: Architecture) -> dict[str, str]:
+    """What the modelling file says of a family, as code."""
+    quoted = [f'"{name}"' for name in family.sizes if name is not None]
+    return {
+        "LAYERS": f'"{family.stack.layers}"',
+        "SIZES": f"({', '.join(quoted)})",
+        "ATTENTION_OUTPUT": f'"{family.attention.output}"',
+        "HEADS_FILL": f"{family.heads_fill}",
+    }
 
 
 @cache
@@ -75,11 +86,7 @@ def modeling_of(family_name: str) -> ModuleType:
 
 def block_modules(family_name: str) -> dict[str, list[str]]:
     """By kind of block, the modules of a decoder layer that leave with it: the block itself, then its norms."""
-    family = architecture_of(family_name)
-    return {
-        "attention": [BLOCKS["attention"], *family.attention.names],
-        "mlp": [BLOCKS["mlp"], *family.mlp.names],
-    }
+    return {kind: layout.modules for kind, layout in architecture_of(family_name).blocks.items()}
 
 
 def _auto_map(family_name: str) -> dict[str, str]:
@@ -99,24 +106,37 @@ def block_scale(layer: Any) -> float:
 
 
 def start_midway(stack: Any) -> None:
-    """Has a decoder stack take embeddings that it is given as a residual stream, which is scaled already."""
+    """Has a decoder stack take embeddings that it is given as a residual stream: scaled, with positions in it."""
     if hasattr(stack, "embedding_multiplier"):
         stack.embedding_multiplier = 1.0
+    positions = family_of(stack).stack.positions
+    if positions is not None:
+        setattr(stack, positions, _NoPositions())
 
 
-def layer_values(shape: LayerShape, dense: LayerShape | None = None) -> dict[str, Any]:
+class _NoPositions(nn.Module):
+    """Stands for embeddings of positions where these are in the residual stream already."""
+
+    def forward(self, position_ids: Tensor) -> Tensor:
+        """A zero of shape `()`, which broadcasts."""
+        return torch.zeros((), device=position_ids.device)
+
+
+def layer_values(shape: LayerShape, names: SizeNames, dense: LayerShape | None = None) -> dict[str, Any]:
     """A layer's sizes under the configuration's names, and `skip` for the blocks that are gone.
 
     Attention that is gone counts as one head, for which vLLM then leaves room in its cache.
 
     Args:
         shape: What the layer keeps.
+        names: What the configuration calls the sizes.
         dense: Leaves out what is as here; None for nothing.
     """
     values: dict[str, Any] = {}
-    for field, name in _CONFIG_NAMES.items():
-        size = getattr(shape, field) or (0 if field == "mlp_channels" else 1)
-        if dense is None or (size and size != getattr(dense, field)):
+    whole = names.of(dense) if dense else {}
+    for name, kept in names.of(shape).items():
+        size = kept or (0 if name == names.mlp_channels else 1)
+        if dense is None or (size and size != whole[name]):
             values[name] = size
     skip = [name for name, size in (("attention", shape.query_heads), ("mlp", shape.mlp_channels)) if not size]
     return values | ({"skip": skip} if skip else {})
@@ -128,11 +148,13 @@ class PrunedConfigs:
     def __init__(self, dense_config: Any, spec: ModelSpec) -> None:
         """Takes the dense model's own, which is not changed."""
         self._dense = Candidate.dense(spec).layers[0]
-        values = dense_config.to_diff_dict() | layer_values(self._dense)
+        family = architecture_of(spec.family)
+        self._sizes, self._depth = family.sizes, family.depth
+        values = dense_config.to_diff_dict() | layer_values(self._dense, self._sizes)
         values |= {
-            "model_type": f"pruned_{spec.family}",
+            "model_type": f"{PRUNED}{spec.family}",
             "head_dim": spec.head_dim,
-            "num_hidden_layers": spec.layers,
+            self._depth: spec.layers,
             "architectures": [_CLASSES["AutoModelForCausalLM"]],
             "auto_map": _auto_map(spec.family),
             "block_modules": block_modules(spec.family),
@@ -148,17 +170,20 @@ class PrunedConfigs:
     def json_values(self, candidate: Candidate, start: int = 0) -> dict[str, Any]:
         """What config.json says of a candidate without its first `start` layers; layers that are gone do not count."""
         layers = [index for index in range(start, len(candidate.layers)) if not candidate.layers[index].gone]
-        values = {**self._values, "num_hidden_layers": len(layers), **_lists(self._values, layers)}
+        depth = dict.fromkeys((self._depth, "num_hidden_layers"), len(layers))  # transformers reads the latter of any
+        values = {**self._values, **depth, **_lists(self._values, layers)}
         shapes = (candidate.layers[index] for index in layers)
         values["per_layer_config"] = {
-            str(place): layer_values(shape, self._dense) for place, shape in enumerate(shapes) if shape != self._dense
+            str(place): layer_values(shape, self._sizes, self._dense)
+            for place, shape in enumerate(shapes)
+            if shape != self._dense
         }
         return values
 
     def of(self, candidate: Candidate, start: int = 0) -> Any:
         """The same as a configuration, made from the dense one's copy, which takes a part of a millisecond."""
         values, config = self.json_values(candidate, start), copy.deepcopy(self.dense)
-        for name in ("num_hidden_layers", *LISTS, "per_layer_config"):
+        for name in (self._depth, *LISTS, "per_layer_config"):
             if name in values:
                 setattr(config, name, values[name])
         return config
@@ -166,7 +191,7 @@ class PrunedConfigs:
     def layer(self, shape: LayerShape) -> Any:
         """The configuration of a layer alone, as its constructor takes it."""
         config = copy.copy(self.dense)
-        for name, value in layer_values(shape, self._dense).items():
+        for name, value in layer_values(shape, self._sizes, self._dense).items():
             setattr(config, name, value)
         return config
 
@@ -181,10 +206,12 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
     """
     kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
     shapes = [candidate.layers[index] for index in kept]
-    if len(set(shapes)) == 1 and shapes[0].mlp_channels:
-        values: dict[str, Any] = dense_config.to_diff_dict() | layer_values(shapes[0])
-        values |= {"num_hidden_layers": len(kept), "head_dim": spec.head_dim, **_lists(values, kept)}
-        values["architectures"] = [architecture_of(spec.family).classes.causal_lm]
+    family, dense = architecture_of(spec.family), Candidate.dense(spec).layers[0]
+    narrow = family.heads_fill and shapes[0].query_heads != dense.query_heads  # which the stock class cannot be
+    if len(set(shapes)) == 1 and shapes[0].mlp_channels and not narrow:
+        values: dict[str, Any] = dense_config.to_diff_dict() | layer_values(shapes[0], family.sizes)
+        values |= {family.depth: len(kept), "head_dim": spec.head_dim, **_lists(values, kept)}
+        values["architectures"] = [family.classes.causal_lm]
         if _is_valid(type(dense_config), values):
             return values
     own: dict[str, Any] = modeling_of(spec.family).guarded(PrunedConfigs(dense_config, spec).json_values(candidate))

@@ -16,6 +16,7 @@ from space.errors import UserError
 from space.models.architectures import architecture_of
 from space.models.embedded import quiet_transformers
 from space.models.hub import WEIGHT_FILES
+from space.models.stack import family_of
 from space.models.weights import Header, headers_of, lossless_dtype
 
 # What transformers raises of files that it cannot make a model of.
@@ -36,6 +37,8 @@ _REFUSED_CONFIG = {
     "per_layer_config": _PRUNED,
     "block_configs": _PRUNED,
     "final_logit_softcapping": "soft-capped logits, whose divergence is not supported",
+    "scale_attn_by_inverse_layer_idx": "attention scaled by the number of a layer, which changes when layers go",
+    "add_cross_attention": "attention to an encoder, which is not supported",
     "num_experts": "a mixture of experts, which is not supported",
     "num_local_experts": "a mixture of experts, which is not supported",
 }
@@ -169,7 +172,12 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
         )
     # transformers would fill what is missing with random numbers and drop what is left over.
     missing = report["missing_keys"]
-    left_over = {key for key in report["unexpected_keys"] if ".layers." in key and "rotary_emb" not in key}
+    inside = f"{family_of(model).stack.layers}."
+    left_over = {
+        key
+        for key in report["unexpected_keys"]
+        if (key.startswith(inside) or f".{inside}" in key) and "rotary_emb" not in key
+    }
     if missing == {"lm_head.weight"}:
         raise UserError(
             f"Expected the weights in {directory} to have an lm_head.weight, as config.json does not tie it to the "
@@ -183,7 +191,7 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
                 f"{min(keys)}. Use a checkpoint of a causal language model whose config.json belongs to it."
             )
     if config.tie_word_embeddings and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
-        _check_tied(directory, headers)
+        _check_tied(directory, headers, family_of(model).stack.embedding)
     return model
 
 
@@ -196,9 +204,11 @@ def unloadable(directory: Path, error: Exception) -> UserError:
     )
 
 
-def _check_tied(directory: Path, headers: Mapping[str, Header]) -> None:
+def _check_tied(directory: Path, headers: Mapping[str, Header], embedding_name: str) -> None:
     """Refuses a head that is stored beside the embedding matrix that it is said to be, and is another."""
-    names = [next(name for name in headers if name.endswith(end)) for end in ("embed_tokens.weight", "lm_head.weight")]
+    names = [
+        next(name for name in headers if name.endswith(end)) for end in (f"{embedding_name}.weight", "lm_head.weight")
+    ]
     files = [headers[name].file for name in names]
     with safe_open(files[0], framework="pt") as first, safe_open(files[1], framework="pt") as second:
         embedding, head = first.get_slice(names[0]), second.get_slice(names[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from space.errors import UserError
+from space.models.architectures import Architecture
+from space.models.stack import family_of, layers_of, norm_of, stack_of
 from space.supernet.modules import twin
 from space.supernet.placement import Placement
+from space.supernet.units import output_weight
 
 _ADVICE = "check that it writes sensible text in transformers, and that its config.json is its own"
 
@@ -44,9 +48,9 @@ class LayerStatistics:
 class _Gram:
     """Accumulates XᵀX of a module's input in float32 while its hook is on."""
 
-    def __init__(self, projection: nn.Linear) -> None:
-        size = projection.in_features
-        self.total = torch.zeros(size, size, device=projection.weight.device)
+    def __init__(self, projection: nn.Module, weight: Tensor) -> None:
+        size = weight.shape[1]
+        self.total = torch.zeros(size, size, device=weight.device)
         self._handle = projection.register_forward_pre_hook(self._add)
 
     def _add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -64,12 +68,14 @@ class Captured(Exception):  # noqa: N818 - control flow of one forward pass, nev
 class _Recorder(nn.Module):
     """Stands for a decoder layer: notes what it is called with, and hands the residual stream on."""
 
-    def __init__(self) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.arguments: dict[str, Any] = {}
+        self._names = list(inspect.signature(layer.forward).parameters)[1:]  # behind the residual stream
 
     def forward(self, hidden_states: Tensor, *args: Any, **arguments: Any) -> Tensor:
-        self.arguments = {name: value for name, value in arguments.items() if name != "past_key_values"}
+        named = dict(zip(self._names, args, strict=False)) | arguments
+        self.arguments = {name: value for name, value in named.items() if name != "past_key_values"}
         return hidden_states
 
 
@@ -85,7 +91,7 @@ def layer_arguments(model: Any, tokens: Tensor, dtype: torch.dtype, device: torc
         dtype: Of the residual stream.
         device: Where the layers run.
     """
-    recorders = [_Recorder() for _ in model.model.layers]
+    recorders = [_Recorder(layer) for layer in layers_of(model)]
     _run_stack(model, recorders, tokens[:1], dtype, device)
     return [recorder.arguments for recorder in recorders]
 
@@ -100,8 +106,9 @@ def _run_stack(
     model: Any, layers: Sequence[nn.Module], tokens: Tensor, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """What a model's stack gives, before its last norm, with other layers in it."""
-    stack = twin(model.model)
-    stack.layers, stack.norm = nn.ModuleList(layers), nn.Identity()
+    stack, names = twin(stack_of(model)), family_of(model).stack
+    setattr(stack, names.layers, nn.ModuleList(layers))
+    setattr(stack, names.norm, nn.Identity())
     embedding = model.get_input_embeddings()
     embeddings = embedding(tokens.to(embedding.weight.device)).to(device, dtype)
     states: Tensor = stack(inputs_embeds=embeddings, use_cache=False).last_hidden_state
@@ -135,24 +142,31 @@ def gather(
     """
     arguments = layer_arguments(model, tokens, torch.float32, place.device)
     states = first_inputs(model, tokens.split(batch_size), torch.float32, place)
-    for index, layer in enumerate(model.model.layers):
+    for index, layer in enumerate(layers_of(model)):
         wide = copy.deepcopy(layer).to(place.device, torch.float32)
-        statistics, states = _learned(index, wide, states, arguments[index], forward_dtype)
+        statistics, states = _learned(index, wide, family_of(model), states, arguments[index], forward_dtype)
         yield statistics
         del wide, statistics  # before the next ones are made
     head = model.get_output_embeddings()
     with torch.no_grad():
-        logits = head(model.model.norm(states[0][:1].to(head.weight.device)).to(head.weight.dtype))
+        logits = head(norm_of(model)(states[0][:1].to(head.weight)))
     _require_finite({"what its head gives, the logits,": logits}, forward_dtype)
 
 
 @torch.no_grad()
 def _learned(
-    index: int, layer: Any, states: list[Tensor], arguments: dict[str, Any], dtype: torch.dtype
+    index: int,
+    layer: Any,
+    family: Architecture,
+    states: list[Tensor],
+    arguments: dict[str, Any],
+    dtype: torch.dtype,
 ) -> tuple[LayerStatistics, list[Tensor]]:
     """What a layer's pass over the text teaches, and the residual streams after it."""
-    grams, after = (_Gram(layer.self_attn.o_proj), _Gram(layer.mlp.down_proj)), list[Tensor]()
-    device = layer.self_attn.o_proj.weight.device
+    blocks = [(kind, getattr(layer, each.module), each) for kind, each in family.blocks.items()]
+    grams = {kind: _Gram(getattr(block, each.output), output_weight(block, each)) for kind, block, each in blocks}
+    after = list[Tensor]()
+    device = next(layer.parameters()).device
     count, cosine = 0, torch.zeros((), device=device)
     try:
         for waiting in states:
@@ -163,20 +177,20 @@ def _learned(
             count += state.shape[0] * state.shape[1]
             after.append(output.to(waiting.device))
     finally:
-        for gram in grams:
+        for gram in grams.values():
             gram.close()
-    attention, mlp = (gram.total.div_(count) for gram in grams)
-    places = {"its o_proj reads": attention, "its down_proj reads": mlp, "it hands on": cosine}
+    totals = {kind: gram.total.div_(count) for kind, gram in grams.items()}
+    read = {f"its {family.blocks[kind].output} reads": total for kind, total in totals.items()}
+    places = {**read, "it hands on": cosine}
     _require_finite({f"in layer {index} what {place}": values for place, values in places.items()}, dtype)
-    for projection, total in (("o_proj", attention), ("down_proj", mlp)):
+    for place, total in read.items():
         if not total.diagonal().any():
             raise UserError(
                 "Expected activations of the dense model that say something of the calibration text, but all that in "
-                f"layer {index} its {projection} reads is 0, though all weights are finite: some before it are 0, or "
+                f"layer {index} {place} is 0, though all weights are finite: some before it are 0, or "
                 f"so large that norms lose what they give: {_ADVICE}."
             )
-    found = {"attention": attention, "mlp": mlp}
-    return LayerStatistics(index, layer, found, 1 - cosine.item() / count, states, arguments), after
+    return LayerStatistics(index, layer, totals, 1 - cosine.item() / count, states, arguments), after
 
 
 def _require_finite(places: Mapping[str, Tensor], dtype: torch.dtype) -> None:

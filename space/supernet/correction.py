@@ -16,8 +16,8 @@ class Correction:
 
     Attributes:
         candidate: Whose they are.
-        weights: Of every layer, `o_proj` and `down_proj` to a weight of shape (hidden, kept columns). A projection that
-            is not named keeps its refit: blocks that are gone, and those before the first cut, which have no drift.
+        weights: Of every layer, by kind of block, the weight of its output projection, shape (hidden, kept columns). A
+            block that is not named keeps its refit: one that is gone, or before the first cut, where nothing drifts.
     """
 
     candidate: Candidate

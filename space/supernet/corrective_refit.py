@@ -1,7 +1,7 @@
 """The corrective refit: output projections fit in sequence, on the subnet's own inputs, to the dense residual stream.
 
 The refit of `space.supernet.compensation` looks at one block at a time, on the dense model's inputs; behind a few cut
-blocks the residual stream has drifted away from those. Here each kept `o_proj` and `down_proj`, in order, is fit to
+blocks the residual stream has drifted away from those. Here each kept output projection, in order, is fit to
 
     argmin_W ‖(h_dense − h_subnet) − W X_subnet‖² + λ ‖W − W_refit‖²
 
@@ -26,15 +26,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from space.candidate import Candidate, LayerShape
+from space.candidate import KINDS, Candidate, LayerShape
 from space.errors import UserError
-from space.models.architectures import Architecture, architecture_of
-from space.models.pruned import BLOCKS, block_scale
+from space.models.architectures import BlockLayout, architecture_of
+from space.models.pruned import block_scale
 from space.supernet.calibration import Captured, first_inputs, layer_arguments
 from space.supernet.correction import Correction
 from space.supernet.corrective_step import Moments, corrective_step
 from space.supernet.supernet import Supernet
-from space.supernet.view import OUTPUTS
+from space.supernet.units import upright
 
 States = list[Tensor]  # residual stream, one tensor (windows, time, hidden) a batch
 
@@ -88,45 +88,42 @@ def correct(
     for index in range(supernet.spec.layers):
         for subnet in subnets:
             subnet.weights.append({})
-        for name in OUTPUTS:
-            block = _Block(supernet, index, name, arguments[index])
+        for kind in KINDS:
+            block = _Block(supernet, index, kind, arguments[index])
             target = block.outputs(dense)
             for subnet in subnets:
-                shape = _alone(subnet.candidate.layers[index], name)
-                if subnet.states is None and shape != _alone(whole.layers[index], name):
+                shape = _alone(subnet.candidate.layers[index], kind)
+                if subnet.states is None and shape != _alone(whole.layers[index], kind):
                     subnet.states = dense  # the first cut: until here it was the dense model
                 if subnet.states is not None and not shape.gone:
                     strength = supernet.strength(subnet.candidate)
                     weight, subnet.states = block.fit(shape, strength, subnet.states, target, damping)
-                    subnet.weights[index][name] = weight
+                    subnet.weights[index][kind] = weight
             dense = target
         on_layer(index)
     return [Correction(subnet.candidate, tuple(subnet.weights)) for subnet in subnets]
 
 
-def _alone(shape: LayerShape, name: str) -> LayerShape:
-    """The layer's shape with nothing but the block of that output projection."""
-    if name == "o_proj":
-        return LayerShape(shape.query_heads, shape.kv_heads, 0)
-    return LayerShape(0, 0, shape.mlp_channels)
+def _alone(shape: LayerShape, kind: str) -> LayerShape:
+    """The layer's shape with nothing but the block of that kind."""
+    return LayerShape.of(**{kind: shape.option(kind)})
 
 
 class _Block:
     """One block of one layer: the dense one, and each candidate's."""
 
-    def __init__(self, supernet: Supernet, index: int, name: str, arguments: dict[str, Any]) -> None:
+    def __init__(self, supernet: Supernet, index: int, kind: str, arguments: dict[str, Any]) -> None:
         self._supernet = supernet
         self._place = supernet.place
         self._index = index
-        self._name = name
+        self._kind = kind
         self._arguments = arguments
         self._whole = Candidate.dense(supernet.spec).layers[index]
-        family: Architecture = architecture_of(supernet.spec.family)
-        self._norm_after = (family.attention if name == "o_proj" else family.mlp).after
+        self._layout: BlockLayout = architecture_of(supernet.spec.family).blocks[kind]
 
     def outputs(self, states: States) -> States:
         """The residual stream after the dense block."""
-        layer = self._supernet.layer(self._index, _alone(self._whole, self._name))
+        layer = self._supernet.layer(self._index, _alone(self._whole, self._kind))
         return [layer(state.to(self._place.device), **self._arguments).to(self._place.home) for state in states]
 
     def fit(
@@ -144,9 +141,10 @@ class _Block:
             damping: As for `correct`.
         """
         layer = self._supernet.layer(self._index, shape, strength)
-        projection: nn.Linear = getattr(getattr(layer, BLOCKS[OUTPUTS[self._name]]), self._name)
-        norm: nn.Module | None = getattr(layer, self._norm_after) if self._norm_after else None
-        refit, bias, scale = projection.weight, projection.bias, block_scale(layer)
+        projection: nn.Linear = getattr(getattr(layer, self._layout.module), self._layout.output)
+        norm: nn.Module | None = getattr(layer, self._layout.after) if self._layout.after else None
+        refit = upright(self._layout, projection.weight)
+        bias, scale = projection.bias, block_scale(layer)
         inputs = [self._input(layer, projection, state) for state in states]
         halves = Moments.zeros_for(refit), Moments.zeros_for(refit)
         for number, waiting in enumerate(zip(inputs, states, target, strict=True)):

@@ -146,8 +146,8 @@ def mlp_order(gram: Tensor, weight: Tensor, rule: Rule, steps: int) -> Tensor:
     """Order of an MLP's channels, most important first, shape (channels,).
 
     Args:
-        gram: Damped Gram matrix of `down_proj`'s input, shape (channels, channels).
-        weight: `down_proj`'s weight, shape (hidden, channels).
+        gram: Damped Gram matrix of the output projection's input, shape (channels, channels).
+        weight: Its weight, shape (hidden, channels).
         rule: How to rank.
         steps: How often the cost is evaluated anew on the way from all channels to none.
     """
@@ -159,8 +159,8 @@ def attention_order(gram: Tensor, weight: Tensor, kv_heads: int, queries_per_gro
     """Order of an attention block's groups, and of the query heads inside each, one removed at a time.
 
     Args:
-        gram: Damped Gram matrix of `o_proj`'s input, shape (query_heads · head_dim,) * 2.
-        weight: `o_proj`'s weight, shape (hidden, query_heads · head_dim).
+        gram: Damped Gram matrix of the output projection's input, shape (query_heads · head_dim,) * 2.
+        weight: Its weight, shape (hidden, query_heads · head_dim).
         kv_heads: Key-value groups.
         queries_per_group: Query heads in a group.
         rule: How to rank.

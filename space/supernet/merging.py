@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from space.models.architectures import BlockLayout, Projection, architecture_of
 from space.spec import ModelSpec
 from space.supernet.calibration import Captured
 from space.supernet.importance import damped
 from space.supernet.modules import own_modules, put_parameter
-from space.supernet.units import BlockWeights, own_parameters
+from space.supernet.units import BlockWeights, joined_rows, own_parameters, split_rows
 
 _TINY = 1e-12
 
@@ -33,7 +34,7 @@ class Merged:
     """An attention block with merged groups.
 
     Attributes:
-        parameters: By projection and name, `q_proj.weight` and the like, float32.
+        parameters: By projection and name, such as `q_proj.weight` of a Llama, float32.
         lost: Fraction of the dense output's energy that is lost on the calibration text.
     """
 
@@ -63,27 +64,30 @@ def merged_attention(
     """
     if not spec.merged_kv_heads:
         return {}
-    attention = layer.self_attn
-    device = attention.o_proj.weight.device
+    layout = architecture_of(spec.family).attention
+    attention = getattr(layer, layout.module)
+    weight = getattr(attention, layout.output).weight.float()
+    device = weight.device
 
-    def rows_of(layer: Any, state: Tensor, *names: str) -> list[Tensor]:
-        """What the projections hand on, and what `o_proj` is given: float32, shape (tokens, columns)."""
+    def rows_of(layer: Any, state: Tensor, *projections: Projection) -> list[Tensor]:
+        """What the projections hand on, and what the output one is given: float32, shape (tokens, columns)."""
         autocast = torch.autocast(device.type, dtype=forward_dtype, enabled=forward_dtype != torch.float32)
-        with autocast, _outputs(layer.self_attn, names) as outputs:
+        names = [projection.name for projection in projections]
+        with autocast, _outputs(getattr(layer, layout.module), names, layout.output) as outputs:
             try:
                 layer(state.to(device), **arguments)
             except Captured:
-                return [outputs[name].flatten(0, -2).float() for name in (*names, "o_proj")]
+                return [outputs[name].flatten(0, -2).float() for name in (*names, layout.output)]
         raise AssertionError("the layer has no attention")
 
     own = own_modules(layer)
     moments = _Moments.zeros(spec, device)
     for state in inputs:
-        query, key, value, _ = rows_of(own, state, "q_proj", "k_proj", "v_proj")
-        moments.add(query, key, value)
-    merged = {groups: _projections(attention, spec, groups, moments) for groups in spec.merged_kv_heads}
-    layers = {groups: _with_weights(layer, weights, spec.query_heads // groups) for groups, weights in merged.items()}
-    weight = attention.o_proj.weight.float()
+        outputs = zip(layout.inputs, rows_of(own, state, *layout.inputs)[:-1], strict=True)
+        parts = [split_rows(spec, projection, output, dim=1) for projection, output in outputs]
+        moments.add(**{part: rows for each in parts for part, rows in each.items()})
+    merged = {groups: _projections(attention, layout, spec, groups, moments) for groups in spec.merged_kv_heads}
+    layers = {groups: _with_weights(layer, layout, weights, spec, groups) for groups, weights in merged.items()}
     width = weight.shape[1]
     grams = {groups: weight.new_zeros(width, width) for groups in merged}
     crosses = {groups: weight.new_zeros(len(weight), width) for groups in merged}
@@ -97,7 +101,8 @@ def merged_attention(
             grams[groups].addmm_(columns.T, columns)
             crosses[groups].addmm_(target.T, columns)
     return {
-        groups: _refit(weights, crosses[groups], grams[groups], damping, energy) for groups, weights in merged.items()
+        groups: _refit(weights, layout, crosses[groups], grams[groups], damping, energy)
+        for groups, weights in merged.items()
     }
 
 
@@ -127,42 +132,51 @@ class _Moments:
     def add(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Adds tokens, each tensor of shape (tokens, columns)."""
         groups, half = self.query.shape
-        self.query.add_(query.view(len(query), groups, -1, 2, half).square().sum((0, 2, 3)))
-        pairs = key.view(len(key), groups, 2, half)
+        self.query.add_(query.reshape(len(query), groups, -1, 2, half).square().sum((0, 2, 3)))
+        pairs = key.reshape(len(key), groups, 2, half)
         turned = torch.complex(pairs[:, :, 0], pairs[:, :, 1]).permute(2, 1, 0)  # (half, groups, tokens)
         self.key.add_(turned @ turned.mH)
         self.value.addmm_(value.T, value)
 
 
-def _projections(attention: Any, spec: ModelSpec, groups: int, moments: _Moments) -> BlockWeights:
-    """Merged projections; `o_proj` is the dense one behind the best linear map from shared values to each group's."""
+def _projections(attention: Any, layout: BlockLayout, spec: ModelSpec, groups: int, moments: _Moments) -> BlockWeights:
+    """Merged projections; the output one is the dense one behind the best linear maps from shared values to groups'."""
     size, width, queries = spec.kv_heads // groups, spec.head_dim, spec.queries_per_group
     from_key, to_query = _key_factors(moments, groups)  # (kv_heads, head_dim / 2)
-    output = attention.o_proj.weight.float().view(-1, spec.kv_heads, queries, width)
-    parameters: dict[str, dict[str, Tensor]] = {name: {} for name in ("q_proj", "k_proj", "v_proj")}
+    output = getattr(attention, layout.output).weight.float().view(-1, spec.kv_heads, queries, width)
     blocks = range(0, spec.kv_heads * width, size * width)
     maps = [
         _value_maps(moments.value[at : at + size * width, at : at + size * width], output[:, at // width :][:, :size])
         for at in blocks
     ]
 
-    def keep(name: str, key: str, rows: Tensor) -> None:
-        parameters[name][key] = rows.contiguous()
+    def queries_of(dense: Tensor) -> Tensor:
+        rows = dense.reshape(spec.kv_heads, queries, 2, width // 2, -1)
+        return _times(to_query[:, None], rows).reshape(dense.shape)
 
-    for key, dense in own_parameters(attention.q_proj):
-        rows = dense.view(spec.kv_heads, queries, 2, width // 2, -1)
-        keep("q_proj", key, _times(to_query[:, None], rows).reshape(dense.shape))
-    for key, dense in own_parameters(attention.k_proj):
-        rows = _times(from_key, dense.view(spec.kv_heads, 2, width // 2, -1))
-        rows = rows.view(groups, size, width, -1).sum(1)
-        keep("k_proj", key, rows.reshape(groups * width, *dense.shape[1:]))
-    for key, dense in own_parameters(attention.v_proj):
-        parts = dense.view(groups, size * width, -1)
+    def keys_of(dense: Tensor) -> Tensor:
+        rows = _times(from_key, dense.reshape(spec.kv_heads, 2, width // 2, -1))
+        return rows.view(groups, size, width, -1).sum(1).reshape(groups * width, *dense.shape[1:])
+
+    def values_of(dense: Tensor) -> Tensor:
+        parts = dense.reshape(groups, size * width, -1)
         rows = torch.stack([shared @ part for (shared, _), part in zip(maps, parts, strict=True)])
-        keep("v_proj", key, rows.reshape(groups * width, *dense.shape[1:]))
+        return rows.reshape(groups * width, *dense.shape[1:])
+
+    merge = {"query": queries_of, "key": keys_of, "value": values_of}
+    parameters = {
+        projection.name: {
+            key: joined_rows(
+                projection,
+                [merge[part](rows).contiguous() for part, rows in split_rows(spec, projection, dense).items()],
+            )
+            for key, dense in own_parameters(getattr(attention, projection.name))
+        }
+        for projection in layout.inputs
+    }
     back = torch.stack([group for _, groups_back in maps for group in groups_back])  # (kv_heads, width, width)
-    parameters["o_proj"] = dict(own_parameters(attention.o_proj))
-    keep("o_proj", "weight", torch.einsum("hgqc,gcd->hgqd", output, back).flatten(1))
+    weight = torch.einsum("hgqc,gcd->hgqd", output, back).flatten(1).contiguous()
+    parameters[layout.output] = dict(own_parameters(getattr(attention, layout.output))) | {"weight": weight}
     return BlockWeights(parameters, 0)
 
 
@@ -223,13 +237,15 @@ def _times(factor: Tensor, rows: Tensor) -> Tensor:
     return torch.stack([a * real - b * imaginary, b * real + a * imaginary], dim=-3)
 
 
-def _refit(weights: BlockWeights, cross: Tensor, gram: Tensor, damping: float, energy: float) -> Merged:
+def _refit(
+    weights: BlockWeights, layout: BlockLayout, cross: Tensor, gram: Tensor, damping: float, energy: float
+) -> Merged:
     """With the output projection W that fits the dense block's output, drawn a little to the one W₀ it comes with.
 
     W − W₀ = (C − W₀ G)(G + λI)⁻¹ with G the Gram matrix and C the cross moments; so W G = C − λ (W − W₀), and the
     energy that W explains, 2 ⟨C, W⟩ − ⟨W G, W⟩, is ⟨C, W⟩ + λ ⟨W − W₀, W⟩.
     """
-    start, exact = weights.parameters["o_proj"]["weight"].double(), gram.double()
+    start, exact = weights.parameters[layout.output]["weight"].double(), gram.double()
     cross, inside = cross.double(), damped(exact, damping)
     ridge = (inside.diagonal() - exact.diagonal()).mean()
     change = torch.cholesky_solve((cross - start @ exact).T, torch.linalg.cholesky(inside)).T
@@ -241,33 +257,35 @@ def _refit(weights: BlockWeights, cross: Tensor, gram: Tensor, damping: float, e
         for name, tensors in weights.parameters.items()
         for key, parameter in tensors.items()
     }
-    return Merged(parameters | {"o_proj.weight": output.float()}, lost)
+    return Merged(parameters | {f"{layout.output}.weight": output.float()}, lost)
 
 
-def _with_weights(layer: Any, weights: BlockWeights, queries_per_group: int) -> Any:
-    """A layer of its own with other weights in its attention block."""
+def _with_weights(layer: Any, layout: BlockLayout, weights: BlockWeights, spec: ModelSpec, groups: int) -> Any:
+    """A layer of its own with other weights in its attention block, for fewer groups."""
     own = own_modules(layer)
+    attention = getattr(own, layout.module)
     for name, tensors in weights.parameters.items():
         for key, tensor in tensors.items():
-            put_parameter(getattr(own.self_attn, name), key, tensor)
-    own.self_attn.num_key_value_groups = queries_per_group
+            put_parameter(getattr(attention, name), key, tensor)
+    attention.num_key_value_heads = groups
+    attention.num_key_value_groups = spec.query_heads // groups
     return own
 
 
 @contextmanager
-def _outputs(attention: Any, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """What projections give, and what `o_proj` is given, in the next forward pass, which ends there."""
+def _outputs(attention: Any, names: Sequence[str], last: str) -> Iterator[dict[str, Tensor]]:
+    """What projections give, and what the last one is given, in the next forward pass, which ends there."""
     outputs: dict[str, Tensor] = {}
 
     def record(name: str) -> Any:
         return lambda module, inputs, output: outputs.update({name: output})
 
     def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        outputs["o_proj"] = inputs[0]
+        outputs[last] = inputs[0]
         raise Captured
 
     handles = [getattr(attention, name).register_forward_hook(record(name)) for name in names]
-    handles.append(attention.o_proj.register_forward_pre_hook(stop))
+    handles.append(getattr(attention, last).register_forward_pre_hook(stop))
     try:
         yield outputs
     finally:

@@ -6,6 +6,7 @@ import copy
 from typing import TypeVar
 
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -28,7 +29,9 @@ def own_modules(module: _M) -> _M:
 
 
 def put_parameter(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Makes a tensor a module's parameter without copying it; linear layers know their new sizes."""
+    """Makes a tensor a module's parameter without copying it; projections know their new sizes."""
     module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
     if name == "weight" and isinstance(module, nn.Linear):
         module.out_features, module.in_features = tensor.shape
+    if name == "weight" and isinstance(module, Conv1D):
+        module.nx, module.nf = tensor.shape

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from space.errors import UserError
+from space.models.architectures import architecture_of
 from space.spec import ModelSpec
 from space.supernet.calibration import LayerStatistics
 from space.supernet.compensation import factor, lost_energy, maps, reordered, solving_dtype
 from space.supernet.importance import Rule, attention_order, damp_, mlp_order
 from space.supernet.merging import merged_attention
 from space.supernet.sizes import MOVED_ROWS, PACKED_ROWS, lost_name, merged_name
-from space.supernet.units import attention_columns, permute_attention, permute_mlp
+from space.supernet.units import attention_columns, output_weight, permute_attention, permute_mlp
 
 
 @torch.no_grad()
@@ -36,7 +37,7 @@ def prepared_layer(
         UserError: A Gram matrix is not positive definite.
     """
     with _factorable(statistics.index):
-        tensors = _mlp_tensors(statistics, rule, damping, steps, solving_dtype(dtype))
+        tensors = _mlp_tensors(statistics, spec, rule, damping, steps, solving_dtype(dtype))
         tensors |= _attention_tensors(statistics, spec, rule, damping)
     merges = merged_attention(
         statistics.layer, spec, statistics.inputs, statistics.arguments, damping=damping, forward_dtype=dtype
@@ -48,28 +49,31 @@ def prepared_layer(
 
 
 def _mlp_tensors(
-    statistics: LayerStatistics, rule: Rule, damping: float, steps: int, exact: torch.dtype
+    statistics: LayerStatistics, spec: ModelSpec, rule: Rule, damping: float, steps: int, exact: torch.dtype
 ) -> dict[str, Tensor]:
-    mlp, gram = statistics.layer.mlp, damp_(statistics.grams.pop("mlp"), damping)
-    channels = mlp_order(gram, mlp.down_proj.weight, rule, steps)
-    permute_mlp(mlp, channels)
+    layout = architecture_of(spec.family).mlp
+    mlp, gram = getattr(statistics.layer, layout.module), damp_(statistics.grams.pop("mlp"), damping)
+    weight = output_weight(mlp, layout)
+    channels = mlp_order(gram, weight, rule, steps)
+    permute_mlp(mlp, layout, spec, channels)
     lower = _factored_(gram, channels)
-    lost = lost_energy(mlp.down_proj.weight, lower)
+    lost = lost_energy(weight, lower)
     rows = {f"mlp_maps.{block.shape[1] - len(block)}": block for block in maps(lower, PACKED_ROWS, exact)}
     return {"mlp_order": channels, "mlp_lost": lost, **rows}
 
 
 def _attention_tensors(statistics: LayerStatistics, spec: ModelSpec, rule: Rule, damping: float) -> dict[str, Tensor]:
-    attention, gram = statistics.layer.self_attn, damp_(statistics.grams.pop("attention"), damping)
-    order = attention_order(gram, attention.o_proj.weight, spec.kv_heads, spec.queries_per_group, rule)
-    permute_attention(attention, spec, order)
+    layout = architecture_of(spec.family).attention
+    attention, gram = getattr(statistics.layer, layout.module), damp_(statistics.grams.pop("attention"), damping)
+    weight = output_weight(attention, layout)
+    order = attention_order(gram, weight, spec.kv_heads, spec.queries_per_group, rule)
+    permute_attention(attention, layout, spec, order)
     units = torch.arange(len(gram), device=gram.device).view(*order.heads.shape, spec.head_dim)
     lower = _factored_(gram, units[order.groups[:, None], order.heads[order.groups]].reshape(-1))
     tensors = {"group_order": order.groups, "head_order": order.heads, **_packed("attention_factor", lower)}
     for kept in range(1, spec.queries_per_group + 1):
         columns = attention_columns(spec, kept).to(lower.device)
-        weight = attention.o_proj.weight[:, columns]
-        tensors[f"attention_lost_{kept}"] = lost_energy(weight, reordered(lower, columns))
+        tensors[f"attention_lost_{kept}"] = lost_energy(weight[:, columns], reordered(lower, columns))
     return tensors
 
 

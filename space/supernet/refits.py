@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from space.candidate import LayerShape
+from space.models.architectures import Architecture, architecture_of
+from space.models.stack import layers_of, stack_of
 from space.supernet.compensation import refits, solving_dtype
 from space.supernet.modules import own_modules, put_parameter
 from space.supernet.sizes import merged_name
 from space.supernet.solved import NOTHING, OnDisk, SolvedLevels
 from space.supernet.store import StoredLayers
-from space.supernet.units import BlockWeights, attention_columns, narrower, own_parameters
+from space.supernet.units import BlockWeights, attention_columns, narrower, output_weight, own_parameters
 
 
 class Refits:
@@ -42,20 +44,20 @@ class Refits:
         self._learned = learned
         self._device = device
         self._solved = SolvedLevels(files, on_disk)
+        self._family: Architecture = architecture_of(files.spec.family)
 
     def block(self, index: int, kind: str, shape: LayerShape) -> BlockWeights:
         """Weights of a layer's block of a kind at a shape at which it is neither whole nor gone."""
-        spec, layer = self._files.spec, self._layers[index]
+        spec, layout = self._files.spec, self._family.blocks[kind]
         if kind == "attention" and shape.queries_per_group > spec.queries_per_group:
             return self._merged(index, shape.kv_heads)
-        dense = (layer.mlp.down_proj if kind == "mlp" else layer.self_attn.o_proj).weight
+        block = getattr(self._layers[index], layout.module)
+        dense = output_weight(block, layout)
         output = self._solved.get(index, kind, shape.option(kind), dense.device)
         if output is None:
             solve = self._mlp_output if kind == "mlp" else self._attention_output
             output = solve(index, shape, dense.to(self._device)).to(dense.device)
-        if kind == "mlp":
-            return narrower(layer.mlp, spec, shape, "down_proj", output)
-        return narrower(layer.self_attn, spec, shape, "o_proj", output)
+        return narrower(block, layout, spec, shape, output)
 
     def _mlp_output(self, index: int, shape: LayerShape, dense: Tensor) -> Tensor:
         """The refit output projection at a shape, and all that are to be kept with it, if it is to be kept itself."""
@@ -81,17 +83,17 @@ class Refits:
 
     def _merged(self, index: int, groups: int) -> BlockWeights:
         """A layer's attention with merged KV groups, as it is stored or was learned."""
-        attention = self._layers[index].self_attn
+        layout = self._family.attention
+        attention = getattr(self._layers[index], layout.module)
+        device = getattr(attention, layout.output).weight.device
 
         def tensor(name: str) -> Tensor:
             learned = self._learned.get(shared_name(index, groups, name))
-            stored = merged_name(groups, name)
-            return self._files.tensor(index, stored, attention.o_proj.weight.device) if learned is None else learned
+            return self._files.tensor(index, merged_name(groups, name), device) if learned is None else learned
 
         parameters = {
-            name: {key: tensor(f"{name}.{key}") for key, _ in own_parameters(module)}
-            for name, module in attention.named_children()
-            if isinstance(module, nn.Linear)
+            name: {key: tensor(f"{name}.{key}") for key, _ in own_parameters(getattr(attention, name))}
+            for name in layout.projections
         }
         owned = sum(tensor.nbytes for held in parameters.values() for tensor in held.values())
         return BlockWeights(parameters, owned)
@@ -124,11 +126,11 @@ def partly_learned(
         place, _, key = name.rpartition(".")
         if ".merged_" in name:
             _, index, groups, parameter = name.split(".", 3)
-            device = next(model.model.layers.parameters()).device
+            device = next(layers_of(model).parameters()).device
             stored = files.tensor(int(index), merged_name(int(groups.removeprefix("merged_")), parameter), device)
             merged[name] = _between(stored, tensor, strength)
             continue
-        module = other.model.get_submodule(place)
+        module = stack_of(other).get_submodule(place)
         here = module._parameters.get(key)
         if here is None or here.shape != tensor.shape:
             raise ValueError(f"Supernet: expected {name} as in the model, got shape {tuple(tensor.shape)}.")

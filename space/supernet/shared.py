@@ -23,16 +23,14 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from space.candidate import Candidate, LayerShape
-from space.models.pruned import BLOCKS, block_modules
+from space.models.architectures import architecture_of
+from space.models.stack import stack_of
 from space.supernet.calibration import first_inputs, layer_arguments
 from space.supernet.modules import own_modules
 from space.supernet.placement import Placement
 from space.supernet.refits import shared_name
 from space.supernet.supernet import Supernet
-from space.supernet.units import attention_columns, kept_rows
-from space.supernet.view import OUTPUTS
-
-_OUTPUT_OF = {kind: name for name, kind in OUTPUTS.items()}
+from space.supernet.units import attention_columns, kept_rows, upright
 
 
 class SharedWeights:
@@ -54,22 +52,28 @@ class SharedWeights:
         self._supernet = supernet
         self._spec = supernet.spec
         self._dense = Candidate.dense(supernet.spec).layers[0]
-        modules = block_modules(supernet.spec.family)
-        self._kinds = {module: kind for kind, names in modules.items() for module in names}
+        self._family = architecture_of(supernet.spec.family)
+        self._kinds = {name: kind for kind, layout in self._family.blocks.items() for name in layout.modules}
         self._maps: dict[tuple[int, str, int, int], Tensor] = {}
         self._models: dict[Candidate, Any] = {}
         self.parameters: dict[str, nn.Parameter] = {}
-        held = {name: p for name, p in supernet.model.model.named_parameters() if "embed" not in name}
+        stack = self._family.stack
+        held = {
+            name: parameter
+            for name, parameter in stack_of(supernet.model).named_parameters()
+            if name.partition(".")[0] in (stack.layers, stack.norm)
+        }
         for index in range(supernet.spec.layers):
             for groups in {c.layers[index].kv_heads for c in candidates if self._merges(c.layers[index])}:
-                block = supernet.layer(index, LayerShape(supernet.spec.query_heads, groups, 0)).self_attn
+                layer = supernet.layer(index, LayerShape(supernet.spec.query_heads, groups, 0))
+                block = getattr(layer, self._family.attention.module)
                 held |= {shared_name(index, groups, name): p for name, p in block.named_parameters()}
         for name, tensor in held.items():
             if trainable(name):
                 self.parameters[name] = nn.Parameter(tensor.detach().clone())
         self._names: dict[int, list[str]] = {index: [] for index in range(supernet.spec.layers)}
         for name in self.parameters:
-            if name.startswith("layers."):
+            if not self._is_of_norm(name):
                 self._names[int(name.split(".")[1])].append(name)
 
     def hidden(self, candidate: Candidate, tokens: Tensor) -> Tensor:
@@ -81,7 +85,7 @@ class SharedWeights:
         if self._supernet.place.streamed:
             return self._passing(candidate, tokens)
         if candidate not in self._models:
-            self._models[candidate] = own_modules(self._supernet.view(candidate)).model
+            self._models[candidate] = stack_of(own_modules(self._supernet.view(candidate)))
         model = self._models[candidate]
         arguments = {"input_ids": tokens, "use_cache": False}
         hidden: Tensor = functional_call(model, self._of(candidate), (), arguments).last_hidden_state
@@ -96,7 +100,9 @@ class SharedWeights:
             if not shape.gone:
                 run = partial(self._run, index, shape, arguments[index])
                 hidden = checkpoint(run, hidden, use_reentrant=False)
-        norm: dict[str, Tensor] = {n.removeprefix("norm."): p for n, p in self.parameters.items() if n[:5] == "norm."}
+        norm: dict[str, Tensor] = {
+            name.rpartition(".")[2]: p for name, p in self.parameters.items() if self._is_of_norm(name)
+        }
         normed: Tensor = functional_call(supernet.norm(), norm, (hidden,))
         return normed
 
@@ -106,16 +112,20 @@ class SharedWeights:
         output: Tensor = functional_call(layer, self._of_layer(index, shape), (hidden,), arguments)
         return output
 
+    def _is_of_norm(self, name: str) -> bool:
+        """Whether a shared weight is of the norm behind the last layer."""
+        return name.partition(".")[0] == self._family.stack.norm
+
     def _merges(self, shape: LayerShape) -> bool:
         return shape.queries_per_group > self._spec.queries_per_group
 
     def _of(self, candidate: Candidate) -> dict[str, Tensor]:
         """A subnet's parameters by their names in its model, as far as they are trained."""
-        parameters: dict[str, Tensor] = {n: p for n, p in self.parameters.items() if not n.startswith("layers.")}
+        parameters: dict[str, Tensor] = {name: p for name, p in self.parameters.items() if self._is_of_norm(name)}
         kept = (index for index, shape in enumerate(candidate.layers) if not shape.gone)
         for place, index in enumerate(kept):
             of_layer = self._of_layer(index, candidate.layers[index])
-            parameters |= {f"layers.{place}.{name}": tensor for name, tensor in of_layer.items()}
+            parameters |= {f"{self._family.stack.layers}.{place}.{name}": tensor for name, tensor in of_layer.items()}
         return parameters
 
     def _of_layer(self, index: int, shape: LayerShape) -> dict[str, Tensor]:
@@ -125,13 +135,14 @@ class SharedWeights:
             _, _, module, rest = name.split(".", 3)
             merged = module.startswith("merged_")
             kind = "attention" if merged else self._kinds[module]
+            block = self._family.blocks[kind].module
             if not shape.keeps(kind):
                 continue
             dense = self.parameters[name].to(self._supernet.place.device)
             if merged:
                 if self._merges(shape) and module == f"merged_{shape.kv_heads}":
-                    parameters[f"{BLOCKS[kind]}.{rest}"] = dense
-            elif module != BLOCKS[kind]:  # a norm of the stream
+                    parameters[f"{block}.{rest}"] = dense
+            elif module != block:  # a norm of the stream
                 parameters[f"{module}.{rest}"] = dense
             elif not (kind == "attention" and self._merges(shape)):
                 parameters[f"{module}.{rest}"] = self._kept(index, kind, shape, rest, dense)
@@ -140,17 +151,17 @@ class SharedWeights:
     def _kept(self, index: int, kind: str, shape: LayerShape, name: str, dense: Tensor) -> Tensor:
         if shape.option(kind) == self._dense.option(kind):
             return dense
-        projection, _, key = name.partition(".")
-        if projection != _OUTPUT_OF[kind]:
-            is_projection = projection.endswith("_proj")
-            return kept_rows(self._spec, shape, projection, dense) if is_projection else dense
+        layout, (projection, _, key) = self._family.blocks[kind], name.partition(".")
+        if projection != layout.output:
+            known = next((each for each in layout.inputs if each.name == projection), None)  # else a norm of heads
+            return dense if known is None else kept_rows(self._spec, shape, layout, known, dense)
         if key != "weight":
             return dense
-        spec, columns = self._spec, shape.mlp_channels
+        spec, columns, dense = self._spec, shape.mlp_channels, upright(layout, dense)
         if kind == "attention":
             columns = shape.query_heads * spec.head_dim
             dense = dense[:, attention_columns(spec, shape.queries_per_group).to(dense.device)]
-        return dense[:, :columns] + dense[:, columns:] @ self._map(index, kind, shape, columns)
+        return upright(layout, dense[:, :columns] + dense[:, columns:] @ self._map(index, kind, shape, columns))
 
     def _map(self, index: int, kind: str, shape: LayerShape, columns: int) -> Tensor:
         """T_k, shape (columns dropped, columns kept)."""

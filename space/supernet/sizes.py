@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
-from space.candidate import Candidate, Option
+from space.candidate import Candidate, LayerShape, Option
+from space.models.architectures import BlockLayout, Projection, architecture_of
 from space.size import attention_params, attention_weights, layer_params
 from space.spec import ModelSpec
 
@@ -66,6 +67,7 @@ class StoredTensor:
 def stored_tensors(spec: ModelSpec, dtype: str) -> list[StoredTensor]:
     """What `prepared_layer` makes of a layer of a model that runs in a dtype, such as `bfloat16`."""
     channels, columns = spec.mlp_channels, spec.query_heads * spec.head_dim
+    layout = architecture_of(spec.family).attention
     tensors = [
         StoredTensor("mlp_order", "I64", (channels,)),
         StoredTensor("mlp_lost", "F64", (channels + 1,)),
@@ -78,11 +80,13 @@ def stored_tensors(spec: ModelSpec, dtype: str) -> list[StoredTensor]:
         tensors.append(StoredTensor(f"attention_lost_{kept}", "F64", (columns + 1,)))
     for groups in spec.merged_kv_heads:
         tensors.append(StoredTensor(lost_name(groups), "F32", ()))
-        shared = groups * spec.head_dim
-        for name, rows in (("q_proj", columns), ("k_proj", shared), ("v_proj", shared), ("o_proj", spec.hidden)):
-            inputs = columns if name == "o_proj" else spec.hidden
+        shape = LayerShape(spec.query_heads, groups, 0)
+        matrices = [
+            (each.name, sum(each.rows(shape, spec.head_dim)), spec.hidden, spec.qkv_bias) for each in layout.inputs
+        ]
+        for name, rows, inputs, biased in (*matrices, (layout.output, spec.hidden, columns, spec.o_bias)):
             tensors.append(StoredTensor(merged_name(groups, f"{name}.weight"), _STORED[dtype], (rows, inputs)))
-            if spec.o_bias if name == "o_proj" else spec.qkv_bias:
+            if biased:
                 tensors.append(StoredTensor(merged_name(groups, f"{name}.bias"), _STORED[dtype], (rows,)))
     return tensors
 
@@ -178,14 +182,25 @@ def owned_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option, *, slice
     item, dense = ITEM_BYTES[dtype], Candidate.dense(spec).layers[0]
     if not option[0] or option == dense.option(kind):
         return 0
+    layout, biased = architecture_of(spec.family).blocks[kind], spec.mlp_bias if kind == "mlp" else spec.qkv_bias
+    shape = LayerShape.of(**{kind: option})
+    copies = sum(_copied(spec, layout, each, shape, biased) for each in layout.inputs)
     if kind == "mlp":
-        return item * spec.hidden * option[0]
+        return item * (spec.hidden * option[0] + copies)
     heads, groups = option
     if is_merged(spec, option):
-        return 0 if sliced else item * projection_params(spec, heads, groups)
+        return item * (copies if sliced else projection_params(spec, heads, groups))
     rows = heads * spec.head_dim
+    if copies:
+        return item * (spec.hidden * rows + copies)
     whole = heads == groups * spec.queries_per_group or groups == 1  # then queries are a view
     return item * (spec.hidden * rows + (0 if whole else rows * (spec.hidden + spec.qkv_bias)))
+
+
+def _copied(spec: ModelSpec, layout: BlockLayout, projection: Projection, shape: LayerShape, biased: bool) -> int:
+    """Elements of an input projection that are copies at any shape, as its rows are not together in memory."""
+    fused, rows = len(projection.parts) > 1, sum(projection.rows(shape, spec.head_dim))
+    return rows * (spec.hidden * (fused or layout.transposed) + (fused and biased))
 
 
 def map_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option) -> int:

@@ -6,8 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from space.candidate import LayerShape
+from space.models.architectures import PARTS, Architecture, architecture_of
 from space.spec import ModelSpec
-from space.supernet.units import BlockWeights, attention_columns, narrower, own_parameters
+from space.supernet.units import (
+    BlockWeights,
+    attention_columns,
+    joined_rows,
+    narrower,
+    output_weight,
+    own_parameters,
+    split_rows,
+    weights_of,
+)
 
 
 class Slices:
@@ -25,25 +35,33 @@ class Slices:
         """
         self._layers = layers
         self._spec = spec
+        self._family: Architecture = architecture_of(spec.family)
 
     def block(self, index: int, kind: str, shape: LayerShape) -> BlockWeights:
         """See `space.supernet.refits.Refits.block`."""
-        spec, layer = self._spec, self._layers[index]
+        spec, layout = self._spec, self._family.blocks[kind]
+        block = getattr(self._layers[index], layout.module)
+        weight = output_weight(block, layout)
         if kind == "mlp":
-            weight = layer.mlp.down_proj.weight.detach()[:, : shape.mlp_channels].contiguous()
-            return narrower(layer.mlp, spec, shape, "down_proj", weight)
-        attention = layer.self_attn
-        weight = attention.o_proj.weight.detach()
+            return narrower(block, layout, spec, shape, weight[:, : shape.mlp_channels].contiguous())
         if shape.queries_per_group > spec.queries_per_group:
-            return self._merged(attention, shape.kv_heads)
+            return self._merged(block, shape)
         columns = attention_columns(spec, shape.queries_per_group)[: shape.query_heads * spec.head_dim]
-        return narrower(attention, spec, shape, "o_proj", weight.index_select(1, columns.to(weight.device)))
+        return narrower(block, layout, spec, shape, weight.index_select(1, columns.to(weight.device)))
 
-    def _merged(self, attention: Any, groups: int) -> BlockWeights:
+    def _merged(self, attention: Any, shape: LayerShape) -> BlockWeights:
         """An attention block under whose query heads there are fewer groups of keys and values."""
-        rows = dict.fromkeys(("k_proj", "v_proj"), groups * self._spec.head_dim)
-        parameters = {
-            name: {key: tensor[: rows.get(name)] for key, tensor in own_parameters(getattr(attention, name))}
-            for name in ("q_proj", "k_proj", "v_proj", "o_proj")
-        }
-        return BlockWeights(parameters, 0)
+        layout, width = self._family.attention, self._spec.head_dim
+        parameters = {layout.output: dict(own_parameters(getattr(attention, layout.output)))}
+        for projection in layout.inputs:
+            parameters[projection.name] = {
+                key: joined_rows(
+                    projection,
+                    [
+                        rows[: PARTS[part](shape, width)]
+                        for part, rows in split_rows(self._spec, projection, tensor).items()
+                    ],
+                )
+                for key, tensor in own_parameters(getattr(attention, projection.name))
+            }
+        return weights_of(attention, parameters)

@@ -23,6 +23,8 @@ from space.checks import dtype_name
 from space.errors import UserError
 from space.files import whole_directory
 from space.locations import CACHE_ADVICE
+from space.models.architectures import architecture_of
+from space.models.stack import is_outside, layers_of, stack_of
 from space.spec import ModelSpec
 from space.supernet.calibration import gather
 from space.supernet.compensation import chosen_map, dropped_map
@@ -89,7 +91,7 @@ class StoredLayers:
                 index = statistics.index
                 tensors = prepared_layer(statistics, spec, rule, damping=damping, steps=steps, dtype=dtype)
                 save_file(tensors, unfinished / _layer_file(index))
-                place_layer(model.model.layers[index], spec, tensors, dtype, place)
+                place_layer(layers_of(model)[index], spec, tensors, dtype, place)
                 influence.append(statistics.influence)
                 on_layer(index)
                 del statistics, tensors  # before the next layer's are made
@@ -129,7 +131,7 @@ class StoredLayers:
     def place(self, model: Any, dtype: torch.dtype, place: Placement) -> None:
         """Puts a dense model's units in their order, and the model where and in what it runs, layer after layer."""
         place_rest(model, dtype, place)
-        for index, layer in enumerate(model.model.layers):
+        for index, layer in enumerate(layers_of(model)):
             orders = {name: self.tensor(index, name, torch.device("cpu")) for name in _ORDERS}
             place_layer(layer, self.spec, orders, dtype, place)
 
@@ -196,9 +198,9 @@ def place_rest(model: Any, dtype: torch.dtype, place: Placement) -> None:
     """Puts all of a causal LM but its decoder layers where and in what it runs, or embeddings where layers wait."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     waits = embedding if embedding.weight is not head.weight else None
-    for parent in (model, model.model):
+    for parent in (model, stack_of(model)):
         for name, child in parent.named_children():
-            if name not in ("model", "layers"):
+            if is_outside(model, name):
                 _settle(child, dtype, place.home if child is waits else place.device)
     model.config.dtype = dtype
 
@@ -206,7 +208,7 @@ def place_rest(model: Any, dtype: torch.dtype, place: Placement) -> None:
 def place_as_it_came(model: Any, dtype: torch.dtype, place: Placement) -> None:
     """Puts a causal LM where and in what it runs, its units in the order that they came in."""
     place_rest(model, dtype, place)
-    for layer in model.model.layers:
+    for layer in layers_of(model):
         _settle(layer, dtype, place.home)
 
 
@@ -219,8 +221,9 @@ def place_layer(
     Units move within the memory that is there: a layer whose file is mapped takes no more than itself.
     """
     groups, heads, channels = (orders[name].cpu() for name in _ORDERS)
-    permute_attention(layer.self_attn, spec, AttentionOrder(groups, heads))
-    permute_mlp(layer.mlp, channels)
+    family = architecture_of(spec.family)
+    permute_attention(getattr(layer, family.attention.module), family.attention, spec, AttentionOrder(groups, heads))
+    permute_mlp(getattr(layer, family.mlp.module), family.mlp, spec, channels)
     _settle(layer, dtype, place.home)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from space.candidate import Candidate, LayerShape
+from space.models.stack import layers_of
 from space.size import removed_params
 from space.spec import ModelSpec
 from space.supernet.block_memory import BlockMemory
@@ -69,7 +70,7 @@ class Supernet:
         self._gentle = 0.0
         self._passing = Passing(place.device) if place.streamed else None
         self._on_disk = on_disk
-        refits = Refits([*model.model.layers], files, {}, place.device, on_disk)
+        refits = Refits([*layers_of(model)], files, {}, place.device, on_disk)
         self._views = {0.0: Views(self.model, files.spec, refits.block, self._memory, self._passing)}
         self._lock = Lock()
 
@@ -174,7 +175,7 @@ class Supernet:
         """
         other = copy.copy(self)
         other.healed, other._lock = False, Lock()
-        slices = Slices([*self.model.model.layers], self.spec)
+        slices = Slices([*layers_of(self.model)], self.spec)
         other._views = {0.0: Views(self.model, self.spec, slices.block, self._memory)}
         return other
 
@@ -268,7 +269,7 @@ class Supernet:
         with self._lock:
             if strength not in self._views:
                 model, merged = partly_learned(self.model, self._files, self._learned, strength)
-                refits = Refits([*model.model.layers], self._files, merged, self.place.device, self._on_disk)
+                refits = Refits([*layers_of(model)], self._files, merged, self.place.device, self._on_disk)
                 self._views[strength] = Views(model, self.spec, refits.block, self._memory, self._passing)
             return self._views[strength]
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from space.candidate import LayerShape
+from space.candidate import Candidate, LayerShape
+from space.models.architectures import BlockLayout, Projection
 from space.spec import ModelSpec
 from space.supernet.importance import AttentionOrder
-
-_INPUT_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class BlockWeights:
 
 
 def attention_columns(spec: ModelSpec, queries_per_group: int) -> Tensor:
-    """Columns of `o_proj` with the first `queries_per_group` heads of every group first, group by group.
+    """Columns of the output projection with the first `queries_per_group` heads of every group first, group by group.
 
     Keeping g groups at this number of heads is then keeping the first g · queries_per_group · head_dim columns.
     """
@@ -38,69 +37,107 @@ def attention_columns(spec: ModelSpec, queries_per_group: int) -> Tensor:
     return torch.cat([columns[:, :queries_per_group].reshape(-1), columns[:, queries_per_group:].reshape(-1)])
 
 
+def upright(layout: BlockLayout, tensor: Tensor) -> Tensor:
+    """A projection's tensor with outputs as rows, from how its family stores it, and the other way round; a view."""
+    return tensor.mT if layout.transposed and tensor.ndim == 2 else tensor
+
+
+def output_weight(block: Any, layout: BlockLayout) -> Tensor:
+    """The weight of a block's output projection, a view of shape (hidden, columns)."""
+    return upright(layout, getattr(block, layout.output).weight.detach())
+
+
+def split_rows(spec: ModelSpec, projection: Projection, tensor: Tensor, dim: int = 0) -> dict[str, Tensor]:
+    """The parts of a dense input projection's tensor, or of what it gives, as views, by what they are."""
+    sizes = projection.rows(Candidate.dense(spec).layers[0], spec.head_dim)
+    return dict(zip(projection.parts, tensor.split(sizes, dim), strict=True))
+
+
+def joined_rows(projection: Projection, parts: Sequence[Tensor]) -> Tensor:
+    """A tensor of an input projection from its parts, in their order; a single part is the tensor."""
+    return parts[0] if len(projection.parts) == 1 else torch.cat([*parts])
+
+
 @torch.no_grad()
-def permute_attention(attention: Any, spec: ModelSpec, order: AttentionOrder) -> None:
+def permute_attention(attention: Any, layout: BlockLayout, spec: ModelSpec, order: AttentionOrder) -> None:
     """Puts an attention block's groups, and the heads of each, in the given order; its function is unchanged."""
     heads = (spec.kv_heads, spec.queries_per_group, spec.head_dim)
     groups, within = order.groups, order.heads[order.groups]  # (groups,), (groups, queries)
-    for name in _INPUT_PROJECTIONS:
-        for parameter in getattr(attention, name).parameters(recurse=False):
-            rest = parameter.shape[1:]
-            if name == "q_proj":
-                old = parameter.view(*heads, *rest)
-                parameter.copy_(old[groups[:, None], within].reshape(parameter.shape))
-            else:
-                old = parameter.view(spec.kv_heads, spec.head_dim, *rest)
-                parameter.copy_(old[groups].reshape(parameter.shape))
-    weight = attention.o_proj.weight
-    old = weight.view(-1, *heads)
+    for projection in layout.inputs:
+        for _, parameter in own_parameters(getattr(attention, projection.name)):
+            for part, rows in split_rows(spec, projection, upright(layout, parameter)).items():
+                rest = rows.shape[1:]
+                if part == "query":
+                    old = rows.reshape(*heads, *rest)[groups[:, None], within]
+                else:
+                    old = rows.reshape(spec.kv_heads, spec.head_dim, *rest)[groups]
+                rows.copy_(old.reshape(rows.shape))
+    weight = output_weight(attention, layout)
+    old = weight.reshape(-1, *heads)
     weight.copy_(old[:, groups[:, None], within].reshape(weight.shape))
 
 
 @torch.no_grad()
-def permute_mlp(mlp: Any, order: Tensor) -> None:
+def permute_mlp(mlp: Any, layout: BlockLayout, spec: ModelSpec, order: Tensor) -> None:
     """Puts an MLP's channels in the given order; its function is unchanged."""
-    for name in ("gate_proj", "up_proj"):
-        for parameter in getattr(mlp, name).parameters(recurse=False):
-            parameter.copy_(parameter[order])
-    weight = mlp.down_proj.weight
+    for projection in layout.inputs:
+        for _, parameter in own_parameters(getattr(mlp, projection.name)):
+            for rows in split_rows(spec, projection, upright(layout, parameter)).values():
+                rows.copy_(rows[order])
+    weight = output_weight(mlp, layout)
     weight.copy_(weight[:, order])
 
 
-def kept_rows(spec: ModelSpec, shape: LayerShape, name: str, dense: Tensor) -> Tensor:
+def kept_rows(spec: ModelSpec, shape: LayerShape, layout: BlockLayout, projection: Projection, dense: Tensor) -> Tensor:
     """What a block keeps, at a shape, of a tensor of an input projection; differentiable, and a view if it can be.
 
     Args:
         spec: The dense model.
         shape: Heads and groups, or channels, to keep, none of them merged.
-        name: The projection: `q_proj`, `k_proj`, `v_proj`, `gate_proj` or `up_proj`.
-        dense: Its weight or bias, units in their order, shape (rows, ...).
+        layout: Of the block.
+        projection: Which.
+        dense: Its weight or bias as it is stored, units in their order.
     """
-    if name not in _INPUT_PROJECTIONS:
-        return dense[: shape.mlp_channels]
-    if name != "q_proj":
-        return dense[: shape.kv_heads * spec.head_dim]
-    heads = dense.view(spec.kv_heads, spec.queries_per_group, spec.head_dim, *dense.shape[1:])
-    rows = heads[: shape.kv_heads, : shape.queries_per_group]
-    return rows.reshape(shape.query_heads * spec.head_dim, *dense.shape[1:])
+    parts = split_rows(spec, projection, upright(layout, dense))
+    kept = joined_rows(projection, [_kept(spec, shape, part, rows) for part, rows in parts.items()])
+    return upright(layout, kept).contiguous()
 
 
-def narrower(block: Any, spec: ModelSpec, shape: LayerShape, output: str, weight: Tensor) -> BlockWeights:
+def _kept(spec: ModelSpec, shape: LayerShape, part: str, rows: Tensor) -> Tensor:
+    """The rows that are kept of one part."""
+    if part in ("gate", "up"):
+        return rows[: shape.mlp_channels]
+    if part != "query":
+        return rows[: shape.kv_heads * spec.head_dim]
+    heads = rows.reshape(spec.kv_heads, spec.queries_per_group, spec.head_dim, *rows.shape[1:])
+    kept = heads[: shape.kv_heads, : shape.queries_per_group]
+    return kept.reshape(shape.query_heads * spec.head_dim, *rows.shape[1:])
+
+
+def narrower(block: Any, layout: BlockLayout, spec: ModelSpec, shape: LayerShape, weight: Tensor) -> BlockWeights:
     """A block's weights at a level: views of its input projections where the kept rows are contiguous.
 
     Args:
         block: The permuted dense block.
+        layout: Where it keeps what.
         spec: The dense model.
         shape: What to keep, see `kept_rows`.
-        output: Name of the output projection.
-        weight: Its refit weight, shape (hidden, columns kept).
+        weight: The refit weight of its output projection, shape (hidden, columns kept).
     """
     parameters = {
-        name: {key: kept_rows(spec, shape, name, dense) for key, dense in own_parameters(projection)}
-        for name, projection in block.named_children()
-        if isinstance(projection, nn.Linear) and name != output
+        projection.name: {
+            key: kept_rows(spec, shape, layout, projection, dense)
+            for key, dense in own_parameters(getattr(block, projection.name))
+        }
+        for projection in layout.inputs
     }
-    parameters[output] = dict(own_parameters(getattr(block, output))) | {"weight": weight}
+    output = {"weight": upright(layout, weight).contiguous()}
+    parameters[layout.output] = dict(own_parameters(getattr(block, layout.output))) | output
+    return weights_of(block, parameters)
+
+
+def weights_of(block: Any, parameters: dict[str, dict[str, Tensor]]) -> BlockWeights:
+    """Weights of a narrower block, of which some are views of the dense block's."""
     storages = {dense.untyped_storage().data_ptr() for dense in block.parameters()}
     held = [parameter for group in parameters.values() for parameter in group.values()]
     owned = sum(p.nbytes for p in held if p.untyped_storage().data_ptr() not in storages)

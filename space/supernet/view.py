@@ -19,15 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from space.candidate import KINDS, Candidate, LayerShape, Option
-from space.models.pruned import BLOCKS, PrunedConfigs, block_modules, modeling_of, start_midway
+from space.models.architectures import BlockLayout, architecture_of
+from space.models.pruned import PrunedConfigs, modeling_of, start_midway
+from space.models.stack import is_outside, layers_of, norm_of, put_stack, stack_of
 from space.spec import ModelSpec
 from space.supernet.block_memory import Block, BlockMemory
 from space.supernet.correction import Correction
 from space.supernet.modules import own_modules, put_parameter, twin
 from space.supernet.placement import HomeEmbedding, Passing, PassingLayer
-from space.supernet.units import BlockWeights
-
-OUTPUTS = {"o_proj": "attention", "down_proj": "mlp"}  # output projections to their kind of block
+from space.supernet.units import BlockWeights, upright
 
 Weights = Callable[[int, str, LayerShape], BlockWeights]  # of a layer's block of a kind, neither whole nor gone
 
@@ -50,21 +50,21 @@ class Views:
         self._spec = spec
         self._dense = Candidate.dense(spec).layers[0]
         self._classes = modeling_of(spec.family)
-        self._modules = block_modules(spec.family)
+        self._family = architecture_of(spec.family)
         self._configs = PrunedConfigs(model.config, spec)
         self._weights = weights
         self._memory, self._name = memory, object()
         self._passing = passing
-        self._home = next(model.model.layers.parameters()).device
+        self._home = next(layers_of(model).parameters()).device
         weakref.finalize(self, memory.forget, self._name)
         with torch.device("meta"):
             self._whole = self._classes.PrunedForCausalLM(self._configs.dense)
-        for module, dense in ((self._whole, model), (self._whole.model, model.model)):
+        for module, dense in ((self._whole, model), (stack_of(self._whole), stack_of(model))):
             for name, child in dense.named_children():
-                if name not in ("model", "layers"):
+                if is_outside(model, name):
                     setattr(module, name, child)
-        self._layers: list[Any] = [*self._whole.model.layers]
-        for layer, dense in zip(self._layers, model.model.layers, strict=True):
+        self._layers: list[Any] = [*layers_of(self._whole)]
+        for layer, dense in zip(self._layers, layers_of(model), strict=True):
             for name, child in dense.named_children():
                 setattr(layer, name, child)
         self._whole.generation_config = model.generation_config
@@ -80,24 +80,25 @@ class Views:
             outputs = correction.weights[index] if correction is not None else {}
             make = partial(self._layer, index, candidate.layers[index], position, outputs)
             layers.append(PassingLayer(make, partial(self._on_device, index)) if self._passing else make())
-        model = twin(self._whole)
-        model.model = twin(self._whole.model)
-        model.config = model.model.config = self._configs.of(candidate, start)
-        for name, child in model.model.named_children():
-            if name != "layers" and any(True for _ in child.buffers()):  # some rotary frequencies follow the length
-                setattr(model.model, name, own_modules(child))
-        model.model.layers = nn.ModuleList(layers).eval()
+        model, stack = twin(self._whole), twin(stack_of(self._whole))
+        put_stack(model, stack)
+        model.config = stack.config = self._configs.of(candidate, start)
+        names = self._family.stack
+        for name, child in stack.named_children():
+            if name != names.layers and any(True for _ in child.buffers()):  # some rotary frequencies follow the length
+                setattr(stack, name, own_modules(child))
+        setattr(stack, names.layers, nn.ModuleList(layers).eval())
         if start:
-            start_midway(model.model)
-        embedding = model.get_input_embeddings()
-        if self._passing is not None and embedding.weight is not model.lm_head.weight:
-            model.model.embed_tokens = HomeEmbedding(embedding, model.lm_head.weight.device)
-        return _owned(model).to(self._home) if own else model
+            start_midway(stack)
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        if self._passing is not None and embedding.weight is not head.weight:
+            setattr(stack, names.embedding, HomeEmbedding(embedding, head.weight.device))
+        return self._owned(model).to(self._home) if own else model
 
     @property
     def norm(self) -> Any:
         """The norm behind the last layer."""
-        return self._whole.model.norm
+        return norm_of(self._whole)
 
     def forget(self) -> None:
         """See `space.supernet.supernet.Supernet.forget`."""
@@ -116,6 +117,18 @@ class Views:
         layer = self._layer(index, shape, index)
         return own_modules(layer) if self._passing is None else self._on_device(index, layer)
 
+    def _owned(self, model: Any) -> Any:
+        """A copy of a view whose modules, tensors and configuration are all its own."""
+        seen = [module.config for module in model.modules() if hasattr(module, "config")]
+        shared = [getattr(config, "shared_config", config) for config in seen]
+        own = copy.deepcopy(model, {id(config): model.config for config in shared})
+        own.config = copy.deepcopy(model.config)
+        for module in own.modules():
+            if hasattr(module, "config"):
+                of_layer = hasattr(module.config, "shared_config")
+                module.config = self._classes.seen_config(own.config, module.config) if of_layer else own.config
+        return own
+
     def _on_device(self, index: int, layer: Any) -> Any:
         assert self._passing is not None
         return self._passing.layer(index, layer, self._layers[index])
@@ -127,20 +140,22 @@ class Views:
             index: Which.
             shape: What it keeps.
             position: Its number among those that are left.
-            outputs: Output projections to use in place of the refits.
+            outputs: By kind of block, weights of output projections to use in place of the refits.
         """
         layer = twin(self._layers[index])
-        for kind in KINDS:
+        for kind, layout in self._family.blocks.items():
             if not shape.keeps(kind):
-                layer.skip(kind, self._modules[kind], position)
+                layer.skip(kind, layout.modules, position)
             elif shape.option(kind) != self._dense.option(kind):
-                setattr(layer, BLOCKS[kind], self._block(index, kind, shape.option(kind)))
-        attention = getattr(layer, BLOCKS["attention"])
+                setattr(layer, layout.module, self._block(index, kind, shape.option(kind)))
+        name = self._family.attention.module
+        attention = getattr(layer, name)
         if attention.layer_idx != position:
             attention = twin(attention)
             attention.layer_idx = position
-            setattr(layer, BLOCKS["attention"], attention)
-        _put_outputs(layer, index, outputs or {})
+            setattr(layer, name, attention)
+        for kind, weight in (outputs or {}).items():
+            _put_output(layer, index, self._family.blocks[kind], weight)
         return layer
 
     def _block(self, index: int, kind: str, option: Option) -> nn.Module:
@@ -154,13 +169,14 @@ class Views:
 
     def _new_block(self, index: int, kind: str, option: Option) -> Block:
         """A stock block made in the candidate's widths without memory, and given its tensors."""
-        dense = getattr(self._layers[index], BLOCKS[kind])
+        name = self._family.blocks[kind].module
+        dense = getattr(self._layers[index], name)
         with torch.inference_mode(False), torch.no_grad():  # whoever asks first, for whatever use
             weights = self._weights(index, kind, LayerShape.of(**{kind: option}))
         options = {other: self._dense.option(other) for other in KINDS} | {kind: option}
         with torch.device("meta"):
-            layer = self._classes.StockDecoderLayer(self._configs.layer(LayerShape.of(**options)), index)
-        block: Any = getattr(layer, BLOCKS[kind])
+            layer = self._classes.PrunedDecoderLayer(self._configs.layer(LayerShape.of(**options)), index)
+        block: Any = getattr(layer, name)
         for name, child in dense.named_children():
             if name not in weights.parameters:
                 setattr(block, name, child)  # norms of queries and keys, activations
@@ -169,36 +185,25 @@ class Views:
                 assert getattr(block, name)._parameters[key].shape == tensor.shape
                 put_parameter(getattr(block, name), key, tensor)
         if hasattr(dense, "config"):
-            block.config = dense.config  # where the attention backend is looked up
+            block.config = self._classes.seen_config(dense.config, block.config)
         assert not any(tensor.is_meta for tensor in (*block.parameters(), *block.buffers()))
         return block.eval(), weights.owned_bytes
 
 
-def _owned(model: Any) -> Any:
-    """A copy of a view whose modules, tensors and configuration are all its own."""
-    shared = [module.config for module in model.modules() if hasattr(module, "config")]
-    own = copy.deepcopy(model, {id(config): model.config for config in shared})
-    own.config = copy.deepcopy(model.config)
-    for module in own.modules():
-        if hasattr(module, "config"):
-            module.config = own.config
-    return own
-
-
-def _put_outputs(layer: Any, index: int, weights: Mapping[str, Tensor]) -> None:
-    """Gives a layer's blocks output projections of their own.
+def _put_output(layer: Any, index: int, layout: BlockLayout, weight: Tensor) -> None:
+    """Gives a layer's block an output projection of its own.
 
     Raises:
-        ValueError: A weight has no place, or another shape than the one in its place.
+        ValueError: The weight has no place, or another shape than the one in its place.
     """
-    for name, weight in weights.items():
-        place = BLOCKS[OUTPUTS[name]]
-        block = twin(getattr(layer, place))
-        projection = getattr(block, name, None)
-        if projection is None or projection.weight.shape != weight.shape:
-            shape = None if projection is None else tuple(projection.weight.shape)
-            raise ValueError(f"Correction: layer {index}: expected {name} of shape {tuple(weight.shape)}, got {shape}.")
-        own = twin(projection)
-        put_parameter(own, "weight", weight.to(projection.weight))
-        setattr(block, name, own)
-        setattr(layer, place, block)
+    block = twin(getattr(layer, layout.module))
+    projection = getattr(block, layout.output, None)
+    if projection is None or upright(layout, projection.weight).shape != weight.shape:
+        shape = None if projection is None else tuple(upright(layout, projection.weight).shape)
+        raise ValueError(
+            f"Correction: layer {index}: expected {layout.output} of shape {tuple(weight.shape)}, got {shape}."
+        )
+    own = twin(projection)
+    put_parameter(own, "weight", upright(layout, weight.to(projection.weight)).contiguous())
+    setattr(block, layout.output, own)
+    setattr(layer, layout.module, block)

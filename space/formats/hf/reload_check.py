@@ -26,7 +26,7 @@ def in_float32(model: Any) -> Iterator[None]:
     Args:
         model: Its decoder layers are its own to hook.
     """
-    layers = [*model.model.layers]
+    layers = [*next(child for child in model.base_model.children() if isinstance(child, torch.nn.ModuleList))]
     inside = {id(tensor) for layer in layers for tensor in _tensors(layer)}
     rest = _widen([tensor for tensor in _tensors(model) if id(tensor) not in inside])
     handles: list[Any] = []

@@ -56,7 +56,7 @@ def check_traced(engine: str, subnet: Subnet) -> None:
         UserError: The rotary embedding chooses its frequencies by the length at hand, or there is no tokenizer.
     """
     kept_shapes(subnet.candidate)
-    rope = subnet.config.rope_parameters
+    rope = getattr(subnet.config, "rope_parameters", None) or {}
     kinds = {each["rope_type"] for each in ((rope,) if "rope_type" in rope else rope.values())}
     if not kinds <= set(ROPE_TYPES):
         raise UserError(

@@ -25,6 +25,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from space.models.modeling_pruned import layer_config
+from space.models.stack import family_of, layers_of
+
 _SAMPLE = {"batch": 2, "new": 3, "past": 5}  # sizes of the traced example, all of which may be others later
 
 
@@ -36,19 +39,21 @@ class CachedGraph(nn.Module):
     """A causal language model that takes and gives an `AttentionCache`."""
 
     def __init__(self, model: Any) -> None:
-        """Takes the model: its layers without attention have none of the stock projections."""
+        """Takes the model, whose configuration says which layers have attention."""
         super().__init__()
         self.model = model
+        names = family_of(model).sizes
+        shapes = [layer_config(model.config, index) for index in range(len(layers_of(model)))]
         self.kv_heads = {
-            index: layer.self_attn.k_proj.out_features // layer.self_attn.head_dim
-            for index, layer in enumerate(model.model.layers)
-            if hasattr(layer.self_attn, "k_proj")
+            index: getattr(shape, names.kv_heads or names.query_heads)
+            for index, shape in enumerate(shapes)
+            if "attention" not in (getattr(shape, "skip", None) or ())
         }
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, past_key_values: AttentionCache) -> dict[str, Any]:
         """One step, see the module's text."""
         cache = DynamicCache()
-        cache.layers = [self._layer(past_key_values, index) for index in range(len(self.model.model.layers))]
+        cache.layers = [self._layer(past_key_values, index) for index in range(len(layers_of(self.model)))]
         positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
         output = self.model(
             input_ids=input_ids,
@@ -74,7 +79,8 @@ class CachedGraph(nn.Module):
     def example(self) -> dict[str, Any]:
         """Inputs to trace with."""
         batch, new, past = _SAMPLE["batch"], _SAMPLE["new"], _SAMPLE["past"]
-        width = self.model.config.head_dim
+        config = self.model.config
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return {
             "input_ids": torch.zeros(batch, new, dtype=torch.int64),
             "attention_mask": torch.ones(batch, past + new, dtype=torch.int64),

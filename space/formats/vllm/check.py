@@ -65,8 +65,8 @@ def implementation_of(config: Mapping[str, Any], hidden: int) -> str:
 
     Its own Qwen2 takes the hidden size for that of all heads together, where transformers' class reads `head_dim`.
     """
-    heads = config["num_attention_heads"] * config["head_dim"]
-    return "transformers" if config["model_type"] == "qwen2" and heads != hidden else "auto"
+    narrow = config["model_type"] == "qwen2" and config["num_attention_heads"] * config["head_dim"] != hidden
+    return "transformers" if narrow else "auto"
 
 
 def serve_command(directory: str, config: Mapping[str, Any], hidden: int) -> str:

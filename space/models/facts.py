@@ -1,0 +1,104 @@
+"""The facts of a model, read from its configuration and checked against its modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from space.candidate import LayerShape
+from space.errors import UserError
+from space.models.architectures import architecture_of
+from space.models.stack import layers_of, norm_of, stack_of
+from space.spec import ModelSpec
+
+
+def checked_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:
+    """See `read_spec`.
+
+    Raises:
+        UserError: It has other layers than models of its family.
+    """
+    try:
+        return read_spec(model, name, digest, family)
+    except (AttributeError, ValueError) as error:
+        raise UserError(f"Expected {name} to have the layers of a {family} model, but got: {error}") from error
+
+
+def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:
+    """The facts of a model, read from its configuration and checked against its modules.
+
+    Args:
+        model: A causal language model.
+        name: What to call it.
+        digest: Of its checkpoint, see `space.models.digest`.
+        family: Its `model_type`.
+
+    Raises:
+        UserError: Its layers are not all of the same shape.
+    """
+    config: Any = model.config
+    architecture = architecture_of(family)
+    names, hidden = architecture.sizes, config.hidden_size
+    heads = getattr(config, names.query_heads)
+    kv_heads = getattr(config, names.kv_heads) if names.kv_heads else heads
+    channels = getattr(config, names.mlp_channels) or 4 * hidden
+    head_dim = getattr(config, "head_dim", None) or hidden // heads
+    dense = LayerShape(heads, kv_heads, channels)
+    expected = {
+        f"{layout.module}.{projection.name}": (sum(projection.rows(dense, head_dim)), hidden)
+        for layout in architecture.blocks.values()
+        for projection in layout.inputs
+    }
+    outputs = {kind: f"{layout.module}.{layout.output}" for kind, layout in architecture.blocks.items()}
+    expected |= {outputs["attention"]: (hidden, heads * head_dim), outputs["mlp"]: (hidden, channels)}
+    transposed = {
+        f"{layout.module}.{name}"
+        for layout in architecture.blocks.values()
+        for name in layout.projections
+        if layout.transposed
+    }
+    layers: nn.ModuleList = layers_of(model)
+    biases = {path: layers[0].get_submodule(path).bias is not None for path in expected}
+    for index, layer in enumerate(layers):
+        for path, shape in expected.items():
+            projection: Any = layer.get_submodule(path)
+            got = tuple(projection.weight.mT.shape if path in transposed else projection.weight.shape)
+            if got != shape or (projection.bias is not None) != biases[path]:
+                raise UserError(
+                    f"Expected every layer of {name} to have the same shape, {path} being {shape}, but in layer "
+                    f"{index} it is {got}: an already pruned model? Use the dense model that it was made from."
+                )
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    table = getattr(stack_of(model), architecture.stack.positions) if architecture.stack.positions else None
+    return ModelSpec(
+        name=name,
+        digest=digest,
+        family=family,
+        layers=len(layers),
+        hidden=hidden,
+        query_heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        mlp_channels=channels,
+        vocab=embedding.shape[0],
+        tied_embeddings=head is embedding,
+        qkv_bias=biases[f"{architecture.attention.module}.{architecture.attention.inputs[0].name}"],
+        o_bias=biases[outputs["attention"]],
+        mlp_bias=biases[outputs["mlp"]],
+        gated="gate" in (part for projection in architecture.mlp.inputs for part in projection.parts),
+        attention_norms=len(architecture.attention.norms),
+        mlp_norms=len(architecture.mlp.norms),
+        norm_bias=getattr(norm_of(model), "bias", None) is not None,
+        qk_norm=bool(architecture.qk_norms),
+        positions=0 if table is None else table.weight.shape[0],
+        merges=names.kv_heads is not None and not _is_partly_rotary(config),
+    )
+
+
+def _is_partly_rotary(config: Any) -> bool:
+    """Whether rotary embedding leaves a part of each head as it is."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope] if "rope_type" in rope else [*rope.values()]  # one for all layers, or by kind of attention
+    return any(each.get("partial_rotary_factor", 1) != 1 for each in kinds)
