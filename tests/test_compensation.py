@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from space.models.architectures import architecture_of
+from space.models.stack import layers_of
 from space.supernet.calibration import gather
 from space.supernet.compensation import chosen_map, dropped_map, factor, lost_energy, maps, refits
 from space.supernet.importance import ORDERS, attention_order, damped, mlp_order, obs_order
@@ -130,10 +132,11 @@ def test_calibration_equals_grams_of_one_whole_pass(family: str) -> None:
     model, _ = tiny_model(family)
     tokens = random_tokens(6, 16)
     inputs: dict[str, torch.Tensor] = {}
-    for index, layer in enumerate(model.model.layers):
-        for name, module in (("attention", layer.self_attn.o_proj), ("mlp", layer.mlp.down_proj)):
-            key = f"{name}{index}"
-            module.register_forward_pre_hook(lambda m, x, key=key: inputs.__setitem__(key, x[0].flatten(0, 1)))
+    for index, layer in enumerate(layers_of(model)):
+        for kind, layout in architecture_of(family).blocks.items():
+            key = f"{kind}{index}"
+            output = getattr(getattr(layer, layout.module), layout.output)
+            output.register_forward_pre_hook(lambda m, x, key=key: inputs.__setitem__(key, x[0].flatten(0, 1)))
     with torch.no_grad():
         model(tokens)
     whole = {key: rows.T @ rows / tokens.numel() for key, rows in inputs.items()}
