@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_tokens
+from conftest import fitting, random_tokens
 
 from evaluators.divergence import Divergence
 from evaluators.fidelities import Fidelities, fidelities
@@ -93,7 +93,7 @@ def test_refit_error_adds_up_over_blocks(family: str, make_supernet: Callable[..
     error = refit_error_measure(supernet).values
 
     def of(layers: list[list[int]]) -> float:
-        return error(Candidate.from_rows(layers))["refit_error"]
+        return error(fitting(family, layers))["refit_error"]
 
     dense = [[6, 3, 48]] * 4
     assert of(dense) == pytest.approx(0.0, abs=1e-6)

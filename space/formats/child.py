@@ -23,7 +23,7 @@ from space.errors import UserError
 from space.formats import child_process
 from space.models import vector_math
 
-PROJECT_PACKAGES = ("conf", "entries", "evaluators", "search", "space")
+PROJECT_PACKAGES = ("conf", "entries", "evaluators", "search", "serving", "space")
 _SHOWN_ERROR_LINES = 12
 
 
