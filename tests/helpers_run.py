@@ -38,7 +38,7 @@ def save_tiny(family: str, directory: Path, **config: Any) -> Path:
     none = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     model, _ = tiny_model(family, vocab_size=len(CHARACTERS), **none, **config)
     with torch.no_grad():
-        model.model.embed_tokens.weight.mul_(0.4)  # with tied embeddings it would say one character for ever
+        model.get_input_embeddings().weight.mul_(0.4)  # with tied embeddings it would say one character for ever
     with quiet_transformers():
         model.save_pretrained(directory)
     vocab = {("Ġ" if char == " " else char): index for index, char in enumerate(CHARACTERS)}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_tokens, tiny_model
+from conftest import fitting, random_tokens, tiny_model
 from helpers_run import save_tiny
 
 from evaluators.base import GROUP, MeasureEvaluator
@@ -23,6 +23,7 @@ from evaluators.training.healing import Healer
 from evaluators.training.recipes import Healing
 from space.candidate import Candidate
 from space.models.loading import load_model
+from space.models.stack import layers_of
 from space.space import SearchSpace
 from space.supernet.corrective_refit import correct
 from space.supernet.placement import Passing, Placement
@@ -52,7 +53,8 @@ def both(family: str, tmp_path: Path) -> tuple[Supernet, Supernet]:
 
 
 def designs_of(supernet: Supernet) -> list[Candidate]:
-    return [*DESIGNS, *([MERGED] if supernet.spec.merged_kv_heads else [])]
+    designs = [fitting(supernet.spec.family, design) for design in DESIGNS]
+    return [*designs, *([MERGED] if supernet.spec.merged_kv_heads else [])]
 
 
 def windows(count: int) -> torch.Tensor:
@@ -83,7 +85,7 @@ def test_views_give_the_same_and_a_copy_of_one_is_a_whole_model(both: tuple[Supe
     for candidate in [Candidate.dense(here.spec), *designs_of(here)]:
         expected = logits(here.view(candidate))
         passing, own = there.view(candidate), there.view(candidate, own=True)
-        assert not list(passing.model.layers.parameters())
+        assert not list(layers_of(passing).parameters())
         for model in (passing, own, copy.deepcopy(passing)):
             assert torch.equal(logits(model), expected)
         names = {name: tensor.shape for name, tensor in here.view(candidate, own=True).state_dict().items()}
@@ -94,7 +96,7 @@ def test_views_give_the_same_and_a_copy_of_one_is_a_whole_model(both: tuple[Supe
 def test_a_population_passes_the_layers_together(both: tuple[Supernet, Supernet]) -> None:
     here, _ = both
     space = SearchSpace(here.spec, mlp_step=16)
-    asked = [*designs_of(here), *space.samples(GROUP + 2), DESIGNS[0]]
+    asked = [*designs_of(here), *space.samples(GROUP + 2), designs_of(here)[0]]
     answers = []
     for supernet in both:
         evaluator = MeasureEvaluator("search", [Divergence(supernet, TOKENS, batch_size=2).measure()])
@@ -157,7 +159,7 @@ def test_healing_teaches_the_same(both: tuple[Supernet, Supernet], trainable: st
         divergence = Divergence(supernet, TOKENS, subnets=partial(healed, supernet, settings, tmp_path / name / "h"))
         divergence.ahead(designs_of(supernet))
         answers.append([value for design in designs_of(supernet) for value in divergence(design)])
-        assert answers[-1][0] != Divergence(supernet, TOKENS)(DESIGNS[0])[0]
+        assert answers[-1][0] != Divergence(supernet, TOKENS)(designs_of(supernet)[0])[0]
     torch.testing.assert_close(torch.tensor(answers[1]), torch.tensor(answers[0]), atol=1e-5, rtol=1e-5)
 
 

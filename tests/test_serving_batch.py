@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from conftest import random_tokens
+from conftest import fitting, random_tokens
 from helpers_serving import CUT, greedy_alone
 
 from serving.batch import Batch, Prefill
@@ -25,7 +25,7 @@ def take(logits: torch.Tensor, alone: tuple[list[int], list[torch.Tensor]], writ
 @torch.inference_mode()
 def test_a_batch_that_is_joined_and_left_changes_nothing(make_supernet: Callable[..., Supernet], family: str) -> None:
     supernet = make_supernet(family)
-    for candidate in (Candidate.dense(supernet.spec), CUT, FIRST_IS_A_HOLE):
+    for candidate in (Candidate.dense(supernet.spec), fitting(family, CUT), fitting(family, FIRST_IS_A_HOLE)):
         model = supernet.view(candidate)
         prompts = [random_tokens(1, length, seed=length)[0].tolist() for length in BEGINS.values()]
         alone = [greedy_alone(model, prompt, NEW) for prompt in prompts]
