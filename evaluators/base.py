@@ -217,8 +217,8 @@ class Measure:
         metrics: The numbers that `values` returns, all of them, under their names.
         values: Candidate to metric values; may raise, which fails the candidate and nothing else.
         tokens: Tokens of text a call sends through the candidate.
-        ahead: Told of the next candidates before they are asked about, so that work for them can be shared; may raise,
-            which fails them all.
+        ahead: Told of the next candidates before they are asked about, so that work for them can be shared; may raise:
+            then it is told of each alone.
     """
 
     metrics: tuple[Metric, ...]
@@ -266,8 +266,11 @@ class MeasureEvaluator:
                     if measure.ahead is not None:
                         measure.ahead(group)
             except Exception as error:  # an evaluation boundary, as below
-                seconds = (time.perf_counter() - begun) / len(group)
-                yield from (failure(candidate, self._fidelity, error, seconds=seconds) for candidate in group)
+                failed = failure(group[0], self._fidelity, error, seconds=time.perf_counter() - begun)
+                if len(group) == 1:
+                    yield failed
+                else:  # only one of them may be to blame
+                    yield from (answer for candidate in group for answer in self.evaluate([candidate]))
                 continue
             shared = (time.perf_counter() - begun) / len(group)
             for candidate in group:

@@ -112,12 +112,14 @@ def test_candidates_that_begin_alike_share_their_stream(tmp_path: Path) -> None:
     assert divergence.shared_layers == 8 / 12
 
 
-def test_a_candidate_that_cannot_be_is_a_failure(tmp_path: Path) -> None:
+def test_a_candidate_that_cannot_be_is_a_failure_and_those_beside_it_are_not(tmp_path: Path) -> None:
     there = prepared("llama", tmp_path / "there", True)
     evaluator = MeasureEvaluator("search", [Divergence(there, TOKENS).measure()])
-    (answer,) = evaluator.evaluate([Candidate.from_rows([[6, 3, 48]] * 3)])
-    assert answer.status == "failed"
-    assert "expected a candidate of 4 layers" in str(answer.error)
+    before, broken, after = evaluator.evaluate([DESIGNS[0], Candidate.from_rows([[6, 3, 48]] * 3), DESIGNS[1]])
+    assert broken.status == "failed"
+    assert "expected a candidate of 4 layers" in str(broken.error)
+    alone = [answer.values for design in DESIGNS[:2] for answer in evaluator.evaluate([design])]
+    assert [before.values, after.values] == alone
 
 
 def test_one_layer_at_a_time_is_on_the_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
