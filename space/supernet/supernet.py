@@ -137,8 +137,7 @@ class Supernet:
         Raises:
             UserError: There is nothing stored, or it belongs to another model or version.
         """
-        place = place or Placement(model.device)
-        stored = StoredLayers.open(directory, spec, dtype)
+        place, stored = place or Placement(model.device), StoredLayers.open(directory, spec, dtype)
         stored.place(model, dtype, place)
         return cls(model, stored, place, refit_bytes, on_disk)
 
