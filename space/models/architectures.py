@@ -78,12 +78,16 @@ class BlockLayout:
 
 
 class StackNames(NamedTuple):
-    """What is in the decoder stack: layers, last norm, embeddings of tokens, and of positions if learned."""
+    """What is in the decoder stack: layers, last norm, embeddings of tokens, and of positions if learned.
+
+    `module` is what a causal language model calls the stack itself.
+    """
 
     layers: str = "layers"
     norm: str = "norm"
     embedding: str = "embed_tokens"
     positions: str | None = None
+    module: str = "model"
 
 
 class SizeNames(NamedTuple):
@@ -200,7 +204,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "attn", (Projection("c_attn", ("query", "key", "value")),), "c_proj", before="ln_1", transposed=True
         ),
         BlockLayout("mlp", (Projection("c_fc", ("up",)),), "c_proj", before="ln_2", transposed=True),
-        stack=StackNames("h", "ln_f", "wte", "wpe"),
+        stack=StackNames("h", "ln_f", "wte", "wpe", "transformer"),
         sizes=SizeNames("n_head", None, "n_inner"),
         depth="n_layer",
         heads_fill=True,

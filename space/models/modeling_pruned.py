@@ -25,8 +25,9 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM as StockFo
 from transformers.models.llama.modeling_llama import LlamaForSequenceClassification as StockForSequenceClassification
 from transformers.models.llama.modeling_llama import LlamaModel as StockModel
 
-# Where the family keeps its layers, what its configuration calls the sizes of one, the output projection of attention,
-# and whether stock attention takes its heads to be as wide together as the residual stream.
+# Where the family keeps its stack, and in it its layers, what its configuration calls the sizes of one, the output
+# projection of attention, and whether stock attention takes its heads to be as wide together as the residual stream.
+STACK = "model"
 LAYERS = "layers"
 SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 ATTENTION_OUTPUT = "o_proj"
@@ -278,7 +279,7 @@ class PrunedForCausalLM(StockForCausalLM):
     def __init__(self, config: Any) -> None:
         with _no_stock_layers(config):
             super().__init__(config)
-        setattr(self, self.base_model_prefix, PrunedModel(config))
+        setattr(self, STACK, PrunedModel(config))
         self.post_init()
 
 
@@ -291,6 +292,6 @@ class PrunedForSequenceClassification(StockForSequenceClassification):
     def __init__(self, config: Any) -> None:
         PreTrainedModel.__init__(self, config)  # the stock class would look for the stack's class by the config
         self.num_labels = config.num_labels
-        setattr(self, self.base_model_prefix, PrunedModel(config))
+        setattr(self, STACK, PrunedModel(config))
         self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
         self.post_init()

@@ -61,6 +61,7 @@ def _constants(family: Architecture) -> dict[str, str]:
     """What the modelling file says of a family, as code."""
     quoted = [f'"{name}"' for name in family.sizes if name is not None]
     return {
+        "STACK": f'"{family.stack.module}"',
         "LAYERS": f'"{family.stack.layers}"',
         "SIZES": f"({', '.join(quoted)})",
         "ATTENTION_OUTPUT": f'"{family.attention.output}"',
