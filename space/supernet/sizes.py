@@ -160,7 +160,8 @@ def solving_bytes(spec: ModelSpec, dtype: str) -> int:
     """What the refits of a block take at most while they are solved, see `space.supernet.compensation`."""
     exact, channels, columns = 8 if dtype == "float32" else 4, spec.mlp_channels, spec.query_heads * spec.head_dim
     # output weights with what columns that are gone have given them, one level, its copies, and two blocks of maps
-    mlp = (2 * exact + 2 * ITEM_BYTES[dtype]) * spec.hidden * channels + (4 + exact) * PACKED_ROWS * channels
+    together = min(PACKED_ROWS, channels)
+    mlp = (2 * exact + 2 * ITEM_BYTES[dtype]) * spec.hidden * channels + (4 + exact) * together * channels
     # the factor as it is stored, whole and in its two parts, a Gram matrix and its factor; output weights, and a level
     attention = (8 + 4 * exact) * columns**2 + 2 * exact * spec.hidden * columns
     return max(mlp, attention)
