@@ -126,7 +126,7 @@ def test_the_text_that_runs_is_the_text_that_is_exported() -> None:
     assert {len(text) for family, text in texts.items() if family != "granite"} == {len(texts["llama"])}
     changed = {line for text in texts.values() for line in text if line not in texts["llama"]}
     assert changed
-    told = ("from transformers.models.", "LAYERS = ", "SIZES = ", "ATTENTION_OUTPUT = ", "HEADS_FILL = ")
+    told = ("from transformers.models.", "STACK = ", "LAYERS = ", "SIZES = ", "ATTENTION_OUTPUT = ", "HEADS_FILL = ")
     assert all(line.startswith(told) for line in changed)
 
 
