@@ -93,11 +93,11 @@ class SolvedLevels:
         Raises:
             UserError: The disk is full, or the directory cannot be written.
         """
-        content = weight.cpu().contiguous().view(torch.uint8).numpy()
         with self._lock:
-            taken = self._taken.get((index, kind), 0) + content.nbytes
+            taken = self._taken.get((index, kind), 0) + weight.nbytes
             if (index, kind, option) in self._places or taken > self._rooms[kind]:
                 return
+            content = weight.cpu().contiguous().view(torch.uint8).numpy()
             directory = self._beside.directory
             try:
                 if index not in self._files:
