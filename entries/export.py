@@ -47,7 +47,7 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     session = Session.open(told, Paths(run.run_dir), watch.stage)
     loaded = session.loaded
     config, generation = loaded.model.config, loaded.model.generation_config
-    subnet = Subnet(config, loaded.tokenizer, loaded.spec, candidate, generation)
+    subnet = Subnet(config, loaded.tokenizer, loaded.spec, candidate, generation, loaded.companions)
     run.require_held(candidate, lambda each: form.check(replace(subnet, candidate=each)))
     _ = session.supernet
     with watch.stage("tuning"):

@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
 from transformers import (
+    BertConfig,
     Exaone4Config,
     Gemma3TextConfig,
     GemmaConfig,
@@ -24,10 +25,13 @@ from transformers import (
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
+    RobertaConfig,
     SeedOssConfig,
     SmolLM3Config,
     Starcoder2Config,
+    XLMRobertaConfig,
 )
+from transformers.models.bert.modeling_bert import BertModel
 from transformers.models.exaone4.modeling_exaone4 import Exaone4ForCausalLM
 from transformers.models.gemma.modeling_gemma import GemmaForCausalLM
 from transformers.models.gemma3.modeling_gemma3 import Gemma3ForCausalLM
@@ -40,15 +44,19 @@ from transformers.models.nemotron.modeling_nemotron import NemotronForCausalLM
 from transformers.models.phi3.modeling_phi3 import Phi3ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
+from transformers.models.roberta.modeling_roberta import RobertaModel
 from transformers.models.seed_oss.modeling_seed_oss import SeedOssForCausalLM
 from transformers.models.smollm3.modeling_smollm3 import SmolLM3ForCausalLM
 from transformers.models.starcoder2.modeling_starcoder2 import Starcoder2ForCausalLM
+from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaModel
 
 from space.candidate import Candidate
-from space.models.architectures import ARCHITECTURES, EMBEDDINGS, NORMS
+from space.models.architectures import ARCHITECTURES
 from space.models.facts import read_spec
+from space.models.names import EMBEDDINGS, NORMS
 from space.spec import ModelSpec
 from space.supernet.supernet import Supernet
+from space.task import CAUSAL_LM
 
 pytest_plugins = ("helpers_commands",)  # whose runs several files of tests look at
 torch.set_num_threads(1)
@@ -117,8 +125,13 @@ _FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
             "query_pre_attn_scalar": 10,
         },
     ),
+    "bert": (BertConfig, BertModel, {}),
+    "roberta": (RobertaConfig, RobertaModel, {"type_vocab_size": 1}),
+    "xlm-roberta": (XLMRobertaConfig, XLMRobertaModel, {"type_vocab_size": 1}),
 }
-FAMILY_NAMES = tuple(_FAMILIES)
+# By what they are for: models that write, and encoders.
+FAMILY_NAMES = tuple(name for name in _FAMILIES if ARCHITECTURES[name].task == CAUSAL_LM)
+ENCODERS = tuple(name for name in _FAMILIES if ARCHITECTURES[name].task == "embeddings")
 UNLIKE = ("llama", "qwen3", "gemma3_text", "granite", "starcoder2", "phi3", "gpt2")  # one of each kind
 
 
@@ -126,8 +139,9 @@ def tiny_model(family: str, **changes: Any) -> tuple[nn.Module, ModelSpec]:
     """A random model of a family, every parameter away from its initial value, and its spec."""
     config_class, model_class, special = _FAMILIES[family]
     values = _SIZES | special | changes
-    if ARCHITECTURES[family].sizes.kv_heads is None:
-        values |= {"n_inner": values.pop("intermediate_size")}
+    names = ARCHITECTURES[family].sizes
+    values[names.mlp_channels] = values.pop("intermediate_size")
+    if names.kv_heads is None:
         del values["num_key_value_heads"]
     config = config_class(**values)
     config._attn_implementation = "sdpa"

@@ -23,7 +23,8 @@ from evaluators.cost import cost_measure
 from evaluators.data.places import TextPlace
 from evaluators.latency.workload import LATENCY, Workload
 from evaluators.metrics import metric_named, metrics_named
-from evaluators.settings import FidelitySettings, ModelSettings, Settings, TaskSettings, TextSettings
+from evaluators.model_settings import ModelSettings
+from evaluators.settings import FidelitySettings, Settings, TaskSettings, TextSettings
 from evaluators.training.recipes import MODES, CorrectiveRefit, Distillation, Healing, Polish, Recovery
 from search.constraints import limits_text
 from search.executor import LocalExecutor

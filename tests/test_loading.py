@@ -40,6 +40,7 @@ from space.models.loading import load_model, resolve_device, resolve_dtype
 from space.models.refusals import positions
 from space.models.stack import layers_of
 from space.space import SearchSpace
+from space.task import CAUSAL_LM
 
 SIZES = {
     "vocab_size": 256,
@@ -117,8 +118,8 @@ def edit_config(directory, **changes):
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def test_every_family_has_a_config_here():
-    assert set(CONFIGS) == set(ARCHITECTURES)
+def test_every_family_that_writes_has_a_config_here():
+    assert set(CONFIGS) == {name for name, row in ARCHITECTURES.items() if row.task == CAUSAL_LM}
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from space.candidate import LayerShape
 from space.errors import UserError
+from space.task import CAUSAL_LM
 
 # Rows that each part of an input projection has in a layer of a shape, by the width of a head.
 PARTS: dict[str, Callable[[LayerShape, int], int]] = {
@@ -43,15 +44,17 @@ class Projection:
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """One kind of block, by names in a decoder layer.
+    """One kind of block, by names in a decoder layer, which may lead through modules: `attention.output`.
 
     Attributes:
-        module: The block itself.
+        module: The block itself; empty where it is no module, but some children of the layer.
         inputs: Its input projections, all with a bias or none.
         output: Name, in the block, of the output projection.
         transposed: Whether weights are stored as (inputs, outputs), as those of transformers' `Conv1D`.
         before: The norm that the block reads the residual stream through; None where there is none.
-        after: What normalises what the block adds to it; None likewise.
+        after: What normalises what the block adds to it, or, of a block that adds it itself, the sum; None likewise.
+        adds: Whether the block itself adds to the residual stream, and gives the sum.
+        parts: The children of the layer that it is made of, where it is no module.
     """
 
     module: str
@@ -60,6 +63,17 @@ class BlockLayout:
     before: str | None = None
     after: str | None = None
     transposed: bool = False
+    adds: bool = False
+    parts: tuple[str, ...] = ()
+
+    def path(self, name: str) -> str:
+        """Where in a layer something of the block is."""
+        return f"{self.module}.{name}" if self.module else name
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        """The children of a layer that the block is made of."""
+        return self.parts or (self.module,)
 
     @property
     def norms(self) -> tuple[str, ...]:
@@ -73,21 +87,23 @@ class BlockLayout:
 
     @property
     def modules(self) -> list[str]:
-        """The modules of a layer that leave with the block: itself, then its norms."""
-        return [self.module, *self.norms]
+        """The children of a layer that leave with the block: itself, then its norms that are not inside."""
+        return [*self.children, *(name for name in self.norms if name.partition(".")[0] not in self.children)]
 
 
 class StackNames(NamedTuple):
-    """What is in the decoder stack: layers, last norm, embeddings of tokens, and of positions if learned.
+    """What is in the decoder stack: layers, last norm if any, embeddings of tokens, and of positions if learned.
 
-    `module` is what a causal language model calls the stack itself.
+    `module` is what a causal language model calls the stack itself. `entry` is what makes the residual stream of the
+    embeddings of tokens, where that is not the stack itself.
     """
 
     layers: str = "layers"
-    norm: str = "norm"
+    norm: str | None = "norm"
     embedding: str = "embed_tokens"
     positions: str | None = None
     module: str = "model"
+    entry: str | None = None
 
 
 class SizeNames(NamedTuple):
@@ -103,12 +119,12 @@ class SizeNames(NamedTuple):
 
 
 class StockClasses(NamedTuple):
-    """Names of transformers' classes of a family; the classifier's is None where there is none."""
+    """Names of transformers' classes of a family; None where there is none."""
 
     config: str
     layer: str
     model: str
-    causal_lm: str
+    causal_lm: str | None
     classifier: str | None = None
 
     @classmethod
@@ -136,6 +152,7 @@ class Architecture:
         sizes: Names of a layer's sizes in the configuration.
         depth: Name of the number of layers there.
         heads_fill: Whether stock attention takes its heads to be as wide together as the residual stream.
+        task: What its models are for, a row of `space.task.TASKS`.
     """
 
     module: str
@@ -147,6 +164,7 @@ class Architecture:
     sizes: SizeNames = _SIZES
     depth: str = "num_hidden_layers"
     heads_fill: bool = False
+    task: str = CAUSAL_LM
 
     @property
     def blocks(self) -> dict[str, BlockLayout]:
@@ -164,6 +182,36 @@ _MLP = BlockLayout("mlp", _GATED, "down_proj", before="post_attention_layernorm"
 def _pre_norm(module: str, classes: StockClasses, qk_norms: tuple[str, ...] = ()) -> Architecture:
     """A family with the layers of Llama."""
     return Architecture(module, classes, _ATTENTION, _MLP, qk_norms)
+
+
+def _post_norm_encoder(module: str, name: str) -> Architecture:
+    """A family with the layers of BERT, whose blocks add to the residual stream themselves, and norm the sum."""
+    inputs = tuple(Projection(f"self.{part}", (part,)) for part in ("query", "key", "value"))
+    norm = "output.LayerNorm"
+    return Architecture(
+        module,
+        StockClasses(f"{name}Config", f"{name}Layer", f"{name}Model", None),
+        BlockLayout("attention", inputs, "output.dense", after=f"attention.{norm}", adds=True),
+        BlockLayout(
+            "",
+            (Projection("intermediate.dense", ("up",)),),
+            "output.dense",
+            after=norm,
+            adds=True,
+            parts=("intermediate", "output"),
+        ),
+        stack=StackNames(
+            "encoder.layer",
+            None,
+            "embeddings.word_embeddings",
+            "embeddings.position_embeddings",
+            module,
+            entry="embeddings",
+        ),
+        sizes=SizeNames(kv_heads=None),
+        heads_fill=True,
+        task="embeddings",
+    )
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -223,17 +271,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         replace(_MLP, before="pre_feedforward_layernorm", after="post_feedforward_layernorm"),
         _QK_NORMS,
     ),
+    "bert": _post_norm_encoder("bert", "Bert"),
+    "roberta": _post_norm_encoder("roberta", "Roberta"),
+    "xlm-roberta": _post_norm_encoder("xlm_roberta", "XLMRoberta"),
 }
-
-
-_ROWS = tuple(ARCHITECTURES.values())
-# Names that mean the same in every family that has them.
-OUTPUTS = frozenset(block.output for row in _ROWS for block in row.blocks.values())
-PROJECTIONS = frozenset(name for row in _ROWS for block in row.blocks.values() for name in block.projections)
-NORMS = frozenset(
-    name for row in _ROWS for name in (row.stack.norm, *row.attention.norms, *row.mlp.norms, *row.qk_norms)
-)
-EMBEDDINGS = frozenset(name for row in _ROWS for name in (row.stack.embedding, row.stack.positions) if name)
 
 
 def architecture_of(model_type: str) -> Architecture:

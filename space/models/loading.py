@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from space.candidate import Candidate
 from space.checks import require_dtype
@@ -20,14 +20,16 @@ from space.errors import UserError
 from space.locations import is_local, model_directory
 from space.models.base_card import base_card
 from space.models.digest import checkpoint_digest
-from space.models.embedded import DEFAULT_MODEL_CARD, DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
+from space.models.embedded import DefaultModel, default_model, quiet_transformers
 from space.models.facts import checked_spec
 from space.models.hub import model_snapshot
 from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config, unloadable
+from space.models.stack import loader_of
 from space.models.vector_math import settle_vector_math
 from space.models.weights import check_finite
 from space.size import total_params
 from space.spec import ModelSpec
+from space.task import CAUSAL_LM
 
 WEIGHTS = 0.6  # of a device's memory, at most: beyond it layers wait on the host
 WITHOUT_HUB = "leave model.path unset for the embedded default, or set it to a local directory"
@@ -38,7 +40,7 @@ class LoadedModel:
     """A dense model, ready for the search.
 
     Attributes:
-        model: The causal language model in its checkpoint's own dtype, on the CPU, in eval mode, without gradients.
+        model: The model in its checkpoint's own dtype, on the CPU, in eval mode, without gradients.
             Its weights are mapped from the files: what is not looked at takes no memory, and what is changed in place
             changes here alone.
         tokenizer: Its tokenizer.
@@ -49,6 +51,7 @@ class LoadedModel:
         commit: Of the hub id; None for a directory.
         streamed: Whether it is larger than the device, or than what it may take of it: its layers stay on the host.
         card: What of its model card's front matter holds for a pruned one too.
+        companions: Files of its directory that go into exports as they are, by their path there.
     """
 
     model: PreTrainedModel
@@ -60,11 +63,13 @@ class LoadedModel:
     commit: str | None = None
     streamed: bool = False
     card: Mapping[str, Any] = field(default_factory=dict)
+    companions: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def load_model(
     path: str | None = None,
     *,
+    task: str = CAUSAL_LM,
     revision: str | None = None,
     digest: str | None = None,
     dtype: str = "auto",
@@ -77,7 +82,8 @@ def load_model(
     """Loads a dense model.
 
     Args:
-        path: Local directory with `config.json` and safetensors, or hub id; None is the embedded default.
+        path: Local directory with `config.json` and safetensors, or hub id; None is the embedded default of the task.
+        task: What it is for, a row of `space.task.TASKS`.
         revision: Branch, tag or commit of a hub id.
         digest: That the checkpoint must have, see `space.models.digest`; None for any.
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the device is fast at it, else float32.
@@ -95,8 +101,9 @@ def load_model(
     settle_vector_math()
     run_device = resolve_device(device)
     run_dtype = resolve_dtype(dtype, run_device)
-    check = partial(checked_config, trust_remote_code=trust_remote_code, lengths=lengths or {})
-    directory, name, commit = _locate(path, revision, trust_remote_code, check)
+    check = partial(checked_config, trust_remote_code=trust_remote_code, lengths=lengths or {}, task=task)
+    default = default_model(task)
+    directory, name, commit = _locate(path, default, revision, trust_remote_code, check)
     check_files(directory)
     config = check(directory)
     family = config.model_type
@@ -110,14 +117,19 @@ def load_model(
             "other weights or another config.json. Set model.path to where the run's model is now (of a hub id, also "
             "model.revision to its commit; config.yaml of the run says both), or start a new run."
         )
-    model = _read_model(directory, trust_remote_code, outline.dtype)
+    model = _read_model(directory, config, trust_remote_code, outline.dtype)
     spec = checked_spec(model, name, own_digest, family)
     model.eval().requires_grad_(False)
     check_finite(directory, run_dtype)
     streamed = is_streamed(spec, run_dtype, run_device, device_bytes)
     source = name if commit else str(directory)
-    card = DEFAULT_MODEL_CARD if path is None else base_card(directory, name if commit else None)
-    return LoadedModel(model, tokenizer, spec, run_dtype, run_device, source, commit, streamed, card)
+    card = default.card if path is None else base_card(directory, name if commit else None)
+    companions = {
+        file.relative_to(directory).as_posix(): file.read_bytes()
+        for pattern in spec.use.companions
+        for file in sorted(directory.glob(pattern))
+    }
+    return LoadedModel(model, tokenizer, spec, run_dtype, run_device, source, commit, streamed, card, companions)
 
 
 def gpu_bytes(device: torch.device) -> int | None:
@@ -175,14 +187,18 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def _locate(
-    path: str | None, revision: str | None, trust_remote_code: bool, check: Callable[[Path], object]
+    path: str | None,
+    default: DefaultModel,
+    revision: str | None,
+    trust_remote_code: bool,
+    check: Callable[[Path], object],
 ) -> tuple[Path, str, str | None]:
     """The checkpoint's directory and name, and the commit where it comes from the hub, if `check` lets it pass."""
     local = path is None or is_local(path)
     if local and revision is not None:
         raise UserError(f"model.revision={revision} is for hub ids, got model.path={path}. Leave one of them unset.")
     if path is None:
-        return default_model_dir(), DEFAULT_MODEL_NAME, None
+        return default.directory(), default.name, None
     if not local:
         directory = model_snapshot(path, revision, trust_remote_code, check, WITHOUT_HUB)
         return directory, path, directory.name
@@ -198,10 +214,10 @@ def _read_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedToken
         raise UserError(f"Expected a tokenizer (tokenizer.json) in {directory}, but got: {error}") from error
 
 
-def _read_model(directory: Path, trust_remote_code: bool, dtype: torch.dtype) -> PreTrainedModel:
+def _read_model(directory: Path, config: Any, trust_remote_code: bool, dtype: torch.dtype) -> PreTrainedModel:
     try:
         with quiet_transformers():
-            return AutoModelForCausalLM.from_pretrained(
+            model: PreTrainedModel = loader_of(config).from_pretrained(
                 directory,
                 dtype=dtype,
                 use_safetensors=True,
@@ -209,5 +225,6 @@ def _read_model(directory: Path, trust_remote_code: bool, dtype: torch.dtype) ->
                 trust_remote_code=trust_remote_code,
                 local_files_only=True,
             )
+            return model
     except UNREADABLE as error:
         raise unloadable(directory, error) from error

@@ -17,21 +17,20 @@ import torch
 from torch import nn
 from transformers import Cache, PreTrainedModel, __version__
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-# The stock classes of the family.
 from transformers.models.llama.configuration_llama import LlamaConfig as StockConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer as StockDecoderLayer
 from transformers.models.llama.modeling_llama import LlamaForCausalLM as StockForCausalLM
 from transformers.models.llama.modeling_llama import LlamaForSequenceClassification as StockForSequenceClassification
 from transformers.models.llama.modeling_llama import LlamaModel as StockModel
 
-# Where the family keeps its stack, and in it its layers, what its configuration calls the sizes of one, the output
-# projection of attention, and whether stock attention takes its heads to be as wide together as the residual stream.
+# Where the family keeps its stack, and in it its layers; what its configuration calls their sizes; attention's output
+# projection; whether stock heads are as wide together as the residual stream; whether blocks add to that themselves.
 STACK = "model"
 LAYERS = "layers"
 SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 ATTENTION_OUTPUT = "o_proj"
 HEADS_FILL = False
+BLOCKS_ADD = False
 
 if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
     # before, static caches have one head count for all layers, and configurations may ignore `layer_types`
@@ -40,11 +39,8 @@ if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
     )
 
 
-class _Hole(nn.Module):
-    """Stands where a block was.
-
-    transformers forbids another attention backend where a file has an attention class that is a plain `nn.Module`.
-    """
+class _Hole(nn.Module):  # for the attention one: a file's plain `nn.Module` of that name would forbid other backends
+    """Stands where a block was."""
 
     def __init__(self, stock: Any, layer_idx: int) -> None:
         """Takes the place of a stock block."""
@@ -60,12 +56,12 @@ class AttentionHole(_Hole):
         """See `_Hole`."""
         super().__init__(stock, layer_idx)
         self.layer_idx = layer_idx
-        self.config = stock.config
+        self.config: Any = getattr(stock, "config", None)
         if hasattr(stock, "is_sliding"):  # older layers ask their attention for it
             self.is_sliding = stock.is_sliding
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
-        """A zero of shape `()`, which broadcasts in the residual addition, and no attention weights.
+        """A zero of shape `()`, which broadcasts in the residual addition, or the stream; and no attention weights.
 
         A key-value cache is given keys and values of width 1: it hardly stores anything and still counts the tokens, so
         that lengths and masks may be read from this layer as from any other.
@@ -73,10 +69,11 @@ class AttentionHole(_Hole):
         if self.query_heads:  # never; but vLLM runs a model only if it reads this call in the text of every layer
             attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
             return attend(self, hidden_states, hidden_states, hidden_states, None)
+        if BLOCKS_ADD:
+            return hidden_states, None
         cache = next((value for value in kwargs.values() if isinstance(value, Cache)), None)  # its name has changed
         if cache is not None:
-            batch, time, _ = hidden_states.shape
-            nothing = hidden_states.new_zeros(batch, 1, time, 1)
+            nothing = torch.zeros_like(hidden_states[:, None, :, :1])
             position = {"cache_position": kwargs["cache_position"]} if "cache_position" in kwargs else {}
             cache.update(nothing, nothing, self.layer_idx, *([position] if position else []))
         return hidden_states.new_zeros(()), None
@@ -90,16 +87,19 @@ class MLPHole(_Hole):
         return hidden_states.new_zeros(())
 
 
+class PassedBy(nn.Module):
+    """Stands where a norm of a block was, or what adds to the residual stream: hands on its last input, the stream."""
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        return inputs[-1]
+
+
 HOLES: dict[str, Any] = {"attention": AttentionHole, "mlp": MLPHole}
 
 
 def rope_of_transformers_4(rope: dict[str, Any]) -> dict[str, Any]:
-    """What transformers 4 reads in place of `rope_parameters`, which it ignores; transformers 5 reads the same in both.
-
-    Args:
-        rope: One rotary embedding, or Gemma 3's two by type of layer, of which the sliding one is never scaled.
-    """
-    full = rope.get("full_attention", rope)
+    """What transformers 4 reads in place of `rope_parameters`, which it ignores; transformers 5 reads the same in both."""
+    full = rope.get("full_attention", rope)  # Gemma 3 has one by type of layer, of which the sliding one is not scaled
     scaled = full["rope_type"] != "default"
     values = {
         "rope_theta": full["rope_theta"],
@@ -117,15 +117,14 @@ def rope_of_transformers_4(rope: dict[str, Any]) -> dict[str, Any]:
 ACTIVATION = next(
     name for name in ("hidden_activation", "hidden_act", "activation_function") if hasattr(StockConfig(), name)
 )
-NOT_STOCK = "layers of different sizes, for AutoModelForCausalLM.from_pretrained with trust_remote_code=True alone"
+NOT_STOCK = "layers of different sizes, for from_pretrained of an automatic class with trust_remote_code=True alone"
 
 
 def guarded(values: dict[str, Any]) -> dict[str, Any]:
     """The contents of config.json as no stock class takes them; one would fill the holes with random weights.
 
-    Args:
-        values: The configuration. Where the activation's name belongs, which every stock class looks up, there is then
-            a sentence that says what is the matter; the name itself moves to `activation`.
+    Where the activation's name belongs, which every stock class looks up, there is then a sentence that says what is
+    the matter; the name itself moves to `activation`.
     """
     moved = {"activation": values[ACTIVATION]} if ACTIVATION in values else {}
     return {**values, **moved, ACTIVATION: NOT_STOCK}
@@ -196,12 +195,15 @@ def with_narrow_heads(stock: Any, own: Any, layer_idx: int) -> Any:
     inner = copy.copy(own)
     inner.hidden_size = getattr(own, SIZES[0]) * own.head_dim
     attention = type(stock)(inner, layer_idx=layer_idx)
-    for name, projection in attention.named_children():
-        if not hasattr(projection, "weight"):
-            continue
-        inputs, outputs = projection.weight.shape  # of a Conv1D
-        sizes = (own.hidden_size, inputs) if name == ATTENTION_OUTPUT else (outputs, own.hidden_size)
-        setattr(attention, name, type(projection)(*sizes))
+    for path, module in stock.named_modules():
+        if hasattr(module, "weight"):
+            parent, _, name = path.rpartition(".")
+            place = attention.get_submodule(parent)
+            if module.weight.ndim == 2:  # a projection, where norms are of the stream's width in the stock one already
+                sizes = [*reversed(getattr(place, name).weight.shape)]  # as their constructors take them
+                sizes[(path == ATTENTION_OUTPUT) == isinstance(module, nn.Linear)] = own.hidden_size  # else a Conv1D
+                module = type(module)(*sizes)
+            setattr(place, name, module)
     return attention
 
 
@@ -229,7 +231,7 @@ class PrunedDecoderLayer(StockDecoderLayer):
         name, *norms = modules
         setattr(self, name, HOLES[block](getattr(self, name), layer_idx))
         for norm in norms:
-            setattr(self, norm, nn.Identity())
+            setattr(self, norm, PassedBy())
 
 
 @contextmanager
@@ -253,7 +255,8 @@ class PrunedModel(StockModel):
         with _no_stock_layers(config):
             super().__init__(config)
         layers = nn.ModuleList(PrunedDecoderLayer(config, index) for index in range(config.num_hidden_layers))
-        setattr(self, LAYERS, layers)
+        place, _, name = LAYERS.rpartition(".")
+        setattr(self.get_submodule(place), name, layers)
         self.post_init()
 
     @functools.wraps(StockModel.forward)  # whose arguments vLLM looks for
@@ -261,9 +264,8 @@ class PrunedModel(StockModel):
         """As the stock one; where attention weights are asked for, they have None in the place of each hole."""
         outputs = super().forward(*args, **kwargs)
         weights = getattr(outputs, "attentions", None) or ()
-        holes = [
-            any(isinstance(module, AttentionHole) for module in layer.children()) for layer in getattr(self, LAYERS)
-        ]
+        layers = self.get_submodule(LAYERS).children()
+        holes = [any(isinstance(module, AttentionHole) for module in layer.children()) for layer in layers]
         if weights and len(weights) == holes.count(False):  # transformers collects those that there are
             collected = iter(weights)
             outputs.attentions = tuple(None if hole else next(collected) for hole in holes)

@@ -44,7 +44,7 @@ def upright(layout: BlockLayout, tensor: Tensor) -> Tensor:
 
 def output_weight(block: Any, layout: BlockLayout) -> Tensor:
     """The weight of a block's output projection, a view of shape (hidden, columns)."""
-    return upright(layout, getattr(block, layout.output).weight.detach())
+    return upright(layout, block.get_submodule(layout.output).weight.detach())
 
 
 def split_rows(spec: ModelSpec, projection: Projection, tensor: Tensor, dim: int = 0) -> dict[str, Tensor]:
@@ -64,7 +64,7 @@ def permute_attention(attention: Any, layout: BlockLayout, spec: ModelSpec, orde
     heads = (spec.kv_heads, spec.queries_per_group, spec.head_dim)
     groups, within = order.groups, order.heads[order.groups]  # (groups,), (groups, queries)
     for projection in layout.inputs:
-        for _, parameter in own_parameters(getattr(attention, projection.name)):
+        for _, parameter in own_parameters(attention.get_submodule(projection.name)):
             for part, rows in split_rows(spec, projection, upright(layout, parameter)).items():
                 rest = rows.shape[1:]
                 if part == "query":
@@ -81,7 +81,7 @@ def permute_attention(attention: Any, layout: BlockLayout, spec: ModelSpec, orde
 def permute_mlp(mlp: Any, layout: BlockLayout, spec: ModelSpec, order: Tensor) -> None:
     """Puts an MLP's channels in the given order; its function is unchanged."""
     for projection in layout.inputs:
-        for _, parameter in own_parameters(getattr(mlp, projection.name)):
+        for _, parameter in own_parameters(mlp.get_submodule(projection.name)):
             for rows in split_rows(spec, projection, upright(layout, parameter)).values():
                 rows.copy_(rows[order])
     weight = output_weight(mlp, layout)
@@ -127,12 +127,12 @@ def narrower(block: Any, layout: BlockLayout, spec: ModelSpec, shape: LayerShape
     parameters = {
         projection.name: {
             key: kept_rows(spec, shape, layout, projection, dense)
-            for key, dense in own_parameters(getattr(block, projection.name))
+            for key, dense in own_parameters(block.get_submodule(projection.name))
         }
         for projection in layout.inputs
     }
     output = {"weight": upright(layout, weight).contiguous()}
-    parameters[layout.output] = dict(own_parameters(getattr(block, layout.output))) | output
+    parameters[layout.output] = dict(own_parameters(block.get_submodule(layout.output))) | output
     return weights_of(block, parameters)
 
 
