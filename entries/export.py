@@ -23,6 +23,7 @@ from evaluators.training.processes import Processes
 from search.run.finished import FinishedRun
 from search.run.picks import candidate_of
 from search.views.watch.run import Watch
+from space.errors import UserError
 from space.formats.checkpoint import Subnet
 from space.formats.model_card import FRONT_MATTER, REPOSITORY
 from space.formats.registry import format_of
@@ -37,6 +38,11 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     form = format_of(settings.format, settings.gguf_type, settings.deci_flavour)
     out = settings.out or run.run_dir / "exports" / f"{candidate.key}{form.suffix}"
     require_free(out)
+    use = told.model.use
+    if use.formats is not None and settings.format not in use.formats:
+        raise UserError(f"format: expected {' or '.join(use.formats)} for {use.title}, got {settings.format}.")
+    if settings.vllm is not None and "vllm" not in use.engines:
+        raise UserError(f"verify: expected null for {use.title}, which vLLM does not run here, got vllm.")
     if settings.push is not None:
         settings.push.require_place()
     watch.say([f"pick {settings.pick}: {candidate.key}, to {out}"])
@@ -46,7 +52,7 @@ def export(settings: ExportSettings, watch: Watch) -> None:
         told = replace(told, correction=None, training="off")
     session = Session.open(told, Paths(run.run_dir), watch.stage)
     loaded = session.loaded
-    config, generation = loaded.model.config, loaded.model.generation_config
+    config, generation = loaded.model.config, getattr(loaded.model, "generation_config", None)
     subnet = Subnet(config, loaded.tokenizer, loaded.spec, candidate, generation, loaded.companions)
     run.require_held(candidate, lambda each: form.check(replace(subnet, candidate=each)))
     _ = session.supernet

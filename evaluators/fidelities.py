@@ -9,8 +9,9 @@ from weakref import WeakSet
 from torch import Tensor
 
 from evaluators.base import Evaluator, Measure, MeasureEvaluator, ModelOf
+from evaluators.comparison import Comparison
+from evaluators.comparisons import comparison
 from evaluators.cost import cost_measure
-from evaluators.divergence import Divergence
 from evaluators.latency.table import LatencyTable
 from evaluators.refit_error import refit_error_measure
 from evaluators.settings import window_sizes
@@ -86,10 +87,10 @@ def fidelities(
     element = supernet.model.dtype.itemsize
     costs = [cost_measure(supernet.spec, context=context, bytes_per_element=element), table.measure()]
 
-    made = WeakSet[Divergence]()
+    made = WeakSet[Comparison]()
 
-    def divergence(supernet: Supernet, tokens: int) -> Divergence:
-        new = Divergence(supernet, search[:, :tokens], batch_size=batch_size, cache_bytes=cache_bytes // len(sizes))
+    def divergence(supernet: Supernet, tokens: int) -> Comparison:
+        new = comparison(supernet, search[:, :tokens], batch_size=batch_size, cache_bytes=cache_bytes // len(sizes))
         made.add(new)
         return new
 
@@ -102,7 +103,7 @@ def fidelities(
 
     names = [*(f"search-{tokens}" for tokens in sizes[:-1]), "search"]
     divergences = {name: divergence(supernet, tokens) for name, tokens in zip(names, sizes, strict=True)}
-    unseen = Divergence(supernet, heldout, batch_size=batch_size, subnets=healer.supernet if healer else None)
+    unseen = comparison(supernet, heldout, batch_size=batch_size, subnets=healer.supernet if healer else None)
     trained: tuple[Evaluator, ...] = ()
     final: Evaluator | None = None
     if healer is not None:

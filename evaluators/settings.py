@@ -11,7 +11,7 @@ from evaluators.base import AUTO, Metric, choose_metrics
 from evaluators.cost import METRICS as COSTS
 from evaluators.data.places import Part, TextPlace
 from evaluators.latency.workload import Workload
-from evaluators.metrics import SEARCH_QUALITY, metric_named, metrics_named
+from evaluators.metrics import metric_named, metrics_named
 from evaluators.model_settings import ModelSettings
 from evaluators.training.recipes import MODES, CorrectiveRefit, Distillation, Healing
 from space.checks import require_least
@@ -203,6 +203,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
+        own, windows = self.distillation, self.model.use.step_windows
+        if isinstance(own, Healing) and own.batch_size is None and windows > 1:
+            object.__setattr__(self, "distillation", replace(own, batch_size=windows))
         if self.training not in MODES:
             raise UserError(f"search.distillation: expected one of {', '.join(MODES)}, got {self.training!r}.")
 
@@ -221,7 +224,7 @@ class Settings:
     def answered(self) -> tuple[Metric, ...]:
         """The metrics that the search's evaluators answer with, the cheapest ones first."""
         scores = (ACC,) if ACC.name in self.objectives else ()
-        return (*COSTS, *self.latency.metrics, *metrics_named(*SEARCH_QUALITY), *scores)
+        return (*COSTS, *self.latency.metrics, *metrics_named(*self.model.use.search_quality), *scores)
 
     @property
     def metrics(self) -> list[Metric]:

@@ -33,6 +33,7 @@ class ModelSpec:
         positions: Learned embeddings of positions; 0 where there are none.
         rest: Parameters of what is none of these and no head, such as of types of tokens.
         task: What the model is for, a row of `space.task.TASKS`.
+        pooling: How an embedder makes one vector of a sequence: `mean` of its tokens, or the first one, `cls`.
         merges: Whether KV groups can be merged: rotary embedding turns all of a head or nothing, and the family's
             classes have groups.
     """
@@ -60,6 +61,7 @@ class ModelSpec:
     merges: bool = True
     rest: int = 0
     task: str = CAUSAL_LM
+    pooling: str = "mean"
 
     def __post_init__(self) -> None:
         for field in ("layers", "hidden", "query_heads", "kv_heads", "head_dim", "mlp_channels", "vocab"):

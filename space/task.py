@@ -22,7 +22,9 @@ class Task:
         search_quality: What the search asks of subnets, names of rows of `evaluators.metrics`, the divergence from the
             dense model first.
         heldout_quality: The same on held-out text.
+        alike: Below this, divergences are about equally good.
         judged: The one of these by which points are offered and recommended.
+        step_windows: Of a step of healing, where none are set: a few windows alone say little of embeddings.
         scenarios: Of `latency.scenario`.
         engines: Of `latency.engine`.
         formats: Of exports; None for all.
@@ -38,7 +40,9 @@ class Task:
     settings: str
     search_quality: tuple[str, ...]
     heldout_quality: tuple[str, ...]
+    alike: float
     judged: str
+    step_windows: int
     scenarios: tuple[str, ...]
     engines: tuple[str, ...]
     formats: tuple[str, ...] | None = None
@@ -57,7 +61,9 @@ TASKS: dict[str, Task] = {
         settings="model=default",
         search_quality=("kl", "nll"),
         heldout_quality=("heldout_kl", "heldout_ppl"),
+        alike=0.1,  # nats a token
         judged="heldout_ppl",
+        step_windows=1,
         scenarios=("prefill", "decode", "serving"),
         engines=("torch", "llamacpp", "vllm"),
     ),
@@ -71,7 +77,9 @@ TASKS: dict[str, Task] = {
         settings="model=embedder",
         search_quality=("cosine_distance",),
         heldout_quality=("heldout_cosine_distance", "heldout_rank_correlation"),
+        alike=0.01,
         judged="heldout_cosine_distance",
+        step_windows=16,
         scenarios=("prefill",),
         engines=("torch",),
         formats=("hf", "hf_uniform"),

@@ -5,8 +5,9 @@ Everything that can be refused is refused before the weights are read (`refusals
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,27 @@ def load_model(
         for pattern in spec.use.companions
         for file in sorted(directory.glob(pattern))
     }
+    spec = replace(spec, pooling=_pooling(companions))
     return LoadedModel(model, tokenizer, spec, run_dtype, run_device, source, commit, streamed, card, companions)
+
+
+def _pooling(companions: Mapping[str, bytes]) -> str:
+    """How an embedder makes one vector of a sequence, as sentence-transformers says it; the mean where nothing does.
+
+    Raises:
+        UserError: In another way than those that are known here.
+    """
+    modules = json.loads(companions.get("modules.json", b"[]"))
+    places = [f"{module['path']}/config.json" for module in modules if module["type"].endswith(".Pooling")]
+    said = json.loads(companions.get(places[0], b"{}")) if places else {}
+    modes = {name.removeprefix("pooling_mode_") for name, value in said.items() if value is True and "_mode_" in name}
+    known = {"mean_tokens": "mean", "cls_token": "cls"}
+    if modes and not (len(modes) == 1 and modes <= {*known}):
+        raise UserError(
+            f"Expected a sentence embedder that pools {' or '.join(known)} alone, but {places[0]} says "
+            f"{', '.join(sorted(modes))}. Use another model."
+        )
+    return known[modes.pop()] if modes else "mean"
 
 
 def gpu_bytes(device: torch.device) -> int | None:

@@ -98,7 +98,7 @@ HOLES: dict[str, Any] = {"attention": AttentionHole, "mlp": MLPHole}
 
 
 def rope_of_transformers_4(rope: dict[str, Any]) -> dict[str, Any]:
-    """What transformers 4 reads in place of `rope_parameters`, which it ignores; transformers 5 reads the same in both."""
+    """What transformers 4 reads in place of `rope_parameters`, which it ignores; transformers 5 reads both alike."""
     full = rope.get("full_attention", rope)  # Gemma 3 has one by type of layer, of which the sliding one is not scaled
     scaled = full["rope_type"] != "default"
     values = {
