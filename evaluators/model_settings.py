@@ -14,13 +14,13 @@ class ModelSettings:
     """Which dense model, and how it runs; the fields are the arguments of `space.models.loading.load_model`."""
 
     path: str | None = None
-    task: str = CAUSAL_LM
     revision: str | None = None
     digest: str | None = None
     dtype: str = "auto"
     device: str = "auto"
     device_bytes: int | None = None
     trust_remote_code: bool = False
+    task: str = CAUSAL_LM
 
     def __post_init__(self) -> None:
         require_task(self.task)

@@ -21,6 +21,8 @@ from evaluators.applicable import require_applicable
 from evaluators.data.splits import split_tokens
 from evaluators.embeddings import EmbeddingDistance, pooled
 from evaluators.training.objectives import objective_of
+from evaluators.training.recipes import Healing
+from evaluators.training.shared_training import SharedTraining
 from search.run.front import is_dense, read_front_csv
 from space.candidate import Candidate
 from space.errors import UserError
@@ -83,6 +85,20 @@ def test_the_loss_is_zero_for_the_dense_model_alone(make_supernet: MakeSupernet)
     assert loss.item() > 1e-3
     assert hidden.grad is not None
     assert hidden.grad.abs().sum() > 0
+
+
+def test_what_is_learned_together_is_what_views_of_the_healed_supernet_compute(make_supernet: MakeSupernet) -> None:
+    supernet, tokens = make_supernet("bert"), random_tokens(6, 12)
+    training = SharedTraining(supernet, [CUT], Healing(tokens=1, trainable="all"))
+    for _ in range(4):
+        training.learn(tokens, 1e-4)
+    first, *_, last = training.state()["losses"]
+    assert last < first
+    healed = supernet.with_weights(training.weights())
+    with torch.no_grad():
+        learned = training._shared.hidden(CUT, tokens)
+    torch.testing.assert_close(states_of(healed.view(CUT), tokens), learned, atol=2e-5, rtol=1e-4)
+    assert not torch.allclose(learned, states_of(supernet.view(CUT), tokens), atol=1e-4)
 
 
 @pytest.mark.parametrize(
