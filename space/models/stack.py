@@ -30,7 +30,7 @@ def loader_of(config: Any) -> Any:
 
 def stack_of(model: Any) -> Any:
     """The stack of a model: all but its head, and the very model where it has none."""
-    return model.base_model
+    return getattr(model, model.base_model_prefix, model)
 
 
 def put_stack(model: Any, stack: Any) -> None:
