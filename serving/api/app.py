@@ -6,7 +6,8 @@ import asyncio
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -122,12 +123,16 @@ class Desk:
                 "written. Shorten the prompt or max_tokens.",
                 code="context_length_exceeded",
             )
-        point = self._ids.get(asked.model)
-        if point is None:
-            point = service.controller.choose(longest, slo, service.scheduler.load())
         count = min(usual, most, room) if given is None else given
         sampling = Sampling(asked.temperature, asked.top_p, asked.seed, top)
-        return point, [Wanted(prompt, count, sampling, asked.stops, slo) for prompt in prompts]
+        wanted = [Wanted(prompt, count, sampling, asked.stops, slo) for prompt in prompts]
+        if (point := self._ids.get(asked.model)) is not None:
+            return point, wanted
+        try:
+            choice = service.controller.choose(max(wanted, key=lambda each: len(each.prompt)), service.scheduler.load())
+        except CancelledError as error:
+            raise ApiError(503, "The server has ended.") from error
+        return choice.point, [replace(each, choice=choice) for each in wanted]
 
     def _slo(self, asked: Asked) -> Slo | None:
         controller = self._service.controller
