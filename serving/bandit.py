@@ -158,7 +158,7 @@ class Bandit(Controller):
         """Takes in what an answer has lost; None where that could not be had."""
         with self._lock:
             self._comparing -= 1
-            if loss is None:
+            if loss is None or not math.isfinite(loss):
                 return
             self._compared += 1
             self._regret += beyond + loss / self._worth

@@ -11,7 +11,8 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+
+from evaluators.latency.table_error import spearman
 
 FEATURES = 5  # of a row: 1, and what a look shows
 _RIDGE = 1e-3  # of each look: as many looks as there are decide, but where features all say the same
@@ -113,7 +114,7 @@ class LossModel:
         for point, values in losses.items():
             predicted, measured = self._predicted(point, rows), np.array(values)
             r2[point] = float(1 - ((predicted - measured) ** 2).sum() / ((measured - measured.mean()) ** 2).sum())
-            rank[point] = float(spearmanr(predicted, measured).statistic)
+            rank[point] = spearman(predicted.tolist(), measured.tolist())
         return Fit(r2, rank)
 
     def to_json(self) -> dict[str, Any]:

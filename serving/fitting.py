@@ -1,4 +1,7 @@
-"""Fits the prediction of losses on the run's own text, once, and keeps it beside the run."""
+"""Fits the prediction of losses on the run's own text, once, and keeps it beside the run.
+
+It is the search's part of the text: on the calibration part, on which the points may have been trained, they lose less.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,7 @@ from space.errors import UserError
 from space.files import kept
 
 PROMPT, ANSWER = 128, 32  # tokens of a window: of the prompt, at most, and of what comes behind it
-WINDOWS: Mapping[Part, int] = {
-    "calibration": 128,
-    "heldout": 48,
-}  # to fit, and to check; fewer where there is less text
+WINDOWS: Mapping[Part, int] = {"search": 128, "heldout": 48}  # to fit, and to check; fewer where there is less text
 LEAST_WINDOWS, LEAST_PROMPT = 8, 4
 _FORMAT = 1  # raised when what is fitted becomes another thing
 
@@ -84,7 +84,7 @@ def _fit(models: Mapping[str, Any], smallest: str, text: TokenSplits, show: Show
             for point, loss in losses_of(models, prompt, answer).items():
                 losses[part][point].append(loss)
             show(done := done + 1, total)
-    model = LossModel.fitted(looks["calibration"], losses["calibration"])
+    model = LossModel.fitted(looks["search"], losses["search"])
     return {"model": model.to_json(), "heldout": asdict(model.checked(looks["heldout"], losses["heldout"]))}
 
 

@@ -66,7 +66,8 @@ class Scheduler:
         self._groups = {point: _Group(model, Batch(model)) for point, model in models.items()}
         self._tokenizer, self._ends, self._on_served = tokenizer, frozenset(ends), on_served
         self._waiting: deque[Job] = deque()
-        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._soon: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._later: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._reading: tuple[Job, Prefill] | None = None
         self._changed = threading.Condition()
         self._closed = False
@@ -104,12 +105,16 @@ class Scheduler:
         """
         jobs = [Job(point, request, listener, self._tokenizer, self._ends) for request, listener in requests]
         with self._changed:
-            if self._closed or len(self._waiting) + len(jobs) > self.limits.queue:
-                ms = self.load().forecast(point, sum(len(job.request.prompt) for job in jobs)).first_token_ms
-                raise BusyError(min(max(math.ceil(ms / 1e3), 1), LONGEST_RETRY_S) if math.isfinite(ms) else 1)
+            self.require_room(len(jobs))
             self._waiting.extend(jobs)
             self._changed.notify()
         return jobs
+
+    def require_room(self, count: int) -> None:
+        """Raises BusyError where the queue has no room for so many requests now, or the server is about to end."""
+        with self._changed:
+            if self._closed or len(self._waiting) + count > self.limits.queue:
+                raise BusyError(min(max(math.ceil(self.load().wait_ms() / 1e3), 1), LONGEST_RETRY_S))
 
     def call(self, work: Callable[[], _T], *, soon: bool = False) -> Future[_T]:
         """Has something done in the scheduler's thread, between two steps; from any thread.
@@ -125,10 +130,8 @@ class Scheduler:
         with self._changed:
             if self._closed:
                 future.cancel()
-            elif soon:
-                self._calls.appendleft((work, future))
             else:
-                self._calls.append((work, future))
+                (self._soon if soon else self._later).append((work, future))
             self._changed.notify()
         return future
 
@@ -160,9 +163,10 @@ class Scheduler:
                 self._closed = True
                 left = [*self._waiting]
                 self._waiting.clear()
-                for _, future in self._calls:
-                    future.cancel()
-                self._calls.clear()
+                for calls in (self._soon, self._later):
+                    for _, future in calls:
+                        future.cancel()
+                    calls.clear()
             left += [self._reading[0]] if self._reading else []
             left += [job for group in self._groups.values() for job in group.jobs]
             ends = [job.end("cancelled", "The server has ended.") for job in left if job.outcome is None]
@@ -173,7 +177,7 @@ class Scheduler:
         """Waits for work; False at the end."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closed or self._waiting or self._calls or self._reading or self._active
+                lambda: self._closed or self._waiting or self._soon or self._later or self._reading or self._active
             )
             return not self._closed
 
@@ -210,9 +214,9 @@ class Scheduler:
     def _answer_call(self) -> None:
         """Does what has been called for the longest."""
         with self._changed:
-            if not self._calls:
+            if not self._soon and not self._later:
                 return
-            work, future = self._calls.popleft()
+            work, future = (self._soon or self._later).popleft()
         if not future.set_running_or_notify_cancel():
             return
         try:

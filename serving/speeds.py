@@ -139,16 +139,27 @@ class Load:
         """
         if not self.speeds.known(point):
             return Forecast(math.inf, math.inf)
-        prompts = [*((each.point, each.tokens) for each in self.waiting), (point, tokens)]
-        ms = sum(left * self.speeds.read_ms(each) for each, left in prompts)
-        pieces = sum(math.ceil(left / self.prefill_tokens) for _, left in prompts)
         writing = [each for each, _ in self.writing]
         before = [*writing, *(each.point for each in self.waiting)]
         beside = before[max(len(before) - self.active + 1, 0) :]
         return Forecast(
-            first_token_ms=ms + max(pieces - 1, self._steps()) * self._round_ms(writing),
+            first_token_ms=self._read_ms([*self._prompts, (point, tokens)]),
             token_ms=self._round_ms([*beside, point]),
         )
+
+    def wait_ms(self) -> float:
+        """Milliseconds until a request that comes now is read; points that were not measured count as nothing."""
+        return self._read_ms(self._prompts)
+
+    @property
+    def _prompts(self) -> list[tuple[str, int]]:
+        return [(each.point, each.tokens) for each in self.waiting]
+
+    def _read_ms(self, prompts: Sequence[tuple[str, int]]) -> float:
+        """Milliseconds until prompts are read, one after the other, by the points and tokens of each."""
+        ms = sum(tokens * self.speeds.read_ms(point) for point, tokens in prompts)
+        pieces = sum(math.ceil(tokens / self.prefill_tokens) for _, tokens in prompts)
+        return ms + max(pieces - 1, self._steps()) * self._round_ms([point for point, _ in self.writing])
 
     def _steps(self) -> int:
         """Steps until there is a place for who comes now."""

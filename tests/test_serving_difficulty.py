@@ -97,11 +97,11 @@ def test_the_fit_of_a_run_is_made_once(points: Points, tmp_path: Path, monkeypat
         return fitted_losses(points.models, "cut", read, digest, tmp_path, lambda done, of: shown.append((done, of)))
 
     first = fitted(TokenSplits({"text": tokens}))
-    windows = 4000 * 6 // 10 // 30 + 4000 * 2 // 10 // 30
+    windows = 2 * (4000 * 2 // 10 // 30)
     assert shown[-1] == (windows, windows)
     assert {*first[0].weights} == {*first[1].r2} == {"cut"}
     assert fitted(None)[0].losses(Look(0.1, 0.5, 0.5, 0.5)) == first[0].losses(Look(0.1, 0.5, 0.5, 0.5))
-    with pytest.raises(UserError, match="expected at least 8 windows of 30 tokens of the run's calibration text"):
+    with pytest.raises(UserError, match="expected at least 8 windows of 30 tokens of the run's search text"):
         fitted(TokenSplits({"text": tokens[:200]}), "other")
     (file,) = (tmp_path / "serving").iterdir()
     file.write_text("{}")
