@@ -61,7 +61,7 @@ def compared(whole: Tokenizer, small: Tokenizer, kept: Sequence[int], texts: Ite
     for old, place in new.items():
         token, given = whole.id_to_token(old), small.id_to_token(place)
         if given != token:
-            raise _failed(token, f"has the new id {place}, which is of {given!r}")
+            raise _failed(str(token), f"has the new id {place}, which is of {given!r}")
     texts = [text for text in texts if text]
     words = Counter(word for text in texts for word in _WORD.findall(text))
     recut = _cut(whole, small, new, [*words])
