@@ -15,6 +15,5 @@ What runs text: `divergence` (KL and likelihood), `prefix` (first layers that ca
 `isolation` keeps what libraries do to the whole process inside.
 
 Rooms: `data` (the text, in parts and as a stream), `latency` (timings), `training` (what follows the cached refit),
-`tasks` (lm-eval),
-`planning` (what a run will take).
+`tasks` (lm-eval), `vocabulary` (fewer tokens in an export), `planning` (what a run will take).
 """

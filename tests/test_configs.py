@@ -26,6 +26,7 @@ from evaluators.latency.workload import LATENCY, Workload
 from evaluators.metrics import metric_named, metrics_named
 from evaluators.settings import FidelitySettings, ModelSettings, Settings, TaskSettings, TextSettings
 from evaluators.training.recipes import MODES, CorrectiveRefit, Distillation, Healing, Polish, Recovery
+from evaluators.vocabulary.settings import VocabularySettings
 from search.constraints import limits_text
 from search.executor import LocalExecutor
 from search.loop import Budget
@@ -382,6 +383,8 @@ def test_the_export_composes() -> None:
     assert instantiated(config["recover"]) == Recovery()
     assert instantiated(config["polish"]) == Polish()
     assert keys_of(config["recover"]) == {field.name for field in fields(Recovery)}
+    assert instantiated(config["vocabulary"]) == VocabularySettings()
+    assert keys_of(config["vocabulary"]) == {field.name for field in fields(VocabularySettings)}
     given = "run_dir=results/x", "recover.tokens=1e9"
     recipe = instantiated(composed(*given, "data@recover.data=web_textbooks", name="export")["recover"])
     assert recipe.data.entries == instantiated(composed("data=web_textbooks")["data"]).entries

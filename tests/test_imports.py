@@ -42,6 +42,7 @@ ROOMS = (
 )
 TORCH_FREE = (
     *(f"space.{path.stem}" for path in (ROOT / "space").glob("*.py") if path.stem != "__init__"),
+    *(f"space.vocabulary.{name}" for name in ("kinds", "levels", "trimmed", "check")),
     "space.models.architectures",
     "evaluators.base",
     "evaluators.metrics",
