@@ -153,7 +153,7 @@ def cell_of(answers: Sequence[Answer], limits: tuple[float, float], losses: Sequ
     points = [str(each.events[0]["model"]) for _, each in good]
     lost = [losses[number % len(losses)].get(point, 0.0) for (number, _), point in zip(good, points, strict=True)]
     return Cell(
-        sum(kept) / len(answers), fmean(lost) if lost else float("nan"), len(answers) - len(good), Counter(points)
+        sum(kept) / len(answers), fmean(lost) if lost else float("nan"), len(answers) - len(good), dict(Counter(points))
     )
 
 
