@@ -82,7 +82,7 @@ def arrivals(rate: float, count: int, generator: np.random.Generator) -> list[fl
 
 
 def prompts_of(text: str, session: Session, count: int) -> list[Prompt]:
-    """Prompts of real text, of lengths that differ.
+    """Prompts of real text, of lengths that differ; fewer than `count` where there is less text.
 
     Raises:
         UserError: There is no such text, or too little.
@@ -91,7 +91,9 @@ def prompts_of(text: str, session: Session, count: int) -> list[Prompt]:
         raise UserError(f"--text: expected a file or directory of text, but there is no {text}.")
     loaded = session.loaded
     tokens = read_text(TextPlace([text]), loaded.tokenizer, vocab=loaded.spec.vocab)
-    rows = tokens.blocks("heldout", count, PROMPT[1] + ANSWER).tolist()
+    length = PROMPT[1] + ANSWER
+    count = min(count, tokens.room("heldout", length)) or 1  # of none, `blocks` says what is missing
+    rows = tokens.blocks("heldout", count, length).tolist()
     lengths = np.random.default_rng(0).integers(*PROMPT, count, endpoint=True).tolist()
     return [Prompt(row[:size], row[size : size + ANSWER]) for row, size in zip(rows, lengths, strict=True)]
 
@@ -151,7 +153,7 @@ def cell_of(answers: Sequence[Answer], limits: tuple[float, float], losses: Sequ
     points = [str(each.events[0]["model"]) for _, each in good]
     lost = [losses[number % len(losses)].get(point, 0.0) for (number, _), point in zip(good, points, strict=True)]
     return Cell(
-        sum(kept) / len(answers), fmean(lost) if lost else float("nan"), len(answers) - len(good), Counter(points)
+        sum(kept) / len(answers), fmean(lost) if lost else float("nan"), len(answers) - len(good), dict(Counter(points))
     )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from evaluators.latency.table_error import spearman
 
 FEATURES = 5  # of a row: 1, and what a look shows
-_RIDGE = 1e-3  # of each look: as many looks as there are decide, but where features all say the same
+_RIDGE = 1e-2  # of each look, beside features whose variance is of that order: few looks make no wild predictions
 _LEAST = 1e-6  # nats, below which losses are noise
 
 Floats = NDArray[np.float64]
