@@ -31,7 +31,7 @@ MERGES = {  # families whose keys can be aligned, and which of the tiny models' 
     "phi3": set[str](),
     "starcoder2": {"q_proj", "k_proj", "v_proj", "o_proj"},
 }
-REFUSES = ("qwen3", "hunyuan_v1_dense", "exaone4", "gemma3_text", "nemotron", "gpt2")
+REFUSES = ("qwen3", "hunyuan_v1_dense", "exaone4", "gemma3_text", "nemotron", "gpt2", "gpt_neox")
 MakeSupernet = Callable[..., Supernet]
 
 

@@ -65,6 +65,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "sliding_window": 7,
     },
     "gpt2": {},
+    "gpt_neox": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.5}},
     "exaone4": {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e5, **LLAMA_3}},
     "gemma": {"rope_parameters": {"rope_type": "default", "rope_theta": 2e4}},
     "gemma3_text": {

@@ -1,6 +1,7 @@
 """Dense models, and the classes of their subnets.
 
 - `architectures`: where families keep their parts, as rows of data.
+- `layout`: what such a row is made of.
 - `stack`: where a model keeps its decoder layers, by its row.
 - `loading`: a hub id, a directory or the default to a model, its tokenizer and its facts.
 - `facts`: what the search knows of a model, from its configuration and modules.

@@ -59,6 +59,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         for name in layout.projections
         if layout.transposed
     }
+    parallel = architecture.parallel
     layers: nn.ModuleList = layers_of(model)
     biases = {path: layers[0].get_submodule(path).bias is not None for path in expected}
     for index, layer in enumerate(layers):
@@ -90,10 +91,13 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         gated="gate" in (part for projection in architecture.mlp.inputs for part in projection.parts),
         attention_norms=len(architecture.attention.norms),
         mlp_norms=len(architecture.mlp.norms),
+        layer_norms=len(architecture.norms),
         norm_bias=getattr(norm_of(model), "bias", None) is not None,
-        qk_norm=bool(architecture.qk_norms),
+        qk_norm=bool(architecture.qk_norms or architecture.attention.row_norms),
+        wide_qk_norm=bool(architecture.attention.row_norms),
+        parallel=parallel if isinstance(parallel, bool) else getattr(config, parallel),
         positions=0 if table is None else table.weight.shape[0],
-        merges=names.kv_heads is not None and not _is_partly_rotary(config),
+        merges=names.kv_heads is not None and not architecture.neighbours and not _is_partly_rotary(config),
     )
 
 
