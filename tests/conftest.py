@@ -67,12 +67,26 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "nemotron": {"head_dim": 8},
     "phi3": {"head_dim": 8},
     "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
-    "gpt_neox": {"rotary_pct": 0.5},
+    "gpt_neox": {"rotary_pct": 0.34},
+    "stablelm": {"partial_rotary_factor": 0.34, "use_qkv_bias": True},
+    "ernie4_5": {"head_dim": 8, "use_bias": True},
+    "glm": {"head_dim": 8},
+    "glm4": {"head_dim": 8, "attention_bias": True},
+    "olmo3": _SLIDING,
+    "cohere": {"logit_scale": 0.4},
+    "cohere2": {"logit_scale": 0.4, **_SLIDING},
     "gemma": {"head_dim": 8},
+    "gemma2": {
+        "head_dim": 10,
+        "query_pre_attn_scalar": 10,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 4.0,
+        **_SLIDING,
+    },
     "gemma3_text": {"head_dim": 10, "query_pre_attn_scalar": 10, **_SLIDING},
 }
 FAMILY_NAMES = tuple(ARCHITECTURES)
-UNLIKE = ("llama", "qwen3", "gemma3_text", "granite", "phi3", "gpt2", "gpt_neox")  # one of each kind
+UNLIKE = ("llama", "olmo2", "gemma3_text", "granite", "phi3", "gpt2", "gpt_neox", "cohere")  # one of each kind
 
 
 def tiny_model(family: str, **changes: Any) -> tuple[nn.Module, ModelSpec]:
@@ -82,7 +96,6 @@ def tiny_model(family: str, **changes: Any) -> tuple[nn.Module, ModelSpec]:
     if sizes.kv_heads is None:
         del values["num_key_value_heads"]
     config = AutoConfig.for_model(family, **values)
-    config._attn_implementation = "sdpa"
     model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():

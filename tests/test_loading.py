@@ -43,7 +43,11 @@ SPECIAL = {
     "exaone4": WIDE | {"sliding_window": 8},
     "nemotron": WIDE,
     "phi3": WIDE | {"pad_token_id": 0},
+    "ernie4_5": WIDE | {"pad_token_id": 0},
+    "glm": WIDE | {"pad_token_id": 0},
+    "glm4": WIDE | {"pad_token_id": 0},
     "gemma": WIDE | {"tie_word_embeddings": True},
+    "gemma2": WIDE | {"tie_word_embeddings": True},
     "gemma3_text": WIDE | {"tie_word_embeddings": True, "sliding_window": 8, "layer_types": None},
 }
 
@@ -102,10 +106,22 @@ def edit_config(directory, **changes):
 BIASED = {  # of queries, keys and values; of what attention gives; of MLPs
     "qwen2": (True, False, False),
     "seed_oss": (True, False, False),
+    **dict.fromkeys(("glm", "glm4"), (True, False, False)),
     **dict.fromkeys(("starcoder2", "gpt2", "gpt_neox"), (True, True, True)),
 }
-UNGATED = ("starcoder2", "nemotron", "gpt2", "gpt_neox")
-SINGLE = ("nemotron", "gpt2", "gpt_neox")  # groups that cannot be merged
+UNGATED = ("starcoder2", "nemotron", "gpt2", "gpt_neox", "arcee")
+NORM_BIAS = ("starcoder2", "nemotron", "gpt2", "gpt_neox", "stablelm")
+SINGLE = (
+    "nemotron",
+    "gpt2",
+    "gpt_neox",
+    "stablelm",
+    "cohere",
+    "cohere2",
+    "ernie4_5",
+    "glm",
+    "glm4",
+)  # no merged groups
 
 
 @pytest.mark.parametrize("family", sorted(ARCHITECTURES))
@@ -117,9 +133,10 @@ def test_spec_of_each_family(family, tmp_path):
     assert spec.head_dim == special.get("head_dim", 8)
     assert spec.tied_embeddings == special.get("tie_word_embeddings", False)
     assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias) == BIASED.get(family, (False, False, False))
-    assert (spec.gated, spec.norm_bias, spec.merges) == (family not in UNGATED, family in UNGATED, family not in SINGLE)
+    assert (spec.gated, spec.norm_bias) == (family not in UNGATED, family in NORM_BIAS)
+    assert spec.merges == (family not in SINGLE)
     assert spec.positions == (128 if family == "gpt2" else 0)
-    assert spec.parallel == (family == "gpt_neox")
+    assert spec.parallel == (family in ("gpt_neox", "cohere", "cohere2"))
     layer, names = layers_of(loaded.model)[0], ("norm", "ln_1", "ln_2")
     norms = [name for name, _ in layer.named_children() if name.endswith(names)]
     assert spec.attention_norms + spec.mlp_norms + spec.layer_norms == len(norms)
@@ -240,7 +257,6 @@ def test_wrong_family(tmp_path):
     ("key", "value"),
     [
         ("quantization_config", {"quant_method": "gptq"}),
-        ("final_logit_softcapping", 30.0),
         ("per_layer_config", {"0": {"num_attention_heads": 2}}),
         ("num_local_experts", 8),
     ],

@@ -23,6 +23,36 @@ def _pre_norm(module: str, classes: StockClasses, qk_norms: tuple[str, ...] = ()
     return Architecture(module, classes, _ATTENTION, _MLP, qk_norms, **rest)
 
 
+_FUSED_MLP = replace(_MLP, inputs=(Projection("gate_up_proj", ("gate", "up")),))
+_GEMMA_ATTENTION = replace(_ATTENTION, after="post_attention_layernorm")
+_GEMMA_MLP = replace(_MLP, before="pre_feedforward_layernorm", after="post_feedforward_layernorm")
+_WIDE_NORMS = (Projection("q_norm", ("query",)), Projection("k_norm", ("key",)))
+
+
+def _parallel(module: str, name: str, *, heads_fill: bool = False) -> Architecture:
+    """A family whose blocks read the stream through one norm, as Cohere's do."""
+    return Architecture(
+        module,
+        StockClasses.alike(name, classifier=False),
+        replace(_ATTENTION, before=None),
+        replace(_MLP, before=None),
+        norms=("input_layernorm",),
+        parallel=True,
+        heads_fill=heads_fill,
+        neighbours=True,
+    )
+
+
+def _behind(module: str, name: str) -> Architecture:
+    """A family with norms behind its blocks, and of all queries and all keys, as OLMo 2."""
+    return Architecture(
+        module,
+        StockClasses.alike(name, classifier=False),  # which transformers 4 has none of
+        replace(_ATTENTION, before=None, after="post_attention_layernorm", row_norms=_WIDE_NORMS),
+        replace(_MLP, before=None, after="post_feedforward_layernorm"),
+    )
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": _pre_norm("llama", StockClasses.alike("Llama")),
     "mistral": _pre_norm("mistral", StockClasses.alike("Mistral")),
@@ -52,7 +82,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "phi3",
         StockClasses.alike("Phi3"),
         replace(_ATTENTION, inputs=(Projection("qkv_proj", ("query", "key", "value")),)),
-        replace(_MLP, inputs=(Projection("gate_up_proj", ("gate", "up")),)),
+        _FUSED_MLP,
     ),
     "gpt2": Architecture(
         "gpt2",
@@ -88,7 +118,23 @@ ARCHITECTURES: dict[str, Architecture] = {
         head="embed_out",
         heads_fill=True,
     ),
+    "stablelm": _pre_norm("stablelm", StockClasses.alike("StableLm"), heads_fill=True),
+    "arcee": Architecture("arcee", StockClasses.alike("Arcee"), _ATTENTION, replace(_MLP, inputs=_GATED[1:])),
+    "ernie4_5": _pre_norm("ernie4_5", StockClasses.alike("Ernie4_5", classifier=False), neighbours=True),
+    "glm": Architecture("glm", StockClasses.alike("Glm"), _ATTENTION, _FUSED_MLP, neighbours=True),
+    "glm4": Architecture(
+        "glm4",
+        StockClasses.alike("Glm4"),
+        replace(_ATTENTION, after="post_self_attn_layernorm"),
+        replace(_FUSED_MLP, after="post_mlp_layernorm"),
+        neighbours=True,
+    ),
+    "olmo2": _behind("olmo2", "Olmo2"),
+    "olmo3": _behind("olmo3", "Olmo3"),
+    "cohere": _parallel("cohere", "Cohere"),
+    "cohere2": _parallel("cohere2", "Cohere2", heads_fill=True),
     "gemma": _pre_norm("gemma", StockClasses.alike("Gemma")),
+    "gemma2": Architecture("gemma2", StockClasses.alike("Gemma2"), _GEMMA_ATTENTION, _GEMMA_MLP),
     "gemma3_text": Architecture(
         "gemma3",
         StockClasses(
@@ -98,8 +144,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             "Gemma3ForCausalLM",
             "Gemma3TextForSequenceClassification",
         ),
-        replace(_ATTENTION, after="post_attention_layernorm"),
-        replace(_MLP, before="pre_feedforward_layernorm", after="post_feedforward_layernorm"),
+        _GEMMA_ATTENTION,
+        _GEMMA_MLP,
         _QK_NORMS,
     ),
 }

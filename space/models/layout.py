@@ -148,7 +148,7 @@ class Architecture:
         sizes: Names of a layer's sizes in the configuration.
         depth: Name of the number of layers there.
         head: What checkpoints call the LM head; modules have the name `lm_head`.
-        heads_fill: Whether stock attention takes its heads to be as wide together as the residual stream.
+        heads_fill: Whether stock classes take an attention's heads to be as wide together as the residual stream.
         neighbours: Whether rotary embedding turns values of a head that are neighbours; else half a head apart.
     """
 

@@ -104,6 +104,12 @@ def logit_scale(config: Any) -> float:
     return 1.0 / getattr(config, "logits_scaling", 1.0) if scale is None else scale
 
 
+def logit_cap(config: Any) -> float | None:
+    """Where a model's logits end softly, at cap · tanh(logits / cap); None where they do not."""
+    cap: float | None = getattr(config, "final_logit_softcapping", None)
+    return cap
+
+
 def block_scale(layer: Any) -> float:
     """What a decoder layer multiplies a block's output by before it is added to the residual stream."""
     return getattr(layer, "residual_multiplier", 1.0)

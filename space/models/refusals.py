@@ -36,7 +36,6 @@ _REFUSED_CONFIG = {
     "quantization_config": "quantised weights; use the checkpoint that it was made from",
     "per_layer_config": _PRUNED,
     "block_configs": _PRUNED,
-    "final_logit_softcapping": "soft-capped logits, whose divergence is not supported",
     "scale_attn_by_inverse_layer_idx": "attention scaled by the number of a layer, which changes when layers go",
     "add_cross_attention": "attention to an encoder, which is not supported",
     "num_experts": "a mixture of experts, which is not supported",
