@@ -12,6 +12,7 @@
 - `hub`: snapshots of the model hub.
 - `base_card`: what a model's own card says that holds for its subnets.
 - `embedded`: the default model and text, which need no hub.
+- `inspect`: a command that prints how a checkpoint is understood.
 - `pruned`: classes and configuration of a pruned model in transformers.
 - `modeling_pruned`: the modelling code that exports carry.
 - `vector_math`: makes vectorised functions precise.
