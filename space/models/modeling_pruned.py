@@ -62,8 +62,8 @@ class AttentionHole(_Hole):
         super().__init__(stock, layer_idx)
         self.layer_idx = layer_idx
         self.config = stock.config
-        if hasattr(stock, "is_sliding"):  # older layers ask their attention for it
-            self.is_sliding = stock.is_sliding
+        asked = ("is_sliding", "attention_type")  # by layers of older versions
+        vars(self).update({name: getattr(stock, name) for name in asked if hasattr(stock, name)})
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
         """A zero of shape `()`, which broadcasts in the residual addition, and no attention weights.
