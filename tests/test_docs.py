@@ -156,6 +156,7 @@ def check_python(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             "sglang.launch_server",
             "vllm.entrypoints.openai.api_server",
             "space.formats.vllm.environment",
+            "space.models.inspect",
         ), arguments
 
 

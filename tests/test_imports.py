@@ -32,6 +32,7 @@ ROOMS = (
     "space.models",
     "space.supernet",
     "space.formats",
+    "space.models.inspect",  # a command, which prints what formats say
     "evaluators",
     "serving",  # beside the search: neither knows the other
     "serving.api",

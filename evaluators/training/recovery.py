@@ -64,7 +64,7 @@ class _Distiller(Trainer):
             lesson = taught(self.teacher, head, tokens)
         hidden = model(tokens, use_cache=False).last_hidden_state.flatten(0, 1)
         with torch.autocast(tokens.device.type, enabled=False):
-            loss = cross_entropy(hidden, head, lesson.embedding) - lesson.cross.mean()
+            loss = cross_entropy(hidden, head, lesson.known) - lesson.cross.mean()
         return (loss, {"hidden": hidden}) if return_outputs else loss
 
 

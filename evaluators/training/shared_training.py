@@ -72,7 +72,7 @@ class SharedTraining:
         lesson = taught(self._teacher, head, tokens)
         with repeatable(tokens.device):
             hidden = self._shared.hidden(design, tokens).flatten(0, 1)
-            loss = cross_entropy(hidden, head, lesson.embedding) - lesson.cross.mean()
+            loss = cross_entropy(hidden, head, lesson.known) - lesson.cross.mean()
             loss.backward()
         gradients = [p.grad for p in self._shared.parameters.values() if p.grad is not None]
         norm = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients]).norm().item()

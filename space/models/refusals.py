@@ -36,7 +36,6 @@ _REFUSED_CONFIG = {
     "quantization_config": "quantised weights; use the checkpoint that it was made from",
     "per_layer_config": _PRUNED,
     "block_configs": _PRUNED,
-    "final_logit_softcapping": "soft-capped logits, whose divergence is not supported",
     "scale_attn_by_inverse_layer_idx": "attention scaled by the number of a layer, which changes when layers go",
     "add_cross_attention": "attention to an encoder, which is not supported",
     "num_experts": "a mixture of experts, which is not supported",
@@ -191,7 +190,8 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
                 f"{min(keys)}. Use a checkpoint of a causal language model whose config.json belongs to it."
             )
     if config.tie_word_embeddings and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
-        _check_tied(directory, headers, family_of(model).stack.embedding)
+        family = family_of(model)
+        _check_tied(directory, headers, family.stack.embedding, family.head)
     return model
 
 
@@ -204,16 +204,14 @@ def unloadable(directory: Path, error: Exception) -> UserError:
     )
 
 
-def _check_tied(directory: Path, headers: Mapping[str, Header], embedding_name: str) -> None:
+def _check_tied(directory: Path, headers: Mapping[str, Header], embedding: str, head: str) -> None:
     """Refuses a head that is stored beside the embedding matrix that it is said to be, and is another."""
-    names = [
-        next(name for name in headers if name.endswith(end)) for end in (f"{embedding_name}.weight", "lm_head.weight")
-    ]
+    names = [next(name for name in headers if name.endswith(end)) for end in (f"{embedding}.weight", f"{head}.weight")]
     files = [headers[name].file for name in names]
     with safe_open(files[0], framework="pt") as first, safe_open(files[1], framework="pt") as second:
-        embedding, head = first.get_slice(names[0]), second.get_slice(names[1])
+        one, other = first.get_slice(names[0]), second.get_slice(names[1])
         parts = [slice(start, start + _ROWS) for start in range(0, headers[names[0]].shape[0], _ROWS)]
-        if all(torch.equal(embedding[part], head[part]) for part in parts):
+        if all(torch.equal(one[part], other[part]) for part in parts):
             return
     raise UserError(
         f"Expected one matrix in {directory}, as its config.json ties the head to the embeddings "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from space.models.architectures import Architecture, architecture_of
+from space.models.architectures import architecture_of
+from space.models.layout import Architecture
 
 PRUNED = "pruned_"  # what `model_type` of a subnet has before its family's
 
@@ -16,12 +17,12 @@ def family_of(model: Any) -> Architecture:
 
 def stack_of(model: Any) -> Any:
     """The decoder stack of a causal language model: all but its head."""
-    return getattr(model, model.base_model_prefix)
+    return getattr(model, family_of(model).stack.module)
 
 
 def put_stack(model: Any, stack: Any) -> None:
     """Gives a causal language model another stack."""
-    setattr(model, model.base_model_prefix, stack)
+    setattr(model, family_of(model).stack.module, stack)
 
 
 def layers_of(model: Any) -> Any:
@@ -36,14 +37,16 @@ def norm_of(model: Any) -> Any:
 
 def is_outside(model: Any, name: str) -> bool:
     """Whether a child of that name, of a causal language model or of its stack, is neither the stack nor the layers."""
-    return name not in (model.base_model_prefix, family_of(model).stack.layers)
+    names = family_of(model).stack
+    return name not in (names.module, names.layers)
 
 
 def is_in_stack(model: Any, name: str) -> bool:
     """Whether a causal language model's parameter of that name is in its stack."""
-    return name.startswith(f"{model.base_model_prefix}.")
+    return name.startswith(f"{family_of(model).stack.module}.")
 
 
 def is_in_layers(model: Any, name: str) -> bool:
     """Whether a causal language model's parameter of that name is in a decoder layer."""
-    return name.startswith(f"{model.base_model_prefix}.{family_of(model).stack.layers}.")
+    names = family_of(model).stack
+    return name.startswith(f"{names.module}.{names.layers}.")

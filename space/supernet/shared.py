@@ -54,6 +54,7 @@ class SharedWeights:
         self._dense = Candidate.dense(supernet.spec).layers[0]
         self._family = architecture_of(supernet.spec.family)
         self._kinds = {name: kind for kind, layout in self._family.blocks.items() for name in layout.modules}
+        self._norms = self._family.norms
         self._maps: dict[tuple[int, str, int, int], Tensor] = {}
         self._models: dict[Candidate, Any] = {}
         self.parameters: dict[str, nn.Parameter] = {}
@@ -133,6 +134,9 @@ class SharedWeights:
         parameters: dict[str, Tensor] = {}
         for name in self._names[index]:
             _, _, module, rest = name.split(".", 3)
+            if module in self._norms:  # which leave with no block
+                parameters[f"{module}.{rest}"] = self.parameters[name].to(self._supernet.place.device)
+                continue
             merged = module.startswith("merged_")
             kind = "attention" if merged else self._kinds[module]
             block = self._family.blocks[kind].module
@@ -153,7 +157,7 @@ class SharedWeights:
             return dense
         layout, (projection, _, key) = self._family.blocks[kind], name.partition(".")
         if projection != layout.output:
-            known = next((each for each in layout.inputs if each.name == projection), None)  # else a norm of heads
+            known = layout.by_rows.get(projection)  # None of a norm of single heads
             return dense if known is None else kept_rows(self._spec, shape, layout, known, dense)
         if key != "weight":
             return dense
