@@ -2,8 +2,8 @@
 
     python -m benchmarks.workers --run-dir RUN [--workers 1 2] [--threads 1] [--fidelity search] [--candidates 24]
 
-RUN is a run of run_search.py. Its latest candidates at a fidelity are evaluated again, by so many workers, each new and
-with nothing remembered; the time begins when all have joined. Then workers that answer at once are asked, which leaves
+RUN is a run of run_search.py. Its latest candidates are evaluated at a fidelity, by so many workers, each new and with
+nothing remembered; the time begins when all have joined. Then workers that answer at once are asked, which leaves
 what handing out and taking back cost, and an algorithm with its surrogate is played with to the end of the run's
 tokens, which leaves what asking costs.
 """
@@ -87,9 +87,9 @@ def main() -> None:
     name = given.fidelity or session.fidelities.search[-1].fidelity
     asked = next(evaluator for evaluator in session.ladder if evaluator.fidelity == name)
     with Archive.reopen(given.run_dir / "archive.jsonl") as archive:
-        answers = [e for e in archive.evaluations(name) if e.status == "ok" and e.generation]
-        tokens = sum(e.tokens for e in archive.evaluations() if e.generation)
-    candidates = [e.candidate for e in answers][-given.candidates :]
+        asked_for = [e for e in archive.evaluations() if e.generation]
+    tokens = sum(e.tokens for e in asked_for)
+    candidates = [*dict.fromkeys(e.candidate for e in asked_for if e.status == "ok")][-given.candidates :]
     work, table = work_of(session), Table("workers", "evaluations a minute", "times")
     paces = [
         len(candidates) / minutes(work, asked, session.dense, candidates, count, given.threads)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # settings are read without torch
     from space.models.loading import LoadedModel
 
 # Settings that a later command looks at again.
-PLACES = ("model.path", "data.path", "recover.data.path", "compare", "latency.table")
+PLACES = ("model.path", "data.path", "recover.data.path", "vocabulary.data.path", "compare", "latency.table")
 
 
 def from_the_root(config: dict[str, Any]) -> dict[str, Any]:

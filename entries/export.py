@@ -14,12 +14,14 @@ import torch
 from huggingface_hub import EvalResult
 
 from entries.pick_settings import ExportSettings
+from evaluators.cost import cost_measure
 from evaluators.metrics import HELDOUT_QUALITY, LONG_QUALITY
 from evaluators.paths import Paths
 from evaluators.samples import Samples
 from evaluators.session import Session
 from evaluators.training.polish import polish
 from evaluators.training.processes import Processes
+from evaluators.vocabulary.trim import prepared_trim
 from search.run.finished import FinishedRun
 from search.run.picks import candidate_of
 from search.views.watch.run import Watch
@@ -36,7 +38,9 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     run, row, told = settings.run, settings.row, settings.session
     candidate = candidate_of(row)
     form = format_of(settings.format, settings.gguf_type, settings.deci_flavour)
-    out = settings.out or run.run_dir / "exports" / f"{candidate.key}{form.suffix}"
+    keep = settings.vocabulary.keep
+    suffix = ("" if keep is None else f"-vocabulary{keep:g}") + form.suffix
+    out = settings.out or run.run_dir / "exports" / f"{candidate.key}{suffix}"
     require_free(out)
     use = told.model.use
     if use.formats is not None and settings.format not in use.formats:
@@ -55,6 +59,7 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     config, generation = loaded.model.config, getattr(loaded.model, "generation_config", None)
     subnet = Subnet(config, loaded.tokenizer, loaded.spec, candidate, generation, loaded.companions)
     run.require_held(candidate, lambda each: form.check(replace(subnet, candidate=each)))
+    trim = None if keep is None else prepared_trim(session, subnet, settings.vocabulary, watch.stage)
     _ = session.supernet
     with watch.stage("tuning"):
         front = session.finished_model(candidate)
@@ -72,18 +77,29 @@ def export(settings: ExportSettings, watch: Watch) -> None:
         return
     model = copy.deepcopy(polished.model).to("cpu") if loaded.streamed else polished.model
     figures = run.figures(row, polished.heldout)
+    sections: dict[str, Mapping[str, object]] = {}
+    samples = own = Samples(loaded.tokenizer, told.samples)
+    writer = polished.model
+    if trim is not None:
+        with watch.stage("bits per byte"):
+            model, sections["Vocabulary"] = trim.trimmed(model, lambda line: watch.say([line]))
+        subnet, writer, own = trim.subnet, model, Samples(trim.subnet.tokenizer, told.samples)
+        sections["Metrics with the whole vocabulary"] = figures
+        costs = cost_measure(subnet.spec, context=told.evaluators.context, bytes_per_element=model.dtype.itemsize)
+        figures = dict(costs.values(candidate))
     done = form.export(
         model,
         subnet,
         out,
         card={
-            **Samples(loaded.tokenizer, told.samples).section(session.finished_model, session.dense, polished.model),
+            **samples.section(session.finished_model, session.dense, writer, own),
             FRONT_MATTER: {
                 **loaded.card,
                 **_results(run, figures, candidate.key),
                 **({REPOSITORY: settings.push.repo} if settings.push else {}),
             },
             "Metrics": figures,
+            **sections,
             "Provenance": {
                 "run": run.run_dir.resolve().name,
                 "base model": loaded.spec.name,

@@ -14,6 +14,7 @@ from conf.settings import ended_settings, instantiated
 from conf.values import checked
 from evaluators.settings import Settings, TaskSettings
 from evaluators.training.recipes import Polish, Recovery
+from evaluators.vocabulary.settings import VocabularySettings
 from search.run.finished import FinishedRun
 from space.formats.push import Push
 from space.formats.requirements import require_format
@@ -51,6 +52,7 @@ class ExportSettings(PickSettings):
         tuning: Whether the subnet has what follows the cached refit in the run.
         polish: What the export does beside the training.
         recover: How it is trained.
+        vocabulary: What of its vocabulary is kept.
         tolerance: See `space.formats.hf.export`.
     """
 
@@ -63,6 +65,7 @@ class ExportSettings(PickSettings):
     tuning: bool
     polish: Polish
     recover: Recovery
+    vocabulary: VocabularySettings
     tolerance: float
 
 
@@ -101,6 +104,7 @@ def export_settings(config: Config, arguments: Sequence[str]) -> ExportSettings:
         tuning=checked(config["tuning"], bool, "tuning"),
         polish=polish,
         recover=recover,
+        vocabulary=instantiated(config["vocabulary"], "vocabulary"),
         tolerance=checked(config["tolerance"], float, "tolerance"),
     )
 

@@ -13,14 +13,19 @@ from serving.api.app import Service
 from serving.api.log import RequestLog
 from serving.api.metrics import Metrics
 from serving.api.server import guarded_app, serve_until_stopped
+from serving.controllers import smallest_of
+from serving.difficulty import Fit, LossModel
+from serving.fitting import fitted_losses
 from serving.points import ends_of, open_points
 from serving.requests import Served
 from serving.scheduler import Scheduler
+from serving.senses import Senses
+from serving.warming import Warming
 from space.listening import listening_socket
 
 
 def serve(settings: ServeSettings, watch: Watch) -> None:
-    """Opens the run, measures its points, and serves until it is ended."""
+    """Opens the run and serves until it is ended."""
     with listening_socket(settings.host, settings.port, "serving") as listening:  # a port in use is told at once
         session = Session.open(settings.session, Paths(settings.run.run_dir), watch.stage)
         with watch.stage("model"):
@@ -38,8 +43,18 @@ def serve(settings: ServeSettings, watch: Watch) -> None:
         loaded, limits = session.loaded, settings.limits
         ends = ends_of(loaded.model, loaded.tokenizer)
         scheduler = Scheduler(points.models, copy.deepcopy(loaded.tokenizer), ends, limits, served)
-        with watch.stage("speeds") as show:
-            scheduler.warm(show)
+        smallest = smallest_of(settings.offers)
+
+        def fit() -> tuple[LossModel, Fit]:
+            digest, place = settings.session.text.digest or session.text.digest, settings.run.run_dir
+            with watch.stage("difficulty") as show:
+                fitted = fitted_losses(points.models, smallest, lambda: session.text, digest, place, show)
+            watch.say([fitted[1].remark()])
+            return fitted
+
+        settings.controller.begin(Senses(points.models, smallest, scheduler, fit))
+        if unmeasured := Warming(points.models, scheduler, settings.run.run_dir).begin():
+            watch.say([f"the speeds of {unmeasured} points are measured between requests"])
         scheduler.start()
         try:
             service = Service(

@@ -17,6 +17,5 @@ What runs text: `comparisons` (which `comparison` with the dense model a task ha
 `isolation` keeps what libraries do to the whole process inside.
 
 Rooms: `data` (the text, in parts and as a stream), `latency` (timings), `training` (what follows the cached refit),
-`tasks` (lm-eval),
-`planning` (what a run will take).
+`tasks` (lm-eval), `vocabulary` (fewer tokens in an export), `planning` (what a run will take).
 """

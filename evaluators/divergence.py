@@ -7,6 +7,7 @@ With the teacher's probabilities p and a subnet's logits z = W h (the output mat
 since Σ p log p = h_T · Wᵀp − lse(z_T). The dense model's expected output embedding Wᵀp, a hidden-sized vector a token,
 is thus all that has to be kept of the teacher: its log-probabilities enter exactly, computed once, and neither they nor
 a subnet's are ever held for the whole text. A subnet costs one log-sum-exp over the vocabulary, in slices of its rows.
+What is kept where logits are soft-capped is said in `evaluators.output_head`.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from space.supernet.supernet import Supernet
 
 @dataclass(frozen=True)
 class _Reference:
-    """Of every token: the expected output embedding Wᵀp (tokens, hidden), and lse(z_T) − h_T · Wᵀp (tokens,)."""
+    """Of every token: what is kept of the teacher (tokens, hidden), and lse(z_T) − h_T · Wᵀp (tokens,)."""
 
-    embedding: Tensor
+    known: Tensor
     cross: Tensor
 
 
@@ -122,7 +123,7 @@ class Divergence(Comparison):
         batches = zip(self._forward.batches, self._states(candidate, model), self._references, strict=True)
         for tokens, hidden, dense in batches:
             lse = self._head.log_sum_exp(hidden)
-            cross = lse - (hidden * dense.embedding).sum(-1)
+            cross = lse - self._head.mean_logit(hidden, dense.known)
             kl += (cross - dense.cross).sum(dtype=torch.float64).item()
             nll += self._nll(tokens, hidden, lse)
         windows, length = self._tokens.shape
@@ -140,15 +141,15 @@ class Divergence(Comparison):
         """Summed over the tokens of a batch, in nats."""
         windows, length = tokens.shape
         before = hidden.view(windows, length, -1)[:, :-1]
-        target = (before * self._head.words(tokens[:, 1:])).sum(-1)  # (windows, length - 1)
+        target = self._head.mean_logit(before, tokens[:, 1:])  # (windows, length - 1)
         return (lse.view(windows, length)[:, :-1] - target).sum(dtype=torch.float64).item()
 
     def _dense_side(self) -> Iterator[_Reference]:
         """What is kept of the dense model, of one batch after another."""
         for hidden in self._states(Candidate.dense(self._supernet.spec)):
             lse = self._head.log_sum_exp(hidden)
-            _, embedding = self._head.expected(hidden)
-            yield _Reference(embedding, lse - (hidden * embedding).sum(-1))
+            _, known = self._head.expected(hidden)
+            yield _Reference(known, lse - self._head.mean_logit(hidden, known))
 
     def _states(self, candidate: Candidate, model: Any | None = None) -> Iterator[Tensor]:
         """Normed hidden states before the LM head, float32, each (batch · time, hidden), of one batch after another."""

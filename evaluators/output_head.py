@@ -4,6 +4,10 @@ With logits z = W h, where W is the output matrix times what a family scales log
 log-sum-exp lse(z) and the expected output embedding Wᵀ softmax(z), a hidden-sized vector a token: it is the gradient of
 lse(z) by h, and all that a divergence has to know of a teacher's probabilities (see `evaluators.divergence`).
 
+Of soft-capped logits c · tanh(z / c) that is not enough: their mean under a teacher's probabilities is no product with
+h. What is kept of the teacher is then its own hidden state, as large, from which its logits are computed again, slice
+by slice beside the subnet's. That takes some three times the products, and is as exact.
+
 Logits are float32 also where the model runs in bfloat16: rounded to bfloat16, a logit of 30 is off by up to 0.06, which
 is more than the divergence of a design near the dense one.
 """
@@ -18,20 +22,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from space.errors import UserError
-from space.models.pruned import logit_scale
+from space.models.pruned import logit_cap, logit_scale
 from space.supernet.products import fast_products
 
 
 class OutputHead:
     """The LM head of a model whose output matrix is not pruned."""
 
-    def __init__(self, head: Any, tokens: int, *, scale: float = 1.0, slice_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        head: Any,
+        tokens: int,
+        *,
+        scale: float = 1.0,
+        temperature: float = 1.0,
+        slice_bytes: int | None = None,
+    ) -> None:
         """Copies nothing.
 
         Args:
             head: The model's.
             tokens: How many are looked at together, about.
             scale: What its products are multiplied by.
+            temperature: What logits are divided by.
             slice_bytes: Memory for the float32 logits of a slice of the vocabulary; None is what was measured to be
                 fastest on a CPU, whose caches hold it, and much more elsewhere.
 
@@ -41,15 +54,18 @@ class OutputHead:
         if head.bias is not None:
             raise UserError("Expected an LM head without bias, got one with; this model is not supported.")
         self._weight: Tensor = head.weight
-        self._scale = scale
+        self._scale = scale / temperature
         if slice_bytes is None:
             slice_bytes = (4 if self._weight.device.type == "cpu" else 256) << 20
         self._rows = max(1, slice_bytes // (4 * tokens))
 
     @classmethod
-    def of(cls, model: Any, tokens: int, *, slice_bytes: int | None = None) -> OutputHead:
+    def of(cls, model: Any, tokens: int, *, temperature: float = 1.0, slice_bytes: int | None = None) -> OutputHead:
         """The head of a causal LM, see `__init__`."""
-        return cls(model.get_output_embeddings(), tokens, scale=logit_scale(model.config), slice_bytes=slice_bytes)
+        head, scale, cap = model.get_output_embeddings(), logit_scale(model.config), logit_cap(model.config)
+        if cap is None:
+            return cls(head, tokens, scale=scale, temperature=temperature, slice_bytes=slice_bytes)
+        return SoftCappedHead(head, tokens, cap, scale=scale, temperature=temperature, slice_bytes=slice_bytes)
 
     def log_sum_exp(self, hidden: Tensor) -> Tensor:
         """Of the logits over the whole vocabulary, `(tokens,)`; of float32 hidden states `(tokens, hidden)`."""
@@ -57,7 +73,7 @@ class OutputHead:
         return torch.logsumexp(torch.stack(slices), 0)
 
     def expected(self, hidden: Tensor, *, exact: bool = True) -> tuple[Tensor, Tensor]:
-        """The log-sum-exp `(tokens,)` and the expected output embedding `(tokens, hidden)`, in one pass.
+        """The log-sum-exp `(tokens,)`, and what is kept of a teacher: the expected output embedding `(tokens, hidden)`.
 
         Sums are kept relative to the largest logit so far (Milakov and Gimelshein, "Online normalizer calculation for
         softmax", 2018).
@@ -77,6 +93,21 @@ class OutputHead:
                 embedding = torch.addmm(embedding.mul_(shrink[:, None]), chances, rows)
         return largest + total.log(), embedding * (self._scale / total)[:, None]
 
+    def mean_logit(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Of each token under labels, `(tokens,)`.
+
+        Args:
+            hidden: Float32 hidden states, `(tokens, hidden)`; or of any shape before the last dimension.
+            labels: What is kept of a teacher, see `expected`, of that shape; or the ids of words.
+        """
+        return (hidden * (labels if labels.is_floating_point() else self.words(labels))).sum(-1)
+
+    def cross_entropy(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """lse(z) less the mean logit, `(tokens,)`, and its gradient by the hidden states, `(tokens, hidden)`."""
+        target = labels if labels.is_floating_point() else self.words(labels)
+        lse, embedding = self.expected(hidden, exact=False)
+        return lse - (hidden * target).sum(-1), embedding.sub_(target)
+
     def words(self, tokens: Tensor) -> Tensor:
         """The output embeddings of token ids of any shape, with a last dimension more, float32."""
         return F.embedding(tokens, self._weight).float() * self._scale
@@ -88,3 +119,53 @@ class OutputHead:
             with fast_products(self._weight.dtype, self._weight.device):  # of bfloat16 numbers, so exact
                 logits = hidden @ wide.T
             yield logits.mul_(self._scale) if self._scale != 1 else logits, wide
+
+
+class SoftCappedHead(OutputHead):
+    """One whose logits are c · tanh(z / c), then divided by the temperature."""
+
+    def __init__(self, head: Any, tokens: int, cap: float, *, temperature: float = 1.0, **settings: Any) -> None:
+        """As of any head, with the cap c."""
+        super().__init__(head, tokens, **settings)
+        self._cap, self._temperature = cap, temperature
+
+    def expected(self, hidden: Tensor, *, exact: bool = True) -> tuple[Tensor, Tensor]:
+        """The log-sum-exp `(tokens,)`, and what is kept of a teacher: its hidden states."""
+        return self.log_sum_exp(hidden), hidden
+
+    def mean_logit(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """See `OutputHead.mean_logit`."""
+        if not labels.is_floating_point():
+            return self._capped((hidden * self.words(labels)).sum(-1))
+        lse, mean = self.log_sum_exp(labels), hidden.new_zeros(len(hidden))
+        for (logits, _), (taught, _) in zip(self._logits(hidden), self._logits(labels), strict=True):
+            mean += taught.sub_(lse[:, None]).exp_().mul_(logits).sum(-1)
+        return mean
+
+    def cross_entropy(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """See `OutputHead.cross_entropy`."""
+        lse, mean = self.log_sum_exp(hidden), self.mean_logit(hidden, labels)
+        teacher = self._logits(labels) if labels.is_floating_point() else None
+        norm = self.log_sum_exp(labels) if teacher else None
+        gradient = torch.zeros_like(hidden)
+        for logits, rows in self._logits(hidden):
+            change = (logits - lse[:, None]).exp_()
+            if teacher is not None and norm is not None:
+                change -= next(teacher)[0].sub_(norm[:, None]).exp_()
+            with fast_products(self._weight.dtype, self._weight.device):
+                gradient.addmm_(change.mul_(self._slope(logits)), rows)
+        gradient *= self._scale
+        if teacher is None:
+            gradient -= self._slope(mean)[:, None] * self.words(labels)
+        return lse - mean, gradient
+
+    def _logits(self, hidden: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `OutputHead._logits`."""
+        return ((self._capped(logits), rows) for logits, rows in super()._logits(hidden))
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        return torch.tanh(logits / self._cap).mul_(self._cap / self._temperature)
+
+    def _slope(self, logits: Tensor) -> Tensor:
+        """The derivative of capped logits by those before."""
+        return (1 - (logits * (self._temperature / self._cap)).square()) / self._temperature

@@ -67,20 +67,24 @@ class Samples:
             written = model.generate(ids, attention_mask=mask)[:, length:].tolist()
         return [self._continuation(row, more, ends) for row, more in zip(rows, written, strict=True)]
 
-    def section(self, model_of: ModelOf, dense: Candidate, model: Any) -> dict[str, list[tuple[str, str, str]]]:
+    def section(
+        self, model_of: ModelOf, dense: Candidate, model: Any, own: Samples | None = None
+    ) -> dict[str, list[tuple[str, str, str]]]:
         """A section of a model card: each prompt, and what the dense model and another one write after it.
 
         Args:
             model_of: Gives the dense model.
             dense: As a candidate.
             model: The other one.
+            own: The same prompts by the other one's tokenizer; None where it is this one.
 
         Returns:
             Empty without prompts.
         """
         if not self.prompts:
             return {}
-        return {"What it writes": [*zip(self.prompts, self.texts(model_of(dense)), self.texts(model), strict=True)]}
+        texts = self.texts(model_of(dense)), (own or self).texts(model)
+        return {"What it writes": [*zip(self.prompts, *texts, strict=True)]}
 
     def _ids(self, prompt: str) -> list[int]:
         ids: list[int] = self._tokenizer(prompt)["input_ids"]

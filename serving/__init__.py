@@ -5,7 +5,9 @@
 - `sampling`: the next token; `writing`: text out of tokens, up to a stop sequence.
 - `batch`: the sequences of one point that share a key-value cache; `jobs`: a request on its way; `scheduler`: all of
   them, in one thread.
-- `speeds`: what the server has measured of itself; `controllers`: which point answers, by these.
+- `speeds`: what the server has measured of itself; `warming`: at first, kept beside the run.
+- `controllers`: which point answers; `bandit`: one that learns.
+- `difficulty`: what points lose on a prompt, predicted; `fitting` of that; `senses`: what the models are asked for it.
 
 Rooms: `api` (the same over HTTP, as OpenAI's clients ask it).
 """

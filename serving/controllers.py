@@ -1,18 +1,25 @@
 """Which point answers a request that leaves it open (`model=auto`); free of torch.
 
-A controller is a row in `conf/controller/`: a class that is made of the points, best first, and its settings.
+A controller is a row in `conf/controller/`: a class that is made of the points, best first, and its settings; see
+`serving.bandit` too.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from statistics import fmean
+from typing import TYPE_CHECKING
 
-from serving.requests import Slo
+from serving.requests import Choice, Request, Slo
 from serving.speeds import Load
 from space.errors import UserError
+
+if TYPE_CHECKING:  # which needs torch
+    from serving.senses import Senses
 
 AUTO, DENSE = "auto", "dense"  # ids of no point, and of the dense model
 
@@ -34,26 +41,41 @@ class Offer:
     figures: dict[str, float]
 
 
-class Controller(Protocol):
-    """Chooses; from any thread."""
+class Controller(ABC):
+    """Chooses; from any thread.
 
-    takes_slo: bool  # whether a request may say how fast its answer is to be
-    slo: Slo | None  # of requests that do not
+    Attributes:
+        takes_slo: Whether a request may say how fast its answer is to be.
+        slo: Of requests that do not.
+    """
 
-    def choose(self, tokens: int, slo: Slo | None, load: Load) -> str:
-        """The id of a point.
+    takes_slo: bool = False
+    slo: Slo | None = None
+
+    def begin(self, senses: Senses) -> None:
+        """Is told, before it is asked, whom to ask about prompts and answers; most ask nobody.
+
+        Raises:
+            UserError: What it needs cannot be had.
+        """
+        return
+
+    @abstractmethod
+    def choose(self, request: Request, load: Load) -> Choice:
+        """Who answers.
 
         Args:
-            tokens: Of the prompt.
-            slo: How fast the answer is to be.
+            request: What is asked; of several prompts the longest one.
             load: What is going on.
         """
 
+    def figures(self) -> Mapping[str, float]:
+        """What it knows of its own work, for `/metrics`; always under the same names."""
+        return {}
 
-class Static:
+
+class Static(Controller):
     """One point, always."""
-
-    takes_slo, slo = False, None
 
     def __init__(self, offers: Sequence[Offer], point: str | None = None) -> None:
         """Takes it.
@@ -74,13 +96,15 @@ class Static:
             raise UserError(f"controller.point: expected a point that is served, one of {served}, got {point}.")
         self._point = ids[0]
 
-    def choose(self, tokens: int, slo: Slo | None, load: Load) -> str:
+    def choose(self, request: Request, load: Load) -> Choice:
         """See `Controller`."""
-        return self._point
+        return Choice(self._point)
 
 
-class SloKeeper:
+class SloKeeper(Controller):
     """The best point that is fast enough, as the queue stands; the fastest where none is.
+
+    Points whose speed is not measured yet are taken where no other is, the fastest one of the run's front first.
 
     From one request to the next it goes to a better point only where that keeps the limits with room to spare, so that
     small changes of the load do not make it go to and fro.
@@ -113,14 +137,68 @@ class SloKeeper:
             raise UserError(f"controller.room: expected a part above 0 and at most 1, got {room}.")
         self.slo = None if first_token_ms is None and token_ms is None else Slo(first_token_ms, token_ms)
         self._ids = [offer.id for offer in sorted(offers, key=lambda offer: offer.loss)]
+        self._fastest = offers[-1].id
         self._room, self._last, self._lock = room, 0, threading.Lock()
 
-    def choose(self, tokens: int, slo: Slo | None, load: Load) -> str:
+    def choose(self, request: Request, load: Load) -> Choice:
         """See `Controller`."""
-        slo = slo or Slo()
-        times = [load.forecast(point, tokens) for point in self._ids]
+        slo = request.slo or Slo()
+        times = [load.forecast(point, len(request.prompt)) for point in self._ids]
         parts = [slo.part(each.first_token_ms, each.token_ms) for each in times]
+        if math.isinf(min(parts)):
+            return Choice(self._fastest)
         with self._lock:
             kept = (at for at, part in enumerate(parts) if part <= (self._room if at < self._last else 1.0))
             self._last = next(kept, parts.index(min(parts)))
-            return self._ids[self._last]
+            return Choice(self._ids[self._last])
+
+
+class Difficulty(Controller):
+    """The fastest point, as the queue stands, that is not expected to lose more than so much on the prompt."""
+
+    def __init__(self, offers: Sequence[Offer], loss: float = 0.3) -> None:
+        """Predicts nothing yet.
+
+        Args:
+            offers: The points that are served, best first, then ever faster ones.
+            loss: Nats a token that an answer is expected to lose against the dense model, at most.
+
+        Raises:
+            UserError: The loss is not above 0, or there is no point but the dense model.
+        """
+        require_nats("loss", loss)
+        if len(offers) == 1:
+            raise UserError("controller=difficulty: expected points beside the dense model, got none. See points=.")
+        self._ids = [offer.id for offer in offers]
+        self._most = loss
+
+    def begin(self, senses: Senses) -> None:
+        """See `Controller`; fits its prediction, where that was not done before."""
+        self._senses, (self._model, self._fit) = senses, senses.fit()
+
+    def choose(self, request: Request, load: Load) -> Choice:
+        """See `Controller`."""
+        losses = self._model.losses(self._senses.look(request.prompt)) | {DENSE: 0.0}
+        times = {
+            point: load.forecast(point, len(request.prompt)).whole_ms(request.new_tokens)
+            for point in reversed(self._ids)  # of two that are not measured, the run's front has the faster one
+            if losses[point] <= self._most
+        }
+        point = min(times, key=times.__getitem__)
+        return Choice(point, losses[point])
+
+    def figures(self) -> Mapping[str, float]:
+        """See `Controller`: how well its prediction holds on held-out text, the means over points."""
+        fit = self._fit
+        return {"r2": fmean(fit.r2.values()), "rank_correlation": fmean(fit.rank.values())}
+
+
+def smallest_of(offers: Sequence[Offer]) -> str:
+    """The id of the smallest point; the fastest where the run has not named it."""
+    return next((offer.id for offer in offers if "smallest" in offer.names), offers[-1].id)
+
+
+def require_nats(name: str, nats: float) -> None:
+    """Raises UserError unless a controller's loss is above 0."""
+    if not nats > 0:
+        raise UserError(f"controller.{name}: expected nats a token above 0, got {nats}.")

@@ -19,8 +19,7 @@ class Job:
     Attributes:
         point: Who answers.
         request: What was asked.
-        token: The last one that was drawn.
-        new_tokens: That were drawn.
+        tokens: That were drawn.
         outcome: Of its end; None before.
     """
 
@@ -35,7 +34,7 @@ class Job:
             ends: Tokens by which the model ends a text.
         """
         self.point, self.request = point, request
-        self.token, self.new_tokens = -1, 0
+        self.tokens: list[int] = []
         self.outcome: Outcome | None = None
         self._listener, self._ends = listener, ends
         self._sampler = Sampler(request.sampling)
@@ -72,15 +71,15 @@ class Job:
         Raises:
             ArithmeticError: They are no numbers.
         """
-        self.token, likely = self._sampler.draw(logits)
+        token, likely = self._sampler.draw(logits)
+        self.tokens.append(token)
         self._last = time.monotonic()
         self._first = self._first or self._last
-        self.new_tokens += 1
-        if self.token in self._ends:
+        if token in self._ends:
             self.outcome, likely, text = "stop", None, self._writing.end()
         else:
-            text = self._writing.push(self.token)
-            if self.new_tokens == self.request.new_tokens:
+            text = self._writing.push(token)
+            if len(self.tokens) == self.request.new_tokens:
                 self.outcome = "length"
                 text += self._writing.end()
             if self._writing.stopped:
@@ -93,22 +92,26 @@ class Job:
         self.outcome = outcome
         now = time.monotonic()
         first_s = self._first - self._arrived if self._first else None
-        token_s = (self._last - self._first) / (self.new_tokens - 1) if self.new_tokens > 1 else None
-        slo, kept = self.request.slo, None
-        if slo is not None and outcome in ("stop", "length") and first_s is not None:
+        token_s = (self._last - self._first) / (len(self.tokens) - 1) if len(self.tokens) > 1 else None
+        slo, choice, kept = self.request.slo, self.request.choice, None
+        whole = outcome in ("stop", "length")
+        if slo is not None and whole and first_s is not None:
             kept = slo.part(1e3 * first_s, 1e3 * (token_s or 0.0)) <= 1
         elif slo is not None and outcome in ("timeout", "error"):
             kept = False
-        self._listener(End(outcome, self.new_tokens, error))
+        self._listener(End(outcome, len(self.tokens), error))
+        if whole and choice is not None and choice.learn is not None:
+            choice.learn(self.request.prompt, self.tokens)
         return Served(
             point=self.point,
             prompt_tokens=len(self.request.prompt),
-            new_tokens=self.new_tokens,
+            new_tokens=len(self.tokens),
             outcome=outcome,
             seconds=now - self._arrived,
             waited_s=(now if self._begun is None else self._begun) - self._arrived,
             first_token_s=first_s,
             token_s=token_s,
             slo_kept=kept,
+            predicted_loss=choice.loss if choice else None,
             error=error,
         )

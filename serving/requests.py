@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -45,6 +45,21 @@ class Slo:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Who answers a request that has left it open.
+
+    Attributes:
+        point: Its id.
+        loss: Nats a token that it is expected to lose against the dense model; None where nobody predicts that.
+        learn: Told the prompt and the whole answer in tokens, in the scheduler's thread; None where nobody learns.
+    """
+
+    point: str
+    loss: float | None = None
+    learn: Callable[[Sequence[int], Sequence[int]], None] | None = None
+
+
+@dataclass(frozen=True)
 class Request:
     """A text to be continued.
 
@@ -54,6 +69,7 @@ class Request:
         sampling: How.
         stop: Texts at which it ends, without them.
         slo: How fast the answer is to be; None where that is left open.
+        choice: Who answers, where a controller has chosen.
     """
 
     prompt: tuple[int, ...]
@@ -61,6 +77,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     slo: Slo | None = None
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +137,7 @@ class Served:
         first_token_s: From arrival to the first token; None where there was none.
         token_s: Between two tokens, on average; None with fewer than two.
         slo_kept: Whether it was as fast as was asked for; None where nothing was, or no answer came.
+        predicted_loss: See `Choice.loss`.
         error: See `End`.
     """
 
@@ -132,6 +150,7 @@ class Served:
     first_token_s: float | None
     token_s: float | None
     slo_kept: bool | None
+    predicted_loss: float | None = None
     error: str = ""
 
 

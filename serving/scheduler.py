@@ -1,30 +1,29 @@
 """All points in turns, in one thread: continuous batching, with a key-value cache for each point.
 
 Between two steps requests come, end, are given up and run out of time. A step is one more token for every sequence of a
-point; before the points' steps, a piece of one waiting prompt is read. Transformers' own continuous batching has pages
-of one head count for all layers, which subnets do not have; `generate()` has batches that nobody joins.
+point; before the points' steps, a piece of one waiting prompt is read, and one forward pass is made for whoever else
+wants the models (`call`). Transformers' own continuous batching has pages of one head count for all layers, which
+subnets do not have; `generate()` has batches that nobody joins.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from serving.batch import Batch, Prefill
 from serving.jobs import Job
 from serving.limits import Limits
 from serving.requests import BusyError, Listener, Outcome, Request, Served
-from serving.speeds import Load, Speeds
+from serving.speeds import Load, Speeds, Waiting, timed
 
-WARM_TOKENS, WARM_STEPS = 32, 3  # with which a point is measured first
 LONGEST_RETRY_S = 600
 _T = TypeVar("_T")
 
@@ -67,23 +66,12 @@ class Scheduler:
         self._groups = {point: _Group(model, Batch(model)) for point, model in models.items()}
         self._tokenizer, self._ends, self._on_served = tokenizer, frozenset(ends), on_served
         self._waiting: deque[Job] = deque()
+        self._soon: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._later: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._reading: tuple[Job, Prefill] | None = None
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
-
-    def warm(self, show: Callable[[int, int], None] = lambda done, of: None) -> None:
-        """Runs each point once, so that its speed is known before it is asked; before `start`."""
-        with torch.inference_mode():
-            for done, (point, group) in enumerate(self._groups.items(), start=1):
-                batch, prefill = Batch(group.model), Prefill(group.model, [0] * WARM_TOKENS)
-                prefill.step(WARM_TOKENS)  # with what the first pass alone has to do
-                prefill = Prefill(group.model, [0] * WARM_TOKENS)
-                self.speeds.read(point, WARM_TOKENS, _timed(prefill.step, WARM_TOKENS)[1])
-                batch.join(prefill)
-                for _ in range(WARM_STEPS):
-                    self.speeds.stepped(point, _timed(batch.step, [0])[1])
-                show(done, len(self._groups))
 
     def start(self) -> None:
         """Begins to work."""
@@ -117,21 +105,44 @@ class Scheduler:
         """
         jobs = [Job(point, request, listener, self._tokenizer, self._ends) for request, listener in requests]
         with self._changed:
-            if self._closed or len(self._waiting) + len(jobs) > self.limits.queue:
-                ms = self.load().forecast(point, sum(len(job.request.prompt) for job in jobs)).first_token_ms
-                raise BusyError(min(max(math.ceil(ms / 1e3), 1), LONGEST_RETRY_S))
+            self.require_room(len(jobs))
             self._waiting.extend(jobs)
             self._changed.notify()
         return jobs
 
+    def require_room(self, count: int) -> None:
+        """Raises BusyError where the queue has no room for so many requests now, or the server is about to end."""
+        with self._changed:
+            if self._closed or len(self._waiting) + count > self.limits.queue:
+                raise BusyError(min(max(math.ceil(self.load().wait_ms() / 1e3), 1), LONGEST_RETRY_S))
+
+    def call(self, work: Callable[[], _T], *, soon: bool = False) -> Future[_T]:
+        """Has something done in the scheduler's thread, between two steps; from any thread.
+
+        Args:
+            work: Not more than a forward pass.
+            soon: Before what is not soon.
+
+        Returns:
+            What it gives or raises; cancelled where the server ends before.
+        """
+        future: Future[_T] = Future()
+        with self._changed:
+            if self._closed:
+                future.cancel()
+            else:
+                (self._soon if soon else self._later).append((work, future))
+            self._changed.notify()
+        return future
+
     def load(self) -> Load:
         """What is going on now."""
         with self._changed:
-            jobs = [(job.point, len(job.request.prompt)) for job in self._waiting]
+            jobs = [Waiting(job.point, len(job.request.prompt), job.request.new_tokens) for job in self._waiting]
         if reading := self._reading:
-            jobs.insert(0, (reading[0].point, reading[1].left))
+            jobs.insert(0, Waiting(reading[0].point, reading[1].left, reading[0].request.new_tokens))
         writing = [
-            (point, job.request.new_tokens - job.new_tokens)
+            (point, job.request.new_tokens - len(job.tokens))
             for point, group in self._groups.items()
             for job in [*group.jobs]
         ]
@@ -142,6 +153,7 @@ class Scheduler:
         try:
             while self._wait():
                 self._tidy()
+                self._answer_call()
                 self._read()
                 for point, group in self._groups.items():
                     if group.jobs:
@@ -151,6 +163,10 @@ class Scheduler:
                 self._closed = True
                 left = [*self._waiting]
                 self._waiting.clear()
+                for calls in (self._soon, self._later):
+                    for _, future in calls:
+                        future.cancel()
+                    calls.clear()
             left += [self._reading[0]] if self._reading else []
             left += [job for group in self._groups.values() for job in group.jobs]
             ends = [job.end("cancelled", "The server has ended.") for job in left if job.outcome is None]
@@ -160,7 +176,9 @@ class Scheduler:
     def _wait(self) -> bool:
         """Waits for work; False at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting or self._reading or self._active)
+            self._changed.wait_for(
+                lambda: self._closed or self._waiting or self._soon or self._later or self._reading or self._active
+            )
             return not self._closed
 
     @property
@@ -193,6 +211,19 @@ class Scheduler:
         late = f"The answer was not there {self.limits.timeout_s:g} seconds after the request."
         self._end(job, outcome, late if outcome == "timeout" else "")
 
+    def _answer_call(self) -> None:
+        """Does what has been called for the longest."""
+        with self._changed:
+            if not self._soon and not self._later:
+                return
+            work, future = (self._soon or self._later).popleft()
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(work())
+        except Exception as error:  # of whoever called
+            future.set_exception(error)
+
     def _read(self) -> None:
         """Reads a piece of the first prompt for which there is a place."""
         if self._reading is None:
@@ -205,7 +236,7 @@ class Scheduler:
         job, prefill = self._reading
         group, tokens = self._groups[job.point], min(prefill.left, self.limits.prefill_tokens)
         try:
-            logits, ms = _timed(prefill.step, tokens)
+            logits, ms = timed(prefill.step, tokens)
             self.speeds.read(job.point, tokens, ms)
             if prefill.left:
                 return
@@ -222,10 +253,10 @@ class Scheduler:
 
     def _write(self, point: str, group: _Group) -> None:
         """One more token for every sequence of a point."""
-        tokens = [job.token for job in group.jobs]
+        tokens = [job.tokens[-1] for job in group.jobs]
         try:
-            logits, ms = _timed(group.batch.step, tokens)
-            self.speeds.stepped(point, ms)
+            logits, ms = timed(group.batch.step, tokens)
+            self.speeds.stepped(point, len(tokens), ms)
         except Exception as error:  # as above, but whoever shares the cache has lost it
             for job in group.jobs:
                 self._end(job, "error", f"{type(error).__name__}: {error}")
@@ -248,10 +279,3 @@ class Scheduler:
 
     def _end(self, job: Job, outcome: Outcome, error: str = "") -> None:
         self._on_served(job.end(outcome, error))
-
-
-def _timed(step: Callable[[_T], Tensor], argument: _T) -> tuple[Tensor, float]:
-    """The logits of a step, and its milliseconds; as they are on the CPU, the device is done with it."""
-    begun = time.perf_counter()
-    logits = step(argument)
-    return logits, 1e3 * (time.perf_counter() - begun)

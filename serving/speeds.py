@@ -3,43 +3,81 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import nsmallest
+from heapq import heappop, heappush
+from typing import Any, TypeVar
+
+import numpy as np
 
 WEIGHT = 0.2  # of a new measurement
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class Speeds:
-    """Milliseconds of each point: of a prompt's token, and of a step of all its sequences.
+    """Milliseconds of each point: of a prompt's token, and of a step by the number of sequences that have one.
 
-    A step is the last ones' average: it grows with the sequences that it has, and shrinks again.
+    Each is an average in which the last measurements weigh most.
     """
 
     def __init__(self) -> None:
         """Has measured nothing."""
         self._read: dict[str, float] = {}
-        self._step: dict[str, float] = {}
+        self._step: dict[str, dict[int, float]] = {}
 
     def read(self, point: str, tokens: int, ms: float) -> None:
         """Takes in that so many tokens of a prompt were read."""
         _blend(self._read, point, ms / tokens)
 
-    def stepped(self, point: str, ms: float) -> None:
-        """Takes in that every sequence of a point was given a token."""
-        _blend(self._step, point, ms)
+    def stepped(self, point: str, sequences: int, ms: float) -> None:
+        """Takes in that so many sequences of a point were given a token."""
+        _blend(self._step.setdefault(point, {}), sequences, ms)
+
+    def known(self, point: str) -> bool:
+        """Whether both were measured of a point."""
+        return point in self._read and point in self._step
 
     def read_ms(self, point: str) -> float:
         """Of a prompt's token; 0 before it was measured."""
         return self._read.get(point, 0.0)
 
-    def step_ms(self, point: str) -> float:
-        """Of a step; 0 before it was measured."""
-        return self._step.get(point, 0.0)
+    def step_ms(self, point: str, sequences: int = 1) -> float:
+        """Of a step; 0 before one was measured.
+
+        Between two numbers of sequences that were measured it is on a straight line, beyond them that of the nearest.
+        """
+        times = sorted(self._step.get(point, {}).copy().items())  # a copy: the scheduler goes on measuring
+        if not times:
+            return 0.0
+        sizes, ms = zip(*times, strict=True)
+        return float(np.interp(sequences, sizes, ms))
+
+    def to_json(self) -> dict[str, Any]:
+        """All that is measured."""
+        return {"read_ms": dict(self._read), "step_ms": {point: dict(times) for point, times in self._step.items()}}
+
+    def take_over(self, content: Mapping[str, Any]) -> None:
+        """Begins with what an earlier server has measured.
+
+        Args:
+            content: Of its `to_json`, perhaps read back from JSON text.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: It is something else.
+        """
+        read = {str(point): float(ms) for point, ms in content["read_ms"].items()}
+        step = {
+            str(point): {int(size): float(ms) for size, ms in times.items()}
+            for point, times in content["step_ms"].items()
+        }
+        self._read, self._step = read, step
 
 
-def _blend(values: dict[str, float], point: str, ms: float) -> None:
-    values[point] = ms if point not in values else (1 - WEIGHT) * values[point] + WEIGHT * ms
+def _blend(values: dict[Any, float], key: Any, ms: float) -> None:
+    values[key] = ms if key not in values else (1 - WEIGHT) * values[key] + WEIGHT * ms
 
 
 @dataclass(frozen=True)
@@ -49,6 +87,26 @@ class Forecast:
     first_token_ms: float
     token_ms: float
 
+    def whole_ms(self, new_tokens: int) -> float:
+        """From arrival to the last one of so many tokens."""
+        later = new_tokens - 1
+        return self.first_token_ms + (later * self.token_ms if later else 0.0)  # which may be infinite
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A request that is not read yet, or not wholly.
+
+    Attributes:
+        point: Who answers.
+        tokens: Of its prompt, that are still to be read.
+        new_tokens: To be written, at most.
+    """
+
+    point: str
+    tokens: int
+    new_tokens: int
+
 
 @dataclass(frozen=True)
 class Load:
@@ -56,36 +114,70 @@ class Load:
 
     Attributes:
         speeds: Of the points.
-        waiting: Point and tokens that are still to be read of each request before the next one, in their order.
+        waiting: Requests before the next one, in their order.
         writing: Point and tokens that are still to be written, at most, of each request that has begun to be.
         active: Requests that are read or written at a time.
         prefill_tokens: Of a prompt, that are read between two steps.
     """
 
     speeds: Speeds
-    waiting: Sequence[tuple[str, int]]
+    waiting: Sequence[Waiting]
     writing: Sequence[tuple[str, int]]
     active: int
     prefill_tokens: int
 
     def forecast(self, point: str, tokens: int) -> Forecast:
-        """What a request that comes now has to expect of a point.
+        """What a request that comes now has to expect of a point; infinite for one that was not measured.
 
         Prompts are read one after the other, in pieces, and between two pieces each point that writes makes one step.
-        Where all places are taken, those have to be written to their end first that have the least left.
+        Where all places are taken, those have to be written to their end first that have the least left. It is then
+        written beside those that came last before it.
 
         Args:
             point: Whose it would be.
             tokens: Of its prompt.
         """
-        busy = {each for each, _ in self.writing}
-        round_ms = sum(map(self.speeds.step_ms, busy))
-        prompts = [*self.waiting, (point, tokens)]
-        ms = sum(left * self.speeds.read_ms(each) for each, left in prompts)
-        pieces = sum(math.ceil(left / self.prefill_tokens) for _, left in prompts)
-        ends = len(self.writing) + len(prompts) - self.active  # of those who write, before there is a place
-        steps = max(nsmallest(ends, (left for _, left in self.writing)), default=0) if ends > 0 else 0
+        if not self.speeds.known(point):
+            return Forecast(math.inf, math.inf)
+        writing = [each for each, _ in self.writing]
+        before = [*writing, *(each.point for each in self.waiting)]
+        beside = before[max(len(before) - self.active + 1, 0) :]
         return Forecast(
-            first_token_ms=ms + max(pieces - 1, steps) * round_ms,
-            token_ms=sum(map(self.speeds.step_ms, busy | {point})),
+            first_token_ms=self._read_ms([*self._prompts, (point, tokens)]),
+            token_ms=self._round_ms([*beside, point]),
         )
+
+    def wait_ms(self) -> float:
+        """Milliseconds until a request that comes now is read; points that were not measured count as nothing."""
+        return self._read_ms(self._prompts)
+
+    @property
+    def _prompts(self) -> list[tuple[str, int]]:
+        return [(each.point, each.tokens) for each in self.waiting]
+
+    def _read_ms(self, prompts: Sequence[tuple[str, int]]) -> float:
+        """Milliseconds until prompts are read, one after the other, by the points and tokens of each."""
+        ms = sum(tokens * self.speeds.read_ms(point) for point, tokens in prompts)
+        pieces = sum(math.ceil(tokens / self.prefill_tokens) for _, tokens in prompts)
+        return ms + max(pieces - 1, self._steps()) * self._round_ms([point for point, _ in self.writing])
+
+    def _steps(self) -> int:
+        """Steps until there is a place for who comes now."""
+        ends: list[int] = []  # of all who have a place, the step at which each has ended
+        for _, left in self.writing:
+            heappush(ends, left)
+        for each in self.waiting:
+            begin = heappop(ends) if len(ends) >= self.active else 0
+            heappush(ends, begin + each.new_tokens)
+        return ends[0] if len(ends) >= self.active else 0
+
+    def _round_ms(self, points: Sequence[str]) -> float:
+        """Milliseconds in which each of some sequences is given a token, by the points that write them."""
+        return sum(self.speeds.step_ms(point, sequences) for point, sequences in Counter(points).items())
+
+
+def timed(step: Callable[[_T], _R], argument: _T) -> tuple[_R, float]:
+    """What a step gives, and its milliseconds; with logits on the CPU, the device is done with it."""
+    begun = time.perf_counter()
+    result = step(argument)
+    return result, 1e3 * (time.perf_counter() - begun)

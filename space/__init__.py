@@ -10,4 +10,5 @@ For all rooms: `errors` of users; `locations`, of what users name and of the cac
 all; `directory_lock`, who works in a directory; `markdown`, text that stays text; `listening`, who may ask a server.
 
 Rooms: `models` loads dense models, `supernet` makes views of one permuted model, `formats` writes checkpoints.
+`vocabulary`, as torch-free as this level, trims tokenizers.
 """

@@ -12,7 +12,7 @@ import numpy as np
 from space.candidate import KINDS, Candidate, LayerShape, Option
 from space.errors import UserError
 from space.repair import Rules
-from space.size import block_params, decoder_params
+from space.size import block_params, decoder_params, norm_params
 from space.spec import ModelSpec
 
 LAYER = "layer"
@@ -97,14 +97,19 @@ def make_blocks(
 
 
 def _block(spec: ModelSpec, kind: str, layers: tuple[int, ...], options: Sequence[Option]) -> Block:
-    params = [sum(block_params(spec, *part) for part in kept_blocks(kind, option).items()) for option in options]
+    kept = [kept_blocks(kind, option) for option in options]
+    norms = spec.layer_norms * norm_params(spec) if kind == LAYER else 0
+    params = [sum(block_params(spec, *part) for part in parts.items()) + norms * bool(parts) for parts in kept]
     return Block(kind, layers, tuple(options), tuple(len(layers) * count for count in params))
 
 
 def make_rules(
     spec: ModelSpec, blocks: Sequence[Block], *, min_layers: int, min_fraction: float, max_fraction: float
 ) -> Rules:
-    """The rules of the genes of these blocks; the free blocks, in order, are the genes."""
+    """The rules of the genes of these blocks; the free blocks, in order, are the genes.
+
+    Norms that two blocks of a layer share count as if they always stayed, where the blocks leave one by one.
+    """
     free = [block for block in blocks if block.free]
     alive = {layer for block in blocks if not block.vanishes for layer in block.layers}
     open_layers = [layer for layer in range(spec.layers) if layer not in alive]
@@ -113,10 +118,12 @@ def make_rules(
     width = max(len(block.params) for block in free)
     dense = decoder_params(spec, Candidate.dense(spec))
     slack = 1e-9 * dense  # a fraction such as 29/30 stands for a whole number of parameters
+    parted = sum(len(block.layers) for block in blocks if block.kind == "attention")
     return Rules(
         levels=np.array([len(block.options) for block in free], dtype=np.int64),
         params=np.array([[*b.params, *b.params[-1:] * (width - len(b.params))] for b in free], dtype=np.int64),
-        fixed_params=sum(block.params[-1] for block in blocks if not block.free),
+        fixed_params=sum(block.params[-1] for block in blocks if not block.free)
+        + parted * spec.layer_norms * norm_params(spec),
         minimum=math.ceil(min_fraction * dense - slack),
         maximum=math.floor(max_fraction * dense + slack),
         keeps=np.array([[layer in b.layers for b in free] for layer in open_layers], dtype=bool).reshape(-1, len(free)),

@@ -30,7 +30,7 @@ def attention_params(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
     count = attention_weights(spec, query_heads, kv_heads)
     count += spec.attention_norms * norm_params(spec)
     if spec.qk_norm:
-        count += 2 * spec.head_dim
+        count += (query_heads + kv_heads if spec.wide_qk_norm else 2) * spec.head_dim
     if spec.qkv_bias:
         count += (query_heads + 2 * kv_heads) * spec.head_dim
     if spec.o_bias:
@@ -58,7 +58,8 @@ def block_params(spec: ModelSpec, kind: str, option: Option) -> int:
 
 def layer_params(spec: ModelSpec, shape: LayerShape) -> int:
     """Parameters of one decoder layer of this shape: projections, biases, norms; 0 for a layer that is gone."""
-    return sum(block_params(spec, kind, shape.option(kind)) for kind in KINDS)
+    blocks = sum(block_params(spec, kind, shape.option(kind)) for kind in KINDS)
+    return blocks + (0 if shape.gone else spec.layer_norms * norm_params(spec))
 
 
 def decoder_params(spec: ModelSpec, candidate: Candidate) -> int:

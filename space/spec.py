@@ -28,14 +28,17 @@ class ModelSpec:
         qkv_bias, o_bias, mlp_bias: Which projections carry a bias.
         gated: Whether an MLP multiplies what its up projection gives by what a gate projection does.
         attention_norms, mlp_norms: Norms over the residual stream's width that leave with a block of the kind.
+        layer_norms: Such norms that both blocks read through, which leave with the layer.
         norm_bias: Whether these and the last norm have a bias too.
         qk_norm: Whether queries and keys are normed, each by a weight of `head_dim` values.
+        wide_qk_norm: Whether these norms go over all heads together, each by a weight for every value.
+        parallel: Whether both blocks of a layer read the residual stream before it.
         positions: Learned embeddings of positions; 0 where there are none.
         rest: Parameters of what is none of these and no head, such as of types of tokens.
         task: What the model is for, a row of `space.task.TASKS`.
         pooling: How an embedder makes one vector of a sequence: `mean` of its tokens, or the first one, `cls`.
-        merges: Whether KV groups can be merged: rotary embedding turns all of a head or nothing, and the family's
-            classes have groups.
+        merges: Whether KV groups can be merged: rotary embedding turns all of a head, in pairs half a head apart, or
+            nothing, and the family's classes have groups.
     """
 
     name: str
@@ -55,8 +58,11 @@ class ModelSpec:
     gated: bool = True
     attention_norms: int = 1
     mlp_norms: int = 1
+    layer_norms: int = 0
     norm_bias: bool = False
     qk_norm: bool = False
+    wide_qk_norm: bool = False
+    parallel: bool = False
     positions: int = 0
     merges: bool = True
     rest: int = 0
@@ -68,11 +74,9 @@ class ModelSpec:
             value = getattr(self, field)
             if value < 1:
                 raise ValueError(f"ModelSpec.{field}: expected a positive count, got {value}.")
-        if min(self.attention_norms, self.mlp_norms) < 0:
-            raise ValueError(
-                f"ModelSpec: expected attention_norms and mlp_norms of at least 0, "
-                f"got {self.attention_norms} and {self.mlp_norms}."
-            )
+        for field in ("attention_norms", "mlp_norms", "layer_norms"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"ModelSpec.{field}: expected a count of at least 0, got {getattr(self, field)}.")
         if self.query_heads % self.kv_heads:
             raise ValueError(
                 f"ModelSpec: expected query_heads to be a multiple of kv_heads, "

@@ -11,49 +11,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
-from transformers import (
-    BertConfig,
-    Exaone4Config,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GPT2Config,
-    GraniteConfig,
-    HunYuanDenseV1Config,
-    LlamaConfig,
-    MistralConfig,
-    NemotronConfig,
-    Phi3Config,
-    Qwen2Config,
-    Qwen3Config,
-    RobertaConfig,
-    SeedOssConfig,
-    SmolLM3Config,
-    Starcoder2Config,
-    XLMRobertaConfig,
-)
-from transformers.models.bert.modeling_bert import BertModel
-from transformers.models.exaone4.modeling_exaone4 import Exaone4ForCausalLM
-from transformers.models.gemma.modeling_gemma import GemmaForCausalLM
-from transformers.models.gemma3.modeling_gemma3 import Gemma3ForCausalLM
-from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
-from transformers.models.granite.modeling_granite import GraniteForCausalLM
-from transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense import HunYuanDenseV1ForCausalLM
-from transformers.models.llama.modeling_llama import LlamaForCausalLM
-from transformers.models.mistral.modeling_mistral import MistralForCausalLM
-from transformers.models.nemotron.modeling_nemotron import NemotronForCausalLM
-from transformers.models.phi3.modeling_phi3 import Phi3ForCausalLM
-from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
-from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
-from transformers.models.roberta.modeling_roberta import RobertaModel
-from transformers.models.seed_oss.modeling_seed_oss import SeedOssForCausalLM
-from transformers.models.smollm3.modeling_smollm3 import SmolLM3ForCausalLM
-from transformers.models.starcoder2.modeling_starcoder2 import Starcoder2ForCausalLM
-from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaModel
+from transformers import AutoConfig
 
 from space.candidate import Candidate
 from space.models.architectures import ARCHITECTURES
 from space.models.facts import read_spec
 from space.models.names import EMBEDDINGS, NORMS
+from space.models.stack import loader_of
 from space.spec import ModelSpec
 from space.supernet.supernet import Supernet
 from space.task import CAUSAL_LM
@@ -82,70 +46,64 @@ _SIZES: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-_FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
-    "llama": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
-    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None, "head_dim": 6}),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 8}),
-    "smollm3": (SmolLM3Config, SmolLM3ForCausalLM, {"no_rope_layers": [1, 0, 1, 0]}),
-    "seed_oss": (SeedOssConfig, SeedOssForCausalLM, {"head_dim": 8, "residual_dropout": 0.0, "attention_dropout": 0.0}),
-    "hunyuan_v1_dense": (HunYuanDenseV1Config, HunYuanDenseV1ForCausalLM, {"head_dim": 8, "attention_bias": True}),
-    "granite": (
-        GraniteConfig,
-        GraniteForCausalLM,
-        {
-            "head_dim": 8,
-            "embedding_multiplier": 3.0,
-            "residual_multiplier": 0.6,
-            "attention_multiplier": 0.3,
-            "logits_scaling": 2.5,
-        },
-    ),
-    "exaone4": (
-        Exaone4Config,
-        Exaone4ForCausalLM,
-        {
-            "head_dim": 8,
-            "sliding_window": 7,
-            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
-        },
-    ),
-    "starcoder2": (Starcoder2Config, Starcoder2ForCausalLM, {"tie_word_embeddings": True}),
-    "nemotron": (NemotronConfig, NemotronForCausalLM, {"head_dim": 8}),
-    "phi3": (Phi3Config, Phi3ForCausalLM, {"head_dim": 8}),
-    "gpt2": (GPT2Config, GPT2LMHeadModel, {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}),
-    "gemma": (GemmaConfig, GemmaForCausalLM, {"head_dim": 8}),
-    "gemma3_text": (
-        Gemma3TextConfig,
-        Gemma3ForCausalLM,
-        {
-            "head_dim": 10,
-            "sliding_window": 7,
-            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
-            "query_pre_attn_scalar": 10,
-        },
-    ),
-    "bert": (BertConfig, BertModel, {}),
-    "roberta": (RobertaConfig, RobertaModel, {"type_vocab_size": 1}),
-    "xlm-roberta": (XLMRobertaConfig, XLMRobertaModel, {"type_vocab_size": 1}),
+_SLIDING = {
+    "sliding_window": 7,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+}
+# What is special in the configuration of a family's model.
+_SPECIAL: dict[str, dict[str, Any]] = {
+    "llama": {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
+    "mistral": {"sliding_window": None, "head_dim": 6},
+    "qwen3": {"head_dim": 8},
+    "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
+    "seed_oss": {"head_dim": 8, "residual_dropout": 0.0, "attention_dropout": 0.0},
+    "hunyuan_v1_dense": {"head_dim": 8, "attention_bias": True},
+    "granite": {
+        "head_dim": 8,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.6,
+        "attention_multiplier": 0.3,
+        "logits_scaling": 2.5,
+    },
+    "exaone4": {"head_dim": 8, **_SLIDING},
+    "starcoder2": {"tie_word_embeddings": True},
+    "nemotron": {"head_dim": 8},
+    "phi3": {"head_dim": 8},
+    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "gpt_neox": {"rotary_pct": 0.34},
+    "stablelm": {"partial_rotary_factor": 0.34, "use_qkv_bias": True},
+    "ernie4_5": {"head_dim": 8, "use_bias": True},
+    "glm": {"head_dim": 8},
+    "glm4": {"head_dim": 8, "attention_bias": True},
+    "olmo3": _SLIDING,
+    "cohere": {"logit_scale": 0.4},
+    "cohere2": {"logit_scale": 0.4, **_SLIDING},
+    "gemma": {"head_dim": 8},
+    "gemma2": {
+        "head_dim": 10,
+        "query_pre_attn_scalar": 10,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 4.0,
+        **_SLIDING,
+    },
+    "gemma3_text": {"head_dim": 10, "query_pre_attn_scalar": 10, **_SLIDING},
+    "roberta": {"type_vocab_size": 1},
+    "xlm-roberta": {"type_vocab_size": 1},
 }
 # By what they are for: models that write, and encoders.
-FAMILY_NAMES = tuple(name for name in _FAMILIES if ARCHITECTURES[name].task == CAUSAL_LM)
-ENCODERS = tuple(name for name in _FAMILIES if ARCHITECTURES[name].task == "embeddings")
-UNLIKE = ("llama", "qwen3", "gemma3_text", "granite", "starcoder2", "phi3", "gpt2")  # one of each kind
+FAMILY_NAMES = tuple(name for name, row in ARCHITECTURES.items() if row.task == CAUSAL_LM)
+ENCODERS = tuple(name for name, row in ARCHITECTURES.items() if row.task == "embeddings")
+UNLIKE = ("llama", "olmo2", "gemma3_text", "granite", "phi3", "gpt2", "gpt_neox", "cohere")  # one of each kind
 
 
 def tiny_model(family: str, **changes: Any) -> tuple[nn.Module, ModelSpec]:
     """A random model of a family, every parameter away from its initial value, and its spec."""
-    config_class, model_class, special = _FAMILIES[family]
-    values = _SIZES | special | changes
-    names = ARCHITECTURES[family].sizes
-    values[names.mlp_channels] = values.pop("intermediate_size")
-    if names.kv_heads is None:
+    values, sizes = _SIZES | _SPECIAL.get(family, {}) | changes, ARCHITECTURES[family].sizes
+    values[sizes.mlp_channels] = values.pop("intermediate_size")
+    if sizes.kv_heads is None:
         del values["num_key_value_heads"]
-    config = config_class(**values)
-    config._attn_implementation = "sdpa"
-    model = model_class(config).eval().requires_grad_(False)
+    config = AutoConfig.for_model(family, **values)
+    model = loader_of(config).from_config(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -180,7 +138,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=UNLIKE)
 def unlike_family(request: pytest.FixtureRequest) -> str:
-    """Families of each kind in turn: plain, normed queries, norms behind blocks, scaled, ungated, fused, transposed."""
+    """Families of each kind in turn: plain, normed queries, norms behind blocks, scaled, fused, parallel and so on."""
     return str(request.param)
 
 

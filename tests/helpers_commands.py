@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_run import TINY_RUN, ended, save_tiny, start
+from helpers_run import TINY_RUN, Process, ended, save_tiny, start
 
 from evaluators.base import Evaluation
 from search.run.directory import FRONT_FILE
 from search.run.front import read_front_csv, write_front_csv
 
 Done = subprocess.CompletedProcess[str]
-Process = subprocess.Popen[str]
 EVALUATIONS = 60
 
 
@@ -65,7 +64,13 @@ class Place:
 
     def serve(self, run: str, *settings: str) -> Process:
         return start(
-            "serve_subnets.py", f"run_dir={self.run(run)}", "port=0", *settings, cwd=self.cwd, cache=self.cache
+            "serve_subnets.py",
+            f"run_dir={self.run(run)}",
+            "port=0",
+            *settings,
+            cwd=self.cwd,
+            cache=self.cache,
+            read=True,
         )
 
     def run(self, name: str) -> Path:

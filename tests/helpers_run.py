@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 from conftest import tiny_model
+from helpers_forked import Forked
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from space.models.embedded import quiet_transformers
 
+Process = subprocess.Popen[str] | Forked
 ROOT = Path(__file__).parents[1]
 CHARACTERS = string.ascii_letters + string.digits + " ."
 TINY_RUN = (
@@ -64,8 +66,12 @@ def start(
     cache: Path | None,
     preexec: Callable[[], None] | None = None,
     hub: Mapping[str, str] | None = None,
-) -> subprocess.Popen[str]:
+    read: bool = False,
+) -> Process:
     """An entry script as a process of its own, with no hub.
+
+    It begins with all imports done, but for one that is to be as a person's from its beginning: with the user's cache,
+    with a hub, with something to do first, or with an output that is read as it comes.
 
     Args:
         script: `run_search.py` or `export_subnet.py`.
@@ -74,12 +80,15 @@ def start(
         cache: Its cache directory; the user's when None.
         preexec: Called in the child before it starts.
         hub: What the hub's client reads of the environment, where there is one.
+        read: Whether its `stdout` is read while it runs.
     """
     # one thread: several such processes run at once, and threads that wait in turn for a core crawl
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **(hub or {})}
     if cache is not None:
         environment["PARETOPRUNE_CACHE"] = str(cache)
         environment["HF_HOME"] = str(cache / "hub")
+    if cache is not None and not (preexec or hub or read):
+        return Forked(ROOT / script, overrides, cwd, environment)
     return subprocess.Popen(
         [sys.executable, str(ROOT / script), *overrides],
         cwd=cwd,
@@ -91,7 +100,7 @@ def start(
     )
 
 
-def ended(process: subprocess.Popen[str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def ended(process: Process, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """The process's end and all that it said; a process that takes longer than `timeout` seconds is killed."""
     try:
         out, err = process.communicate(timeout=timeout)
@@ -99,4 +108,4 @@ def ended(process: subprocess.Popen[str], timeout: float = 300) -> subprocess.Co
         process.kill()
         process.communicate()
         raise
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return subprocess.CompletedProcess(process.args, process.returncode or 0, out, err)

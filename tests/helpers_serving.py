@@ -104,7 +104,7 @@ class Gated:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self.config, self.device = model.config, model.device
+        self.config, self.device, self.dtype = model.config, model.device, model.dtype
         self.gate = threading.Semaphore(0)
         self.failing = False
 

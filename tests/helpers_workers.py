@@ -30,7 +30,11 @@ def answer_of(fidelity: str, candidate: Candidate) -> Evaluation:
 
 @dataclass(frozen=True)
 class MadeUp:
-    """A worker, and what makes it: `kill-KEY` in its directory has so many workers die of that candidate."""
+    """A worker, and what makes it.
+
+    In its directory `kill-KEY` has so many workers die of that candidate, `stick-KEY` has one never come to an end with
+    it, who leaves `stuck-PROCESS`, and `wait-KEY` has one wait for that.
+    """
 
     directory: Path
     seconds: float = 0.0
@@ -51,6 +55,11 @@ class MadeUp:
             mark = self.directory / f"kill-{each.key}"
             if mark.exists() and self._count(f"killed-{each.key}") <= int(mark.read_text()):
                 os._exit(1)
+            if (self.directory / f"stick-{each.key}").exists():
+                (self.directory / f"stuck-{os.getpid()}").touch()
+                time.sleep(3600)
+            while (self.directory / f"wait-{each.key}").exists() and not any(self.directory.glob("stuck-*")):
+                time.sleep(0.05)
             if (self.directory / f"refuse-{each.key}").exists():
                 raise UserError("Mend me.")
             answers.append(answer_of(fidelity, each))

@@ -157,5 +157,5 @@ def test_impossible_specs_are_refused() -> None:
         replace(SPEC, layers=0)
     with pytest.raises(ValueError, match="multiple of kv_heads, got 4 and 3"):
         replace(SPEC, kv_heads=3)
-    with pytest.raises(ValueError, match="attention_norms and mlp_norms of at least 0, got 1 and -1"):
+    with pytest.raises(ValueError, match="mlp_norms: expected a count of at least 0, got -1"):
         replace(SPEC, mlp_norms=-1)

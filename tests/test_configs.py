@@ -9,6 +9,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -26,6 +27,7 @@ from evaluators.metrics import metric_named, metrics_named
 from evaluators.model_settings import ModelSettings
 from evaluators.settings import FidelitySettings, Settings, TaskSettings, TextSettings
 from evaluators.training.recipes import MODES, CorrectiveRefit, Distillation, Healing, Polish, Recovery
+from evaluators.vocabulary.settings import VocabularySettings
 from search.constraints import limits_text
 from search.executor import LocalExecutor
 from search.loop import Budget
@@ -33,8 +35,10 @@ from search.protocol import Task
 from search.run.commands import quoted
 from search.run.directory import FREE_SETTINGS, open_run_directory
 from search.run.recommended import Recommend
-from serving.controllers import Offer
+from serving.controllers import Controller, Offer
+from serving.difficulty import FEATURES, Fit, Look, LossModel
 from serving.limits import Limits
+from serving.requests import Request
 from serving.speeds import Load, Speeds
 from space.candidate import Candidate
 from space.errors import UserError
@@ -380,6 +384,8 @@ def test_the_export_composes() -> None:
     assert instantiated(config["recover"]) == Recovery()
     assert instantiated(config["polish"]) == Polish()
     assert keys_of(config["recover"]) == {field.name for field in fields(Recovery)}
+    assert instantiated(config["vocabulary"]) == VocabularySettings()
+    assert keys_of(config["vocabulary"]) == {field.name for field in fields(VocabularySettings)}
     given = "run_dir=results/x", "recover.tokens=1e9"
     recipe = instantiated(composed(*given, "data@recover.data=web_textbooks", name="export")["recover"])
     assert recipe.data.entries == instantiated(composed("data=web_textbooks")["data"]).entries
@@ -415,8 +421,12 @@ def test_the_dashboard_is_for_this_machine_alone_unless_told_otherwise() -> None
 def test_every_controller_composes_and_is_made_of_points(option: str) -> None:
     part = composed("run_dir=results/x", f"controller={option}", name="serve")["controller"]
     offers = [Offer("dense", (), 0.0, {}), Offer("s1", ("recommended",), 0.1, {})]
-    controller = instantiated(part, "controller")(offers)
-    assert controller.choose(5, controller.slo, Load(Speeds(), (), (), 8, 256)) in ("dense", "s1")
+    controller: Controller = instantiated(part, "controller")(offers)
+    model = LossModel({"s1": (0.0,) * FEATURES}, {"s1": 1.0})
+    controller.begin(Mock(look=lambda prompt: Look(0.1, 0.5, 0.5, 0.5), fit=lambda: (model, Fit({"s1": 1}, {"s1": 1}))))
+    request = Request((1,) * 5, 1, slo=controller.slo)
+    assert controller.choose(request, Load(Speeds(), (), (), 8, 256)).point in ("dense", "s1")
+    assert all(isinstance(figure, int | float) for figure in controller.figures().values())
     assert keys_of(part) == arguments_of(resolve_name(part["_target_"]), "offers")
 
 

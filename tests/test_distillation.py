@@ -11,7 +11,7 @@ import torch
 from conftest import fitting, random_tokens
 from torch.nn import functional as F
 
-from evaluators.output_head import OutputHead
+from evaluators.output_head import OutputHead, SoftCappedHead
 from evaluators.training.distillation import Student, cross_entropy
 from evaluators.training.recipes import TRAINABLE, Distillation
 from evaluators.training.teacher import Teacher, spread_layers
@@ -47,6 +47,28 @@ def test_the_loss_and_its_gradient_are_those_of_the_whole_vocabulary(slice_bytes
     (gradient,) = torch.autograd.grad(expected, hidden)
     head = OutputHead(linear, 12, scale=scale, slice_bytes=slice_bytes)
     found = cross_entropy(hidden, head, labels @ linear.weight * scale)
+    (found_gradient,) = torch.autograd.grad(found, hidden)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found_gradient, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("slice_bytes", "temperature"), [(1, 1.0), (97 * 12 * 2, 2.0), (1 << 20, 0.5)])
+@pytest.mark.parametrize("words", [True, False])
+def test_so_are_those_of_soft_capped_logits(words: bool, slice_bytes: int, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(12, 20, generator=generator, requires_grad=True)
+    teacher = torch.randn(12, 20, generator=generator)
+    linear = torch.nn.Linear(20, 97, bias=False).requires_grad_(False)
+
+    def logits(states: torch.Tensor) -> torch.Tensor:
+        return 0.5 * torch.tanh(2.5 * F.linear(states, linear.weight) / 0.5) / temperature
+
+    ids = torch.randint(97, (12,), generator=generator)
+    labels = F.one_hot(ids, 97) if words else logits(teacher).softmax(-1)
+    expected = -(labels * logits(hidden).log_softmax(-1)).sum(-1).mean()
+    (gradient,) = torch.autograd.grad(expected, hidden)
+    head = SoftCappedHead(linear, 12, 0.5, scale=2.5, temperature=temperature, slice_bytes=slice_bytes)
+    found = cross_entropy(hidden, head, ids if words else head.expected(teacher)[1])
     (found_gradient,) = torch.autograd.grad(found, hidden)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(found_gradient, gradient, rtol=1e-4, atol=1e-6)
@@ -120,7 +142,7 @@ def test_training_lowers_the_loss_and_touches_what_it_says(
     with torch.inference_mode():  # what was trained is what is merged
         lesson = teacher.lesson(0)
         again = stack_of(merged)(lesson.tokens, use_cache=False).last_hidden_state.flatten(0, 1)
-        value = cross_entropy(again, OutputHead.of(merged, 12), lesson.embedding) - lesson.cross.mean()
+        value = cross_entropy(again, OutputHead.of(merged, 12), lesson.known) - lesson.cross.mean()
     assert value.item() < losses[0]
 
 
@@ -168,9 +190,9 @@ def test_the_teacher_is_asked_once_and_again_for_other_text(make_supernet: MakeS
     assert len(calls) == 2
     for step in (0, 1, 2):
         one, other = first.lesson(step), again.lesson(step)
-        assert torch.equal(one.embedding, other.embedding)
+        assert torch.equal(one.known, other.known)
         assert torch.equal(one.tokens, TOKENS[:4] if step != 1 else TOKENS[4:])
-        assert one.embedding.shape == (one.tokens.numel(), supernet.spec.hidden)
+        assert one.known.shape == (one.tokens.numel(), supernet.spec.hidden)
     Teacher(supernet.model, supernet.spec.digest, TOKENS[:5], tmp_path / "teacher", batch_size=4)
     assert len(calls) == 4
     handle.remove()
@@ -182,9 +204,7 @@ def test_the_stored_lessons_are_exact(make_supernet: MakeSupernet, tmp_path: Pat
     with torch.inference_mode():
         logits = supernet.model(TOKENS, use_cache=False).logits.double().flatten(0, 1)
     p = logits.softmax(-1)
-    torch.testing.assert_close(
-        lesson.embedding.double(), p @ supernet.model.lm_head.weight.double(), rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(lesson.known.double(), p @ supernet.model.lm_head.weight.double(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(lesson.cross.double(), -(p * p.log()).sum(-1), rtol=1e-4, atol=1e-4)
 
 

@@ -71,7 +71,10 @@ class Little:
     windows: int
     own: Any
     seen: list[int] = field(default_factory=list)
-    base_model_prefix = "model"
+
+    @property
+    def config(self) -> Any:
+        return self.own.config
 
     def model(self, tokens: torch.Tensor, use_cache: bool) -> Any:
         self.seen.append(len(tokens))

@@ -92,7 +92,7 @@ def check_export(overrides: Sequence[str]) -> None:
     config = composed(*quoted(overrides, "pick"), name="export")
     check_pick(config["pick"])
     format_of(config["format"], config["gguf"]["type"])
-    instantiated(config["polish"]), instantiated(config["recover"])
+    instantiated(config["polish"]), instantiated(config["recover"]), instantiated(config["vocabulary"])
 
 
 def check_score(overrides: Sequence[str]) -> None:
@@ -156,6 +156,7 @@ def check_python(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             "sglang.launch_server",
             "vllm.entrypoints.openai.api_server",
             "space.formats.vllm.environment",
+            "space.models.inspect",
         ), arguments
 
 

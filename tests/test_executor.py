@@ -51,6 +51,14 @@ def asked(pool: Pool, fidelity: str = "cheap") -> Evaluator:
     return pool.spread(Here(fidelity))
 
 
+def runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def bare(answers: list[Evaluation]) -> list[Evaluation]:
     return [replace(answer, worker="", seconds=0.0) for answer in answers]
 
@@ -142,14 +150,20 @@ def test_workers_agree_among_themselves(cluster: Any, tmp_path: Path, caplog: py
 
 
 def test_what_is_timed_has_the_machine_alone_and_then_there_are_workers_again(cluster: Any, tmp_path: Path) -> None:
-    with RayExecutor(workers=2, address=cluster.address).pool(work(MadeUp(tmp_path, seconds=0.5))) as pool:
+    wait, stick = (tmp_path / f"{name}-{each.key}" for name, each in zip(("wait", "stick"), ASKED, strict=False))
+    wait.touch()
+    stick.touch()
+    with RayExecutor(workers=2, address=cluster.address).pool(work(MadeUp(tmp_path))) as pool:
         half = asked(pool).evaluate(ASKED)
         next(half)
-        half.close()  # one worker or both are at work for nobody
+        half.close()  # one worker is at work for nobody
         told = [*pool.alone(Clock("cheap")).evaluate(ASKED)]
-        before = [*tmp_path.glob("answered-*")]
-        time.sleep(1.5)
-        assert len([*tmp_path.glob("answered-*")]) == len(before) < len(ASKED)
+        (stuck,) = tmp_path.glob("stuck-*")
+        deadline = time.monotonic() + 60
+        while runs(int(stuck.name.removeprefix("stuck-"))):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        stick.unlink()
         again = [*asked(pool).evaluate(ASKED)]
     assert told == bare(again) == [answer_of("cheap", each) for each in ASKED]
 

@@ -32,6 +32,7 @@ ROOMS = (
     "space.models",
     "space.supernet",
     "space.formats",
+    "space.models.inspect",  # a command, which prints what formats say
     "evaluators",
     "serving",  # beside the search: neither knows the other
     "serving.api",
@@ -42,12 +43,13 @@ ROOMS = (
 )
 TORCH_FREE = (
     *(f"space.{path.stem}" for path in (ROOT / "space").glob("*.py") if path.stem != "__init__"),
+    *(f"space.vocabulary.{name}" for name in ("kinds", "levels", "trimmed", "check")),
     "space.models.architectures",
     "evaluators.base",
     "evaluators.metrics",
     "evaluators.cost",
     "evaluators.latency.table",
-    *(f"serving.{name}" for name in ("limits", "requests", "speeds", "controllers")),
+    *(f"serving.{name}" for name in ("limits", "requests", "speeds", "controllers", "difficulty", "bandit")),
     "space.supernet.sizes",
     *(f"evaluators.planning.{name}" for name in ("job", "parts", "memory", "times", "fit")),
 )

@@ -47,9 +47,9 @@ def prepared(family: str, directory: Path, streamed: bool, dtype: torch.dtype = 
 
 
 @pytest.fixture
-def both(family: str, tmp_path: Path) -> tuple[Supernet, Supernet]:
+def both(unlike_family: str, tmp_path: Path) -> tuple[Supernet, Supernet]:
     """In memory, and with layers that wait on the host."""
-    return prepared(family, tmp_path / "here", False), prepared(family, tmp_path / "there", True)
+    return prepared(unlike_family, tmp_path / "here", False), prepared(unlike_family, tmp_path / "there", True)
 
 
 def designs_of(supernet: Supernet) -> list[Candidate]:
@@ -165,8 +165,8 @@ def test_healing_teaches_the_same(both: tuple[Supernet, Supernet], trainable: st
     torch.testing.assert_close(torch.tensor(answers[1]), torch.tensor(answers[0]), atol=1e-5, rtol=1e-5)
 
 
-def test_it_writes_the_same_and_a_limit_decides_where_layers_wait(family: str, tmp_path: Path) -> None:
-    directory, texts = save_tiny(family, tmp_path / "tiny"), []
+def test_it_writes_the_same_and_a_limit_decides_where_layers_wait(unlike_family: str, tmp_path: Path) -> None:
+    directory, texts = save_tiny(unlike_family, tmp_path / "tiny"), []
     for limit in (None, 1000):
         loaded = load_model(str(directory), dtype="float32", device="cpu", device_bytes=limit)
         assert loaded.streamed == (limit is not None)

@@ -7,30 +7,12 @@ from types import SimpleNamespace
 import httpx2
 import pytest
 import torch
+from conftest import FAMILY_NAMES
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    BloomConfig,
-    Exaone4Config,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GPT2Config,
-    GraniteConfig,
-    HunYuanDenseV1Config,
-    LlamaConfig,
-    MistralConfig,
-    NemotronConfig,
-    Phi3Config,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-    SeedOssConfig,
-    SmolLM3Config,
-    Starcoder2Config,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, LlamaConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from space.errors import UserError
@@ -40,7 +22,6 @@ from space.models.loading import load_model, resolve_device, resolve_dtype
 from space.models.refusals import positions
 from space.models.stack import layers_of
 from space.space import SearchSpace
-from space.task import CAUSAL_LM
 
 SIZES = {
     "vocab_size": 256,
@@ -52,27 +33,32 @@ SIZES = {
     "max_position_embeddings": 128,
     "tie_word_embeddings": False,
 }
-CONFIGS = {
-    "llama": LlamaConfig(**SIZES),
-    "mistral": MistralConfig(**SIZES | {"head_dim": 16}),
-    "qwen2": Qwen2Config(**SIZES),
-    "qwen3": Qwen3Config(**SIZES | {"head_dim": 16}),
-    "smollm3": SmolLM3Config(**SIZES | {"pad_token_id": 0}),
-    "seed_oss": SeedOssConfig(**SIZES | {"head_dim": 16}),
-    "hunyuan_v1_dense": HunYuanDenseV1Config(**SIZES | {"head_dim": 16}),
-    "granite": GraniteConfig(**SIZES | {"head_dim": 16, "logits_scaling": 4.0}),
-    "exaone4": Exaone4Config(**SIZES | {"head_dim": 16, "sliding_window": 8}),
-    "starcoder2": Starcoder2Config(**SIZES),
-    "nemotron": NemotronConfig(**SIZES | {"head_dim": 16}),
-    "phi3": Phi3Config(**SIZES | {"head_dim": 16, "pad_token_id": 0}),
-    "gpt2": GPT2Config(
-        vocab_size=256, n_embd=32, n_layer=2, n_head=4, n_inner=48, n_positions=128, tie_word_embeddings=False
-    ),
-    "gemma": GemmaConfig(**SIZES | {"head_dim": 16, "tie_word_embeddings": True}),
-    "gemma3_text": Gemma3TextConfig(
-        **SIZES | {"head_dim": 16, "tie_word_embeddings": True, "sliding_window": 8, "layer_types": None}
-    ),
+WIDE = {"head_dim": 16}
+SPECIAL = {
+    "mistral": WIDE,
+    "qwen3": WIDE,
+    "smollm3": {"pad_token_id": 0},
+    "seed_oss": WIDE,
+    "hunyuan_v1_dense": WIDE,
+    "granite": WIDE | {"logits_scaling": 4.0},
+    "exaone4": WIDE | {"sliding_window": 8},
+    "nemotron": WIDE,
+    "phi3": WIDE | {"pad_token_id": 0},
+    "ernie4_5": WIDE | {"pad_token_id": 0},
+    "glm": WIDE | {"pad_token_id": 0},
+    "glm4": WIDE | {"pad_token_id": 0},
+    "gemma": WIDE | {"tie_word_embeddings": True},
+    "gemma2": WIDE | {"tie_word_embeddings": True},
+    "gemma3_text": WIDE | {"tie_word_embeddings": True, "sliding_window": 8, "layer_types": None},
 }
+
+
+def config_of(family):
+    values, sizes = SIZES | SPECIAL.get(family, {}), ARCHITECTURES[family].sizes
+    values[sizes.mlp_channels] = values.pop("intermediate_size")
+    if sizes.kv_heads is None:
+        del values["num_key_value_heads"]
+    return AutoConfig.for_model(family, **values)
 
 
 def save(config, directory):
@@ -88,7 +74,7 @@ def save(config, directory):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    return save(CONFIGS["llama"], tmp_path_factory.mktemp("models") / "tiny-llama")
+    return save(config_of("llama"), tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
 @pytest.fixture
@@ -118,29 +104,46 @@ def edit_config(directory, **changes):
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def test_every_family_that_writes_has_a_config_here():
-    assert set(CONFIGS) == {name for name, row in ARCHITECTURES.items() if row.task == CAUSAL_LM}
+BIASED = {  # of queries, keys and values; of what attention gives; of MLPs
+    "qwen2": (True, False, False),
+    "seed_oss": (True, False, False),
+    **dict.fromkeys(("glm", "glm4"), (True, False, False)),
+    **dict.fromkeys(("starcoder2", "gpt2", "gpt_neox"), (True, True, True)),
+}
+UNGATED = ("starcoder2", "nemotron", "gpt2", "gpt_neox", "arcee")
+NORM_BIAS = ("starcoder2", "nemotron", "gpt2", "gpt_neox", "stablelm")
+SINGLE = (
+    "nemotron",
+    "gpt2",
+    "gpt_neox",
+    "stablelm",
+    "cohere",
+    "cohere2",
+    "ernie4_5",
+    "glm",
+    "glm4",
+)  # no merged groups
 
 
-@pytest.mark.parametrize("family", sorted(CONFIGS))
+@pytest.mark.parametrize("family", sorted(FAMILY_NAMES))
 def test_spec_of_each_family(family, tmp_path):
-    loaded = load_model(str(save(CONFIGS[family], tmp_path / family)), dtype="float32")
-    spec = loaded.spec
+    loaded, row = load_model(str(save(config_of(family), tmp_path / family)), dtype="float32"), ARCHITECTURES[family]
+    spec, special = loaded.spec, SPECIAL.get(family, {})
     assert (spec.name, spec.family, spec.layers, spec.hidden, spec.vocab) == (family, family, 2, 32, 256)
-    assert (spec.query_heads, spec.kv_heads, spec.mlp_channels) == (4, 4 if family == "gpt2" else 2, 48)
-    assert spec.head_dim == (8 if family in ("llama", "qwen2", "smollm3", "starcoder2", "gpt2") else 16)
-    assert spec.tied_embeddings == (family in ("gemma", "gemma3_text"))
-    biased = family in ("starcoder2", "gpt2")
-    assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias) == (biased or family in ("qwen2", "seed_oss"), biased, biased)
-    plain = family in ("starcoder2", "nemotron", "gpt2")
-    assert (spec.gated, spec.norm_bias, spec.merges) == (not plain, plain, family not in ("nemotron", "gpt2"))
+    assert (spec.query_heads, spec.kv_heads, spec.mlp_channels) == (4, 2 if row.sizes.kv_heads else 4, 48)
+    assert spec.head_dim == special.get("head_dim", 8)
+    assert spec.tied_embeddings == special.get("tie_word_embeddings", False)
+    assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias) == BIASED.get(family, (False, False, False))
+    assert (spec.gated, spec.norm_bias) == (family not in UNGATED, family in NORM_BIAS)
+    assert spec.merges == (family not in SINGLE)
     assert spec.positions == (128 if family == "gpt2" else 0)
+    assert spec.parallel == (family in ("gpt_neox", "cohere", "cohere2"))
     layer, names = layers_of(loaded.model)[0], ("norm", "ln_1", "ln_2")
     norms = [name for name, _ in layer.named_children() if name.endswith(names)]
-    assert spec.attention_norms + spec.mlp_norms == len(norms)
-    attention = getattr(layer, ARCHITECTURES[family].attention.module)
+    assert spec.attention_norms + spec.mlp_norms + spec.layer_norms == len(norms)
+    attention = getattr(layer, row.attention.module)
     qk_norms = [name for name, _ in attention.named_children() if name.endswith("norm")]
-    assert qk_norms == [*ARCHITECTURES[family].qk_norms]
+    assert qk_norms == [*row.qk_norms, *(norm.name for norm in row.attention.row_norms)]
     assert spec.qk_norm == bool(qk_norms)
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
@@ -166,8 +169,8 @@ def test_biases_are_read_from_the_modules(tmp_path):
 )
 def test_weights_are_in_the_dtype_that_holds_all_of_them(tmp_path, saved, embedding, held):
     torch.manual_seed(0)
-    save(CONFIGS["llama"], tmp_path)
-    model = AutoModelForCausalLM.from_config(CONFIGS["llama"]).to(saved)
+    save(config_of("llama"), tmp_path)
+    model = AutoModelForCausalLM.from_config(config_of("llama")).to(saved)
     weights = {name: tensor.to(embedding if "embed" in name else saved) for name, tensor in model.state_dict().items()}
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     loaded = load_model(str(tmp_path), dtype="bfloat16")
@@ -255,7 +258,6 @@ def test_wrong_family(tmp_path):
     ("key", "value"),
     [
         ("quantization_config", {"quant_method": "gptq"}),
-        ("final_logit_softcapping", 30.0),
         ("per_layer_config", {"0": {"num_attention_heads": 2}}),
         ("num_local_experts", 8),
     ],

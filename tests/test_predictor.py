@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from search.surrogate.features import Described
-from search.surrogate.predictor import ROWS, Surrogate
+from search.surrogate.predictor import ROWS, Surrogate, Trend
 from space.errors import UserError
 
 
@@ -46,6 +46,24 @@ def test_auto_takes_the_row_that_fits() -> None:
     assert set(surrogate.taus) == set(ROWS)
     assert surrogate.chosen in ("ridge", "gp", "rbf")  # those that hold a linear function
     assert surrogate.taus["trees"] < surrogate.taus["ridge"]
+
+
+def test_rows_are_compared_again_when_much_more_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def tau(model: Trend, features: Described, target: np.ndarray) -> float:
+        compared.append(len(target))
+        return {ROWS["gp"]: 1.0, ROWS["ridge"]: len(target) / 20}.get(type(model._model), 0.0)
+
+    monkeypatch.setattr("search.surrogate.predictor._cross_validated", tau)
+    surrogate = Surrogate()
+    for count, chosen in ((12, "gp"), (17, "gp"), (18, "gp"), (26, "gp"), (27, "ridge")):
+        surrogate.fit(*problem(count, seed=2))
+        assert surrogate.chosen == chosen
+    assert compared == [12] * 5 + [18] * 5 + [27] * 5
+    few, values = problem(27, seed=2)
+    surrogate.fit(few, values - values.min())  # no logarithms of these
+    assert len(compared) == 20
 
 
 def test_the_trend_reaches_beyond_what_is_known_and_blocks_add_to_it() -> None:

@@ -28,14 +28,14 @@ def run(forward: PrefixForward, candidate: Candidate) -> list[torch.Tensor]:
 @pytest.mark.parametrize("cache_bytes", [0, 40_000, 1 << 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_shared_layers_change_no_bit(
-    family: str, dtype: torch.dtype, cache_bytes: int, make_supernet: Callable[..., Supernet]
+    unlike_family: str, dtype: torch.dtype, cache_bytes: int, make_supernet: Callable[..., Supernet]
 ) -> None:
-    supernet = make_supernet(family, dtype=dtype)
+    supernet = make_supernet(unlike_family, dtype=dtype)
     tokens = random_tokens(5, 12, seed=1)
     shared = PrefixForward(supernet, tokens, batch_size=2, cache_bytes=cache_bytes)
     space = SearchSpace(supernet.spec, mlp_step=16)
     rng = np.random.default_rng(0)
-    asked = [fitting(family, design) for design in (PARENT, CHILD, NO_ATTENTION_AFTER, PARENT)]
+    asked = [fitting(unlike_family, design) for design in (PARENT, CHILD, NO_ATTENTION_AFTER, PARENT)]
     asked += [Candidate.dense(supernet.spec)] + [space.sample(rng) for _ in range(5)]
     for candidate in [*asked, *asked]:
         alone = PrefixForward(supernet, tokens, batch_size=2, cache_bytes=0)

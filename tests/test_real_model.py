@@ -19,7 +19,7 @@ from space.size import total_params
 from space.supernet.supernet import Supernet
 
 pytestmark = pytest.mark.slow
-BUDGET = 16_000  # tokens, by which more than the designs of the healing are asked
+BUDGET = 8_000  # tokens, by which more than the designs of the healing are asked
 POINTS = 4
 DECIDING = "healed"  # the fidelity of which the front is
 
@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, started as README says; the weights come from the user's cache, or are fetched into it."""
     run_dir = tmp_path_factory.mktemp("real") / "run"
     before = {path.name for path in ROOT.iterdir()}
-    shorter = "data.length=64", f"front_points={POINTS}"
+    shorter = "data.length=64", "distillation.tokens=640", f"front_points={POINTS}"
     settings = "experiment=smoke", f"budget.tokens={BUDGET}", *shorter, f"run_dir={run_dir}"
     done = ended(start("run_search.py", *settings, cwd=ROOT, cache=None), timeout=1800)
     assert done.returncode == 0, done.stderr
@@ -73,7 +73,7 @@ def test_no_point_of_the_search_is_lost_on_the_way_to_the_front(run: Path) -> No
 
 def test_the_fastest_point_is_exported_and_speaks(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "fastest"
-    settings = f"run_dir={run}", "pick=fastest", f"out={out}", "recover.tokens=2048"
+    settings = f"run_dir={run}", "pick=fastest", f"out={out}", "recover.tokens=512"
     done = ended(start("export_subnet.py", *settings, cwd=ROOT, cache=None), timeout=1800)
     assert done.returncode == 0, done.stderr
     assert "in a fresh process" in done.stdout

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import yaml
 from helpers_commands import (
     Done,
     Place,
@@ -50,17 +52,23 @@ def pruned_front(place: Place) -> pd.DataFrame:
     return front[~is_dense(front)].sort_values("params")
 
 
-def merging(place: Place) -> Place:
-    """The same model and run with a tokenizer that has a merge, without which llama.cpp reads none."""
+def merging(place: Place, merges: int = 1) -> Place:
+    """The same model and run with a tokenizer that has merges, in place of digits; llama.cpp reads none without."""
     other = copy.copy(place)
-    other.directory = place.directory / "merging"
+    other.directory = place.directory / f"merging {merges}"
     model = shutil.copytree(place.model, other.directory / place.model.name)
     tokenizer = json.loads((model / "tokenizer.json").read_text())
-    tokenizer["model"]["vocab"]["aa"] = tokenizer["model"]["vocab"].pop("9")
-    tokenizer["model"]["merges"] = [["a", "a"]]
+    pairs = [(letter, letter) for letter in string.ascii_lowercase[:merges]]
+    for (left, right), digit in zip(pairs, "9876543210", strict=False):
+        tokenizer["model"]["vocab"][left + right] = tokenizer["model"]["vocab"].pop(digit)
+    tokenizer["model"]["merges"] = pairs
+    tokenizer["decoder"] = tokenizer["pre_tokenizer"]  # both are of the type ByteLevel
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
-    config = shutil.copytree(place.run("run"), other.run("run")) / "config.yaml"
-    config.write_text(config.read_text().replace(str(place.model), str(model)))
+    file = shutil.copytree(place.run("run"), other.run("run")) / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["model"]["path"] = str(model)
+    config["data"] |= {"path": str(model / "text.txt"), "digest": None}  # it is other tokens now
+    file.write_text(yaml.safe_dump(config))
     return other
 
 
@@ -245,3 +253,35 @@ def test_an_export_that_cannot_be_is_told_why(llama: Place, exported: dict[str, 
 
 def test_exports_left_nothing_in_the_working_directory(llama: Place, exported: dict[str, Done]) -> None:
     assert list(llama.cwd.iterdir()) == []
+
+
+def test_an_export_keeps_a_part_of_the_vocabulary(llama: Place, tmp_path: Path) -> None:
+    place, out = merging(llama, 10), tmp_path / "small"
+    done = good(ended(place.export("run", "pick=smallest", "vocabulary.keep=56", f"out={out}")))
+    assert "tokens kept 56 of 64" in done.stdout
+    assert "in a fresh process" in done.stdout
+    tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=True)
+    whole = AutoTokenizer.from_pretrained(place.directory / place.model.name)
+    assert len(tokenizer) == json.loads((out / "config.json").read_text())["vocab_size"] == 56
+    text = "aabb jj."
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == whole.decode(whole(text)["input_ids"])
+    before, after = (figure(done.stdout, f"{name} ") for name in ("whole vocabulary", "this one"))
+    assert 0 < after != before > 0  # a random model may be better without a token
+    card = (out / "README.md").read_text()
+    assert "## Vocabulary" in card
+    metrics = card.partition("## Metrics\n")[2].partition("\n## ")[0]
+    assert "| params |" in metrics
+    assert "| kl |" not in metrics
+    assert "| kl |" in card.partition("## Metrics with the whole vocabulary")[2]
+
+
+def test_a_vocabulary_that_cannot_be_as_small_is_refused_before_any_work(llama: Place, tmp_path: Path) -> None:
+    done = ended(llama.export("run", "vocabulary.keep=0.5", f"out={tmp_path / 'none'}"))
+    assert done.returncode == 1
+    assert "vocabulary.keep: expected from 64 to 64 tokens" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def figure(told: str, name: str) -> float:
+    """The number behind some words."""
+    return float(re.findall(rf"{name}([0-9.]+)", told)[0])

@@ -252,13 +252,15 @@ def test_names_and_pages_of_others_are_refused_and_a_token_is_asked_for(server: 
         error = refused(locked.get("/metrics", **headers), 401, "Authorization: Bearer TOKEN")
         assert error["code"] == "invalid_api_key"
     assert locked.get("/v1/models", authorization=f"Bearer {TOKEN}").status_code == 200
+    assert b'paretoprune_refused_total{status="401"}' in locked.metrics.text()
 
 
 def test_a_controller_chooses_for_auto(points: Points) -> None:
     metrics = Metrics()
     with running(points, None, on_served=metrics.served) as scheduler:
-        scheduler.speeds.read("dense", 1, 1000.0)
-        scheduler.speeds.read("cut", 1, 0.001)
+        for point, ms in (("dense", 1000.0), ("cut", 0.001)):
+            scheduler.speeds.read(point, 1, ms)
+            scheduler.speeds.stepped(point, 1, 0.001)
         server = serving(points, scheduler, metrics, SloKeeper(OFFERS))
         asked = COMPLETION | {"model": "auto"}
         assert good(server.post("/v1/completions", asked))["model"] == "dense"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import signal
@@ -14,10 +15,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from helpers_commands import Place, Process
 from helpers_run import ended
 
+from benchmarks import served
+from benchmarks.soak import soak
 from conf.compose import composed
 from entries.serve_settings import serve_settings
 from search.run.finished import FinishedRun
@@ -122,6 +126,20 @@ def test_a_client_that_hangs_up_is_forgotten(server: Server, stream: bool) -> No
     assert 'active{point="dense"} 0.0' in server.metrics()
 
 
+def test_hostile_clients_get_answers_that_are_well_formed(server: Server) -> None:
+    address = urlsplit(server.address)
+    assert address.hostname
+    assert address.port
+    at = served.Server(server.process, address.hostname, address.port, 0.0)
+    results = asyncio.run(soak(at, 80, 12, np.random.default_rng(0)))
+    assert [name for name in results if name.startswith("FAULT")] == []
+    assert {"whole: 200", "stream: 200", "hang up: gone", "broken: 400", "megabyte: 413"} <= {*results}
+    metrics = server.metrics()
+    for status in (400, 404, 413):
+        assert f'paretoprune_refused_total{{status="{status}"}}' in metrics
+    assert len([*(server.run / "serving").glob("speeds-*.json")]) == 1  # measured meanwhile
+
+
 def cancelled(server: Server) -> float:
     name = 'paretoprune_requests_total{outcome="cancelled",point="dense"} '
     return sum(float(line.removeprefix(name)) for line in server.metrics().splitlines() if line.startswith(name))
@@ -153,6 +171,8 @@ def test_it_ends_when_it_is_told_to_with_a_line_for_each_request(server: Server)
         ("limits.active=0", "limits.active"),
         ("controller.point=nobody", "controller.point"),
         ("controller=slo controller.room=2", "controller.room"),
+        ("controller=difficulty controller.loss=-1", "controller.loss"),
+        ("controller=bandit controller.share=2", "controller.share"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_read(llama: Place, setting: str, words: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from serving.controllers import Offer, SloKeeper, Static
-from serving.requests import Slo
-from serving.speeds import WEIGHT, Forecast, Load, Speeds
+from serving.requests import Request, Slo
+from serving.speeds import WEIGHT, Forecast, Load, Speeds, Waiting
 from space.errors import UserError
 
 OFFERS = (
@@ -17,30 +19,47 @@ OFFERS = (
 SPEEDS = Speeds()
 for _point, _read, _step in (("dense", 1.0, 10.0), ("s1", 0.5, 6.0), ("s2", 0.2, 3.0)):
     SPEEDS.read(_point, 10, 10 * _read)
-    SPEEDS.stepped(_point, _step)
+    SPEEDS.stepped(_point, 1, _step)
+    SPEEDS.stepped(_point, 3, 2 * _step)
+Queue = tuple[tuple[str, int, int], ...]
 
 
-def load(waiting: tuple[tuple[str, int], ...] = (), writing: tuple[tuple[str, int], ...] = (), active: int = 4) -> Load:
-    return Load(SPEEDS, waiting, writing, active, prefill_tokens=100)
+def load(waiting: Queue = (), writing: tuple[tuple[str, int], ...] = (), active: int = 4) -> Load:
+    return Load(SPEEDS, [Waiting(*each) for each in waiting], writing, active, prefill_tokens=100)
 
 
-def test_speeds_follow_the_last_measurements() -> None:
+def asked(tokens: int, slo: Slo | None = None) -> Request:
+    return Request((0,) * tokens, 1, slo=slo)
+
+
+def test_speeds_follow_the_last_measurements_of_each_number_of_sequences() -> None:
     speeds = Speeds()
     assert (speeds.read_ms("x"), speeds.step_ms("x")) == (0, 0)
-    speeds.stepped("x", 10.0)
-    speeds.stepped("x", 20.0)
-    assert speeds.step_ms("x") == pytest.approx(10 + WEIGHT * 10)
+    speeds.stepped("x", 1, 10.0)
+    speeds.stepped("x", 1, 20.0)
+    assert speeds.step_ms("x") == speeds.step_ms("x", 8) == pytest.approx(10 + WEIGHT * 10)
+    assert not speeds.known("x")
+    speeds.read("x", 4, 8.0)
+    speeds.stepped("x", 5, 24.0)
+    assert (speeds.known("x"), speeds.read_ms("x")) == (True, 2.0)
+    assert [speeds.step_ms("x", size) for size in (1, 2, 3, 5, 8)] == pytest.approx([12, 15, 18, 24, 24])
+    other = Speeds()
+    other.take_over(json.loads(json.dumps(speeds.to_json())))
+    assert other.to_json() == speeds.to_json()
 
 
 @pytest.mark.parametrize(
     ("now", "expected"),
     [
         (load(), Forecast(50.0, 6.0)),  # 100 tokens at 0.5 ms, and steps of its own
-        (load(writing=(("dense", 9), ("dense", 5))), Forecast(50.0, 16.0)),  # both points step in turns
-        (load(waiting=(("dense", 250),)), Forecast(300.0, 6.0)),
-        (load(waiting=(("dense", 250),), writing=(("s2", 9),)), Forecast(300.0 + 3 * 3.0, 9.0)),  # between 4 pieces
-        (load(writing=(("s2", 90), ("s2", 20)), active=2), Forecast(50.0 + 20 * 3.0, 9.0)),  # until one has ended
-        (load(waiting=(("s2", 100),), writing=(("s2", 90), ("s2", 20)), active=2), Forecast(70.0 + 90 * 3.0, 9.0)),
+        (load(writing=(("dense", 9), ("dense", 5))), Forecast(50.0, 15.0 + 6.0)),  # both points step in turns
+        (load(writing=(("s1", 9), ("s1", 5))), Forecast(50.0, 12.0)),  # three in one step
+        (load(waiting=(("dense", 250, 9),)), Forecast(300.0, 10.0 + 6.0)),  # beside whom it will be written
+        (load(waiting=(("dense", 250, 9),), writing=(("s2", 9),)), Forecast(300.0 + 3 * 3.0, 19.0)),  # between 4 pieces
+        (load(writing=(("s2", 90), ("s2", 20)), active=2), Forecast(50.0 + 20 * 4.5, 9.0)),  # until one has ended
+        (load(waiting=(("s2", 100, 50),), writing=(("s2", 90), ("s2", 20)), active=2), Forecast(70.0 + 70 * 4.5, 9.0)),
+        (load(waiting=(("s2", 100, 99),), writing=(("s2", 90), ("s2", 20)), active=2), Forecast(70.0 + 90 * 4.5, 9.0)),
+        (load(writing=(("s2", 90),), active=1), Forecast(50.0 + 90 * 3.0, 6.0)),
     ],
 )
 def test_forecasts_by_hand(now: Load, expected: Forecast) -> None:
@@ -50,9 +69,9 @@ def test_forecasts_by_hand(now: Load, expected: Forecast) -> None:
 
 
 def test_static_takes_the_recommended_point_or_the_one_it_is_told() -> None:
-    assert Static(OFFERS).choose(10, None, load()) == "s1"
-    assert Static(OFFERS[::2]).choose(10, None, load()) == "dense"
-    assert Static(OFFERS, "smallest").choose(10, None, load()) == "s2"
+    assert Static(OFFERS).choose(asked(10), load()).point == "s1"
+    assert Static(OFFERS[::2]).choose(asked(10), load()).point == "dense"
+    assert Static(OFFERS, "smallest").choose(asked(10), load()).point == "s2"
     assert not Static(OFFERS).takes_slo
     with pytest.raises(UserError, match=r"one of dense, s0, s1, recommended, s2, fastest, smallest, got s9"):
         Static(OFFERS, "s9")
@@ -60,12 +79,12 @@ def test_static_takes_the_recommended_point_or_the_one_it_is_told() -> None:
 
 def test_the_best_point_in_time_answers() -> None:
     def chosen(slo: Slo | None, now: Load) -> str:
-        return SloKeeper(OFFERS, room=1.0).choose(100, slo, now)
+        return SloKeeper(OFFERS, room=1.0).choose(asked(100, slo), now).point
 
     assert chosen(None, load()) == "dense"
     assert chosen(Slo(first_token_ms=100.0), load()) == "dense"
     assert chosen(Slo(first_token_ms=99.0), load()) == "s1"
-    assert chosen(Slo(first_token_ms=100.0), load(waiting=(("s2", 100),))) == "s1"  # as the queue stands
+    assert chosen(Slo(first_token_ms=100.0), load(waiting=(("s2", 100, 1),))) == "s1"  # as the queue stands
     assert chosen(Slo(token_ms=5.0), load()) == "s2"
     assert chosen(Slo(first_token_ms=100.0, token_ms=5.0), load()) == "s2"
     assert chosen(Slo(first_token_ms=1.0), load()) == "s2"  # the fastest, where none is in time
@@ -74,15 +93,31 @@ def test_the_best_point_in_time_answers() -> None:
 def test_a_better_point_has_to_have_room() -> None:
     keeper = SloKeeper(OFFERS, first_token_ms=120.0)
     assert keeper.slo == Slo(120.0, None)
-    busy = load(waiting=(("dense", 50),))
-    assert keeper.choose(100, keeper.slo, busy) == "s1"  # 150 ms of the dense model
-    assert keeper.choose(100, keeper.slo, load()) == "s1"  # 100 ms: in time, but more than 0.8 of it
-    assert keeper.choose(90, keeper.slo, load()) == "dense"
-    assert keeper.choose(115, keeper.slo, load()) == "dense"  # which it stays up to the limit
+
+    def chosen(tokens: int, now: Load) -> str:
+        return keeper.choose(asked(tokens, keeper.slo), now).point
+
+    assert chosen(100, load(waiting=(("dense", 50, 1),))) == "s1"  # 150 ms of the dense model
+    assert chosen(100, load()) == "s1"  # 100 ms: in time, but more than 0.8 of it
+    assert chosen(90, load()) == "dense"
+    assert chosen(115, load()) == "dense"  # which it stays up to the limit
+
+
+def test_points_that_are_not_measured_are_taken_where_no_other_is() -> None:
+    speeds, slo = Speeds(), Slo(first_token_ms=60.0)
+
+    def chosen(slo: Slo | None) -> str:
+        return SloKeeper(OFFERS).choose(asked(100, slo), Load(speeds, (), (), 4, 100)).point
+
+    assert (chosen(None), chosen(slo)) == ("dense", "s2")
+    for ms, expected in ((100.0, "dense"), (50.0, "dense")):  # too late, but what is known; and in time
+        speeds.read("dense", 100, ms)
+        speeds.stepped("dense", 1, 1.0)
+        assert chosen(slo) == expected
 
 
 def test_order_is_by_loss() -> None:
-    assert SloKeeper(OFFERS[::-1]).choose(1, None, load()) == "dense"
+    assert SloKeeper(OFFERS[::-1]).choose(asked(1), load()).point == "dense"
 
 
 @pytest.mark.parametrize(

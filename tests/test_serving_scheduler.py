@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +16,8 @@ from helpers_run import CHARACTERS
 from helpers_serving import GREEDY, TIE, Gated, Heard, Points, ask, greedy_alone, make_points, running
 
 from serving.limits import Limits
-from serving.requests import BusyError, Likely, Request, Sampling, Served, Slo
+from serving.requests import BusyError, Choice, Likely, Request, Sampling, Served, Slo
+from serving.warming import Warming
 from space.errors import UserError
 
 NEW = 24
@@ -115,7 +119,7 @@ def test_a_full_queue_says_when_to_come_again(points: Points) -> None:
     with running(points, Limits(active=1, queue=2), {"cut": model}) as scheduler:
         request = Request(prompts(1)[0], 2, GREEDY)
         first = ask(scheduler, "cut", request)
-        until(lambda: len(scheduler.load().waiting) == 1 and scheduler.load().waiting[0][1] > 0)
+        until(lambda: len(scheduler.load().waiting) == 1 and scheduler.load().waiting[0].tokens > 0)
         until(lambda: not scheduler._waiting)  # it is being read
         waiting = [ask(scheduler, "cut", request) for _ in range(2)]
         with pytest.raises(BusyError) as busy:
@@ -172,7 +176,6 @@ def test_the_end_of_the_server_is_the_end_of_all(points: Points) -> None:
 def test_what_is_known_of_a_request(points: Points) -> None:
     records: list[Served] = []
     with running(points, None, None, records.append, ends=()) as scheduler:
-        scheduler.warm()
         for slo in (None, Slo(first_token_ms=1e-6), Slo(first_token_ms=1e6, token_ms=1e6)):
             ask(scheduler, "cut", Request((1, 2, 3), 5, GREEDY, slo=slo)).wait()
     assert [record.slo_kept for record in records] == [None, False, True]
@@ -183,8 +186,75 @@ def test_what_is_known_of_a_request(points: Points) -> None:
         assert (
             0 <= record.waited_s <= record.first_token_s <= record.first_token_s + 4 * record.token_s <= record.seconds
         )
-    assert scheduler.speeds.read_ms("dense") > 0
-    assert scheduler.speeds.step_ms("dense") > 0
+    assert scheduler.speeds.known("cut")
+    assert not scheduler.speeds.known("dense")
+
+
+def test_whoever_learns_is_told_whole_answers(points: Points) -> None:
+    told: list[tuple[Sequence[int], Sequence[int]]] = []
+    choice = Choice("cut", 0.5, lambda prompt, answer: told.append((prompt, [*answer])))
+    request, records = Request(prompts(1)[0], 5, GREEDY, choice=choice), list[Served]()
+    with running(points, None, None, records.append, ends=()) as scheduler:
+        ask(scheduler, "cut", request).wait()
+        heard = Heard()
+        (job,) = scheduler.submit("cut", [(replace(request, new_tokens=10_000), heard)])
+        assert heard.begun.wait(60)
+        job.cancel()
+        heard.wait()
+        until(lambda: len(records) == 2)
+    assert told == [(request.prompt, greedy_alone(points.models["cut"], request.prompt, 5)[0])]
+    assert [record.predicted_loss for record in records] == [0.5, 0.5]
+
+
+def test_calls_are_made_between_steps_and_their_errors_are_the_callers(points: Points) -> None:
+    model = Gated(points.models["cut"])
+    with running(points, None, {"cut": model}, ends=()) as scheduler:
+        heard = ask(scheduler, "cut", Request(prompts(1)[0], 50, GREEDY))
+        until(lambda: not scheduler._waiting)
+        order: list[str] = []
+        calls = [scheduler.call(partial(order.append, "first")), scheduler.call(partial(order.append, "second"))]
+        calls.append(scheduler.call(partial(order.append, "soon"), soon=True))
+        wrong = scheduler.call(lambda: 1 // 0)
+        model.gate.release(8)
+        for call in calls:
+            assert call.result(60) is None
+        with pytest.raises(ZeroDivisionError):
+            wrong.result(60)
+        assert order == ["soon", "first", "second"]
+        assert heard.end is None
+        model.open()
+        heard.wait()
+    assert scheduler.call(lambda: None).cancelled()
+
+
+def test_points_are_measured_while_others_are_served_and_never_again(points: Points, tmp_path: Path) -> None:
+    def stored() -> bool:
+        texts = [file.read_text() for file in (tmp_path / "serving").glob("speeds-*.json")]
+        return any({*json.loads(text)["read_ms"]} == {"dense", "cut"} for text in texts)
+
+    with running(points, Limits(active=3), ends=()) as scheduler:
+        assert Warming(points.models, scheduler, tmp_path).begin() == 2
+        ask(scheduler, "dense", Request(prompts(1)[0], 30, GREEDY)).wait()
+        until(stored)  # the file of the last one
+    (file,) = (tmp_path / "serving").iterdir()
+    content = json.loads(file.read_text())
+    assert (content["about"]["dtype"], content["about"]["threads"]) == ("float32", torch.get_num_threads())
+    assert {*content["step_ms"]["dense"]} == {"1", "3"}
+    with running(points) as again:
+        assert Warming(points.models, again, tmp_path).begin() == 0
+        assert again.speeds.step_ms("dense", 3) == content["step_ms"]["dense"]["3"]
+        file.write_text("{}")
+        with pytest.raises(UserError, match=r"to be a server's speeds, got: KeyError.*Delete it"):
+            Warming(points.models, again, tmp_path)
+
+
+def test_a_measurement_that_fails_is_told(points: Points, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = Gated(points.models["cut"])
+    model.failing = True
+    model.open()
+    with running(points, None, {"cut": model}) as scheduler:
+        Warming({"cut": model}, scheduler, tmp_path).begin()
+        until(lambda: "not all measured: RuntimeError: out of memory" in caplog.text)
 
 
 @pytest.mark.parametrize(

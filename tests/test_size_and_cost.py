@@ -78,6 +78,8 @@ def test_removed_blocks_take_their_norms_along(family: str) -> None:
     for layer in (without_mlp, gone):
         for name in ARCHITECTURES[family].mlp.modules:
             delattr(layer, name)
+    for name in ARCHITECTURES[family].norms:  # which both blocks share
+        delattr(gone, name)
     shapes = (dense, replace(dense, query_heads=0, kv_heads=0), replace(dense, mlp_channels=0), LayerShape(0, 0, 0))
     counted = [count(layer.parameters()) for layer in (whole, without_attention, without_mlp, gone)]
     assert [layer_params(spec, shape) for shape in shapes] == counted

@@ -42,6 +42,7 @@ DESIGNS = {
 }
 LLAMA_3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 LAYER_TYPES = ["sliding_attention", "full_attention"] * 2
+PLAIN = ("arcee", "ernie4_5", "olmo2", "cohere", "cohere2")
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e5, **LLAMA_3}},
     "mistral": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}, "sliding_window": 7},
@@ -65,6 +66,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "sliding_window": 7,
     },
     "gpt2": {},
+    "gpt_neox": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.5}},
+    **{family: {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}} for family in PLAIN},
+    "stablelm": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.34}},
+    "glm": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.5}},
+    "glm4": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.5}},
+    "olmo3": {},
+    "gemma2": {"attn_logit_softcapping": None},  # which transformers 4 leaves out without attn_implementation="eager"
     "exaone4": {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e5, **LLAMA_3}},
     "gemma": {"rope_parameters": {"rope_type": "default", "rope_theta": 2e4}},
     "gemma3_text": {

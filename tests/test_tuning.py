@@ -68,11 +68,11 @@ def quality(supernet: Supernet, model: Any) -> tuple[float, float]:
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_fidelity_scores_the_model_that_is_handed_out(
-    stage: int, family: str, make_supernet: MakeSupernet, tmp_path: Path
+    stage: int, unlike_family: str, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
-    supernet = make_supernet(family)
+    supernet = make_supernet(unlike_family)
     tuning = tuning_of(supernet, tmp_path / "tuned")
-    cuts = [fitting(family, design) for design in (CUT, GONE)]
+    cuts = [fitting(unlike_family, design) for design in (CUT, GONE)]
     for evaluation in [e for c in cuts for e in asked(supernet, tuning, stage).evaluate([c])]:
         kl, ppl = quality(supernet, tuning.model(evaluation.candidate, stage))
         assert evaluation.status == "ok"

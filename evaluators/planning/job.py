@@ -104,7 +104,14 @@ class Job:
         spec, layer = self.spec, self.dense.layers[0]
         every = layer_params(spec, layer)
         matrices = replace(
-            spec, qkv_bias=False, o_bias=False, mlp_bias=False, attention_norms=0, mlp_norms=0, qk_norm=False
+            spec,
+            qkv_bias=False,
+            o_bias=False,
+            mlp_bias=False,
+            attention_norms=0,
+            mlp_norms=0,
+            layer_norms=0,
+            qk_norm=False,
         )
         small = every - layer_params(matrices, layer)
         outputs = spec.hidden * (spec.query_heads * spec.head_dim + spec.mlp_channels)

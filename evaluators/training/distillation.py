@@ -32,28 +32,27 @@ WORSE = 4.0  # times the first loss
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Mean of lse(W h) − h · target, whose gradient by h is Wᵀ softmax(W h) − target; logits are never stored."""
+    """Mean of what `OutputHead.cross_entropy` gives, with its gradient; logits are never stored."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: OutputHead, target: Tensor) -> Tensor:
-        wide = hidden.float()
-        lse, embedding = head.expected(wide, exact=False)
-        ctx.save_for_backward(embedding.sub_(target))
+    def forward(ctx: Any, hidden: Tensor, head: OutputHead, labels: Tensor) -> Tensor:
+        loss, gradient = head.cross_entropy(hidden.float(), labels)
+        ctx.save_for_backward(gradient)
         ctx.dtype = hidden.dtype
-        return (lse - (wide * target).sum(-1)).mean()
+        return loss.mean()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (difference,) = ctx.saved_tensors
-        return (gradients[0] * difference / len(difference)).to(ctx.dtype), None, None
+        (gradient,) = ctx.saved_tensors
+        return (gradients[0] * gradient / len(gradient)).to(ctx.dtype), None, None
 
 
-def cross_entropy(hidden: Tensor, head: OutputHead, target: Tensor) -> Tensor:
-    """Mean cross-entropy of hidden states `(tokens, hidden)` with soft labels of expected output embedding `target`.
+def cross_entropy(hidden: Tensor, head: OutputHead, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of hidden states `(tokens, hidden)` with labels, see `OutputHead.mean_logit`.
 
-    It is differentiable by `hidden` alone. `target` has the same shape: Wᵀp for labels p, a row of W for one word.
+    It is differentiable by `hidden` alone.
     """
-    loss: Tensor = _CrossEntropy.apply(hidden, head, target)
+    loss: Tensor = _CrossEntropy.apply(hidden, head, labels)
     return loss
 
 
@@ -74,6 +73,7 @@ class Student:
         self.step = 0
         self._settings = settings
         self._head = OutputHead.of(model, tokens)
+        self._warm_head = OutputHead.of(model, tokens, temperature=settings.temperature)
         self._losses: list[float] = []
         if settings.trainable == "adapters":
             _add_adapters(model, settings)
@@ -132,10 +132,10 @@ class Student:
         with recorded_streams(self.model, places) as streams:
             hidden = stack_of(self.model)(lesson.tokens, use_cache=False).last_hidden_state
         flat, warm = hidden.flatten(0, 1), settings.temperature
-        divergence = cross_entropy(flat / warm, self._head, lesson.embedding) - lesson.cross.mean()
+        divergence = cross_entropy(flat, self._warm_head, lesson.known) - lesson.cross.mean()
         loss = (1 - settings.lm) * warm**2 * divergence
         if settings.lm:
-            words = self._head.words(lesson.tokens[:, 1:]).flatten(0, 1)
+            words = lesson.tokens[:, 1:].flatten()
             loss = loss + settings.lm * cross_entropy(hidden[:, :-1].flatten(0, 1), self._head, words)
         for layer, target in lesson.streams.items():
             off = (streams[layer].float() - target).pow(2).sum(-1) / target.pow(2).sum(-1)

@@ -27,7 +27,7 @@ def of_words(teacher: Any, tokens: Tensor) -> Loss:
     lesson = taught(teacher, head, tokens)
 
     def loss(hidden: Tensor) -> Tensor:
-        return cross_entropy(hidden.flatten(0, 1), head, lesson.embedding) - lesson.cross.mean()
+        return cross_entropy(hidden.flatten(0, 1), head, lesson.known) - lesson.cross.mean()
 
     return loss
 

@@ -1,7 +1,8 @@
 """What the dense model says of the training text, computed once and shared by all students: on disk, memory-mapped.
 
 The divergence of a student from the teacher, and its gradient by the student's last hidden state h, need the teacher's
-probabilities p in one form alone, the expected output embedding Wᵀp (`evaluators.divergence`). So a hidden-sized vector
+probabilities p in one form alone, the expected output embedding Wᵀp (`evaluators.divergence`); where logits are
+soft-capped, the teacher's hidden state stands in its place (`evaluators.output_head`). So a hidden-sized vector
 a token stands for the whole vocabulary, with nothing cut off: no top-k, no tail term, no error beyond float32's. Where
 residual streams are to be matched too, the teacher's are stored beside it.
 
@@ -30,7 +31,7 @@ from space.files import whole_directory
 from space.models.stack import layers_of, stack_of
 
 _META = "teacher.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,13 @@ class Lesson:
 
     Attributes:
         tokens: Ids, `(windows, length)`.
-        embedding: The teacher's expected output embedding at the temperature, `(windows · length, hidden)`.
-        cross: lse(z_T / T) − (h_T / T) · Wᵀp, `(windows · length,)`: the divergence is relative to it.
+        known: What is kept of the teacher at the temperature, see `OutputHead.expected`, `(windows · length, hidden)`.
+        cross: Its cross-entropy with itself, `(windows · length,)`: the divergence is relative to it.
         streams: The residual stream behind each matched layer, by layer, `(windows · length, hidden)`.
     """
 
     tokens: Tensor
-    embedding: Tensor
+    known: Tensor
     cross: Tensor
     streams: Mapping[int, Tensor]
 
@@ -54,8 +55,8 @@ class Lesson:
 def taught(model: Any, head: OutputHead, tokens: Tensor) -> Lesson:
     """What the dense model says of some windows `(windows, length)`, for text that is looked at once."""
     states = stack_of(model)(tokens, use_cache=False).last_hidden_state.flatten(0, 1).float()
-    lse, embedding = head.expected(states, exact=False)  # as good as the gradient that it is for
-    return Lesson(tokens, embedding, lse - (states * embedding).sum(-1), {})
+    lse, known = head.expected(states, exact=False)  # as good as the gradient that it is for
+    return Lesson(tokens, known, lse - head.mean_logit(states, known), {})
 
 
 class Teacher:
@@ -102,7 +103,7 @@ class Teacher:
                 (unfinished / _META).write_text(text)
         hidden, count = model.config.hidden_size, tokens.numel()
         self._streams = {layer: self._open(f"stream-{layer}", count, hidden) for layer in layers}
-        self._embedding = self._open("embedding", count, hidden)
+        self._known = self._open("known", count, hidden)
         self._cross = self._open("cross", count)
         self._starts = np.cumsum([0, *(part.numel() for part in self._parts)])
 
@@ -115,20 +116,20 @@ class Teacher:
             return torch.from_numpy(np.array(array[rows])).to(self._device)
 
         streams = {layer: read(array) for layer, array in self._streams.items()}
-        return Lesson(self._parts[number].to(self._device), read(self._embedding), read(self._cross), streams)
+        return Lesson(self._parts[number].to(self._device), read(self._known), read(self._cross), streams)
 
     @torch.inference_mode()
     def _write(self, model: Any, temperature: float, directory: Path, on_lesson: Callable[[int, int], None]) -> None:
-        head = OutputHead.of(model, self._parts[0].numel())
+        head = OutputHead.of(model, self._parts[0].numel(), temperature=temperature)
         with ExitStack() as stack:
-            names = ("embedding", "cross", *(f"stream-{layer}" for layer in self.layers))
+            names = ("known", "cross", *(f"stream-{layer}" for layer in self.layers))
             files = {name: stack.enter_context((directory / f"{name}.f32").open("wb")) for name in names}
             for number, part in enumerate(self._parts):
                 with recorded_streams(model, {layer: layer for layer in self.layers}) as streams:
                     final = stack_of(model)(part.to(self._device), use_cache=False).last_hidden_state
-                scaled = final.flatten(0, 1).float() / temperature
-                lse, embedding = head.expected(scaled)
-                tensors = {"embedding": embedding, "cross": lse - (scaled * embedding).sum(-1)}
+                states = final.flatten(0, 1).float()
+                lse, known = head.expected(states)
+                tensors = {"known": known, "cross": lse - head.mean_logit(states, known)}
                 tensors |= {f"stream-{layer}": stream for layer, stream in streams.items()}
                 for name, tensor in tensors.items():
                     files[name].write(tensor.float().cpu().numpy().tobytes())

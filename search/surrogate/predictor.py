@@ -1,8 +1,9 @@
 """Surrogates: what a candidate's quality will be, from features of its genes, and how sure that is.
 
 A linear trend over sums of blocks comes first; every row of `ROWS` is one kind of regression, behind the same protocol,
-of what the trend leaves. `auto` cross-validates them all at each fit, by Kendall's tau, and takes the best: a search
-needs to know which of two candidates is better, before it needs to know by how much.
+of what the trend leaves. `auto` cross-validates them all, by Kendall's tau, and takes the best: a search needs to know
+which of two candidates is better, before it needs to know by how much. That is dear beside a fit, and is done again
+only when much more is known.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from search.surrogate.features import Described
 from space.errors import UserError
 
 FOLDS = 5
+MUCH_MORE = 1.5  # times the values that rows were compared on: then they are compared again
 
 
 class Predictor(Protocol):
@@ -241,7 +243,7 @@ class Surrogate:
 
     Attributes:
         chosen: The row in use; empty before the first fit.
-        taus: Kendall's tau of the cross-validated predictions of each row that was tried.
+        taus: Kendall's tau of the cross-validated predictions of each row that was tried, when they were compared.
     """
 
     def __init__(self, predictor: str = "auto") -> None:
@@ -258,12 +260,19 @@ class Surrogate:
         self._rows = tuple(ROWS) if predictor == "auto" else (predictor,)
         self.chosen = ""
         self.taus: dict[str, float] = {}
+        self._compared = 0
+        self._log = False
 
     def fit(self, features: Described, values: npt.ArrayLike) -> None:
-        """Chooses a row and learns, from the features of candidates and their values `(candidates,)`."""
+        """Learns, from the features of candidates and their values `(candidates,)`, and now and then chooses a row."""
         measured = np.asarray(values, dtype=np.float64)
-        self._log = bool(measured.min() > 0 and measured.max() > 10 * measured.min())
+        logarithms, self._log = self._log, bool(measured.min() > 0 and measured.max() > 10 * measured.min())
         target = np.log(measured) if self._log else measured
+        if logarithms == self._log and len(target) < MUCH_MORE * self._compared:
+            self._model = Trend(ROWS[self.chosen]())
+            self._model.fit(features, target)
+            return
+        self._compared = len(target)
         models = {row: Trend(ROWS[row]()) for row in self._rows}
         for model in models.values():
             if model.tunes:

@@ -6,7 +6,8 @@ import asyncio
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,13 +18,13 @@ from starlette.exceptions import HTTPException
 
 from serving.api.answers import ChatForm, CompletionForm, Form, Tokens
 from serving.api.asking import Asking, unless_gone
-from serving.api.errors import ApiError
+from serving.api.errors import ApiError, busy
 from serving.api.metrics import TYPE, Metrics
 from serving.api.prompts import Prompts
 from serving.api.schema import Asked, ChatAsked, CompletionAsked
 from serving.controllers import AUTO, Controller, Offer
+from serving.requests import BusyError, Sampling, Slo
 from serving.requests import Request as Wanted
-from serving.requests import Sampling, Slo
 from serving.scheduler import Scheduler
 
 COMPLETION_TOKENS = 16  # of a completion that says no number, as at OpenAI
@@ -122,12 +123,20 @@ class Desk:
                 "written. Shorten the prompt or max_tokens.",
                 code="context_length_exceeded",
             )
-        point = self._ids.get(asked.model)
-        if point is None:
-            point = service.controller.choose(longest, slo, service.scheduler.load())
         count = min(usual, most, room) if given is None else given
         sampling = Sampling(asked.temperature, asked.top_p, asked.seed, top)
-        return point, [Wanted(prompt, count, sampling, asked.stops, slo) for prompt in prompts]
+        wanted = [Wanted(prompt, count, sampling, asked.stops, slo) for prompt in prompts]
+        if (point := self._ids.get(asked.model)) is not None:
+            return point, wanted
+        longest_one = max(wanted, key=lambda each: len(each.prompt))
+        try:
+            service.scheduler.require_room(len(wanted))  # before anybody looks at the prompt
+            choice = service.controller.choose(longest_one, service.scheduler.load())
+        except BusyError as error:
+            raise busy(error) from error
+        except CancelledError as error:
+            raise ApiError(503, "The server has ended.") from error
+        return choice.point, [replace(each, choice=choice) for each in wanted]
 
     def _slo(self, asked: Asked) -> Slo | None:
         controller = self._service.controller

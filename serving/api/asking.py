@@ -12,7 +12,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 
 from serving.api.answers import Form, Written, usage
-from serving.api.errors import ApiError
+from serving.api.errors import ApiError, busy
 from serving.requests import BusyError, End, Piece, Request
 from serving.scheduler import Scheduler
 
@@ -42,8 +42,7 @@ class Asking:
         try:
             self._jobs = scheduler.submit(point, listeners)
         except BusyError as error:
-            headers = {"Retry-After": str(error.retry_s)}
-            raise ApiError(429, str(error), code="queue_full", headers=headers) from error
+            raise busy(error) from error
 
     def _hear(self, index: int, message: Piece | End) -> None:
         with suppress(RuntimeError):  # the loop has ended, and with it whoever listened

@@ -7,6 +7,8 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from serving.requests import BusyError
+
 KINDS: Mapping[int, str] = {401: "authentication_error", 429: "rate_limit_error"}
 
 
@@ -42,3 +44,8 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         """As an answer."""
         return JSONResponse(self.body(), self.status, self.headers)
+
+
+def busy(error: BusyError) -> ApiError:
+    """That a queue is full, with when to come again."""
+    return ApiError(429, str(error), code="queue_full", headers={"Retry-After": str(error.retry_s)})

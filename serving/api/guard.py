@@ -30,7 +30,15 @@ class Guard:
     * A body has at most so many bytes, and comes in time; so many requests are open at once.
     """
 
-    def __init__(self, app: App, host: str, token: str | None, body_bytes: int, open_requests: int) -> None:
+    def __init__(
+        self,
+        app: App,
+        host: str,
+        token: str | None,
+        body_bytes: int,
+        open_requests: int,
+        refused: Callable[[int], None] = lambda status: None,
+    ) -> None:
         """Sets the rules.
 
         Args:
@@ -39,9 +47,10 @@ class Guard:
             token: None to ask for none.
             body_bytes: At most.
             open_requests: At most.
+            refused: Told the status of each error that is answered.
         """
         self._app, self._names, self._token, self._most = app, Names(host), token, body_bytes
-        self._open, self._most_open = 0, open_requests
+        self._open, self._most_open, self._refused = 0, open_requests, refused
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -59,12 +68,10 @@ class Guard:
             headers = Headers(scope=scope)
             self._check(scope["path"], headers)
             body = await asyncio.wait_for(self._body(headers, receive), BODY_S)
-        except ApiError as error:
-            await error.response()(scope, receive, send)
-            return
-        except TimeoutError:
-            late = ApiError(408, f"Expected the whole request in {BODY_S:g} seconds.", headers={"Connection": "close"})
-            await late.response()(scope, receive, send)
+        except (ApiError, TimeoutError) as error:
+            told = error if isinstance(error, ApiError) else _late()
+            self._refused(told.status)
+            await told.response()(scope, receive, send)
             return
         if body is None:  # the client is gone
             return
@@ -121,3 +128,7 @@ class Guard:
             code="request_too_large",
             headers={"Connection": "close"},
         )
+
+
+def _late() -> ApiError:
+    return ApiError(408, f"Expected the whole request in {BODY_S:g} seconds.", headers={"Connection": "close"})

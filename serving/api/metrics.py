@@ -7,12 +7,14 @@ from functools import partial
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from serving.controllers import Controller
 from serving.requests import Served
 from serving.scheduler import Scheduler
 
 TYPE = CONTENT_TYPE_PLAIN_0_0_4
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+NATS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 _NAME = "paretoprune_"
 
 
@@ -37,16 +39,23 @@ class Metrics:
         self._first = Histogram(f"{_NAME}first_token_seconds", words, by, buckets=SECONDS, registry=own)
         words = "From token to token, the mean of a request."
         self._token = Histogram(f"{_NAME}token_seconds", words, by, buckets=TOKEN_SECONDS, registry=own)
+        words = "What a request was expected to lose against the dense model, in nats a token, where that is predicted."
+        self._loss = Histogram(f"{_NAME}predicted_loss_nats", words, by, buckets=NATS, registry=own)
+        words = "What the controller knows of its own work."
+        self._controller = Gauge(f"{_NAME}controller", words, ("figure",), registry=own)
         self._queue = Gauge(f"{_NAME}queue", "Requests that wait or are being read.", registry=own)
         self._active = Gauge(f"{_NAME}active", "Requests that are being written.", by, registry=own)
 
-    def watch(self, scheduler: Scheduler, points: list[str]) -> None:
-        """Shows a scheduler's load whenever somebody looks.
+    def watch(self, scheduler: Scheduler, controller: Controller, points: list[str]) -> None:
+        """Shows a scheduler's load, and a controller's figures, whenever somebody looks.
 
         Args:
             scheduler: Whose.
+            controller: Whose.
             points: The ids of all that it serves.
         """
+        for figure in controller.figures():
+            self._controller.labels(figure).set_function(partial(_figure, controller, figure))
         self._queue.set_function(lambda: len(scheduler.load().waiting))
         for point in points:
             self._active.labels(point).set_function(partial(_writing, scheduler, point))
@@ -62,6 +71,8 @@ class Metrics:
             self._slo.labels(point, str(served.slo_kept).lower()).inc()
         if served.first_token_s is not None:
             self._first.labels(point).observe(served.first_token_s)
+        if served.predicted_loss is not None:
+            self._loss.labels(point).observe(served.predicted_loss)
         if served.token_s is not None:
             self._token.labels(point).observe(served.token_s)
 
@@ -76,3 +87,7 @@ class Metrics:
 
 def _writing(scheduler: Scheduler, point: str) -> float:
     return sum(each == point for each, _ in scheduler.load().writing)
+
+
+def _figure(controller: Controller, name: str) -> float:
+    return controller.figures()[name]

@@ -25,9 +25,9 @@ def guarded_app(service: Service, metrics: Metrics, host: str, token: str | None
         host: What the server binds to.
         token: What a client must know; None for nothing.
     """
-    metrics.watch(service.scheduler, [offer.id for offer in service.offers])
-    limits = service.scheduler.limits
-    return Guard(make_app(service, metrics), host, token, limits.body_bytes, 2 * (limits.active + limits.queue) + 16)
+    metrics.watch(service.scheduler, service.controller, [offer.id for offer in service.offers])
+    limits, app = service.scheduler.limits, make_app(service, metrics)
+    return Guard(app, host, token, limits.body_bytes, 2 * (limits.active + limits.queue) + 16, metrics.refused)
 
 
 def serve_until_stopped(

@@ -2,6 +2,7 @@
 
 - `registry`: the formats by name; `requirements`: what is asked of one before any work.
 - `checkpoint`: what of a subnet goes into a checkpoint of any format.
+- `trimmed`: a subnet with fewer tokens, for any of the formats.
 - `equal_forms`: layers written larger without changing what they compute, for formats without a word for their shape.
 - `llama_arithmetic`: what engines take for granted of a Llama.
 - `greedy`: what other engines continue greedily, compared with the checkpoint.

@@ -15,7 +15,7 @@ from space.formats.deci.export import check_deci, export_deci
 from space.formats.gguf.export import check_gguf, export_gguf
 from space.formats.hf.export import check_hf, check_hf_uniform, export_checkpoint
 from space.formats.model_card import Card
-from space.formats.requirements import DECI_FLAVOURS, ENGINES, GGUF_TYPES, require_format
+from space.formats.requirements import DECI_FLAVOURS, ENGINES, FORMATS, GGUF_TYPES, require_format
 from space.formats.traced.export import check_traced, export_traced
 
 
@@ -74,6 +74,12 @@ _DECI_ROWS = {
     for flavour, ending in zip(DECI_FLAVOURS, ("", "-ffn_mult"), strict=True)
 }
 _GGUF_ROWS = {kind: _gguf(kind) for kind in GGUF_TYPES}
+
+
+def checks() -> dict[str, Callable[[Subnet], object]]:
+    """By name of a format, what refuses what it cannot hold, whether or not what it is checked with is installed."""
+    rows = {**_ROWS, "deci": _DECI_ROWS["vllm"], "gguf": _GGUF_ROWS["f16"]}
+    return {name: rows[name].check for name in FORMATS}
 
 
 def format_of(name: str, gguf_type: str, deci_flavour: str = "vllm") -> Format:

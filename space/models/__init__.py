@@ -1,7 +1,7 @@
 """Dense models, and the classes of their subnets.
 
 - `architectures`: where families keep their parts, as rows of data.
-- `names`: what modules are called that mean the same in every family.
+- `layout`: what such a row is made of; `names`: what modules are called that mean the same in every family.
 - `stack`: where a model keeps its layers, by its row.
 - `loading`: a hub id, a directory or the default to a model, its tokenizer and its facts.
 - `facts`: what the search knows of a model, from its configuration and modules.
@@ -12,6 +12,7 @@
 - `hub`: snapshots of the model hub.
 - `base_card`: what a model's own card says that holds for its subnets.
 - `embedded`: the default model and text, which need no hub.
+- `inspect`: a command that prints how a checkpoint is understood.
 - `pruned`: classes and configuration of a pruned model in transformers.
 - `modeling_pruned`: the modelling code that exports carry.
 - `vector_math`: makes vectorised functions precise.

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from space.candidate import LayerShape
 from space.errors import UserError
 from space.models.architectures import architecture_of
+from space.models.layout import Architecture
 from space.models.stack import layers_of, stack_of
 from space.spec import ModelSpec
 from space.task import TASKS
@@ -57,8 +58,11 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
     transposed = {
         layout.path(name) for layout in architecture.blocks.values() for name in layout.projections if layout.transposed
     }
+    parallel = architecture.parallel
+    norms = (*architecture.norms, *architecture.attention.norms)
     layers: nn.ModuleList = layers_of(model)
     biases = {path: layers[0].get_submodule(path).bias is not None for path in expected}
+    _check_modules(layers[0], architecture)
     for index, layer in enumerate(layers):
         for path, shape in expected.items():
             projection: Any = layer.get_submodule(path)
@@ -91,13 +95,37 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         gated="gate" in (part for projection in architecture.mlp.inputs for part in projection.parts),
         attention_norms=len(architecture.attention.norms),
         mlp_norms=len(architecture.mlp.norms),
-        norm_bias=getattr(layers[0].get_submodule(architecture.attention.norms[0]), "bias", None) is not None,
-        qk_norm=bool(architecture.qk_norms),
+        layer_norms=len(architecture.norms),
+        norm_bias=getattr(layers[0].get_submodule(norms[0]), "bias", None) is not None,
+        qk_norm=bool(architecture.qk_norms or architecture.attention.row_norms),
+        wide_qk_norm=bool(architecture.attention.row_norms),
+        parallel=parallel if isinstance(parallel, bool) else getattr(config, parallel),
         positions=0 if table is None else table.weight.shape[0],
-        merges=names.kv_heads is not None and not _is_partly_rotary(config),
+        merges=names.kv_heads is not None and not architecture.neighbours and not _is_partly_rotary(config),
         rest=rest,
         task=architecture.task,
     )
+
+
+def _check_modules(layer: nn.Module, architecture: Architecture) -> None:
+    """Compares a layer with its family's row.
+
+    Raises:
+        AttributeError: It lacks a norm.
+        ValueError: It has parameters in other modules.
+    """
+    held = {*architecture.norms, *(norm for layout in architecture.blocks.values() for norm in layout.norms)}
+    for layout in architecture.blocks.values():
+        held |= {layout.path(name) for name in (*layout.by_rows, layout.output)}
+    held |= {architecture.attention.path(name) for name in architecture.qk_norms}
+    for name in held:
+        layer.get_submodule(name)
+    others = sorted(name for name, _ in layer.named_parameters() if name.rpartition(".")[0] not in held)
+    if others:
+        raise ValueError(
+            f"a layer has parameters that its family's others lack, such as {others[0]}; models with them are not "
+            "supported."
+        )
 
 
 def _is_partly_rotary(config: Any) -> bool:

@@ -67,6 +67,43 @@ class LoadedModel:
     companions: Mapping[str, bytes] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Understood:
+    """A checkpoint whose configuration, tokenizer and headers fit each other; its weights are not read.
+
+    Attributes:
+        directory: Where it is.
+        outline: The model on the meta device, in the checkpoint's dtype.
+        tokenizer: Its tokenizer.
+        spec: Its facts, without a digest.
+        commit: Of a hub id; None for a directory.
+    """
+
+    directory: Path
+    outline: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    spec: ModelSpec
+    commit: str | None
+
+
+def understood(
+    path: str | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    lengths: Mapping[str, int],
+    task: str | None = CAUSAL_LM,
+) -> Understood:
+    """What of `load_model` needs no weights; arguments and errors are its own, and without a task any will do."""
+    check = partial(checked_config, trust_remote_code=trust_remote_code, lengths=lengths, task=task)
+    directory, name, commit = _locate(path, default_model(task or CAUSAL_LM), revision, trust_remote_code, check)
+    check_files(directory)
+    config = check(directory)
+    tokenizer = _read_tokenizer(directory, trust_remote_code)
+    outline = check_weights(directory, config, trust_remote_code)
+    spec = checked_spec(outline, name, "", config.model_type)
+    return Understood(directory, outline, tokenizer, spec, commit)
+
+
 def load_model(
     path: str | None = None,
     *,
@@ -102,15 +139,9 @@ def load_model(
     settle_vector_math()
     run_device = resolve_device(device)
     run_dtype = resolve_dtype(dtype, run_device)
-    check = partial(checked_config, trust_remote_code=trust_remote_code, lengths=lengths or {}, task=task)
-    default = default_model(task)
-    directory, name, commit = _locate(path, default, revision, trust_remote_code, check)
-    check_files(directory)
-    config = check(directory)
-    family = config.model_type
-    tokenizer = _read_tokenizer(directory, trust_remote_code)
-    outline = check_weights(directory, config, trust_remote_code)
-    check_spec(checked_spec(outline, name, "", family))
+    seen = understood(path, revision, trust_remote_code, lengths or {}, task)
+    directory, name, commit, family = seen.directory, seen.spec.name, seen.commit, seen.spec.family
+    check_spec(seen.spec)
     own_digest = checkpoint_digest(directory)
     if digest not in (None, own_digest):
         raise UserError(
@@ -118,20 +149,20 @@ def load_model(
             "other weights or another config.json. Set model.path to where the run's model is now (of a hub id, also "
             "model.revision to its commit; config.yaml of the run says both), or start a new run."
         )
-    model = _read_model(directory, config, trust_remote_code, outline.dtype)
+    model = _read_model(directory, trust_remote_code, seen.outline)
     spec = checked_spec(model, name, own_digest, family)
     model.eval().requires_grad_(False)
     check_finite(directory, run_dtype)
     streamed = is_streamed(spec, run_dtype, run_device, device_bytes)
     source = name if commit else str(directory)
-    card = default.card if path is None else base_card(directory, name if commit else None)
+    card = default_model(task).card if path is None else base_card(directory, name if commit else None)
     companions = {
         file.relative_to(directory).as_posix(): file.read_bytes()
         for pattern in spec.use.companions
         for file in sorted(directory.glob(pattern))
     }
     spec = replace(spec, pooling=_pooling(companions))
-    return LoadedModel(model, tokenizer, spec, run_dtype, run_device, source, commit, streamed, card, companions)
+    return LoadedModel(model, seen.tokenizer, spec, run_dtype, run_device, source, commit, streamed, card, companions)
 
 
 def _pooling(companions: Mapping[str, bytes]) -> str:
@@ -235,14 +266,15 @@ def _read_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedToken
         raise UserError(f"Expected a tokenizer (tokenizer.json) in {directory}, but got: {error}") from error
 
 
-def _read_model(directory: Path, config: Any, trust_remote_code: bool, dtype: torch.dtype) -> PreTrainedModel:
+def _read_model(directory: Path, trust_remote_code: bool, outline: PreTrainedModel) -> PreTrainedModel:
+    """The model with its weights; its attention is PyTorch's, where that can do what the family's does."""
     try:
         with quiet_transformers():
-            model: PreTrainedModel = loader_of(config).from_pretrained(
+            model: PreTrainedModel = loader_of(outline.config).from_pretrained(
                 directory,
-                dtype=dtype,
+                dtype=outline.dtype,
                 use_safetensors=True,
-                attn_implementation="sdpa",
+                attn_implementation="sdpa" if outline._supports_sdpa else "eager",
                 trust_remote_code=trust_remote_code,
                 local_files_only=True,
             )

@@ -24,11 +24,13 @@ from transformers.models.llama.modeling_llama import LlamaForSequenceClassificat
 from transformers.models.llama.modeling_llama import LlamaModel as StockModel
 
 # Where the family keeps its stack, and in it its layers; what its configuration calls their sizes; attention's output
-# projection; whether stock heads are as wide together as the residual stream; whether blocks add to that themselves.
+# projection; whether weights are stored as (inputs, outputs); whether stock classes take heads to be as wide together
+# as the residual stream; whether blocks add to that themselves.
 STACK = "model"
 LAYERS = "layers"
 SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 ATTENTION_OUTPUT = "o_proj"
+TRANSPOSED = False
 HEADS_FILL = False
 BLOCKS_ADD = False
 
@@ -53,12 +55,11 @@ class AttentionHole(_Hole):
     query_heads = 0
 
     def __init__(self, stock: Any, layer_idx: int) -> None:
-        """See `_Hole`."""
         super().__init__(stock, layer_idx)
         self.layer_idx = layer_idx
         self.config: Any = getattr(stock, "config", None)
-        if hasattr(stock, "is_sliding"):  # older layers ask their attention for it
-            self.is_sliding = stock.is_sliding
+        asked = ("is_sliding", "attention_type")  # by layers of older versions
+        vars(self).update({name: getattr(stock, name) for name in asked if hasattr(stock, name)})
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
         """A zero of shape `()`, which broadcasts in the residual addition, or the stream; and no attention weights.
@@ -105,8 +106,9 @@ def rope_of_transformers_4(rope: dict[str, Any]) -> dict[str, Any]:
         "rope_theta": full["rope_theta"],
         "rope_scaling": {name: value for name, value in full.items() if name != "rope_theta"} if scaled else None,
     }
-    if "partial_rotary_factor" in full:  # of which families have defaults of their own
-        values["partial_rotary_factor"] = full["partial_rotary_factor"]
+    if "partial_rotary_factor" in full:  # of which families have defaults of their own, and GPT-NeoX names of its own
+        values["partial_rotary_factor"] = values["rotary_pct"] = full["partial_rotary_factor"]
+        values["rotary_emb_base"] = full["rope_theta"]
     if full["rope_type"] == "longrope":
         values["original_max_position_embeddings"] = full["original_max_position_embeddings"]
     if "sliding_attention" in rope:
@@ -176,7 +178,6 @@ class LayerConfig:
     """The configuration as a layer's modules see it: its own sizes, and all else as the model's is at that time."""
 
     def __init__(self, config: Any, sizes: dict[str, int]) -> None:
-        """Takes the model's configuration, and the sizes by its names."""
         vars(self).update(sizes, shared_config=config)
 
     def __getattr__(self, name: str) -> Any:
@@ -200,9 +201,11 @@ def with_narrow_heads(stock: Any, own: Any, layer_idx: int) -> Any:
             parent, _, name = path.rpartition(".")
             place = attention.get_submodule(parent)
             if module.weight.ndim == 2:  # a projection, where norms are of the stream's width in the stock one already
-                sizes = [*reversed(getattr(place, name).weight.shape)]  # as their constructors take them
-                sizes[(path == ATTENTION_OUTPUT) == isinstance(module, nn.Linear)] = own.hidden_size  # else a Conv1D
-                module = type(module)(*sizes)
+                shape = getattr(place, name).weight.shape
+                inputs, outputs = shape if TRANSPOSED else shape[::-1]
+                sizes = (inputs, own.hidden_size) if path == ATTENTION_OUTPUT else (own.hidden_size, outputs)
+                bias = {} if TRANSPOSED else {"bias": module.bias is not None}  # a Conv1D always has one
+                module = type(module)(*(sizes[::-1] if TRANSPOSED else sizes), **bias)
             setattr(place, name, module)
     return attention
 
@@ -282,6 +285,9 @@ class PrunedForCausalLM(StockForCausalLM):
         with _no_stock_layers(config):
             super().__init__(config)
         setattr(self, STACK, PrunedModel(config))
+        name = next(name for name, child in self.named_children() if child is self.get_output_embeddings())
+        if name != "lm_head":  # as another version calls it, which still looks it up so
+            self.__dict__[name] = self.lm_head = self._modules.pop(name)
         self.post_init()
 
 

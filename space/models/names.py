@@ -17,6 +17,6 @@ def _own_names(names: Iterable[str | None]) -> frozenset[str]:
 OUTPUTS = frozenset(block.output for row in _ROWS for block in row.blocks.values())  # with what leads to them
 PROJECTIONS = _own_names(name for row in _ROWS for block in row.blocks.values() for name in block.projections)
 NORMS = _own_names(
-    name for row in _ROWS for name in (row.stack.norm, *row.attention.norms, *row.mlp.norms, *row.qk_norms)
-)
+    name for row in _ROWS for name in (row.stack.norm, *row.norms, *row.attention.norms, *row.mlp.norms, *row.qk_norms)
+) | {norm.name for row in _ROWS for norm in row.attention.row_norms}
 EMBEDDINGS = _own_names(name for row in _ROWS for name in (row.stack.embedding, row.stack.positions, row.stack.entry))

@@ -17,7 +17,8 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from space.candidate import Candidate, LayerShape
-from space.models.architectures import Architecture, SizeNames, architecture_of
+from space.models.architectures import architecture_of
+from space.models.layout import Architecture, SizeNames
 from space.models.stack import PRUNED, family_of
 from space.spec import ModelSpec
 from space.task import CAUSAL_LM, TASKS
@@ -67,6 +68,7 @@ def _constants(family: Architecture) -> dict[str, str]:
         "LAYERS": f'"{family.stack.layers}"',
         "SIZES": f"({', '.join(quoted)})",
         "ATTENTION_OUTPUT": f'"{family.attention.output}"',
+        "TRANSPOSED": f"{family.attention.transposed}",
         "HEADS_FILL": f"{family.heads_fill}",
         "BLOCKS_ADD": f"{family.attention.adds}",
     }
@@ -102,7 +104,14 @@ def _auto_map(family_name: str) -> dict[str, str]:
 
 def logit_scale(config: Any) -> float:
     """What a model multiplies its LM head's products by."""
-    return 1.0 / getattr(config, "logits_scaling", 1.0)
+    scale: float | None = getattr(config, "logit_scale", None)
+    return 1.0 / getattr(config, "logits_scaling", 1.0) if scale is None else scale
+
+
+def logit_cap(config: Any) -> float | None:
+    """Where a model's logits end softly, at cap · tanh(logits / cap); None where they do not."""
+    cap: float | None = getattr(config, "final_logit_softcapping", None)
+    return cap
 
 
 def block_scale(layer: Any) -> float:
@@ -132,9 +141,9 @@ class _AsGiven(nn.Module):
 class _NoPositions(nn.Module):
     """Stands for embeddings of positions where these are in the residual stream already."""
 
-    def forward(self, position_ids: Tensor) -> Tensor:
+    def forward(self, positions: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """A zero of shape `()`, which broadcasts."""
-        return torch.zeros((), device=position_ids.device)
+        return torch.zeros((), device=positions.device)
 
 
 def layer_values(shape: LayerShape, names: SizeNames, dense: LayerShape | None = None) -> dict[str, Any]:
@@ -241,7 +250,7 @@ def _lists(values: Mapping[str, Any], layers: Sequence[int]) -> dict[str, list[A
 def _is_valid(config_class: Any, values: dict[str, Any]) -> bool:
     """Whether a family's config takes these values; some want a hidden size that is a multiple of the heads."""
     try:
-        config_class.from_dict(values)
+        config = config_class.from_dict(values)
     except StrictDataclassError:
         return False
-    return True
+    return bool(config.head_dim == values["head_dim"])  # some make their own of hidden size and heads

@@ -18,7 +18,7 @@ from space.models.embedded import quiet_transformers
 from space.models.hub import WEIGHT_FILES
 from space.models.stack import family_of, loader_of, task_of
 from space.models.weights import Header, headers_of, lossless_dtype
-from space.task import CAUSAL_LM, TASKS
+from space.task import TASKS
 
 # What transformers raises of files that it cannot make a model of.
 UNREADABLE = (
@@ -37,7 +37,6 @@ _REFUSED_CONFIG = {
     "quantization_config": "quantised weights; use the checkpoint that it was made from",
     "per_layer_config": _PRUNED,
     "block_configs": _PRUNED,
-    "final_logit_softcapping": "soft-capped logits, whose divergence is not supported",
     "scale_attn_by_inverse_layer_idx": "attention scaled by the number of a layer, which changes when layers go",
     "add_cross_attention": "attention to an encoder, which is not supported",
     "num_experts": "a mixture of experts, which is not supported",
@@ -71,14 +70,14 @@ def check_files(directory: Path) -> None:
     )
 
 
-def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[str, int], task: str = CAUSAL_LM) -> Any:
+def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[str, int], task: str | None) -> Any:
     """The transformers config of a checkpoint that can be searched; needs no weights.
 
     Args:
         directory: With config.json.
         trust_remote_code: Whether code that comes with the checkpoint may run.
         lengths: By a setting as one writes it (`data.length=512`), the tokens that it asks of the model at once.
-        task: What the model is to be for.
+        task: What the model is to be for; None for anything.
 
     Raises:
         UserError: The configuration is broken, of a family or kind that is not supported or of another task, stands
@@ -95,7 +94,7 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
         if values.get(key):
             raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
     family = architecture_of(values["model_type"])
-    if family.task != task:
+    if task is not None and family.task != task:
         raise UserError(
             f"Expected {TASKS[task].title}, as model.task={task} says, but {file} is of the family "
             f"{values['model_type']}, whose models are each {TASKS[family.task].title} here. Set "
@@ -205,7 +204,8 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
             )
     head = model.get_output_embeddings()
     if head is not None and config.tie_word_embeddings and model.get_input_embeddings().weight is not head.weight:
-        _check_tied(directory, headers, family_of(model).stack.embedding)
+        family = family_of(model)
+        _check_tied(directory, headers, family.stack.embedding, family.head)
     return model
 
 
@@ -218,16 +218,14 @@ def unloadable(directory: Path, error: Exception) -> UserError:
     )
 
 
-def _check_tied(directory: Path, headers: Mapping[str, Header], embedding_name: str) -> None:
+def _check_tied(directory: Path, headers: Mapping[str, Header], embedding: str, head: str) -> None:
     """Refuses a head that is stored beside the embedding matrix that it is said to be, and is another."""
-    names = [
-        next(name for name in headers if name.endswith(end)) for end in (f"{embedding_name}.weight", "lm_head.weight")
-    ]
+    names = [next(name for name in headers if name.endswith(end)) for end in (f"{embedding}.weight", f"{head}.weight")]
     files = [headers[name].file for name in names]
     with safe_open(files[0], framework="pt") as first, safe_open(files[1], framework="pt") as second:
-        embedding, head = first.get_slice(names[0]), second.get_slice(names[1])
+        one, other = first.get_slice(names[0]), second.get_slice(names[1])
         parts = [slice(start, start + _ROWS) for start in range(0, headers[names[0]].shape[0], _ROWS)]
-        if all(torch.equal(embedding[part], head[part]) for part in parts):
+        if all(torch.equal(one[part], other[part]) for part in parts):
             return
     raise UserError(
         f"Expected one matrix in {directory}, as its config.json ties the head to the embeddings "

@@ -7,7 +7,8 @@ from typing import Any
 import transformers
 from torch import nn
 
-from space.models.architectures import Architecture, architecture_of
+from space.models.architectures import architecture_of
+from space.models.layout import Architecture
 from space.task import TASKS, Task
 
 PRUNED = "pruned_"  # what `model_type` of a subnet has before its family's
@@ -30,12 +31,12 @@ def loader_of(config: Any) -> Any:
 
 def stack_of(model: Any) -> Any:
     """The stack of a model: all but its head, and the very model where it has none."""
-    return getattr(model, model.base_model_prefix, model)
+    return getattr(model, family_of(model).stack.module, model)
 
 
 def put_stack(model: Any, stack: Any) -> None:
     """Gives a model with a head another stack."""
-    setattr(model, model.base_model_prefix, stack)
+    setattr(model, family_of(model).stack.module, stack)
 
 
 def layers_of(model: Any) -> Any:
@@ -51,7 +52,8 @@ def norm_of(model: Any) -> Any:
 
 def is_outside(model: Any, name: str) -> bool:
     """Whether a child of that name, of a model or of its stack, is neither the stack nor around the layers."""
-    return name not in (model.base_model_prefix, family_of(model).stack.layers.partition(".")[0])
+    names = family_of(model).stack
+    return name not in (names.module, names.layers.partition(".")[0])
 
 
 def is_in_stack(model: Any, name: str) -> bool:
@@ -66,4 +68,4 @@ def is_in_layers(model: Any, name: str) -> bool:
 
 def _prefix(model: Any) -> str:
     """What the names of parameters of a model's stack begin with."""
-    return "" if stack_of(model) is model else f"{model.base_model_prefix}."
+    return "" if stack_of(model) is model else f"{family_of(model).stack.module}."

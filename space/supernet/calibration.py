@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from space.errors import UserError
-from space.models.architectures import Architecture
+from space.models.layout import Architecture
 from space.models.stack import family_of, layers_of, norm_of, stack_of
 from space.supernet.modules import put_module, twin
 from space.supernet.placement import Placement

@@ -13,7 +13,8 @@ model worse than its refit does.
 Hidden states of all calibration tokens are kept for the dense model and for each candidate (tokens × hidden values of
 the supernet's dtype), and the projection's inputs for one block of one candidate, on the host where layers wait
 there. Each block runs alone, as a layer of
-which nothing else is left, so that masks, rotary embeddings and norms are transformers' own.
+which nothing else is left, so that masks, rotary embeddings and norms are transformers' own. Where both blocks of a
+layer read the stream before it, the second one is handed that, and adds to what the first one has added to.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from torch.nn import functional as F
 
 from space.candidate import KINDS, Candidate, LayerShape
 from space.errors import UserError
-from space.models.architectures import BlockLayout, architecture_of
+from space.models.architectures import architecture_of
+from space.models.layout import BlockLayout
 from space.models.pruned import block_scale
 from space.supernet.calibration import Captured, first_inputs, layer_arguments
 from space.supernet.correction import Correction
@@ -41,10 +43,14 @@ States = list[Tensor]  # residual stream, one tensor (windows, time, hidden) a b
 
 @dataclass
 class _Subnet:
-    """A candidate on its way through the layers; `states` is None as long as it is the dense model."""
+    """A candidate on its way through the layers; `states` is None as long as it is the dense model.
+
+    `before` is what they were before the layer, where its blocks all read that.
+    """
 
     candidate: Candidate
     states: States | None = None
+    before: States | None = None
     weights: list[dict[str, Tensor]] = field(default_factory=list)
 
 
@@ -85,19 +91,23 @@ def correct(
     arguments = layer_arguments(model, tokens, model.dtype, supernet.place.device)
     dense = first_inputs(model, batches, model.dtype, supernet.place)
     subnets = [_Subnet(candidate, dense if supernet.strength(candidate) else None) for candidate in candidates]
+    parallel = supernet.spec.parallel
     for index in range(supernet.spec.layers):
+        before = dense if parallel else None
         for subnet in subnets:
             subnet.weights.append({})
+            subnet.before = subnet.states if parallel else None
         for kind in KINDS:
             block = _Block(supernet, index, kind, arguments[index])
-            target = block.outputs(dense)
+            target = block.outputs(before or dense, dense)
             for subnet in subnets:
                 shape = _alone(subnet.candidate.layers[index], kind)
                 if subnet.states is None and shape != _alone(whole.layers[index], kind):
                     subnet.states = dense  # the first cut: until here it was the dense model
                 if subnet.states is not None and not shape.gone:
                     strength = supernet.strength(subnet.candidate)
-                    weight, subnet.states = block.fit(shape, strength, subnet.states, target, damping)
+                    read = subnet.before or before or subnet.states
+                    weight, subnet.states = block.fit(shape, strength, read, subnet.states, target, damping)
                     subnet.weights[index][kind] = weight
             dense = target
         on_layer(index)
@@ -121,13 +131,21 @@ class _Block:
         self._whole = Candidate.dense(supernet.spec).layers[index]
         self._layout: BlockLayout = architecture_of(supernet.spec.family).blocks[kind]
 
-    def outputs(self, states: States) -> States:
-        """The residual stream after the dense block."""
+    def outputs(self, read: States, states: States) -> States:
+        """The residual stream after the dense block, which reads one and adds to another."""
         layer = self._supernet.layer(self._index, _alone(self._whole, self._kind))
-        return [layer(state.to(self._place.device), **self._arguments).to(self._place.home) for state in states]
+        after: States = []
+        for waiting, state in zip(read, states, strict=True):
+            (inside,) = self._here(waiting)
+            output = layer(inside, **self._arguments)
+            if read is not states:
+                (here,) = self._here(state)
+                output = (here.float() + output.float() - inside.float()).to(state.dtype)
+            after.append(output.to(self._place.home))
+        return after
 
     def fit(
-        self, shape: LayerShape, strength: float, states: States, target: States, damping: float
+        self, shape: LayerShape, strength: float, read: States, states: States, target: States, damping: float
     ) -> tuple[Tensor, States]:
         """The corrected output projection of a candidate's block, and the candidate's residual stream after it.
 
@@ -136,7 +154,8 @@ class _Block:
         Args:
             shape: The layer with nothing but this block.
             strength: Of the candidate, see `Supernet.strength`.
-            states: The candidate's residual stream before the block.
+            read: The candidate's residual stream that the block reads.
+            states: The one that it adds to.
             target: The dense model's residual stream after its block.
             damping: As for `correct`.
         """
@@ -145,7 +164,7 @@ class _Block:
         norm: nn.Module | None = layer.get_submodule(self._layout.after) if self._layout.after else None
         refit = upright(self._layout, projection.weight)
         bias, scale = projection.bias, block_scale(layer)
-        inputs = [self._input(layer, projection, state) for state in states]
+        inputs = [self._input(layer, projection, state) for state in read]
         halves = Moments.zeros_for(refit), Moments.zeros_for(refit)
         for number, waiting in enumerate(zip(inputs, states, target, strict=True)):
             rows, state, goal = self._here(*waiting)

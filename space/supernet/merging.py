@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from space.models.architectures import BlockLayout, Projection, architecture_of
+from space.models.architectures import architecture_of
+from space.models.layout import BlockLayout, Projection
 from space.spec import ModelSpec
 from space.supernet.calibration import Captured
 from space.supernet.importance import damped
@@ -169,6 +170,7 @@ def _projections(attention: Any, layout: BlockLayout, spec: ModelSpec, groups: i
             key: joined_rows(
                 projection,
                 [merge[part](rows).contiguous() for part, rows in split_rows(spec, projection, dense).items()],
+                groups,
             )
             for key, dense in own_parameters(getattr(attention, projection.name))
         }

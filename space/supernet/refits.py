@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from space.candidate import LayerShape
-from space.models.architectures import Architecture, architecture_of
+from space.models.architectures import architecture_of
+from space.models.layout import Architecture
 from space.models.stack import layers_of, stack_of
 from space.supernet.compensation import refits, solving_dtype
 from space.supernet.modules import own_modules, put_parameter

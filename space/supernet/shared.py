@@ -55,6 +55,7 @@ class SharedWeights:
         self._family = architecture_of(supernet.spec.family)
         self._kinds = {name: kind for kind, layout in self._family.blocks.items() for name in layout.modules}
         self._layers = f"{self._family.stack.layers}."
+        self._norms = self._family.norms
         self._maps: dict[tuple[int, str, int, int], Tensor] = {}
         self._models: dict[Candidate, Any] = {}
         self.parameters: dict[str, nn.Parameter] = {}
@@ -136,6 +137,9 @@ class SharedWeights:
         attention = self._family.attention
         for name, rest in self._names[index]:
             module, _, inside = rest.partition(".")
+            if module in self._norms:  # which leave with no block
+                parameters[rest] = self.parameters[name].to(self._supernet.place.device)
+                continue
             merged = module.startswith("merged_")
             kind = "attention" if merged else self._kinds[module]
             if not shape.keeps(kind):
@@ -153,7 +157,8 @@ class SharedWeights:
             return dense
         layout, (projection, _, key) = self._family.blocks[kind], name.rpartition(".")
         if projection != layout.path(layout.output):
-            known = next((each for each in layout.inputs if layout.path(each.name) == projection), None)  # else a norm
+            by_rows = {layout.path(each): projection for each, projection in layout.by_rows.items()}
+            known = by_rows.get(projection)  # None of another norm
             return dense if known is None else kept_rows(self._spec, shape, layout, known, dense)
         if key != "weight":
             return dense

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from space.candidate import Candidate, LayerShape, Option
-from space.models.architectures import BlockLayout, Projection, architecture_of
+from space.models.architectures import architecture_of
+from space.models.layout import BlockLayout, Projection
 from space.size import attention_params, attention_weights, layer_params
 from space.spec import ModelSpec
 
@@ -195,7 +196,7 @@ def owned_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option, *, slice
     if copies:
         return item * (spec.hidden * rows + copies)
     whole = heads == groups * spec.queries_per_group or groups == 1  # then queries are a view
-    return item * (spec.hidden * rows + (0 if whole else rows * (spec.hidden + spec.qkv_bias)))
+    return item * (spec.hidden * rows + (0 if whole else rows * (spec.hidden + spec.qkv_bias + spec.wide_qk_norm)))
 
 
 def _copied(spec: ModelSpec, layout: BlockLayout, projection: Projection, shape: LayerShape, biased: bool) -> int:

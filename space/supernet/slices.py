@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from space.candidate import LayerShape
-from space.models.architectures import PARTS, Architecture, architecture_of
+from space.models.architectures import architecture_of
+from space.models.layout import PARTS, Architecture
 from space.spec import ModelSpec
 from space.supernet.units import (
     BlockWeights,
@@ -61,6 +62,7 @@ class Slices:
                         rows[: PARTS[part](shape, width)]
                         for part, rows in split_rows(self._spec, projection, tensor).items()
                     ],
+                    shape.kv_heads,
                 )
                 for key, tensor in own_parameters(attention.get_submodule(projection.name))
             }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from space.candidate import Candidate, LayerShape
-from space.models.architectures import BlockLayout, Projection
+from space.models.layout import BlockLayout, Projection
 from space.spec import ModelSpec
 from space.supernet.importance import AttentionOrder
 
@@ -48,13 +48,18 @@ def output_weight(block: Any, layout: BlockLayout) -> Tensor:
 
 
 def split_rows(spec: ModelSpec, projection: Projection, tensor: Tensor, dim: int = 0) -> dict[str, Tensor]:
-    """The parts of a dense input projection's tensor, or of what it gives, as views, by what they are."""
+    """The parts of a dense input projection's tensor, or of what it gives, by what they are; views if whole."""
     sizes = projection.rows(Candidate.dense(spec).layers[0], spec.head_dim)
+    if projection.grouped:
+        grouped = tensor.unflatten(dim, (spec.kv_heads, -1)).split([size // spec.kv_heads for size in sizes], dim + 1)
+        return {part: rows.flatten(dim, dim + 1) for part, rows in zip(projection.parts, grouped, strict=True)}
     return dict(zip(projection.parts, tensor.split(sizes, dim), strict=True))
 
 
-def joined_rows(projection: Projection, parts: Sequence[Tensor]) -> Tensor:
-    """A tensor of an input projection from its parts, in their order; a single part is the tensor."""
+def joined_rows(projection: Projection, parts: Sequence[Tensor], groups: int) -> Tensor:
+    """A tensor of an input projection from its parts, in their order, of so many groups; a single one is the tensor."""
+    if projection.grouped:
+        return torch.cat([rows.unflatten(0, (groups, -1)) for rows in parts], 1).flatten(0, 1)
     return parts[0] if len(projection.parts) == 1 else torch.cat([*parts])
 
 
@@ -63,15 +68,18 @@ def permute_attention(attention: Any, layout: BlockLayout, spec: ModelSpec, orde
     """Puts an attention block's groups, and the heads of each, in the given order; its function is unchanged."""
     heads = (spec.kv_heads, spec.queries_per_group, spec.head_dim)
     groups, within = order.groups, order.heads[order.groups]  # (groups,), (groups, queries)
-    for projection in layout.inputs:
-        for _, parameter in own_parameters(attention.get_submodule(projection.name)):
-            for part, rows in split_rows(spec, projection, upright(layout, parameter)).items():
-                rest = rows.shape[1:]
-                if part == "query":
-                    old = rows.reshape(*heads, *rest)[groups[:, None], within]
-                else:
-                    old = rows.reshape(spec.kv_heads, spec.head_dim, *rest)[groups]
-                rows.copy_(old.reshape(rows.shape))
+
+    def moved(part: str, rows: Tensor) -> Tensor:
+        rest = rows.shape[1:]
+        if part == "query":
+            return rows.reshape(*heads, *rest)[groups[:, None], within].reshape(rows.shape)
+        return rows.reshape(spec.kv_heads, spec.head_dim, *rest)[groups].reshape(rows.shape)
+
+    for name, projection in layout.by_rows.items():
+        for _, parameter in own_parameters(attention.get_submodule(name)):
+            tensor = upright(layout, parameter)
+            parts = [moved(part, rows) for part, rows in split_rows(spec, projection, tensor).items()]
+            tensor.copy_(joined_rows(projection, parts, spec.kv_heads))
     weight = output_weight(attention, layout)
     old = weight.reshape(-1, *heads)
     weight.copy_(old[:, groups[:, None], within].reshape(weight.shape))
@@ -99,7 +107,7 @@ def kept_rows(spec: ModelSpec, shape: LayerShape, layout: BlockLayout, projectio
         dense: Its weight or bias as it is stored, units in their order.
     """
     parts = split_rows(spec, projection, upright(layout, dense))
-    kept = joined_rows(projection, [_kept(spec, shape, part, rows) for part, rows in parts.items()])
+    kept = joined_rows(projection, [_kept(spec, shape, part, rows) for part, rows in parts.items()], shape.kv_heads)
     return upright(layout, kept).contiguous()
 
 
@@ -125,11 +133,11 @@ def narrower(block: Any, layout: BlockLayout, spec: ModelSpec, shape: LayerShape
         weight: The refit weight of its output projection, shape (hidden, columns kept).
     """
     parameters = {
-        projection.name: {
+        name: {
             key: kept_rows(spec, shape, layout, projection, dense)
-            for key, dense in own_parameters(block.get_submodule(projection.name))
+            for key, dense in own_parameters(block.get_submodule(name))
         }
-        for projection in layout.inputs
+        for name, projection in layout.by_rows.items()
     }
     output = {"weight": upright(layout, weight).contiguous()}
     parameters[layout.output] = dict(own_parameters(block.get_submodule(layout.output))) | output

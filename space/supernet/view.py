@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from space.candidate import KINDS, Candidate, LayerShape, Option
-from space.models.architectures import BlockLayout, architecture_of
+from space.models.architectures import architecture_of
+from space.models.layout import BlockLayout
 from space.models.pruned import PrunedConfigs, modeling_of, start_midway
 from space.models.stack import is_outside, layers_of, norm_of, put_stack, stack_of
 from space.spec import ModelSpec

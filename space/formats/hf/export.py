@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from space.checks import dtype_name
 from space.errors import ShapeError
@@ -27,6 +27,7 @@ from space.formats.requirements import CHECKED
 from space.formats.reveal import revealed_when_complete
 from space.formats.verify import Verification, verify_checkpoint
 from space.formats.vllm.check import VLLMCheck, check_in_vllm, implementation_of, serve_command
+from space.models.architectures import architecture_of
 from space.models.pruned import MODELING_FILE, checkpoint_config, modeling_text
 from space.spec import ModelSpec
 
@@ -117,6 +118,12 @@ def write_outline(directory: Path, subnet: Subnet, dtype: str) -> dict[str, Any]
     return written
 
 
+def _as_stored(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """A model's tensors as stock checkpoints of its family name them, which all versions of transformers read."""
+    name = architecture_of(spec.family).head
+    return {name + key.removeprefix("lm_head") if key == "lm_head.weight" else key: state[key] for key in state}
+
+
 def _write_code(directory: Path, written: Mapping[str, Any], spec: ModelSpec) -> None:
     if "auto_map" in written:
         (directory / f"{MODELING_FILE}.py").write_text(modeling_text(spec.family), encoding="utf-8")
@@ -153,13 +160,14 @@ def export_checkpoint(
     parts = checkpoint_parts(model, config, candidate)
     written = checkpoint_config(config, candidate, spec)
     own_code, loader = "auto_map" in written, spec.use.loader
+    state = parts.state if own_code else _as_stored(parts.state, spec)
     with revealed_when_complete(out_dir) as directory:
-        write_checkpoint(directory, parts.state, written, subnet.tokenizer, subnet.generation_config)
+        write_checkpoint(directory, state, written, subnet.tokenizer, subnet.generation_config)
         _write_code(directory, written, spec)
         write_companions(directory, subnet.companions)
         reference = reference_of(model, spec)
         if release is not None and vllm is None:
-            del parts
+            del parts, state
             release()
         verification = verify_checkpoint(
             directory, reference, trust_remote_code=own_code, tolerance=tolerance, task=spec.use

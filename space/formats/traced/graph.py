@@ -105,7 +105,7 @@ class CachedGraph(nn.Module):
 def cpu_copy(model: Any) -> Any:
     """A model of one's own on the CPU, with the attention that is traced."""
     own = copy.deepcopy(model).to("cpu").eval().requires_grad_(False)
-    own.config._attn_implementation = "sdpa"
+    own.config._attn_implementation = "sdpa" if own._supports_sdpa else "eager"
     return own
 
 

@@ -1,0 +1,190 @@
+"""What a row of `space.models.architectures` is made of: blocks, their projections, the names of what is around them.
+
+A decoder layer has an attention block and an MLP block, each of which reads the residual stream through its input
+projections and adds to it through its output projection. A row says what these are called, which norms belong to which
+block, and what transformers calls the family's classes and sizes. All is data, free of torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from space.candidate import LayerShape
+from space.task import CAUSAL_LM
+
+# Rows that each part of an input projection has in a layer of a shape, by the width of a head.
+PARTS: dict[str, Callable[[LayerShape, int], int]] = {
+    "query": lambda shape, head_dim: shape.query_heads * head_dim,
+    "key": lambda shape, head_dim: shape.kv_heads * head_dim,
+    "value": lambda shape, head_dim: shape.kv_heads * head_dim,
+    "gate": lambda shape, head_dim: shape.mlp_channels,
+    "up": lambda shape, head_dim: shape.mlp_channels,
+}
+
+
+@dataclass(frozen=True)
+class Projection:
+    """An input projection.
+
+    Attributes:
+        name: In its block.
+        parts: What its rows are, keys of `PARTS`, in their order.
+        grouped: Whether its parts take turns, group by group: the queries of one, its key and its value, then those of
+            the next. Else each part is whole.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    grouped: bool = False
+
+    def rows(self, shape: LayerShape, head_dim: int) -> list[int]:
+        """How many rows each part has in a layer of a shape."""
+        return [PARTS[part](shape, head_dim) for part in self.parts]
+
+
+@dataclass(frozen=True)
+class BlockLayout:
+    """One kind of block, by names in a layer, which may lead through modules: `attention.output`.
+
+    Attributes:
+        module: The block itself; empty where it is no module, but some children of the layer.
+        inputs: Its input projections, all with a bias or none.
+        output: Name, in the block, of the output projection.
+        transposed: Whether weights are stored as (inputs, outputs), as those of transformers' `Conv1D`.
+        before: The norm that the block reads the residual stream through; None where there is none.
+        after: What normalises what the block adds to it, or, of a block that adds it itself, the sum; None likewise.
+        row_norms: Norms over all that parts of the input projections give, by a weight for each row of theirs.
+        adds: Whether the block itself adds to the residual stream, and gives the sum.
+        parts: The children of the layer that it is made of, where it is no module.
+    """
+
+    module: str
+    inputs: tuple[Projection, ...]
+    output: str
+    before: str | None = None
+    after: str | None = None
+    transposed: bool = False
+    row_norms: tuple[Projection, ...] = ()
+    adds: bool = False
+    parts: tuple[str, ...] = ()
+
+    def path(self, name: str) -> str:
+        """Where in a layer something of the block is."""
+        return f"{self.module}.{name}" if self.module else name
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        """The children of a layer that the block is made of."""
+        return self.parts or (self.module,)
+
+    @property
+    def by_rows(self) -> dict[str, Projection]:
+        """The modules, by name, whose tensors have rows that belong to units: input projections, and `row_norms`."""
+        return {each.name: each for each in (*self.inputs, *self.row_norms)}
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Those norms that there are: they leave with the block."""
+        return tuple(name for name in (self.before, self.after) if name is not None)
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """Names of its projections, the output one last."""
+        return (*(projection.name for projection in self.inputs), self.output)
+
+    @property
+    def modules(self) -> list[str]:
+        """The children of a layer that leave with the block: itself, then its norms that are not inside."""
+        return [*self.children, *(name for name in self.norms if name.partition(".")[0] not in self.children)]
+
+
+class StackNames(NamedTuple):
+    """What is in the decoder stack: layers, last norm if any, embeddings of tokens, and of positions if learned.
+
+    `module` is what a model with a head calls the stack itself. `entry` is what makes the residual stream of the
+    embeddings of tokens, where that is not the stack itself.
+    """
+
+    layers: str = "layers"
+    norm: str | None = "norm"
+    embedding: str = "embed_tokens"
+    positions: str | None = None
+    module: str = "model"
+    entry: str | None = None
+
+
+class SizeNames(NamedTuple):
+    """What a configuration calls the sizes of a layer, by the fields of a `LayerShape`; groups may be always heads."""
+
+    query_heads: str = "num_attention_heads"
+    kv_heads: str | None = "num_key_value_heads"
+    mlp_channels: str = "intermediate_size"
+
+    def of(self, shape: LayerShape) -> dict[str, int]:
+        """The sizes of a shape by these names."""
+        return {name: getattr(shape, field) for field, name in self._asdict().items() if name is not None}
+
+
+class StockClasses(NamedTuple):
+    """Names of transformers' classes of a family; None where there is none."""
+
+    config: str
+    layer: str
+    model: str
+    causal_lm: str | None
+    classifier: str | None = None
+
+    @classmethod
+    def alike(cls, name: str, *, classifier: bool = True) -> StockClasses:
+        """Those of a family that names them all alike."""
+        parts = ("Config", "DecoderLayer", "Model", "ForCausalLM", *(["ForSequenceClassification"] * classifier))
+        return cls(*(f"{name}{part}" for part in parts))
+
+
+_STACK, _SIZES = StackNames(), SizeNames()
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where one family of models keeps what, and what transformers calls it.
+
+    Attributes:
+        module: transformers package of the family, below `transformers.models`.
+        classes: Stock class names.
+        attention: Its attention block.
+        mlp: Its MLP block.
+        norms: Norms that both blocks read the residual stream through; they leave with the layer alone.
+        parallel: Whether both blocks read the residual stream before the layer, and neither the other's output: as the
+            family is, or the name of what says so in the configuration.
+        qk_norms: Names, inside an attention block, of the norms of queries and of keys, by a weight of `head_dim`
+            values each; none where they are not normed, or all heads together, see `BlockLayout.row_norms`.
+        stack: Names in the decoder stack.
+        sizes: Names of a layer's sizes in the configuration.
+        depth: Name of the number of layers there.
+        head: What checkpoints call the LM head; modules have the name `lm_head`.
+        heads_fill: Whether stock classes take an attention's heads to be as wide together as the residual stream.
+        neighbours: Whether rotary embedding turns values of a head that are neighbours; else half a head apart.
+        task: What its models are for, a row of `space.task.TASKS`.
+    """
+
+    module: str
+    classes: StockClasses
+    attention: BlockLayout
+    mlp: BlockLayout
+    qk_norms: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
+    parallel: bool | str = False
+    stack: StackNames = _STACK
+    sizes: SizeNames = _SIZES
+    depth: str = "num_hidden_layers"
+    head: str = "lm_head"
+    heads_fill: bool = False
+    neighbours: bool = False
+    task: str = CAUSAL_LM
+
+    @property
+    def blocks(self) -> dict[str, BlockLayout]:
+        """The kinds of blocks of a layer, in their order."""
+        return {"attention": self.attention, "mlp": self.mlp}

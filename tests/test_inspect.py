@@ -1,0 +1,59 @@
+"""The command that prints how a checkpoint is understood, or what in it is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_loading import config_of, save
+
+from space.models.inspect import main
+
+
+def printed(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """Its lines, by their titles."""
+    assert main([str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return {title: text.strip() for title, _, text in (line.partition(":") for line in lines)}
+
+
+def test_a_checkpoint_is_told_in_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    neox = printed(save(config_of("gpt_neox"), tmp_path / "neox"), capsys)
+    assert neox["family"] == "gpt_neox: GPTNeoXForCausalLM of transformers.models.gpt_neox"
+    assert neox["positions"] == "rotary, default (of 25% of a head), for 128 tokens at most"
+    assert neox["every layer"] == "4 query heads in 4 groups, each 8 wide; 48 MLP channels"
+    assert neox["attention"] == (
+        "attention: query_key_value (query, key, value by group) to dense; norms: input_layernorm before"
+    )
+    assert neox["blocks read"] == "the stream before the layer, both"
+    assert neox["to be pruned"] == "KV groups (dropped; they are not merged), MLP channels, blocks, layers"
+    assert neox["format=hf"] == "layers of any size"
+    assert neox["format=hf_uniform"] == "designs of equal layers"
+    assert neox["format=gguf"].startswith("no: Expected")
+    llama = printed(save(config_of("llama"), tmp_path / "llama"), capsys)
+    assert llama["to be pruned"].startswith("KV groups (dropped, or merged to 1), query heads inside groups, ")
+    olmo = printed(save(config_of("olmo3"), tmp_path / "olmo"), capsys)
+    assert "q_norm of all heads" in olmo["attention"]
+    capped = printed(save(config_of("gemma2"), tmp_path / "gemma2"), capsys)
+    assert capped["LM head"] == "the embedding matrix, soft-capped at 30"
+    assert capped["layer 0"] == "sliding attention"
+
+
+def test_what_is_not_understood_is_what_loading_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save(config_of("llama"), tmp_path / "llama")
+    file = path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "bloom"}))
+    assert main([str(path)]) == 1
+    assert "not understood: Expected a model of one of the families" in capsys.readouterr().err
+
+
+def test_parameters_that_no_row_has_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_of("stablelm")
+    config.qk_layernorm = True  # a norm for each head
+    assert main([str(save(config, tmp_path / "normed"))]) == 1
+    assert "such as self_attn.k_layernorm.norms.0.weight" in capsys.readouterr().err
+    config = config_of("stablelm")
+    config.use_parallel_residual = True  # without the second norm
+    assert main([str(save(config, tmp_path / "parallel"))]) == 1
+    assert "post_attention_layernorm" in capsys.readouterr().err
