@@ -25,7 +25,8 @@ from conf.settings import stored_config
 from evaluators.refit_error import refit_error_measure
 from search.agreement import rank_correlation
 from search.surrogate.features import BlockFeatures, Described
-from search.surrogate.predictor import ROWS, Surrogate
+from search.surrogate.predictor import Surrogate
+from search.surrogate.regressions import ROWS
 from search.surrogate.sensitivity import REFIT_ERROR, Sweep
 from search.tables import Genes, Table, tabulate
 from space.candidate import Candidate

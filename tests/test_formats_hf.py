@@ -128,7 +128,8 @@ def test_equal_layers_whose_heads_do_not_divide_the_hidden_size(family: str, tmp
     dense, spec = tiny_model(family, hidden_size=48, num_attention_heads=6, num_key_value_heads=6)
     supernet = Supernet.prepare(dense, spec, random_tokens(12, 24), tmp_path / "supernet", dtype=torch.float32)
     done = export(supernet, Candidate.from_rows([(5, 5, 16)] * 4), tmp_path / "pruned")
-    insist = ("llama", "gemma2", "gemma3_text", "gpt2", "gpt_neox")  # families whose stock configs do
+    # families whose stock configs do
+    insist = ("llama", "arcee", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "stablelm", "cohere2")
     assert done.trust_remote_code == (family in insist)
 
 

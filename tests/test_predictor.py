@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import kendalltau
 
 from search.surrogate.features import Described
-from search.surrogate.predictor import ROWS, Surrogate, Trend
+from search.surrogate.predictor import Surrogate, Trend
+from search.surrogate.regressions import ROWS
 from space.errors import UserError
 
 

@@ -117,8 +117,9 @@ def test_a_limit_on_what_is_counted_cuts_all_sources_alike(tmp_path: Path) -> No
     assert abs(of_long - of_short) < 12_000
 
 
-def test_bits_per_byte_are_those_of_the_whole_models_probabilities() -> None:
-    model, _ = tiny_model("granite", vocab_size=SIZE)  # whose logits are scaled
+@pytest.mark.parametrize("family", ["granite", "gemma2"])  # whose logits are scaled, and soft-capped
+def test_bits_per_byte_are_those_of_the_whole_models_probabilities(family: str) -> None:
+    model, _ = tiny_model(family, vocab_size=SIZE)
     tokens, texts = [[5, 9, 7, 300], [8]], ["some text", "é"]
     bits = 0.0
     for ids in tokens:

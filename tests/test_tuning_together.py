@@ -144,10 +144,10 @@ def test_lessons_of_another_kind_do_not_replace_what_is_being_read(
     supernet, tokens = make_supernet("llama"), random_tokens(6, LENGTH, seed=5)
     model, digest = supernet.model, supernet.spec.digest
     first = Teacher(model, digest, tokens, tmp_path / "teacher", batch_size=2)
-    before = first.lesson(1).embedding
+    before = first.lesson(1).known
     other = {"text": {"tokens": tokens.flip(0)}, "temperature": {"temperature": 2.0}}[changed]
     Teacher(model, digest, **({"tokens": tokens, "directory": tmp_path / "teacher", "batch_size": 2} | other))
-    assert torch.equal(first.lesson(1).embedding, before)
+    assert torch.equal(first.lesson(1).known, before)
     again = Teacher(model, digest, tokens, tmp_path / "teacher", batch_size=2)
-    assert torch.equal(again.lesson(1).embedding, before)
+    assert torch.equal(again.lesson(1).known, before)
     assert len(list((tmp_path / "teacher").iterdir())) == 2

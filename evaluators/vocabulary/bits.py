@@ -28,6 +28,6 @@ def bits_per_byte(model: Any, tokens: Sequence[Sequence[int]], texts: Sequence[s
         row = torch.tensor([[start, *ids]], device=device)  # (1, time + 1)
         hidden = stack_of(model)(row[:, :-1], use_cache=False).last_hidden_state[0].float()  # (time, hidden)
         head = OutputHead.of(model, len(hidden))
-        target = (hidden * head.words(row[0, 1:])).sum(-1)
+        target = head.mean_logit(hidden, row[0, 1:])
         nats += (head.log_sum_exp(hidden) - target).sum(dtype=torch.float64).item()
     return nats / math.log(2) / sum(len(text.encode()) for text in texts)

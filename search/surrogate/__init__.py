@@ -7,6 +7,6 @@
 - `infill`: which new designs to ask about.
 - `halving`: who is asked at which fidelity.
 - `forecast`: what each fidelity will say of a design.
-- `predictor`: the regressions behind it.
+- `predictor`: a trend and a regression, chosen by how well they rank; `regressions`: their kinds.
 - `features`: what they see of a design.
 """

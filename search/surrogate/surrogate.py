@@ -75,7 +75,7 @@ class SurrogateNSGA2(Scripted):
         Args:
             task: What to search: at least one objective that costs tokens and one that is free,
                 `refit_error` among the free metrics.
-            predictor: Row of `search.surrogate.predictor.ROWS`, or `auto`.
+            predictor: Row of `search.surrogate.regressions.ROWS`, or `auto`.
             starts: How many of the task's starts are evaluated, evenly chosen, before all others.
             sweep_levels: Levels at which a gene is looked at alone, but the dense one; fewer if the budget is small.
             designs: Knapsack designs after one level of each gene, and again after all of these.
