@@ -33,7 +33,7 @@ from space.supernet.placement import Placement
 from space.supernet.prepared_layer import prepared_layer
 from space.supernet.units import attention_columns, permute_attention, permute_mlp
 
-FORMAT = 9  # of the files
+FORMAT = 10  # of the files
 _ORDERS = ("group_order", "head_order", "mlp_order")
 _META = "supernet.json"
 
