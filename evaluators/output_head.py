@@ -137,16 +137,21 @@ class SoftCappedHead(OutputHead):
         """See `OutputHead.mean_logit`."""
         if not labels.is_floating_point():
             return self._capped((hidden * self.words(labels)).sum(-1))
-        lse, mean = self.log_sum_exp(labels), hidden.new_zeros(len(hidden))
+        return self._mean_taught(hidden, labels, self.log_sum_exp(labels))
+
+    def _mean_taught(self, hidden: Tensor, labels: Tensor, lse: Tensor) -> Tensor:
+        """`mean_logit` under a teacher, with the log-sum-exp of its logits."""
+        mean = hidden.new_zeros(len(hidden))
         for (logits, _), (taught, _) in zip(self._logits(hidden), self._logits(labels), strict=True):
             mean += taught.sub_(lse[:, None]).exp_().mul_(logits).sum(-1)
         return mean
 
     def cross_entropy(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """See `OutputHead.cross_entropy`."""
-        lse, mean = self.log_sum_exp(hidden), self.mean_logit(hidden, labels)
+        lse = self.log_sum_exp(hidden)
         teacher = self._logits(labels) if labels.is_floating_point() else None
-        norm = self.log_sum_exp(labels) if teacher else None
+        norm = None if teacher is None else self.log_sum_exp(labels)
+        mean = self.mean_logit(hidden, labels) if norm is None else self._mean_taught(hidden, labels, norm)
         gradient = torch.zeros_like(hidden)
         for logits, rows in self._logits(hidden):
             change = (logits - lse[:, None]).exp_()
