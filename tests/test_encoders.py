@@ -18,6 +18,7 @@ from evaluators.prefix import PrefixForward
 from space.candidate import Candidate
 from space.formats.checkpoint import Subnet
 from space.formats.hf.export import export_checkpoint
+from space.models.architectures import architecture_of
 from space.models.stack import layers_of
 from space.size import decoder_params, total_params
 from space.supernet.corrective_refit import correct
@@ -121,7 +122,7 @@ def test_first_layers_that_candidates_share_are_run_once(family: str, make_super
 
 
 def test_a_corrective_refit_comes_nearer_to_the_dense_model(make_supernet: MakeSupernet) -> None:
-    supernet, candidate = make_supernet("bert"), Candidate.from_rows([(4, 4, 32)] * 4)
+    supernet, candidate = make_supernet("bert"), Candidate.from_rows([(4, 4, 32), (0, 0, 32), (4, 4, 32), (4, 4, 0)])
     tokens = random_tokens(64, 24, seed=3)
     (correction,) = correct(supernet, [candidate], tokens)
     dense = states_of(supernet.model, tokens)
@@ -144,3 +145,17 @@ def test_shared_weights_give_the_view_and_take_gradients(family: str, make_super
         reached = {name.split(".", 3)[2] for name, p in shared.parameters.items() if p.grad is not None}
         assert reached
         assert all(name.startswith("encoder.layer.") for name in shared.parameters)
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_the_norm_behind_a_block_stays_where_the_block_is_gone(family: str, make_supernet: MakeSupernet) -> None:
+    """A hole is the same as a block that adds nothing."""
+    supernet, tokens = make_supernet(family), random_tokens(2, 12)
+    for kind, gone in (("attention", (0, 0, 48)), ("mlp", (6, 6, 0))):
+        view = supernet.view(Candidate.from_rows([DENSE, gone, DENSE, DENSE]))
+        zeroed = supernet.view(Candidate.dense(supernet.spec), own=True)
+        layout = architecture_of(family).blocks[kind]
+        output: Any = layers_of(zeroed)[1].get_submodule(layout.path(layout.output))
+        output.weight.zero_()
+        output.bias.zero_()
+        torch.testing.assert_close(states_of(view, tokens), states_of(zeroed, tokens), atol=1e-6, rtol=1e-5)

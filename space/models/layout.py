@@ -56,7 +56,8 @@ class BlockLayout:
         before: The norm that the block reads the residual stream through; None where there is none.
         after: What normalises what the block adds to it, or, of a block that adds it itself, the sum; None likewise.
         row_norms: Norms over all that parts of the input projections give, by a weight for each row of theirs.
-        adds: Whether the block itself adds to the residual stream, and gives the sum.
+        adds: Whether the block itself adds to the residual stream, and gives the sum, normed: where it is gone, the
+            stream still goes through the norm behind it.
         parts: The children of the layer that it is made of, where it is no module.
     """
 
@@ -86,8 +87,18 @@ class BlockLayout:
 
     @property
     def norms(self) -> tuple[str, ...]:
-        """Those norms that there are: they leave with the block."""
+        """Those norms that there are."""
         return tuple(name for name in (self.before, self.after) if name is not None)
+
+    @property
+    def leaving(self) -> tuple[str, ...]:
+        """The norms that leave with the block."""
+        return tuple(name for name in self.norms if name != self.staying)
+
+    @property
+    def staying(self) -> str | None:
+        """The norm that the residual stream goes through where the block is gone, until the layer is; None for none."""
+        return self.after if self.adds else None
 
     @property
     def projections(self) -> tuple[str, ...]:
@@ -97,7 +108,7 @@ class BlockLayout:
     @property
     def modules(self) -> list[str]:
         """The children of a layer that leave with the block: itself, then its norms that are not inside."""
-        return [*self.children, *(name for name in self.norms if name.partition(".")[0] not in self.children)]
+        return [*self.children, *(name for name in self.leaving if name.partition(".")[0] not in self.children)]
 
 
 class StackNames(NamedTuple):
@@ -188,3 +199,8 @@ class Architecture:
     def blocks(self) -> dict[str, BlockLayout]:
         """The kinds of blocks of a layer, in their order."""
         return {"attention": self.attention, "mlp": self.mlp}
+
+    @property
+    def staying(self) -> tuple[str, ...]:
+        """Norms that leave with the layer alone."""
+        return (*self.norms, *(layout.staying for layout in self.blocks.values() if layout.staying))

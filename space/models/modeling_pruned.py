@@ -25,14 +25,14 @@ from transformers.models.llama.modeling_llama import LlamaModel as StockModel
 
 # Where the family keeps its stack, and in it its layers; what its configuration calls their sizes; attention's output
 # projection; whether weights are stored as (inputs, outputs); whether stock classes take heads to be as wide together
-# as the residual stream; whether blocks add to that themselves.
+# as the residual stream; by block, the norm that the stream goes through where the block is gone, if any.
 STACK = "model"
 LAYERS = "layers"
 SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 ATTENTION_OUTPUT = "o_proj"
 TRANSPOSED = False
 HEADS_FILL = False
-BLOCKS_ADD = False
+STAYING = {"attention": "", "mlp": ""}
 
 if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
     # before, static caches have one head count for all layers, and configurations may ignore `layer_types`
@@ -42,7 +42,9 @@ if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
 
 
 class _Hole(nn.Module):  # for the attention one: a file's plain `nn.Module` of that name would forbid other backends
-    """Stands where a block was."""
+    """Stands where a block was; `norm` is where it has the norm that has stayed, if any."""
+
+    norm = ""
 
     def __init__(self, stock: Any, layer_idx: int) -> None:
         """Takes the place of a stock block."""
@@ -62,7 +64,7 @@ class AttentionHole(_Hole):
         vars(self).update({name: getattr(stock, name) for name in asked if hasattr(stock, name)})
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
-        """A zero of shape `()`, which broadcasts in the residual addition, or the stream; and no attention weights.
+        """A zero of shape `()`, which broadcasts in the residual addition, or the normed stream; no attention weights.
 
         A key-value cache is given keys and values of width 1: it hardly stores anything and still counts the tokens, so
         that lengths and masks may be read from this layer as from any other.
@@ -70,8 +72,8 @@ class AttentionHole(_Hole):
         if self.query_heads:  # never; but vLLM runs a model only if it reads this call in the text of every layer
             attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
             return attend(self, hidden_states, hidden_states, hidden_states, None)
-        if BLOCKS_ADD:
-            return hidden_states, None
+        if self.norm:
+            return self.get_submodule(self.norm)(hidden_states), None
         cache = next((value for value in kwargs.values() if isinstance(value, Cache)), None)  # its name has changed
         if cache is not None:
             nothing = torch.zeros_like(hidden_states[:, None, :, :1])
@@ -89,10 +91,15 @@ class MLPHole(_Hole):
 
 
 class PassedBy(nn.Module):
-    """Stands where a norm of a block was, or what adds to the residual stream: hands on its last input, the stream."""
+    """Stands where a norm of a block was, or what adds to the residual stream: hands on its last input, the stream.
+
+    `norm` is where it has the norm behind the addition.
+    """
+
+    norm = ""
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:  # noqa: D102
-        return inputs[-1]
+        return self.get_submodule(self.norm)(inputs[-1]) if self.norm else inputs[-1]
 
 
 HOLES: dict[str, Any] = {"attention": AttentionHole, "mlp": MLPHole}
@@ -230,11 +237,21 @@ class PrunedDecoderLayer(StockDecoderLayer):
                 module.config = seen_config(config, own)
 
     def skip(self, block: str, modules: list[str], layer_idx: int) -> None:
-        """Puts a hole in the place of a block; its norms go with it."""
-        name, *norms = modules
+        """Puts a hole in the place of a block; its norms go with it, but for one that stays."""
+        staying = STAYING[block]
+        norm = self.get_submodule(staying) if staying else None
+        name, *others = modules
         setattr(self, name, HOLES[block](getattr(self, name), layer_idx))
-        for norm in norms:
-            setattr(self, norm, PassedBy())
+        for other in others:
+            setattr(self, other, PassedBy())
+        if staying:
+            place, *inside, name = staying.split(".")
+            hole = holder = getattr(self, place)
+            hole.norm = ".".join((*inside, name))
+            for part in inside:
+                setattr(holder, part, nn.Module())
+                holder = getattr(holder, part)
+            setattr(holder, name, norm)
 
 
 @contextmanager

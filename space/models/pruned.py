@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import linecache
 import re
 import sys
@@ -70,7 +71,7 @@ def _constants(family: Architecture) -> dict[str, str]:
         "ATTENTION_OUTPUT": f'"{family.attention.output}"',
         "TRANSPOSED": f"{family.attention.transposed}",
         "HEADS_FILL": f"{family.heads_fill}",
-        "BLOCKS_ADD": f"{family.attention.adds}",
+        "STAYING": json.dumps({kind: layout.staying or "" for kind, layout in family.blocks.items()}),
     }
 
 

@@ -35,6 +35,7 @@ from space.models.pruned import block_scale
 from space.supernet.calibration import Captured, first_inputs, layer_arguments
 from space.supernet.correction import Correction
 from space.supernet.corrective_step import Moments, corrective_step
+from space.supernet.modules import put_module
 from space.supernet.supernet import Supernet
 from space.supernet.units import upright
 
@@ -109,6 +110,8 @@ def correct(
                     read = subnet.before or before or subnet.states
                     weight, subnet.states = block.fit(shape, strength, read, subnet.states, target, damping)
                     subnet.weights[index][kind] = weight
+                elif subnet.states is not None and not subnet.candidate.layers[index].gone:
+                    subnet.states = block.passed(supernet.strength(subnet.candidate), subnet.states)
             dense = target
         on_layer(index)
     return [Correction(subnet.candidate, tuple(subnet.weights)) for subnet in subnets]
@@ -133,7 +136,7 @@ class _Block:
 
     def outputs(self, read: States, states: States) -> States:
         """The residual stream after the dense block, which reads one and adds to another."""
-        layer = self._supernet.layer(self._index, _alone(self._whole, self._kind))
+        layer = self._alone(_alone(self._whole, self._kind))
         after: States = []
         for waiting, state in zip(read, states, strict=True):
             (inside,) = self._here(waiting)
@@ -159,7 +162,7 @@ class _Block:
             target: The dense model's residual stream after its block.
             damping: As for `correct`.
         """
-        layer = self._supernet.layer(self._index, shape, strength)
+        layer = self._alone(shape, strength)
         projection: nn.Linear = layer.get_submodule(self._layout.path(self._layout.output))
         norm: nn.Module | None = layer.get_submodule(self._layout.after) if self._layout.after else None
         refit = upright(self._layout, projection.weight)
@@ -183,6 +186,21 @@ class _Block:
             rows, state = self._here(inside, before)
             after.append(self._after(state, F.linear(rows, weight, bias), norm, scale).to(self._place.home))
         return weight.to(self._place.home), after
+
+    def passed(self, strength: float, states: States) -> States:
+        """The residual stream after the block where it is gone: through the norm that stays, if one does."""
+        if self._layout.staying is None:
+            return states
+        norm = self._supernet.layer(self._index, self._whole, strength).get_submodule(self._layout.staying)
+        return [norm(*self._here(state)).to(self._place.home) for state in states]
+
+    def _alone(self, shape: LayerShape, strength: float = 0.0) -> Any:
+        """The layer at a shape that has this block alone, without norms that stay where the others are gone."""
+        layer = self._supernet.layer(self._index, shape, strength)
+        for kind, layout in architecture_of(self._supernet.spec.family).blocks.items():
+            if layout.staying and kind != self._kind:
+                put_module(layer, layout.staying, nn.Identity())
+        return layer
 
     def _after(self, state: Tensor, output: Tensor, norm: nn.Module | None, scale: float) -> Tensor:
         """The residual stream after the block, by that before it and what the projection gives."""

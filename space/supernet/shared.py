@@ -55,7 +55,7 @@ class SharedWeights:
         self._family = architecture_of(supernet.spec.family)
         self._kinds = {name: kind for kind, layout in self._family.blocks.items() for name in layout.modules}
         self._layers = f"{self._family.stack.layers}."
-        self._norms = self._family.norms
+        self._norms = self._family.staying
         self._maps: dict[tuple[int, str, int, int], Tensor] = {}
         self._models: dict[Candidate, Any] = {}
         self.parameters: dict[str, nn.Parameter] = {}
@@ -137,7 +137,7 @@ class SharedWeights:
         attention = self._family.attention
         for name, rest in self._names[index]:
             module, _, inside = rest.partition(".")
-            if module in self._norms:  # which leave with no block
+            if rest.rpartition(".")[0] in self._norms:  # which leave with no block
                 parameters[rest] = self.parameters[name].to(self._supernet.place.device)
                 continue
             merged = module.startswith("merged_")
