@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakSet
 
+import torch
 from torch import Tensor
 
 from evaluators.base import Evaluator, Measure, MeasureEvaluator, ModelOf
@@ -60,6 +61,7 @@ def fidelities(
     batch_size: int,
     parts: Sequence[float],
     cache_bytes: int,
+    ended: bool = False,
 ) -> Fidelities:
     """Makes them; nothing is run yet.
 
@@ -77,6 +79,7 @@ def fidelities(
         parts: The part of every window of `search`, from its start, that each cheaper fidelity looks at; cheapest
             first. The beginnings of many windows rank designs better than as many tokens of few whole ones.
         cache_bytes: Memory for residual streams, over all fidelities.
+        ended: Whether windows end with a token that ends a text; their parts do then, too.
 
     Raises:
         UserError: The parts do not rise from above 0 to below 1, or give less than two tokens, or the text is too short
@@ -90,7 +93,8 @@ def fidelities(
     made = WeakSet[Comparison]()
 
     def divergence(supernet: Supernet, tokens: int) -> Comparison:
-        new = comparison(supernet, search[:, :tokens], batch_size=batch_size, cache_bytes=cache_bytes // len(sizes))
+        text = torch.cat([search[:, : tokens - ended], search[:, length - ended :]], 1)
+        new = comparison(supernet, text, batch_size=batch_size, cache_bytes=cache_bytes // len(sizes))
         made.add(new)
         return new
 

@@ -12,6 +12,7 @@ from helpers_embedder import save_embedder
 from helpers_run import ended, start
 from scipy.stats import spearmanr
 from test_encoders import MakeSupernet, states_of
+from test_fidelities import TABLE
 from torch.nn import functional as F
 from transformers import AutoModel
 
@@ -20,6 +21,7 @@ from conf.settings import session_settings
 from evaluators.applicable import require_applicable
 from evaluators.data.splits import split_tokens
 from evaluators.embeddings import EmbeddingDistance, pooled
+from evaluators.fidelities import fidelities
 from evaluators.training.objectives import objective_of
 from evaluators.training.recipes import Healing
 from evaluators.training.shared_training import SharedTraining
@@ -136,3 +138,16 @@ def test_a_run_of_an_embedder_ends_in_exports_of_sentence_transformers(tmp_path:
     trusted = "auto_map" in json.loads((out / "config.json").read_text())
     exported = AutoModel.from_pretrained(out, trust_remote_code=trusted)
     assert sum(p.numel() for p in exported.parameters()) == front[front["key"] == pick]["params"].item()
+
+
+def test_a_part_of_a_window_ends_as_the_window_does(make_supernet: MakeSupernet) -> None:
+    """A cheap fidelity reads the beginning of each text, and the mark of its end."""
+    supernet, tokens = make_supernet("bert"), random_tokens(5, 12)
+    candidate = Candidate.from_rows([(3, 3, 16)] * 4)
+    tokens[:, -1] = 2
+    settings = {"context": 12, "batch_size": 4, "parts": (0.5,), "cache_bytes": 0, "ended": True}
+    (cheap, _) = fidelities(supernet, TABLE, tokens, tokens, **settings).search
+    text = torch.cat([tokens[:, :5], tokens[:, -1:]], 1)
+    expected = EmbeddingDistance(supernet, text).values(candidate)["cosine_distance"]
+    (got,) = cheap.evaluate([candidate])
+    assert got.values["cosine_distance"] == pytest.approx(expected, abs=1e-6)
