@@ -19,6 +19,7 @@ from space.candidate import Candidate
 from space.formats.checkpoint import Subnet
 from space.formats.hf.export import export_checkpoint
 from space.models.architectures import architecture_of
+from space.models.refusals import positions
 from space.models.stack import layers_of
 from space.size import decoder_params, total_params
 from space.supernet.corrective_refit import correct
@@ -159,3 +160,13 @@ def test_the_norm_behind_a_block_stays_where_the_block_is_gone(family: str, make
         output.weight.zero_()
         output.bias.zero_()
         torch.testing.assert_close(states_of(view, tokens), states_of(zeroed, tokens), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_the_longest_text_is_as_long_as_the_model_takes(family: str) -> None:
+    model, _ = tiny_model(family)
+    longest = positions(model.config)
+    assert longest is not None
+    states_of(model, random_tokens(1, longest))
+    with pytest.raises((IndexError, RuntimeError)):
+        states_of(model, random_tokens(1, longest + 1))

@@ -53,7 +53,7 @@ def _behind(module: str, name: str) -> Architecture:
     )
 
 
-def _post_norm_encoder(module: str, name: str) -> Architecture:
+def _post_norm_encoder(module: str, name: str, *, behind_padding: bool = False) -> Architecture:
     """A family with the layers of BERT, whose blocks add to the residual stream themselves, and norm the sum."""
     inputs = tuple(Projection(f"self.{part}", (part,)) for part in ("query", "key", "value"))
     norm = "output.LayerNorm"
@@ -76,6 +76,7 @@ def _post_norm_encoder(module: str, name: str) -> Architecture:
             "embeddings.position_embeddings",
             module,
             entry="embeddings",
+            behind_padding=behind_padding,
         ),
         sizes=SizeNames(kv_heads=None),
         heads_fill=True,
@@ -179,8 +180,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         _QK_NORMS,
     ),
     "bert": _post_norm_encoder("bert", "Bert"),
-    "roberta": _post_norm_encoder("roberta", "Roberta"),
-    "xlm-roberta": _post_norm_encoder("xlm_roberta", "XLMRoberta"),
+    "roberta": _post_norm_encoder("roberta", "Roberta", behind_padding=True),
+    "xlm-roberta": _post_norm_encoder("xlm_roberta", "XLMRoberta", behind_padding=True),
 }
 
 

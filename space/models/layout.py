@@ -115,7 +115,8 @@ class StackNames(NamedTuple):
     """What is in the decoder stack: layers, last norm if any, embeddings of tokens, and of positions if learned.
 
     `module` is what a model with a head calls the stack itself. `entry` is what makes the residual stream of the
-    embeddings of tokens, where that is not the stack itself.
+    embeddings of tokens, where that is not the stack itself. `behind_padding` says that positions are counted from the
+    padding token's id, and so is what `max_position_embeddings` allows.
     """
 
     layers: str = "layers"
@@ -124,6 +125,7 @@ class StackNames(NamedTuple):
     positions: str | None = None
     module: str = "model"
     entry: str | None = None
+    behind_padding: bool = False
 
 
 class SizeNames(NamedTuple):

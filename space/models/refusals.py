@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedModel
 
 from space.errors import UserError
-from space.models.architectures import architecture_of
+from space.models.architectures import ARCHITECTURES, architecture_of
 from space.models.embedded import quiet_transformers
 from space.models.hub import WEIGHT_FILES
 from space.models.stack import family_of, loader_of, task_of
@@ -130,6 +130,9 @@ def positions(config: Any) -> int | None:
     `factor` times as far as what they scale; other kinds have `max_position_embeddings` say so already.
     """
     limit = getattr(config, "max_position_embeddings", None)
+    row = ARCHITECTURES.get(getattr(config, "model_type", ""))
+    if limit and row is not None and row.stack.behind_padding:
+        return int(limit - config.pad_token_id - 1)
     rope = getattr(config, "rope_parameters", None) or {}
     if not limit or rope.get("rope_type") not in _STRETCHED:
         return limit or None
