@@ -114,6 +114,11 @@ class Advice:
         return self.trade[0].key if self.trade else None
 
     @property
+    def writes(self) -> bool:
+        """Whether its points write text, so that lm-eval can ask them."""
+        return all(is_perplexity(offer.quality) for offer in self.trade)
+
+    @property
     def first(self) -> str | None:
         """The key of what to look at first."""
         return self.recommended.key if self.recommended is not None else self.pick
