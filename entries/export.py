@@ -25,6 +25,7 @@ from evaluators.vocabulary.trim import prepared_trim
 from search.run.finished import FinishedRun
 from search.run.picks import candidate_of
 from search.views.watch.run import Watch
+from space.errors import UserError
 from space.formats.checkpoint import Subnet
 from space.formats.model_card import FRONT_MATTER, REPOSITORY
 from space.formats.registry import format_of
@@ -41,6 +42,11 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     suffix = ("" if keep is None else f"-vocabulary{keep:g}") + form.suffix
     out = settings.out or run.run_dir / "exports" / f"{candidate.key}{suffix}"
     require_free(out)
+    use = told.model.use
+    if use.formats is not None and settings.format not in use.formats:
+        raise UserError(f"format: expected {' or '.join(use.formats)} for {use.title}, got {settings.format}.")
+    if settings.vllm is not None and "vllm" not in use.engines:
+        raise UserError(f"verify: expected null for {use.title}, which vLLM does not run here, got vllm.")
     if settings.push is not None:
         settings.push.require_place()
     watch.say([f"pick {settings.pick}: {candidate.key}, to {out}"])
@@ -50,8 +56,8 @@ def export(settings: ExportSettings, watch: Watch) -> None:
         told = replace(told, correction=None, training="off")
     session = Session.open(told, Paths(run.run_dir), watch.stage)
     loaded = session.loaded
-    config, generation = loaded.model.config, loaded.model.generation_config
-    subnet = Subnet(config, loaded.tokenizer, loaded.spec, candidate, generation)
+    config, generation = loaded.model.config, getattr(loaded.model, "generation_config", None)
+    subnet = Subnet(config, loaded.tokenizer, loaded.spec, candidate, generation, loaded.companions)
     run.require_held(candidate, lambda each: form.check(replace(subnet, candidate=each)))
     trim = None if keep is None else prepared_trim(session, subnet, settings.vocabulary, watch.stage)
     _ = session.supernet

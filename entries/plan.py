@@ -51,6 +51,7 @@ def plan(settings: RunSettings, watch: Watch) -> None:
         revision=told.revision,
         trust_remote_code=told.trust_remote_code,
         lengths=settings.session.lengths,
+        task=told.task,
     )
     job = _job(settings, outline, device, dtype)
     job, times, lines = _timed(settings, job, outline, device, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from entries.pick_settings import PickSettings
+from evaluators.applicable import require_writer
 from evaluators.paths import Paths
 from evaluators.session import Session
 from search.archive import Archive
@@ -15,6 +16,7 @@ def score(settings: PickSettings, watch: Watch) -> None:
     """Asks the dense model and a pick of a run what the run's archive does not know yet."""
     run, candidate = settings.run, candidate_of(settings.row)
     run_dir = run.run_dir
+    require_writer(settings.session, "score it on tasks")
     watch.say([f"pick {settings.pick}: {candidate.key}"])
     session = Session.open(settings.session, Paths(run_dir), watch.stage)
     with watch.stage("tasks"):

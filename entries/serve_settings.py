@@ -14,6 +14,7 @@ import pandas as pd
 from conf.compose import Config
 from conf.settings import ended_settings, instantiated
 from conf.values import checked
+from evaluators.applicable import require_writer
 from evaluators.settings import Settings
 from search.run.finished import FinishedRun
 from search.run.front import is_dense, latency_column, quality_column
@@ -88,6 +89,7 @@ def serve_settings(config: Config, arguments: Sequence[str]) -> ServeSettings:
     token = choose_token(given["host"], given["token"])
     run = FinishedRun.open(Path(str(config["run_dir"])))
     settings = ended_settings(run, config)
+    require_writer(settings, "serve it")
     model = replace(settings.model, device=settings.model.device if device is None else device)
     model.require_directory()
     rows = _rows(run, given["points"])

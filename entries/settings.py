@@ -11,6 +11,7 @@ from conf.compose import Config
 from conf.places import gone_on_with
 from conf.settings import instantiated, session_settings
 from conf.values import checked
+from evaluators.applicable import require_applicable
 from evaluators.latency.elsewhere import table_of
 from evaluators.latency.table import LATENCY_FILE
 from evaluators.settings import Settings
@@ -97,6 +98,7 @@ class RunSettings:
             healed=session.heals_in_loop,
             tokens=self.budget.limited(TOKENS).tokens,
         )
+        require_applicable(session)
         session.tasks.require_place()
         if session.latency.table is None:
             session.latency.require_engine()

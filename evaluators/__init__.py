@@ -3,6 +3,7 @@
 - `base`: metrics, evaluations and the `Evaluator` protocol.
 - `metrics`: all metrics, one row each.
 - `settings`, `paths`, `session`: what a session is told, where it lives, and a run's parts wired from these.
+- `model_settings`: which model that is; `applicable`: what does not apply to its task.
 - `actor`: what another process opens of a run to evaluate for it.
 - `streaming`: what a model that is larger than its device can not do.
 - `fidelities`: the evaluators of a search, from the cheapest on.
@@ -10,7 +11,8 @@
 - `closing`: what is asked last: `long_context` (held-out text in long windows) and `samples` (what models write).
 
 What costs nothing: `cost` (parameters, work, cache) and `refit_error` (what each block loses for itself).
-What runs text: `divergence` (KL and likelihood), `prefix` (first layers that candidates share, run once), `layer_major`
+What runs text: `comparisons` (which `comparison` with the dense model a task has), `divergence` (KL and likelihood),
+`embeddings` (cosines), `prefix` (first layers that candidates share, run once), `layer_major`
 (all candidates layer by layer, where these wait on the host), `output_head` (the output matrix in slices).
 `isolation` keeps what libraries do to the whole process inside.
 

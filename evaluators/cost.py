@@ -22,7 +22,7 @@ def macs_per_token(spec: ModelSpec, candidate: Candidate, *, context: int) -> in
     token of a causal prefill attends to half as many keys. Sliding windows are ignored: every layer attends to all
     `context` keys.
     """
-    count = spec.vocab * spec.hidden
+    count = spec.vocab * spec.hidden * spec.use.writes
     for shape in candidate.layers:
         count += attention_weights(spec, shape.query_heads, shape.kv_heads)
         count += 2 * shape.query_heads * spec.head_dim * context
@@ -33,9 +33,10 @@ def macs_per_token(spec: ModelSpec, candidate: Candidate, *, context: int) -> in
 def kv_bytes(spec: ModelSpec, candidate: Candidate, *, context: int, bytes_per_element: int = 2) -> int:
     """Bytes of the KV cache after `context` tokens at batch size 1.
 
-    Sliding windows are ignored: every layer keeps the keys and values of all `context` tokens.
+    Sliding windows are ignored: every layer keeps the keys and values of all `context` tokens. A model that does not
+    write keeps none.
     """
-    kv_heads = sum(shape.kv_heads for shape in candidate.layers)
+    kv_heads = sum(shape.kv_heads for shape in candidate.layers) * spec.use.writes
     return 2 * kv_heads * spec.head_dim * context * bytes_per_element
 
 

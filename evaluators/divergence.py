@@ -12,30 +12,20 @@ What is kept where logits are soft-capped is said in `evaluators.output_head`.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from evaluators.base import Measure, Metric, ModelOf
-from evaluators.layer_major import LayerMajorForward, forward_of
-from evaluators.metrics import HELDOUT_QUALITY, SEARCH_QUALITY, metrics_named
+from evaluators.comparison import Comparison
 from evaluators.output_head import OutputHead
-from evaluators.prefix import PrefixForward
 from space.candidate import Candidate
 from space.errors import UserError
-from space.models.stack import stack_of
 from space.supernet.supernet import Supernet
-
-_Answer = TypeVar("_Answer")
-_log = logging.getLogger(__name__)
-SEARCH_METRICS = metrics_named(*SEARCH_QUALITY)
-HELDOUT_METRICS = metrics_named(*HELDOUT_QUALITY)
 
 
 @dataclass(frozen=True)
@@ -46,11 +36,8 @@ class _Reference:
     cross: Tensor
 
 
-class Divergence:
-    """Compares candidates with the dense model on fixed text.
-
-    Where the device has too little memory for the windows of a forward pass, it takes half as many from then on.
-    """
+class Divergence(Comparison):
+    """Compares the words that candidates expect with those of the dense model."""
 
     def __init__(
         self,
@@ -65,73 +52,31 @@ class Divergence:
         """Runs nothing yet; the dense model's side is computed at the first evaluation.
 
         Args:
-            supernet: The model.
-            tokens: Token ids, shape (windows, length); every window is a context of its own.
+            supernet: See `Comparison`, as the other arguments.
+            tokens: Token ids, shape (windows, length).
             batch_size: Windows of a forward pass.
             slice_bytes: See `evaluators.output_head`.
-            cache_bytes: Memory for residual streams, see `evaluators.prefix`.
-            subnets: Gives the supernet whose subnets are meant, made of the same dense model, when the first one is
-                asked about; None for the very same.
+            cache_bytes: Memory for residual streams.
+            subnets: Gives the supernet whose subnets are meant.
 
         Raises:
             UserError: Windows shorter than two tokens, or an LM head that the closed form does not cover.
         """
         if tokens.ndim != 2 or tokens.shape[1] < 2 or not len(tokens):
             raise UserError(f"Divergence: expected windows of at least 2 tokens, got shape {tuple(tokens.shape)}.")
+        super().__init__(supernet, tokens, batch_size=batch_size, cache_bytes=cache_bytes, subnets=subnets)
         together = min(batch_size, len(tokens)) * tokens.shape[1]
-        self._supernet = supernet
-        self._subnets = subnets or (lambda: supernet)
         self._head = OutputHead.of(supernet.model, together, slice_bytes=slice_bytes)
-        self._tokens = tokens
-        self._batch_size, self._cache_bytes = batch_size, cache_bytes
-        self._references: list[_Reference] | None = None
 
-    @cached_property
-    def _forward(self) -> PrefixForward | LayerMajorForward:
-        with torch.inference_mode(False):  # the supernet's weights are for whatever use
-            subnets = self._subnets()
-        size = self._batch_size
-        return forward_of(subnets, self._tokens, batch_size=size, cache_bytes=self._cache_bytes)
+    def values(self, candidate: Candidate, model: Any | None = None) -> Mapping[str, float]:
+        """`kl` and `nll`, in nats a token."""
+        kl, nll = self(candidate, model)
+        return {"kl": kl, "nll": nll}
 
-    @property
-    def tokens(self) -> int:
-        """Tokens that one evaluation sends through a candidate."""
-        return self._tokens.numel()
-
-    @property
-    def shared_layers(self) -> float:
-        """Layers that were run so far, as a part of those that would have been without shared residual streams."""
-        return self._forward.layers_run / max(1, self._forward.layers_total)
-
-    def forget(self) -> None:
-        """Gives the memory of residual streams that candidates shared back."""
-        self._forward.forget()
-
-    def measure(self, model_of: ModelOf | None = None) -> Measure:
-        """The search's quality: `kl` and `nll`, in nats a token.
-
-        Args:
-            model_of: Gives a candidate's own model; None for the supernet's.
-        """
-
-        def values(candidate: Candidate) -> Mapping[str, float]:
-            kl, nll = self(candidate, model_of(candidate) if model_of else None)
-            return {"kl": kl, "nll": nll}
-
-        return Measure(SEARCH_METRICS, values, self.tokens, None if model_of else self.ahead)
-
-    def heldout_measure(self, model_of: ModelOf | None = None) -> Measure:
-        """What is reported of text that the search did not see: `heldout_kl` and the perplexity `heldout_ppl`.
-
-        Args:
-            model_of: Gives a candidate's own model; None for the supernet's.
-        """
-
-        def values(candidate: Candidate) -> Mapping[str, float]:
-            kl, nll = self(candidate, model_of(candidate) if model_of else None)
-            return {"heldout_kl": kl, "heldout_ppl": _perplexity(nll)}
-
-        return Measure(HELDOUT_METRICS, values, self.tokens, None if model_of else self.ahead)
+    def heldout_values(self, candidate: Candidate, model: Any | None = None) -> Mapping[str, float]:
+        """`heldout_kl` and the perplexity `heldout_ppl`."""
+        kl, nll = self(candidate, model)
+        return {"heldout_kl": kl, "heldout_ppl": _perplexity(nll)}
 
     def perplexity_measure(self, metric: Metric, model_of: ModelOf) -> Measure:
         """The perplexity alone, as another metric.
@@ -145,15 +90,6 @@ class Divergence:
             return {metric.name: _perplexity(self.nll(candidate, model_of(candidate)))}
 
         return Measure((metric,), values, self.tokens)
-
-    def ahead(self, candidates: Sequence[Candidate]) -> None:
-        """Runs candidates of the supernet together, where that is less work than one after the other.
-
-        Raises:
-            ValueError: One does not fit the model.
-            torch.OutOfMemoryError: The device has too little memory for a single window.
-        """
-        self._in_memory(lambda: self._run_ahead(candidates))
 
     def __call__(self, candidate: Candidate, model: Any | None = None) -> tuple[float, float]:
         """Mean KL from the dense model over all tokens, and mean NLL of all but each window's first, in nats.
@@ -179,32 +115,12 @@ class Divergence:
         """
         return self._in_memory(lambda: self._mean_nll(candidate, model))
 
-    def _in_memory(self, work: Callable[[], _Answer]) -> _Answer:
-        """What some work gives, with half as many windows a forward pass as often as memory runs out."""
-        _ = self._forward  # which may train the supernet, and windows are nothing to that
-        while True:
-            try:
-                return work()
-            except torch.OutOfMemoryError:
-                if (windows := min(self._batch_size, len(self._tokens))) == 1:
-                    raise
-            self._batch_size = windows // 2  # outside the clause above, whose error holds on to what was computed
-            self._references = None
-            del self._forward
-            torch.cuda.empty_cache()  # of nothing, where no GPU is in use
-            _log.warning("memory is short for %d windows of a forward pass: now %d", windows, windows // 2)
-
-    @torch.inference_mode()
-    def _run_ahead(self, candidates: Sequence[Candidate]) -> None:
-        dense = [] if self._references else [Candidate.dense(self._supernet.spec)]
-        self._forward.ahead([*dense, *candidates])
-
     @torch.inference_mode()
     def _compared(self, candidate: Candidate, model: Any | None) -> tuple[float, float]:
         if self._references is None:
             self._references = list(self._dense_side())
         kl = nll = 0.0
-        batches = zip(self._forward.batches, self._hidden(candidate, model), self._references, strict=True)
+        batches = zip(self._forward.batches, self._states(candidate, model), self._references, strict=True)
         for tokens, hidden, dense in batches:
             lse = self._head.log_sum_exp(hidden)
             cross = lse - self._head.mean_logit(hidden, dense.known)
@@ -216,7 +132,7 @@ class Divergence:
     @torch.inference_mode()
     def _mean_nll(self, candidate: Candidate, model: Any | None) -> float:
         nll = 0.0
-        for tokens, hidden in zip(self._forward.batches, self._hidden(candidate, model), strict=True):
+        for tokens, hidden in zip(self._forward.batches, self._states(candidate, model), strict=True):
             nll += self._nll(tokens, hidden, self._head.log_sum_exp(hidden))
         windows, length = self._tokens.shape
         return nll / (windows * (length - 1))
@@ -230,18 +146,14 @@ class Divergence:
 
     def _dense_side(self) -> Iterator[_Reference]:
         """What is kept of the dense model, of one batch after another."""
-        for hidden in self._hidden(Candidate.dense(self._supernet.spec)):
+        for hidden in self._states(Candidate.dense(self._supernet.spec)):
             lse = self._head.log_sum_exp(hidden)
             _, known = self._head.expected(hidden)
             yield _Reference(known, lse - self._head.mean_logit(hidden, known))
 
-    def _hidden(self, candidate: Candidate, model: Any | None = None) -> Iterator[Tensor]:
+    def _states(self, candidate: Candidate, model: Any | None = None) -> Iterator[Tensor]:
         """Normed hidden states before the LM head, float32, each (batch · time, hidden), of one batch after another."""
-        if model is None:
-            states = self._forward(candidate)
-        else:
-            states = (stack_of(model)(part, use_cache=False).last_hidden_state for part in self._forward.batches)
-        return (state.flatten(0, 1).float() for state in states)
+        return (state.flatten(0, 1) for state in self._hidden(candidate, model))
 
 
 def _perplexity(nll: float) -> float:

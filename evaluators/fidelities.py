@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakSet
 
+import torch
 from torch import Tensor
 
 from evaluators.base import Evaluator, Measure, MeasureEvaluator, ModelOf
+from evaluators.comparison import Comparison
+from evaluators.comparisons import comparison
 from evaluators.cost import cost_measure
-from evaluators.divergence import Divergence
 from evaluators.latency.table import LatencyTable
 from evaluators.refit_error import refit_error_measure
 from evaluators.settings import window_sizes
@@ -59,6 +61,7 @@ def fidelities(
     batch_size: int,
     parts: Sequence[float],
     cache_bytes: int,
+    ended: bool = False,
 ) -> Fidelities:
     """Makes them; nothing is run yet.
 
@@ -76,6 +79,7 @@ def fidelities(
         parts: The part of every window of `search`, from its start, that each cheaper fidelity looks at; cheapest
             first. The beginnings of many windows rank designs better than as many tokens of few whole ones.
         cache_bytes: Memory for residual streams, over all fidelities.
+        ended: Whether windows end with a token that ends a text; their parts do then, too.
 
     Raises:
         UserError: The parts do not rise from above 0 to below 1, or give less than two tokens, or the text is too short
@@ -86,10 +90,11 @@ def fidelities(
     element = supernet.model.dtype.itemsize
     costs = [cost_measure(supernet.spec, context=context, bytes_per_element=element), table.measure()]
 
-    made = WeakSet[Divergence]()
+    made = WeakSet[Comparison]()
 
-    def divergence(supernet: Supernet, tokens: int) -> Divergence:
-        new = Divergence(supernet, search[:, :tokens], batch_size=batch_size, cache_bytes=cache_bytes // len(sizes))
+    def divergence(supernet: Supernet, tokens: int) -> Comparison:
+        text = torch.cat([search[:, : tokens - ended], search[:, length - ended :]], 1)
+        new = comparison(supernet, text, batch_size=batch_size, cache_bytes=cache_bytes // len(sizes))
         made.add(new)
         return new
 
@@ -102,7 +107,7 @@ def fidelities(
 
     names = [*(f"search-{tokens}" for tokens in sizes[:-1]), "search"]
     divergences = {name: divergence(supernet, tokens) for name, tokens in zip(names, sizes, strict=True)}
-    unseen = Divergence(supernet, heldout, batch_size=batch_size, subnets=healer.supernet if healer else None)
+    unseen = comparison(supernet, heldout, batch_size=batch_size, subnets=healer.supernet if healer else None)
     trained: tuple[Evaluator, ...] = ()
     final: Evaluator | None = None
     if healer is not None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from evaluators.base import SPREAD, STDERR, Goal, Metric
 from space.errors import UserError
+from space.task import TASKS
 
 REMOVED = "decoder_params_removed"  # 0 for the dense model alone
 
@@ -17,6 +18,9 @@ METRICS = (
     Metric("heldout_kl", "nats/token", "min", "quality", "KL to dense, held-out", "fine"),
     Metric("heldout_ppl", "", "min", "quality", "Perplexity, held-out", "plain"),
     Metric("heldout_long_ppl", "", "min", "quality", "Perplexity, held-out, long windows", "plain"),
+    Metric("cosine_distance", "", "min", "quality", "1 − cosine to dense, search text", "fine"),
+    Metric("heldout_cosine_distance", "", "min", "quality", "1 − cosine to dense, held-out", "fine"),
+    Metric("heldout_rank_correlation", "", "max", "quality", "Rank correlation of similarities, held-out", "fine"),
     Metric("refit_error", "", "min", "quality", "Output lost by blocks after refit", "fine", free=True),
     Metric("acc", "", "max", "score", "Accuracy, tasks of the search", "fine"),
     Metric("latency_ms", "ms", "min", "latency", "Latency, table", "plain", free=True),
@@ -35,17 +39,25 @@ METRICS = (
     Metric("peak_bytes", "bytes", "min", "cost", "Peak memory", "bytes"),
     Metric("untuned_kl", "nats/token", "min", "quality", "KL to dense, search text, untuned", "fine"),
     Metric("untuned_nll", "nats/token", "min", "quality", "NLL, search text, untuned", "fine"),
+    Metric("untuned_cosine_distance", "", "min", "quality", "1 − cosine to dense, search text, untuned", "fine"),
     Metric("untuned_acc", "", "max", "score", "Accuracy, tasks of the search, untuned", "fine"),
     Metric("refit_kl", "nats/token", "min", "quality", "KL to dense, held-out, untuned", "fine"),
     Metric("refit_ppl", "", "min", "quality", "Perplexity, held-out, untuned", "plain"),
+    Metric("refit_cosine_distance", "", "min", "quality", "1 − cosine to dense, held-out, untuned", "fine"),
+    Metric("refit_rank_correlation", "", "max", "quality", "Rank correlation of similarities, untuned", "fine"),
 )
 
-SEARCH_QUALITY = ("kl", "nll")  # on the search's own text, which is never the result
-HELDOUT_QUALITY = ("heldout_kl", "heldout_ppl")
+# Of all tasks: on the search's own text, which is never the result, and on held-out text.
+SEARCH_QUALITY = tuple(name for task in TASKS.values() for name in task.search_quality)
+HELDOUT_QUALITY = tuple(name for task in TASKS.values() for name in task.heldout_quality)
+# A task's divergence from the dense model to the same on held-out text; below what it is about equally good.
+DIVERGENCES = {task.search_quality[0]: task.heldout_quality[0] for task in TASKS.values()}
+ALIKE = {task.search_quality[0]: task.alike for task in TASKS.values()}
+JUDGED = tuple(task.judged for task in TASKS.values())  # by which points are offered and recommended
 LONG_QUALITY = "heldout_long_ppl"  # the same perplexity, of windows longer than the run's own
 # The same before what an export gets beside the cached refit: of the search's questions, and of held-out text.
-BEFORE_TUNING = {"kl": "untuned_kl", "nll": "untuned_nll", "acc": "untuned_acc"}
-HELDOUT_BEFORE_TUNING = {"heldout_kl": "refit_kl", "heldout_ppl": "refit_ppl"}
+BEFORE_TUNING = {name: f"untuned_{name}" for name in (*SEARCH_QUALITY, "acc")}
+HELDOUT_BEFORE_TUNING = {name: name.replace("heldout_", "refit_") for name in HELDOUT_QUALITY}
 # What one timing end to end gives, on one device.
 END_TO_END = ("latency_e2e_ms", "prefill_e2e_ms", "decode_e2e_ms", "tokens_per_s", "peak_bytes")
 # Phases of a workload, and its whole; they say the same where there is no other phase.
@@ -53,13 +65,20 @@ WHOLE = {f"{phase}_{kind}ms": f"latency_{kind}ms" for phase in ("prefill", "deco
 # What people call a design that has the best value.
 SUPERLATIVES = {
     "kl": "closest",
+    "cosine_distance": "closest",
     "nll": "likeliest",
     "latency_ms": "fastest",
     "params": "smallest",
     "decoder_params": "smallest",
 }
 # What a front ranges over by orders of magnitude, so that an axis of it is logarithmic.
-WIDE_RANGING = ("kl", *HELDOUT_QUALITY, LONG_QUALITY, "untuned_kl", *HELDOUT_BEFORE_TUNING.values())
+WIDE_RANGING = (
+    *DIVERGENCES,
+    *(name for name in HELDOUT_QUALITY if "correlation" not in name),
+    LONG_QUALITY,
+    *(BEFORE_TUNING[name] for name in DIVERGENCES),
+    *(name for name in HELDOUT_BEFORE_TUNING.values() if "correlation" not in name),
+)
 
 SPREADS = (SPREAD, STDERR)
 _BY_NAME = {metric.name: metric for metric in METRICS}
@@ -80,6 +99,16 @@ def metric_named(name: str) -> Metric:
 def metrics_named(*names: str) -> tuple[Metric, ...]:
     """The rows of these names, see `metric_named`."""
     return tuple(map(metric_named, names))
+
+
+def divergence_in(names: Collection[str]) -> str:
+    """The divergence, among these names, of the search's text."""
+    return next(name for name in DIVERGENCES if name in names)
+
+
+def judged_in(names: Collection[str]) -> str | None:
+    """What points are judged by, among these names; None where nothing has measured it."""
+    return next((name for name in JUDGED if name in names), None)
 
 
 def end_to_end(name: str, columns: Collection[str]) -> str | None:

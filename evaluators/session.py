@@ -250,6 +250,7 @@ class Session:
             batch_size=settings.together,
             parts=settings.fidelities,
             cache_bytes=settings.cache_bytes,
+            ended=self.text.end is not None,
         )
 
     @property

@@ -11,43 +11,17 @@ from evaluators.base import AUTO, Metric, choose_metrics
 from evaluators.cost import METRICS as COSTS
 from evaluators.data.places import Part, TextPlace
 from evaluators.latency.workload import Workload
-from evaluators.metrics import SEARCH_QUALITY, metric_named, metrics_named
+from evaluators.metrics import metric_named, metrics_named
+from evaluators.model_settings import ModelSettings
 from evaluators.training.recipes import MODES, CorrectiveRefit, Distillation, Healing
-from space.checks import require_dtype, require_least
+from space.checks import require_least
 from space.errors import UserError
-from space.locations import is_local, model_directory
 from space.space import SearchSpace
 from space.spec import ModelSpec
 from space.supernet.recipe import Preparation
 
 TOGETHER = 4  # windows of a forward pass, where nothing was measured
 ACC = metric_named("acc")  # the mean over tasks, as an objective
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """Which dense model, and how it runs; the fields are the arguments of `space.models.loading.load_model`."""
-
-    path: str | None = None
-    revision: str | None = None
-    digest: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    device_bytes: int | None = None
-    trust_remote_code: bool = False
-
-    def __post_init__(self) -> None:
-        require_dtype(self.dtype)
-        require_least(self, "model.", ("device_bytes",))
-
-    def require_directory(self) -> None:
-        """Refuses a path of this machine where there is no directory, without reading anything.
-
-        Raises:
-            UserError: There is none.
-        """
-        if self.path is not None and is_local(self.path):
-            model_directory(self.path)
 
 
 @dataclass(frozen=True)
@@ -229,6 +203,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
+        own, windows = self.distillation, self.model.use.step_windows
+        if isinstance(own, Healing) and own.batch_size is None and windows > 1:
+            object.__setattr__(self, "distillation", replace(own, batch_size=windows))
         if self.training not in MODES:
             raise UserError(f"search.distillation: expected one of {', '.join(MODES)}, got {self.training!r}.")
 
@@ -247,7 +224,7 @@ class Settings:
     def answered(self) -> tuple[Metric, ...]:
         """The metrics that the search's evaluators answer with, the cheapest ones first."""
         scores = (ACC,) if ACC.name in self.objectives else ()
-        return (*COSTS, *self.latency.metrics, *metrics_named(*SEARCH_QUALITY), *scores)
+        return (*COSTS, *self.latency.metrics, *metrics_named(*self.model.use.search_quality), *scores)
 
     @property
     def metrics(self) -> list[Metric]:

@@ -13,7 +13,7 @@ from torch.utils.benchmark.utils.timer import timer
 
 from evaluators.amounts import EPOCHS, GAIN, STEP_GAIN, STEPS, Speeds
 from evaluators.base import GROUP
-from evaluators.divergence import Divergence
+from evaluators.comparisons import comparison
 from evaluators.latency.clocks import BETWEEN_DENSE
 from evaluators.long_context import LongText
 from evaluators.samples import Samples
@@ -118,12 +118,12 @@ def _doubled(speed: Callable[[int], float], first: int, most: int, gain: float) 
 
 def _looks(session: Session, windows: Tensor, batch: int, designs: Sequence[Candidate]) -> float:
     """Tokens a second of an evaluation of designs that are asked about together, warm."""
-    divergence, looks, seconds = Divergence(session.supernet, windows, batch_size=batch), 0, 0.0
+    divergence, looks, seconds = comparison(session.supernet, windows, batch_size=batch), 0, 0.0
 
     def look() -> None:
         divergence.ahead(designs)
         for design in designs:
-            divergence(design)
+            divergence.divergence(design)
 
     look()  # with the dense model's side, and refits that are solved once
     while seconds < LOOK_S:

@@ -1,7 +1,7 @@
 """What can be pruned: facts of the dense model, candidates and the search space over them; free of torch at this level.
 
 The model and its candidates: `spec`, facts of the dense model; `candidate`, one pruned architecture as a value; `size`,
-their parameters.
+their parameters; `task`, what a model is for.
 The search space: `space`, the map between genes and candidates; `blocks`, what each gene chooses; `options`, of how
 many; `checks` of its settings; `deploy`, what the place can run where the model will be served.
 Which genes are valid: `repair` mends them; `limits`, upper ones on sums over blocks; `bounds`, what is left of a space;

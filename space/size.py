@@ -73,6 +73,6 @@ def removed_params(spec: ModelSpec, candidate: Candidate) -> float:
 
 
 def total_params(spec: ModelSpec, candidate: Candidate) -> int:
-    """Parameters of the whole model: decoder layers, final norm, embeddings (once when tied) and LM head."""
-    embeddings = spec.vocab * spec.hidden * (1 if spec.tied_embeddings else 2)
-    return decoder_params(spec, candidate) + norm_params(spec) + embeddings + spec.positions * spec.hidden
+    """Parameters of the whole model: layers, embeddings (once when tied), final norm and LM head, and the rest."""
+    embeddings = (spec.vocab + spec.positions) * spec.hidden
+    return decoder_params(spec, candidate) + embeddings + spec.head_params + spec.rest

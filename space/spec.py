@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from space.task import CAUSAL_LM, TASKS, Task
+
 MOST_MERGES = 3
 
 
@@ -32,6 +34,9 @@ class ModelSpec:
         wide_qk_norm: Whether these norms go over all heads together, each by a weight for every value.
         parallel: Whether both blocks of a layer read the residual stream before it.
         positions: Learned embeddings of positions; 0 where there are none.
+        rest: Parameters of what is none of these and no head, such as of types of tokens.
+        task: What the model is for, a row of `space.task.TASKS`.
+        pooling: How an embedder makes one vector of a sequence: `mean` of its tokens, or the first one, `cls`.
         merges: Whether KV groups can be merged: rotary embedding turns all of a head, in pairs half a head apart, or
             nothing, and the family's classes have groups.
     """
@@ -60,6 +65,9 @@ class ModelSpec:
     parallel: bool = False
     positions: int = 0
     merges: bool = True
+    rest: int = 0
+    task: str = CAUSAL_LM
+    pooling: str = "mean"
 
     def __post_init__(self) -> None:
         for field in ("layers", "hidden", "query_heads", "kv_heads", "head_dim", "mlp_channels", "vocab"):
@@ -91,6 +99,19 @@ class ModelSpec:
             return ()
         divisors = [count for count in range(self.kv_heads - 1, 0, -1) if self.kv_heads % count == 0]
         return tuple(divisors[:MOST_MERGES])
+
+    @property
+    def use(self) -> Task:
+        """The row of its task."""
+        return TASKS[self.task]
+
+    @property
+    def head_params(self) -> int:
+        """Parameters of the LM head and the norm before it that are no embeddings; 0 without a head."""
+        if not self.use.writes:
+            return 0
+        head = 0 if self.tied_embeddings else self.vocab * self.hidden
+        return head + (1 + self.norm_bias) * self.hidden
 
     @property
     def identity(self) -> dict[str, str | int | bool]:

@@ -11,13 +11,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from space.candidate import Candidate
-from space.models.architectures import ARCHITECTURES, EMBEDDINGS, NORMS
+from space.models.architectures import ARCHITECTURES
 from space.models.facts import read_spec
+from space.models.names import EMBEDDINGS, NORMS
+from space.models.stack import loader_of
 from space.spec import ModelSpec
 from space.supernet.supernet import Supernet
+from space.task import CAUSAL_LM
 
 pytest_plugins = ("helpers_commands",)  # whose runs several files of tests look at
 torch.set_num_threads(1)
@@ -84,8 +87,12 @@ _SPECIAL: dict[str, dict[str, Any]] = {
         **_SLIDING,
     },
     "gemma3_text": {"head_dim": 10, "query_pre_attn_scalar": 10, **_SLIDING},
+    "roberta": {"type_vocab_size": 1},
+    "xlm-roberta": {"type_vocab_size": 1},
 }
-FAMILY_NAMES = tuple(ARCHITECTURES)
+# By what they are for: models that write, and encoders.
+FAMILY_NAMES = tuple(name for name, row in ARCHITECTURES.items() if row.task == CAUSAL_LM)
+ENCODERS = tuple(name for name, row in ARCHITECTURES.items() if row.task == "embeddings")
 UNLIKE = ("llama", "olmo2", "gemma3_text", "granite", "phi3", "gpt2", "gpt_neox", "cohere")  # one of each kind
 
 
@@ -96,7 +103,7 @@ def tiny_model(family: str, **changes: Any) -> tuple[nn.Module, ModelSpec]:
     if sizes.kv_heads is None:
         del values["num_key_value_heads"]
     config = AutoConfig.for_model(family, **values)
-    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    model = loader_of(config).from_config(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)

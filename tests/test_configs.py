@@ -24,7 +24,8 @@ from evaluators.cost import cost_measure
 from evaluators.data.places import TextPlace
 from evaluators.latency.workload import LATENCY, Workload
 from evaluators.metrics import metric_named, metrics_named
-from evaluators.settings import FidelitySettings, ModelSettings, Settings, TaskSettings, TextSettings
+from evaluators.model_settings import ModelSettings
+from evaluators.settings import FidelitySettings, Settings, TaskSettings, TextSettings
 from evaluators.training.recipes import MODES, CorrectiveRefit, Distillation, Healing, Polish, Recovery
 from evaluators.vocabulary.settings import VocabularySettings
 from search.constraints import limits_text
@@ -365,7 +366,7 @@ def test_a_run_goes_on_about_the_model_and_text_that_it_began_with(tmp_path: Pat
     assert (moved.text.path, moved.text.digest) == (str(text), "t")
     config = run_settings(composed(f"run_dir={tmp_path}", *elsewhere), []).stored
     open_run_directory(tmp_path, config, free=FREE_SETTINGS)
-    with pytest.raises(UserError, match=r"model\.digest: 'm' -> 'x'\n  data\.field: 'text' -> 'body'"):
+    with pytest.raises(UserError, match=r"data\.field: 'text' -> 'body'\n  model\.digest: 'm' -> 'x'"):
         open_run_directory(
             tmp_path,
             run_settings(composed(f"run_dir={tmp_path}", "model.digest=x", "data.field=body"), []).stored,

@@ -152,7 +152,7 @@ def test_merged_groups_are_exported(tmp_path: Path, make_supernet: MakeSupernet)
         done = export(supernet, candidate, tmp_path / f"pruned-{own_code}")
         assert done.trust_remote_code == own_code
         assert_same_logits(load(done.directory, trust_remote_code=own_code), supernet, candidate)
-        assert done.verification.logits_difference <= 1e-4
+        assert done.verification.difference <= 1e-4
 
 
 def test_a_fresh_process_loads_the_checkpoint(make_supernet: MakeSupernet, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_fresh_process_loads_the_checkpoint(make_supernet: MakeSupernet, tmp_p
         tokenizer=tokenizer,
         generation_config=GenerationConfig(temperature=0.7, do_sample=False, eos_token_id=2),
     )
-    assert done.verification.logits_difference <= 1e-4
+    assert done.verification.difference <= 1e-4
     assert done.verification.new_tokens > 0
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["pruned-1.5"]
     assert AutoTokenizer.from_pretrained(done.directory, trust_remote_code=True).decode([5]) == "w5"
@@ -200,7 +200,7 @@ def test_a_failed_verification_leaves_nothing(
 
 def test_a_checkpoint_that_does_not_load_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": "two"}')
-    reference = Reference(torch.ones(1, 4, dtype=torch.int64), torch.zeros(1, 4, 8))
+    reference = Reference(torch.ones(1, 4, dtype=torch.int64), torch.ones(1, 4), torch.zeros(1, 4, 8))
     with pytest.raises(UserError, match="did not load or run"):
         verify_checkpoint(tmp_path, reference, trust_remote_code=False)
 

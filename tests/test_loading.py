@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import httpx2
 import pytest
 import torch
+from conftest import FAMILY_NAMES
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file, save_file
@@ -124,7 +125,7 @@ SINGLE = (
 )  # no merged groups
 
 
-@pytest.mark.parametrize("family", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("family", sorted(FAMILY_NAMES))
 def test_spec_of_each_family(family, tmp_path):
     loaded, row = load_model(str(save(config_of(family), tmp_path / family)), dtype="float32"), ARCHITECTURES[family]
     spec, special = loaded.spec, SPECIAL.get(family, {})

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_tokens, tiny_model
+from conftest import FAMILY_NAMES, random_tokens, tiny_model
 from transformers import DynamicCache, GenerationConfig
 
 from space.candidate import Candidate
@@ -46,7 +46,7 @@ NEW_TOKENS = 2 * WINDOW
 def modeling(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModuleType]:
     """The modelling file of every family, imported as its checkpoint would."""
     modules = {}
-    for family in ARCHITECTURES:
+    for family in FAMILY_NAMES:
         path: Path = tmp_path_factory.mktemp("modeling") / f"modeling_pruned_{family}.py"
         path.write_text(modeling_text(family))
         description = importlib.util.spec_from_file_location(path.stem, path)
@@ -87,7 +87,7 @@ def prompts(time: int) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens.masked_fill(mask == 0, 0), mask
 
 
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize("holes", HOLES)
 def test_generation_is_the_same_with_every_cache(modeling: dict[str, ModuleType], family: str, holes: str) -> None:
     model = pruned_model(modeling[family], family, HOLES[holes])
@@ -100,7 +100,7 @@ def test_generation_is_the_same_with_every_cache(modeling: dict[str, ModuleType]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize("holes", [name for name in HOLES if "narrow" not in name])
 def test_a_hole_is_a_block_whose_output_is_zero(modeling: dict[str, ModuleType], family: str, holes: str) -> None:
     model = pruned_model(modeling[family], family, HOLES[holes])
@@ -123,8 +123,8 @@ def test_the_text_that_runs_is_the_text_that_is_exported() -> None:
         module = modeling_of(family)
         assert "".join(linecache.getlines(str(module.__file__))) == modeling_text(family)
         assert module.PrunedConfig.model_type == f"pruned_{family}"
-    texts = {family: modeling_text(family).splitlines() for family in ARCHITECTURES}
-    whole = [family for family, row in ARCHITECTURES.items() if row.classes.classifier is not None]
+    texts = {family: modeling_text(family).splitlines() for family in FAMILY_NAMES}
+    whole = [family for family in FAMILY_NAMES if ARCHITECTURES[family].classes.classifier is not None]
     assert {len(texts[family]) for family in whole} == {len(texts["llama"])}
     changed = {line for text in texts.values() for line in text if line not in texts["llama"]}
     assert changed
@@ -158,7 +158,7 @@ def test_beam_search_with_holes(modeling: dict[str, ModuleType], family: str) ->
     assert torch.equal(plain, cached)
 
 
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_training_with_gradient_checkpointing(modeling: dict[str, ModuleType], family: str) -> None:
     model = pruned_model(modeling[family], family, HOLES["narrow layers and holes"]).train()
     tokens, _ = prompts(8)
@@ -185,7 +185,7 @@ def test_the_attention_backend_can_be_changed(modeling: dict[str, ModuleType]) -
     assert [weights if weights is None else weights.shape[1] for weights in outputs.attentions] == [None, 6, 2, 6]
 
 
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_attention_weights_are_named_by_the_models_layers(modeling: dict[str, ModuleType], family: str) -> None:
     model = pruned_model(modeling[family], family, HOLES["attention in layer 2 only"])
     model.set_attn_implementation("eager")

@@ -21,9 +21,10 @@ from helpers_run import ROOT, save_tiny
 
 from evaluators.base import OPTIMISED
 from evaluators.latency.workload import Workload
+from evaluators.model_settings import ModelSettings
 from evaluators.paths import Paths, Show
 from evaluators.session import Session
-from evaluators.settings import FidelitySettings, ModelSettings, Settings, TextSettings
+from evaluators.settings import FidelitySettings, Settings, TextSettings
 from evaluators.training.recipes import CorrectiveRefit, Distillation
 from search.archive import Archive
 from space.candidate import Candidate

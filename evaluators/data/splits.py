@@ -36,19 +36,22 @@ class TokenSplits:
         tokens: Source name to int64 token ids `(tokens,)`, in the order in which blocks take turns.
         documents: Source name to its documents in order: what `digest_of` says of each, and where its tokens end.
         start: Token that every window begins with, where the model's tokenizer begins texts with one (Gemma's and
-            Llama's do, and Gemma is at a loss without); None elsewhere.
+            Llama's do, and Gemma is at a loss without; those of encoders with [CLS]); None elsewhere.
         skipped: Source name to its rows without text, where it has such.
+        end: Token that every window ends with, where the tokenizer ends texts with a separator: those of encoders do.
     """
 
     tokens: Mapping[str, Tensor]
     documents: Mapping[str, Sequence[tuple[bytes, int]]] = field(default_factory=dict)
     start: int | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
+    end: int | None = None
 
     @cached_property
     def digest(self) -> str:
         """16 hex digits over all token ids, source by source, equal on every machine and whatever files are called."""
-        digest = hashlib.sha256(b"" if self.start is None else f"{self.start}\0".encode())
+        marks = [token for token in (self.start, self.end) if token is not None]
+        digest = hashlib.sha256("".join(f"{token}\0" for token in marks).encode())
         for ids in self.tokens.values():
             digest.update(f"{len(ids)}\0".encode())
             digest.update(ids.numpy().astype("<i8").tobytes())
@@ -130,19 +133,24 @@ class TokenSplits:
         """
         turns, sources = self._turns(part, windows, length), self.part(part)
         shares = Counter(name for _, _, name in turns)
-        own = length if self.start is None else length - 1
+        own = length - self._marks
         starts = [len(sources[name]) * turn // shares[name] for turn, _, name in turns]
         rows = [sources[name][start : start + own] for (_, _, name), start in zip(turns, starts, strict=True)]
-        first = torch.full((windows, length - own), self.start or 0)  # no column without a start token
-        return torch.cat([first, torch.stack(rows)], 1)
+        ends = [torch.full((windows, int(mark is not None)), mark or 0) for mark in (self.start, self.end)]
+        return torch.cat([ends[0], torch.stack(rows), ends[1]], 1)  # no column without a mark
+
+    @property
+    def _marks(self) -> int:
+        """How many tokens of a window are no text."""
+        return (self.start is not None) + (self.end is not None)
 
     def _rooms(self, part: Part, length: int) -> dict[str, int]:
-        own = length if self.start is None else length - 1  # of the text
+        own = length - self._marks  # of the text
         return {name: len(ids) // own for name, ids in self.part(part).items()}
 
     def _turns(self, part: Part, windows: int, length: int) -> list[tuple[int, int, str]]:
         """Number of a source's window, number of the source, and its name, of each row."""
-        least = 1 if self.start is None else 2
+        least = 1 + self._marks
         if windows < 1 or length < least:
             raise UserError(f"Expected at least 1 {part} window of at least {least} tokens, got {windows} of {length}.")
         rooms = self._rooms(part, length)
@@ -248,5 +256,6 @@ def split_tokens(
         ends = torch.tensor([len(ids) for ids in encoded]).cumsum(0).tolist()
         marks[name] = [(digest_of(text), end) for text, end in zip(texts, ends, strict=True)]
     special = tokenizer("").get("input_ids", [])  # what it adds to nothing
-    start = tokenizer.bos_token_id if special and special[0] == tokenizer.bos_token_id else None
-    return TokenSplits(tokens, marks, start, skipped)
+    start = special[0] if special and special[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id) else None
+    end = special[-1] if len(special) > 1 and special[-1] == tokenizer.sep_token_id else None
+    return TokenSplits(tokens, marks, start, skipped, end)

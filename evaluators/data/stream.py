@@ -55,7 +55,9 @@ def training_stream(
         UserError: See `evaluators.data.sources.text_sources` and `TokenStream`.
     """
     encode, sources = encoder(tokenizer, vocab), text_sources(place, render=renderer(tokenizer))
-    return TokenStream(sources, encode, length=length, start=text.start, reserved=text.reserved, seed=seed)
+    return TokenStream(
+        sources, encode, length=length, start=text.start, end=text.end, reserved=text.reserved, seed=seed
+    )
 
 
 class TokenStream:
@@ -77,6 +79,7 @@ class TokenStream:
         *,
         length: int,
         start: int | None = None,
+        end: int | None = None,
         reserved: Mapping[bytes, int] | None = None,
         seed: int = 0,
     ) -> None:
@@ -87,6 +90,7 @@ class TokenStream:
             encode: See `evaluators.data.splits.encoder`.
             length: Tokens in a window, with the `start` token.
             start: Token that every window begins with; None for none.
+            end: Token that every window ends with; None for none.
             reserved: Documents of which the first tokens alone are for training, and how many: see
                 `evaluators.data.splits.TokenSplits.reserved`.
             seed: Of the order of shards and documents.
@@ -94,10 +98,10 @@ class TokenStream:
         Raises:
             UserError: The text can not be read, nothing of it is for training, or a window has no room for text.
         """
-        own = length if start is None else length - 1
+        own = length - (start is not None) - (end is not None)
         if own < 1:
             raise UserError(f"Expected training windows of at least {length - own + 1} tokens, got {length}.")
-        self.length, self.start = length, start
+        self.length, self.start, self.end = length, start, end
         self._own, self._seed, self._reserved = own, seed, dict(reserved or {})
         shuffled = max(SHUFFLED // len(sources), 1)
         readers = [_Reader(source, encode, self._reserved, seed, shuffled) for source in sources]
@@ -132,15 +136,16 @@ class TokenStream:
         """16 hex digits over all that the windows depend on, with files known by name and size."""
         shards = {reader.source.name: [shard.name for shard in reader.source.shards] for reader in self._readers}
         reserved = sorted((digest.hex(), free) for digest, free in self._reserved.items())
-        facts = [shards, self.length, self.start, self._seed, reserved]
+        marks = [self.start] if self.end is None else [self.start, self.end]
+        facts = [shards, self.length, *marks, self._seed, reserved]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     def __iter__(self) -> Iterator[Tensor]:
         """int64 token ids `(length,)`, without an end."""
-        first = [] if self.start is None else [self.start]
+        first, last = ([] if mark is None else [mark] for mark in (self.start, self.end))
         while True:
             reader = self._next()
-            window = torch.tensor(first + reader.take(self._own))
+            window = torch.tensor(first + reader.take(self._own) + last)
             if reader.place.passes and self.new_windows is None:
                 self.new_windows = self._windows
             self._windows += 1

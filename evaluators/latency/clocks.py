@@ -153,6 +153,8 @@ class TorchClock:
         if phase.kind == "decode" or self._workload.compile:
             return {}
         head, size = self._model.get_output_embeddings(), (phase.batch_size, phase.tokens, self._spec.hidden)
+        if head is None:
+            return {}
         hidden = made_up(size, head.weight.dtype, self._device)
         with self._timing():
             return {

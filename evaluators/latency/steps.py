@@ -46,9 +46,9 @@ class Steps:
         # what is compiled is of the very view and the very cache that it was first called with
         self._compiled: dict[str, tuple[Any, Any]] = {}
         self._caches: dict[tuple[str, int], StaticCache] = {}
-        if workload.compile:
+        if workload.compile and "decode" in workload.phases:
             static = StaticCache(config=supernet.model.config, max_cache_len=1)
-            if "decode" in workload.phases and any(layer.is_sliding for layer in static.layers):
+            if any(layer.is_sliding for layer in static.layers):
                 raise UserError(
                     "latency.compile=true: expected latency=prefill or a model without sliding windows, whose cache "
                     "would have every token compiled anew. Set latency.compile=false."
@@ -62,7 +62,9 @@ class Steps:
         self._supernet.forget()
 
     def step(self, candidate: Candidate, phase: Phase) -> Step:
-        """A forward pass as it is; the steps of a phase share the memory of their caches."""
+        """A forward pass as it is; the steps of a phase share the memory of their caches, if they have any."""
+        if not self._supernet.spec.use.writes:
+            return self._of_encoder(self._supernet.view(candidate), phase)
         if phase not in self._memory:
             spec, dtype = self._supernet.spec, self._supernet.model.dtype
             self._memory = {phase: CacheMemory(spec, phase, dtype, self._device)}  # in place of another phase's
@@ -71,6 +73,8 @@ class Steps:
     def with_own_cache(self, candidate: Candidate, phase: Phase) -> tuple[Any, Callable[[], Any]]:
         """A candidate's model, and a forward pass that takes the memory of its cache when it is called."""
         model = self._supernet.view(candidate)
+        if not self._supernet.spec.use.writes:
+            return model, self._of_encoder(model, phase)
 
         def own(index: int, shape: tuple[int, ...]) -> Tensor:
             return made_up(shape, model.dtype, self._device)
@@ -85,6 +89,8 @@ class Steps:
             self._compiled[candidate.key] = view, torch.compile(view, dynamic=False, mode=mode)
         model, compiled = self._compiled[candidate.key]
         tokens = self._tokens(phase)
+        if not self._supernet.spec.use.writes:
+            return self._of_encoder(compiled, phase)
         if phase.kind == "prefill":
             return partial(compiled, tokens, use_cache=True, **self._logits(phase))
         key = (candidate.key, phase.tokens)
@@ -95,6 +101,10 @@ class Steps:
         cache.reset()
         self._fill(cache, model, phase, candidate)
         return partial(compiled, tokens, past_key_values=cache, use_cache=True)
+
+    def _of_encoder(self, model: Any, phase: Phase) -> Step:
+        """A forward pass without a cache, of sequences without padding."""
+        return partial(model, self._tokens(phase))
 
     def _with_cache(self, model: Any, phase: Phase, candidate: Candidate, place: Place) -> Step:
         cache = standing_cache(model.config, self._supernet.spec, candidate, phase, place)

@@ -18,6 +18,7 @@ from evaluators.latency.workload import Workload
 from space.candidate import Candidate, Option
 from space.errors import UserError
 from space.spec import ModelSpec
+from space.task import CAUSAL_LM, TASKS
 
 LATENCY_FILE = "latency.json"  # of a run
 BASE = "base"  # the part of a model that is no block: embedding, last norm and LM head
@@ -145,7 +146,8 @@ class LatencyTable:
         for name, table in self.phases.items():
             phase, shapes = self.workload.phases[name], sum(map(len, table.block_ms.values()))
             positions = {"last": "the last position", "all": "all positions"}[self.workload.logits]
-            logits = f" with the logits of {positions}" if phase.kind == "prefill" else ""
+            writes = TASKS[self.model.get("task", CAUSAL_LM)].writes
+            logits = f" with the logits of {positions}" if phase.kind == "prefill" and writes else ""
             lines.append(
                 f"{name} of {phase.batch_size} x {phase.tokens} tokens{logits} in {device['engine']} on "
                 f"{device['device']}, {device['dtype']}, {device['threads']} threads: {shapes} block shapes, "

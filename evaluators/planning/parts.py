@@ -18,7 +18,9 @@ QUESTIONS = 330  # that a default search asks, about, each with half of its laye
 
 
 def slice_bytes(job: Job) -> int:
-    """Of a slice of logits and the rows that they are of, see `evaluators.output_head`."""
+    """Of a slice of logits and the rows that they are of, see `evaluators.output_head`; 0 without an LM head."""
+    if not job.spec.use.writes:
+        return 0
     text, together = job.settings.text, job.settings.evaluators.together
     whole = 4 * job.spec.vocab * (together * text.length + job.spec.hidden)
     return min((8 if job.on_host else 512) << 20, whole)
@@ -108,16 +110,15 @@ def batch_parts(job: Job, windows: int) -> list[Part]:
     """What a forward pass of an evaluation works with."""
     text, batch = job.settings.text, min(job.settings.evaluators.together, windows)
     held = activation_bytes(job.spec, job.dtype, batch * text.length) + 8 * job.spec.hidden * batch * text.length
-    slices = slice_bytes(job)
     return [
         Part("activations of a batch", held, "evaluators.batch_size"),
-        Part("a slice of the logits", slices),
+        *([Part("a slice of the logits", slice_bytes(job))] if job.spec.use.writes else []),
         Part("the solving of one refit", solving_bytes(job.spec, job.dtype)),
     ]
 
 
 def timed_parts(job: Job) -> list[Part]:
-    """What a timed pass takes: the cache, activations and logits."""
+    """What a timed pass takes: activations and, of models that write, the cache and logits."""
     workload, spec = job.settings.latency, job.spec
     parts = []
     for phase in workload.phases.values():
@@ -125,6 +126,10 @@ def timed_parts(job: Job) -> list[Part]:
         held = phase.batch_size * (phase.tokens + (phase.kind == "decode"))
         cache = 2 * job.item * spec.layers * spec.kv_heads * spec.head_dim * held
         logits = job.item * spec.vocab * (new if workload.logits == "all" else phase.batch_size)
-        what = f"cache, activations and logits of a {phase.kind}"
-        parts.append(Part(what, cache + activation_bytes(spec, job.dtype, new) + logits, "latency.batch_size"))
+        what, more = (
+            (f"cache, activations and logits of a {phase.kind}", cache + logits)
+            if spec.use.writes
+            else ("activations of a forward pass", 0)
+        )
+        parts.append(Part(what, activation_bytes(spec, job.dtype, new) + more, "latency.batch_size"))
     return [max(parts, key=lambda part: part.bytes)]

@@ -1,6 +1,7 @@
 """What subnets learn from the dense model: all together, each by itself, and the pick for longer.
 
 - `healing`: of the weights that all subnets share, by `shared_training`; `healed`: the evaluator of what it gives.
+- `objectives`: what is learned, by task.
 - `recipes`: the settings of all of this.
 - `rows`: which weights are trained, as memory allows.
 - `distillation`: one subnet's training step by step; all of it is `repeatable`.

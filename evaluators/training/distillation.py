@@ -22,7 +22,7 @@ from evaluators.output_head import OutputHead
 from evaluators.training.recipes import TRAINABLE, Distillation
 from evaluators.training.repeatable import repeatable
 from evaluators.training.teacher import Lesson, recorded_streams
-from space.models.architectures import PROJECTIONS
+from space.models.names import PROJECTIONS
 from space.models.stack import family_of, layers_of, stack_of
 
 _ADAPTER = "default"

@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evaluators.divergence import Divergence
+from evaluators.comparisons import comparison
 from evaluators.training.recipes import Healing
 from evaluators.training.shared_training import SharedTraining, trainable_row
 from space.candidate import Candidate
@@ -39,8 +39,6 @@ from space.size import removed_params
 from space.supernet.supernet import Supernet
 
 SPARE = 2  # windows of the text that are not trained on
-ALIKE = 0.1  # nats a token: below this, divergences are about equally good
-
 _WEIGHTS = "weights.safetensors"
 _DESIGNS = "designs.json"
 _STATE = "state.pt"
@@ -181,9 +179,10 @@ def gentle_until(
     Returns:
         A fraction: 0 for none of the designs, 1 for all; else between two of them.
     """
-    half, whole = (Divergence(supernet.with_weights(learned, gentle), text) for gentle in (1.0, 0.0))
-    rows = sorted((removed_params(supernet.spec, design), half(design)[0], whole(design)[0]) for design in designs)
-    gains = [math.log((after + ALIKE) / (before + ALIKE)) for _, before, after in rows]
+    half, whole = (comparison(supernet.with_weights(learned, gentle), text) for gentle in (1.0, 0.0))
+    alike, removed = supernet.spec.use.alike, {design: removed_params(supernet.spec, design) for design in designs}
+    rows = sorted((removed[design], half.divergence(design), whole.divergence(design)) for design in designs)
+    gains = [math.log((after + alike) / (before + alike)) for _, before, after in rows]
     sums = [sum(gains[:count]) for count in range(len(rows) + 1)]
     count = sums.index(max(sums))
     edges = [0.0, *((one[0] + other[0]) / 2 for one, other in pairwise(rows)), 1.0]

@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 
+from evaluators.comparisons import comparison
 from evaluators.data.splits import skipped_rows
 from evaluators.data.stream import TokenStream
-from evaluators.divergence import Divergence
 from evaluators.paths import Stage
 from evaluators.session import Session
+from evaluators.training.objectives import objective_of
 from evaluators.training.power_law import FitError, fit_power_law
 from evaluators.training.progress import RecoveryProgress
 from evaluators.training.recipes import CorrectiveRefit, Polish, Recovery
@@ -44,7 +45,7 @@ class Polished:
 
     Attributes:
         model: What is kept so far.
-        heldout: `heldout_kl` and `heldout_ppl` of that; empty where nothing was to be done.
+        heldout: The held-out quality of that; empty where nothing was to be done.
         facts: What a model card should say.
     """
 
@@ -59,24 +60,24 @@ class _Judge:
     def __init__(self, session: Session, candidate: Candidate, front: Any, say: Callable[[str], None]) -> None:
         text, settings = session.text, session.settings.text
         room = min(_JUDGED_WINDOWS, text.room("search", settings.length))
-        self._unseen = Divergence(session.supernet, text.blocks("search", room, settings.length))
-        self._heldout = Divergence(session.supernet, session.windows("heldout"))
+        self._unseen = comparison(session.supernet, text.blocks("search", room, settings.length))
+        self._heldout = comparison(session.supernet, session.windows("heldout"))
         self._candidate, self._say, self._dtype = candidate, say, session.supernet.model.dtype
         self._best = self._kl(front)
         self.polished = Polished(front, self.look(front))
         self._tell("before", self.polished.heldout)
 
     def look(self, model: Any) -> Mapping[str, float]:
-        """`heldout_kl` and `heldout_ppl` of a model."""
+        """The held-out quality of a model."""
         with self._as_in_the_run(model):
-            return dict(self._heldout.heldout_measure(lambda candidate: model).values(self._candidate))
+            return dict(self._heldout.heldout_values(self._candidate, model))
 
     def judge(self, step: str, model: Any) -> bool:
         """Whether a model is kept in place of the one before."""
         kl, heldout = self._kl(model), self.look(model)
         self._tell(f"after {step}", heldout)
         if not kl < self._best:
-            line = f"KL on the search's text {self._best:.4g} before it, {kl:.4g} after it"
+            line = f"the divergence on the search's text was {self._best:.4g} before it, {kl:.4g} after it"
             self._say(f"{step} made the model worse and is taken back: {line}")
             self.polished.facts[f"taken back: {step}"] = line
             return False
@@ -89,7 +90,7 @@ class _Judge:
 
     def _kl(self, model: Any) -> float:
         with self._as_in_the_run(model):
-            return self._unseen(self._candidate, model)[0]
+            return self._unseen.divergence(self._candidate, model)
 
     def _as_in_the_run(self, model: Any) -> torch.autocast:
         """A model in training is in float32, whatever the run is in."""
@@ -180,13 +181,13 @@ def _train(
     """Trains what is kept so far, for what the recovery says or the minutes give."""
     if recovery.tokens == 0:
         return
-    teacher, start = supernet.dense(), judge.polished.model
+    teacher, start, objective = supernet.dense(), judge.polished.model, objective_of(supernet.spec)
     if supernet.place.streamed:
         start = copy.deepcopy(start).to(supernet.place.device)
     if recovery.tokens is None:
 
         def measure() -> str:
-            speed = measured_speed(start, teacher, stream, recovery)
+            speed = measured_speed(start, teacher, stream, recovery, objective)
             return json.dumps({"tokens_per_s": speed, "tokens": settings.minutes * 60 * speed})
 
         measured = json.loads(kept(directory / _TOKENS_FILE, measure))
@@ -201,7 +202,7 @@ def _train(
         else:
             say(f"{line}, {progress.tokens_per_s:.0f} tokens a second, {progress.seconds_left / 60:.0f} min left")
 
-    done = recover(student, teacher, stream, recovery, directory, on_progress)
+    done = recover(student, teacher, stream, recovery, directory, on_progress, objective)
     for line in skipped_rows(stream.skipped):
         say(line)
     facts = judge.polished.facts
@@ -220,8 +221,8 @@ def _prediction(done: Recovered) -> str:
         return f"no prediction, as {error}"
     later = _LATER * done.tokens
     return (
-        f"KL {law.loss(later):.3g} on training text is predicted, now {law.loss(done.tokens):.3g}; the power law "
-        f"was {law.error:.0%} off on the last third"
+        f"a loss of {law.loss(later):.3g} on training text is predicted, now {law.loss(done.tokens):.3g}; the power "
+        f"law was {law.error:.0%} off on the last third"
     )
 
 

@@ -10,7 +10,7 @@ from evaluators.base import AUTO
 from evaluators.data.places import TextPlace
 from space.checks import require_least
 from space.errors import UserError
-from space.models.architectures import EMBEDDINGS, NORMS, OUTPUTS
+from space.models.names import EMBEDDINGS, NORMS, OUTPUTS
 
 HOST_BYTES = 9 << 29  # that weights and their training may take of a CPU's memory
 GPU_PART = 0.7  # of a GPU's memory, that they may take of it
@@ -37,9 +37,9 @@ def _is_small(name: str) -> bool:
 
 
 def _is_of(name: str, modules: frozenset[str]) -> bool:
-    """Whether a parameter is the weight of a module with one of these names."""
-    *_, module, key = "", *name.split(".")
-    return key == "weight" and module in modules
+    """Whether a parameter is the weight of a module with one of these names, which may have what leads to it."""
+    module, _, key = name.rpartition(".")
+    return key == "weight" and any(f".{module}".endswith(f".{each}") for each in modules)
 
 
 @dataclass(frozen=True)

@@ -30,15 +30,13 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from evaluators.data.stream import TokenStream
-from evaluators.output_head import OutputHead
-from evaluators.training.distillation import cross_entropy
+from evaluators.training.objectives import Objective, of_words
 from evaluators.training.power_law import Curve
 from evaluators.training.processes import Processes
 from evaluators.training.progress import OnProgress, Reporter, StepClock
 from evaluators.training.recipes import POLISH_BYTES, SHARED_TRAINABLE, Recovery
 from evaluators.training.repeatable import repeatable
 from evaluators.training.rows import fitting_row
-from evaluators.training.teacher import taught
 from evaluators.training.windows import POSITION_FILE, KeepsPosition, StreamWindows
 from space.errors import UserError
 from space.models.embedded import quiet_transformers
@@ -53,18 +51,18 @@ class _Distiller(Trainer):
     """A Trainer whose loss is the divergence from a teacher."""
 
     teacher: Any
+    objective: Objective
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean divergence a token, in nats."""
+        """That of the task, see `evaluators.training.objectives`."""
         tokens = inputs["input_ids"]
-        head = OutputHead.of(self.teacher, tokens.numel())
         with torch.autocast(tokens.device.type, enabled=False):
-            lesson = taught(self.teacher, head, tokens)
-        hidden = model(tokens, use_cache=False).last_hidden_state.flatten(0, 1)
+            loss_of = self.objective(self.teacher, tokens)
+        hidden = model(tokens, use_cache=False).last_hidden_state
         with torch.autocast(tokens.device.type, enabled=False):
-            loss = cross_entropy(hidden, head, lesson.known) - lesson.cross.mean()
+            loss = loss_of(hidden)
         return (loss, {"hidden": hidden}) if return_outputs else loss
 
 
@@ -88,6 +86,7 @@ def recover(
     settings: Recovery,
     directory: Path,
     on_progress: OnProgress = lambda progress: None,
+    objective: Objective = of_words,
 ) -> Recovered:
     """Trains a model in place, from its last checkpoint where there is one.
 
@@ -99,6 +98,7 @@ def recover(
         settings: How long, with tokens, and how.
         directory: Of the checkpoints; it is the caller's to delete once the result is safe.
         on_progress: Called at each checkpoint, and about every `QUIET_S` seconds.
+        objective: What it learns.
 
     Raises:
         UserError: A checkpoint cannot be written, the batch does not divide among the processes, or the models are on
@@ -107,7 +107,7 @@ def recover(
     assert settings.tokens is not None
     dtype, step_tokens = next(student.parameters()).dtype, settings.step_windows * stream.length
     steps, every = (max(1, math.ceil(count / step_tokens)) for count in (settings.tokens, settings.save_tokens))
-    trainer = _trainer(student, teacher, stream, settings, directory, steps, every)
+    trainer = _trainer(student, teacher, stream, settings, directory, steps, every, objective)
     checkpoint = _last_checkpoint(directory)
     if checkpoint:
         stream.restore(json.loads((Path(checkpoint) / POSITION_FILE).read_text("utf-8")))
@@ -158,7 +158,9 @@ def student_of(model: Any, teacher: Any, settings: Recovery) -> Any:
     return copy.deepcopy(model, frozen)
 
 
-def measured_speed(student: Any, teacher: Any, stream: TokenStream, settings: Recovery) -> float:
+def measured_speed(
+    student: Any, teacher: Any, stream: TokenStream, settings: Recovery, objective: Objective = of_words
+) -> float:
     """Tokens a second of `recover`, from the median of a few steps of a copy of the student.
 
     Args:
@@ -166,15 +168,15 @@ def measured_speed(student: Any, teacher: Any, stream: TokenStream, settings: Re
         teacher: The dense model.
         stream: Training text.
         settings: How it would be trained.
+        objective: What it would learn.
 
     Raises:
         UserError: See `recover`.
     """
     with TemporaryDirectory() as directory:
         steps = _UNTIMED + _TIMED
-        trainer = _trainer(
-            student_of(student, teacher, settings), teacher, stream, settings, Path(directory), steps, None
-        )
+        copied = student_of(student, teacher, settings)
+        trainer = _trainer(copied, teacher, stream, settings, Path(directory), steps, None, objective)
         clock = StepClock()
         trainer.add_callback(clock)
         with quiet_transformers(), repeatable(trainer.args.device):
@@ -198,7 +200,14 @@ def _require_place(model: torch.device, trainer: torch.device) -> None:
 
 
 def _trainer(
-    student: Any, teacher: Any, stream: TokenStream, settings: Recovery, directory: Path, steps: int, every: int | None
+    student: Any,
+    teacher: Any,
+    stream: TokenStream,
+    settings: Recovery,
+    directory: Path,
+    steps: int,
+    every: int | None,
+    objective: Objective,
 ) -> _Distiller:
     """A trainer of so many steps from the stream's beginning, with a checkpoint after `every` of them, if any."""
     processes, dtype = Processes.here(), next(student.parameters()).dtype
@@ -213,6 +222,9 @@ def _trainer(
         inside = is_in_stack(student, name) and (row == "all" or not is_in_layers(student, name))
         if inside or parameter.requires_grad:  # others are as good in the run's dtype
             parameter.data = parameter.data.float()
+    for module in student.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # a teacher's answers are no small text that is learned by heart
     arguments = TrainingArguments(
         output_dir=str(directory),
         max_steps=steps,
@@ -246,7 +258,7 @@ def _trainer(
     windows = StreamWindows(stream, settings.step_windows)
     trainer = _Distiller(stack_of(student), arguments, train_dataset=windows)
     trainer.add_callback(KeepsPosition(windows))
-    trainer.teacher = teacher
+    trainer.teacher, trainer.objective = teacher, objective
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evaluators.output_head import OutputHead
-from evaluators.training.distillation import WORSE, cross_entropy
+from evaluators.training.distillation import WORSE
+from evaluators.training.objectives import objective_of
 from evaluators.training.recipes import SHARED_TRAINABLE, STATE_BYTES, Healing
 from evaluators.training.repeatable import repeatable
 from evaluators.training.rows import fitting_row
-from evaluators.training.teacher import taught
 from space.candidate import Candidate
 from space.checks import dtype_name
 from space.errors import UserError
@@ -37,7 +36,7 @@ def trainable_row(supernet: Supernet, settings: Healing) -> str:
     def taken(row: str) -> int:
         trained = SHARED_TRAINABLE[row]
         more = sum(w.numel() * (w.itemsize + STATE_BYTES) for name, w in weights.items() if trained(name))
-        more += maps if trained(f"{mlp.module}.{mlp.output}.weight") else 0
+        more += maps if trained(f"{mlp.path(mlp.output)}.weight") else 0
         return sum(weight.nbytes for weight in supernet.model.parameters()) + more
 
     return fitting_row(settings, gpu_bytes(supernet.place.home), taken)
@@ -57,6 +56,7 @@ class SharedTraining:
         self.step = 0
         self._designs = [*designs]
         self._clip = settings.clip
+        self._objective = objective_of(supernet.spec)
         self._teacher, self._device = supernet.dense(), supernet.place.device
         self._shared = SharedWeights(supernet, self._designs, SHARED_TRAINABLE[trainable_row(supernet, settings)])
         self._masters = {name: nn.Parameter(p.detach().float()) for name, p in self._shared.parameters.items()}
@@ -68,11 +68,9 @@ class SharedTraining:
         """One step of the next design, on windows `(windows, length)`."""
         design = self._designs[self.step % len(self._designs)]
         tokens = tokens.to(self._device)
-        head = OutputHead.of(self._teacher, tokens.numel())
-        lesson = taught(self._teacher, head, tokens)
+        loss_of = self._objective(self._teacher, tokens)
         with repeatable(tokens.device):
-            hidden = self._shared.hidden(design, tokens).flatten(0, 1)
-            loss = cross_entropy(hidden, head, lesson.known) - lesson.cross.mean()
+            loss = loss_of(self._shared.hidden(design, tokens))
             loss.backward()
         gradients = [p.grad for p in self._shared.parameters.values() if p.grad is not None]
         norm = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients]).norm().item()

@@ -47,13 +47,14 @@ def timing_command(run_dir: Path) -> str:
     return f"python time_front.py {override('run_dir', str(run_dir))}"
 
 
-def next_commands(run_dir: Path, pick: str | None, *, untimed: bool = False) -> dict[str, str]:
+def next_commands(run_dir: Path, pick: str | None, *, untimed: bool = False, writes: bool = True) -> dict[str, str]:
     """What to do with a finished run, by what for: look at it, export a point, score it on tasks.
 
     Args:
         run_dir: Of the run.
         pick: A key, or a word that picks; None where there is nothing to take.
         untimed: Whether it is to be timed first, on the device that it is for.
+        writes: Whether its points write text.
     """
     opener = "open" if sys.platform == "darwin" else "xdg-open"
     look = {"look": f"{opener} {shlex.quote(str(run_dir / 'front.html'))}"}
@@ -61,11 +62,11 @@ def next_commands(run_dir: Path, pick: str | None, *, untimed: bool = False) -> 
         look["time, on the device"] = timing_command(run_dir)
     if pick is None:
         return look
-    score = f"python score_subnet.py {override('run_dir', str(run_dir))} pick={pick}"
-    return look | {
-        "export": f"{export_command(run_dir)}{pick}",
-        "score": f"{score} {shlex.quote('tasks=[hellaswag,piqa]')}",
-    }
+    known = look | {"export": f"{export_command(run_dir)}{pick}"}
+    if writes:
+        score = f"python score_subnet.py {override('run_dir', str(run_dir))} pick={pick}"
+        known["score"] = f"{score} {shlex.quote('tasks=[hellaswag,piqa]')}"
+    return known
 
 
 def search_commands(run_dir: Path, arguments: Sequence[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from evaluators.base import Evaluator, Metric
 from evaluators.latency.table_error import TableError
-from evaluators.metrics import BEFORE_TUNING, HELDOUT_BEFORE_TUNING
+from evaluators.metrics import BEFORE_TUNING, DIVERGENCES, HELDOUT_BEFORE_TUNING, divergence_in
 from search.archive import Archive
 from search.run.directory import CONFIRMED_FILE, SUMMARY_FILE
 from search.run.front import points_table, write_front_csv
@@ -101,8 +101,8 @@ def finish(
         search: The search's full evaluator; the dense model is asked too, in case the space leaves it out.
         trained: Gives the same of trained subnets; then the front is theirs, where the search asked about any, and the
             untrained qualities have columns of their own.
-        heldout: Gives `heldout_kl` and `heldout_ppl`.
-        tuned: Gives the same of tuned subnets; then those of `heldout` are columns `refit_kl` and `refit_ppl`.
+        heldout: Gives the task's held-out quality, such as `heldout_kl` and `heldout_ppl`.
+        tuned: Gives the same of tuned subnets; then those of `heldout` are columns such as `refit_kl` and `refit_ppl`.
         timed: Gives `latency_e2e_ms`; None where the latency table is of another device than this one.
         closing: Asked about what is left in the end; an answer may have texts as facts, which go into the summary. A
             member that cannot answer stays.
@@ -132,7 +132,8 @@ def finish(
     if tuned is not None:
         members.rename(HELDOUT_BEFORE_TUNING)
         members.ask(tuned)
-    agreement = members.agreement(_qualities(trained is not None, tuned is not None))
+    divergence = divergence_in({metric.name for metric in search.metrics})
+    agreement = members.agreement(_qualities(divergence, trained is not None, tuned is not None))
     scored = members.table()
     kept = confirmed(within(scored, recommend.most), objectives)
     members.keep(kept["key"])
@@ -166,8 +167,9 @@ def finish(
     return Finish(front, advice, error, dropped, agreement, measured)
 
 
-def _qualities(trained: bool, tuned: bool) -> tuple[str, ...]:
+def _qualities(divergence: str, trained: bool, tuned: bool) -> tuple[str, ...]:
     """The qualities of a member that are compared, each with the next one, which is dearer to ask."""
+    heldout = DIVERGENCES[divergence]
     if trained:
-        return BEFORE_TUNING["kl"], "kl", "heldout_kl"
-    return ("kl", HELDOUT_BEFORE_TUNING["heldout_kl"], "heldout_kl") if tuned else ("kl", "heldout_kl")
+        return BEFORE_TUNING[divergence], divergence, heldout
+    return (divergence, HELDOUT_BEFORE_TUNING[heldout], heldout) if tuned else (divergence, heldout)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from evaluators.base import SPREAD, Evaluation, Metric
+from evaluators.metrics import divergence_in, judged_in
 from search.pareto import minimised, spread_subset
 from search.run.front import deciding, is_dense, objective_values
 from search.run.recommended import QUALITY, Recommend, rises
@@ -26,17 +27,20 @@ def thinned(
     along a front, so that the rise alone says where a member is; where there are three, the costs count too.
 
     Args:
-        front: Evaluations with `kl`.
+        front: Evaluations with a divergence.
         objectives: What the front is about.
         dense: The dense model.
         points: How many at most.
         recommend: What is offered.
     """
     members = [evaluation for evaluation in front if evaluation.candidate.key != dense.key]
-    near = [evaluation for evaluation in members if evaluation.values["kl"] <= recommend.most] or members
+    if not members:
+        return []
+    divergence = divergence_in(members[0].values)
+    near = [evaluation for evaluation in members if evaluation.values[divergence] <= recommend.most] or members
     if len(near) <= points:
         return near
-    rise = np.log1p([max(0.0, evaluation.values["kl"]) / recommend.rise for evaluation in near])
+    rise = np.log1p([max(0.0, evaluation.values[divergence]) / recommend.rise for evaluation in near])
     others = [metric for metric in objectives if metric.role != "quality"] if len(objectives) > 2 else []
     places = np.column_stack([rise, minimised([evaluation.values for evaluation in near], others)])
     return [near[index] for index in spread_subset(places, points)]
@@ -51,16 +55,17 @@ def within(frame: pd.DataFrame, most: float) -> pd.DataFrame:
 def confirmed(frame: pd.DataFrame, objectives: Sequence[Metric]) -> pd.DataFrame:
     """The points that are worth having beside one another and beside the dense model, and the dense model.
 
-    The search's quality objectives give way to `heldout_ppl`, the others stay. From the best quality on, each point is
-    kept that is better in some objective than every point kept before it, and in some cost than the dense model. Where
-    a column says by how much an objective's values spread, better is by more than both spreads: of two points that
-    timings do not tell apart, the one of better quality stays. In a chain of points of which each lies within the
-    spread of the next, only those that were kept rule others out, so that its far end stays too. Where no point is
-    better than the dense model in a cost, those that are told from one another stay, so that a person sees what there
-    is; none is recommended then. A point without a held-out value is not confirmed.
+    The search's quality objectives give way to what points are judged by, such as `heldout_ppl`, the others stay. From
+    the best quality on, each point is kept that is better in some objective than every point kept before it, and in
+    some cost than the dense model. Where a column says by how much an objective's values spread, better is by more than
+    both spreads: of two points that timings do not tell apart, the one of better quality stays. In a chain of points of
+    which each lies within the spread of the next, only those that were kept rule others out, so that its far end stays
+    too. Where no point is better than the dense model in a cost, those that are told from one another stay, so that a
+    person sees what there is; none is recommended then. A point without a held-out value is not confirmed.
     """
-    judged = deciding(objectives, QUALITY)
-    values = objective_values(frame, objectives, QUALITY)
+    quality = judged_in(frame.columns) or QUALITY
+    judged = deciding(objectives, quality)
+    values = objective_values(frame, objectives, quality)
     doubt = np.stack([frame.get(f"{name}{SPREAD}", pd.Series(0.0, frame.index)).fillna(0.0) for name in judged], axis=1)
     low, high = values - doubt, values + doubt
     costs = np.array([metric.is_cost for metric in judged.values()])

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from evaluators.base import SPREAD, Metric
-from evaluators.metrics import end_to_end, metric_named
+from evaluators.metrics import end_to_end, judged_in, metric_named
 from search.run.front import dense_row, is_dense, latency_column, quality_column
 from space.errors import UserError
 
@@ -22,7 +22,7 @@ STEPS = (1.1, 1.25, 1.5, 2.0, 3.0)  # gains at which the trade is told
 
 @dataclass(frozen=True)
 class Recommend:
-    """How much worse than the dense model, in nats a token of held-out text, a person would take.
+    """How much worse than the dense model on held-out text a person would take: in nats a token, or 1 − cosine.
 
     Attributes:
         rise: The most that the recommended point may have.
@@ -49,17 +49,21 @@ class Offer:
     Attributes:
         key: Its key.
         gain: The dense model's cost over its own: how many times as fast, or as small, it is.
-        rise: Held-out loss above the dense model's, in nats a token.
+        rise: Held-out loss above the dense model's, in nats a token; of embeddings, 1 − cosine to the dense model's.
         size: What it is smaller in, for people; empty where it is faster.
+        quality: What the rise is of.
     """
 
     key: str
     gain: float
     rise: float
     size: str = ""
+    quality: str = QUALITY
 
     def __str__(self) -> str:
         gain = f"{self.size} {1 / self.gain:.2f} × dense" if self.size else f"{self.gain:.2f} × as fast"
+        if not is_perplexity(self.quality):
+            return f"{gain}, cosine {1 - self.rise:.3f} to the dense model's embeddings"
         return f"{gain}, rise {self.rise:.2f} nats a token ({math.exp(self.rise):.2f} × the dense perplexity)"
 
 
@@ -89,7 +93,7 @@ class Advice:
             objectives: The search's.
             rise: See `Recommend`.
         """
-        if QUALITY not in frame:
+        if judged_in(frame.columns) is None:
             return cls(None, (), rise, known=False)
         offers = _offers(frame, objectives)
         near = [offer for offer in offers if offer.rise <= rise]
@@ -110,6 +114,11 @@ class Advice:
         return self.trade[0].key if self.trade else None
 
     @property
+    def writes(self) -> bool:
+        """Whether its points write text, so that lm-eval can ask them."""
+        return all(is_perplexity(offer.quality) for offer in self.trade)
+
+    @property
     def first(self) -> str | None:
         """The key of what to look at first."""
         return self.recommended.key if self.recommended is not None else self.pick
@@ -127,8 +136,8 @@ class Advice:
                 "timings spread."
             )
         return (
-            f"No point of the front is recommended: none is within a rise of {self.rise:g} nats a token over the dense "
-            "model on held-out text (recommend.rise)."
+            f"No point of the front is recommended: none is within a rise of {self.rise:g} over the dense model on "
+            "held-out text (recommend.rise)."
         )
 
     @property
@@ -139,15 +148,21 @@ class Advice:
         return [self.summary, *(f"  {offer}: pick={offer.key}" for offer in self.trade)]
 
 
-def rises(frame: pd.DataFrame, column: str = QUALITY) -> np.ndarray:
-    """Loss of each row above the dense model's on the same text, in nats a token, shape `(rows,)`; NaN if not measured.
+def is_perplexity(column: str) -> bool:
+    """Whether the logarithm of a column is a loss, in nats a token."""
+    return column.endswith("ppl")
+
+
+def rises(frame: pd.DataFrame, column: str | None = None) -> np.ndarray:
+    """Loss of each row above the dense model's on the same text, shape `(rows,)`; NaN if not measured.
 
     Args:
         frame: The front's table.
-        column: A perplexity.
+        column: A perplexity, for nats a token, or a distance; None for what points are judged by.
     """
-    perplexities = frame[column].to_numpy(dtype=float)
-    return np.asarray(np.log(perplexities) - math.log(float(dense_row(frame)[column])))
+    column = column or judged_in(frame.columns) or QUALITY
+    values, dense = frame[column].to_numpy(dtype=float), float(dense_row(frame)[column])
+    return np.asarray(np.log(values) - math.log(dense) if is_perplexity(column) else values - dense)
 
 
 def landmarks(frame: pd.DataFrame, advice: Advice) -> dict[str, str]:
@@ -185,4 +200,5 @@ def _offers(frame: pd.DataFrame, objectives: Sequence[Metric]) -> list[Offer]:
     dense = int(is_dense(frame).argmax())
     gained = (cost + doubt < cost[dense] - doubt[dense]) & np.isfinite(rises(frame))
     rows = zip(frame["key"][gained], cost[dense] / cost[gained], rises(frame)[gained], strict=True)
-    return [Offer(str(key), float(gain), float(rise), size) for key, gain, rise in rows]
+    quality = judged_in(frame.columns) or QUALITY
+    return [Offer(str(key), float(gain), float(rise), size, quality) for key, gain, rise in rows]

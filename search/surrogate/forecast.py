@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluators.base import Evaluation, Metric
+from evaluators.metrics import ALIKE as OF_DIVERGENCES
+from evaluators.metrics import DIVERGENCES
 from search.pareto import Floats, minimised
 from search.surrogate.features import BlockFeatures, Described
 from search.surrogate.predictor import Surrogate
@@ -21,7 +23,7 @@ from space.candidate import Candidate
 from space.space import SearchSpace
 
 FEWEST = 10  # answers of a fidelity to learn from
-ALIKE = 0.1  # of a learned metric, which is in nats a token: below this, designs are about equally good
+ALIKE = 0.1  # of a learned metric that is no divergence: below this, designs are about equally good
 
 
 class Forecast:
@@ -109,7 +111,9 @@ class Forecast:
         So all of a front counts about alike: neither its worst end, nor the many designs that differ little from dense.
         """
         columns = [
-            np.log(np.maximum(column, 0.0) + ALIKE) if metric in self.learned and metric.goal == "min" else column
+            np.log(np.maximum(column, 0.0) + OF_DIVERGENCES.get(metric.name, ALIKE))
+            if metric in self.learned and metric.goal == "min"
+            else column
             for metric, column in zip(self._objectives, values.T, strict=True)
         ]
         return np.stack(columns, axis=-1)
@@ -121,7 +125,7 @@ class Forecast:
             values: As `values` gives them.
             most: The largest divergence, in nats a token; other objectives have no limit.
         """
-        columns = [metric.name == "kl" for metric in self._objectives]
+        columns = [metric.name in DIVERGENCES for metric in self._objectives]
         near = np.asarray((values[:, columns] <= most).all(axis=1))
         return near if near.any() else np.ones_like(near)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Subnet:
         spec: The dense model.
         candidate: What is written of it.
         generation_config: The dense model's, or None.
+        companions: Files of the dense model's directory that go beside the weights, by their path there.
     """
 
     config: Any
@@ -36,6 +37,7 @@ class Subnet:
     spec: ModelSpec
     candidate: Candidate
     generation_config: Any = None
+    companions: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def checkpoint_parts(model: nn.Module, config: Any, candidate: Candidate) -> Che
     """The parts of a subnet.
 
     Args:
-        model: The candidate as a causal language model, a view of the supernet or one of its own.
+        model: The candidate, a view of the supernet or one of its own.
         config: The dense model's.
         candidate: What `model` is.
 
@@ -120,6 +122,14 @@ def write_checkpoint(
         write_tokenizer(directory, tokenizer)
     if generation is not None:
         generation.to_json_file(directory / "generation_config.json")
+
+
+def write_companions(directory: Path, companions: Mapping[str, bytes]) -> None:
+    """Writes files as they are, by their path in a directory."""
+    for name, content in companions.items():
+        place = directory / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
 
 
 def write_config(directory: Path, config: Mapping[str, Any], dtype: str) -> None:

@@ -59,7 +59,7 @@ def write_card(
     facts = ModelCardData(
         **{
             "library_name": library,
-            "pipeline_tag": "text-generation",
+            "pipeline_tag": spec.use.pipeline,
             "tags": ["pruned"],
             **({"base_model": spec.name} if "/" in spec.name else {}),  # only a hub's id has an owner before it
             **front,

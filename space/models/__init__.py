@@ -1,8 +1,8 @@
 """Dense models, and the classes of their subnets.
 
 - `architectures`: where families keep their parts, as rows of data.
-- `layout`: what such a row is made of.
-- `stack`: where a model keeps its decoder layers, by its row.
+- `layout`: what such a row is made of; `names`: what modules are called that mean the same in every family.
+- `stack`: where a model keeps its layers, by its row.
 - `loading`: a hub id, a directory or the default to a model, its tokenizer and its facts.
 - `facts`: what the search knows of a model, from its configuration and modules.
 - `outline`: what a configuration says of a model that need not be there.

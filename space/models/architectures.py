@@ -53,6 +53,37 @@ def _behind(module: str, name: str) -> Architecture:
     )
 
 
+def _post_norm_encoder(module: str, name: str, *, behind_padding: bool = False) -> Architecture:
+    """A family with the layers of BERT, whose blocks add to the residual stream themselves, and norm the sum."""
+    inputs = tuple(Projection(f"self.{part}", (part,)) for part in ("query", "key", "value"))
+    norm = "output.LayerNorm"
+    return Architecture(
+        module,
+        StockClasses(f"{name}Config", f"{name}Layer", f"{name}Model", None),
+        BlockLayout("attention", inputs, "output.dense", after=f"attention.{norm}", adds=True),
+        BlockLayout(
+            "",
+            (Projection("intermediate.dense", ("up",)),),
+            "output.dense",
+            after=norm,
+            adds=True,
+            parts=("intermediate", "output"),
+        ),
+        stack=StackNames(
+            "encoder.layer",
+            None,
+            "embeddings.word_embeddings",
+            "embeddings.position_embeddings",
+            module,
+            entry="embeddings",
+            behind_padding=behind_padding,
+        ),
+        sizes=SizeNames(kv_heads=None),
+        heads_fill=True,
+        task="embeddings",
+    )
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": _pre_norm("llama", StockClasses.alike("Llama")),
     "mistral": _pre_norm("mistral", StockClasses.alike("Mistral")),
@@ -148,17 +179,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         _GEMMA_MLP,
         _QK_NORMS,
     ),
+    "bert": _post_norm_encoder("bert", "Bert"),
+    "roberta": _post_norm_encoder("roberta", "Roberta", behind_padding=True),
+    "xlm-roberta": _post_norm_encoder("xlm_roberta", "XLMRoberta", behind_padding=True),
 }
-
-
-_ROWS = tuple(ARCHITECTURES.values())
-# Names that mean the same in every family that has them.
-OUTPUTS = frozenset(block.output for row in _ROWS for block in row.blocks.values())
-PROJECTIONS = frozenset(name for row in _ROWS for block in row.blocks.values() for name in block.projections)
-NORMS = frozenset(
-    name for row in _ROWS for name in (row.stack.norm, *row.norms, *row.attention.norms, *row.mlp.norms, *row.qk_norms)
-) | {norm.name for row in _ROWS for norm in row.attention.row_norms}
-EMBEDDINGS = frozenset(name for row in _ROWS for name in (row.stack.embedding, row.stack.positions) if name)
 
 
 def architecture_of(model_type: str) -> Architecture:

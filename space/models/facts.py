@@ -11,8 +11,9 @@ from space.candidate import LayerShape
 from space.errors import UserError
 from space.models.architectures import architecture_of
 from space.models.layout import Architecture
-from space.models.stack import layers_of, norm_of, stack_of
+from space.models.stack import layers_of, stack_of
 from space.spec import ModelSpec
+from space.task import TASKS
 
 
 def checked_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:
@@ -31,7 +32,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
     """The facts of a model, read from its configuration and checked against its modules.
 
     Args:
-        model: A causal language model.
+        model: Any.
         name: What to call it.
         digest: Of its checkpoint, see `space.models.digest`.
         family: Its `model_type`.
@@ -48,19 +49,17 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
     head_dim = getattr(config, "head_dim", None) or hidden // heads
     dense = LayerShape(heads, kv_heads, channels)
     expected = {
-        f"{layout.module}.{projection.name}": (sum(projection.rows(dense, head_dim)), hidden)
+        layout.path(projection.name): (sum(projection.rows(dense, head_dim)), hidden)
         for layout in architecture.blocks.values()
         for projection in layout.inputs
     }
-    outputs = {kind: f"{layout.module}.{layout.output}" for kind, layout in architecture.blocks.items()}
+    outputs = {kind: layout.path(layout.output) for kind, layout in architecture.blocks.items()}
     expected |= {outputs["attention"]: (hidden, heads * head_dim), outputs["mlp"]: (hidden, channels)}
     transposed = {
-        f"{layout.module}.{name}"
-        for layout in architecture.blocks.values()
-        for name in layout.projections
-        if layout.transposed
+        layout.path(name) for layout in architecture.blocks.values() for name in layout.projections if layout.transposed
     }
     parallel = architecture.parallel
+    norms = (*architecture.norms, *architecture.attention.norms)
     layers: nn.ModuleList = layers_of(model)
     biases = {path: layers[0].get_submodule(path).bias is not None for path in expected}
     _check_modules(layers[0], architecture)
@@ -73,8 +72,11 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
                     f"Expected every layer of {name} to have the same shape, {path} being {shape}, but in layer "
                     f"{index} it is {got}: an already pruned model? Use the dense model that it was made from."
                 )
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    table = getattr(stack_of(model), architecture.stack.positions) if architecture.stack.positions else None
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    table = stack_of(model).get_submodule(architecture.stack.positions) if architecture.stack.positions else None
+    writes = TASKS[architecture.task].writes
+    counted = [*layers.parameters(), embedding, *(table.parameters() if table else ())]
+    rest = 0 if writes else sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in counted)
     return ModelSpec(
         name=name,
         digest=digest,
@@ -86,20 +88,22 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         head_dim=head_dim,
         mlp_channels=channels,
         vocab=embedding.shape[0],
-        tied_embeddings=head is embedding,
-        qkv_bias=biases[f"{architecture.attention.module}.{architecture.attention.inputs[0].name}"],
+        tied_embeddings=head is not None and head.weight is embedding,
+        qkv_bias=biases[architecture.attention.path(architecture.attention.inputs[0].name)],
         o_bias=biases[outputs["attention"]],
         mlp_bias=biases[outputs["mlp"]],
         gated="gate" in (part for projection in architecture.mlp.inputs for part in projection.parts),
-        attention_norms=len(architecture.attention.norms),
-        mlp_norms=len(architecture.mlp.norms),
-        layer_norms=len(architecture.norms),
-        norm_bias=getattr(norm_of(model), "bias", None) is not None,
+        attention_norms=len(architecture.attention.leaving),
+        mlp_norms=len(architecture.mlp.leaving),
+        layer_norms=len(architecture.staying),
+        norm_bias=getattr(layers[0].get_submodule(norms[0]), "bias", None) is not None,
         qk_norm=bool(architecture.qk_norms or architecture.attention.row_norms),
         wide_qk_norm=bool(architecture.attention.row_norms),
         parallel=parallel if isinstance(parallel, bool) else getattr(config, parallel),
         positions=0 if table is None else table.weight.shape[0],
         merges=names.kv_heads is not None and not architecture.neighbours and not _is_partly_rotary(config),
+        rest=rest,
+        task=architecture.task,
     )
 
 
@@ -112,8 +116,8 @@ def _check_modules(layer: nn.Module, architecture: Architecture) -> None:
     """
     held = {*architecture.norms, *(norm for layout in architecture.blocks.values() for norm in layout.norms)}
     for layout in architecture.blocks.values():
-        held |= {f"{layout.module}.{name}" for name in (*layout.by_rows, layout.output)}
-    held |= {f"{architecture.attention.module}.{name}" for name in architecture.qk_norms}
+        held |= {layout.path(name) for name in (*layout.by_rows, layout.output)}
+    held |= {architecture.attention.path(name) for name in architecture.qk_norms}
     for name in held:
         layer.get_submodule(name)
     others = sorted(name for name, _ in layer.named_parameters() if name.rpartition(".")[0] not in held)

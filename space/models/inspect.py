@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trust-remote-code", action="store_true", help="whether code that comes with it may run")
     told = parser.parse_args(arguments)
     try:
-        seen = understood(told.path, None, told.trust_remote_code, {})
+        seen = understood(told.path, None, told.trust_remote_code, {}, None)
     except UserError as error:
         print(f"not understood: {error}", file=sys.stderr)
         return 1
@@ -48,12 +48,12 @@ def lines_of(seen: Understood) -> Iterator[tuple[str, str]]:
     spec, config = seen.spec, seen.outline.config
     row, dense = architecture_of(spec.family), Candidate.dense(spec)
     yield "model", f"{spec.name}, in {seen.directory}"
-    yield "family", f"{spec.family}: {row.classes.causal_lm} of transformers.models.{row.module}"
+    yield "family", f"{spec.family}: {row.classes.causal_lm or row.classes.model} of transformers.models.{row.module}"
     count, layers = total_params(spec, dense), decoder_params(spec, dense)
     dtype = dtype_name(seen.outline.dtype)
     yield "parameters", f"{count:,} in {dtype}, {layers:,} of them in {spec.layers} decoder layers"
     yield "widths", f"residual stream {spec.hidden:,}, vocabulary {spec.vocab:,}"
-    yield "LM head", _head(config, spec)
+    yield "LM head", _head(config, spec) if spec.use.writes else "none: it embeds text"
     yield "positions", _positions(config, spec)
     heads = f"{spec.query_heads} query heads in {spec.kv_heads} groups, each {spec.head_dim} wide"
     yield "every layer", f"{heads}; {spec.mlp_channels:,} MLP channels{', gated' * spec.gated}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from space.candidate import LayerShape
+from space.task import CAUSAL_LM
 
 # Rows that each part of an input projection has in a layer of a shape, by the width of a head.
 PARTS: dict[str, Callable[[LayerShape, int], int]] = {
@@ -45,16 +46,19 @@ class Projection:
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """One kind of block, by names in a decoder layer.
+    """One kind of block, by names in a layer, which may lead through modules: `attention.output`.
 
     Attributes:
-        module: The block itself.
+        module: The block itself; empty where it is no module, but some children of the layer.
         inputs: Its input projections, all with a bias or none.
         output: Name, in the block, of the output projection.
         transposed: Whether weights are stored as (inputs, outputs), as those of transformers' `Conv1D`.
         before: The norm that the block reads the residual stream through; None where there is none.
-        after: What normalises what the block adds to it; None likewise.
+        after: What normalises what the block adds to it, or, of a block that adds it itself, the sum; None likewise.
         row_norms: Norms over all that parts of the input projections give, by a weight for each row of theirs.
+        adds: Whether the block itself adds to the residual stream, and gives the sum, normed: where it is gone, the
+            stream still goes through the norm behind it.
+        parts: The children of the layer that it is made of, where it is no module.
     """
 
     module: str
@@ -64,6 +68,17 @@ class BlockLayout:
     after: str | None = None
     transposed: bool = False
     row_norms: tuple[Projection, ...] = ()
+    adds: bool = False
+    parts: tuple[str, ...] = ()
+
+    def path(self, name: str) -> str:
+        """Where in a layer something of the block is."""
+        return f"{self.module}.{name}" if self.module else name
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        """The children of a layer that the block is made of."""
+        return self.parts or (self.module,)
 
     @property
     def by_rows(self) -> dict[str, Projection]:
@@ -72,8 +87,18 @@ class BlockLayout:
 
     @property
     def norms(self) -> tuple[str, ...]:
-        """Those norms that there are: they leave with the block."""
+        """Those norms that there are."""
         return tuple(name for name in (self.before, self.after) if name is not None)
+
+    @property
+    def leaving(self) -> tuple[str, ...]:
+        """The norms that leave with the block."""
+        return tuple(name for name in self.norms if name != self.staying)
+
+    @property
+    def staying(self) -> str | None:
+        """The norm that the residual stream goes through where the block is gone, until the layer is; None for none."""
+        return self.after if self.adds else None
 
     @property
     def projections(self) -> tuple[str, ...]:
@@ -82,21 +107,25 @@ class BlockLayout:
 
     @property
     def modules(self) -> list[str]:
-        """The modules of a layer that leave with the block: itself, then its norms."""
-        return [self.module, *self.norms]
+        """The children of a layer that leave with the block: itself, then its norms that are not inside."""
+        return [*self.children, *(name for name in self.leaving if name.partition(".")[0] not in self.children)]
 
 
 class StackNames(NamedTuple):
-    """What is in the decoder stack: layers, last norm, embeddings of tokens, and of positions if learned.
+    """What is in the decoder stack: layers, last norm if any, embeddings of tokens, and of positions if learned.
 
-    `module` is what a causal language model calls the stack itself.
+    `module` is what a model with a head calls the stack itself. `entry` is what makes the residual stream of the
+    embeddings of tokens, where that is not the stack itself. `behind_padding` says that positions are counted from the
+    padding token's id, and so is what `max_position_embeddings` allows.
     """
 
     layers: str = "layers"
-    norm: str = "norm"
+    norm: str | None = "norm"
     embedding: str = "embed_tokens"
     positions: str | None = None
     module: str = "model"
+    entry: str | None = None
+    behind_padding: bool = False
 
 
 class SizeNames(NamedTuple):
@@ -112,12 +141,12 @@ class SizeNames(NamedTuple):
 
 
 class StockClasses(NamedTuple):
-    """Names of transformers' classes of a family; the classifier's is None where there is none."""
+    """Names of transformers' classes of a family; None where there is none."""
 
     config: str
     layer: str
     model: str
-    causal_lm: str
+    causal_lm: str | None
     classifier: str | None = None
 
     @classmethod
@@ -150,6 +179,7 @@ class Architecture:
         head: What checkpoints call the LM head; modules have the name `lm_head`.
         heads_fill: Whether stock classes take an attention's heads to be as wide together as the residual stream.
         neighbours: Whether rotary embedding turns values of a head that are neighbours; else half a head apart.
+        task: What its models are for, a row of `space.task.TASKS`.
     """
 
     module: str
@@ -165,8 +195,14 @@ class Architecture:
     head: str = "lm_head"
     heads_fill: bool = False
     neighbours: bool = False
+    task: str = CAUSAL_LM
 
     @property
     def blocks(self) -> dict[str, BlockLayout]:
         """The kinds of blocks of a layer, in their order."""
         return {"attention": self.attention, "mlp": self.mlp}
+
+    @property
+    def staying(self) -> tuple[str, ...]:
+        """Norms that leave with the layer alone."""
+        return (*self.norms, *(layout.staying for layout in self.blocks.values() if layout.staying))

@@ -5,14 +5,15 @@ Everything that can be refused is refused before the weights are read (`refusals
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from space.candidate import Candidate
 from space.checks import require_dtype
@@ -20,14 +21,16 @@ from space.errors import UserError
 from space.locations import is_local, model_directory
 from space.models.base_card import base_card
 from space.models.digest import checkpoint_digest
-from space.models.embedded import DEFAULT_MODEL_CARD, DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
+from space.models.embedded import DefaultModel, default_model, quiet_transformers
 from space.models.facts import checked_spec
 from space.models.hub import model_snapshot
 from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config, unloadable
+from space.models.stack import loader_of
 from space.models.vector_math import settle_vector_math
 from space.models.weights import check_finite
 from space.size import total_params
 from space.spec import ModelSpec
+from space.task import CAUSAL_LM
 
 WEIGHTS = 0.6  # of a device's memory, at most: beyond it layers wait on the host
 WITHOUT_HUB = "leave model.path unset for the embedded default, or set it to a local directory"
@@ -38,7 +41,7 @@ class LoadedModel:
     """A dense model, ready for the search.
 
     Attributes:
-        model: The causal language model in its checkpoint's own dtype, on the CPU, in eval mode, without gradients.
+        model: The model in its checkpoint's own dtype, on the CPU, in eval mode, without gradients.
             Its weights are mapped from the files: what is not looked at takes no memory, and what is changed in place
             changes here alone.
         tokenizer: Its tokenizer.
@@ -49,6 +52,7 @@ class LoadedModel:
         commit: Of the hub id; None for a directory.
         streamed: Whether it is larger than the device, or than what it may take of it: its layers stay on the host.
         card: What of its model card's front matter holds for a pruned one too.
+        companions: Files of its directory that go into exports as they are, by their path there.
     """
 
     model: PreTrainedModel
@@ -60,6 +64,7 @@ class LoadedModel:
     commit: str | None = None
     streamed: bool = False
     card: Mapping[str, Any] = field(default_factory=dict)
+    companions: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,11 +87,15 @@ class Understood:
 
 
 def understood(
-    path: str | None, revision: str | None, trust_remote_code: bool, lengths: Mapping[str, int]
+    path: str | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    lengths: Mapping[str, int],
+    task: str | None = CAUSAL_LM,
 ) -> Understood:
-    """What of `load_model` needs no weights; arguments and errors are its own."""
-    check = partial(checked_config, trust_remote_code=trust_remote_code, lengths=lengths)
-    directory, name, commit = _locate(path, revision, trust_remote_code, check)
+    """What of `load_model` needs no weights; arguments and errors are its own, and without a task any will do."""
+    check = partial(checked_config, trust_remote_code=trust_remote_code, lengths=lengths, task=task)
+    directory, name, commit = _locate(path, default_model(task or CAUSAL_LM), revision, trust_remote_code, check)
     check_files(directory)
     config = check(directory)
     tokenizer = _read_tokenizer(directory, trust_remote_code)
@@ -98,6 +107,7 @@ def understood(
 def load_model(
     path: str | None = None,
     *,
+    task: str = CAUSAL_LM,
     revision: str | None = None,
     digest: str | None = None,
     dtype: str = "auto",
@@ -110,7 +120,8 @@ def load_model(
     """Loads a dense model.
 
     Args:
-        path: Local directory with `config.json` and safetensors, or hub id; None is the embedded default.
+        path: Local directory with `config.json` and safetensors, or hub id; None is the embedded default of the task.
+        task: What it is for, a row of `space.task.TASKS`.
         revision: Branch, tag or commit of a hub id.
         digest: That the checkpoint must have, see `space.models.digest`; None for any.
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the device is fast at it, else float32.
@@ -128,7 +139,7 @@ def load_model(
     settle_vector_math()
     run_device = resolve_device(device)
     run_dtype = resolve_dtype(dtype, run_device)
-    seen = understood(path, revision, trust_remote_code, lengths or {})
+    seen = understood(path, revision, trust_remote_code, lengths or {}, task)
     directory, name, commit, family = seen.directory, seen.spec.name, seen.commit, seen.spec.family
     check_spec(seen.spec)
     own_digest = checkpoint_digest(directory)
@@ -144,8 +155,33 @@ def load_model(
     check_finite(directory, run_dtype)
     streamed = is_streamed(spec, run_dtype, run_device, device_bytes)
     source = name if commit else str(directory)
-    card = DEFAULT_MODEL_CARD if path is None else base_card(directory, name if commit else None)
-    return LoadedModel(model, seen.tokenizer, spec, run_dtype, run_device, source, commit, streamed, card)
+    card = default_model(task).card if path is None else base_card(directory, name if commit else None)
+    companions = {
+        file.relative_to(directory).as_posix(): file.read_bytes()
+        for pattern in spec.use.companions
+        for file in sorted(directory.glob(pattern))
+    }
+    spec = replace(spec, pooling=_pooling(companions))
+    return LoadedModel(model, seen.tokenizer, spec, run_dtype, run_device, source, commit, streamed, card, companions)
+
+
+def _pooling(companions: Mapping[str, bytes]) -> str:
+    """How an embedder makes one vector of a sequence, as sentence-transformers says it; the mean where nothing does.
+
+    Raises:
+        UserError: In another way than those that are known here.
+    """
+    modules = json.loads(companions.get("modules.json", b"[]"))
+    places = [f"{module['path']}/config.json" for module in modules if module["type"].endswith(".Pooling")]
+    said = json.loads(companions.get(places[0], b"{}")) if places else {}
+    modes = {name.removeprefix("pooling_mode_") for name, value in said.items() if value is True and "_mode_" in name}
+    known = {"mean_tokens": "mean", "cls_token": "cls"}
+    if modes and not (len(modes) == 1 and modes <= {*known}):
+        raise UserError(
+            f"Expected a sentence embedder that pools {' or '.join(known)} alone, but {places[0]} says "
+            f"{', '.join(sorted(modes))}. Use another model."
+        )
+    return known[modes.pop()] if modes else "mean"
 
 
 def gpu_bytes(device: torch.device) -> int | None:
@@ -203,14 +239,18 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def _locate(
-    path: str | None, revision: str | None, trust_remote_code: bool, check: Callable[[Path], object]
+    path: str | None,
+    default: DefaultModel,
+    revision: str | None,
+    trust_remote_code: bool,
+    check: Callable[[Path], object],
 ) -> tuple[Path, str, str | None]:
     """The checkpoint's directory and name, and the commit where it comes from the hub, if `check` lets it pass."""
     local = path is None or is_local(path)
     if local and revision is not None:
         raise UserError(f"model.revision={revision} is for hub ids, got model.path={path}. Leave one of them unset.")
     if path is None:
-        return default_model_dir(), DEFAULT_MODEL_NAME, None
+        return default.directory(), default.name, None
     if not local:
         directory = model_snapshot(path, revision, trust_remote_code, check, WITHOUT_HUB)
         return directory, path, directory.name
@@ -230,7 +270,7 @@ def _read_model(directory: Path, trust_remote_code: bool, outline: PreTrainedMod
     """The model with its weights; its attention is PyTorch's, where that can do what the family's does."""
     try:
         with quiet_transformers():
-            return AutoModelForCausalLM.from_pretrained(
+            model: PreTrainedModel = loader_of(outline.config).from_pretrained(
                 directory,
                 dtype=outline.dtype,
                 use_safetensors=True,
@@ -238,5 +278,6 @@ def _read_model(directory: Path, trust_remote_code: bool, outline: PreTrainedMod
                 trust_remote_code=trust_remote_code,
                 local_files_only=True,
             )
+            return model
     except UNREADABLE as error:
         raise unloadable(directory, error) from error

@@ -17,23 +17,22 @@ import torch
 from torch import nn
 from transformers import Cache, PreTrainedModel, __version__
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-# The stock classes of the family.
 from transformers.models.llama.configuration_llama import LlamaConfig as StockConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer as StockDecoderLayer
 from transformers.models.llama.modeling_llama import LlamaForCausalLM as StockForCausalLM
 from transformers.models.llama.modeling_llama import LlamaForSequenceClassification as StockForSequenceClassification
 from transformers.models.llama.modeling_llama import LlamaModel as StockModel
 
-# Where the family keeps its stack, and in it its layers, what its configuration calls the sizes of one, the output
-# projection of attention, whether weights are stored as (inputs, outputs), and whether stock attention takes its heads
-# to be as wide together as the residual stream.
+# Where the family keeps its stack, and in it its layers; what its configuration calls their sizes; attention's output
+# projection; whether weights are stored as (inputs, outputs); whether stock classes take heads to be as wide together
+# as the residual stream; by block, the norm that the stream goes through where the block is gone, if any.
 STACK = "model"
 LAYERS = "layers"
 SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 ATTENTION_OUTPUT = "o_proj"
 TRANSPOSED = False
 HEADS_FILL = False
+STAYING = {"attention": "", "mlp": ""}
 
 if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
     # before, static caches have one head count for all layers, and configurations may ignore `layer_types`
@@ -42,11 +41,10 @@ if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
     )
 
 
-class _Hole(nn.Module):
-    """Stands where a block was.
+class _Hole(nn.Module):  # for the attention one: a file's plain `nn.Module` of that name would forbid other backends
+    """Stands where a block was; `norm` is where it has the norm that has stayed, if any."""
 
-    transformers forbids another attention backend where a file has an attention class that is a plain `nn.Module`.
-    """
+    norm = ""
 
     def __init__(self, stock: Any, layer_idx: int) -> None:
         """Takes the place of a stock block."""
@@ -61,12 +59,12 @@ class AttentionHole(_Hole):
     def __init__(self, stock: Any, layer_idx: int) -> None:
         super().__init__(stock, layer_idx)
         self.layer_idx = layer_idx
-        self.config = stock.config
+        self.config: Any = getattr(stock, "config", None)
         asked = ("is_sliding", "attention_type")  # by layers of older versions
         vars(self).update({name: getattr(stock, name) for name in asked if hasattr(stock, name)})
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
-        """A zero of shape `()`, which broadcasts in the residual addition, and no attention weights.
+        """A zero of shape `()`, which broadcasts in the residual addition, or the normed stream; no attention weights.
 
         A key-value cache is given keys and values of width 1: it hardly stores anything and still counts the tokens, so
         that lengths and masks may be read from this layer as from any other.
@@ -74,10 +72,11 @@ class AttentionHole(_Hole):
         if self.query_heads:  # never; but vLLM runs a model only if it reads this call in the text of every layer
             attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
             return attend(self, hidden_states, hidden_states, hidden_states, None)
+        if self.norm:
+            return self.get_submodule(self.norm)(hidden_states), None
         cache = next((value for value in kwargs.values() if isinstance(value, Cache)), None)  # its name has changed
         if cache is not None:
-            batch, time, _ = hidden_states.shape
-            nothing = hidden_states.new_zeros(batch, 1, time, 1)
+            nothing = torch.zeros_like(hidden_states[:, None, :, :1])
             position = {"cache_position": kwargs["cache_position"]} if "cache_position" in kwargs else {}
             cache.update(nothing, nothing, self.layer_idx, *([position] if position else []))
         return hidden_states.new_zeros(()), None
@@ -91,16 +90,24 @@ class MLPHole(_Hole):
         return hidden_states.new_zeros(())
 
 
+class PassedBy(nn.Module):
+    """Stands where a norm of a block was, or what adds to the residual stream: hands on its last input, the stream.
+
+    `norm` is where it has the norm behind the addition.
+    """
+
+    norm = ""
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        return self.get_submodule(self.norm)(inputs[-1]) if self.norm else inputs[-1]
+
+
 HOLES: dict[str, Any] = {"attention": AttentionHole, "mlp": MLPHole}
 
 
 def rope_of_transformers_4(rope: dict[str, Any]) -> dict[str, Any]:
-    """What transformers 4 reads in place of `rope_parameters`, which it ignores; transformers 5 reads the same in both.
-
-    Args:
-        rope: One rotary embedding, or Gemma 3's two by type of layer, of which the sliding one is never scaled.
-    """
-    full = rope.get("full_attention", rope)
+    """What transformers 4 reads in place of `rope_parameters`, which it ignores; transformers 5 reads both alike."""
+    full = rope.get("full_attention", rope)  # Gemma 3 has one by type of layer, of which the sliding one is not scaled
     scaled = full["rope_type"] != "default"
     values = {
         "rope_theta": full["rope_theta"],
@@ -119,15 +126,14 @@ def rope_of_transformers_4(rope: dict[str, Any]) -> dict[str, Any]:
 ACTIVATION = next(
     name for name in ("hidden_activation", "hidden_act", "activation_function") if hasattr(StockConfig(), name)
 )
-NOT_STOCK = "layers of different sizes, for AutoModelForCausalLM.from_pretrained with trust_remote_code=True alone"
+NOT_STOCK = "layers of different sizes, for from_pretrained of an automatic class with trust_remote_code=True alone"
 
 
 def guarded(values: dict[str, Any]) -> dict[str, Any]:
     """The contents of config.json as no stock class takes them; one would fill the holes with random weights.
 
-    Args:
-        values: The configuration. Where the activation's name belongs, which every stock class looks up, there is then
-            a sentence that says what is the matter; the name itself moves to `activation`.
+    Where the activation's name belongs, which every stock class looks up, there is then a sentence that says what is
+    the matter; the name itself moves to `activation`.
     """
     moved = {"activation": values[ACTIVATION]} if ACTIVATION in values else {}
     return {**values, **moved, ACTIVATION: NOT_STOCK}
@@ -197,11 +203,17 @@ def with_narrow_heads(stock: Any, own: Any, layer_idx: int) -> Any:
     inner = copy.copy(own)
     inner.hidden_size = getattr(own, SIZES[0]) * own.head_dim
     attention = type(stock)(inner, layer_idx=layer_idx)
-    for name, projection in [each for each in attention.named_children() if hasattr(each[1], "weight")]:
-        inputs, outputs = projection.weight.shape if TRANSPOSED else projection.weight.shape[::-1]
-        sizes = (inputs, own.hidden_size) if name == ATTENTION_OUTPUT else (own.hidden_size, outputs)
-        bias = {} if TRANSPOSED else {"bias": projection.bias is not None}  # a Conv1D always has one
-        setattr(attention, name, type(projection)(*(sizes[::-1] if TRANSPOSED else sizes), **bias))
+    for path, module in stock.named_modules():
+        if hasattr(module, "weight"):
+            parent, _, name = path.rpartition(".")
+            place = attention.get_submodule(parent)
+            if module.weight.ndim == 2:  # a projection, where norms are of the stream's width in the stock one already
+                shape = getattr(place, name).weight.shape
+                inputs, outputs = shape if TRANSPOSED else shape[::-1]
+                sizes = (inputs, own.hidden_size) if path == ATTENTION_OUTPUT else (own.hidden_size, outputs)
+                bias = {} if TRANSPOSED else {"bias": module.bias is not None}  # a Conv1D always has one
+                module = type(module)(*(sizes[::-1] if TRANSPOSED else sizes), **bias)
+            setattr(place, name, module)
     return attention
 
 
@@ -225,11 +237,21 @@ class PrunedDecoderLayer(StockDecoderLayer):
                 module.config = seen_config(config, own)
 
     def skip(self, block: str, modules: list[str], layer_idx: int) -> None:
-        """Puts a hole in the place of a block; its norms go with it."""
-        name, *norms = modules
+        """Puts a hole in the place of a block; its norms go with it, but for one that stays."""
+        staying = STAYING[block]
+        norm = self.get_submodule(staying) if staying else None
+        name, *others = modules
         setattr(self, name, HOLES[block](getattr(self, name), layer_idx))
-        for norm in norms:
-            setattr(self, norm, nn.Identity())
+        for other in others:
+            setattr(self, other, PassedBy())
+        if staying:
+            place, *inside, name = staying.split(".")
+            hole = holder = getattr(self, place)
+            hole.norm = ".".join((*inside, name))
+            for part in inside:
+                setattr(holder, part, nn.Module())
+                holder = getattr(holder, part)
+            setattr(holder, name, norm)
 
 
 @contextmanager
@@ -253,7 +275,8 @@ class PrunedModel(StockModel):
         with _no_stock_layers(config):
             super().__init__(config)
         layers = nn.ModuleList(PrunedDecoderLayer(config, index) for index in range(config.num_hidden_layers))
-        setattr(self, LAYERS, layers)
+        place, _, name = LAYERS.rpartition(".")
+        setattr(self.get_submodule(place), name, layers)
         self.post_init()
 
     @functools.wraps(StockModel.forward)  # whose arguments vLLM looks for
@@ -261,9 +284,8 @@ class PrunedModel(StockModel):
         """As the stock one; where attention weights are asked for, they have None in the place of each hole."""
         outputs = super().forward(*args, **kwargs)
         weights = getattr(outputs, "attentions", None) or ()
-        holes = [
-            any(isinstance(module, AttentionHole) for module in layer.children()) for layer in getattr(self, LAYERS)
-        ]
+        layers = self.get_submodule(LAYERS).children()
+        holes = [any(isinstance(module, AttentionHole) for module in layer.children()) for layer in layers]
         if weights and len(weights) == holes.count(False):  # transformers collects those that there are
             collected = iter(weights)
             outputs.attentions = tuple(None if hole else next(collected) for hole in holes)

@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from space.candidate import Candidate
 from space.errors import UserError
 from space.locations import is_local, model_directory
-from space.models.embedded import DEFAULT_MODEL_NAME, default_model_dir, quiet_transformers
+from space.models.embedded import default_model, quiet_transformers
 from space.models.facts import checked_spec
 from space.models.hub import WEIGHT_FILES, config_snapshot
 from space.models.loading import WITHOUT_HUB
 from space.models.refusals import UNREADABLE, checked_config
+from space.models.stack import loader_of
 from space.models.weights import headers_of, lossless_dtype
 from space.size import total_params
 from space.spec import ModelSpec
+from space.task import CAUSAL_LM
 
 _SHARD_BYTES = 5_000_000_000  # of a file, as checkpoints on the hub have it
 
@@ -43,7 +44,14 @@ class Outline:
     there: bool
 
 
-def outlined(path: str | None, *, revision: str | None, trust_remote_code: bool, lengths: Mapping[str, int]) -> Outline:
+def outlined(
+    path: str | None,
+    *,
+    revision: str | None,
+    trust_remote_code: bool,
+    lengths: Mapping[str, int],
+    task: str = CAUSAL_LM,
+) -> Outline:
     """Reads the configuration of a model, and of its weights, where there are any, the headers.
 
     Args:
@@ -51,21 +59,23 @@ def outlined(path: str | None, *, revision: str | None, trust_remote_code: bool,
         revision: Of a hub id.
         trust_remote_code: Whether code that comes with the model may run.
         lengths: Tokens that are asked of the model at once, by the settings that say so.
+        task: What the model is for.
 
     Raises:
         UserError: There is no configuration, or it is of no model that can be pruned here.
     """
     if path is None:
-        directory, name = default_model_dir(), DEFAULT_MODEL_NAME
+        default = default_model(task)
+        directory, name = default.directory(), default.name
     elif is_local(path):
         directory = model_directory(path)
         name = directory.resolve().name
     else:
         directory, name = config_snapshot(path, revision, trust_remote_code, WITHOUT_HUB), path
-    config = checked_config(directory, trust_remote_code, lengths)
+    config = checked_config(directory, trust_remote_code, lengths, task)
     try:
         with quiet_transformers(), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            model = loader_of(config).from_config(config, trust_remote_code=trust_remote_code)
     except UNREADABLE as error:
         raise UserError(f"Expected a model that transformers can make of {directory}, but got: {error}") from error
     spec = checked_spec(model, name, "", config.model_type)

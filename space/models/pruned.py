@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import linecache
 import re
 import sys
@@ -21,6 +22,7 @@ from space.models.architectures import architecture_of
 from space.models.layout import Architecture, SizeNames
 from space.models.stack import PRUNED, family_of
 from space.spec import ModelSpec
+from space.task import CAUSAL_LM, TASKS
 
 MODELING_FILE = "modeling_pruned"
 _CLASSIFIER = "PrunedForSequenceClassification"
@@ -42,15 +44,16 @@ def modeling_text(family_name: str) -> str:
     family, llama = architecture_of(family_name), architecture_of("llama")
     text = resources.files("space.models").joinpath(f"{MODELING_FILE}.py").read_text(encoding="utf-8")
     kinds = ("configuration", *["modeling"] * 4)
-    for kind, stock, name in zip(kinds, llama.classes, family.classes, strict=True):
+    pruned = ("", "", "", TASKS[CAUSAL_LM].pruned, _CLASSIFIER)  # classes that a family may not have; the last ones
+    for kind, stock, name, own in zip(kinds, llama.classes, family.classes, pruned, strict=True):
         line = f"from transformers.models.{llama.module}.{kind}_{llama.module} import {stock} as "
         assert text.count(line) == 1, f"{MODELING_FILE}.py must have one line with {line!r}"
         if name:
-            own = f"from transformers.models.{family.module}.{kind}_{family.module} import {name} as "
-            text = text.replace(line, own)
-        else:  # the last one, with the classifier, which is the last class of the file
+            place = f"from transformers.models.{family.module}.{kind}_{family.module} import {name} as "
+            text = text.replace(line, place)
+        else:
             text = re.sub(f"^{re.escape(line)}.*\n", "", text, flags=re.MULTILINE)
-            text = text.partition(f"\n\nclass {_CLASSIFIER}(")[0]
+            text = text.partition(f"\n\nclass {own}(")[0]
     for name, value in _constants(family).items():
         line = f"{name} = {_constants(llama)[name]}\n"
         assert text.count(line) == 1, f"{MODELING_FILE}.py must have one line with {line!r}"
@@ -68,6 +71,7 @@ def _constants(family: Architecture) -> dict[str, str]:
         "ATTENTION_OUTPUT": f'"{family.attention.output}"',
         "TRANSPOSED": f"{family.attention.transposed}",
         "HEADS_FILL": f"{family.heads_fill}",
+        "STAYING": json.dumps({kind: layout.staying or "" for kind, layout in family.blocks.items()}),
     }
 
 
@@ -94,8 +98,9 @@ def block_modules(family_name: str) -> dict[str, list[str]]:
 
 def _auto_map(family_name: str) -> dict[str, str]:
     """Which class of a family's modelling file transformers' automatic classes take."""
-    has_classifier = architecture_of(family_name).classes.classifier is not None
-    return {auto: f"{MODELING_FILE}.{name}" for auto, name in _CLASSES.items() if name != _CLASSIFIER or has_classifier}
+    stock = architecture_of(family_name).classes
+    missing = {TASKS[CAUSAL_LM].pruned: stock.causal_lm is None, _CLASSIFIER: stock.classifier is None}
+    return {auto: f"{MODELING_FILE}.{name}" for auto, name in _CLASSES.items() if not missing.get(name)}
 
 
 def logit_scale(config: Any) -> float:
@@ -119,9 +124,19 @@ def start_midway(stack: Any) -> None:
     """Has a decoder stack take embeddings that it is given as a residual stream: scaled, with positions in it."""
     if hasattr(stack, "embedding_multiplier"):
         stack.embedding_multiplier = 1.0
-    positions = family_of(stack).stack.positions
-    if positions is not None:
-        setattr(stack, positions, _NoPositions())
+    names = family_of(stack).stack
+    if names.entry is not None:
+        setattr(stack, names.entry, _AsGiven())
+    elif names.positions is not None:
+        setattr(stack, names.positions, _NoPositions())
+
+
+class _AsGiven(nn.Module):
+    """Stands for what makes a residual stream of embeddings where these are one already."""
+
+    def forward(self, *, inputs_embeds: Tensor, **arguments: Any) -> Tensor:
+        """What it is given."""
+        return inputs_embeds
 
 
 class _NoPositions(nn.Module):
@@ -165,7 +180,7 @@ class PrunedConfigs:
             "model_type": f"{PRUNED}{spec.family}",
             "head_dim": spec.head_dim,
             self._depth: spec.layers,
-            "architectures": [_CLASSES["AutoModelForCausalLM"]],
+            "architectures": [TASKS[spec.task].pruned],
             "auto_map": _auto_map(spec.family),
             "block_modules": block_modules(spec.family),
             "allow_global_per_layer_attribute_access": True,  # the stock config's own validation reads a head count
@@ -221,7 +236,7 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
     if len(set(shapes)) == 1 and shapes[0].mlp_channels and not narrow:
         values: dict[str, Any] = dense_config.to_diff_dict() | layer_values(shapes[0], family.sizes)
         values |= {family.depth: len(kept), "head_dim": spec.head_dim, **_lists(values, kept)}
-        values["architectures"] = [family.classes.causal_lm]
+        values["architectures"] = [family.classes.causal_lm or family.classes.model]
         if _is_valid(type(dense_config), values):
             return values
     own: dict[str, Any] = modeling_of(spec.family).guarded(PrunedConfigs(dense_config, spec).json_values(candidate))

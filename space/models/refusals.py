@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from space.errors import UserError
-from space.models.architectures import architecture_of
+from space.models.architectures import ARCHITECTURES, architecture_of
 from space.models.embedded import quiet_transformers
 from space.models.hub import WEIGHT_FILES
-from space.models.stack import family_of
+from space.models.stack import family_of, loader_of, task_of
 from space.models.weights import Header, headers_of, lossless_dtype
+from space.task import TASKS
 
 # What transformers raises of files that it cannot make a model of.
 UNREADABLE = (
@@ -43,6 +44,7 @@ _REFUSED_CONFIG = {
 }
 # Rotary embeddings that reach beyond `max_position_embeddings`; the others have it counted in there.
 _STRETCHED = ("linear", "dynamic", "yarn")
+_INDICES = "position_ids"  # 0, 1, 2, …, which older versions of transformers stored beside weights
 _ROWS = 4096  # of two matrices that are compared at once
 
 
@@ -68,17 +70,18 @@ def check_files(directory: Path) -> None:
     )
 
 
-def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[str, int]) -> Any:
+def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[str, int], task: str | None) -> Any:
     """The transformers config of a checkpoint that can be searched; needs no weights.
 
     Args:
         directory: With config.json.
         trust_remote_code: Whether code that comes with the checkpoint may run.
         lengths: By a setting as one writes it (`data.length=512`), the tokens that it asks of the model at once.
+        task: What the model is to be for; None for anything.
 
     Raises:
-        UserError: The configuration is broken, of a family or kind that is not supported, stands beside an adapter, or
-            has fewer positions than a length.
+        UserError: The configuration is broken, of a family or kind that is not supported or of another task, stands
+            beside an adapter, or has fewer positions than a length.
     """
     file = directory / "config.json"
     try:
@@ -90,7 +93,13 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
     for key, meaning in _REFUSED_CONFIG.items():
         if values.get(key):
             raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
-    architecture_of(values["model_type"])
+    family = architecture_of(values["model_type"])
+    if task is not None and family.task != task:
+        raise UserError(
+            f"Expected {TASKS[task].title}, as model.task={task} says, but {file} is of the family "
+            f"{values['model_type']}, whose models are each {TASKS[family.task].title} here. Set "
+            f"{TASKS[family.task].settings} model.path={directory}."
+        )
     adapter = next((name for name in _ADAPTERS if (directory / name).exists()), None)
     if adapter is not None:
         raise UserError(
@@ -121,6 +130,9 @@ def positions(config: Any) -> int | None:
     `factor` times as far as what they scale; other kinds have `max_position_embeddings` say so already.
     """
     limit = getattr(config, "max_position_embeddings", None)
+    row = ARCHITECTURES.get(getattr(config, "model_type", ""))
+    if limit and row is not None and row.stack.behind_padding:
+        return int(limit - config.pad_token_id - 1)
     rope = getattr(config, "rope_parameters", None) or {}
     if not limit or rope.get("rope_type") not in _STRETCHED:
         return limit or None
@@ -139,7 +151,11 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
             over or of another shape, or the head is said to be tied and is not.
     """
     headers = headers_of(directory)
-    integers = [name for name, header in headers.items() if header.dtype.startswith(("I", "U")) and header.shape]
+    integers = [
+        name
+        for name, header in headers.items()
+        if header.dtype.startswith(("I", "U")) and header.shape and not name.endswith(_INDICES)
+    ]
     if integers:
         raise UserError(
             f"Expected weights in {directory} that are floating-point numbers, but {len(integers)} are of whole ones, "
@@ -149,7 +165,7 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
     try:
         with quiet_transformers():
             with torch.device("meta"):
-                model_class = type(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))
+                model_class = type(loader_of(config).from_config(config, trust_remote_code=trust_remote_code))
             model, report = model_class.from_pretrained(
                 None,
                 config=config,
@@ -187,9 +203,10 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
         if keys:
             raise UserError(
                 f"Expected the weights in {directory} to fit its config.json, but {len(keys)} are {what}, such as "
-                f"{min(keys)}. Use a checkpoint of a causal language model whose config.json belongs to it."
+                f"{min(keys)}. Use a checkpoint of {task_of(config).title} whose config.json belongs to it."
             )
-    if config.tie_word_embeddings and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
+    head = model.get_output_embeddings()
+    if head is not None and config.tie_word_embeddings and model.get_input_embeddings().weight is not head.weight:
         family = family_of(model)
         _check_tied(directory, headers, family.stack.embedding, family.head)
     return model

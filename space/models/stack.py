@@ -1,11 +1,15 @@
-"""Where a causal language model keeps its decoder stack, by the row of its family: the dense model's or a subnet's."""
+"""Where a model keeps its stack of layers, by the row of its family: the dense model's or a subnet's."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import transformers
+from torch import nn
+
 from space.models.architectures import architecture_of
 from space.models.layout import Architecture
+from space.task import TASKS, Task
 
 PRUNED = "pruned_"  # what `model_type` of a subnet has before its family's
 
@@ -15,38 +19,53 @@ def family_of(model: Any) -> Architecture:
     return architecture_of(model.config.model_type.removeprefix(PRUNED))
 
 
+def task_of(config: Any) -> Task:
+    """What models of a configuration are for."""
+    return TASKS[architecture_of(config.model_type.removeprefix(PRUNED)).task]
+
+
+def loader_of(config: Any) -> Any:
+    """transformers' automatic class that loads a model of a configuration."""
+    return getattr(transformers, task_of(config).loader)
+
+
 def stack_of(model: Any) -> Any:
-    """The decoder stack of a causal language model: all but its head."""
-    return getattr(model, family_of(model).stack.module)
+    """The stack of a model: all but its head, and the very model where it has none."""
+    return getattr(model, family_of(model).stack.module, model)
 
 
 def put_stack(model: Any, stack: Any) -> None:
-    """Gives a causal language model another stack."""
+    """Gives a model with a head another stack."""
     setattr(model, family_of(model).stack.module, stack)
 
 
 def layers_of(model: Any) -> Any:
-    """The decoder layers of a causal language model."""
-    return getattr(stack_of(model), family_of(model).stack.layers)
+    """The layers of a model."""
+    return stack_of(model).get_submodule(family_of(model).stack.layers)
 
 
 def norm_of(model: Any) -> Any:
-    """The norm behind the last decoder layer."""
-    return getattr(stack_of(model), family_of(model).stack.norm)
+    """The norm behind the last layer; where a family has none, what hands on the residual stream as it is."""
+    name = family_of(model).stack.norm
+    return getattr(stack_of(model), name) if name is not None else nn.Identity()
 
 
 def is_outside(model: Any, name: str) -> bool:
-    """Whether a child of that name, of a causal language model or of its stack, is neither the stack nor the layers."""
+    """Whether a child of that name, of a model or of its stack, is neither the stack nor around the layers."""
     names = family_of(model).stack
-    return name not in (names.module, names.layers)
+    return name not in (names.module, names.layers.partition(".")[0])
 
 
 def is_in_stack(model: Any, name: str) -> bool:
-    """Whether a causal language model's parameter of that name is in its stack."""
-    return name.startswith(f"{family_of(model).stack.module}.")
+    """Whether a model's parameter of that name is in its stack."""
+    return name.startswith(_prefix(model))
 
 
 def is_in_layers(model: Any, name: str) -> bool:
-    """Whether a causal language model's parameter of that name is in a decoder layer."""
-    names = family_of(model).stack
-    return name.startswith(f"{names.module}.{names.layers}.")
+    """Whether a model's parameter of that name is in a layer."""
+    return name.startswith(f"{_prefix(model)}{family_of(model).stack.layers}.")
+
+
+def _prefix(model: Any) -> str:
+    """What the names of parameters of a model's stack begin with."""
+    return "" if stack_of(model) is model else f"{family_of(model).stack.module}."

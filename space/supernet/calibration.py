@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from space.errors import UserError
 from space.models.layout import Architecture
 from space.models.stack import family_of, layers_of, norm_of, stack_of
-from space.supernet.modules import twin
+from space.supernet.modules import put_module, twin
 from space.supernet.placement import Placement
 from space.supernet.units import output_weight
 
@@ -86,7 +86,7 @@ def layer_arguments(model: Any, tokens: Tensor, dtype: torch.dtype, device: torc
     No layer runs.
 
     Args:
-        model: Causal LM.
+        model: The dense one.
         tokens: Token ids, shape (windows, length).
         dtype: Of the residual stream.
         device: Where the layers run.
@@ -107,8 +107,9 @@ def _run_stack(
 ) -> Tensor:
     """What a model's stack gives, before its last norm, with other layers in it."""
     stack, names = twin(stack_of(model)), family_of(model).stack
-    setattr(stack, names.layers, nn.ModuleList(layers))
-    setattr(stack, names.norm, nn.Identity())
+    put_module(stack, names.layers, nn.ModuleList(layers))
+    if names.norm is not None:
+        setattr(stack, names.norm, nn.Identity())
     embedding = model.get_input_embeddings()
     embeddings = embedding(tokens.to(embedding.weight.device)).to(device, dtype)
     states: Tensor = stack(inputs_embeds=embeddings, use_cache=False).last_hidden_state
@@ -131,14 +132,14 @@ def gather(
     which a decorated generator would not allow.
 
     Args:
-        model: Causal LM, all but its layers in their place; these may be in any dtype, and on the CPU.
+        model: The dense one, all but its layers in their place; these may be in any dtype, and on the CPU.
         tokens: Token ids, shape (windows, length).
         forward_dtype: `torch.bfloat16` where the device is fast at it, else `torch.float32`.
         place: Where layers run, and where residual streams wait.
         batch_size: Windows of a forward pass.
 
     Raises:
-        UserError: Activations are not finite, or none differ from zero; the former is seen of the first logits too.
+        UserError: Activations are not finite, or none differ from zero; the former also of the first logits.
     """
     arguments = layer_arguments(model, tokens, torch.float32, place.device)
     states = first_inputs(model, tokens.split(batch_size), torch.float32, place)
@@ -148,9 +149,10 @@ def gather(
         yield statistics
         del wide, statistics  # before the next ones are made
     head = model.get_output_embeddings()
-    with torch.no_grad():
-        logits = head(norm_of(model)(states[0][:1].to(head.weight)))
-    _require_finite({"what its head gives, the logits,": logits}, forward_dtype)
+    if head is not None:
+        with torch.no_grad():
+            logits = head(norm_of(model)(states[0][:1].to(head.weight)))
+        _require_finite({"what its head gives, the logits,": logits}, forward_dtype)
 
 
 @torch.no_grad()
@@ -163,8 +165,8 @@ def _learned(
     dtype: torch.dtype,
 ) -> tuple[LayerStatistics, list[Tensor]]:
     """What a layer's pass over the text teaches, and the residual streams after it."""
-    blocks = [(kind, getattr(layer, each.module), each) for kind, each in family.blocks.items()]
-    grams = {kind: _Gram(getattr(block, each.output), output_weight(block, each)) for kind, block, each in blocks}
+    blocks = [(kind, layer.get_submodule(each.module), each) for kind, each in family.blocks.items()]
+    grams = {kind: _Gram(block.get_submodule(each.output), output_weight(block, each)) for kind, block, each in blocks}
     after = list[Tensor]()
     device = next(layer.parameters()).device
     count, cosine = 0, torch.zeros((), device=device)

@@ -35,6 +35,7 @@ from space.models.pruned import block_scale
 from space.supernet.calibration import Captured, first_inputs, layer_arguments
 from space.supernet.correction import Correction
 from space.supernet.corrective_step import Moments, corrective_step
+from space.supernet.modules import put_module
 from space.supernet.supernet import Supernet
 from space.supernet.units import upright
 
@@ -109,6 +110,8 @@ def correct(
                     read = subnet.before or before or subnet.states
                     weight, subnet.states = block.fit(shape, strength, read, subnet.states, target, damping)
                     subnet.weights[index][kind] = weight
+                elif subnet.states is not None and not subnet.candidate.layers[index].gone:
+                    subnet.states = block.passed(supernet.strength(subnet.candidate), subnet.states)
             dense = target
         on_layer(index)
     return [Correction(subnet.candidate, tuple(subnet.weights)) for subnet in subnets]
@@ -133,7 +136,7 @@ class _Block:
 
     def outputs(self, read: States, states: States) -> States:
         """The residual stream after the dense block, which reads one and adds to another."""
-        layer = self._supernet.layer(self._index, _alone(self._whole, self._kind))
+        layer = self._alone(_alone(self._whole, self._kind))
         after: States = []
         for waiting, state in zip(read, states, strict=True):
             (inside,) = self._here(waiting)
@@ -159,9 +162,9 @@ class _Block:
             target: The dense model's residual stream after its block.
             damping: As for `correct`.
         """
-        layer = self._supernet.layer(self._index, shape, strength)
-        projection: nn.Linear = getattr(getattr(layer, self._layout.module), self._layout.output)
-        norm: nn.Module | None = getattr(layer, self._layout.after) if self._layout.after else None
+        layer = self._alone(shape, strength)
+        projection: nn.Linear = layer.get_submodule(self._layout.path(self._layout.output))
+        norm: nn.Module | None = layer.get_submodule(self._layout.after) if self._layout.after else None
         refit = upright(self._layout, projection.weight)
         bias, scale = projection.bias, block_scale(layer)
         inputs = [self._input(layer, projection, state) for state in read]
@@ -169,10 +172,10 @@ class _Block:
         for number, waiting in enumerate(zip(inputs, states, target, strict=True)):
             rows, state, goal = self._here(*waiting)
             output = F.linear(rows, refit, bias)
-            residual = goal.float() - state.float() - _added(output, norm, scale).float()
+            residual = goal.float() - self._after(state, output, norm, scale).float()
             rows = rows.float() * scale
             if norm is not None:
-                rows /= _root_mean_square(output)
+                rows /= _divisor(norm, state + output if self._layout.adds else output)
             halves[number % 2].add(rows.flatten(0, 1), residual.flatten(0, 1), refit.dtype)
         change = corrective_step(halves, damping).change
         if norm is not None:
@@ -181,8 +184,30 @@ class _Block:
         after: States = []
         for inside, before in zip(inputs, states, strict=True):
             rows, state = self._here(inside, before)
-            after.append((state + _added(F.linear(rows, weight, bias), norm, scale)).to(self._place.home))
+            after.append(self._after(state, F.linear(rows, weight, bias), norm, scale).to(self._place.home))
         return weight.to(self._place.home), after
+
+    def passed(self, strength: float, states: States) -> States:
+        """The residual stream after the block where it is gone: through the norm that stays, if one does."""
+        if self._layout.staying is None:
+            return states
+        norm = self._supernet.layer(self._index, self._whole, strength).get_submodule(self._layout.staying)
+        return [norm(*self._here(state)).to(self._place.home) for state in states]
+
+    def _alone(self, shape: LayerShape, strength: float = 0.0) -> Any:
+        """The layer at a shape that has this block alone, without norms that stay where the others are gone."""
+        layer = self._supernet.layer(self._index, shape, strength)
+        for kind, layout in architecture_of(self._supernet.spec.family).blocks.items():
+            if layout.staying and kind != self._kind:
+                put_module(layer, layout.staying, nn.Identity())
+        return layer
+
+    def _after(self, state: Tensor, output: Tensor, norm: nn.Module | None, scale: float) -> Tensor:
+        """The residual stream after the block, by that before it and what the projection gives."""
+        if self._layout.adds:
+            state, output = torch.zeros_like(state), state + output
+        normed: Tensor = output if norm is None else norm(output)
+        return state + (normed if scale == 1 else normed * scale)
 
     def _here(self, *waiting: Tensor) -> list[Tensor]:
         return [tensor.to(self._place.device) for tensor in waiting]
@@ -205,24 +230,25 @@ class _Block:
         return columns[0].to(self._place.home)
 
 
-def _added(output: Tensor, norm: nn.Module | None, scale: float) -> Tensor:
-    """What a layer adds to the residual stream of a projection's output."""
-    normed: Tensor = output if norm is None else norm(output)
-    return normed if scale == 1 else normed * scale
-
-
-def _root_mean_square(output: Tensor) -> Tensor:
-    """What a norm behind the projection divides each token by, float32, shape (windows, time, 1)."""
-    return output.float().pow(2).mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+def _divisor(norm: nn.Module, read: Tensor) -> Tensor:
+    """What a norm behind the projection divides each token of what it reads by, float32, shape (windows, time, 1)."""
+    wide = read.float()
+    if isinstance(norm, nn.LayerNorm):
+        wide = wide - wide.mean(-1, keepdim=True)
+    return wide.pow(2).mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def _inverse_gain(norm: nn.Module, weight: Tensor) -> Tensor:
     """From a change behind a norm to one before it: one over the norm's weights, held back where they are small.
 
-    To first order, and with each token's root mean square as it is, a norm multiplies by its weights.
+    To first order, and with what each token is divided by as it is, a norm multiplies by its weights.
 
     Returns:
         Factors, float32, shape (hidden, 1).
     """
-    gain: Tensor = norm(weight.new_ones(1, len(weight))).float().T  # ones have a root mean square of one
+    gain: Tensor
+    if isinstance(norm, nn.LayerNorm):
+        gain = norm.weight.float()[:, None]
+    else:
+        gain = norm(weight.new_ones(1, len(weight))).float().T  # ones have a root mean square of one
     return gain / (gain.square() + 0.01 * gain.square().mean())

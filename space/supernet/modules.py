@@ -28,6 +28,16 @@ def own_modules(module: _M) -> _M:
     return other
 
 
+def put_module(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Puts a module at a path below another one, whose modules on the way there become its own."""
+    *steps, name = path.split(".")
+    for step in steps:
+        own = twin(getattr(root, step))
+        setattr(root, step, own)
+        root = own
+    setattr(root, name, module)
+
+
 def put_parameter(module: nn.Module, name: str, tensor: Tensor) -> None:
     """Makes a tensor a module's parameter without copying it; projections know their new sizes."""
     module._parameters[name] = nn.Parameter(tensor, requires_grad=False)

@@ -38,11 +38,15 @@ class Placement:
 
 
 class Passing:
-    """The layer at work, on the device; safe between threads."""
+    """The layer at work, on the device; safe between threads.
+
+    Attributes:
+        device: Which.
+    """
 
     def __init__(self, device: torch.device) -> None:
         """Copies nothing yet."""
-        self._device = device
+        self.device = device
         self._index: int | None = None
         self._copies: dict[int, Tensor] = {}  # of dense weights, by where these begin on the host
         self._lock = Lock()
@@ -73,9 +77,9 @@ class Passing:
             if 0 <= start < whole.nbytes:
                 copy = self._copies.get(whole.data_ptr())
                 if copy is None:
-                    copy = self._copies[whole.data_ptr()] = whole.detach().to(self._device, copy=True)
+                    copy = self._copies[whole.data_ptr()] = whole.detach().to(self.device, copy=True)
                 return copy.as_strided(tensor.shape, tensor.stride(), start // whole.itemsize)
-        return tensor.to(self._device, copy=True)
+        return tensor.to(self.device, copy=True)
 
 
 class PassingLayer(nn.Module):

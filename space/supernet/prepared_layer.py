@@ -52,7 +52,7 @@ def _mlp_tensors(
     statistics: LayerStatistics, spec: ModelSpec, rule: Rule, damping: float, steps: int, exact: torch.dtype
 ) -> dict[str, Tensor]:
     layout = architecture_of(spec.family).mlp
-    mlp, gram = getattr(statistics.layer, layout.module), damp_(statistics.grams.pop("mlp"), damping)
+    mlp, gram = statistics.layer.get_submodule(layout.module), damp_(statistics.grams.pop("mlp"), damping)
     weight = output_weight(mlp, layout)
     channels = mlp_order(gram, weight, rule, steps)
     permute_mlp(mlp, layout, spec, channels)
@@ -64,7 +64,7 @@ def _mlp_tensors(
 
 def _attention_tensors(statistics: LayerStatistics, spec: ModelSpec, rule: Rule, damping: float) -> dict[str, Tensor]:
     layout = architecture_of(spec.family).attention
-    attention, gram = getattr(statistics.layer, layout.module), damp_(statistics.grams.pop("attention"), damping)
+    attention, gram = statistics.layer.get_submodule(layout.module), damp_(statistics.grams.pop("attention"), damping)
     weight = output_weight(attention, layout)
     order = attention_order(gram, weight, spec.kv_heads, spec.queries_per_group, rule)
     permute_attention(attention, layout, spec, order)

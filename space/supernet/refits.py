@@ -52,7 +52,7 @@ class Refits:
         spec, layout = self._files.spec, self._family.blocks[kind]
         if kind == "attention" and shape.queries_per_group > spec.queries_per_group:
             return self._merged(index, shape.kv_heads)
-        block = getattr(self._layers[index], layout.module)
+        block = self._layers[index].get_submodule(layout.module)
         dense = output_weight(block, layout)
         output = self._solved.get(index, kind, shape.option(kind), dense.device)
         if output is None:
@@ -85,24 +85,27 @@ class Refits:
     def _merged(self, index: int, groups: int) -> BlockWeights:
         """A layer's attention with merged KV groups, as it is stored or was learned."""
         layout = self._family.attention
-        attention = getattr(self._layers[index], layout.module)
-        device = getattr(attention, layout.output).weight.device
+        attention = self._layers[index].get_submodule(layout.module)
+        device = attention.get_submodule(layout.output).weight.device
 
         def tensor(name: str) -> Tensor:
             learned = self._learned.get(shared_name(index, groups, name))
             return self._files.tensor(index, merged_name(groups, name), device) if learned is None else learned
 
         parameters = {
-            name: {key: tensor(f"{name}.{key}") for key, _ in own_parameters(getattr(attention, name))}
+            name: {key: tensor(f"{name}.{key}") for key, _ in own_parameters(attention.get_submodule(name))}
             for name in layout.projections
         }
         owned = sum(tensor.nbytes for held in parameters.values() for tensor in held.values())
         return BlockWeights(parameters, owned)
 
 
+MERGED = "layers."  # before the number of a layer, in names of weights of its merged groups
+
+
 def shared_name(index: int, groups: int, parameter: str) -> str:
     """What a weight of a layer's attention with so many merged groups is called among shared weights."""
-    return f"layers.{index}.merged_{groups}.{parameter}"
+    return f"{MERGED}{index}.merged_{groups}.{parameter}"
 
 
 def partly_learned(

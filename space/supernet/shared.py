@@ -28,7 +28,7 @@ from space.models.stack import stack_of
 from space.supernet.calibration import first_inputs, layer_arguments
 from space.supernet.modules import own_modules
 from space.supernet.placement import Placement
-from space.supernet.refits import shared_name
+from space.supernet.refits import MERGED, shared_name
 from space.supernet.supernet import Supernet
 from space.supernet.units import attention_columns, kept_rows, upright
 
@@ -54,28 +54,30 @@ class SharedWeights:
         self._dense = Candidate.dense(supernet.spec).layers[0]
         self._family = architecture_of(supernet.spec.family)
         self._kinds = {name: kind for kind, layout in self._family.blocks.items() for name in layout.modules}
-        self._norms = self._family.norms
+        self._layers = f"{self._family.stack.layers}."
+        self._norms = self._family.staying
         self._maps: dict[tuple[int, str, int, int], Tensor] = {}
         self._models: dict[Candidate, Any] = {}
         self.parameters: dict[str, nn.Parameter] = {}
-        stack = self._family.stack
         held = {
             name: parameter
             for name, parameter in stack_of(supernet.model).named_parameters()
-            if name.partition(".")[0] in (stack.layers, stack.norm)
+            if name.startswith(self._layers) or self._is_of_norm(name)
         }
         for index in range(supernet.spec.layers):
             for groups in {c.layers[index].kv_heads for c in candidates if self._merges(c.layers[index])}:
                 layer = supernet.layer(index, LayerShape(supernet.spec.query_heads, groups, 0))
-                block = getattr(layer, self._family.attention.module)
+                block = layer.get_submodule(self._family.attention.module)
                 held |= {shared_name(index, groups, name): p for name, p in block.named_parameters()}
         for name, tensor in held.items():
             if trainable(name):
                 self.parameters[name] = nn.Parameter(tensor.detach().clone())
-        self._names: dict[int, list[str]] = {index: [] for index in range(supernet.spec.layers)}
+        self._names: dict[int, list[tuple[str, str]]] = {index: [] for index in range(supernet.spec.layers)}
         for name in self.parameters:
             if not self._is_of_norm(name):
-                self._names[int(name.split(".")[1])].append(name)
+                inside = name.removeprefix(self._layers).removeprefix(MERGED)
+                number, _, rest = inside.partition(".")
+                self._names[int(number)].append((name, rest))
 
     def hidden(self, candidate: Candidate, tokens: Tensor) -> Tensor:
         """Normed last hidden states of a subnet, differentiable by the shared weights, `(windows, length, hidden)`.
@@ -132,32 +134,31 @@ class SharedWeights:
     def _of_layer(self, index: int, shape: LayerShape) -> dict[str, Tensor]:
         """The same of one layer, on the device."""
         parameters: dict[str, Tensor] = {}
-        for name in self._names[index]:
-            _, _, module, rest = name.split(".", 3)
-            if module in self._norms:  # which leave with no block
-                parameters[f"{module}.{rest}"] = self.parameters[name].to(self._supernet.place.device)
+        attention = self._family.attention
+        for name, rest in self._names[index]:
+            module, _, inside = rest.partition(".")
+            if rest.rpartition(".")[0] in self._norms:  # which leave with no block
+                parameters[rest] = self.parameters[name].to(self._supernet.place.device)
                 continue
             merged = module.startswith("merged_")
             kind = "attention" if merged else self._kinds[module]
-            block = self._family.blocks[kind].module
             if not shape.keeps(kind):
                 continue
             dense = self.parameters[name].to(self._supernet.place.device)
             if merged:
                 if self._merges(shape) and module == f"merged_{shape.kv_heads}":
-                    parameters[f"{block}.{rest}"] = dense
-            elif module != block:  # a norm of the stream
-                parameters[f"{module}.{rest}"] = dense
-            elif not (kind == "attention" and self._merges(shape)):
-                parameters[f"{module}.{rest}"] = self._kept(index, kind, shape, rest, dense)
+                    parameters[attention.path(inside)] = dense
+            elif not (module == attention.module and self._merges(shape)):
+                parameters[rest] = self._kept(index, kind, shape, rest, dense)
         return parameters
 
     def _kept(self, index: int, kind: str, shape: LayerShape, name: str, dense: Tensor) -> Tensor:
         if shape.option(kind) == self._dense.option(kind):
             return dense
-        layout, (projection, _, key) = self._family.blocks[kind], name.partition(".")
-        if projection != layout.output:
-            known = layout.by_rows.get(projection)  # None of a norm of single heads
+        layout, (projection, _, key) = self._family.blocks[kind], name.rpartition(".")
+        if projection != layout.path(layout.output):
+            by_rows = {layout.path(each): projection for each, projection in layout.by_rows.items()}
+            known = by_rows.get(projection)  # None of another norm
             return dense if known is None else kept_rows(self._spec, shape, layout, known, dense)
         if key != "weight":
             return dense

@@ -41,7 +41,7 @@ class Slices:
     def block(self, index: int, kind: str, shape: LayerShape) -> BlockWeights:
         """See `space.supernet.refits.Refits.block`."""
         spec, layout = self._spec, self._family.blocks[kind]
-        block = getattr(self._layers[index], layout.module)
+        block = self._layers[index].get_submodule(layout.module)
         weight = output_weight(block, layout)
         if kind == "mlp":
             return narrower(block, layout, spec, shape, weight[:, : shape.mlp_channels].contiguous())
@@ -53,7 +53,7 @@ class Slices:
     def _merged(self, attention: Any, shape: LayerShape) -> BlockWeights:
         """An attention block under whose query heads there are fewer groups of keys and values."""
         layout, width = self._family.attention, self._spec.head_dim
-        parameters = {layout.output: dict(own_parameters(getattr(attention, layout.output)))}
+        parameters = {layout.output: dict(own_parameters(attention.get_submodule(layout.output)))}
         for projection in layout.inputs:
             parameters[projection.name] = {
                 key: joined_rows(
@@ -64,6 +64,6 @@ class Slices:
                     ],
                     shape.kv_heads,
                 )
-                for key, tensor in own_parameters(getattr(attention, projection.name))
+                for key, tensor in own_parameters(attention.get_submodule(projection.name))
             }
         return weights_of(attention, parameters)

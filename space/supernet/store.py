@@ -33,7 +33,7 @@ from space.supernet.placement import Placement
 from space.supernet.prepared_layer import prepared_layer
 from space.supernet.units import attention_columns, permute_attention, permute_mlp
 
-FORMAT = 9  # of the files
+FORMAT = 10  # of the files
 _ORDERS = ("group_order", "head_order", "mlp_order")
 _META = "supernet.json"
 
@@ -195,9 +195,9 @@ class StoredLayers:
 
 
 def place_rest(model: Any, dtype: torch.dtype, place: Placement) -> None:
-    """Puts all of a causal LM but its decoder layers where and in what it runs, or embeddings where layers wait."""
+    """Puts all of a model but its layers where and in what it runs, or embeddings where layers wait."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    waits = embedding if embedding.weight is not head.weight else None
+    waits = None if head is not None and embedding.weight is head.weight else embedding
     for parent in (model, stack_of(model)):
         for name, child in parent.named_children():
             if is_outside(model, name):
@@ -206,7 +206,7 @@ def place_rest(model: Any, dtype: torch.dtype, place: Placement) -> None:
 
 
 def place_as_it_came(model: Any, dtype: torch.dtype, place: Placement) -> None:
-    """Puts a causal LM where and in what it runs, its units in the order that they came in."""
+    """Puts a model where and in what it runs, its units in the order that they came in."""
     place_rest(model, dtype, place)
     for layer in layers_of(model):
         _settle(layer, dtype, place.home)
@@ -222,8 +222,9 @@ def place_layer(
     """
     groups, heads, channels = (orders[name].cpu() for name in _ORDERS)
     family = architecture_of(spec.family)
-    permute_attention(getattr(layer, family.attention.module), family.attention, spec, AttentionOrder(groups, heads))
-    permute_mlp(getattr(layer, family.mlp.module), family.mlp, spec, channels)
+    attention, mlp = (layer.get_submodule(layout.module) for layout in (family.attention, family.mlp))
+    permute_attention(attention, family.attention, spec, AttentionOrder(groups, heads))
+    permute_mlp(mlp, family.mlp, spec, channels)
     _settle(layer, dtype, place.home)
 
 

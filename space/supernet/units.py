@@ -44,7 +44,7 @@ def upright(layout: BlockLayout, tensor: Tensor) -> Tensor:
 
 def output_weight(block: Any, layout: BlockLayout) -> Tensor:
     """The weight of a block's output projection, a view of shape (hidden, columns)."""
-    return upright(layout, getattr(block, layout.output).weight.detach())
+    return upright(layout, block.get_submodule(layout.output).weight.detach())
 
 
 def split_rows(spec: ModelSpec, projection: Projection, tensor: Tensor, dim: int = 0) -> dict[str, Tensor]:
@@ -76,7 +76,7 @@ def permute_attention(attention: Any, layout: BlockLayout, spec: ModelSpec, orde
         return rows.reshape(spec.kv_heads, spec.head_dim, *rest)[groups].reshape(rows.shape)
 
     for name, projection in layout.by_rows.items():
-        for _, parameter in own_parameters(getattr(attention, name)):
+        for _, parameter in own_parameters(attention.get_submodule(name)):
             tensor = upright(layout, parameter)
             parts = [moved(part, rows) for part, rows in split_rows(spec, projection, tensor).items()]
             tensor.copy_(joined_rows(projection, parts, spec.kv_heads))
@@ -89,7 +89,7 @@ def permute_attention(attention: Any, layout: BlockLayout, spec: ModelSpec, orde
 def permute_mlp(mlp: Any, layout: BlockLayout, spec: ModelSpec, order: Tensor) -> None:
     """Puts an MLP's channels in the given order; its function is unchanged."""
     for projection in layout.inputs:
-        for _, parameter in own_parameters(getattr(mlp, projection.name)):
+        for _, parameter in own_parameters(mlp.get_submodule(projection.name)):
             for rows in split_rows(spec, projection, upright(layout, parameter)).values():
                 rows.copy_(rows[order])
     weight = output_weight(mlp, layout)
@@ -135,12 +135,12 @@ def narrower(block: Any, layout: BlockLayout, spec: ModelSpec, shape: LayerShape
     parameters = {
         name: {
             key: kept_rows(spec, shape, layout, projection, dense)
-            for key, dense in own_parameters(getattr(block, name))
+            for key, dense in own_parameters(block.get_submodule(name))
         }
         for name, projection in layout.by_rows.items()
     }
     output = {"weight": upright(layout, weight).contiguous()}
-    parameters[layout.output] = dict(own_parameters(getattr(block, layout.output))) | output
+    parameters[layout.output] = dict(own_parameters(block.get_submodule(layout.output))) | output
     return weights_of(block, parameters)
 
 

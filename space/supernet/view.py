@@ -26,9 +26,10 @@ from space.models.stack import is_outside, layers_of, norm_of, put_stack, stack_
 from space.spec import ModelSpec
 from space.supernet.block_memory import Block, BlockMemory
 from space.supernet.correction import Correction
-from space.supernet.modules import own_modules, put_parameter, twin
+from space.supernet.modules import own_modules, put_module, put_parameter, twin
 from space.supernet.placement import HomeEmbedding, Passing, PassingLayer
 from space.supernet.units import BlockWeights, upright
+from space.task import TASKS
 
 Weights = Callable[[int, str, LayerShape], BlockWeights]  # of a layer's block of a kind, neither whole nor gone
 
@@ -59,7 +60,7 @@ class Views:
         self._home = next(layers_of(model).parameters()).device
         weakref.finalize(self, memory.forget, self._name)
         with torch.device("meta"):
-            self._whole = self._classes.PrunedForCausalLM(self._configs.dense)
+            self._whole = getattr(self._classes, TASKS[spec.task].pruned)(self._configs.dense)
         for module, dense in ((self._whole, model), (stack_of(self._whole), stack_of(model))):
             for name, child in dense.named_children():
                 if is_outside(model, name):
@@ -68,7 +69,8 @@ class Views:
         for layer, dense in zip(self._layers, layers_of(model), strict=True):
             for name, child in dense.named_children():
                 setattr(layer, name, child)
-        self._whole.generation_config = model.generation_config
+        if TASKS[spec.task].writes:
+            self._whole.generation_config = model.generation_config
         self._whole.eval().requires_grad_(False)
 
     def view(
@@ -81,19 +83,23 @@ class Views:
             outputs = correction.weights[index] if correction is not None else {}
             make = partial(self._layer, index, candidate.layers[index], position, outputs)
             layers.append(PassingLayer(make, partial(self._on_device, index)) if self._passing else make())
-        model, stack = twin(self._whole), twin(stack_of(self._whole))
-        put_stack(model, stack)
+        model = stack = twin(self._whole)
+        if stack_of(self._whole) is not self._whole:
+            stack = twin(stack_of(self._whole))
+            put_stack(model, stack)
         model.config = stack.config = self._configs.of(candidate, start)
         names = self._family.stack
         for name, child in stack.named_children():
-            if name != names.layers and any(True for _ in child.buffers()):  # some rotary frequencies follow the length
+            # some rotary frequencies follow the length
+            if is_outside(model, name) and any(True for _ in child.buffers()):
                 setattr(stack, name, own_modules(child))
-        setattr(stack, names.layers, nn.ModuleList(layers).eval())
+        put_module(stack, names.layers, nn.ModuleList(layers).eval())
+        if self._passing is not None:
+            embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+            if head is None or embedding.weight is not head.weight:
+                put_module(stack, names.embedding, HomeEmbedding(embedding, self._passing.device))
         if start:
             start_midway(stack)
-        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-        if self._passing is not None and embedding.weight is not head.weight:
-            setattr(stack, names.embedding, HomeEmbedding(embedding, head.weight.device))
         return self._owned(model).to(self._home) if own else model
 
     @property
@@ -148,10 +154,11 @@ class Views:
             if not shape.keeps(kind):
                 layer.skip(kind, layout.modules, position)
             elif shape.option(kind) != self._dense.option(kind):
-                setattr(layer, layout.module, self._block(index, kind, shape.option(kind)))
+                for name, child in self._block(index, kind, shape.option(kind)).named_children():
+                    setattr(layer, name, child)
         name = self._family.attention.module
         attention = getattr(layer, name)
-        if attention.layer_idx != position:
+        if getattr(attention, "layer_idx", position) != position:  # which tells places in a KV cache apart
             attention = twin(attention)
             attention.layer_idx = position
             setattr(layer, name, attention)
@@ -160,7 +167,7 @@ class Views:
         return layer
 
     def _block(self, index: int, kind: str, option: Option) -> nn.Module:
-        """A narrower block: remembered, or made now."""
+        """A narrower block, by the children of a layer that it is made of: remembered, or made now."""
         key = (self._name, index, kind, option)
         block = self._memory.get(key)
         if block is None:
@@ -170,23 +177,24 @@ class Views:
 
     def _new_block(self, index: int, kind: str, option: Option) -> Block:
         """A stock block made in the candidate's widths without memory, and given its tensors."""
-        name = self._family.blocks[kind].module
-        dense = getattr(self._layers[index], name)
+        layout, dense = self._family.blocks[kind], self._layers[index]
         with torch.inference_mode(False), torch.no_grad():  # whoever asks first, for whatever use
             weights = self._weights(index, kind, LayerShape.of(**{kind: option}))
         options = {other: self._dense.option(other) for other in KINDS} | {kind: option}
         with torch.device("meta"):
             layer = self._classes.PrunedDecoderLayer(self._configs.layer(LayerShape.of(**options)), index)
-        block: Any = getattr(layer, name)
-        for name, child in dense.named_children():
-            if name not in weights.parameters:
-                setattr(block, name, child)  # norms of queries and keys, activations
-                continue
-            for key, tensor in weights.parameters[name].items():
-                assert getattr(block, name)._parameters[key].shape == tensor.shape
-                put_parameter(getattr(block, name), key, tensor)
-        if hasattr(dense, "config"):
-            block.config = self._classes.seen_config(dense.config, block.config)
+        block = nn.ModuleDict({name: getattr(layer, name) for name in layout.children})
+        projections = {layout.path(name): tensors for name, tensors in weights.parameters.items()}
+        for path, module in [*block.named_modules()][1:]:
+            own: Any = module
+            if hasattr(own, "config"):
+                own.config = self._classes.seen_config(dense.get_submodule(path).config, own.config)
+            for key, tensor in projections.get(path, {}).items():
+                assert own._parameters[key].shape == tensor.shape
+                put_parameter(own, key, tensor)
+            if path not in projections and not own._modules:  # norms of queries and keys, activations
+                parent, _, name = path.rpartition(".")
+                setattr(block.get_submodule(parent), name, dense.get_submodule(path))
         assert not any(tensor.is_meta for tensor in (*block.parameters(), *block.buffers()))
         return block.eval(), weights.owned_bytes
 
@@ -197,8 +205,11 @@ def _put_output(layer: Any, index: int, layout: BlockLayout, weight: Tensor) -> 
     Raises:
         ValueError: The weight has no place, or another shape than the one in its place.
     """
-    block = twin(getattr(layer, layout.module))
-    projection = getattr(block, layout.output, None)
+    path = layout.path(layout.output)
+    try:
+        projection: Any = layer.get_submodule(path)
+    except AttributeError:  # the block is gone
+        projection = None
     if projection is None or upright(layout, projection.weight).shape != weight.shape:
         shape = None if projection is None else tuple(upright(layout, projection.weight).shape)
         raise ValueError(
@@ -206,5 +217,4 @@ def _put_output(layer: Any, index: int, layout: BlockLayout, weight: Tensor) -> 
         )
     own = twin(projection)
     put_parameter(own, "weight", upright(layout, weight.to(projection.weight)).contiguous())
-    setattr(block, layout.output, own)
-    setattr(layer, layout.module, block)
+    put_module(layer, path, own)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from evaluators.base import Metric
-from evaluators.metrics import REMOVED, end_to_end, metric_named
-from search.run.recommended import QUALITY
+from evaluators.metrics import REMOVED, end_to_end, judged_in, metric_named
+from search.run.recommended import QUALITY, is_perplexity
 
 RISE = Metric("heldout_rise", "nats/token", "min", "quality", "Loss above dense, held-out", "fine")
 _SPEED_UPS = ("measured_speed_up", "table_speed_up")
@@ -88,8 +88,9 @@ def axes(columns: Sequence[str], objectives: Sequence[Metric]) -> list[Axes]:
     def first(*wanted: str, other: str = "") -> str:
         return next(name for name in (*wanted, *columns) if name in columns and name != other)
 
-    x = first(measured, table, *costs)
-    promised = Axes("the front", x, first(RISE.name, *qualities, *names, other=x))
+    x, judged = first(measured, table, *costs), judged_in(columns)
+    unseen = [RISE.name] if judged is None or is_perplexity(judged) else [judged]
+    promised = Axes("the front", x, first(*unseen, *qualities, *names, other=x))
     x = first(table, *costs)
     searched = Axes("all candidates", x, first(*qualities, *names, QUALITY, other=x))
     return [searched] if (promised.x, promised.y) == (searched.x, searched.y) else [promised, searched]

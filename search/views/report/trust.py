@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluators.base import Evaluation, Metric
+from evaluators.metrics import DIVERGENCES
 from search.agreement import fidelity_agreement, unseen_agreement
 from search.archive import by_fidelity
 from search.run.measured import Measured, error_of
@@ -71,7 +72,7 @@ def _fidelities(evaluations: Sequence[Evaluation], objectives: Sequence[Metric])
     rows = []
     for place, low in enumerate(names):
         for high in names[place + 1 :]:
-            if alike := fidelity_agreement(metric, answers[low], answers[high], positive=metric == "kl"):
+            if alike := fidelity_agreement(metric, answers[low], answers[high], positive=metric in DIVERGENCES):
                 rows.append(
                     [
                         f"`{low}`",

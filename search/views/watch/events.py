@@ -90,7 +90,8 @@ class SearchEnded:
     @property
     def commands(self) -> dict[str, str]:
         """What to do next, by what for."""
-        return next_commands(self.run_dir, self.result.advice.pick, untimed=self.result.measured.untimed)
+        advice = self.result.advice
+        return next_commands(self.run_dir, advice.pick, untimed=self.result.measured.untimed, writes=advice.writes)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluators.base import Metric
-from evaluators.metrics import REMOVED
-from search.run.recommended import RECOMMENDED
+from evaluators.metrics import DIVERGENCES, HELDOUT_QUALITY, REMOVED, SEARCH_QUALITY, judged_in
+from search.run.recommended import RECOMMENDED, is_perplexity
 from search.views.front_rows import OF_DENSE, SPEED_UP, front_rows
 from search.views.text import broken
 
 WIDE = 120  # characters of a line with all columns
-SHOWN = ("latency_ms", "latency_e2e_ms", SPEED_UP, "params", REMOVED, "kl", "heldout_ppl", f"heldout_ppl{OF_DENSE}")
-LEFT_OUT = ("latency_ms", "params", "kl")  # where there is less room
+SHOWN = ("latency_ms", "latency_e2e_ms", SPEED_UP, "params", REMOVED)
+PERPLEXITIES = ("kl", "heldout_ppl", f"heldout_ppl{OF_DENSE}")  # of a task that is judged by one
+LEFT_OUT = ("latency_ms", "params", *DIVERGENCES)  # where there is less room
 
 
 def terminal_table(
@@ -41,7 +42,12 @@ def terminal_table(
     left_out = {*(() if width >= WIDE else LEFT_OUT)}
     if "latency_e2e_ms" not in frame:  # the table's latencies stand for it
         left_out = (left_out | {"latency_e2e_ms"}) - {"latency_ms"}
-    shown = [*(name for name in SHOWN if name not in left_out), *(["acc"] if "acc" in frame else [])]
+    judged = judged_in(frame.columns)
+    qualities: tuple[str, ...] = PERPLEXITIES
+    if judged is not None and not is_perplexity(judged):
+        qualities = tuple(name for name in (*SEARCH_QUALITY, *HELDOUT_QUALITY) if name in frame)
+    names = (*SHOWN, *qualities)
+    shown = [*(name for name in names if name not in left_out), *(["acc"] if "acc" in frame else [])]
     rows = front_rows(frame, objectives, marks, shown)
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.collapse_padding = True

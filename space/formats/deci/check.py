@@ -152,7 +152,7 @@ def answer(request: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, flo
 
     Args:
         request: The `directory`, and whether the loader is one of those that round widths (`rounded`).
-        tensors: `input_ids` and their `expected_logits`.
+        tensors: `input_ids` and their `expected`.
 
     Returns:
         `logits_difference`, the largest as a fraction of the largest logit.
@@ -169,5 +169,5 @@ def answer(request: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, flo
     with torch.inference_mode():
         logits = logits_of(config, request["rounded"], weights, tensors["input_ids"])
     weights.require_empty()
-    expected = tensors["expected_logits"]
+    expected = tensors["expected"]
     return {"logits_difference": float((logits - expected).abs().max() / expected.abs().max())}

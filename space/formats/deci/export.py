@@ -222,7 +222,7 @@ def export_deci(
         (directory / _CONFIG_FILE).write_text(text, encoding="utf-8")
         values = _config(subnet.config, written.shapes, spec)
         write_checkpoint(directory, written.state, values, subnet.tokenizer, subnet.generation_config)
-        difference = _read_back(directory, kind.rounded, reference_of(model, spec.vocab), tolerance)
+        difference = _read_back(directory, kind.rounded, reference_of(model, spec), tolerance)
         checks = {"largest difference of logits, relative": f"{difference:.2g}", "zeros added": added}
         write_card(
             directory,

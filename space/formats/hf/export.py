@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from space.checks import dtype_name
 from space.errors import ShapeError
-from space.formats.checkpoint import Subnet, checkpoint_parts, kept_shapes, write_checkpoint, write_config
+from space.formats.checkpoint import (
+    Subnet,
+    checkpoint_parts,
+    kept_shapes,
+    write_checkpoint,
+    write_companions,
+    write_config,
+)
 from space.formats.hf.reload_check import in_float32
 from space.formats.llama_arithmetic import longest_context
 from space.formats.model_card import CHECKPOINT, Card, write_card
@@ -38,27 +45,27 @@ class Export:
         directory: Where it is.
         trust_remote_code: Whether it brings its own modelling file, because its layers are unequal.
         verification: How it compares with the model that it came from.
-        serve: The command that serves it in vLLM.
+        loader: transformers' automatic class that loads it.
+        serve: The command that serves it in vLLM; empty where none does.
         in_vllm: What vLLM did with it, where that was asked for.
     """
 
     directory: Path
     trust_remote_code: bool
     verification: Verification
+    loader: str
     serve: str
     in_vllm: VLLMCheck | None = None
 
     def remarks(self) -> list[str]:
         """What a person should know of it, in lines."""
-        checked = self.verification
         flag = ", trust_remote_code=True" if self.trust_remote_code else ""
+        unchecked = ["verify=vllm runs it in vLLM too, before it appears"] if self.serve else []
+        load = f'exported; load with {self.loader}.from_pretrained("{self.directory}"{flag}), {CHECKED}'
         return [
-            f"reloaded in a fresh process: logits within {checked.logits_difference:.1e} of the search's own subnet,",
-            f"generate() with the dynamic cache within {checked.dynamic_cache_difference:.1e} (relative) of without, "
-            f"with the static one {checked.static_cache_difference:.1e}",
-            *(self.in_vllm.remarks() if self.in_vllm else ["verify=vllm runs it in vLLM too, before it appears"]),
-            f'exported; load with AutoModelForCausalLM.from_pretrained("{self.directory}"{flag}), {CHECKED}; serve '
-            f"with: {self.serve}",
+            *self.verification.remarks(),
+            *(self.in_vllm.remarks() if self.in_vllm else unchecked),
+            f"{load}; serve with: {self.serve}" if self.serve else load,
         ]
 
 
@@ -152,16 +159,19 @@ def export_checkpoint(
     config, candidate, spec = subnet.config, subnet.candidate, subnet.spec
     parts = checkpoint_parts(model, config, candidate)
     written = checkpoint_config(config, candidate, spec)
-    own_code = "auto_map" in written
+    own_code, loader = "auto_map" in written, spec.use.loader
     state = parts.state if own_code else _as_stored(parts.state, spec)
     with revealed_when_complete(out_dir) as directory:
         write_checkpoint(directory, state, written, subnet.tokenizer, subnet.generation_config)
         _write_code(directory, written, spec)
-        reference = reference_of(model, spec.vocab)
+        write_companions(directory, subnet.companions)
+        reference = reference_of(model, spec)
         if release is not None and vllm is None:
             del parts, state
             release()
-        verification = verify_checkpoint(directory, reference, trust_remote_code=own_code, tolerance=tolerance)
+        verification = verify_checkpoint(
+            directory, reference, trust_remote_code=own_code, tolerance=tolerance, task=spec.use
+        )
         checks = {**card, "Checked on export, in float32": verification.rows()}
         in_vllm = None
         if vllm is not None:
@@ -178,8 +188,8 @@ def export_checkpoint(
             checks,
             kind=_OWN_CODE if own_code else _PLAIN,
             library="transformers",
-            use="from transformers import AutoModelForCausalLM\n\n"
-            f'model = AutoModelForCausalLM.from_pretrained("{CHECKPOINT}"{argument})',
+            use=f'from transformers import {loader}\n\nmodel = {loader}.from_pretrained("{CHECKPOINT}"{argument})',
             serve=serve_command(CHECKPOINT, written, spec.hidden) if in_vllm else None,
         )
-    return Export(out_dir, own_code, verification, serve_command(str(out_dir), written, spec.hidden), in_vllm)
+    serve = serve_command(str(out_dir), written, spec.hidden) if spec.use.writes else ""
+    return Export(out_dir, own_code, verification, loader, serve, in_vllm)

@@ -1,4 +1,4 @@
-"""What a fresh process does with an exported checkpoint: load it, compare logits, generate with and without the cache.
+"""What a fresh process does with an exported checkpoint: load it, compare what it gives, generate with caches.
 
 `space.formats.verify` has this file run by its path, so it imports torch and transformers only.
 """
@@ -19,14 +19,14 @@ CACHES = {"dynamic": None, "static": "static"}
 
 @contextmanager
 def in_float32(model: Any) -> Iterator[None]:
-    """Has a causal language model compute in float32 on the CPU, of which one layer at a time is there in float32.
+    """Has a model compute in float32 on the CPU, of which one layer at a time is there in float32.
 
     Afterwards its tensors are what they were.
 
     Args:
         model: Its decoder layers are its own to hook.
     """
-    layers = [*next(child for child in model.base_model.children() if isinstance(child, torch.nn.ModuleList))]
+    layers = [*next(module for module in model.base_model.modules() if isinstance(module, torch.nn.ModuleList))]
     inside = {id(tensor) for layer in layers for tensor in _tensors(layer)}
     rest = _widen([tensor for tensor in _tensors(model) if id(tensor) not in inside])
     handles: list[Any] = []
@@ -65,17 +65,18 @@ def _restore(held: _Held) -> None:
     held.clear()
 
 
-def logits_difference(model: Any, input_ids: torch.Tensor, expected_logits: torch.Tensor) -> float:
-    """Largest absolute difference from the expected logits.
+def output_of(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, name: str) -> torch.Tensor:
+    """What a forward pass gives under a name, float32, zero behind the end of a sequence.
 
     Args:
-        model: A causal language model.
+        model: Any.
         input_ids: Tokens, `(batch, time)`.
-        expected_logits: Float32, `(batch, time, vocab)`.
+        attention_mask: 0 behind the end of a sequence, `(batch, time)`.
+        name: `logits`, `(batch, time, vocab)`, or `last_hidden_state`, `(batch, time, hidden)`.
     """
     with torch.inference_mode():
-        logits = model(input_ids=input_ids, use_cache=False).logits
-    return float((logits.float() - expected_logits).abs().max())
+        output = getattr(model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False), name)
+    return torch.where(attention_mask[..., None] > 0, output.float(), 0.0)
 
 
 def cache_differences(
@@ -131,31 +132,33 @@ def answer(request: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[st
     """Loads a checkpoint, and compares it in float32.
 
     Args:
-        request: The `directory`, whether to `trust_remote_code`, and `new_tokens` to generate.
-        tensors: `input_ids` and their `expected_logits`.
+        request: The `directory`, the `loader`, the name of an `output`, whether to `trust_remote_code`, and how many
+            `new_tokens` to generate, if any.
+        tensors: `input_ids`, their `attention_mask` and the `expected` output.
 
     Returns:
-        `wrong_keys` (weights that are missing, left over or of another shape, by kind), `logits_difference`,
-        `cache_differences` and `load_seconds`.
+        `wrong_keys` (weights that are missing, left over or of another shape, by kind), `difference` from what was
+        expected, the largest absolute one, `cache_differences` and `load_seconds`.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    import transformers
 
     directory, trust = request["directory"], request["trust_remote_code"]
     start = time.perf_counter()
-    model, loading = AutoModelForCausalLM.from_pretrained(
+    model, loading = getattr(transformers, request["loader"]).from_pretrained(
         directory, trust_remote_code=trust, dtype="auto", output_loading_info=True
     )
     load_seconds = time.perf_counter() - start
     model.eval()
     if (Path(directory) / "tokenizer_config.json").exists():
-        AutoTokenizer.from_pretrained(directory, trust_remote_code=trust)
+        transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=trust)
 
-    input_ids = tensors["input_ids"]
-    prompt = input_ids[:, : max(1, input_ids.shape[1] - request["new_tokens"])]
+    input_ids, mask, new = tensors["input_ids"], tensors["attention_mask"], request["new_tokens"]
+    prompt = input_ids[:, : max(1, input_ids.shape[1] - new)]
     with in_float32(model):
+        output = output_of(model, input_ids, mask, request["output"])
         return {
             "wrong_keys": {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys},
-            "logits_difference": logits_difference(model, input_ids, tensors["expected_logits"]),
-            "cache_differences": cache_differences(model, prompt, torch.ones_like(prompt), request["new_tokens"]),
+            "difference": float((output - tensors["expected"]).abs().max()),
+            "cache_differences": cache_differences(model, prompt, torch.ones_like(prompt), new) if new else {},
             "load_seconds": load_seconds,
         }

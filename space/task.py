@@ -1,0 +1,102 @@
+"""What a model is for: rows of data that say how it is loaded, asked, timed and exported; free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from space.errors import UserError
+
+
+@dataclass(frozen=True)
+class Task:
+    """One use of a model.
+
+    Attributes:
+        title: What such a model is, for people.
+        loader: transformers' automatic class that loads it.
+        pruned: The class of the modelling file that a subnet is.
+        output: What a forward pass is asked for, and what an export must give again.
+        pipeline: The hub's name of the task.
+        writes: Whether it writes text: it has an LM head and a KV cache, and `generate()`.
+        settings: The group of settings that is made for it, as one writes it.
+        search_quality: What the search asks of subnets, names of rows of `evaluators.metrics`, the divergence from the
+            dense model first.
+        heldout_quality: The same on held-out text.
+        alike: Below this, divergences are about equally good.
+        judged: The one of these by which points are offered and recommended.
+        step_windows: Of a step of healing, where none are set: a few windows alone say little of embeddings.
+        scenarios: Of `latency.scenario`.
+        engines: Of `latency.engine`.
+        formats: Of exports; None for all.
+        companions: Files beside a checkpoint, as patterns, that go into its exports as they are.
+    """
+
+    title: str
+    loader: str
+    pruned: str
+    output: str
+    pipeline: str
+    writes: bool
+    settings: str
+    search_quality: tuple[str, ...]
+    heldout_quality: tuple[str, ...]
+    alike: float
+    judged: str
+    step_windows: int
+    scenarios: tuple[str, ...]
+    engines: tuple[str, ...]
+    formats: tuple[str, ...] | None = None
+    companions: tuple[str, ...] = ()
+
+
+CAUSAL_LM = "causal_lm"
+TASKS: dict[str, Task] = {
+    CAUSAL_LM: Task(
+        title="a causal language model",
+        loader="AutoModelForCausalLM",
+        pruned="PrunedForCausalLM",
+        output="logits",
+        pipeline="text-generation",
+        writes=True,
+        settings="model=default",
+        search_quality=("kl", "nll"),
+        heldout_quality=("heldout_kl", "heldout_ppl"),
+        alike=0.1,  # nats a token
+        judged="heldout_ppl",
+        step_windows=1,
+        scenarios=("prefill", "decode", "serving"),
+        engines=("torch", "llamacpp", "vllm"),
+    ),
+    "embeddings": Task(
+        title="a sentence embedder",
+        loader="AutoModel",
+        pruned="PrunedModel",
+        output="last_hidden_state",
+        pipeline="sentence-similarity",
+        writes=False,
+        settings="model=embedder",
+        search_quality=("cosine_distance",),
+        heldout_quality=("heldout_cosine_distance", "heldout_rank_correlation"),
+        alike=0.01,
+        judged="heldout_cosine_distance",
+        step_windows=16,
+        scenarios=("prefill",),
+        engines=("torch",),
+        formats=("hf", "hf_uniform"),
+        companions=(
+            *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+            *("[0-9]_*/config.json",),
+        ),
+    ),
+}
+
+
+def require_task(name: str) -> Task:
+    """The row of this name.
+
+    Raises:
+        UserError: There is none.
+    """
+    if name not in TASKS:
+        raise UserError(f"model.task: expected one of {', '.join(TASKS)}, got {name!r}.")
+    return TASKS[name]

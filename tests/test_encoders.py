@@ -1,0 +1,172 @@
+"""Encoders with layers of BERT: permuted = dense, views = exports, padding is never looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ENCODERS, random_tokens, tiny_model
+from helpers_formats import answer_here
+from transformers import AutoModel
+
+from evaluators.cost import kv_bytes, macs_per_token
+from evaluators.prefix import PrefixForward
+from space.candidate import Candidate
+from space.formats.checkpoint import Subnet
+from space.formats.hf.export import export_checkpoint
+from space.models.architectures import architecture_of
+from space.models.refusals import positions
+from space.models.stack import layers_of
+from space.size import decoder_params, total_params
+from space.supernet.corrective_refit import correct
+from space.supernet.shared import SharedWeights
+from space.supernet.supernet import Supernet
+
+DENSE = (6, 6, 48)
+GONE = (0, 0, 0)
+SHAPES = {
+    "dense": [DENSE] * 4,
+    "narrow": [(2, 2, 16)] * 4,
+    "channels": [(6, 6, 16)] * 4,
+    "shallow": [DENSE, GONE, GONE, DENSE],
+    "holes": [(0, 0, 48), (3, 3, 0), GONE, (4, 4, 24)],
+}
+MakeSupernet = Callable[..., Supernet]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """transformers copies modelling files here; not into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        yield
+
+
+@torch.inference_mode()
+def states_of(model: Any, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    states: torch.Tensor = model(tokens, attention_mask=mask).last_hidden_state
+    return states
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_the_permuted_model_computes_the_dense_function(family: str, make_supernet: MakeSupernet) -> None:
+    dense, _ = tiny_model(family)
+    supernet, tokens = make_supernet(family), random_tokens(3, 20, seed=1)
+    weights = [layers_of(model)[0].output.dense.weight for model in (dense, supernet.model)]
+    assert not torch.equal(*weights)
+    expected = states_of(dense, tokens)
+    torch.testing.assert_close(states_of(supernet.model, tokens), expected, atol=2e-5, rtol=1e-4)
+    assert torch.equal(
+        states_of(supernet.view(Candidate.dense(supernet.spec)), tokens), states_of(supernet.model, tokens)
+    )
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_sizes_are_those_of_the_modules(family: str, make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet(family)
+    for rows in SHAPES.values():
+        candidate = Candidate.from_rows(rows)
+        view = supernet.view(candidate)
+        assert sum(p.numel() for p in view.parameters()) == total_params(supernet.spec, candidate)
+        assert sum(p.numel() for p in layers_of(view).parameters()) == decoder_params(supernet.spec, candidate)
+    dense = Candidate.dense(supernet.spec)
+    assert kv_bytes(supernet.spec, dense, context=8) == 0
+    assert macs_per_token(supernet.spec, dense, context=8) == 4 * (4 * 36 * 36 + 2 * 36 * 8 + 2 * 36 * 48)
+
+
+@pytest.mark.parametrize("rows", SHAPES.values(), ids=SHAPES)
+def test_padding_is_never_looked_at(rows: Any, make_supernet: MakeSupernet) -> None:
+    """A batch of two lengths gives each what it gives alone."""
+    view = make_supernet("bert").view(Candidate.from_rows(rows))
+    tokens, mask = random_tokens(2, 12), torch.ones(2, 12, dtype=torch.int64)
+    tokens[1, 7:] = mask[1, 7:] = 0
+    together = states_of(view, tokens, mask)
+    torch.testing.assert_close(together[0], states_of(view, tokens[:1])[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together[1, :7], states_of(view, tokens[1:, :7])[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize("rows", SHAPES.values(), ids=SHAPES)
+def test_exports_reload(
+    family: str, rows: Any, make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("space.formats.verify.answer_of", answer_here)
+    supernet, candidate = make_supernet(family), Candidate.from_rows(rows)
+    companions = {"modules.json": b"[]", "1_Pooling/config.json": b"{}"}
+    subnet = Subnet(supernet.model.config, None, supernet.spec, candidate, companions=companions)
+    done = export_checkpoint(supernet.view(candidate), subnet, tmp_path / "out", card={})
+    whole = all(row in (DENSE, GONE, (6, 6, 16)) for row in rows)
+    assert done.trust_remote_code != whole
+    assert done.verification.caches == {}
+    assert (tmp_path / "out" / "1_Pooling" / "config.json").read_bytes() == b"{}"
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model_type"] == (family if whole else f"pruned_{family}")
+    model, loading = AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=not whole, output_loading_info=True)
+    assert not any(loading.values()), loading
+    tokens = random_tokens(2, 20, seed=2)
+    assert torch.equal(states_of(model.eval(), tokens), states_of(supernet.view(candidate), tokens))
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_first_layers_that_candidates_share_are_run_once(family: str, make_supernet: MakeSupernet) -> None:
+    supernet, tokens = make_supernet(family), random_tokens(3, 12)
+    forward = PrefixForward(supernet, tokens, batch_size=2)
+    for rows in ([DENSE] * 4, [DENSE, DENSE, (2, 2, 16), DENSE], [DENSE, DENSE, (2, 2, 16), GONE]):
+        candidate = Candidate.from_rows(rows)
+        states = torch.cat([*forward(candidate)])
+        torch.testing.assert_close(states, states_of(supernet.view(candidate), tokens), atol=1e-6, rtol=1e-6)
+    assert forward.layers_run < forward.layers_total
+
+
+def test_a_corrective_refit_comes_nearer_to_the_dense_model(make_supernet: MakeSupernet) -> None:
+    supernet, candidate = make_supernet("bert"), Candidate.from_rows([(4, 4, 32), (0, 0, 32), (4, 4, 32), (4, 4, 0)])
+    tokens = random_tokens(64, 24, seed=3)
+    (correction,) = correct(supernet, [candidate], tokens)
+    dense = states_of(supernet.model, tokens)
+    before, after = (
+        (states_of(view, tokens) - dense).square().mean()
+        for view in (supernet.view(candidate), supernet.view(candidate, correction))
+    )
+    assert after < before
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_shared_weights_give_the_view_and_take_gradients(family: str, make_supernet: MakeSupernet) -> None:
+    supernet, tokens = make_supernet(family), random_tokens(2, 12)
+    for name in ("narrow", "holes"):
+        candidate = Candidate.from_rows(SHAPES[name])
+        shared = SharedWeights(supernet, [candidate], lambda name: True)
+        hidden = shared.hidden(candidate, tokens)
+        torch.testing.assert_close(hidden, states_of(supernet.view(candidate), tokens), atol=2e-5, rtol=1e-4)
+        hidden.square().sum().backward()
+        reached = {name.split(".", 3)[2] for name, p in shared.parameters.items() if p.grad is not None}
+        assert reached
+        assert all(name.startswith("encoder.layer.") for name in shared.parameters)
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_the_norm_behind_a_block_stays_where_the_block_is_gone(family: str, make_supernet: MakeSupernet) -> None:
+    """A hole is the same as a block that adds nothing."""
+    supernet, tokens = make_supernet(family), random_tokens(2, 12)
+    for kind, gone in (("attention", (0, 0, 48)), ("mlp", (6, 6, 0))):
+        view = supernet.view(Candidate.from_rows([DENSE, gone, DENSE, DENSE]))
+        zeroed = supernet.view(Candidate.dense(supernet.spec), own=True)
+        layout = architecture_of(family).blocks[kind]
+        output: Any = layers_of(zeroed)[1].get_submodule(layout.path(layout.output))
+        output.weight.zero_()
+        output.bias.zero_()
+        torch.testing.assert_close(states_of(view, tokens), states_of(zeroed, tokens), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_the_longest_text_is_as_long_as_the_model_takes(family: str) -> None:
+    model, _ = tiny_model(family)
+    longest = positions(model.config)
+    assert longest is not None
+    states_of(model, random_tokens(1, longest))
+    with pytest.raises((IndexError, RuntimeError)):
+        states_of(model, random_tokens(1, longest + 1))
