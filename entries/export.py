@@ -29,6 +29,7 @@ from space.errors import UserError
 from space.formats.checkpoint import Subnet
 from space.formats.model_card import FRONT_MATTER, REPOSITORY
 from space.formats.registry import format_of
+from space.formats.requirements import require_format_of_task
 from space.formats.reveal import require_free
 
 
@@ -43,8 +44,7 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     out = settings.out or run.run_dir / "exports" / f"{candidate.key}{suffix}"
     require_free(out)
     use = told.model.use
-    if use.formats is not None and settings.format not in use.formats:
-        raise UserError(f"format: expected {' or '.join(use.formats)} for {use.title}, got {settings.format}.")
+    require_format_of_task(settings.format, use)
     if settings.vllm is not None and "vllm" not in use.engines:
         raise UserError(f"verify: expected null for {use.title}, which vLLM does not run here, got vllm.")
     if settings.push is not None:

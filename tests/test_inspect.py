@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers_embedder import save_embedder
 from test_loading import config_of, save
 
 from space.models.inspect import main
@@ -38,6 +39,9 @@ def test_a_checkpoint_is_told_in_lines(tmp_path: Path, capsys: pytest.CaptureFix
     capped = printed(save(config_of("gemma2"), tmp_path / "gemma2"), capsys)
     assert capped["LM head"] == "the embedding matrix, soft-capped at 30"
     assert capped["layer 0"] == "sliding attention"
+    bert = printed(save_embedder(tmp_path / "bert"), capsys)
+    assert bert["mlp"].startswith("intermediate and output: intermediate.dense (up) to output.dense; ")
+    assert bert["format=onnx"] == "no: format: expected hf or hf_uniform for a sentence embedder, got onnx."
 
 
 def test_what_is_not_understood_is_what_loading_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

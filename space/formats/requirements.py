@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from space.errors import UserError
+from space.task import Task
 
 FORMATS = ("hf", "hf_uniform", "deci", "gguf", "onnx", "openvino")
 TRANSFORMERS = ("4.57.6", "5.19.0", "5.24.0")  # in which the tests use exports, oldest first
@@ -35,6 +36,16 @@ def require_format(name: str, gguf_type: str, deci_flavour: str = "vllm") -> Non
         require_gguf_kind(gguf_type)
     elif name in ENGINES:
         require_engine(name)
+
+
+def require_format_of_task(name: str, task: Task) -> None:
+    """Checks that a format holds models of a task.
+
+    Raises:
+        UserError: It does not.
+    """
+    if task.formats is not None and name not in task.formats:
+        raise UserError(f"format: expected {' or '.join(task.formats)} for {task.title}, got {name}.")
 
 
 def require_gguf_kind(kind: str) -> None:

@@ -18,6 +18,7 @@ from space.checks import dtype_name
 from space.errors import UserError
 from space.formats.checkpoint import Subnet
 from space.formats.registry import checks
+from space.formats.requirements import require_format_of_task
 from space.models.architectures import architecture_of
 from space.models.layout import BlockLayout
 from space.models.loading import Understood, understood
@@ -106,7 +107,8 @@ def _block(layout: BlockLayout) -> str:
     norms = [f"{name} {where}" for name, where in ((layout.before, "before"), (layout.after, "behind")) if name]
     inside = [f"{each.name} of all heads" for each in layout.row_norms]
     norm = f"; norms: {', '.join([*norms, *inside])}" if norms or inside else ""
-    return f"{layout.module}: {', '.join(inputs)} to {layout.output}{norm}"
+    module = layout.module or " and ".join(layout.parts)
+    return f"{module}: {', '.join(inputs)} to {layout.output}{norm}"
 
 
 def _prunable(spec: ModelSpec) -> str:
@@ -126,13 +128,14 @@ def _formats(seen: Understood) -> Iterator[tuple[str, str]]:
     uneven = replace(dense, layers=(replace(first, mlp_channels=max(1, first.mlp_channels // 2)), *others))
     subnets = [Subnet(seen.outline.config, seen.tokenizer, spec, each) for each in (dense, uneven)]
     for name, check in checks().items():
-        equal, any_size = (_refusal(check, subnet) for subnet in subnets)
+        equal, any_size = (_refusal(name, check, subnet) for subnet in subnets)
         held = "layers of any size" if any_size is None else "designs of equal layers" if equal is None else ""
         yield f"format={name}", held or f"no: {equal}"
 
 
-def _refusal(check: Callable[[Subnet], object], subnet: Subnet) -> str | None:
+def _refusal(name: str, check: Callable[[Subnet], object], subnet: Subnet) -> str | None:
     try:
+        require_format_of_task(name, subnet.spec.use)
         check(subnet)
     except UserError as error:
         return str(error)

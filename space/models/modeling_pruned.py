@@ -41,18 +41,19 @@ if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
     )
 
 
-class _Hole(nn.Module):  # for the attention one: a file's plain `nn.Module` of that name would forbid other backends
-    """Stands where a block was; `norm` is where it has the norm that has stayed, if any."""
-
-    norm = ""
+class Hole(nn.Sequential):  # not `nn.Module`: a file's attention class that is one would forbid other backends
+    """Stands where a block was: adds nothing to the residual stream. Has inside the norm that has stayed, if any."""
 
     def __init__(self, stock: Any, layer_idx: int) -> None:
-        """Takes the place of a stock block."""
         super().__init__()
 
+    def forward(self, hidden_states: Any) -> Any:
+        """A zero of shape `()`, which broadcasts in the residual addition."""
+        return hidden_states.new_zeros(())
 
-class AttentionHole(_Hole):
-    """Stands where an attention block was: adds nothing to the residual stream."""
+
+class AttentionHole(Hole):
+    """Stands where an attention block was."""
 
     query_heads = 0
 
@@ -63,46 +64,26 @@ class AttentionHole(_Hole):
         asked = ("is_sliding", "attention_type")  # by layers of older versions
         vars(self).update({name: getattr(stock, name) for name in asked if hasattr(stock, name)})
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
-        """A zero of shape `()`, which broadcasts in the residual addition, or the normed stream; no attention weights.
-
-        A key-value cache is given keys and values of width 1: it hardly stores anything and still counts the tokens, so
-        that lengths and masks may be read from this layer as from any other.
-        """
+    def forward(self, hidden_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, None]:  # type: ignore[override]
+        """What is added, or where blocks add themselves the stream behind the norm; and no attention weights."""
         if self.query_heads:  # never; but vLLM runs a model only if it reads this call in the text of every layer
             attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
             return attend(self, hidden_states, hidden_states, hidden_states, None)
-        if self.norm:
-            return self.get_submodule(self.norm)(hidden_states), None
+        if STAYING["attention"]:
+            return nn.Sequential.forward(self, hidden_states), None
         cache = next((value for value in kwargs.values() if isinstance(value, Cache)), None)  # its name has changed
-        if cache is not None:
+        if cache is not None:  # so that lengths and masks may be read from any of its layers
             nothing = torch.zeros_like(hidden_states[:, None, :, :1])
             position = {"cache_position": kwargs["cache_position"]} if "cache_position" in kwargs else {}
             cache.update(nothing, nothing, self.layer_idx, *([position] if position else []))
-        return hidden_states.new_zeros(()), None
+        return super().forward(hidden_states), None
 
 
-class MLPHole(_Hole):
-    """Stands where an MLP block was: adds nothing to the residual stream."""
+class PassedBy(nn.Sequential):
+    """Stands where a norm of a block was, or what adds to the residual stream: hands on its last input, the stream."""
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """A zero of shape `()`, which broadcasts in the residual addition."""
-        return hidden_states.new_zeros(())
-
-
-class PassedBy(nn.Module):
-    """Stands where a norm of a block was, or what adds to the residual stream: hands on its last input, the stream.
-
-    `norm` is where it has the norm behind the addition.
-    """
-
-    norm = ""
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:  # noqa: D102
-        return self.get_submodule(self.norm)(inputs[-1]) if self.norm else inputs[-1]
-
-
-HOLES: dict[str, Any] = {"attention": AttentionHole, "mlp": MLPHole}
+    def forward(self, *inputs: Any) -> Any:  # noqa: D102
+        return super().forward(inputs[-1])
 
 
 def rope_of_transformers_4(rope: dict[str, Any]) -> dict[str, Any]:
@@ -239,19 +220,15 @@ class PrunedDecoderLayer(StockDecoderLayer):
     def skip(self, block: str, modules: list[str], layer_idx: int) -> None:
         """Puts a hole in the place of a block; its norms go with it, but for one that stays."""
         staying = STAYING[block]
-        norm = self.get_submodule(staying) if staying else None
-        name, *others = modules
-        setattr(self, name, HOLES[block](getattr(self, name), layer_idx))
+        norm, (name, *others) = self.get_submodule(staying), modules  # an empty path is the layer itself
+        setattr(self, name, {"attention": AttentionHole, "mlp": Hole}[block](getattr(self, name), layer_idx))
         for other in others:
             setattr(self, other, PassedBy())
         if staying:
-            place, *inside, name = staying.split(".")
-            hole = holder = getattr(self, place)
-            hole.norm = ".".join((*inside, name))
-            for part in inside:
-                setattr(holder, part, nn.Module())
-                holder = getattr(holder, part)
-            setattr(holder, name, norm)
+            (*path, name), hole = staying.split("."), self
+            for part in path:
+                hole = hole._modules.setdefault(part, PassedBy())
+            setattr(hole, name, norm)
 
 
 @contextmanager
