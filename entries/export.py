@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult
 
 from entries.pick_settings import ExportSettings
 from evaluators.cost import cost_measure
-from evaluators.metrics import HELDOUT_QUALITY, LONG_QUALITY
+from evaluators.metrics import HELDOUT_BITS, HELDOUT_QUALITY, LONG_QUALITY
 from evaluators.paths import Paths
 from evaluators.samples import Samples
 from evaluators.session import Session
@@ -36,6 +36,7 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     Processes.here().take_gpu()
     run, row, told = settings.run, settings.row, settings.session
     candidate = candidate_of(row)
+    blocks = candidate.blocks
     form = format_of(settings.format, settings.gguf_type, settings.deci_flavour)
     keep = settings.vocabulary.keep
     suffix = ("" if keep is None else f"-vocabulary{keep:g}") + form.suffix
@@ -46,20 +47,20 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     watch.say([f"pick {settings.pick}: {candidate.key}, to {out}"])
     begun = out.with_name(f"{out.name}.polish")
     if told.tunes and not settings.tuning:  # the row's held-out figures are not those of this checkpoint
-        row = row.drop([*HELDOUT_QUALITY, LONG_QUALITY], errors="ignore")
+        row = row.drop([*HELDOUT_QUALITY, *HELDOUT_BITS, LONG_QUALITY], errors="ignore")
         told = replace(told, correction=None, training="off")
     session = Session.open(told, Paths(run.run_dir), watch.stage)
     loaded = session.loaded
     config, generation = loaded.model.config, loaded.model.generation_config
-    subnet = Subnet(config, loaded.tokenizer, loaded.spec, candidate, generation)
-    run.require_held(candidate, lambda each: form.check(replace(subnet, candidate=each)))
-    trim = None if keep is None else prepared_trim(session, subnet, settings.vocabulary, watch.stage)
+    subnet = Subnet(config, loaded.tokenizer, loaded.spec, blocks, generation)
+    run.require_held(candidate, lambda each: form.check(replace(subnet, candidate=each.blocks)))
+    trim = prepared_trim(session, subnet, settings.vocabulary, candidate.vocabulary, watch.stage)
     _ = session.supernet
     with watch.stage("tuning"):
-        front = session.finished_model(candidate)
+        front = session.finished_model(blocks)
     polished = polish(
         session,
-        candidate,
+        blocks,
         front,
         settings.polish,
         settings.recover,
@@ -77,10 +78,15 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     if trim is not None:
         with watch.stage("bits per byte"):
             model, sections["Vocabulary"] = trim.trimmed(model, lambda line: watch.say([line]))
-        subnet, writer, own = trim.subnet, model, Samples(trim.subnet.tokenizer, told.samples)
-        sections["Metrics with the whole vocabulary"] = figures
-        costs = cost_measure(subnet.spec, context=told.evaluators.context, bytes_per_element=model.dtype.itemsize)
-        figures = dict(costs.values(candidate))
+        subnet, writer = replace(trim.subnet, candidate=candidate), model
+        own = Samples(subnet.tokenizer, told.samples)
+        if not candidate.vocabulary:
+            sections["Metrics with the whole vocabulary"] = figures
+            costs = cost_measure(subnet.spec, context=told.evaluators.context, bytes_per_element=model.dtype.itemsize)
+            figures = dict(costs.values(blocks))
+        elif polished.heldout:  # which is judged with the whole vocabulary, where the row's figures are of the design's
+            sections["Metrics with the whole vocabulary"] = polished.heldout
+            figures = {name: value for name, value in figures.items() if name not in polished.heldout}
     done = form.export(
         model,
         subnet,
@@ -131,7 +137,9 @@ def _release(session: Session, *models: Any) -> None:
 
 def _results(run: FinishedRun, figures: Mapping[str, float], key: str) -> dict[str, Any]:
     """What the hub shows as results: quality on text that the search never saw, and scores."""
-    heldout = dict.fromkeys((*HELDOUT_QUALITY, LONG_QUALITY), f"held-out text of the run ({run.summary['text']})")
+    heldout = dict.fromkeys(
+        (*HELDOUT_QUALITY, *HELDOUT_BITS, LONG_QUALITY), f"held-out text of the run ({run.summary['text']})"
+    )
     results = [
         EvalResult(
             task_type="text-generation",

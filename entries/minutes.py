@@ -9,10 +9,11 @@ from entries.settings import RunSettings
 from evaluators.amounts import TABLE, Work
 from evaluators.long_context import LongText
 from evaluators.session import Session
-from evaluators.settings import Settings, window_sizes
+from evaluators.settings import Settings
 from evaluators.settled import Settled
 from evaluators.throughput import measured_speeds
 from evaluators.training.recipes import Healing
+from evaluators.window_sizes import window_sizes
 from search.loop import Budget
 from search.protocol import Task
 from search.rehearsal import asking

@@ -129,7 +129,7 @@ class Divergence:
 
         def values(candidate: Candidate) -> Mapping[str, float]:
             kl, nll = self(candidate, model_of(candidate) if model_of else None)
-            return {"heldout_kl": kl, "heldout_ppl": _perplexity(nll)}
+            return {"heldout_kl": kl, "heldout_ppl": perplexity(nll)}
 
         return Measure(HELDOUT_METRICS, values, self.tokens, None if model_of else self.ahead)
 
@@ -142,7 +142,7 @@ class Divergence:
         """
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            return {metric.name: _perplexity(self.nll(candidate, model_of(candidate)))}
+            return {metric.name: perplexity(self.nll(candidate, model_of(candidate)))}
 
         return Measure((metric,), values, self.tokens)
 
@@ -244,5 +244,6 @@ class Divergence:
         return (state.flatten(0, 1).float() for state in states)
 
 
-def _perplexity(nll: float) -> float:
+def perplexity(nll: float) -> float:
+    """Of a mean loss in nats."""
     return math.exp(nll) if nll < 700 else math.inf

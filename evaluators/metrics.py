@@ -8,15 +8,18 @@ from dataclasses import replace
 from evaluators.base import SPREAD, STDERR, Goal, Metric
 from space.errors import UserError
 
-REMOVED = "decoder_params_removed"  # 0 for the dense model alone
+REMOVED = "decoder_params_removed"  # 0 for the dense model alone, and for it with fewer tokens
+VOCABULARY_REMOVED = "vocabulary_removed"
 
 # In the order in which people read them.
 METRICS = (
     Metric("kl", "nats/token", "min", "quality", "KL to dense, search text", "fine"),
     Metric("nll", "nats/token", "min", "quality", "NLL, search text", "fine"),
+    Metric("bpb", "bits/byte", "min", "quality", "Bits per byte, search text", "fine"),
     Metric("heldout_kl", "nats/token", "min", "quality", "KL to dense, held-out", "fine"),
     Metric("heldout_ppl", "", "min", "quality", "Perplexity, held-out", "plain"),
     Metric("heldout_long_ppl", "", "min", "quality", "Perplexity, held-out, long windows", "plain"),
+    Metric("heldout_bpb", "bits/byte", "min", "quality", "Bits per byte, held-out", "fine"),
     Metric("refit_error", "", "min", "quality", "Output lost by blocks after refit", "fine", free=True),
     Metric("acc", "", "max", "score", "Accuracy, tasks of the search", "fine"),
     Metric("latency_ms", "ms", "min", "latency", "Latency, table", "plain", free=True),
@@ -29,23 +32,30 @@ METRICS = (
     Metric("params", "", "min", "cost", "Parameters", "count", free=True),
     Metric("decoder_params", "", "min", "cost", "Decoder parameters", "count", free=True),
     Metric(REMOVED, "", "max", "cost", "Decoder removed", "percent", free=True),
+    Metric(VOCABULARY_REMOVED, "", "max", "cost", "Vocabulary removed", "percent", free=True),
     Metric("macs_per_token", "", "min", "cost", "MACs a token", "count", free=True),
     Metric("kv_bytes", "bytes", "min", "cost", "KV cache", "bytes", free=True),
     Metric("weights_bytes", "bytes", "min", "cost", "Weights", "bytes", free=True),
     Metric("peak_bytes", "bytes", "min", "cost", "Peak memory", "bytes"),
     Metric("untuned_kl", "nats/token", "min", "quality", "KL to dense, search text, untuned", "fine"),
     Metric("untuned_nll", "nats/token", "min", "quality", "NLL, search text, untuned", "fine"),
+    Metric("untuned_bpb", "bits/byte", "min", "quality", "Bits per byte, search text, untuned", "fine"),
     Metric("untuned_acc", "", "max", "score", "Accuracy, tasks of the search, untuned", "fine"),
     Metric("refit_kl", "nats/token", "min", "quality", "KL to dense, held-out, untuned", "fine"),
     Metric("refit_ppl", "", "min", "quality", "Perplexity, held-out, untuned", "plain"),
+    Metric("refit_bpb", "bits/byte", "min", "quality", "Bits per byte, held-out, untuned", "fine"),
 )
 
 SEARCH_QUALITY = ("kl", "nll")  # on the search's own text, which is never the result
 HELDOUT_QUALITY = ("heldout_kl", "heldout_ppl")
+# The same where designs have vocabularies of their own. Losses are of what the whole one calls a token, so that they
+# can be compared, and so can perplexities: they are bits a byte times the bytes of such a token.
+SEARCH_BITS = ("bpb", "nll")
+HELDOUT_BITS = ("heldout_bpb", "heldout_ppl")
 LONG_QUALITY = "heldout_long_ppl"  # the same perplexity, of windows longer than the run's own
 # The same before what an export gets beside the cached refit: of the search's questions, and of held-out text.
-BEFORE_TUNING = {"kl": "untuned_kl", "nll": "untuned_nll", "acc": "untuned_acc"}
-HELDOUT_BEFORE_TUNING = {"heldout_kl": "refit_kl", "heldout_ppl": "refit_ppl"}
+BEFORE_TUNING = {"kl": "untuned_kl", "nll": "untuned_nll", "bpb": "untuned_bpb", "acc": "untuned_acc"}
+HELDOUT_BEFORE_TUNING = {"heldout_kl": "refit_kl", "heldout_ppl": "refit_ppl", "heldout_bpb": "refit_bpb"}
 # What one timing end to end gives, on one device.
 END_TO_END = ("latency_e2e_ms", "prefill_e2e_ms", "decode_e2e_ms", "tokens_per_s", "peak_bytes")
 # Phases of a workload, and its whole; they say the same where there is no other phase.
@@ -54,6 +64,7 @@ WHOLE = {f"{phase}_{kind}ms": f"latency_{kind}ms" for phase in ("prefill", "deco
 SUPERLATIVES = {
     "kl": "closest",
     "nll": "likeliest",
+    "bpb": "likeliest",
     "latency_ms": "fastest",
     "params": "smallest",
     "decoder_params": "smallest",

@@ -11,8 +11,10 @@ from evaluators.base import AUTO, Metric, choose_metrics
 from evaluators.cost import METRICS as COSTS
 from evaluators.data.places import Part, TextPlace
 from evaluators.latency.workload import Workload
-from evaluators.metrics import SEARCH_QUALITY, metric_named, metrics_named
+from evaluators.metrics import SEARCH_BITS, SEARCH_QUALITY, VOCABULARY_REMOVED, metric_named, metrics_named
 from evaluators.training.recipes import MODES, CorrectiveRefit, Distillation, Healing
+from evaluators.vocabulary.settings import require_bits
+from evaluators.window_sizes import window_sizes
 from space.checks import require_dtype, require_least
 from space.errors import UserError
 from space.locations import is_local, model_directory
@@ -81,25 +83,6 @@ class TextSettings(TextPlace):
         """How many windows the run takes of each part."""
         search = WINDOWS if self.search_windows is None else self.search_windows
         return {"calibration": self.calibration_windows, "search": search, "heldout": self.heldout_windows}
-
-
-def window_sizes(parts: Sequence[float], length: int) -> list[int]:
-    """Tokens of a search window that each fidelity sees, the whole one last.
-
-    Args:
-        parts: Of the window, that the cheaper ones see.
-        length: Tokens of the window.
-
-    Raises:
-        UserError: The parts do not rise from above 0 to below 1, or give less than two tokens.
-    """
-    sizes = [*(round(part * length) for part in parts), length]
-    if sizes != sorted(set(sizes)) or sizes[0] < 2:
-        raise UserError(
-            f"evaluators.fidelities: expected rising fractions of a window above 0 and below 1, of at least 2 of "
-            f"data.length={length} tokens, got {list(parts)}. Change one of them; [] leaves the full one alone."
-        )
-    return sizes
 
 
 @dataclass(frozen=True)
@@ -231,6 +214,8 @@ class Settings:
         object.__setattr__(self, "objectives", tuple(self.objectives))
         if self.training not in MODES:
             raise UserError(f"search.distillation: expected one of {', '.join(MODES)}, got {self.training!r}.")
+        if self.chooses_vocabulary:
+            require_bits(self.objectives, self.latency.engine, self.tasks.tasks)
 
     def settled(self, amounts: Amounts) -> Settings:
         """The same with what minutes have come to in place of what is left open."""
@@ -247,7 +232,15 @@ class Settings:
     def answered(self) -> tuple[Metric, ...]:
         """The metrics that the search's evaluators answer with, the cheapest ones first."""
         scores = (ACC,) if ACC.name in self.objectives else ()
-        return (*COSTS, *self.latency.metrics, *metrics_named(*SEARCH_QUALITY), *scores)
+        costs, quality = COSTS, SEARCH_QUALITY
+        if self.chooses_vocabulary:
+            costs, quality = (*COSTS, *metrics_named(VOCABULARY_REMOVED)), SEARCH_BITS
+        return (*costs, *self.latency.metrics, *metrics_named(*quality), *scores)
+
+    @property
+    def chooses_vocabulary(self) -> bool:
+        """Whether designs have vocabularies of their own."""
+        return bool(getattr(self.space, "keywords", {}).get("vocabulary"))
 
     @property
     def metrics(self) -> list[Metric]:

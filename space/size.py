@@ -62,6 +62,11 @@ def layer_params(spec: ModelSpec, shape: LayerShape) -> int:
     return blocks + (0 if shape.gone else spec.layer_norms * norm_params(spec))
 
 
+def vocabulary_size(spec: ModelSpec, candidate: Candidate) -> int:
+    """Rows of a candidate's embedding matrix."""
+    return candidate.vocabulary or spec.vocab
+
+
 def decoder_params(spec: ModelSpec, candidate: Candidate) -> int:
     """Parameters of all decoder layers, without embeddings, final norm and LM head."""
     return sum(layer_params(spec, shape) for shape in candidate.layers)
@@ -74,5 +79,5 @@ def removed_params(spec: ModelSpec, candidate: Candidate) -> float:
 
 def total_params(spec: ModelSpec, candidate: Candidate) -> int:
     """Parameters of the whole model: decoder layers, final norm, embeddings (once when tied) and LM head."""
-    embeddings = spec.vocab * spec.hidden * (1 if spec.tied_embeddings else 2)
+    embeddings = vocabulary_size(spec, candidate) * spec.hidden * (1 if spec.tied_embeddings else 2)
     return decoder_params(spec, candidate) + norm_params(spec) + embeddings + spec.positions * spec.hidden

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,8 @@ def finish(
         search: The search's full evaluator; the dense model is asked too, in case the space leaves it out.
         trained: Gives the same of trained subnets; then the front is theirs, where the search asked about any, and the
             untrained qualities have columns of their own.
-        heldout: Gives `heldout_kl` and `heldout_ppl`.
+        heldout: Gives `heldout_kl` and `heldout_ppl`; `heldout_bpb` in place of the first where the search's
+            gives `bpb`.
         tuned: Gives the same of tuned subnets; then those of `heldout` are columns `refit_kl` and `refit_ppl`.
         timed: Gives `latency_e2e_ms`; None where the latency table is of another device than this one.
         closing: Asked about what is left in the end; an answer may have texts as facts, which go into the summary. A
@@ -122,7 +123,7 @@ def finish(
     members.ask(search, [dense])
     found = archive.front(objectives, trained.fidelity) if trained is not None else []
     found = found or archive.front(objectives, search.fidelity)
-    for evaluation in thinned(found, objectives, dense, points, recommend):
+    for evaluation in thinned(found, objectives, dense, points, recommend, members.dense[1].get("nll", 0.0)):
         members.take(evaluation)
     if trained is not None:
         members.ask(trained, members.pruned)
@@ -132,7 +133,7 @@ def finish(
     if tuned is not None:
         members.rename(HELDOUT_BEFORE_TUNING)
         members.ask(tuned)
-    agreement = members.agreement(_qualities(trained is not None, tuned is not None))
+    agreement = members.agreement(_qualities(members.dense[1], trained is not None, tuned is not None))
     scored = members.table()
     kept = confirmed(within(scored, recommend.most), objectives)
     members.keep(kept["key"])
@@ -166,8 +167,9 @@ def finish(
     return Finish(front, advice, error, dropped, agreement, measured)
 
 
-def _qualities(trained: bool, tuned: bool) -> tuple[str, ...]:
+def _qualities(known: Collection[str], trained: bool, tuned: bool) -> tuple[str, ...]:
     """The qualities of a member that are compared, each with the next one, which is dearer to ask."""
+    search, heldout = ("kl", "heldout_kl") if "kl" in known else ("bpb", "heldout_bpb")
     if trained:
-        return BEFORE_TUNING["kl"], "kl", "heldout_kl"
-    return ("kl", HELDOUT_BEFORE_TUNING["heldout_kl"], "heldout_kl") if tuned else ("kl", "heldout_kl")
+        return BEFORE_TUNING[search], search, heldout
+    return (search, HELDOUT_BEFORE_TUNING[heldout], heldout) if tuned else (search, heldout)

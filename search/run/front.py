@@ -11,7 +11,16 @@ import numpy as np
 import pandas as pd
 
 from evaluators.base import Metric
-from evaluators.metrics import HELDOUT_QUALITY, METRICS, REMOVED, SEARCH_QUALITY, ordered
+from evaluators.metrics import (
+    HELDOUT_BITS,
+    HELDOUT_QUALITY,
+    METRICS,
+    REMOVED,
+    SEARCH_BITS,
+    SEARCH_QUALITY,
+    VOCABULARY_REMOVED,
+    ordered,
+)
 from search.run.directory import CONFIG_FILE
 from space.candidate import Candidate
 from space.errors import UserError
@@ -53,7 +62,8 @@ def front_table(points: Iterable[Point], dense: Point) -> pd.DataFrame:
 
 def is_dense(frame: pd.DataFrame) -> np.ndarray:
     """Which rows are the dense model, as a mask of shape `(rows,)`."""
-    return np.asarray(frame[REMOVED].to_numpy(dtype=float) == 0.0)
+    lacks = [frame[name].to_numpy(dtype=float) for name in (REMOVED, VOCABULARY_REMOVED) if name in frame]
+    return np.asarray(np.max(lacks, axis=0) == 0.0)
 
 
 def dense_row(frame: pd.DataFrame) -> pd.Series:
@@ -95,7 +105,9 @@ def deciding(objectives: Sequence[Metric], quality: str) -> dict[str, Metric]:
 
 def quality_column(frame: pd.DataFrame) -> str | None:
     """The column to judge quality by: held-out text before the search's own; None when nothing measured it."""
-    return next((name for name in (*HELDOUT_QUALITY, *SEARCH_QUALITY) if name in frame), None)
+    return next(
+        (name for name in (*HELDOUT_QUALITY, *HELDOUT_BITS, *SEARCH_QUALITY, *SEARCH_BITS) if name in frame), None
+    )
 
 
 def latency_column(frame: pd.DataFrame) -> str | None:

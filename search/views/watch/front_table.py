@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluators.base import Metric
-from evaluators.metrics import REMOVED
+from evaluators.metrics import REMOVED, VOCABULARY_REMOVED
 from search.run.recommended import RECOMMENDED
 from search.views.front_rows import OF_DENSE, SPEED_UP, front_rows
 from search.views.text import broken
@@ -41,7 +41,10 @@ def terminal_table(
     left_out = {*(() if width >= WIDE else LEFT_OUT)}
     if "latency_e2e_ms" not in frame:  # the table's latencies stand for it
         left_out = (left_out | {"latency_e2e_ms"}) - {"latency_ms"}
-    shown = [*(name for name in SHOWN if name not in left_out), *(["acc"] if "acc" in frame else [])]
+    if "bpb" in frame:  # designs have vocabularies of their own, and no divergence
+        left_out = left_out | {"kl"}
+    extra = [name for name in ("acc", VOCABULARY_REMOVED) if name in frame]
+    shown = [*(name for name in SHOWN if name not in left_out), *extra]
     rows = front_rows(frame, objectives, marks, shown)
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.collapse_padding = True
