@@ -6,7 +6,7 @@ from entries.pick_settings import PickSettings
 from evaluators.paths import Paths
 from evaluators.session import Session
 from search.archive import Archive
-from search.run.picks import candidate_of, require_whole_vocabulary
+from search.run.picks import candidate_of
 from search.views.scoring import watched_scores
 from search.views.watch.run import Watch
 
@@ -14,7 +14,6 @@ from search.views.watch.run import Watch
 def score(settings: PickSettings, watch: Watch) -> None:
     """Asks the dense model and a pick of a run what the run's archive does not know yet."""
     run, candidate = settings.run, candidate_of(settings.row)
-    require_whole_vocabulary([candidate], "to score")
     run_dir = run.run_dir
     watch.say([f"pick {settings.pick}: {candidate.key}"])
     session = Session.open(settings.session, Paths(run_dir), watch.stage)

@@ -30,14 +30,14 @@ class Closing:
     @staticmethod
     def remarks(session: Session) -> list[str]:
         """What a person should know before the search, in lines: which of them cannot be asked."""
-        return _long_text(session).remarks()
+        return long_text(session).remarks()
 
     @classmethod
     def of(cls, session: Session) -> Closing:
         """Those that a session's settings want."""
         settings, loaded = session.settings, session.loaded
         tokens = settings.evaluators.together * settings.text.length
-        long = _long_text(session)
+        long = long_text(session)
         asked = long.evaluators(session.supernet, session.finished_model, tokens)
         if settings.samples.prompts:
             whole = Samples(loaded.tokenizer, settings.samples)
@@ -49,7 +49,7 @@ class Closing:
         return cls(tuple(asked), long.words)
 
 
-def _long_text(session: Session) -> LongText:
+def long_text(session: Session) -> LongText:
     """The long windows, of which there are none where candidates do not all read the same tokens."""
     if session.vocabulary is not None:
         return LongText(None, "none: designs have vocabularies of their own" * (session.settings.text.long is not None))
