@@ -25,7 +25,7 @@ from conf.settings import instantiated, stored_config
 from entries.search import task_of, work_of
 from evaluators.base import Evaluation, Evaluator
 from evaluators.session import Session
-from evaluators.settings import window_sizes
+from evaluators.window_sizes import window_sizes
 from search.archive import Archive
 from search.executor import RayExecutor, Work
 from search.rehearsal import asking

@@ -38,6 +38,7 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     Processes.here().take_gpu()
     run, row, told = settings.run, settings.row, settings.session
     candidate = candidate_of(row)
+    blocks = candidate.blocks
     form = format_of(settings.format, settings.gguf_type, settings.deci_flavour)
     keep = settings.vocabulary.keep
     suffix = ("" if keep is None else f"-vocabulary{keep:g}") + form.suffix
@@ -57,15 +58,15 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     session = Session.open(told, Paths(run.run_dir), watch.stage)
     loaded = session.loaded
     config, generation = loaded.model.config, getattr(loaded.model, "generation_config", None)
-    subnet = Subnet(config, loaded.tokenizer, loaded.spec, candidate, generation, loaded.companions)
-    run.require_held(candidate, lambda each: form.check(replace(subnet, candidate=each)))
-    trim = None if keep is None else prepared_trim(session, subnet, settings.vocabulary, watch.stage)
+    subnet = Subnet(config, loaded.tokenizer, loaded.spec, blocks, generation, loaded.companions)
+    run.require_held(candidate, lambda each: form.check(replace(subnet, candidate=each.blocks)))
+    trim = prepared_trim(session, subnet, settings.vocabulary, candidate.vocabulary, watch.stage)
     _ = session.supernet
     with watch.stage("tuning"):
-        front = session.finished_model(candidate)
+        front = session.finished_model(blocks)
     polished = polish(
         session,
-        candidate,
+        blocks,
         front,
         settings.polish,
         settings.recover,
@@ -83,10 +84,15 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     if trim is not None:
         with watch.stage("bits per byte"):
             model, sections["Vocabulary"] = trim.trimmed(model, lambda line: watch.say([line]))
-        subnet, writer, own = trim.subnet, model, Samples(trim.subnet.tokenizer, told.samples)
-        sections["Metrics with the whole vocabulary"] = figures
-        costs = cost_measure(subnet.spec, context=told.evaluators.context, bytes_per_element=model.dtype.itemsize)
-        figures = dict(costs.values(candidate))
+        subnet, writer = replace(trim.subnet, candidate=candidate), model
+        own = Samples(subnet.tokenizer, told.samples)
+        if not candidate.vocabulary:
+            sections["Metrics with the whole vocabulary"] = figures
+            costs = cost_measure(subnet.spec, context=told.evaluators.context, bytes_per_element=model.dtype.itemsize)
+            figures = dict(costs.values(blocks))
+        elif polished.heldout:  # which is judged with the whole vocabulary, where the row's figures are of the design's
+            sections["Metrics with the whole vocabulary"] = polished.heldout
+            figures = {name: value for name, value in figures.items() if name not in polished.heldout}
     done = form.export(
         model,
         subnet,

@@ -7,12 +7,13 @@ from math import inf
 
 from entries.settings import RunSettings
 from evaluators.amounts import TABLE, Work
-from evaluators.long_context import LongText
+from evaluators.closing import long_text
 from evaluators.session import Session
-from evaluators.settings import Settings, window_sizes
+from evaluators.settings import Settings
 from evaluators.settled import Settled
 from evaluators.throughput import measured_speeds
 from evaluators.training.recipes import Healing
+from evaluators.window_sizes import window_sizes
 from search.loop import Budget
 from search.protocol import Task
 from search.rehearsal import asking
@@ -104,7 +105,7 @@ def _work(settings: RunSettings, session: Session) -> Work:
     """What the run has to do, as far as its settings and its text say it."""
     told, text = session.settings, session.text
     length = told.text.length
-    long = LongText.of(text, told.text, session.loaded.model.config).windows
+    long = long_text(session).windows
     return work_of(
         settings,
         told,

@@ -26,6 +26,7 @@ from search.protocol import Task, starting_designs
 from search.run.directory import FREE_SETTINGS, open_run_directory, require_same_run, run_directory
 from search.run.finish import Finish, finish
 from search.run.finished import FinishedRun
+from search.run.front import CANDIDATE
 from search.run.versions import versions
 from search.views.pages import write_pages
 from search.views.scoring import watched_scores
@@ -123,6 +124,7 @@ def finished(
         "arguments": settings.arguments,
         "budget": spent(settings.budget, session.settings),
         **({"trainable": session.healer.trainable} if session.healer else {}),
+        **({"vocabularies": few.remarks(session.windows("heldout"))} if (few := session.vocabulary) else {}),
     }
     with watch.stage("front: tuning, held-out text and end-to-end timing") as show:
         timed = session.timed(show)
@@ -144,5 +146,5 @@ def finished(
             show=show,
         )
     if session.tuning:
-        session.tuning.keep(set(result.front["key"]))
+        session.tuning.keep({candidate.blocks.key for candidate in result.front[CANDIDATE]})
     return result

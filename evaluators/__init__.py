@@ -11,11 +11,12 @@
 - `closing`: what is asked last: `long_context` (held-out text in long windows) and `samples` (what models write).
 
 What costs nothing: `cost` (parameters, work, cache) and `refit_error` (what each block loses for itself).
+`window_sizes`: how much of a window each fidelity sees.
 What runs text: `comparisons` (which `comparison` with the dense model a task has), `divergence` (KL and likelihood),
 `embeddings` (cosines), `prefix` (first layers that candidates share, run once), `layer_major`
 (all candidates layer by layer, where these wait on the host), `output_head` (the output matrix in slices).
 `isolation` keeps what libraries do to the whole process inside.
 
 Rooms: `data` (the text, in parts and as a stream), `latency` (timings), `training` (what follows the cached refit),
-`tasks` (lm-eval), `vocabulary` (fewer tokens in an export), `planning` (what a run will take).
+`tasks` (lm-eval), `vocabulary` (fewer tokens), `planning` (what a run will take).
 """

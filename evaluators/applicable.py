@@ -23,6 +23,7 @@ def require_applicable(settings: Settings) -> None:
     refused = {
         "evaluate.tasks": ("[]", settings.tasks.tasks),
         "samples.prompts": ("[]", settings.samples.prompts),
+        "space.vocabulary": ("[]", "levels" if settings.chooses_vocabulary else None),
         "data.long": ("null", settings.text.long),
         "distillation": ("default", "own" if isinstance(settings.distillation, Distillation) else None),
     }

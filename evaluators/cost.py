@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evaluators.base import Measure
-from evaluators.metrics import REMOVED, metrics_named
+from evaluators.metrics import REMOVED, VOCABULARY_REMOVED, metric_named, metrics_named
 from space.candidate import Candidate
 from space.errors import UserError
-from space.size import attention_weights, decoder_params, mlp_weights, total_params
+from space.size import attention_weights, decoder_params, mlp_weights, total_params, vocabulary_size
 from space.spec import ModelSpec
 
 METRICS = metrics_named("params", "decoder_params", REMOVED, "macs_per_token", "kv_bytes", "weights_bytes")
@@ -22,7 +22,7 @@ def macs_per_token(spec: ModelSpec, candidate: Candidate, *, context: int) -> in
     token of a causal prefill attends to half as many keys. Sliding windows are ignored: every layer attends to all
     `context` keys.
     """
-    count = spec.vocab * spec.hidden * spec.use.writes
+    count = vocabulary_size(spec, candidate) * spec.hidden * spec.use.writes
     for shape in candidate.layers:
         count += attention_weights(spec, shape.query_heads, shape.kv_heads)
         count += 2 * shape.query_heads * spec.head_dim * context
@@ -76,3 +76,12 @@ def cost_measure(spec: ModelSpec, *, context: int, bytes_per_element: int = 2) -
         }
 
     return Measure(metrics=METRICS, values=values)
+
+
+def vocabulary_measure(spec: ModelSpec) -> Measure:
+    """The part of the vocabulary that a candidate lacks, 0 to 1: what a space with smaller ones has besides."""
+
+    def values(candidate: Candidate) -> Mapping[str, float]:
+        return {VOCABULARY_REMOVED: 1 - vocabulary_size(spec, candidate) / spec.vocab}
+
+    return Measure((metric_named(VOCABULARY_REMOVED),), values)

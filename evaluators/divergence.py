@@ -76,7 +76,7 @@ class Divergence(Comparison):
     def heldout_values(self, candidate: Candidate, model: Any | None = None) -> Mapping[str, float]:
         """`heldout_kl` and the perplexity `heldout_ppl`."""
         kl, nll = self(candidate, model)
-        return {"heldout_kl": kl, "heldout_ppl": _perplexity(nll)}
+        return {"heldout_kl": kl, "heldout_ppl": perplexity(nll)}
 
     def perplexity_measure(self, metric: Metric, model_of: ModelOf) -> Measure:
         """The perplexity alone, as another metric.
@@ -87,7 +87,7 @@ class Divergence(Comparison):
         """
 
         def values(candidate: Candidate) -> Mapping[str, float]:
-            return {metric.name: _perplexity(self.nll(candidate, model_of(candidate)))}
+            return {metric.name: perplexity(self.nll(candidate, model_of(candidate)))}
 
         return Measure((metric,), values, self.tokens)
 
@@ -156,5 +156,6 @@ class Divergence(Comparison):
         return (state.flatten(0, 1) for state in self._hidden(candidate, model))
 
 
-def _perplexity(nll: float) -> float:
+def perplexity(nll: float) -> float:
+    """Of a mean loss in nats."""
     return math.exp(nll) if nll < 700 else math.inf

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -12,14 +13,16 @@ from torch import Tensor
 from evaluators.base import Evaluator, Measure, MeasureEvaluator, ModelOf
 from evaluators.comparison import Comparison
 from evaluators.comparisons import comparison
-from evaluators.cost import cost_measure
+from evaluators.cost import cost_measure, vocabulary_measure
 from evaluators.latency.table import LatencyTable
 from evaluators.refit_error import refit_error_measure
-from evaluators.settings import window_sizes
 from evaluators.training.healed import HealedEvaluator
 from evaluators.training.healing import Healer
 from evaluators.training.tuned import TunedEvaluator
 from evaluators.training.tuning import Tuning
+from evaluators.vocabulary.judged import BitsPerByte
+from evaluators.vocabulary.of_run import RunVocabulary
+from evaluators.window_sizes import window_sizes
 from space.candidate import Candidate
 from space.supernet.supernet import Supernet
 
@@ -56,6 +59,7 @@ def fidelities(
     tuning: Tuning | None = None,
     healer: Healer | None = None,
     accuracy: Callable[[ModelOf, float], Measure] | None = None,
+    vocabulary: RunVocabulary | None = None,
     *,
     context: int,
     batch_size: int,
@@ -74,6 +78,7 @@ def fidelities(
         healer: What heals the supernet, if anything; then `trained` and `heldout` are about the healed one.
         accuracy: What is asked besides of models, on a part of the items, such as `Harness.measure`; every fidelity
             asks it on the part of the items that it sees of the text, trained ones on all.
+        vocabulary: What candidates choose their vocabularies from, if they do; they are judged in bits a byte then.
         context: Tokens at which KV-cache bytes and attention's share of the work are counted.
         batch_size: Windows of a forward pass.
         parts: The part of every window of `search`, from its start, that each cheaper fidelity looks at; cheapest
@@ -89,12 +94,18 @@ def fidelities(
     sizes = window_sizes(parts, length)
     element = supernet.model.dtype.itemsize
     costs = [cost_measure(supernet.spec, context=context, bytes_per_element=element), table.measure()]
+    costs += [vocabulary_measure(supernet.spec)] if vocabulary else []
 
-    made = WeakSet[Comparison]()
+    def judge(supernet: Supernet, windows: Tensor, **settings: Any) -> Comparison | BitsPerByte:
+        if vocabulary is None:
+            return comparison(supernet, windows, batch_size=batch_size, **settings)
+        return BitsPerByte(supernet, vocabulary, windows, batch_size=batch_size, **settings)
 
-    def divergence(supernet: Supernet, tokens: int) -> Comparison:
+    made = WeakSet[Comparison | BitsPerByte]()
+
+    def divergence(supernet: Supernet, tokens: int) -> Comparison | BitsPerByte:
         text = torch.cat([search[:, : tokens - ended], search[:, length - ended :]], 1)
-        new = comparison(supernet, text, batch_size=batch_size, cache_bytes=cache_bytes // len(sizes))
+        new = judge(supernet, text, cache_bytes=cache_bytes // len(sizes))
         made.add(new)
         return new
 
@@ -107,7 +118,7 @@ def fidelities(
 
     names = [*(f"search-{tokens}" for tokens in sizes[:-1]), "search"]
     divergences = {name: divergence(supernet, tokens) for name, tokens in zip(names, sizes, strict=True)}
-    unseen = comparison(supernet, heldout, batch_size=batch_size, subnets=healer.supernet if healer else None)
+    unseen = judge(supernet, heldout, subnets=healer.supernet if healer else None)
     trained: tuple[Evaluator, ...] = ()
     final: Evaluator | None = None
     if healer is not None:

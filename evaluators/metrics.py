@@ -9,18 +9,21 @@ from evaluators.base import SPREAD, STDERR, Goal, Metric
 from space.errors import UserError
 from space.task import TASKS
 
-REMOVED = "decoder_params_removed"  # 0 for the dense model alone
+REMOVED = "decoder_params_removed"  # 0 for the dense model alone, and for it with fewer tokens
+VOCABULARY_REMOVED = "vocabulary_removed"
 
 # In the order in which people read them.
 METRICS = (
     Metric("kl", "nats/token", "min", "quality", "KL to dense, search text", "fine"),
     Metric("nll", "nats/token", "min", "quality", "NLL, search text", "fine"),
+    Metric("bpb", "bits/byte", "min", "quality", "Bits per byte, search text", "fine"),
     Metric("heldout_kl", "nats/token", "min", "quality", "KL to dense, held-out", "fine"),
     Metric("heldout_ppl", "", "min", "quality", "Perplexity, held-out", "plain"),
     Metric("heldout_long_ppl", "", "min", "quality", "Perplexity, held-out, long windows", "plain"),
     Metric("cosine_distance", "", "min", "quality", "1 − cosine to dense, search text", "fine"),
     Metric("heldout_cosine_distance", "", "min", "quality", "1 − cosine to dense, held-out", "fine"),
     Metric("heldout_rank_correlation", "", "max", "quality", "Rank correlation of similarities, held-out", "fine"),
+    Metric("heldout_bpb", "bits/byte", "min", "quality", "Bits per byte, held-out", "fine"),
     Metric("refit_error", "", "min", "quality", "Output lost by blocks after refit", "fine", free=True),
     Metric("acc", "", "max", "score", "Accuracy, tasks of the search", "fine"),
     Metric("latency_ms", "ms", "min", "latency", "Latency, table", "plain", free=True),
@@ -33,6 +36,7 @@ METRICS = (
     Metric("params", "", "min", "cost", "Parameters", "count", free=True),
     Metric("decoder_params", "", "min", "cost", "Decoder parameters", "count", free=True),
     Metric(REMOVED, "", "max", "cost", "Decoder removed", "percent", free=True),
+    Metric(VOCABULARY_REMOVED, "", "max", "cost", "Vocabulary removed", "percent", free=True),
     Metric("macs_per_token", "", "min", "cost", "MACs a token", "count", free=True),
     Metric("kv_bytes", "bytes", "min", "cost", "KV cache", "bytes", free=True),
     Metric("weights_bytes", "bytes", "min", "cost", "Weights", "bytes", free=True),
@@ -40,19 +44,26 @@ METRICS = (
     Metric("untuned_kl", "nats/token", "min", "quality", "KL to dense, search text, untuned", "fine"),
     Metric("untuned_nll", "nats/token", "min", "quality", "NLL, search text, untuned", "fine"),
     Metric("untuned_cosine_distance", "", "min", "quality", "1 − cosine to dense, search text, untuned", "fine"),
+    Metric("untuned_bpb", "bits/byte", "min", "quality", "Bits per byte, search text, untuned", "fine"),
     Metric("untuned_acc", "", "max", "score", "Accuracy, tasks of the search, untuned", "fine"),
     Metric("refit_kl", "nats/token", "min", "quality", "KL to dense, held-out, untuned", "fine"),
     Metric("refit_ppl", "", "min", "quality", "Perplexity, held-out, untuned", "plain"),
     Metric("refit_cosine_distance", "", "min", "quality", "1 − cosine to dense, held-out, untuned", "fine"),
     Metric("refit_rank_correlation", "", "max", "quality", "Rank correlation of similarities, untuned", "fine"),
+    Metric("refit_bpb", "bits/byte", "min", "quality", "Bits per byte, held-out, untuned", "fine"),
 )
 
+# Where designs have vocabularies of their own. Losses are of what the whole one calls a token, so that they can be
+# compared, and so can perplexities: they are bits a byte times the bytes of such a token.
+SEARCH_BITS = ("bpb", "nll")
+HELDOUT_BITS = ("heldout_bpb", "heldout_ppl")
 # Of all tasks: on the search's own text, which is never the result, and on held-out text.
-SEARCH_QUALITY = tuple(name for task in TASKS.values() for name in task.search_quality)
-HELDOUT_QUALITY = tuple(name for task in TASKS.values() for name in task.heldout_quality)
+SEARCH_QUALITY = (*(name for task in TASKS.values() for name in task.search_quality), SEARCH_BITS[0])
+HELDOUT_QUALITY = (*(name for task in TASKS.values() for name in task.heldout_quality), HELDOUT_BITS[0])
 # A task's divergence from the dense model to the same on held-out text; below what it is about equally good.
 DIVERGENCES = {task.search_quality[0]: task.heldout_quality[0] for task in TASKS.values()}
 ALIKE = {task.search_quality[0]: task.alike for task in TASKS.values()}
+HELDOUT = {**DIVERGENCES, SEARCH_BITS[0]: HELDOUT_BITS[0]}  # what the search goes by to the same on held-out text
 JUDGED = tuple(task.judged for task in TASKS.values())  # by which points are offered and recommended
 LONG_QUALITY = "heldout_long_ppl"  # the same perplexity, of windows longer than the run's own
 # The same before what an export gets beside the cached refit: of the search's questions, and of held-out text.
@@ -67,6 +78,7 @@ SUPERLATIVES = {
     "kl": "closest",
     "cosine_distance": "closest",
     "nll": "likeliest",
+    "bpb": "likeliest",
     "latency_ms": "fastest",
     "params": "smallest",
     "decoder_params": "smallest",
@@ -101,9 +113,9 @@ def metrics_named(*names: str) -> tuple[Metric, ...]:
     return tuple(map(metric_named, names))
 
 
-def divergence_in(names: Collection[str]) -> str:
-    """The divergence, among these names, of the search's text."""
-    return next(name for name in DIVERGENCES if name in names)
+def divergence_in(names: Collection[str]) -> str | None:
+    """The divergence, among these names, of the search's text; None where designs have vocabularies of their own."""
+    return next((name for name in DIVERGENCES if name in names), None)
 
 
 def judged_in(names: Collection[str]) -> str | None:

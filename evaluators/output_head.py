@@ -15,6 +15,7 @@ is more than the divergence of a design near the dense one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -60,9 +61,19 @@ class OutputHead:
         self._rows = max(1, slice_bytes // (4 * tokens))
 
     @classmethod
-    def of(cls, model: Any, tokens: int, *, temperature: float = 1.0, slice_bytes: int | None = None) -> OutputHead:
-        """The head of a causal LM, see `__init__`."""
+    def of(
+        cls,
+        model: Any,
+        tokens: int,
+        *,
+        temperature: float = 1.0,
+        slice_bytes: int | None = None,
+        weight: Tensor | None = None,
+    ) -> OutputHead:
+        """The head of a causal LM, see `__init__`; with `weight` for its output matrix where that is given."""
         head, scale, cap = model.get_output_embeddings(), logit_scale(model.config), logit_cap(model.config)
+        if weight is not None:
+            head = SimpleNamespace(weight=weight, bias=head.bias)
         if cap is None:
             return cls(head, tokens, scale=scale, temperature=temperature, slice_bytes=slice_bytes)
         return SoftCappedHead(head, tokens, cap, scale=scale, temperature=temperature, slice_bytes=slice_bytes)

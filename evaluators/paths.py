@@ -48,6 +48,11 @@ class Paths:
         return self.run_dir / "budget.json"
 
     @property
+    def vocabulary(self) -> Path:
+        """The order in which smaller vocabularies keep tokens."""
+        return self.run_dir / "vocabulary.json"
+
+    @property
     def latency(self) -> Path:
         """The latency table."""
         return self.run_dir / LATENCY_FILE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -118,16 +118,20 @@ class SampleEvaluator:
 
     metrics: tuple[Metric, ...] = ()
 
-    def __init__(self, samples: Samples, model_of: ModelOf) -> None:
+    def __init__(
+        self, samples: Samples, model_of: ModelOf, samples_of: Callable[[Candidate], Samples] | None = None
+    ) -> None:
         """Writes nothing yet.
 
         Args:
             samples: The prompts.
             model_of: A candidate's own model.
+            samples_of: The same prompts by a candidate's own tokenizer; None where all have one.
         """
         self.fidelity = samples.fidelity
         self._samples = samples
         self._model_of = model_of
+        self._samples_of = samples_of or (lambda candidate: samples)
 
     def prepare(self, candidates: Sequence[Candidate]) -> None:
         """See `Evaluator`: there is nothing."""
@@ -139,7 +143,8 @@ class SampleEvaluator:
     def _evaluate(self, candidate: Candidate) -> Evaluation:
         start = time.perf_counter()
         try:
-            facts = {**self._samples.facts, "texts": self._samples.texts(self._model_of(candidate))}
+            texts = self._samples_of(candidate).texts(self._model_of(candidate))
+            facts = {**self._samples.facts, "texts": texts}
         except Exception as error:  # an evaluation boundary: the failure is stored with the candidate
             return failure(candidate, self.fidelity, error, seconds=time.perf_counter() - start)
         return Evaluation(candidate, self.fidelity, seconds=time.perf_counter() - start, facts=facts)

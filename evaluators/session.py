@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from evaluators.base import OPTIMISED, Evaluator, Metric
-from evaluators.data.places import Part, TextPlace
+from evaluators.data.places import Part
 from evaluators.data.splits import TokenSplits, read_text
-from evaluators.data.stream import TokenStream, training_stream
 from evaluators.fidelities import Fidelities, fidelities
 from evaluators.latency.bench import LatencyBench
 from evaluators.latency.clocks import cpu_name
@@ -29,6 +28,7 @@ from evaluators.tasks.harness import Harness
 from evaluators.training.healing import Healer
 from evaluators.training.recipes import Distillation, Healing
 from evaluators.training.tuning import Tuning, finished_model, make_tuning
+from evaluators.vocabulary.of_run import RunVocabulary, require_levels
 from space.candidate import Candidate
 from space.files import kept
 from space.models.loading import LoadedModel, load_model
@@ -76,6 +76,7 @@ class Session:
             UserError: There is a mistake in the settings of the model, the text, the space or the tasks.
         """
         _ = self.space, self.harness
+        require_levels(self.loaded, self.space.vocabulary)
         for part in self.settings.text.windows:
             self.windows(part)
 
@@ -116,16 +117,6 @@ class Session:
         """
         return self.text.blocks(part, self.settings.text.windows[part], self.settings.text.length)
 
-    def stream(self, place: TextPlace, seed: int) -> TokenStream:
-        """Text for longer training, of the run's own place where the given one has no path.
-
-        Raises:
-            UserError: See `training_stream`, and `text`.
-        """
-        settings, loaded = self.settings.text, self.loaded
-        place = settings if place.path is None else place
-        return training_stream(place, self.text, settings.length, loaded.tokenizer, vocab=self.spec.vocab, seed=seed)
-
     @cached_property
     def space(self) -> SearchSpace:
         """The designs that the settings allow, whatever they cost.
@@ -134,6 +125,12 @@ class Session:
             UserError: See `SearchSpace`.
         """
         return self.settings.space(self.spec)
+
+    @cached_property
+    def vocabulary(self) -> RunVocabulary | None:
+        """The vocabularies that designs choose from, see `RunVocabulary.of`; None where all have the whole one."""
+        place, counts = self.settings.text, self.space.vocabulary
+        return RunVocabulary.of(self.loaded, counts, place, self.text, self.paths, self._stage) if counts else None
 
     @cached_property
     def supernet(self) -> Supernet:
@@ -162,7 +159,7 @@ class Session:
         """
         workload, path, file = self.settings.latency, self.settings.latency.table, self.paths.latency
         if path is not None:
-            text = kept(file, lambda: text_of(Path(path), workload, self.spec, self.space.block_options))
+            text = kept(file, lambda: text_of(Path(path), workload, self.spec, self.space))
             return LatencyTable.from_json(text)
         table = LatencyTable.from_json(kept(file, self._measured))
         table.require_device(self.bench.clock.describe(), file)
@@ -172,7 +169,7 @@ class Session:
         workload, space, bench = self.settings.latency, self.space, self.bench
         designs = space.samples(workload.fit + workload.check)
         with self._stage("latency table") as show:
-            return bench.table(space.block_options, designs, show, self._table_s).to_json()
+            return bench.table(space.block_options, designs, show, self._table_s, space.vocabulary).to_json()
 
     @cached_property
     def tuning(self) -> Tuning | None:
@@ -213,8 +210,8 @@ class Session:
         return self.text.blocks("calibration", min(count, self.text.room("calibration", length)), length)
 
     def finished_model(self, candidate: Candidate, *, own: bool = False) -> Any:
-        """A candidate's model as it is exported, see `evaluators.training.tuning.finished_model`."""
-        return finished_model(self.newest(), self.tuning, candidate, own=own)
+        """A candidate's model as it is exported, but with the whole vocabulary; see `finished_model` of `tuning`."""
+        return finished_model(self.newest(), self.tuning, candidate.blocks, own=own)
 
     @cached_property
     def harness(self) -> Harness:
@@ -232,11 +229,7 @@ class Session:
 
     @cached_property
     def fidelities(self) -> Fidelities:
-        """The evaluators of the search and of its end.
-
-        Raises:
-            UserError: See `fidelities`, and `table`.
-        """
+        """The evaluators of the search and of its end; for errors see `fidelities`, and `table`."""
         settings = self.settings.evaluators
         return fidelities(
             self.supernet,
@@ -246,6 +239,7 @@ class Session:
             self.tuning,
             self.healer,
             self.harness.measure if self._optimises_tasks else None,
+            self.vocabulary,
             context=settings.context,
             batch_size=settings.together,
             parts=settings.fidelities,
@@ -293,6 +287,7 @@ class Session:
             "latency": self.table.digest,
             "fidelities": [evaluator.fidelity for evaluator in self.ladder],
         }
+        identity |= {"vocabulary": self.vocabulary.digest} if self.vocabulary else {}
         return identity | ({OPTIMISED: self.harness.fidelities} if self._optimises_tasks else {})
 
     @property

@@ -11,9 +11,11 @@ from evaluators.base import AUTO, Metric, choose_metrics
 from evaluators.cost import METRICS as COSTS
 from evaluators.data.places import Part, TextPlace
 from evaluators.latency.workload import Workload
-from evaluators.metrics import metric_named, metrics_named
+from evaluators.metrics import SEARCH_BITS, VOCABULARY_REMOVED, metric_named, metrics_named
 from evaluators.model_settings import ModelSettings
 from evaluators.training.recipes import MODES, CorrectiveRefit, Distillation, Healing
+from evaluators.vocabulary.settings import require_bits
+from evaluators.window_sizes import window_sizes
 from space.checks import require_least
 from space.errors import UserError
 from space.space import SearchSpace
@@ -55,25 +57,6 @@ class TextSettings(TextPlace):
         """How many windows the run takes of each part."""
         search = WINDOWS if self.search_windows is None else self.search_windows
         return {"calibration": self.calibration_windows, "search": search, "heldout": self.heldout_windows}
-
-
-def window_sizes(parts: Sequence[float], length: int) -> list[int]:
-    """Tokens of a search window that each fidelity sees, the whole one last.
-
-    Args:
-        parts: Of the window, that the cheaper ones see.
-        length: Tokens of the window.
-
-    Raises:
-        UserError: The parts do not rise from above 0 to below 1, or give less than two tokens.
-    """
-    sizes = [*(round(part * length) for part in parts), length]
-    if sizes != sorted(set(sizes)) or sizes[0] < 2:
-        raise UserError(
-            f"evaluators.fidelities: expected rising fractions of a window above 0 and below 1, of at least 2 of "
-            f"data.length={length} tokens, got {list(parts)}. Change one of them; [] leaves the full one alone."
-        )
-    return sizes
 
 
 @dataclass(frozen=True)
@@ -208,6 +191,8 @@ class Settings:
             object.__setattr__(self, "distillation", replace(own, batch_size=windows))
         if self.training not in MODES:
             raise UserError(f"search.distillation: expected one of {', '.join(MODES)}, got {self.training!r}.")
+        if self.chooses_vocabulary:
+            require_bits(self.objectives, self.latency.engine, self.tasks.tasks)
 
     def settled(self, amounts: Amounts) -> Settings:
         """The same with what minutes have come to in place of what is left open."""
@@ -224,7 +209,15 @@ class Settings:
     def answered(self) -> tuple[Metric, ...]:
         """The metrics that the search's evaluators answer with, the cheapest ones first."""
         scores = (ACC,) if ACC.name in self.objectives else ()
-        return (*COSTS, *self.latency.metrics, *metrics_named(*self.model.use.search_quality), *scores)
+        costs, quality = COSTS, self.model.use.search_quality
+        if self.chooses_vocabulary:
+            costs, quality = (*COSTS, *metrics_named(VOCABULARY_REMOVED)), SEARCH_BITS
+        return (*costs, *self.latency.metrics, *metrics_named(*quality), *scores)
+
+    @property
+    def chooses_vocabulary(self) -> bool:
+        """Whether designs have vocabularies of their own."""
+        return bool(getattr(self.space, "keywords", {}).get("vocabulary"))
 
     @property
     def metrics(self) -> list[Metric]:

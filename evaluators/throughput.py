@@ -13,9 +13,9 @@ from torch.utils.benchmark.utils.timer import timer
 
 from evaluators.amounts import EPOCHS, GAIN, STEP_GAIN, STEPS, Speeds
 from evaluators.base import GROUP
+from evaluators.closing import long_text
 from evaluators.comparisons import comparison
 from evaluators.latency.clocks import BETWEEN_DENSE
-from evaluators.long_context import LongText
 from evaluators.samples import Samples
 from evaluators.session import Session
 from evaluators.settings import TOGETHER
@@ -38,8 +38,8 @@ def measured_speeds(session: Session, elapsed: Callable[[], float]) -> Speeds:
         session: With its supernet and its latency table.
         elapsed: Seconds since the command began.
     """
-    settings, designs = session.settings, session.space.samples(DESIGNS)
-    long = LongText.of(session.text, settings.text, session.loaded.model.config).windows
+    settings, designs = session.settings, [design.blocks for design in session.space.samples(DESIGNS)]
+    long = long_text(session).windows
     return Speeds(
         evaluation=_evaluation(session),
         long=0.0 if long is None else _looks(session, long[:1], 1, designs[:1]),
@@ -67,7 +67,7 @@ def _evaluation(session: Session) -> dict[int, float]:
     """
     text, length, given = session.text, session.settings.text.length, session.settings.evaluators.batch_size
     room = text.room("search", length)
-    designs = session.space.samples(GROUP if session.loaded.streamed else 1)
+    designs = [design.blocks for design in session.space.samples(GROUP if session.loaded.streamed else 1)]
 
     def speed(windows: int) -> float:
         return _looks(session, text.blocks("search", windows, length), windows, designs)

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from space.candidate import KINDS, Candidate, LayerShape, Option
+from space.candidate import KINDS, VOCABULARY, Candidate, Option
 from space.errors import UserError
 from space.repair import Rules
 from space.size import block_params, decoder_params, norm_params
@@ -17,8 +17,13 @@ from space.spec import ModelSpec
 
 LAYER = "layer"
 
-# The fields of a layer's shape that a gene of each kind sets: those of one block, or those of all blocks at once.
-CHOICES: dict[str, tuple[str, ...]] = {**KINDS, LAYER: tuple(name for names in KINDS.values() for name in names)}
+# The fields that a gene of each kind sets: of a layer's shape those of one block, or those of all blocks at once; or
+# one of the candidate.
+CHOICES: dict[str, tuple[str, ...]] = {
+    **KINDS,
+    LAYER: tuple(name for names in KINDS.values() for name in names),
+    VOCABULARY: ("vocabulary",),
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Block:
 
     Attributes:
         kind: What is chosen, a key of `CHOICES`.
-        layers: The layers that share the choice.
+        layers: The layers that share the choice; none where it is of the whole model.
         options: Values of the fields `CHOICES[kind]`, from the smallest to the dense one.
         params: Parameters of every option, in all of `layers` together.
     """
@@ -39,7 +44,7 @@ class Block:
 
     @cached_property
     def fields(self) -> tuple[dict[str, int], ...]:
-        """What each option sets, by the names of fields of a layer's shape."""
+        """What each option sets, by the names of fields of a layer's shape, or of the candidate."""
         return tuple(dict(zip(CHOICES[self.kind], option, strict=True)) for option in self.options)
 
     @property
@@ -52,13 +57,21 @@ class Block:
         """Whether the smallest option leaves nothing."""
         return not kept_blocks(self.kind, self.options[0])
 
-    def level_of(self, layers: Sequence[LayerShape], name: str) -> int:
-        """The option that the layers of a model take.
+    def level_of(self, candidate: Candidate) -> int:
+        """The option that a candidate takes.
 
         Raises:
-            UserError: They take none, or not the same one in all layers of the block; the message starts with `name`.
+            UserError: It takes none, or not the same one in all layers of the block.
         """
-        fields = CHOICES[self.kind]
+        fields, layers, name = CHOICES[self.kind], candidate.layers, f"Candidate {candidate.key}"
+        if not self.layers:
+            own = tuple(getattr(candidate, field) for field in fields)
+            if own not in self.options:
+                raise UserError(
+                    f"{name}: expected {', '.join(fields)} to be one of {_listing(self.options)}, got "
+                    f"{_listing([own])}. Take a design of this space, or another space."
+                )
+            return self.options.index(own)
         taken = {layer: tuple(getattr(layers[layer], field) for field in fields) for layer in self.layers}
         first = taken[self.layers[0]]
         for layer, option in taken.items():
@@ -94,6 +107,12 @@ def make_blocks(
     return [_block(spec, kind, group, options) for group in groups] + [
         _block(spec, kind, (layer,), options[-1:]) for layer in sorted(frozen)
     ]
+
+
+def vocabulary_block(counts: Sequence[int]) -> Block:
+    """The choice of so many tokens of a vocabulary, or of all; it has no parameters of decoder layers."""
+    options = tuple((count,) for count in (*counts, 0))
+    return Block(VOCABULARY, (), options, (0,) * len(options))
 
 
 def _block(spec: ModelSpec, kind: str, layers: tuple[int, ...], options: Sequence[Option]) -> Block:

@@ -93,4 +93,7 @@ def random_genes(rules: Rules, smallest: int, rng: np.random.Generator) -> Genes
     upper = np.clip((rules.params < params[:, None]).sum(axis=1), 1, rules.levels - 1)
     above, below = rules.params[genes, upper], rules.params[genes, upper - 1]
     up = rng.random(len(genes)) * (above - below) < params - below
-    return np.where(up, upper, upper - 1)
+    drawn = np.where(up, upper, upper - 1)
+    if (free := dense == 0).any():  # of the whole model: no size of a decoder says anything of these
+        drawn[free] = rng.integers(rules.levels[free])
+    return drawn

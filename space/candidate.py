@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "attention": ("query_heads", "kv_heads"),
     "mlp": ("mlp_channels",),
 }
+
+VOCABULARY = "vocabulary"  # the kind of a gene of the whole model
 
 
 @dataclass(frozen=True, order=True)
@@ -106,14 +108,28 @@ class Candidate:
     """A pruned architecture: the shape of every layer of the dense model, in order.
 
     Candidates are ordered by their layers, the first layer first, so that sorting puts those together that begin alike.
+
+    Attributes:
+        layers: What each layer keeps.
+        vocabulary: Tokens kept; 0 for all. Which these are is a matter of the run, see `space.vocabulary.levels`.
     """
 
     layers: tuple[LayerShape, ...]
+    vocabulary: int = 0
+
+    def __post_init__(self) -> None:
+        if type(self.vocabulary) is not int or self.vocabulary < 0:
+            raise ValueError(f"Candidate: expected a vocabulary of at least 0 tokens, got {self.vocabulary!r}.")
 
     @classmethod
     def dense(cls, spec: ModelSpec) -> Candidate:
         """The candidate that keeps everything."""
         return cls((LayerShape(spec.query_heads, spec.kv_heads, spec.mlp_channels),) * spec.layers)
+
+    @property
+    def blocks(self) -> Candidate:
+        """The same layers with the whole vocabulary: what their weights, and all that is solved and trained, go by."""
+        return replace(self, vocabulary=0) if self.vocabulary else self
 
     @cached_property
     def key(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from operator import index
+from typing import Any
 
 from space.deploy import require_deployment
 from space.errors import UserError
@@ -67,8 +68,24 @@ def check_layers(name: str, values: object, layers: int) -> frozenset[int]:
     return frozenset(check_count(name, value, -layers, layers - 1) % layers for value in values)
 
 
+def check_levels(levels: Any) -> None:
+    """Raises UserError unless these are numbers above 0, in a list."""
+    listed = isinstance(levels, list | tuple)
+    if not listed or not all(isinstance(n, int | float) and not isinstance(n, bool) and n > 0 for n in levels):
+        raise UserError(
+            f"space.vocabulary: expected a list of parts of the vocabulary such as [0.85,0.7], or of numbers of "
+            f"tokens, got {levels!r}. [] keeps all of it."
+        )
+
+
 def check_space(
-    *, deploy: str, min_decoder_params: float, max_decoder_params: float, whole_layers: bool, **flags: bool
+    *,
+    deploy: str,
+    min_decoder_params: float,
+    max_decoder_params: float,
+    whole_layers: bool,
+    vocabulary: Any = (),
+    **flags: bool,
 ) -> None:
     """What can be said of the settings of a space whatever the model; see `space.space.SearchSpace`.
 
@@ -78,6 +95,7 @@ def check_space(
     for name, flag in {**flags, "whole_layers": whole_layers}.items():
         check_flag(name, flag)
     require_deployment(deploy)
+    check_levels(vocabulary)
     clashes = [name for name in _NO_WHOLE_LAYERS if flags[name]]
     if whole_layers and clashes:
         raise UserError(

@@ -33,7 +33,7 @@ def uniform_genes(free: Sequence[Block], rules: Rules) -> list[Genes]:
     ]
     pairs = {(a, m) for a in crossed for m in mlp} | {(a, max(mlp)) for a in attention}
     pairs.remove((max(attention), max(mlp)))
-    ladder = [np.array([a if block.kind == "attention" else m for block in free], dtype=np.int64) for a, m in pairs]
+    ladder = [np.array([{"attention": a, "mlp": m}.get(b.kind, len(b.options) - 1) for b in free]) for a, m in pairs]
     ladder = [genes for genes in ladder if rules.valid(genes)]
     return sorted(ladder, key=lambda genes: (-rules.total(genes), genes.tolist()))
 

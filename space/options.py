@@ -6,6 +6,7 @@ Every function gives the options by parameters, from the smallest to the dense o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from space.candidate import KINDS, LayerShape, Option
 from space.checks import check_count
@@ -13,6 +14,7 @@ from space.errors import UserError
 from space.size import attention_params
 from space.spec import ModelSpec
 
+MULTIPLE = 8  # of which a count of tokens is one, where it can: 16 bytes of bfloat16, as fast matrix products want
 TILE = 64  # channels; whole tiles of tensor cores in half precision, and of the matrix units of CPUs
 MLP_LEVELS = 12
 
@@ -61,6 +63,23 @@ def mlp_options(spec: ModelSpec, *, step: int | None, remove: bool) -> list[Opti
     """Counts of MLP channels as 1-tuples: the multiples of `step` (none without a step) and the dense count."""
     counts = [*range(step, spec.mlp_channels, step), spec.mlp_channels] if step else [spec.mlp_channels]
     return [(count,) for count in ([0, *counts] if remove else counts)]
+
+
+def vocabulary_options(spec: ModelSpec, levels: Sequence[float]) -> list[int]:
+    """Counts of tokens, rising: of each level up to 1 a part of the model's rows, above it as many; `MULTIPLE`s of 8.
+
+    Raises:
+        UserError: A level leaves nothing, or all, or two are the same.
+    """
+    counts = [
+        math.ceil(round(level * spec.vocab if level <= 1 else level, 3) / MULTIPLE) * MULTIPLE for level in levels
+    ]
+    if len(set(counts)) < len(counts) or any(not 0 < count < spec.vocab for count in counts):
+        raise UserError(
+            f"space.vocabulary: expected different levels, each a part of the {spec.vocab} tokens below 1 or a number "
+            f"of them, got {list(levels)}. The whole vocabulary is always one: name the smaller ones."
+        )
+    return sorted(counts)
 
 
 def layer_options(spec: ModelSpec) -> list[Option]:

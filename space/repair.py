@@ -165,6 +165,7 @@ def _walk(rules: Rules, genes: Genes, floor: Genes, rng: np.random.Generator) ->
         return genes
     sign = -1 if size > rules.maximum else 1
     left = genes - floor if sign < 0 else rules.levels - 1 - genes
+    left = np.where(rules.params.any(axis=1), left, 0)  # no step of what has no parameters here changes the size
     steps = rng.permutation(np.repeat(np.arange(len(genes)), left))
     # the n-th step of a gene leads from level `genes ± n` on; a stable sort by gene lines its steps up in order
     order = np.argsort(steps, kind="stable")

@@ -62,6 +62,11 @@ def layer_params(spec: ModelSpec, shape: LayerShape) -> int:
     return blocks + (0 if shape.gone else spec.layer_norms * norm_params(spec))
 
 
+def vocabulary_size(spec: ModelSpec, candidate: Candidate) -> int:
+    """Rows of a candidate's embedding matrix."""
+    return candidate.vocabulary or spec.vocab
+
+
 def decoder_params(spec: ModelSpec, candidate: Candidate) -> int:
     """Parameters of all decoder layers, without embeddings, final norm and LM head."""
     return sum(layer_params(spec, shape) for shape in candidate.layers)
@@ -74,5 +79,6 @@ def removed_params(spec: ModelSpec, candidate: Candidate) -> float:
 
 def total_params(spec: ModelSpec, candidate: Candidate) -> int:
     """Parameters of the whole model: layers, embeddings (once when tied), final norm and LM head, and the rest."""
-    embeddings = (spec.vocab + spec.positions) * spec.hidden
-    return decoder_params(spec, candidate) + embeddings + spec.head_params + spec.rest
+    embeddings = (vocabulary_size(spec, candidate) + spec.positions) * spec.hidden
+    head = (spec.vocab - vocabulary_size(spec, candidate)) * spec.hidden * (not spec.tied_embeddings)  # that it lacks
+    return decoder_params(spec, candidate) + embeddings + spec.head_params - head * spec.use.writes + spec.rest

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from space.blocks import LAYER, Block, block_options, make_blocks, make_rules
+from space.blocks import LAYER, Block, block_options, make_blocks, make_rules, vocabulary_block
 from space.bounds import TRIES, random_genes, reach, tighten
 from space.candidate import Candidate, LayerShape, Option
 from space.checks import check_count, check_layers, check_space
@@ -19,7 +19,14 @@ from space.deploy import deployment_of
 from space.errors import UserError
 from space.ladders import depth_designs, uniform_genes
 from space.limits import Genes, Limit
-from space.options import attention_options, default_mlp_step, layer_options, least_mlp_step, mlp_options
+from space.options import (
+    attention_options,
+    default_mlp_step,
+    layer_options,
+    least_mlp_step,
+    mlp_options,
+    vocabulary_options,
+)
 from space.repair import repair, reshuffle
 from space.size import decoder_params
 from space.spec import ModelSpec
@@ -35,12 +42,14 @@ class SearchSpace:
 
     A gene is the index of an option; options are ordered by parameters, so that near levels are similar designs. A
     layer has one gene for attention and one for MLP channels, or one for all of it; a single option carries no gene.
+    The last gene may be of the whole model: how much of its vocabulary is kept.
 
     Attributes:
         spec: The dense model.
         mlp_step: MLP channels between two levels; None where MLPs have no widths.
         levels: `(genes,)` int64, options of each gene; option 0 is the smallest, the last is dense.
-        kinds: What each gene chooses: `attention`, `mlp` or `layer`; genes stand in the order of their layers.
+        kinds: What each gene chooses: `attention`, `mlp` or `layer`, in the order of their layers; `vocabulary`.
+        vocabulary: Counts of tokens that may be kept in place of all, rising.
         block_options: By kind of block, a key of `space.candidate.KINDS`, all options that occur and leave something.
     """
 
@@ -63,6 +72,7 @@ class SearchSpace:
         min_layers: int = 1,
         min_decoder_params: float = 0.0,
         max_decoder_params: float = 1.0,
+        vocabulary: Sequence[float] = (),
     ) -> None:
         """Build the options of every gene and check that the bounds can be met.
 
@@ -86,6 +96,7 @@ class SearchSpace:
             min_layers: Layers that keep at least one block. One layer keeps attention, always.
             min_decoder_params: Least fraction of the dense decoder-layer parameters that a design keeps.
             max_decoder_params: Largest fraction that a design keeps.
+            vocabulary: Levels of the vocabulary besides the whole one, see `space.options.vocabulary_options`.
 
         Raises:
             UserError: A setting is out of its range, settings contradict each other, or no design meets the bounds.
@@ -101,6 +112,7 @@ class SearchSpace:
             deploy=deploy,
             min_decoder_params=min_decoder_params,
             max_decoder_params=max_decoder_params,
+            vocabulary=vocabulary,
         )
         deployment = deployment_of(deploy, spec)
         if deployment.same_layers and not whole_layers:
@@ -139,6 +151,9 @@ class SearchSpace:
                 "attention_widths, mlp_widths, remove_attention, remove_mlp or whole_layers, or freeze fewer layers."
             )
 
+        self.vocabulary: tuple[int, ...] = tuple(vocabulary_options(spec, vocabulary))
+        if self.vocabulary:
+            blocks.append(vocabulary_block(self.vocabulary))
         self.spec = spec
         self.mlp_step = step
         self._blocks = tuple(blocks)
@@ -186,10 +201,13 @@ class SearchSpace:
                 f"got {array.tolist()}. Repair them first."
             )
         layers = [self._dense_layer.copy() for _ in range(self.spec.layers)]
+        whole: dict[str, int] = {}
         for block, level in zip(self._free, array.tolist(), strict=True):
             for layer in block.layers:
                 layers[layer].update(block.fields[level])
-        return Candidate(tuple(_shape(*fields.values()) for fields in layers))
+            if not block.layers:
+                whole |= block.fields[level]
+        return Candidate(tuple(_shape(*fields.values()) for fields in layers), **whole)
 
     def encode(self, candidate: Candidate) -> Genes:
         """The genes of a candidate, `(genes,)`; bounds are not looked at, `contains` does that.
@@ -202,7 +220,12 @@ class SearchSpace:
                 f"Candidate {candidate.key}: expected {self.spec.layers} layers, got {len(candidate.layers)}. "
                 "Take a candidate of this model."
             )
-        levels = [block.level_of(candidate.layers, f"Candidate {candidate.key}") for block in self._blocks]
+        if candidate.vocabulary and not self.vocabulary:
+            raise UserError(
+                f"Candidate {candidate.key}: expected the whole vocabulary, as space.vocabulary names no other, got "
+                f"{candidate.vocabulary} tokens. Take a design of this space, or another space."
+            )
+        levels = [block.level_of(candidate) for block in self._blocks]
         return np.array(
             [level for level, block in zip(levels, self._blocks, strict=True) if block.free], dtype=np.int64
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import string
 import subprocess
@@ -57,6 +58,17 @@ def save_tiny(family: str, directory: Path, **config: Any) -> Path:
     (directory / "text.txt").write_text(text)
     (directory / "README.md").write_text("---\nlicense: mit\n---\n")
     return directory
+
+
+def add_merges(model: Path, merges: int) -> None:
+    """Gives a saved tiny model's tokenizer merges of a letter with itself, in place of digits."""
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    pairs = [(letter, letter) for letter in string.ascii_lowercase[:merges]]
+    for (left, right), digit in zip(pairs, "9876543210", strict=False):
+        tokenizer["model"]["vocab"][left + right] = tokenizer["model"]["vocab"].pop(digit)
+    tokenizer["model"]["merges"] = pairs
+    tokenizer["decoder"] = tokenizer["pre_tokenizer"]  # both are of the type ByteLevel
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
 def start(

@@ -134,9 +134,9 @@ def test_row_with_a_missing_count_is_refused_by_its_layer() -> None:
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        ([[4, 2, 24]], r"expected a mapping with layers, got \[\["),
+        ([[4, 2, 24]], r"expected a mapping with layers, vocabulary, got \[\["),
         ({"rows": []}, "expected a mapping with layers"),
-        ({"layers": [[4, 2, 24]], "vocabulary": 5}, "expected a mapping with layers, got .*vocabulary"),
+        ({"layers": [[4, 2, 24]], "width": 5}, "expected a mapping with layers, vocabulary, got .*width"),
         ({"layers": []}, "expected a list of layers"),
         ({"layers": "none"}, "expected a list of layers"),
         ({"layers": [[4, 2, 24], 5]}, "layer 1: expected .*, got 5"),

@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from helpers_space import make_spec
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
@@ -49,6 +50,7 @@ from space.spec import ModelSpec
 from space.supernet.recipe import Preparation
 
 CONF = Path(__file__).parents[1] / "conf"
+FEWER = ("space.vocabulary=[0.85]", "objectives=[bpb,latency_ms]")
 SPEC = ModelSpec(
     name="toy",
     digest="0",
@@ -300,12 +302,25 @@ def test_a_value_that_is_refused_is_told_in_the_words_of_who_refuses_it(override
         (["budget.tokens=abc"], r"budget\.tokens: expected a whole number or null, got 'abc'"),
         (["data.search_windows=1.5"], r"data\.search_windows: expected a whole number or null, got 1\.5"),
         (["samples.prompts=[1]"], r"samples\.prompts: expected a list, each text, got \[1\]"),
+        (["space.vocabulary=[0.85]"], r"objectives: expected bpb, bits a byte, .*, got kl, latency_ms"),
+        (["objectives=[bpb,latency_ms]"], "objectives: expected two or three of .*There is no bpb"),
+        ([*FEWER, "latency.engine=llamacpp"], r"latency\.engine=llamacpp: expected torch where space\.vocabulary"),
+        ([*FEWER, "evaluate.tasks=[piqa]"], r"evaluate\.tasks: expected none where space\.vocabulary .*, got piqa"),
+        ([*FEWER, "space.vocabulary=[-1]"], r"space\.vocabulary: expected a list of parts"),
         (["space.merge_groups=maybe"], r"space\.merge_groups: expected true or false, got 'maybe'"),
     ],
 )
 def test_a_run_is_refused_by_its_settings_alone(overrides: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         run_settings(composed(*overrides), [])
+
+
+@pytest.mark.parametrize("search", ["nsga2", "surrogate"])
+def test_a_run_may_choose_vocabularies(search: str) -> None:
+    given = composed(f"search={search}", *FEWER, "constraints.params=0.8")
+    settings = run_settings(given, ["seed=0"]).session
+    assert [metric.name for metric in settings.metrics] == ["bpb", "latency_ms"]
+    assert settings.space(make_spec()).vocabulary == (88,)
 
 
 @pytest.mark.parametrize("search", sorted(path.stem for path in (CONF / "search").glob("*.yaml")))

@@ -26,7 +26,8 @@ def test_names_and_labels_stand_once() -> None:
 def test_what_is_known_of_all_candidates_is_a_cost_a_time_of_the_table_or_the_error_of_the_refit() -> None:
     table = {metric.name for scenario in ("prefill", "serving") for metric in Workload(scenario=scenario).metrics}
     table |= {metric.name for metric in Workload(scenario="decode").metrics}
-    assert {m.name for m in METRICS if m.free} == {*(m.name for m in COSTS), *table, "refit_error"}
+    others = "refit_error", "vocabulary_removed"
+    assert {m.name for m in METRICS if m.free} == {*(m.name for m in COSTS), *table, *others}
     assert {m.role for m in COSTS} == {"cost"}
 
 

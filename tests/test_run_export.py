@@ -7,7 +7,6 @@ import json
 import math
 import re
 import shutil
-import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from helpers_commands import (
     wait_for,
 )
 from helpers_hub import TOKEN, FakeHub, fake_hub
-from helpers_run import ended
+from helpers_run import add_merges, ended
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -57,13 +56,7 @@ def merging(place: Place, merges: int = 1) -> Place:
     other = copy.copy(place)
     other.directory = place.directory / f"merging {merges}"
     model = shutil.copytree(place.model, other.directory / place.model.name)
-    tokenizer = json.loads((model / "tokenizer.json").read_text())
-    pairs = [(letter, letter) for letter in string.ascii_lowercase[:merges]]
-    for (left, right), digit in zip(pairs, "9876543210", strict=False):
-        tokenizer["model"]["vocab"][left + right] = tokenizer["model"]["vocab"].pop(digit)
-    tokenizer["model"]["merges"] = pairs
-    tokenizer["decoder"] = tokenizer["pre_tokenizer"]  # both are of the type ByteLevel
-    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    add_merges(model, merges)
     file = shutil.copytree(place.run("run"), other.run("run")) / "config.yaml"
     config = yaml.safe_load(file.read_text())
     config["model"]["path"] = str(model)

@@ -9,6 +9,7 @@ becomes slower or faster changes neither ratios nor ranks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ class LatencyBench:
         designs: Sequence[Candidate] = (),
         on_timings: OnTimings = lambda done, of: None,
         seconds: float = inf,
+        vocabulary: Sequence[int] = (),
     ) -> LatencyTable:
         """The latency table of a space; what the cache knows is not measured again.
 
@@ -68,6 +70,7 @@ class LatencyBench:
             designs: That are timed whole: the workload's `fit` first ones to correct the table, the rest to check it.
             on_timings: Called with how many timings of a phase are done, of how many.
             seconds: That all phases may take together; the workload's rounds are fewer where they take longer.
+            vocabulary: Counts of tokens that designs may have in place of all.
         """
         layers = self._spec.layers
         # One layer must keep attention, so the empty stack is one block of the smallest shape, taken off again below.
@@ -81,6 +84,8 @@ class LatencyBench:
                 models |= {
                     f"{_name(kind, option)} {standing}": _stack(layers, {kind: option}, smallest) for option in options
                 }
+        few = {count: f"vocabulary {count} {standing}" for count in vocabulary}
+        models |= {name: replace(models[standing], vocabulary=count) for count, name in few.items()}
         models |= {design.key: design for design in designs}
         phases = {}
         for name, phase in self.workload.phases.items():
@@ -105,6 +110,7 @@ class LatencyBench:
                 spread=timings.spread(),
                 rounds=timings.rounds,
                 head_ms=timings.head_ms,
+                vocabulary_ms={count: max(0.0, base + times[few[count]] - times[standing]) for count in vocabulary},
             )
             whole = {design: times[design.key] for design in designs}
             fit, check = ({d: whole[d] for d in part} for part in _split(designs, self.workload.fit))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from evaluators.latency.table import LatencyTable, label, model_shapes
 from evaluators.latency.workload import Workload
-from space.candidate import Option
 from space.errors import UserError
+from space.space import SearchSpace
 from space.spec import ModelSpec
 
 _TIMED = ("scenario", "batch_size", "length", "new_tokens", "logits")  # settings of what is timed, not of how
@@ -43,14 +42,14 @@ def table_of(path: Path, workload: Workload) -> LatencyTable:
     return table
 
 
-def text_of(path: Path, workload: Workload, spec: ModelSpec, block_options: Mapping[str, Sequence[Option]]) -> str:
+def text_of(path: Path, workload: Workload, spec: ModelSpec, space: SearchSpace) -> str:
     """The table of a file as a run keeps it, which prices every design of the run's space.
 
     Args:
         path: The `latency.json` of a run.
         workload: Of the run that is to go by it.
         spec: Its model.
-        block_options: By kind of block, the options of its space that leave something.
+        space: Whose options it is to have.
 
     Raises:
         UserError: See `table_of`; or it is of a model of other shapes, or lacks options.
@@ -70,10 +69,14 @@ def text_of(path: Path, workload: Workload, spec: ModelSpec, block_options: Mapp
     lacking = [
         f"{kind} {label(option)}"
         for phase in table.phases.values()
-        for kind, options in block_options.items()
+        for kind, options in space.block_options.items()
         for option in options
         if option not in phase.block_ms.get(kind, {})
     ]
+    levels = {
+        count for phase in table.phases.values() for count in space.vocabulary if count not in phase.vocabulary_ms
+    }
+    lacking += [f"a vocabulary of {count} tokens" for count in sorted(levels)]
     if lacking:
         raise UserError(
             f"latency.table={path}: expected the times of all options of the space, but it lacks "

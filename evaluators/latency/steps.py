@@ -14,6 +14,8 @@ from evaluators.latency.standing_cache import CacheMemory, Place, made_up, stand
 from evaluators.latency.workload import Phase, Workload
 from space.candidate import Candidate
 from space.errors import UserError
+from space.formats.trimmed import trimmed_model
+from space.size import vocabulary_size
 from space.supernet.supernet import Supernet
 
 Step = partial[Any]  # of a model
@@ -64,17 +66,17 @@ class Steps:
     def step(self, candidate: Candidate, phase: Phase) -> Step:
         """A forward pass as it is; the steps of a phase share the memory of their caches, if they have any."""
         if not self._supernet.spec.use.writes:
-            return self._of_encoder(self._supernet.view(candidate), phase)
+            return self._of_encoder(self._view(candidate), phase, candidate)
         if phase not in self._memory:
             spec, dtype = self._supernet.spec, self._supernet.model.dtype
             self._memory = {phase: CacheMemory(spec, phase, dtype, self._device)}  # in place of another phase's
-        return self._with_cache(self._supernet.view(candidate), phase, candidate, self._memory[phase].place)
+        return self._with_cache(self._view(candidate), phase, candidate, self._memory[phase].place)
 
     def with_own_cache(self, candidate: Candidate, phase: Phase) -> tuple[Any, Callable[[], Any]]:
         """A candidate's model, and a forward pass that takes the memory of its cache when it is called."""
-        model = self._supernet.view(candidate)
+        model = self._view(candidate)
         if not self._supernet.spec.use.writes:
-            return model, self._of_encoder(model, phase)
+            return model, self._of_encoder(model, phase, candidate)
 
         def own(index: int, shape: tuple[int, ...]) -> Tensor:
             return made_up(shape, model.dtype, self._device)
@@ -85,12 +87,12 @@ class Steps:
         """A forward pass of a compiled view; a cache that would grow would have it compiled anew for each token."""
         if candidate.key not in self._compiled:
             mode = "reduce-overhead" if self._device.type == "cuda" else "default"
-            view = self._supernet.view(candidate)
+            view = self._view(candidate)
             self._compiled[candidate.key] = view, torch.compile(view, dynamic=False, mode=mode)
         model, compiled = self._compiled[candidate.key]
-        tokens = self._tokens(phase)
         if not self._supernet.spec.use.writes:
-            return self._of_encoder(compiled, phase)
+            return self._of_encoder(compiled, phase, candidate)
+        tokens = self._tokens(phase, candidate)
         if phase.kind == "prefill":
             return partial(compiled, tokens, use_cache=True, **self._logits(phase))
         key = (candidate.key, phase.tokens)
@@ -102,22 +104,31 @@ class Steps:
         self._fill(cache, model, phase, candidate)
         return partial(compiled, tokens, past_key_values=cache, use_cache=True)
 
-    def _of_encoder(self, model: Any, phase: Phase) -> Step:
+    def _of_encoder(self, model: Any, phase: Phase, candidate: Candidate) -> Step:
         """A forward pass without a cache, of sequences without padding."""
-        return partial(model, self._tokens(phase))
+        return partial(model, self._tokens(phase, candidate))
 
     def _with_cache(self, model: Any, phase: Phase, candidate: Candidate, place: Place) -> Step:
         cache = standing_cache(model.config, self._supernet.spec, candidate, phase, place)
-        return partial(model, self._tokens(phase), past_key_values=cache, use_cache=True, **self._logits(phase))
+        return partial(
+            model, self._tokens(phase, candidate), past_key_values=cache, use_cache=True, **self._logits(phase)
+        )
 
     def _logits(self, phase: Phase) -> dict[str, int]:
         """What a prefill is told of the logits; transformers' own default is all of them."""
         return {"logits_to_keep": 1} if phase.kind == "prefill" and self._workload.logits == "last" else {}
 
-    def _tokens(self, phase: Phase) -> Tensor:
+    def _view(self, candidate: Candidate) -> Any:
+        """A subnet, with the first rows of its embedding and LM head where it has a vocabulary of its own."""
+        view = self._supernet.view(candidate.blocks)
+        return trimmed_model(view, range(candidate.vocabulary)) if candidate.vocabulary else view
+
+    def _tokens(self, phase: Phase, candidate: Candidate) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         count = phase.tokens if phase.kind == "prefill" else 1
-        return torch.randint(self._supernet.spec.vocab, (phase.batch_size, count), generator=generator).to(self._device)
+        return torch.randint(
+            vocabulary_size(self._supernet.spec, candidate), (phase.batch_size, count), generator=generator
+        ).to(self._device)
 
     def _fill(self, cache: Cache, model: Any, phase: Phase, candidate: Candidate) -> None:
         """Puts made-up tokens into an empty cache; where there is no attention, of width 1."""

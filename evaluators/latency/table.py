@@ -46,6 +46,7 @@ class PhaseTable:
         fit: What `base` and the blocks of each kind were multiplied by, from designs timed whole; empty before that.
         error: Of designs that were not in the fit.
         head_ms: Of a prefill's LM head alone for the `last` position and for `all`; empty where that was not timed.
+        vocabulary_ms: What stands in place of `base_ms` with a smaller vocabulary, by its tokens.
     """
 
     dense_ms: float
@@ -56,18 +57,20 @@ class PhaseTable:
     error: TableError = UNCHECKED
     head_ms: Mapping[str, float] = field(default_factory=dict)
     rounds: int = 0
+    vocabulary_ms: Mapping[int, float] = field(default_factory=dict)
 
     def parts(self, candidate: Candidate) -> dict[str, float]:
         """Milliseconds of `base`, and of all blocks of each kind.
 
         Raises:
-            KeyError: An option is not in the table.
+            KeyError: An option, or a vocabulary, is not in the table.
         """
+        base = self.vocabulary_ms[candidate.vocabulary] if candidate.vocabulary else self.base_ms
         blocks = {
             kind: sum(options[shape.option(kind)] for shape in candidate.layers if shape.keeps(kind))
             for kind, options in self.block_ms.items()
         }
-        return {BASE: self.base_ms, **blocks}
+        return {BASE: base, **blocks}
 
     @property
     def said_spread(self) -> str:
@@ -95,7 +98,8 @@ class PhaseTable:
         blocks = {
             kind: {option: ms * fit[kind] for option, ms in options.items()} for kind, options in self.block_ms.items()
         }
-        return replace(self, base_ms=self.base_ms * fit[BASE], block_ms=blocks, fit=fit)
+        few = {count: ms * fit[BASE] for count, ms in self.vocabulary_ms.items()}
+        return replace(self, base_ms=self.base_ms * fit[BASE], vocabulary_ms=few, block_ms=blocks, fit=fit)
 
     def checked(self, designs: Mapping[Candidate, float]) -> PhaseTable:
         """The table with its error on designs that were timed whole."""
@@ -230,6 +234,9 @@ class LatencyTable:
             }
             for name, table in self.phases.items()
         }
+        for phase in phases.values():
+            if not phase["vocabulary_ms"]:  # as tables of before are, whose digests stay
+                del phase["vocabulary_ms"]
         stored = {"device": dict(self.device), "model": dict(self.model), "workload": asdict(self.workload)}
         return json.dumps(stored | {"phases": phases}, indent=1)
 
@@ -251,6 +258,7 @@ class LatencyTable:
                             for kind, options in phase["block_ms"].items()
                         },
                         "error": TableError(**phase["error"]),
+                        "vocabulary_ms": {int(n): ms for n, ms in phase.get("vocabulary_ms", {}).items()},
                     }
                 )
                 for name, phase in stored["phases"].items()

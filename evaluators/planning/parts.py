@@ -94,7 +94,9 @@ def shared_streams(job: Job, windows: int) -> Part:
 
 
 def dense_side(job: Job, windows: int, setting: str) -> Part:
-    """What is kept of the dense model for so many windows of text."""
+    """What is kept of the dense model for so many windows of text; its output matrix in order, where it is ranked."""
+    if job.space.vocabulary:
+        return Part("the output matrix by rank", job.item * job.spec.vocab * job.spec.hidden, "space.vocabulary")
     return Part("the dense model's side of the text", 4 * windows * job.settings.text.length * job.spec.hidden, setting)
 
 

@@ -114,15 +114,17 @@ class Healer:
             UserError: Training diverged, or the disk is full.
         """
         if not (self._directory / _WEIGHTS).exists():
-            designs = self.designs or [c for c in candidates if c != Candidate.dense(self._supernet().spec)]
+            dense = Candidate.dense(self._supernet().spec)
+            designs = self.designs or [*{c.blocks: c for c in candidates if c.blocks != dense}.values()]
+            blocks = [design.blocks for design in designs]
             self._write(_DESIGNS, json.dumps({"designs": [c.to_json() for c in designs], **asdict(self.settings)}))
             text, spare = self._text()
-            training = SharedTraining(self._supernet(), designs, self.settings)
+            training = SharedTraining(self._supernet(), blocks, self.settings)
             with self._stage() as show:
                 self._train(training, text, show)
             weights = training.weights()
             del training  # and the optimizer's memory
-            self._write(_GENTLE, json.dumps({"removed": gentle_until(self._supernet(), weights, designs, spare)}))
+            self._write(_GENTLE, json.dumps({"removed": gentle_until(self._supernet(), weights, blocks, spare)}))
             self._write(_WEIGHTS, lambda file: save_file(weights, file))
             (self._directory / _STATE).unlink(missing_ok=True)
         return self.supernet()

@@ -107,14 +107,17 @@ class Tuning:
             stage: See `model`.
 
         Returns:
-            From one of the candidates to its model. What it raises, see `model`, concerns that candidate alone.
+            From one of the candidates to its model, with the whole vocabulary. What it raises, see `model`, concerns
+            that candidate alone.
         """
+        together = [*dict.fromkeys(candidate.blocks for candidate in candidates)]
 
         def model(candidate: Candidate) -> Any:
+            candidate = candidate.blocks
             if candidate == Candidate.dense(self._supernet.spec):  # its own teacher
                 return self._supernet.view(candidate)
             with self._states.in_use():
-                return self._model(candidate, stage, candidates[candidates.index(candidate) + 1 :])
+                return self._model(candidate, stage, together[together.index(candidate) + 1 :])
 
         return model
 

@@ -1,6 +1,8 @@
-"""The vocabulary of an export: how text uses tokens, a model without those that it uses least, and what that costs.
+"""Smaller vocabularies: how text uses tokens, models without those that it uses least, and what that costs.
 
 - `settings`: what is kept, and what is counted; `counts`: uses of tokens over a text.
+- `ranked`: the tokens of a model in the order in which they are kept, and tokenizers of some alone.
 - `bits`: bits per byte, in which models with different tokenizers are compared.
 - `trim`: all of it for one export.
+- `of_run`: the vocabularies that the designs of a run choose from; `judged`: these designs in bits per byte.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pandas as pd
 
 from evaluators.base import Evaluator, Metric
 from evaluators.latency.table_error import TableError
-from evaluators.metrics import BEFORE_TUNING, DIVERGENCES, HELDOUT_BEFORE_TUNING, divergence_in
+from evaluators.metrics import BEFORE_TUNING, HELDOUT, HELDOUT_BEFORE_TUNING
 from search.archive import Archive
 from search.run.directory import CONFIRMED_FILE, SUMMARY_FILE
 from search.run.front import points_table, write_front_csv
@@ -101,7 +101,8 @@ def finish(
         search: The search's full evaluator; the dense model is asked too, in case the space leaves it out.
         trained: Gives the same of trained subnets; then the front is theirs, where the search asked about any, and the
             untrained qualities have columns of their own.
-        heldout: Gives the task's held-out quality, such as `heldout_kl` and `heldout_ppl`.
+        heldout: Gives the task's held-out quality, such as `heldout_kl` and `heldout_ppl`; `heldout_bpb` in place of
+            the first where the search's gives `bpb`.
         tuned: Gives the same of tuned subnets; then those of `heldout` are columns such as `refit_kl` and `refit_ppl`.
         timed: Gives `latency_e2e_ms`; None where the latency table is of another device than this one.
         closing: Asked about what is left in the end; an answer may have texts as facts, which go into the summary. A
@@ -122,7 +123,7 @@ def finish(
     members.ask(search, [dense])
     found = archive.front(objectives, trained.fidelity) if trained is not None else []
     found = found or archive.front(objectives, search.fidelity)
-    for evaluation in thinned(found, objectives, dense, points, recommend):
+    for evaluation in thinned(found, objectives, dense, points, recommend, members.dense[1].get("nll", 0.0)):
         members.take(evaluation)
     if trained is not None:
         members.ask(trained, members.pruned)
@@ -132,8 +133,7 @@ def finish(
     if tuned is not None:
         members.rename(HELDOUT_BEFORE_TUNING)
         members.ask(tuned)
-    divergence = divergence_in({metric.name for metric in search.metrics})
-    agreement = members.agreement(_qualities(divergence, trained is not None, tuned is not None))
+    agreement = members.agreement(_qualities(members.dense[1], trained is not None, tuned is not None))
     scored = members.table()
     kept = confirmed(within(scored, recommend.most), objectives)
     members.keep(kept["key"])
@@ -167,9 +167,9 @@ def finish(
     return Finish(front, advice, error, dropped, agreement, measured)
 
 
-def _qualities(divergence: str, trained: bool, tuned: bool) -> tuple[str, ...]:
+def _qualities(known: Collection[str], trained: bool, tuned: bool) -> tuple[str, ...]:
     """The qualities of a member that are compared, each with the next one, which is dearer to ask."""
-    heldout = DIVERGENCES[divergence]
+    search, heldout = next(pair for pair in HELDOUT.items() if pair[0] in known)
     if trained:
-        return BEFORE_TUNING[divergence], divergence, heldout
-    return (divergence, HELDOUT_BEFORE_TUNING[heldout], heldout) if tuned else (divergence, heldout)
+        return BEFORE_TUNING[search], search, heldout
+    return (search, HELDOUT_BEFORE_TUNING[heldout], heldout) if tuned else (search, heldout)

@@ -11,7 +11,14 @@ import numpy as np
 import pandas as pd
 
 from evaluators.base import Metric
-from evaluators.metrics import HELDOUT_QUALITY, METRICS, REMOVED, SEARCH_QUALITY, ordered
+from evaluators.metrics import (
+    HELDOUT_QUALITY,
+    METRICS,
+    REMOVED,
+    SEARCH_QUALITY,
+    VOCABULARY_REMOVED,
+    ordered,
+)
 from search.run.directory import CONFIG_FILE
 from space.candidate import Candidate
 from space.errors import UserError
@@ -53,7 +60,8 @@ def front_table(points: Iterable[Point], dense: Point) -> pd.DataFrame:
 
 def is_dense(frame: pd.DataFrame) -> np.ndarray:
     """Which rows are the dense model, as a mask of shape `(rows,)`."""
-    return np.asarray(frame[REMOVED].to_numpy(dtype=float) == 0.0)
+    lacks = [frame[name].to_numpy(dtype=float) for name in (REMOVED, VOCABULARY_REMOVED) if name in frame]
+    return np.asarray(np.max(lacks, axis=0) == 0.0)
 
 
 def dense_row(frame: pd.DataFrame) -> pd.Series:

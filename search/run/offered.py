@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,31 +16,40 @@ from space.candidate import Candidate
 
 
 def thinned(
-    front: Sequence[Evaluation], objectives: Sequence[Metric], dense: Candidate, points: int, recommend: Recommend
+    front: Sequence[Evaluation],
+    objectives: Sequence[Metric],
+    dense: Candidate,
+    points: int,
+    recommend: Recommend,
+    nll: float = 0.0,
 ) -> list[Evaluation]:
     """At most so many members of a front, most of them where people pick; the dense model is none.
 
-    The search's divergence stands in for the rise of the loss, which is not known yet. Members beyond `recommend.most`
-    are left out unless there are no others. The rest is covered evenly in log(1 + rise / `recommend.rise`): up to the
-    rise that a person would take in equal steps, beyond it in equal ratios, as what is half as good again is another
-    offer wherever one stands. With the defaults, 6 of 10 lie below a rise of 0.5. Two objectives rise and fall together
-    along a front, so that the rise alone says where a member is; where there are three, the costs count too.
+    The search's divergence, or the rise of its own loss, stands in for the held-out one, not known yet. Members beyond
+    `recommend.most` are left out unless there are no others. The rest is covered evenly in log(1 + rise /
+    `recommend.rise`): up to the rise that a person would take in equal steps, beyond it in equal ratios, as what is
+    half as good again is another offer wherever one stands. With the defaults, 6 of 10 lie below a rise of 0.5. Two
+    objectives rise and fall together along a front, so that the rise alone says where a member is; where there are
+    three, the costs count too.
 
     Args:
-        front: Evaluations with a divergence.
+        front: Evaluations with a divergence, or with `nll` alone.
         objectives: What the front is about.
         dense: The dense model.
         points: How many at most.
         recommend: What is offered.
+        nll: The dense model's.
     """
+
+    def lost(values: Mapping[str, float]) -> float:
+        divergence = divergence_in(values)
+        return values["nll"] - nll if divergence is None else values[divergence]
+
     members = [evaluation for evaluation in front if evaluation.candidate.key != dense.key]
-    if not members:
-        return []
-    divergence = divergence_in(members[0].values)
-    near = [evaluation for evaluation in members if evaluation.values[divergence] <= recommend.most] or members
+    near = [evaluation for evaluation in members if lost(evaluation.values) <= recommend.most] or members
     if len(near) <= points:
         return near
-    rise = np.log1p([max(0.0, evaluation.values[divergence]) / recommend.rise for evaluation in near])
+    rise = np.log1p([max(0.0, lost(evaluation.values)) / recommend.rise for evaluation in near])
     others = [metric for metric in objectives if metric.role != "quality"] if len(objectives) > 2 else []
     places = np.column_stack([rise, minimised([evaluation.values for evaluation in near], others)])
     return [near[index] for index in spread_subset(places, points)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -50,6 +50,24 @@ def candidate_of(row: pd.Series) -> Candidate:
     """The architecture that a row of the front is about."""
     candidate: Candidate = row[CANDIDATE]
     return candidate
+
+
+def require_whole_vocabulary(candidates: Iterable[Candidate], aim: str) -> None:
+    """Refuses designs with vocabularies of their own, for what one tokenizer does.
+
+    Args:
+        candidates: That were picked.
+        aim: What for, in words.
+
+    Raises:
+        UserError: There is one.
+    """
+    for candidate in candidates:
+        if candidate.vocabulary:
+            raise UserError(
+                f"Expected points with the whole vocabulary {aim}, got {candidate.key} with {candidate.vocabulary} "
+                "tokens of its own. Export it, and use the export: it has its own tokenizer."
+            )
 
 
 def _landmark(frame: pd.DataFrame, name: str, advice: Advice) -> pd.Series:

@@ -9,6 +9,7 @@ import numpy as np
 
 from search.pareto import Floats
 from search.tables import Genes, Table
+from space.candidate import VOCABULARY
 
 TINY = 1e-6  # added before a logarithm, in the unit of a learned metric
 
@@ -33,6 +34,8 @@ class BlockFeatures:
     its square root, so that a few dear blocks do not hide the others: from a hundred answers on, it lowers the error
     that the sums leave by a third and more. Without the sums of refit errors designs are ranked worse; counts of blocks
     that are gone, genes and refit errors of single blocks add nothing (`benchmarks/surrogate.py`).
+
+    What is chosen for the whole model is no block: its loss, which adds to all others, is a feature as it is.
     """
 
     def __init__(self, kinds: Sequence[str], errors: Table, losses: Sequence[Table]) -> None:
@@ -44,9 +47,10 @@ class BlockFeatures:
             losses: For each learned metric, what every level of every gene loses on its own; inf where that failed.
         """
         names = np.array(kinds)
-        self._groups = [np.ones(len(names), dtype=bool)]
-        if len(set(kinds)) > 1:
-            self._groups += [names == kind for kind in dict.fromkeys(kinds)]
+        self._whole = names == VOCABULARY
+        self._groups = [~self._whole]
+        if len(blocks := dict.fromkeys(names[~self._whole].tolist())) > 1:
+            self._groups += [names == kind for kind in blocks]
         self._errors = errors
         self._losses = [_finite(table) for table in losses]
 
@@ -58,6 +62,8 @@ class BlockFeatures:
         for group in self._groups:
             columns += [np.log(each[..., group].sum(-1) + TINY) for each in lost]
             columns.append(errors[..., group].sum(-1))
+        if self._whole.any():
+            columns += [each[..., self._whole].sum(-1) for each in lost]
         return Described(np.stack(columns, axis=-1).astype(np.float64), np.sqrt(np.concatenate(lost, axis=-1)))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from search.pareto import Floats
 from search.tables import empty_steps, single_change
-from space.candidate import Candidate
+from space.candidate import VOCABULARY, Candidate
 from space.space import SearchSpace
 
 REFIT_ERROR = "refit_error"  # the free metric that the sweep is interpolated over
@@ -32,17 +32,20 @@ class Sweep:
             space: The genes.
             errors: Refit error that each level adds, `(genes, levels)`, 0 at the dense level and NaN where there is
                 none; see `search.tables.Table`.
-            levels: How many of each gene: the smallest, then those with about a third of its refit error, a ninth, ...
+            levels: How many of each gene: the smallest, then those with about a third of its refit error, a ninth, ...;
+                all of a gene of the whole model.
         """
         self._errors = errors
         self._space = space
-        self._changes = [
-            (gene, level)
-            for gene, top in enumerate((space.levels - 1).tolist())
-            for level in sorted(
-                {int(np.abs(errors[gene, :top] - errors[gene, 0] / 3.0**step).argmin()) for step in range(levels)}
-            )
-        ]
+
+        def chosen(gene: int, top: int) -> set[int]:
+            if space.kinds[gene] == VOCABULARY:  # of which no refit error says anything
+                return set(range(top))
+            wanted = (errors[gene, 0] / 3.0**step for step in range(levels))
+            return {int(np.abs(errors[gene, :top] - error).argmin()) for error in wanted}
+
+        tops = enumerate((space.levels - 1).tolist())
+        self._changes = [(gene, level) for gene, top in tops for level in sorted(chosen(gene, top))]
         dense = space.decode(space.levels - 1)
         self.designs: list[Candidate] = [dense, *(single_change(space, *change) for change in self._changes)]
 

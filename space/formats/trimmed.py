@@ -94,7 +94,7 @@ def trimmed_subnet(subnet: Subnet, kept: Sequence[int]) -> Subnet:
 
 def trimmed_model(model: Any, kept: Sequence[int]) -> Any:
     """A causal language model with some rows of its embedding and LM head alone; all else is the given one's."""
-    new, rows = {old: place for place, old in enumerate(kept)}, torch.tensor(kept)
+    new = {old: place for place, old in enumerate(kept)}
     small, stack = twin(model), twin(stack_of(model))
     put_stack(small, stack)
     small.config = stack.config = _renumbered(model.config, new)
@@ -102,7 +102,7 @@ def trimmed_model(model: Any, kept: Sequence[int]) -> Any:
     small.generation_config = _renumbered(model.generation_config, new)
     before, head_before = model.get_input_embeddings(), model.get_output_embeddings()
     embedding, head = twin(before), twin(head_before)
-    put_parameter(embedding, "weight", before.weight.detach()[rows.to(before.weight.device)])
+    put_parameter(embedding, "weight", _rows(before.weight.detach(), kept))
     embedding.num_embeddings = len(kept)
     if before.padding_idx is not None:
         embedding.padding_idx = new.get(before.padding_idx)
@@ -110,10 +110,15 @@ def trimmed_model(model: Any, kept: Sequence[int]) -> Any:
         put_parameter(head, "weight", embedding.weight)
         head._parameters["weight"] = embedding._parameters["weight"]
     else:
-        put_parameter(head, "weight", head_before.weight.detach()[rows.to(head_before.weight.device)])
+        put_parameter(head, "weight", _rows(head_before.weight.detach(), kept))
     setattr(stack, family_of(model).stack.embedding, embedding)
     small.set_output_embeddings(head)
     return small
+
+
+def _rows(weight: torch.Tensor, kept: Sequence[int]) -> torch.Tensor:
+    """Some rows of a matrix; the first ones are not copied."""
+    return weight[: kept.stop] if isinstance(kept, range) else weight[torch.tensor(kept, device=weight.device)]
 
 
 def _is_of_tokens(name: str) -> bool:

@@ -64,8 +64,7 @@ class Supernet:
         self.influence = files.influence
         self.healed = False
         self._dense = Candidate.dense(files.spec)
-        self._files = files
-        self._memory = BlockMemory(refit_bytes)
+        self._files, self._memory = files, BlockMemory(refit_bytes)
         self._learned: Mapping[str, Tensor] = {}
         self._gentle = 0.0
         self._passing = Passing(place.device) if place.streamed else None
@@ -273,10 +272,11 @@ class Supernet:
             return self._views[strength]
 
     def require_fit(self, candidate: Candidate) -> None:
-        """Raises ValueError where a candidate does not fit the model."""
-        spec = self.spec
-        if len(candidate.layers) != spec.layers:
-            raise ValueError(f"Supernet: expected a candidate of {spec.layers} layers, got {len(candidate.layers)}.")
+        """Raises ValueError where a candidate does not fit the model, or has fewer tokens; see `Candidate.blocks`."""
+        spec, given = self.spec, len(candidate.layers)
+        if given != spec.layers or candidate.vocabulary:
+            fewer = f" of {candidate.vocabulary} tokens" if candidate.vocabulary else ""
+            raise ValueError(f"Supernet: expected a candidate of {spec.layers} layers, got {given}{fewer}.")
         if all(shape.kv_heads == 0 for shape in candidate.layers):
             raise ValueError("Supernet: expected at least one layer with attention, got none.")
         for index, shape in enumerate(candidate.layers):

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from space.errors import UserError
+from space.options import MULTIPLE
 from space.vocabulary.kinds import Contents, ids_of, kind_of
 from space.vocabulary.trimmed import named_ids
-
-MULTIPLE = 8  # of which a level is one, where it can: 16 bytes of bfloat16, as fast matrix products want
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,12 @@ class Levels:
         used = sorted(tokens, key=lambda index: (-counts[index] if index < len(counts) else 0, index))
         return cls(tuple(dict.fromkeys([*base, *made(used)])), len(base))
 
-    def count(self, keep: float) -> int:
+    def count(self, keep: float, name: str = "vocabulary.keep") -> int:
         """How many tokens a level has: a multiple of `MULTIPLE` where it can.
 
         Args:
             keep: The part of all tokens up to 1, above it how many, rounded up.
+            name: Of the setting, for messages.
 
         Raises:
             UserError: That is fewer than every level keeps, or more than there are.
@@ -67,7 +67,7 @@ class Levels:
         wanted = round(keep * whole) if keep <= 1 else round(keep)
         if not self.least <= wanted <= whole:
             raise UserError(
-                f"vocabulary.keep: expected from {self.least} to {whole} tokens, or a part of at least "
+                f"{name}: expected from {self.least} to {whole} tokens, or a part of at least "
                 f"{self.least / whole:.3g}, as special, added and single-byte tokens are always kept, got {keep:g}."
             )
         return min(-(-wanted // MULTIPLE) * MULTIPLE, whole)

@@ -178,7 +178,7 @@ def _run(name: str, run: FinishedRun, notes: list[str]) -> dict[str, Any]:
         "name": name,
         "run_dir": str(run.run_dir),
         "command": export_command(run.run_dir),
-        "notes": notes,
+        "notes": [*notes, *(f"vocabulary {words}" for words in run.summary.get("vocabularies", ()))],
         "samples": samples,
     }
 

@@ -15,6 +15,7 @@ from evaluators.metrics import (
     HELDOUT_QUALITY,
     LONG_QUALITY,
     REMOVED,
+    VOCABULARY_REMOVED,
     metric_named,
 )
 from search.archive import by_fidelity
@@ -30,7 +31,8 @@ from search.views.text import duration, number, written
 from space.markdown import code, escaped, table
 
 SHOWN = (
-    *(SPEED_UP, "latency_e2e_ms", "params", REMOVED, f"kv_bytes{OF_DENSE}", *HELDOUT_QUALITY),
+    *(SPEED_UP, "latency_e2e_ms", "params", REMOVED, VOCABULARY_REMOVED, f"kv_bytes{OF_DENSE}"),
+    *HELDOUT_QUALITY,
     *(f"heldout_ppl{RISE}", f"{LONG_QUALITY}{RISE}"),
 )
 
@@ -153,6 +155,7 @@ def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives:
         "space": f"{', '.join(f'`{name}`' for name in switches)}; {step}"
         f"{space['min_decoder_params']:.0%} to {space['max_decoder_params']:.0%} of the decoder parameters; "
         f"for `{escaped(space['deploy'])}`",
+        **({"vocabularies": escaped("; ".join(few))} if (few := summary.get("vocabularies")) else {}),
         "objectives": ", ".join(f"`{m.name}` ({m.goal})" for m in objectives),
         "constraints": escaped(limits_text(config["constraints"])),
         "algorithm": f"`{escaped(algorithm)}`, distillation `{escaped(config['search']['distillation'])}`, budget "

@@ -10,7 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluators.base import Metric
-from evaluators.metrics import DIVERGENCES, HELDOUT_QUALITY, REMOVED, SEARCH_QUALITY, judged_in
+from evaluators.metrics import (
+    DIVERGENCES,
+    HELDOUT_QUALITY,
+    REMOVED,
+    SEARCH_QUALITY,
+    VOCABULARY_REMOVED,
+    judged_in,
+)
 from search.run.recommended import RECOMMENDED, is_perplexity
 from search.views.front_rows import OF_DENSE, SPEED_UP, front_rows
 from search.views.text import broken
@@ -42,12 +49,14 @@ def terminal_table(
     left_out = {*(() if width >= WIDE else LEFT_OUT)}
     if "latency_e2e_ms" not in frame:  # the table's latencies stand for it
         left_out = (left_out | {"latency_e2e_ms"}) - {"latency_ms"}
+    if "bpb" in frame:  # designs have vocabularies of their own, and no divergence
+        left_out = left_out | {"kl"}
     judged = judged_in(frame.columns)
     qualities: tuple[str, ...] = PERPLEXITIES
     if judged is not None and not is_perplexity(judged):
         qualities = tuple(name for name in (*SEARCH_QUALITY, *HELDOUT_QUALITY) if name in frame)
-    names = (*SHOWN, *qualities)
-    shown = [*(name for name in names if name not in left_out), *(["acc"] if "acc" in frame else [])]
+    extra = [name for name in ("acc", VOCABULARY_REMOVED) if name in frame]
+    shown = [*(name for name in (*SHOWN, *qualities) if name not in left_out), *extra]
     rows = front_rows(frame, objectives, marks, shown)
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.collapse_padding = True

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evaluators.base import Evaluation
-from evaluators.metrics import REMOVED, SUPERLATIVES
+from evaluators.metrics import REMOVED, SUPERLATIVES, VOCABULARY_REMOVED
 from search.loop import Budget, SearchProgress
 from search.pareto import minimised
 from search.views.text import duration, written
@@ -21,7 +21,7 @@ PACE = 50  # evaluations, the last ones, that tell how long a search will take
 
 def standouts(progress: SearchProgress) -> dict[str, Evaluation]:
     """The front's best point by each objective, under the objective's name; never the dense model."""
-    points = [e for e in progress.front if e.values.get(REMOVED) != 0.0]
+    points = [e for e in progress.front if any(e.values.get(name, 0.0) for name in (REMOVED, VOCABULARY_REMOVED))]
     if not points:
         return {}
     values = minimised([e.values for e in points], progress.objectives)
