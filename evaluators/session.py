@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from evaluators.base import OPTIMISED, Evaluator, Metric
-from evaluators.data.places import Part
+from evaluators.data.places import Part, TextPlace
 from evaluators.data.splits import TokenSplits, read_text
+from evaluators.data.stream import TokenStream, training_stream
 from evaluators.fidelities import Fidelities, fidelities
 from evaluators.latency.bench import LatencyBench
 from evaluators.latency.clocks import cpu_name
@@ -110,12 +111,14 @@ class Session:
         return read_text(settings, self.loaded.tokenizer, vocab=self.spec.vocab, digest=settings.digest)
 
     def windows(self, part: Part) -> Tensor:
-        """The run's windows of a part of the text, shape (windows, length).
-
-        Raises:
-            UserError: The part has less text than that.
-        """
+        """The run's windows of a part of the text, shape (windows, length); raises UserError where it has less text."""
         return self.text.blocks(part, self.settings.text.windows[part], self.settings.text.length)
+
+    def stream(self, place: TextPlace, seed: int) -> TokenStream:
+        """Text for longer training, see `training_stream`; of the run's own place where the given one has no path."""
+        settings, loaded = self.settings.text, self.loaded
+        place = settings if place.path is None else place
+        return training_stream(place, self.text, settings.length, loaded.tokenizer, vocab=self.spec.vocab, seed=seed)
 
     @cached_property
     def space(self) -> SearchSpace:

@@ -18,7 +18,7 @@ import torch
 
 from evaluators.comparisons import comparison
 from evaluators.data.splits import skipped_rows
-from evaluators.data.stream import TokenStream, training_stream
+from evaluators.data.stream import TokenStream
 from evaluators.paths import Stage
 from evaluators.session import Session
 from evaluators.training.objectives import objective_of
@@ -133,7 +133,7 @@ def polish(
     """
     if candidate == session.dense or not settings.wanted(recovery):
         return Polished(front)
-    text, length, stream = session.text, session.settings.text.length, _stream(session, recovery)
+    text, length, stream = session.text, session.settings.text.length, session.stream(recovery.data, recovery.seed)
     recipe = {"pick": candidate.key, "text": text.digest, "stream": stream.digest, "length": length}
     _claim(directory, recipe | asdict(settings) | asdict(recovery))
     if stream.without:
@@ -238,11 +238,3 @@ def _claim(directory: Path, recipe: Mapping[str, Any]) -> None:
             f"Expected {directory} to hold checkpoints of the same polish, but it was begun with {'; '.join(other)}. "
             "Give the settings that it was begun with, or delete the directory, or export to another with out."
         )
-
-
-def _stream(session: Session, recovery: Recovery) -> TokenStream:
-    """Text for the training, of the run's own place where it has none of its own."""
-    settings, loaded = session.settings.text, session.loaded
-    place = settings if recovery.data.path is None else recovery.data
-    vocab, seed = session.spec.vocab, recovery.seed
-    return training_stream(place, session.text, settings.length, loaded.tokenizer, vocab=vocab, seed=seed)
