@@ -10,9 +10,14 @@ from typing import Any
 
 import torch
 from conftest import random_tokens, tiny_model
+from gguf import GGUFReader
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from space.candidate import Candidate
+from space.formats.checkpoint import Subnet
+from space.formats.gguf.export import GGUFExport
+from space.formats.registry import format_of
 from space.supernet.supernet import Supernet
 
 VOCAB = 400
@@ -36,6 +41,7 @@ _SIZES = {
 }
 DENSE = (6, 3, 64)
 GONE = (0, 0, 0)
+GGUF_CARD = {"Metrics": {"kl": 0.25}}
 
 
 def supernet(family: str, directory: Path, **changes: Any) -> Supernet:
@@ -43,6 +49,19 @@ def supernet(family: str, directory: Path, **changes: Any) -> Supernet:
     sizes = {key: value for key, value in _SIZES.items() if key != "head_dim" or family != "qwen2"}
     model, spec = tiny_model(family, **(sizes | changes))
     return Supernet.prepare(model, spec, random_tokens(12, 24), directory, dtype=torch.float32)
+
+
+def gguf_export(
+    net: Supernet, shapes: list[tuple[int, int, int]], out: Path, tokenizer: Any = None, kind: str = "f16"
+) -> GGUFExport:
+    """A file of a design in some type, whose tensors take the bytes that they are said to."""
+    candidate = Candidate.from_rows(shapes)
+    tokenizer = tokenizer or byte_level()
+    subnet = Subnet(net.model.config, tokenizer, net.spec, candidate)
+    done = format_of("gguf", kind).export(net.view(candidate), subnet, out, card=GGUF_CARD)
+    assert isinstance(done, GGUFExport)
+    assert done.weights_bytes == sum(tensor.n_bytes for tensor in GGUFReader(done.file).tensors)
+    return done
 
 
 def answer_here(script: Path, request: Any, tensors: Mapping[str, torch.Tensor] | None = None, *, failure: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from gguf import GGUFReader
-from helpers_formats import DENSE, GONE, byte_level, sentencepiece, supernet
+from helpers_formats import DENSE, GGUF_CARD, GONE, byte_level, gguf_export, sentencepiece, supernet
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -20,14 +20,14 @@ import space.formats.gguf.tokenizer
 from space.candidate import Candidate
 from space.errors import ShapeError, UserError
 from space.formats.checkpoint import Subnet
-from space.formats.gguf import llamacpp
-from space.formats.gguf.export import GGUFExport, export_gguf
+from space.formats.gguf.export import export_gguf
 from space.formats.gguf.families import sliding_period
 from space.formats.gguf.tokenizer import gguf_tokenizer
+from space.formats.gguf.types import TYPES
+from space.formats.greedy import agreement
 from space.formats.registry import format_of
 from space.supernet.supernet import Supernet
 
-CARD = {"Metrics": {"kl": 0.25}}
 NO_FIRST_ATTENTION = [(0, 0, 64), DENSE, DENSE, DENSE]
 NO_MLP = [DENSE, (6, 3, 0), DENSE, DENSE]
 SHAPES = {
@@ -48,18 +48,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Supernet:
     return supernet("llama", tmp_path_factory.mktemp("llama") / "supernet")
 
 
-def export(net: Supernet, shapes: list[tuple[int, int, int]], out: Path, tokenizer: Any = None) -> GGUFExport:
-    candidate = Candidate.from_rows(shapes)
-    tokenizer = tokenizer or byte_level()
-    subnet = Subnet(net.model.config, tokenizer, net.spec, candidate)
-    return export_gguf(net.view(candidate), subnet, out, kind="f16", card=CARD)
-
-
 @pytest.mark.parametrize(("shapes", "architecture"), SHAPES.values(), ids=SHAPES)
 def test_llama_cpp_computes_what_the_checkpoint_does(
     llama: Supernet, tmp_path: Path, shapes: Any, architecture: str
 ) -> None:
-    done = export(llama, shapes, tmp_path / "out")
+    done = gguf_export(llama, shapes, tmp_path / "out")
     assert done.architecture == architecture
     assert done.check.steps == 200
     assert done.check.mean_difference < 0.01
@@ -72,18 +65,6 @@ def test_llama_cpp_computes_what_the_checkpoint_does(
     assert "| kl | 0.25 |" in card
 
 
-def test_q8_0_keeps_rows_that_are_no_whole_blocks_in_f16(llama: Supernet, tmp_path: Path) -> None:
-    candidate, form = Candidate.from_rows([DENSE, (4, 2, 48), (0, 0, 64), DENSE]), format_of("gguf", "q8_0")
-    subnet = Subnet(llama.model.config, byte_level(), llama.spec, candidate)
-    done = form.export(llama.view(candidate), subnet, tmp_path / "out", card=CARD, tolerance=0.0)
-    assert isinstance(done, GGUFExport)
-    types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(done.file).tensors}
-    assert types["blk.0.ffn_down.weight"] == types["token_embd.weight"] == "Q8_0"
-    assert types["blk.1.ffn_down.weight"] == "F16"
-    assert types["blk.0.attn_norm.weight"] == types["blk.0.attn_q.bias"] == "F32"
-    assert done.check.mean_difference > 1e-3  # it is eight bits, and the figures say so
-
-
 @pytest.mark.parametrize(("shapes", "words"), [(NO_FIRST_ATTENTION, "did not load"), (NO_MLP, "failed its check")])
 def test_a_file_that_llama_cpp_runs_otherwise_is_found_out(
     llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes: Any, words: str
@@ -91,16 +72,17 @@ def test_a_file_that_llama_cpp_runs_otherwise_is_found_out(
     """Without the equal forms one of these does not load, and the other loads and is wrong."""
     monkeypatch.setattr(space.formats.gguf.file, "held_shapes", lambda shapes, spec: list(shapes))
     with pytest.raises(UserError, match=words):
-        export(llama, shapes, tmp_path / "out")
+        gguf_export(llama, shapes, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["f16", "q4_0"])
 def test_rotary_pairs_in_the_wrong_order_are_found_out(
-    llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llama: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(space.formats.gguf.file, "_interleaved", lambda values, heads: values)
     with pytest.raises(UserError, match="failed its check"):
-        export(llama, [DENSE] * 4, tmp_path / "out")
+        gguf_export(llama, [DENSE] * 4, tmp_path / "out", kind=kind)
 
 
 LLAMA_3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
@@ -145,7 +127,7 @@ def test_families_and_rotary_embeddings(family: str, architecture: str, tmp_path
     changes, designs = FAMILIES[family]
     tokenizer = sentencepiece(prepend=False) if family == "gemma3_text" else byte_level()
     net = supernet(family, tmp_path / "supernet", **changes)
-    done = export(net, designs[architecture], tmp_path / "out", tokenizer)
+    done = gguf_export(net, designs[architecture], tmp_path / "out", tokenizer)
     assert done.architecture == architecture
     if family == "mistral":  # within its sliding window it is full attention
         assert GGUFReader(done.file).fields["deci.context_length"].contents() == 64
@@ -153,13 +135,13 @@ def test_families_and_rotary_embeddings(family: str, architecture: str, tmp_path
 
 def test_a_gemma_of_sliding_windows_alone(tmp_path: Path) -> None:
     net = supernet("gemma3_text", tmp_path / "supernet", **FAMILIES["gemma3_text"][0])
-    export(net, [(4, 2, 32), GONE, (4, 2, 32), GONE], tmp_path / "out", sentencepiece(prepend=False))
+    gguf_export(net, [(4, 2, 32), GONE, (4, 2, 32), GONE], tmp_path / "out", sentencepiece(prepend=False))
 
 
 def test_a_gemma_of_as_many_layers_as_llama_cpp_scales_otherwise(tmp_path: Path) -> None:
     changes = FAMILIES["gemma3_text"][0] | {"num_hidden_layers": 62, "layer_types": LAYER_TYPES[:2] * 31}
     net = supernet("gemma3_text", tmp_path / "supernet", **changes)
-    export(net, [(2, 1, 16)] * 62, tmp_path / "out", sentencepiece(prepend=False))
+    gguf_export(net, [(2, 1, 16)] * 62, tmp_path / "out", sentencepiece(prepend=False))
 
 
 def test_families_in_shapes_that_it_has_no_architecture_for_are_refused(tmp_path: Path) -> None:
@@ -216,7 +198,7 @@ def test_llama_cpp_cuts_text_as_the_tokenizer_does(llama: Supernet, tmp_path: Pa
     described = gguf_tokenizer(tokenizer, llama.spec.vocab)
     assert described.pre == {"sentencepiece": "default"}.get(name.split(" ")[0], name)
     assert not [text for text, kind in zip(described.tokens, described.types, strict=True) if "▁" in text and kind != 1]
-    done = export(llama, [(2, 1, 16)] * 4, tmp_path / "out", tokenizer)
+    done = gguf_export(llama, [(2, 1, 16)] * 4, tmp_path / "out", tokenizer)
     fields = GGUFReader(done.file).fields
     assert fields["tokenizer.chat_template"].contents() == "{{ messages }}"
     tokens = fields["tokenizer.ggml.tokens"].contents()
@@ -232,7 +214,7 @@ def test_text_that_llama_cpp_cuts_otherwise_is_found_out(
 ) -> None:
     monkeypatch.setattr(space.formats.gguf.tokenizer, "_byte_level", lambda parts: "smollm")
     with pytest.raises(UserError, match="cut text as the tokenizer does"):
-        export(llama, [(2, 1, 16)] * 4, tmp_path / "out", byte_level("gpt-2"))
+        gguf_export(llama, [(2, 1, 16)] * 4, tmp_path / "out", byte_level("gpt-2"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -281,7 +263,7 @@ def test_a_weight_too_large_for_f16_is_refused(llama: Supernet, tmp_path: Path) 
         source.model.layers[1].mlp.up_proj.weight[0, 0] = 1e5
     subnet = Subnet(llama.model.config, byte_level(), llama.spec, candidate)
     with pytest.raises(UserError, match="largest in F16"):
-        export_gguf(source, subnet, tmp_path / "out", kind="f16", card=CARD)
+        export_gguf(source, subnet, tmp_path / "out", kind="f16", card=GGUF_CARD)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -304,6 +286,5 @@ def test_figures_that_are_no_numbers_fail() -> None:
         return type("Output", (), {"logits": torch.zeros(1, tokens.shape[1], 4)})
 
     answer = json.loads('{"runs": [[{"token": 1, "top": [[1, null]]}]], "ends": [3]}')
-    answer |= dict.fromkeys(("prompt_tokens_per_s", "decode_tokens_per_s", "load_seconds"), 1.0)
     with pytest.raises(UserError, match="differ by nan"):
-        llamacpp._compared(model, [[2]], answer, llamacpp.TOLERANCES["f16"])
+        agreement(model, [[2]], answer["runs"], answer["ends"]).require(TYPES["f16"].tolerance, "file", "llama.cpp")

@@ -461,7 +461,7 @@ def test_a_table_of_old_is_read_with_its_very_numbers_once_it_has_todays_form() 
         ({"scenario": "training"}, "prefill, decode or serving"),
         ({"fit": -1}, "at least 0"),
         ({"engine": "onnx"}, "torch, llamacpp or vllm"),
-        ({"gguf_type": "q4"}, "f16 or q8_0"),
+        ({"gguf_type": "q4"}, "one of f16, q8_0, q5_1"),
         ({"engine": "llamacpp", "batch_size": 2}, "latency.batch_size=1"),
         ({"engine": "llamacpp", "logits": "all"}, "latency.logits=last"),
         ({"engine": "vllm", "logits": "all"}, "latency.logits=last"),

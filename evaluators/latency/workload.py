@@ -55,7 +55,7 @@ class Workload:
         cold: Whether the device's caches are overwritten before each timing.
         compile: Whether torch.compile compiles the model first, on CUDA with CUDA graphs.
         engine: What runs it: `torch`, `llamacpp` on the CPU, from GGUF files, or `vllm`.
-        gguf_type: For llama.cpp, `f16` or `q8_0`.
+        gguf_type: For llama.cpp, one of `GGUF_TYPES`.
         vllm_python: For vLLM, the Python of an environment that has it; None for that of `make vllm`.
         cache: Whether timings of earlier runs on this machine are used again, and these kept for later ones.
         table: File of a latency table that was measured elsewhere, of the same model and workload, which the search
@@ -76,7 +76,7 @@ class Workload:
     cold: bool = False
     compile: bool = False
     engine: Literal["torch", "llamacpp", "vllm"] = "torch"
-    gguf_type: Literal["f16", "q8_0"] = "f16"
+    gguf_type: str = "f16"
     vllm_python: str | None = None
     cache: bool = True
     table: str | None = None
@@ -87,7 +87,7 @@ class Workload:
         if self.engine not in ("torch", "llamacpp", "vllm"):
             raise UserError(f"latency.engine: expected torch, llamacpp or vllm, got {self.engine!r}.")
         if self.gguf_type not in GGUF_TYPES:
-            raise UserError(f"latency.gguf_type: expected {' or '.join(GGUF_TYPES)}, got {self.gguf_type!r}.")
+            raise UserError(f"latency.gguf_type: expected one of {', '.join(GGUF_TYPES)}, got {self.gguf_type!r}.")
         if self.logits not in ("last", "all"):
             raise UserError(f"latency.logits: expected last or all, got {self.logits!r}.")
         if self.engine != "torch" and self.logits == "all":

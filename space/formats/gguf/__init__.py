@@ -2,6 +2,10 @@
 
 - `export`: writes a file with its model card.
 - `families`: which architecture of llama.cpp holds a subnet, in what equal form, and what it takes for granted.
+- `types`: types of a file's matrices, and rounding to them.
+- `gram_rounding`: rounding that knows the Gram matrix of a matrix's inputs.
+- `rounded_layers`: a model's layers rounded so on some text.
+- `sizes`: bytes of a file's tensors, without the file.
 - `file`: the file's contents.
 - `tokenizer`: a transformers tokenizer in the terms of a file.
 - `llamacpp`: runs a file in llama.cpp and compares it with the model that it came from.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from torch import nn
 from space.formats.checkpoint import Subnet, checkpoint_parts, kept_shapes
 from space.formats.gguf.families import architecture, context_length, held_shapes, require_arithmetic
 from space.formats.gguf.file import write_gguf
-from space.formats.gguf.llamacpp import TOLERANCES, LlamaCppCheck, check_in_llamacpp
+from space.formats.gguf.llamacpp import LlamaCppCheck, check_in_llamacpp
+from space.formats.gguf.sizes import tensor_bytes
 from space.formats.gguf.tokenizer import gguf_tokenizer
-from space.formats.hf.reload_check import in_float32
+from space.formats.gguf.types import TYPES, Rounded, rounded_matrices
 from space.formats.model_card import CHECKPOINT, Card, write_card
 from space.formats.requirements import require_gguf_kind
 from space.formats.reveal import revealed_when_complete
@@ -26,21 +28,24 @@ class GGUFExport:
         file: Where it is.
         architecture: llama.cpp's name for what it holds.
         kind: Type of its matrices.
+        weights_bytes: Of its tensors.
         check: What llama.cpp did with it.
     """
 
     file: Path
     architecture: str
     kind: str
+    weights_bytes: int
     check: LlamaCppCheck
 
     def remarks(self) -> list[str]:
         """What a person should know of it, in lines."""
-        check, allowed = self.check, TOLERANCES[self.kind]
+        check, allowed = self.check, TYPES[self.kind].tolerance
         return [
             f"run by llama.cpp in a fresh process (architecture {self.architecture}): {check.steps} greedy tokens, "
-            f"{check.ties} of them ties; log-probabilities within {check.worst_difference:.2g} nats of the checkpoint "
-            f"(at most {allowed.worst:g}), {check.mean_difference:.2g} on average (at most {allowed.mean:g})",
+            f"{check.ties} of them ties; log-probabilities within {check.worst_difference:.2g} nats of what "
+            f"its weights give (at most {allowed.worst:g}), {check.mean_difference:.2g} on average (at most "
+            f"{allowed.mean:g}); {check.from_unrounded:.2g} on average from the checkpoint before rounding",
             f"llama.cpp's own speed on this CPU: prompt {check.prompt_tokens_per_s:.0f} tokens/s, "
             f"decode {check.decode_tokens_per_s:.0f} tokens/s",
             f"exported: {self.file}",
@@ -68,6 +73,7 @@ def export_gguf(
     *,
     kind: str,
     card: Card,
+    rounded: Mapping[str, Rounded] | None = None,
 ) -> GGUFExport:
     """Writes, verifies and only then reveals a directory with one GGUF file and its model card.
 
@@ -75,8 +81,9 @@ def export_gguf(
         model: The candidate, see `space.formats.checkpoint.checkpoint_parts`.
         subnet: What `model` is.
         out_dir: Must not exist, or be an empty directory.
-        kind: `f16` or `q8_0`.
+        kind: Row of `space.formats.gguf.types.TYPES`.
         card: Further sections of the model card.
+        rounded: Matrices that are rounded already, see `space.formats.gguf.rounded_layers`; others are here.
 
     Raises:
         ShapeError: As `check_gguf`.
@@ -89,20 +96,23 @@ def export_gguf(
     arch = check_gguf(subnet)
     title = f"{spec.name.rpartition('/')[2]}-{candidate.key}"
     file = f"{title}-{kind.upper()}.gguf"
+    weights = tensor_bytes(subnet.config, spec, candidate, kind)
     with revealed_when_complete(out_dir) as directory:
-        write_gguf(directory / file, parts, spec, gguf_tokenizer(tokenizer, spec.vocab), kind, title)
+        rest = {name: tensor for name, tensor in parts.state.items() if name not in (rounded or {})}
+        rounded = {**rounded_matrices(rest, kind, tied=spec.tied_embeddings), **(rounded or {})}
+        write_gguf(directory / file, parts, spec, gguf_tokenizer(tokenizer, spec.vocab), kind, title, rounded)
         context = context_length(parts.config, spec)
-        with in_float32(model):
-            check = check_in_llamacpp(directory / file, model, tokenizer, kind, context)
+        check = check_in_llamacpp(directory / file, model, rounded, tokenizer, kind, context)
         write_card(
             directory,
             spec,
             candidate,
-            {**card, "Checked on export, llama.cpp against the checkpoint in float32": check.rows()},
-            kind=f"It is one GGUF file of llama.cpp's architecture `{arch}`, its matrices in {kind.upper()}.",
+            {**card, "Checked on export, llama.cpp against the file's weights in float32": check.rows()},
+            kind=f"It is one GGUF file of llama.cpp's architecture `{arch}`, its matrices in {kind.upper()}, with "
+            f"{weights:,} bytes of tensors.",
             library="gguf",
             use="import xllamacpp\n\nparams = xllamacpp.CommonParams()\n"
             f'params.model.path = "{CHECKPOINT}/{file}"\nserver = xllamacpp.Server(params)',
             serve=f"llama-server -m {CHECKPOINT}/{file}",
         )
-    return GGUFExport(out_dir / file, arch, kind, check)
+    return GGUFExport(out_dir / file, arch, kind, weights, check)

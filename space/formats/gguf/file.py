@@ -16,8 +16,9 @@ from space.candidate import LayerShape
 from space.errors import UserError
 from space.formats.checkpoint import CheckpointParts
 from space.formats.equal_forms import widened
-from space.formats.gguf.families import BLOCK, architecture, context_length, held_shapes, sliding_period
+from space.formats.gguf.families import architecture, context_length, held_shapes, sliding_period
 from space.formats.gguf.tokenizer import GGUFTokenizer
+from space.formats.gguf.types import TYPES, Rounded, rounded_matrices
 from space.spec import ModelSpec
 
 _TENSORS = {
@@ -44,14 +45,14 @@ _GEMMA_27B = 62  # layers of a model whose attention llama.cpp scales by the wid
 _OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
-TYPES = {
-    "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
-    "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
-}
-
-
 def write_gguf(
-    path: Path, parts: CheckpointParts, spec: ModelSpec, tokenizer: GGUFTokenizer, kind: str, name: str
+    path: Path,
+    parts: CheckpointParts,
+    spec: ModelSpec,
+    tokenizer: GGUFTokenizer,
+    kind: str,
+    name: str,
+    rounded: Mapping[str, Rounded] | None = None,
 ) -> None:
     """Writes one file.
 
@@ -60,15 +61,21 @@ def write_gguf(
         parts: What to write.
         spec: The dense model.
         tokenizer: What the file says of it.
-        kind: Row of `TYPES`, for the matrices. Norms and biases stay in float32, and in a Q8_0 file a matrix whose rows
-            are no whole blocks of 32 values is F16.
+        kind: Row of `space.formats.gguf.types.TYPES`, for the matrices. Norms and biases stay in float32.
         name: What the file calls itself.
+        rounded: Matrices that are rounded already, by name; None to round all here.
 
     Raises:
         UserError: A weight is too large for F16.
     """
     config, held = parts.config, held_shapes(parts.shapes, spec)
-    state = widened(parts, held, spec).state
+    wide = widened(parts, held, spec).state
+    if rounded is None:
+        rounded = rounded_matrices(parts.state, kind, tied=spec.tied_embeddings)
+    of_zeros = {key: tensor for key, tensor in wide.items() if tensor is not parts.state.get(key)}
+    rounded = {**rounded, **rounded_matrices(of_zeros, kind, tied=spec.tied_embeddings)}
+    types = {key: matrix.ggml for key, matrix in rounded.items()}
+    state = {key: rounded[key].codes if key in rounded else tensor for key, tensor in wide.items()}
     arch = architecture(held, spec)
     if arch == "openelm":
         state = _with_fused_attention(state, len(held))
@@ -78,7 +85,7 @@ def write_gguf(
     try:
         writer.add_name(name)
         _describe(writer, held, config, spec, equal=len(set(held)) == 1)
-        writer.add_file_type(TYPES[kind][1])
+        writer.add_file_type(TYPES[kind].file)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         _add_tokenizer(writer, tokenizer)
         if arch == "gemma3":
@@ -86,7 +93,7 @@ def write_gguf(
         if config.rope_parameters.get("rope_type") == "llama3":
             writer.add_tensor("rope_freqs.weight", llama3_factors(config.rope_parameters, spec.head_dim))
         for key, tensor in state.items():
-            _add_tensor(writer, key, tensor, held, arch, TYPES[kind][0])
+            _add_tensor(writer, key, tensor, held, arch, types.get(key, TYPES[kind].ggml))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -187,11 +194,12 @@ def _add_tensor(
     tensor: Tensor,
     held: Sequence[LayerShape],
     arch: str,
-    kind: gguf.GGMLQuantizationType,
+    ggml: gguf.GGMLQuantizationType,
 ) -> None:
-    """Writes one tensor under llama.cpp's name, in its order of rows and in its type."""
+    """Writes one tensor under llama.cpp's name, in its order of rows; where it is of bytes, these are of a type."""
     module, _, parameter = key.rpartition(".")
-    values = tensor.detach().cpu().float()
+    coded = tensor.dtype == torch.uint8
+    values = tensor if coded else tensor.detach().cpu().float()
     if module in _OUTER:
         name = f"{_OUTER[module]}.{parameter}"
     else:
@@ -202,8 +210,8 @@ def _add_tensor(
             values = _interleaved(values, shape.query_heads if part.endswith("q_proj") else shape.kv_heads)
     if values.ndim == 1:
         writer.add_tensor(name, values.numpy())
-    elif kind is gguf.GGMLQuantizationType.Q8_0 and values.shape[1] % BLOCK == 0:
-        writer.add_tensor(name, gguf.quants.quantize(values.numpy(), kind), raw_dtype=kind)
+    elif coded:
+        writer.add_tensor(name, values.numpy(), raw_dtype=ggml)
     elif values.abs().max() <= torch.finfo(torch.float16).max:
         writer.add_tensor(name, values.half().numpy())
     else:

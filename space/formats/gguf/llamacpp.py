@@ -12,43 +12,46 @@ import torch
 from space.errors import UserError
 from space.formats.child import answer_of
 from space.formats.gguf import llamacpp_process
-from space.formats.greedy import NEW_TOKENS, TEXTS, GreedyCheck, Tolerance, agreement
+from space.formats.gguf.types import TYPES, Rounded, holding
+from space.formats.greedy import NEW_TOKENS, TEXTS, Agreement, GreedyCheck, Tolerance, agreement
+from space.formats.hf.reload_check import in_float32
 
 _TIMED_PROMPT, _TIMED_NEW = 512, 64
 
 
-# llama.cpp multiplies an F16 matrix by activations rounded to F16 (11 bits), and a Q8_0 one by activations of 8 bits
-# with a scale for each 32, like its weights. The same rounding done in PyTorch moved the default model's figures by at
-# most 0.05 and on average 0.003 (F16), 1.1 and 0.12 (Q8_0); llama.cpp moved them by 0.04 and 0.004, 0.8 and 0.11, and
-# those of its pruned subnets by up to 0.68 and 0.027, 2.6 and 0.13. Models with larger activations are allowed more. An
-# export that computes something else is off by more on average.
-TOLERANCES = {"f16": Tolerance(2.0, 0.04, 0.5), "q8_0": Tolerance(5.0, 0.3, 1.0)}
-
-
 @dataclass(frozen=True)
 class LlamaCppCheck(GreedyCheck):
-    """How llama.cpp's figures for a file compare with the checkpoint's in float32.
+    """How llama.cpp's figures for a file compare with those of the weights in it, in float32.
 
     Attributes:
+        from_unrounded: Mean difference of a log-probability from the checkpoint's, whose weights are not rounded.
         prompt_tokens_per_s, decode_tokens_per_s: llama.cpp's own timings, on the CPU.
         load_seconds: Until the file was ready.
     """
 
+    from_unrounded: float
     prompt_tokens_per_s: float
     decode_tokens_per_s: float
     load_seconds: float
 
 
 def check_in_llamacpp(
-    file: Path, model: Any, tokenizer: Any, kind: str, context: int, texts: Sequence[str] = TEXTS
+    file: Path,
+    model: Any,
+    rounded: Mapping[str, Rounded],
+    tokenizer: Any,
+    kind: str,
+    context: int,
+    texts: Sequence[str] = TEXTS,
 ) -> LlamaCppCheck:
     """Loads a file in llama.cpp in a fresh process, and compares how it cuts text and what it continues it with.
 
     Args:
         file: The GGUF file.
-        model: The checkpoint as a causal language model, in float32, on the CPU.
+        model: The checkpoint as a causal language model, see `in_float32`.
+        rounded: Those of its matrices that the file has in blocks.
         tokenizer: The checkpoint's.
-        kind: The file's type, a row of `TOLERANCES`.
+        kind: The file's type, a row of `TYPES`.
         context: Tokens that the model may see.
         texts: What to cut and to continue.
 
@@ -77,7 +80,7 @@ def check_in_llamacpp(
                 f"Expected llama.cpp to cut text as the tokenizer does, but {text!r} is {ours} here, {theirs} there. "
                 "Export this model with format=hf, and report its tokenizer."
             )
-    return _compared(model, prompts, answer, TOLERANCES[kind])
+    return _compared(model, rounded, prompts, answer, TYPES[kind].tolerance)
 
 
 def in_llamacpp(request: Mapping[str, Any], failure: str) -> dict[str, Any]:
@@ -89,12 +92,23 @@ def in_llamacpp(request: Mapping[str, Any], failure: str) -> dict[str, Any]:
     return answer_of(Path(llamacpp_process.__file__), request, failure=failure)
 
 
-def _compared(model: Any, prompts: list[list[int]], answer: dict[str, Any], allowed: Tolerance) -> LlamaCppCheck:
+def _compared(
+    model: Any, rounded: Mapping[str, Rounded], prompts: list[list[int]], answer: dict[str, Any], allowed: Tolerance
+) -> LlamaCppCheck:
     """Compares llama.cpp's own continuations with what the model says to the same tokens."""
-    agreed = agreement(model, prompts, answer["runs"], answer["ends"])
-    agreed.require(allowed, "GGUF file", "llama.cpp")
+
+    def agreed() -> Agreement:
+        with in_float32(model):
+            return agreement(model, prompts, answer["runs"], answer["ends"])
+
+    whole = same = agreed()
+    if rounded:
+        with holding(model, rounded):
+            same = agreed()
+    same.require(allowed, "GGUF file", "llama.cpp")
     return LlamaCppCheck(
-        **agreed.figures,
+        **same.figures,
+        from_unrounded=whole.mean,
         prompt_tokens_per_s=answer["prompt_tokens_per_s"],
         decode_tokens_per_s=answer["decode_tokens_per_s"],
         load_seconds=answer["load_seconds"],
