@@ -13,7 +13,7 @@ from typing import Any, Literal
 import helpers_formats
 import pytest
 import torch
-from conftest import fitting, random_tokens
+from conftest import each_kind, fitting, random_tokens
 from helpers_latency import modern_table
 from transformers import DynamicCache
 
@@ -36,6 +36,10 @@ WORKLOAD = Workload(batch_size=1, length=8, threads=1, rounds=2, fit=1, check=1)
 SERVING = Workload("serving", batch_size=2, length=8, new_tokens=5, threads=1, rounds=2, fit=0, check=0)
 HOLES = Candidate.from_rows([[0, 0, 48], [4, 2, 0], [0, 0, 0], [3, 3, 16]])
 CUT = Candidate.from_rows([[4, 2, 16]] * 4)
+DECODED = {  # designs, and tokens in the cache; sliding windows are of 7
+    **{"holes within the window": (HOLES, 4), "cut within the window": (CUT, 4)},
+    **{"cut beyond the window": (CUT, 12), "holes beyond the window": (HOLES, 12)},
+}
 OPTIONS: dict[str, list[Option]] = {"attention": [(2, 1), (4, 2), (3, 3), (6, 3)], "mlp": [(16,), (48,)]}
 
 
@@ -228,11 +232,11 @@ def test_a_broken_cache_says_what_to_do(text: str, tmp_path: Path) -> None:
         Timings.of({"a": 1}, tmp_path)
 
 
-@pytest.mark.parametrize("candidate", [HOLES, CUT])
-@pytest.mark.parametrize("context", [4, 12], ids=["within the window", "beyond the window"])
+@pytest.mark.parametrize(("family", "case"), each_kind(DECODED))
 def test_a_decoding_step_is_that_of_a_full_cache_and_the_same_each_time(
-    candidate: Candidate, context: int, family: str, make_supernet: MakeSupernet
+    case: str, family: str, make_supernet: MakeSupernet
 ) -> None:
+    candidate, context = DECODED[case]
     supernet, candidate = make_supernet(family), fitting(family, candidate)
     clock, phase = TorchClock(supernet, WORKLOAD), Phase("decode", 2, context)
     model = supernet.sliced().view(candidate)
@@ -275,8 +279,8 @@ def test_timing_solves_no_refit(make_supernet: MakeSupernet, monkeypatch: pytest
     bench.clock.try_out(CUT)
 
 
-def test_a_prefill_has_the_logits_that_are_asked_for(family: str, make_supernet: MakeSupernet) -> None:
-    supernet, phase, holes = make_supernet(family), Phase("prefill", 2, 8), fitting(family, HOLES)
+def test_a_prefill_has_the_logits_that_are_asked_for(unlike_family: str, make_supernet: MakeSupernet) -> None:
+    supernet, phase, holes = make_supernet(unlike_family), Phase("prefill", 2, 8), fitting(unlike_family, HOLES)
     with torch.inference_mode():
         last_step, full_step = (
             TorchClock(supernet, replace(WORKLOAD, logits=logits)).step(holes, phase) for logits in ("last", "all")
@@ -313,7 +317,7 @@ def test_a_token_of_a_model_with_sliding_windows_is_not_compiled(model: str, mak
     ("scenario", "model"),
     [("prefill", "llama"), ("prefill", "gemma3_text"), ("decode", "qwen3"), ("decode", "granite")],
 )
-def test_compiled_steps_are_the_same_steps_and_compiled_once(
+def test_compiled_steps_are_the_same_steps(
     scenario: Any, model: str, make_supernet: MakeSupernet, compiling: list[str]
 ) -> None:
     clock = TorchClock(make_supernet(model), Workload(scenario, length=8, threads=1, compile=True))
@@ -330,9 +334,14 @@ def test_compiled_steps_are_the_same_steps_and_compiled_once(
                 found = clock._steps.compiled(candidate, phase)().logits
                 torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert compiling == ["default"] * 2
-    clock._steps.forget()
-    torch.compiler.reset()
-    torch._dynamo.utils.counters.clear()
+
+
+@pytest.mark.parametrize(("scenario", "model"), [("prefill", "llama"), ("decode", "qwen3")])
+def test_a_session_compiles_each_design_once(
+    scenario: Any, model: str, make_supernet: MakeSupernet, compiling: list[str]
+) -> None:
+    clock = TorchClock(make_supernet(model), Workload(scenario, length=8, threads=1, compile=True))
+    phase = Phase(scenario, 2, 8)
     ratios, dense_ms = clock.session(phase, {"holes": HOLES, "cut": CUT}, 3, lambda done, of: None)
     assert [len(times) for times in ratios.values()] == [3, 3]
     assert dense_ms > 0
