@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from space.models.facts import read_spec
 from space.models.names import EMBEDDINGS, NORMS
 from space.models.stack import loader_of
 from space.spec import ModelSpec
+from space.supernet.placement import Placement
+from space.supernet.store import is_prepared
 from space.supernet.supernet import Supernet
 from space.task import CAUSAL_LM
 
@@ -130,6 +133,13 @@ def random_tokens(windows: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(3, VOCAB, (windows, length), generator=torch.Generator().manual_seed(seed))
 
 
+def each_kind(cases: Iterable[str], families: Iterable[str] = FAMILY_NAMES) -> list[Any]:
+    """Pairs of a family and a case: all cases in families of each kind, the last one, the fullest, in the others."""
+    *some, last = cases
+    pairs = [(family, case) for family in families for case in [*(some if family in UNLIKE else ()), last]]
+    return [pytest.param(*pair, id="-".join(pair)) for pair in pairs]
+
+
 @pytest.fixture(params=FAMILY_NAMES)
 def family(request: pytest.FixtureRequest) -> str:
     """Each supported family in turn."""
@@ -142,14 +152,32 @@ def unlike_family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def make_supernet(tmp_path: Path) -> Callable[..., Supernet]:
-    """A prepared supernet of a family, in float32 unless told otherwise."""
+@pytest.fixture(scope="session")
+def session_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of this session, one for all of its workers."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
-    def make(family: str, dtype: torch.dtype = torch.float32, **settings: Any) -> Supernet:
+
+@pytest.fixture
+def make_supernet(tmp_path: Path, session_place: Path) -> Callable[..., Supernet]:
+    """A supernet of a family, in float32 unless told otherwise, prepared once in a session and loaded from then on."""
+
+    def make(
+        family: str,
+        dtype: torch.dtype = torch.float32,
+        refit_bytes: int = 3 << 28,
+        place: Placement | None = None,
+        **settings: Any,
+    ) -> Supernet:
+        prepared = session_place / "_".join(["supernet", family, str(dtype), *map(str, sorted(settings.items()))])
+        if not is_prepared(prepared):
+            model, spec = tiny_model(family)
+            Supernet.prepare(model, spec, random_tokens(12, 24), prepared, dtype=dtype, **settings)
         model, spec = tiny_model(family)
-        directory = tmp_path / f"supernet-{family}"
-        return Supernet.prepare(model, spec, random_tokens(12, 24), directory, dtype=dtype, **settings)
+        supernet = Supernet.load(model, spec, prepared, dtype=dtype, place=place, refit_bytes=refit_bytes)
+        supernet.link_to(tmp_path / f"supernet-{family}")
+        return supernet
 
     return make
 

@@ -32,9 +32,7 @@ class Place:
         self.cwd = directory / "cwd"
         self.cwd.mkdir()
 
-    def search(
-        self, run: str, *changes: str, cache: str = "cache", preexec: Callable[[], None] | None = None
-    ) -> Process:
+    def search(self, run: str, *changes: str, cache: str = "cache", first: Callable[[], None] | None = None) -> Process:
         """A search in the run directory `run`; later settings win, so `changes` may say anything anew."""
         settings = {
             "model.path": str(self.model),
@@ -48,7 +46,7 @@ class Place:
         if settings["distillation"] == "default":
             del settings["distillation.rank"]
         overrides = [f"{name}={value}" for name, value in settings.items()]
-        return start("run_search.py", *overrides, cwd=self.cwd, cache=self.directory / cache, preexec=preexec)
+        return start("run_search.py", *overrides, cwd=self.cwd, cache=self.directory / cache, first=first)
 
     def export(self, run: str, *settings: str, hub: Mapping[str, str] | None = None) -> Process:
         """An export, as the front has it unless the settings polish it."""

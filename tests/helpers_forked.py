@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
@@ -34,7 +34,12 @@ def _server(*environment: tuple[str, str]) -> multiprocessing.context.ForkServer
 
 
 def _main(
-    script: Path, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], said: Sequence[str]
+    script: Path,
+    arguments: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str],
+    first: Callable[[], None] | None,
+    said: Sequence[str],
 ) -> None:
     for stream, file in enumerate(said, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), stream)
@@ -43,6 +48,8 @@ def _main(
     os.chdir(cwd)
     sys.argv = [str(script), *arguments]
     sys.path[0:0] = [str(script.parent)]
+    if first is not None:
+        first()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a server that forks does not listen to
     try:
         runpy.run_path(str(script), run_name="__main__")
@@ -53,7 +60,14 @@ def _main(
 class Forked:
     """An entry script as a process, with what is used of `subprocess.Popen`."""
 
-    def __init__(self, script: Path, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        script: Path,
+        arguments: Sequence[str],
+        cwd: Path,
+        environment: Mapping[str, str],
+        first: Callable[[], None] | None = None,
+    ) -> None:
         """Begins it.
 
         Args:
@@ -61,11 +75,14 @@ class Forked:
             arguments: Its arguments.
             cwd: Where it runs.
             environment: All of its environment.
+            first: Called in it before it begins, which is pickled.
         """
         context = _server(*((name, environment[name]) for name in ("HF_HUB_OFFLINE", "OMP_NUM_THREADS")))
         self.args = [sys.executable, str(script), *arguments]
         self._said = [tempfile.mkstemp()[1] for _ in range(2)]
-        self._process = context.Process(target=_main, args=(script, arguments, cwd, dict(environment), self._said))
+        self._process = context.Process(
+            target=_main, args=(script, arguments, cwd, dict(environment), first, self._said)
+        )
         self._process.start()
 
     @property

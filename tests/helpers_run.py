@@ -15,7 +15,7 @@ import torch
 from conftest import tiny_model
 from helpers_forked import Forked
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from space.models.embedded import quiet_transformers
 
@@ -24,8 +24,9 @@ ROOT = Path(__file__).parents[1]
 CHARACTERS = string.ascii_letters + string.digits + " ."
 TINY_RUN = (
     *("data.length=32", "data.calibration_windows=16", "data.search_windows=8", "data.heldout_windows=24"),
-    *("latency.length=32", "latency.rounds=3", "evaluators.context=64"),
+    *("latency.length=32", "latency.rounds=3", "latency.fit=2", "latency.check=2", "evaluators.context=64"),
     *("space.mlp_step=16", "search.ask=10", "search.algorithm.population=10", "front_points=8"),
+    "search.algorithm.predictor=ridge",  # to choose one takes longer than all else that is asked of a tiny model
     *("search.distillation=final", "correction.windows=16"),
     *("distillation=own", "distillation.tokens=[96]", "distillation.rank=2"),
     *("data.long=64", "samples.tokens=4", "recommend.rise=5", "recommend.most=5"),
@@ -49,12 +50,12 @@ def save_tiny(family: str, directory: Path, **config: Any) -> Path:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=".").save_pretrained(directory)
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(len(CHARACTERS), (64, 1), generator=generator)
+    written, cache = [torch.randint(len(CHARACTERS), (64, 1), generator=generator)], DynamicCache(config=model.config)
     with torch.inference_mode():
         for _ in range(95):
-            chances = model(tokens, use_cache=False).logits[:, -1].float().softmax(-1)
-            tokens = torch.cat([tokens, torch.multinomial(chances, 1, generator=generator)], 1)
-    text = "".join(CHARACTERS[token] for token in tokens.flatten().tolist())
+            chances = model(written[-1], past_key_values=cache).logits[:, -1].float().softmax(-1)
+            written.append(torch.multinomial(chances, 1, generator=generator))
+    text = "".join(CHARACTERS[token] for token in torch.cat(written, 1).flatten().tolist())
     (directory / "text.txt").write_text(text)
     (directory / "README.md").write_text("---\nlicense: mit\n---\n")
     return directory
@@ -76,21 +77,21 @@ def start(
     *overrides: str,
     cwd: Path,
     cache: Path | None,
-    preexec: Callable[[], None] | None = None,
+    first: Callable[[], None] | None = None,
     hub: Mapping[str, str] | None = None,
     read: bool = False,
 ) -> Process:
     """An entry script as a process of its own, with no hub.
 
     It begins with all imports done, but for one that is to be as a person's from its beginning: with the user's cache,
-    with a hub, with something to do first, or with an output that is read as it comes.
+    with a hub, or with an output that is read as it comes.
 
     Args:
         script: `run_search.py` or `export_subnet.py`.
         overrides: Its arguments.
         cwd: Where it runs; the project need not be there.
         cache: Its cache directory; the user's when None.
-        preexec: Called in the child before it starts.
+        first: Called in the process before it starts, which may be pickled.
         hub: What the hub's client reads of the environment, where there is one.
         read: Whether its `stdout` is read while it runs.
     """
@@ -99,8 +100,8 @@ def start(
     if cache is not None:
         environment["PARETOPRUNE_CACHE"] = str(cache)
         environment["HF_HOME"] = str(cache / "hub")
-    if cache is not None and not (preexec or hub or read):
-        return Forked(ROOT / script, overrides, cwd, environment)
+    if cache is not None and not (hub or read):
+        return Forked(ROOT / script, overrides, cwd, environment, first)
     return subprocess.Popen(
         [sys.executable, str(ROOT / script), *overrides],
         cwd=cwd,
@@ -108,7 +109,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=preexec,
+        preexec_fn=first,
     )
 
 

@@ -101,9 +101,9 @@ def refusals(directory: Path, stock: str) -> dict[str, str]:
 
 
 def answer_of(
-    directory: Path, stock: str, tensors: dict[str, torch.Tensor], check: dict[str, Any], text: str
+    directory: Path, stock: str, tensors: dict[str, torch.Tensor], check: dict[str, Any], text: str | None
 ) -> dict[str, Any]:
-    """Everything that is asked of one export."""
+    """What an export computes and, with a `text` to read, everything else that is asked of one."""
     name, tokens = directory.name, tensors["input_ids"]
     expected = tensors[f"{name}.logits"]
     model, loading = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, output_loading_info=True)
@@ -111,13 +111,17 @@ def answer_of(
     mask = torch.ones_like(tokens)
     mask[1, :2] = mask[2, :3] = 0  # padded on the left
     padded = tokens.masked_fill(mask == 0, 0)
-    writer = pipeline("text-generation", model=str(directory), trust_remote_code=True, device="cpu")
-    return {
+    computed = {
         "class": type(model).__name__,
-        "refusals": refusals(directory, stock),
         "wrong": {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys},
         "logits": difference(model, tokens, expected),
         "caches": check["cache_differences"](model, padded, mask, NEW_TOKENS),
+    }
+    if text is None:
+        return computed
+    writer = pipeline("text-generation", model=str(directory), trust_remote_code=True, device="cpu")
+    return computed | {
+        "refusals": refusals(directory, stock),
         "beams agree": beams_agree(model, padded, mask),
         "tokens": AutoTokenizer.from_pretrained(directory, trust_remote_code=True)(text)["input_ids"],
         "written": writer(text, max_new_tokens=NEW_TOKENS, do_sample=False, return_tensors=True)[0][
@@ -146,8 +150,9 @@ def answer(request: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[st
     """Loads exports, and compares.
 
     Args:
-        request: Directories of `exports`, with the family's stock class, and of `deci` checkpoints, `text`, a
-            LlamaConfig for each of the `rotary` embeddings, and the files `reload_check` and `deci_check`.
+        request: Directories of `exports`, with the family's stock class, and the names of those of which `everything`
+            is asked; directories of `deci` checkpoints, `text`, a LlamaConfig for each of the `rotary` embeddings, and
+            the files `reload_check` and `deci_check`.
         tensors: `input_ids`, what each directory `NAME.logits` gives for them, and `rotary.NAME`, of positions.
     """
     HERE.mkdir()
@@ -162,8 +167,10 @@ def answer(request: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[st
         "version": transformers.__version__,
         "rotary": rotary,
         "exports": {
-            Path(place).name: answer_of(Path(place), stock, tensors, check, request["text"])
-            for place, stock in request["exports"].items()
+            name: answer_of(place, stock, tensors, check, request["text"] if name in request["everything"] else None)
+            for name, place, stock in (
+                (Path(place).name, Path(place), stock) for place, stock in request["exports"].items()
+            )
         },
         "deci": {
             Path(place).name: deci_answer(Path(place), tensors, deci, request["text"]) for place in request["deci"]

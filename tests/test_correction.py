@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import fitting, random_tokens
+from conftest import each_kind, fitting, random_tokens
 
 from space.candidate import Candidate
 from space.errors import UserError
@@ -56,6 +55,7 @@ def errors(supernet: Supernet, correction: Correction, tokens: torch.Tensor) -> 
     return found[0], found[1]
 
 
+@pytest.mark.parametrize(("family", "candidate"), each_kind(ROWS), indirect=["candidate"])
 def test_the_stream_comes_nearer_to_the_dense_one(
     family: str, candidate: Candidate, make_supernet: MakeSupernet
 ) -> None:
@@ -80,8 +80,8 @@ def test_what_is_kept_behind_the_first_cut_is_corrected(candidate: Candidate, ma
                 assert weights[name].shape == (36, kept * width)
 
 
-def test_the_dense_model_is_left_alone(family: str, make_supernet: MakeSupernet) -> None:
-    supernet = make_supernet(family)
+def test_the_dense_model_is_left_alone(unlike_family: str, make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet(unlike_family)
     (correction,) = correct(supernet, [Candidate.dense(supernet.spec)], TOKENS)
     assert all(not weights for weights in correction.weights)
 
@@ -163,9 +163,9 @@ def test_a_step_on_noise_is_short_and_on_signal_is_whole() -> None:
     assert length(torch.zeros_like(noise)) == 0
 
 
-def test_candidates_together_are_candidates_alone(family: str, make_supernet: MakeSupernet) -> None:
-    supernet = make_supernet(family)
-    candidates = [fitting(family, rows) for rows in ROWS.values()]
+def test_candidates_together_are_candidates_alone(unlike_family: str, make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet(unlike_family)
+    candidates = [fitting(unlike_family, rows) for rows in ROWS.values()]
     done: list[int] = []
     together = correct(supernet, candidates, TOKENS, on_layer=done.append)
     assert done == [0, 1, 2, 3]
@@ -177,9 +177,13 @@ def test_candidates_together_are_candidates_alone(family: str, make_supernet: Ma
             assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("candidate", "dtype"),
+    [*((name, torch.float32) for name in ROWS), ("everything", torch.bfloat16)],
+    indirect=["candidate"],
+)
 def test_a_corrected_view_changes_nothing_else(
-    unlike_family: str, candidate: Candidate, dtype: torch.dtype, make_supernet: MakeSupernet, tmp_path: Path
+    unlike_family: str, candidate: Candidate, dtype: torch.dtype, make_supernet: MakeSupernet
 ) -> None:
     supernet = make_supernet(unlike_family, dtype)
     dense = stream(supernet.model, TOKENS)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import fitting, random_tokens
+from conftest import each_kind, fitting, random_tokens
 from torch.nn import functional as F
 
 from evaluators.base import MeasureEvaluator
@@ -17,11 +17,12 @@ from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
 
+SLICE_BYTES = {"a position": 1, "some positions": 24 * 4 * 7, "all": 1 << 20}
 SMALLER = Candidate.from_rows([[4, 2, 16], [0, 0, 32], [6, 3, 0], [3, 3, 48]])
 
 
-@pytest.mark.parametrize("slice_bytes", [1, 24 * 4 * 7, 1 << 20])
-def test_kl_and_nll_equal_torch(family: str, slice_bytes: int, make_supernet: Callable[..., Supernet]) -> None:
+@pytest.mark.parametrize(("family", "slices"), each_kind(SLICE_BYTES))
+def test_kl_and_nll_equal_torch(family: str, slices: str, make_supernet: Callable[..., Supernet]) -> None:
     supernet, smaller = make_supernet(family), fitting(family, SMALLER)
     tokens = random_tokens(5, 12, seed=8)
     with torch.inference_mode():
@@ -30,7 +31,7 @@ def test_kl_and_nll_equal_torch(family: str, slice_bytes: int, make_supernet: Ca
         student = model(tokens).logits.log_softmax(-1)
     expected_kl = F.kl_div(student, teacher, log_target=True, reduction="none").sum(-1).mean()
     expected_nll = F.nll_loss(student[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-    divergence = Divergence(supernet, tokens, batch_size=2, slice_bytes=slice_bytes)
+    divergence = Divergence(supernet, tokens, batch_size=2, slice_bytes=SLICE_BYTES[slices])
     kl, nll = divergence(smaller)
     assert kl == pytest.approx(expected_kl.item(), rel=1e-4)
     assert nll == pytest.approx(expected_nll.item(), rel=1e-5)

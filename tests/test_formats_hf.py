@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import VOCAB, fitting, random_tokens, tiny_model
+from conftest import VOCAB, each_kind, fitting, random_tokens, tiny_model
 from helpers_formats import answer_here
 from huggingface_hub import ModelCard, save_torch_state_dict
 from safetensors import safe_open
@@ -90,8 +90,9 @@ def assert_same_logits(model: Any, supernet: Supernet, candidate: Candidate) -> 
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("shapes", UNEQUAL.values(), ids=UNEQUAL)
-def test_unequal_layers_reload(family: str, shapes: Any, make_supernet: MakeSupernet, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "name"), each_kind(UNEQUAL))
+def test_unequal_layers_reload(family: str, name: str, make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    shapes = UNEQUAL[name]
     supernet, candidate = make_supernet(family), fitting(family, shapes)
     done = export(supernet, candidate, tmp_path / "pruned")
     config = json.loads((done.directory / "config.json").read_text())
@@ -106,11 +107,11 @@ def test_unequal_layers_reload(family: str, shapes: Any, make_supernet: MakeSupe
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("shapes", EQUAL.values(), ids=EQUAL)
+@pytest.mark.parametrize(("family", "name"), each_kind(["dense", "shallow", "narrow"]))
 def test_equal_layers_are_a_plain_checkpoint(
-    family: str, shapes: Any, make_supernet: MakeSupernet, tmp_path: Path
+    family: str, name: str, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
-    supernet, candidate = make_supernet(family), fitting(family, shapes)
+    supernet, candidate = make_supernet(family), fitting(family, EQUAL[name])
     done = export(supernet, candidate, tmp_path / "pruned")
     narrow = any(0 < layer.query_heads < supernet.spec.query_heads for layer in candidate.layers)
     own_code = ARCHITECTURES[family].heads_fill and narrow
@@ -134,11 +135,11 @@ def test_equal_layers_whose_heads_do_not_divide_the_hidden_size(family: str, tmp
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("shapes", [EQUAL["narrow"], UNEQUAL["no MLP"]], ids=["equal", "unequal"])
+@pytest.mark.parametrize(("family", "name"), each_kind(["narrow", "no MLP"]))
 def test_an_export_computes_the_bits_of_its_view_in_bfloat16(
-    family: str, shapes: Any, make_supernet: MakeSupernet, tmp_path: Path
+    family: str, name: str, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
-    supernet, candidate = make_supernet(family, torch.bfloat16), fitting(family, shapes)
+    supernet, candidate = make_supernet(family, torch.bfloat16), fitting(family, (EQUAL | UNEQUAL)[name])
     done = export(supernet, candidate, tmp_path / "pruned")
     model = AutoModelForCausalLM.from_pretrained(done.directory, trust_remote_code=done.trust_remote_code).eval()
     assert model.dtype == torch.bfloat16
@@ -298,9 +299,11 @@ def test_a_tied_head_is_stored_once(tied: bool, make_supernet: MakeSupernet, tmp
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_reloaded_checkpoint_can_be_saved_again(family: str, make_supernet: MakeSupernet, tmp_path: Path) -> None:
-    supernet = make_supernet(family)
-    candidate = fitting(family, UNEQUAL["attention in the last layer only"])
+def test_a_reloaded_checkpoint_can_be_saved_again(
+    unlike_family: str, make_supernet: MakeSupernet, tmp_path: Path
+) -> None:
+    supernet = make_supernet(unlike_family)
+    candidate = fitting(unlike_family, UNEQUAL["attention in the last layer only"])
     done = export(supernet, candidate, tmp_path / "first")
     model = load(done.directory, trust_remote_code=True)
     model.save_pretrained(tmp_path / "second")

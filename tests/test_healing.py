@@ -80,8 +80,10 @@ def test_every_weight_of_a_design_has_a_gradient(family: str, make_supernet: Mak
     assert lacking == []
 
 
-def test_changed_weights_are_a_supernet_with_the_same_dense_model(family: str, make_supernet: MakeSupernet) -> None:
-    supernet, designs = make_supernet(family), designs_of(family)
+def test_changed_weights_are_a_supernet_with_the_same_dense_model(
+    unlike_family: str, make_supernet: MakeSupernet
+) -> None:
+    supernet, designs = make_supernet(unlike_family), designs_of(unlike_family)
     dense = Candidate.dense(supernet.spec)
     shared = SharedWeights(supernet, designs, all_trained)
     before = {design: supernet.view(design)(TOKENS).logits for design in (*designs, dense)}

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,13 @@ TORCH_FREE = (
 )
 
 
-def imports_of(source: str) -> Iterator[str]:
+@cache
+def imports_of(source: str) -> tuple[str, ...]:
     """Dotted names that a module imports, wherever the statement stands: `a.b` and, of `from a import b`, `a.b` too."""
+    return tuple(_imports(source))
+
+
+def _imports(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse((ROOT / source).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

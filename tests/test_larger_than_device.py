@@ -40,16 +40,16 @@ DESIGNS = [
 MERGED = Candidate.from_rows([[6, 1, 48], [6, 3, 24], [6, 3, 48], [6, 1, 24]])
 
 
-def prepared(family: str, directory: Path, streamed: bool, dtype: torch.dtype = torch.float32) -> Supernet:
+def prepared(family: str, directory: Path, streamed: bool) -> Supernet:
     model, spec = tiny_model(family)
     place = Placement(CPU, streamed)
-    return Supernet.prepare(model, spec, random_tokens(12, 24), directory, dtype=dtype, place=place)
+    return Supernet.prepare(model, spec, random_tokens(12, 24), directory, dtype=torch.float32, place=place)
 
 
 @pytest.fixture
-def both(unlike_family: str, tmp_path: Path) -> tuple[Supernet, Supernet]:
+def both(unlike_family: str, make_supernet: Callable[..., Supernet]) -> tuple[Supernet, Supernet]:
     """In memory, and with layers that wait on the host."""
-    return prepared(unlike_family, tmp_path / "here", False), prepared(unlike_family, tmp_path / "there", True)
+    return make_supernet(unlike_family), make_supernet(unlike_family, place=Placement(CPU, True))
 
 
 def designs_of(supernet: Supernet) -> list[Candidate]:
@@ -75,7 +75,9 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-def test_what_calibration_stores_is_the_same(both: tuple[Supernet, Supernet], tmp_path: Path) -> None:
+def test_what_calibration_stores_is_the_same(unlike_family: str, tmp_path: Path) -> None:
+    for name, streamed in (("here", False), ("there", True)):
+        prepared(unlike_family, tmp_path / name, streamed)
     here, there = sorted((tmp_path / "here").iterdir()), sorted((tmp_path / "there").iterdir())
     assert [file.read_bytes() for file in here] == [file.read_bytes() for file in there]
 
@@ -104,16 +106,18 @@ def test_a_population_passes_the_layers_together(both: tuple[Supernet, Supernet]
     assert answers[0] == answers[1]
 
 
-def test_candidates_that_begin_alike_share_their_stream(tmp_path: Path) -> None:
-    there = prepared("llama", tmp_path / "there", True)
+def test_candidates_that_begin_alike_share_their_stream(make_supernet: Callable[..., Supernet]) -> None:
+    there = make_supernet("llama", place=Placement(CPU, True))
     divergence = Divergence(there, TOKENS, batch_size=5)
     evaluator = MeasureEvaluator("search", [divergence.measure()])
     list(evaluator.evaluate(DESIGNS[:2]))  # with the dense one: 3 + 4 + 1 layers
     assert divergence.shared_layers == 8 / 12
 
 
-def test_a_candidate_that_cannot_be_is_a_failure_and_those_beside_it_are_not(tmp_path: Path) -> None:
-    there = prepared("llama", tmp_path / "there", True)
+def test_a_candidate_that_cannot_be_is_a_failure_and_those_beside_it_are_not(
+    make_supernet: Callable[..., Supernet],
+) -> None:
+    there = make_supernet("llama", place=Placement(CPU, True))
     evaluator = MeasureEvaluator("search", [Divergence(there, TOKENS).measure()])
     before, broken, after = evaluator.evaluate([DESIGNS[0], Candidate.from_rows([[6, 3, 48]] * 3), DESIGNS[1]])
     assert broken.status == "failed"
@@ -122,8 +126,10 @@ def test_a_candidate_that_cannot_be_is_a_failure_and_those_beside_it_are_not(tmp
     assert [before.values, after.values] == alone
 
 
-def test_one_layer_at_a_time_is_on_the_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    there, alive, most = prepared("llama", tmp_path / "there", True), weakref.WeakSet[Any](), [0]
+def test_one_layer_at_a_time_is_on_the_device(
+    monkeypatch: pytest.MonkeyPatch, make_supernet: Callable[..., Supernet]
+) -> None:
+    there, alive, most = make_supernet("llama", place=Placement(CPU, True)), weakref.WeakSet[Any](), [0]
     placed = Passing._placed
 
     def counted(passing: Passing, tensor: torch.Tensor, dense: Any) -> torch.Tensor:
@@ -165,8 +171,9 @@ def test_healing_teaches_the_same(both: tuple[Supernet, Supernet], trainable: st
     torch.testing.assert_close(torch.tensor(answers[1]), torch.tensor(answers[0]), atol=1e-5, rtol=1e-5)
 
 
-def test_it_writes_the_same_and_a_limit_decides_where_layers_wait(unlike_family: str, tmp_path: Path) -> None:
-    directory, texts = save_tiny(unlike_family, tmp_path / "tiny"), []
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_it_writes_the_same_and_a_limit_decides_where_layers_wait(family: str, tmp_path: Path) -> None:
+    directory, texts = save_tiny(family, tmp_path / "tiny"), []
     for limit in (None, 1000):
         loaded = load_model(str(directory), dtype="float32", device="cpu", device_bytes=limit)
         assert loaded.streamed == (limit is not None)

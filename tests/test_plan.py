@@ -86,8 +86,8 @@ def test_what_is_stored_of_a_layer_is_known_beforehand(make_supernet, family: st
     assert supernet_bytes(supernet.spec, name) == pytest.approx(whole, rel=0.02)
 
 
-def test_narrower_blocks_and_trained_weights_are_as_large_as_said(make_supernet, family: str) -> None:
-    supernet = make_supernet(family)
+def test_narrower_blocks_and_trained_weights_are_as_large_as_said(make_supernet, unlike_family: str) -> None:
+    supernet = make_supernet(unlike_family)
     spec, job = supernet.spec, job_of(supernet.spec, "space.mlp_step=16")
     for kind, options in job.space.block_options.items():
         for option in options[:-1]:

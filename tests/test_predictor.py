@@ -41,12 +41,16 @@ def test_unseen_candidates_are_ranked_and_valued(row: str) -> None:
 def test_auto_takes_the_row_that_fits() -> None:
     rng = np.random.default_rng(0)
     blocks = rng.uniform(-1, 1, (80, 6))
-    surrogate = Surrogate()
+    surrogate, again = Surrogate(), Surrogate()
     features = Described(blocks.sum(1, keepdims=True), blocks)
-    surrogate.fit(features, blocks @ np.array([5.0, -3.0, 2.0, 1.0, 0.5, 4.0]) + 1e-3 * rng.normal(size=80))
+    values = blocks @ np.array([5.0, -3.0, 2.0, 1.0, 0.5, 4.0]) + 1e-3 * rng.normal(size=80)
+    for each in (surrogate, again):
+        each.fit(features, values)
     assert set(surrogate.taus) == set(ROWS)
     assert surrogate.chosen in ("ridge", "gp", "rbf")  # those that hold a linear function
     assert surrogate.taus["trees"] < surrogate.taus["ridge"]
+    assert again.taus == surrogate.taus  # the same in a run that goes on
+    assert np.array_equal(again.predict(features), surrogate.predict(features))
 
 
 def test_rows_are_compared_again_when_much_more_is_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILY_NAMES, random_tokens, tiny_model
+from conftest import each_kind, random_tokens, tiny_model
 from transformers import DynamicCache, GenerationConfig
 
 from space.candidate import Candidate
@@ -87,8 +87,7 @@ def prompts(time: int) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens.masked_fill(mask == 0, 0), mask
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
-@pytest.mark.parametrize("holes", HOLES)
+@pytest.mark.parametrize(("family", "holes"), each_kind(HOLES))
 def test_generation_is_the_same_with_every_cache(modeling: dict[str, ModuleType], family: str, holes: str) -> None:
     model = pruned_model(modeling[family], family, HOLES[holes])
     for time in (WINDOW - 2, 2 * WINDOW + 1):  # shorter and longer than the sliding windows
@@ -100,8 +99,7 @@ def test_generation_is_the_same_with_every_cache(modeling: dict[str, ModuleType]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", FAMILY_NAMES)
-@pytest.mark.parametrize("holes", [name for name in HOLES if "narrow" not in name])
+@pytest.mark.parametrize(("family", "holes"), each_kind(name for name in HOLES if "narrow" not in name))
 def test_a_hole_is_a_block_whose_output_is_zero(modeling: dict[str, ModuleType], family: str, holes: str) -> None:
     model = pruned_model(modeling[family], family, HOLES[holes])
     dense, _ = tiny_model(family, **SLIDING.get(family, {}))

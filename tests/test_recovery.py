@@ -96,11 +96,12 @@ def test_what_memory_allows_for_is_trained_and_nothing_else(
     assert divergence(supernet, student) < before
 
 
+@pytest.mark.parametrize("family", ["llama", "phi3", "gemma3_text"])
 def test_a_killed_recovery_goes_on_to_the_same_weights(
-    unlike_family: str, make_supernet: MakeSupernet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    family: str, make_supernet: MakeSupernet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    supernet, settings = make_supernet(unlike_family), replace(SETTINGS, batch_size=1, accumulation=2)
-    whole, killed, again = (supernet.view(fitting(unlike_family, CUT), own=True) for _ in range(3))
+    supernet, settings = make_supernet(family), replace(SETTINGS, batch_size=1, accumulation=2)
+    whole, killed, again = (supernet.view(fitting(family, CUT), own=True) for _ in range(3))
     recover(whole, supernet.model, stream_of(TOKENS), settings, tmp_path / "whole")
     seen: list[int] = []
 

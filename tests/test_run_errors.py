@@ -6,6 +6,7 @@ import resource
 import shlex
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ from search.run.finish import REFERENCE_POINTS
 
 def full_after(size: int) -> Callable[[], None]:
     """A disk on which no file grows beyond `size` bytes."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
 
 
 ERRORS: dict[str, tuple[str, ...]] = {
@@ -76,8 +77,8 @@ def failed(llama: Place) -> dict[str, Done]:
         "changed setting": lambda: llama.search("changed setting", "seed=1", "search.algorithm.population=12"),
         "changed text": lambda: llama.search("changed text", f"data.path={directory / 'other.txt'}"),
         "changed device": lambda: llama.search("changed device", more),
-        "full disk in calibration": lambda: llama.search("calibrated", cache="full cache", preexec=full_after(6000)),
-        "full disk in the search": lambda: llama.search("full disk in the search", more, preexec=full_after(limit)),
+        "full disk in calibration": lambda: llama.search("calibrated", cache="full cache", first=full_after(6000)),
+        "full disk in the search": lambda: llama.search("full disk in the search", more, first=full_after(limit)),
     }
     with run_directory(llama.run("in use"), "search"):  # as another search does
         return two_at_a_time(jobs)

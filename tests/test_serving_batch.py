@@ -1,4 +1,4 @@
-"""Sequences that join and leave a batch get the logits that they get alone, whatever the family and its subnet."""
+"""Sequences that join and leave a batch get the logits that they get alone, whatever the kind of family and subnet."""
 
 from __future__ import annotations
 
@@ -23,9 +23,15 @@ def take(logits: torch.Tensor, alone: tuple[list[int], list[torch.Tensor]], writ
 
 
 @torch.inference_mode()
-def test_a_batch_that_is_joined_and_left_changes_nothing(make_supernet: Callable[..., Supernet], family: str) -> None:
-    supernet = make_supernet(family)
-    for candidate in (Candidate.dense(supernet.spec), fitting(family, CUT), fitting(family, FIRST_IS_A_HOLE)):
+def test_a_batch_that_is_joined_and_left_changes_nothing(
+    make_supernet: Callable[..., Supernet], unlike_family: str
+) -> None:
+    supernet = make_supernet(unlike_family)
+    for candidate in (
+        Candidate.dense(supernet.spec),
+        fitting(unlike_family, CUT),
+        fitting(unlike_family, FIRST_IS_A_HOLE),
+    ):
         model = supernet.view(candidate)
         prompts = [random_tokens(1, length, seed=length)[0].tolist() for length in BEGINS.values()]
         alone = [greedy_alone(model, prompt, NEW) for prompt in prompts]

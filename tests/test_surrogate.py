@@ -144,7 +144,7 @@ def test_a_cheap_fidelity_is_skipped_when_it_tells_less_than_the_surrogate(
     noise: float, skipped: bool, tmp_path: Path
 ) -> None:
     space = SearchSpace(SPEC, **SPACES["full"])
-    algorithm = SurrogateNSGA2(Task(space, OBJECTIVES, 1, free, starts(space), 2), predictor="gp")
+    algorithm = SurrogateNSGA2(Task(space, OBJECTIVES, 1, free, starts(space), 2), **CHEAP)
     made, seen = search(tmp_path / "archive.jsonl", algorithm, Budget(tokens=60_000), noise=noise)
     assert any("is skipped from here on" in progress.remark for progress in seen) == skipped
     last = made[-40:]
@@ -160,7 +160,7 @@ def test_every_space_is_searched_without_repeats_and_within_its_bounds(
 ) -> None:
     space = SearchSpace(SPEC, **SPACES[name])
     algorithm = SurrogateNSGA2(Task(space, OBJECTIVES, 2, free, starts(space), fidelities), **CHEAP)
-    made, _ = search(tmp_path / "archive.jsonl", algorithm, Budget(evaluations=100), fidelities=fidelities)
+    made, _ = search(tmp_path / "archive.jsonl", algorithm, Budget(evaluations=60), fidelities=fidelities)
     full = [e for e in made if e.fidelity == "search"]
     assert len(full) >= 4
     if fidelities == 2:  # with one fidelity the sweep, which may look beyond the bounds, is at the full fidelity too
@@ -244,7 +244,7 @@ def trained_evaluator() -> Any:
 def looped(path: Path, tokens: int, seed: int) -> list[Evaluation]:
     space = SearchSpace(SPEC, **SPACES["full"])
     task = Task(space, OBJECTIVES, seed, free, starts(space), fidelities=3, trained=1, tokens=tokens)
-    algorithm = SurrogateNSGA2(task, predictor="ridge", generations=10, most=math.inf)
+    algorithm = SurrogateNSGA2(task, **CHEAP, most=math.inf)
     ladder = [evaluator("search-1", 100, 0.05), evaluator("search", 400), trained_evaluator()]
     with Archive(path, {}) as archive:
         run_loop(algorithm, ladder, archive, OBJECTIVES, Budget(tokens=tokens), ask=10)
@@ -262,8 +262,7 @@ def test_training_in_the_loop_finds_what_training_leaves(tmp_path: Path) -> None
         made = looped(tmp_path / f"loop-{seed}.jsonl", tokens, seed)
         trained = [e.candidate for e in made if e.fidelity == "trained"]
         space = SearchSpace(SPEC, **SPACES["full"])
-        settings: dict[str, Any] = {"predictor": "ridge", "generations": 10, "most": math.inf}
-        plain = SurrogateNSGA2(Task(space, OBJECTIVES, seed, free, starts(space), 2), **settings)
+        plain = SurrogateNSGA2(Task(space, OBJECTIVES, seed, free, starts(space), 2), **CHEAP, most=math.inf)
         budget = Budget(tokens=tokens - TRAINED * len(trained))
         found, _ = search(tmp_path / f"plain-{seed}.jsonl", plain, budget)
         full = [e for e in found if e.fidelity == "search"]
@@ -313,7 +312,7 @@ def test_a_small_budget_leaves_something_for_healed_designs(tmp_path: Path, toke
 def test_healing_comes_once_and_all_questions_after_it_are_about_what_it_gave(tmp_path: Path) -> None:
     space = SearchSpace(SPEC, **SPACES["full"])
     task = Task(space, OBJECTIVES, 0, free, starts(space), fidelities=3, trained=1, healed=True, tokens=60_000)
-    algorithm = SurrogateNSGA2(task, predictor="ridge", generations=10, trained=0.4, healed=11)
+    algorithm = SurrogateNSGA2(task, **CHEAP, trained=0.4, healed=11)
     told: list[int] = []  # designs of each generation at the healed fidelity
 
     class Healed(MeasureEvaluator):
@@ -343,7 +342,7 @@ def test_what_is_too_far_from_the_dense_model_is_asked_about_last(tmp_path: Path
     for most in (0.5, 1e9):
         space = SearchSpace(SPEC, **SPACES["full"])
         task = Task(space, OBJECTIVES, 0, free, starts(space), fidelities=2)
-        algorithm = SurrogateNSGA2(task, predictor="ridge", generations=10, most=most)
+        algorithm = SurrogateNSGA2(task, **CHEAP, most=most)
         made, _ = search(tmp_path / f"{most:g}.jsonl", algorithm, Budget(tokens=40_000))
         late = [e.values["kl"] for e in made if e.fidelity == "search"][-30:]
         parts.append(sum(value > 0.5 for value in late) / len(late))

@@ -11,7 +11,7 @@ import pytest
 import script_transformers
 import torch
 import transformers
-from conftest import FAMILY_NAMES, fitting, random_tokens, tiny_model
+from conftest import FAMILY_NAMES, UNLIKE, fitting, random_tokens, tiny_model
 from helpers_formats import VOCAB, answer_here, byte_level, sentencepiece
 from helpers_transformers import tree_of
 from tokenizers import pre_tokenizers
@@ -36,10 +36,13 @@ TOLERANCE = 1e-5  # of logits in float32, absolute
 GONE = (0, 0, 0)
 DESIGNS = {
     "attention gone first": [(0, 0, 48), (4, 2, 0), GONE, (2, 1, 16)],
+    "uniform": [(4, 2, 32), GONE, (4, 2, 32), (4, 2, 32)],
     "attention gone last": [(6, 3, 0), (3, 3, 32), (4, 2, 48), (0, 0, 16)],
     "layers gone at both ends": [GONE, (2, 2, 48), (6, 3, 0), GONE],
-    "uniform": [(4, 2, 32), GONE, (4, 2, 32), (4, 2, 32)],
 }
+MAIN = ("attention gone first", "uniform")  # one with code of its own, one of the stock class
+# Families that differ in kind or in their tokenizers: all designs, and everything is asked of the main ones.
+THOROUGHLY = {*UNLIKE, "mistral", "qwen2", "qwen3"}
 LLAMA_3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 LAYER_TYPES = ["sliding_attention", "full_attention"] * 2
 PLAIN = ("arcee", "ernie4_5", "olmo2", "cohere", "cohere2")
@@ -126,12 +129,13 @@ def rotary_config(name: str) -> dict[str, Any]:
 
 
 class Exports:
-    """Exports of every family, and what each must give."""
+    """Exports of every family, what each must give, and the names of those of which everything is asked."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
         self.tensors = {"input_ids": random_tokens(3, 20)}
         self.tensors |= {f"rotary.{name}": rotary(rotary_config(name)) for name in ROTARY}
+        self.everything: set[str] = set()
         self.classes: dict[str, str] = {}
         self.tokens: dict[str, list[int]] = {}
         self.written: dict[str, list[int]] = {}
@@ -148,7 +152,11 @@ class Exports:
         tokenizer = tokenizer_of(family, self.place / "tokenizer" / family)
         settings = GenerationConfig(eos_token_id=2, pad_token_id=0)
         for design, shapes in DESIGNS.items():
+            if design not in MAIN and family not in THOROUGHLY:
+                continue
             name, candidate = f"{family}, {design}", fitting(family, shapes)
+            if design in MAIN and family in THOROUGHLY:
+                self.everything.add(name)
             view = net.view(candidate)
             subnet = Subnet(net.model.config, tokenizer, spec, candidate, settings)
             done = export_checkpoint(view, subnet, self.place / "hf" / name, card={})
@@ -172,6 +180,7 @@ class Exports:
         script_transformers.loaded(first).save_pretrained(again)
         for file in first.glob("tokenizer*.json"):
             shutil.copy(file, again)
+        self.everything.add(again.name)
         for answers in (self.classes, self.tokens, self.written):
             answers[again.name] = answers[first.name]  # type: ignore[index]
         self.tensors[f"{again.name}.logits"] = self.tensors[f"{first.name}.logits"].clone()
@@ -182,6 +191,7 @@ class Exports:
                 str(path): architecture_of(path.name.split(",")[0]).classes.causal_lm
                 for path in sorted((self.place / "hf").iterdir())
             },
+            "everything": sorted(self.everything),
             "deci": [str(path) for path in sorted((self.place / "deci").iterdir())],
             "rotary": {name: rotary_config(name) for name in ROTARY},
             "text": TEXT,
@@ -211,6 +221,13 @@ def test_exports_are_the_same_in_every_version(version: str, exports: Exports, m
     for name, one in given["exports"].items():
         code = ["modeling_pruned.py"] if one["class"] == "PrunedForCausalLM" else []
         assert (one["class"], one["wrong"]) == (exports.classes[name], {}), name
+        for kind in ("dynamic", "static"):
+            apart, steps = one["caches"][kind]
+            assert apart < TOLERANCE, (name, kind)
+            assert steps == script_transformers.NEW_TOKENS, (name, kind)
+        assert one["logits"] < TOLERANCE, name
+        if name not in exports.everything:
+            continue
         assert (one["tokens"], one["written"]) == (exports.tokens[name], exports.written[name]), name
         assert one["again"]["files"] == code, name
         if code:
@@ -218,12 +235,8 @@ def test_exports_are_the_same_in_every_version(version: str, exports: Exports, m
             assert "trust_remote_code=True" in one["refusals"]["untrusted"], name
         else:
             assert one["refusals"] == {}, name
-        for kind in ("dynamic", "static"):
-            apart, steps = one["caches"][kind]
-            assert apart < TOLERANCE, (name, kind)
-            assert steps == script_transformers.NEW_TOKENS, (name, kind)
         assert one["beams agree"], name
-        for what in ("logits", "mapped", "checkpointing"):
+        for what in ("mapped", "checkpointing"):
             assert one[what] < TOLERANCE, (name, what)
         assert one["again"]["logits"] < TOLERANCE, name
         assert one["adapted"]["logits"] < TOLERANCE < one["adapted"]["moved"], name
