@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import each_kind, random_tokens, tiny_model
+from conftest import FAMILY_NAMES, each_kind, random_tokens, tiny_model
 from transformers import DynamicCache, GenerationConfig
 
 from space.candidate import Candidate
