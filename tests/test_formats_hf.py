@@ -146,6 +146,7 @@ def test_an_export_computes_the_bits_of_its_view_in_bfloat16(
     assert_same_logits(model, supernet, candidate)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_merged_groups_are_exported(tmp_path: Path, make_supernet: MakeSupernet) -> None:
     supernet = make_supernet("qwen2")
     for shapes, own_code in (([(6, 1, 48)] * 4, False), ([(6, 1, 48), DENSE, (6, 1, 16), (2, 2, 48)], True)):
@@ -186,6 +187,7 @@ def test_a_fresh_process_loads_the_checkpoint(make_supernet: MakeSupernet, tmp_p
     assert len({path.stat().st_mode for path in done.directory.iterdir()}) == 1  # as readable as the card
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_failed_verification_leaves_nothing(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,10 @@ from space.supernet.supernet import Supernet
 pytestmark = pytest.mark.slow
 BUDGET = 8_000  # tokens, by which more than the designs of the healing are asked
 POINTS = 4
+SHORTER = (  # beside which loading, calibrating and asking a real model remain
+    *("data.length=64", "distillation.tokens=640", f"front_points={POINTS}", "space.mlp_step=512", "samples.tokens=4"),
+    *("latency.length=16", "latency.fit=1", "latency.check=2", "latency.front_rounds=1", "supernet.steps=8"),
+)
 DECIDING = "healed"  # the fidelity of which the front is
 
 
@@ -29,8 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, started as README says; the weights come from the user's cache, or are fetched into it."""
     run_dir = tmp_path_factory.mktemp("real") / "run"
     before = {path.name for path in ROOT.iterdir()}
-    shorter = "data.length=64", "distillation.tokens=640", f"front_points={POINTS}"
-    settings = "experiment=smoke", f"budget.tokens={BUDGET}", *shorter, f"run_dir={run_dir}"
+    settings = "experiment=smoke", f"budget.tokens={BUDGET}", *SHORTER, f"run_dir={run_dir}"
     done = ended(start("run_search.py", *settings, cwd=ROOT, cache=None), timeout=1800)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
