@@ -89,7 +89,7 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     samples = own = Samples(loaded.tokenizer, told.samples)
     writer = polished.model
     if trim is not None:
-        with watch.stage("bits per byte"):
+        with watch.stage("smaller vocabulary"):
             model, sections["Vocabulary"] = trim.trimmed(model, lambda line: watch.say([line]))
         subnet, writer = replace(trim.subnet, candidate=candidate), model
         own = Samples(subnet.tokenizer, told.samples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from evaluators.comparison import Comparison
 from space.candidate import Candidate
 from space.errors import UserError
+from space.models.stack import stack_of
 
 LEAST = 3  # windows, whose pairwise similarities have an order
 
@@ -25,6 +26,20 @@ def pooled(states: Tensor, pooling: str) -> Tensor:
         pooling: `mean` of all tokens, or the first one, `cls`.
     """
     return F.normalize(states.mean(1) if pooling == "mean" else states[:, 0], dim=-1)
+
+
+@torch.inference_mode()
+def embedded(model: Any, texts: Sequence[Sequence[int]], pooling: str) -> Tensor:
+    """Embeddings (texts, hidden), float32, of texts of any length.
+
+    Args:
+        model: An embedder.
+        texts: The tokens of each, with those that begin and end it.
+        pooling: See `pooled`.
+    """
+    device = model.get_input_embeddings().weight.device
+    rows = (torch.tensor([text], device=device) for text in texts)
+    return torch.cat([pooled(stack_of(model)(row).last_hidden_state.float(), pooling) for row in rows])
 
 
 class EmbeddingDistance(Comparison):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import ENCODERS, tiny_model
 from helpers_data import byte_tokenizer
 from helpers_formats import answer_here, byte_level
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from evaluators.data.shards import WholeText
 from evaluators.data.sources import Source
 from evaluators.data.splits import digest_of, encoder
+from evaluators.embeddings import embedded
 from evaluators.vocabulary.bits import bits_per_byte
 from evaluators.vocabulary.counts import TokenCounts, token_counts
 from space.candidate import Candidate
@@ -126,3 +127,22 @@ def test_bits_per_byte_are_those_of_the_whole_models_probabilities(family: str) 
         logits = model(torch.tensor([[1, *ids]])).logits[0].double()
         bits -= sum(logits[place].log_softmax(-1)[index].item() for place, index in enumerate(ids)) / math.log(2)
     assert bits_per_byte(model, tokens, texts, 1) == pytest.approx(bits / 11, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_an_embedder_with_fewer_tokens_embeds_what_stays_alike(family: str) -> None:
+    model, _ = tiny_model(family)
+    kept = [index for index in range(model.config.vocab_size) if index < 5 or index % 3]
+    small = trimmed_model(model, kept)
+    places = torch.randint(5, len(kept), (2, 9), generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor(kept)[places].tolist()
+    expected = embedded(model, tokens, "mean")
+    torch.testing.assert_close(embedded(small, places.tolist(), "mean"), expected)
+    assert small.get_input_embeddings().weight.shape[0] == len(kept) == small.config.vocab_size
+    assert model.get_input_embeddings().weight.shape[0] == model.config.vocab_size > len(kept)
+
+
+def test_positions_behind_the_padding_stay_where_they_are() -> None:
+    model, _ = tiny_model("roberta")
+    with pytest.raises(ValueError, match="padding token to keep its id"):
+        trimmed_model(model, range(2, 20))

@@ -80,7 +80,7 @@ class Vocabulary:
         if tokenizer is None:
             raise UserError(f"{name}: expected a model with a tokenizer, got none. Leave it out.")
         contents = tokenizer_contents(tokenizer)
-        always = named_tokens(model.config, model.generation_config) | _of_chats(tokenizer)
+        always = named_tokens(model.config, getattr(model, "generation_config", None)) | _of_chats(tokenizer)
         self.tokenizer, self.rows, self._name, self._contents = tokenizer, rows, name, contents
         self._levels = partial(Levels.of, contents, always=always)
         self._small: dict[int, Any] = {}
@@ -149,15 +149,16 @@ class Vocabulary:
         return compared(whole, trimmed, kept, texts)
 
 
-def texts_of(tokenizer: Any, windows: Tensor, start: int | None) -> tuple[str, ...]:
+def texts_of(tokenizer: Any, windows: Tensor, start: int | None, end: int | None = None) -> tuple[str, ...]:
     """Windows of tokens as text, without a character that a window's bounds cut; those of nothing else are left out.
 
     Args:
         tokenizer: Whose tokens these are.
         windows: Token ids, shape (windows, length).
         start: The token that every window begins with, if any.
+        end: The token that every window ends with, if any.
     """
-    rows = windows[:, 0 if start is None else 1 :].tolist()
+    rows = windows[:, int(start is not None) : windows.shape[1] - (end is not None)].tolist()
     texts = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
     return tuple(whole for each in texts if (whole := each.strip("\N{REPLACEMENT CHARACTER}")))
 

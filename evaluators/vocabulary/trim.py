@@ -1,11 +1,12 @@
-"""A smaller vocabulary for one export: chosen by what text uses, checked, and its loss measured in bits per byte."""
+"""A smaller vocabulary for one export: chosen by what text uses, checked, and its loss measured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evaluators.embeddings import embedded
 from evaluators.paths import Stage
 from evaluators.session import Session
 from evaluators.vocabulary.bits import bits_per_byte
@@ -13,6 +14,7 @@ from evaluators.vocabulary.ranked import Ranked, Vocabulary, cut, texts_of
 from evaluators.vocabulary.settings import VocabularySettings
 from space.formats.checkpoint import Subnet
 from space.formats.trimmed import trimmed_model, trimmed_subnet
+from space.task import CAUSAL_LM
 from space.vocabulary.check import Comparison
 
 _WINDOWS = 32  # at most, of held-out text
@@ -40,14 +42,11 @@ class Trim:
 
     def trimmed(self, model: Any, say: Callable[[str], None]) -> tuple[Any, dict[str, object]]:
         """A model with the level's tokens alone, and what its card should say of them."""
-        small, start = trimmed_model(model, self.kept), self.whole.start
-        before = bits_per_byte(model, cut(self.whole.tokenizer, self.texts), self.texts, start)
-        after = bits_per_byte(small, cut(self.subnet.tokenizer, self.texts), self.texts, self.kept.index(start))
+        small = trimmed_model(model, self.kept)
         rows = {
             "tokens kept": f"{len(self.kept)} of {self.whole.rows}",
             "chosen by": f"{self.ranked.tokens} tokens of {', '.join(self.ranked.sources)}",
-            "bits a byte of held-out text, whole vocabulary": f"{before:.4f}",
-            "bits a byte of held-out text, this one": f"{after:.4f} ({after / before - 1:+.1%})",
+            **_LOSSES[self.subnet.spec.task](self, model, small),
             "words of that text cut otherwise": f"{self.comparison.recut_share:.1%}",
             "tokens of that text": f"{self.comparison.tokens_now}, {self.comparison.longer:+.1%}",
         }
@@ -93,4 +92,31 @@ def heldout_texts(session: Session) -> tuple[str, ...]:
     """Held-out windows as text."""
     length, text = session.settings.text.length, session.text
     windows = text.blocks("heldout", min(_WINDOWS, text.room("heldout", length)), length)
-    return texts_of(session.loaded.tokenizer, windows, text.start)
+    return texts_of(session.loaded.tokenizer, windows, text.start, text.end)
+
+
+def _lost_bits(trim: Trim, model: Any, small: Any) -> dict[str, str]:
+    texts, start = trim.texts, trim.whole.start
+    before = bits_per_byte(model, cut(trim.whole.tokenizer, texts), texts, start)
+    after = bits_per_byte(small, cut(trim.subnet.tokenizer, texts), texts, trim.kept.index(start))
+    return {
+        "bits a byte of held-out text, whole vocabulary": f"{before:.4f}",
+        "bits a byte of held-out text, this one": f"{after:.4f} ({after / before - 1:+.1%})",
+    }
+
+
+def _lost_cosine(trim: Trim, model: Any, small: Any) -> dict[str, str]:
+    pooling = trim.subnet.spec.pooling
+    whole, own = (
+        embedded(each, tokenizer(list(trim.texts), verbose=False)["input_ids"], pooling)
+        for each, tokenizer in ((model, trim.whole.tokenizer), (small, trim.subnet.tokenizer))
+    )
+    distance = 1 - (whole * own).sum(-1).mean().item()
+    return {"1 − cosine to embeddings with the whole vocabulary, held-out text": f"{distance:.4f}"}
+
+
+# By task: what its models lose with the rows of the others, as a card says it.
+_LOSSES: Mapping[str, Callable[[Trim, Any, Any], dict[str, str]]] = {
+    CAUSAL_LM: _lost_bits,
+    "embeddings": _lost_cosine,
+}

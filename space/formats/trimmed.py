@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from space.errors import UserError
 from space.formats.checkpoint import Subnet, write_tokenizer
 from space.models.stack import family_of, put_stack, stack_of
-from space.supernet.modules import put_parameter, twin
+from space.supernet.modules import put_module, put_parameter, twin
 from space.vocabulary.trimmed import trimmed
 
 _LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids")  # of generation settings
@@ -71,8 +71,8 @@ def trimmed_tokenizer(tokenizer: Any, kept: Sequence[int]) -> Any:
             added = values["added_tokens_decoder"].items()
             values["added_tokens_decoder"] = {str(new[int(old)]): token for old, token in added}
         file.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
-        for other in ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json"):  # of the whole one
-            (directory / other).unlink(missing_ok=True)
+        for whole in ("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "added_tokens.json"):
+            (directory / whole).unlink(missing_ok=True)
         small = AutoTokenizer.from_pretrained(directory)
     small.name_or_path = tokenizer.name_or_path
     return small
@@ -93,25 +93,36 @@ def trimmed_subnet(subnet: Subnet, kept: Sequence[int]) -> Subnet:
 
 
 def trimmed_model(model: Any, kept: Sequence[int]) -> Any:
-    """A causal language model with some rows of its embedding and LM head alone; all else is the given one's."""
-    new = {old: place for place, old in enumerate(kept)}
-    small, stack = twin(model), twin(stack_of(model))
-    put_stack(small, stack)
+    """A model with some rows of its embedding and of its LM head, if any, alone; all else is the given one's.
+
+    Raises:
+        ValueError: Positions are counted from the padding token's id, and that would be another one.
+    """
+    new, names = {old: place for place, old in enumerate(kept)}, family_of(model).stack
+    small = stack = twin(model)
+    if stack_of(model) is not model:
+        stack = twin(stack_of(model))
+        put_stack(small, stack)
     small.config = stack.config = _renumbered(model.config, new)
     small.config.vocab_size = len(kept)
-    small.generation_config = _renumbered(model.generation_config, new)
+    if names.behind_padding and small.config.pad_token_id != model.config.pad_token_id:
+        raise ValueError(f"Expected the padding token to keep its id, {model.config.pad_token_id}, got {kept[:8]}.")
     before, head_before = model.get_input_embeddings(), model.get_output_embeddings()
-    embedding, head = twin(before), twin(head_before)
+    embedding = twin(before)
     put_parameter(embedding, "weight", _rows(before.weight.detach(), kept))
     embedding.num_embeddings = len(kept)
     if before.padding_idx is not None:
         embedding.padding_idx = new.get(before.padding_idx)
+    put_module(stack, names.embedding, embedding)
+    if head_before is None:
+        return small
+    small.generation_config = _renumbered(model.generation_config, new)
+    head = twin(head_before)
     if head_before.weight is before.weight:
         put_parameter(head, "weight", embedding.weight)
         head._parameters["weight"] = embedding._parameters["weight"]
     else:
         put_parameter(head, "weight", _rows(head_before.weight.detach(), kept))
-    setattr(stack, family_of(model).stack.embedding, embedding)
     small.set_output_embeddings(head)
     return small
 
