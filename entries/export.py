@@ -26,9 +26,11 @@ from search.run.finished import FinishedRun
 from search.run.picks import candidate_of
 from search.views.watch.run import Watch
 from space.formats.checkpoint import Subnet
+from space.formats.gguf.rounded_layers import rounded_layers
 from space.formats.model_card import FRONT_MATTER, REPOSITORY
 from space.formats.registry import format_of
 from space.formats.reveal import require_free
+from space.models.stack import layers_of
 
 
 def export(settings: ExportSettings, watch: Watch) -> None:
@@ -70,6 +72,11 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     if not Processes.here().first:
         return
     model = copy.deepcopy(polished.model).to("cpu") if loaded.streamed else polished.model
+    rounded = {}
+    if form.rounds is not None:
+        with watch.stage("rounding") as show:
+            count, text = len(layers_of(model)), session.windows("calibration")
+            rounded["rounded"] = rounded_layers(model, text, form.rounds, lambda index: show(index + 1, count))
     figures = run.figures(row, polished.heldout)
     sections: dict[str, Mapping[str, object]] = {}
     samples = own = Samples(loaded.tokenizer, told.samples)
@@ -110,6 +117,7 @@ def export(settings: ExportSettings, watch: Watch) -> None:
         },
         tolerance=settings.tolerance,
         **({} if settings.vllm is None else {"vllm": settings.vllm}),
+        **rounded,
         **({"release": partial(_release, session, front, polished.model, model)} if form.releases else {}),
     )
     shutil.rmtree(begun, ignore_errors=True)

@@ -97,7 +97,9 @@ def exported(llama: Place, gemma: Place, hub: FakeHub) -> dict[str, Done]:
         "beside": lambda: llama.export("exported", f"pick={beside_the_front(llama)['key']}", f"out={out / 'beside'}"),
         "front key": lambda: llama.export("exported", f"pick={key}", f"out={out / 'front key'}"),
         "another device": lambda: llama.export("timed elsewhere", f"pick={key}", f"out={out / 'another device'}"),
-        "gguf": lambda: merging(llama).export("run", "format=gguf", f"pick={key}", f"out={out / 'gguf'}"),
+        "gguf": lambda: merging(llama).export(
+            "run", "format=gguf", "gguf.type=q4_0", f"pick={key}", f"out={out / 'gguf'}"
+        ),
         "no merges": lambda: llama.export("exported", "format=gguf", f"out={out / 'no merges'}"),
         "not uniform": lambda: llama.export(
             "exported", "format=hf_uniform", f"pick={beside_the_front(llama)['key']}", f"out={out / 'not uniform'}"

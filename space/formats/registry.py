@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import nn
 from space.formats.checkpoint import Subnet
 from space.formats.deci.export import check_deci, export_deci
 from space.formats.gguf.export import check_gguf, export_gguf
+from space.formats.gguf.types import Rounded
 from space.formats.hf.export import check_hf, check_hf_uniform, export_checkpoint
 from space.formats.model_card import Card
 from space.formats.requirements import DECI_FLAVOURS, ENGINES, FORMATS, GGUF_TYPES, require_format
@@ -38,21 +39,31 @@ class Format:
         export: Called with the subnet's model, the subnet, a directory, and `card` and `tolerance` as of
             `space.formats.hf.export`.
         releases: Whether `export` takes `release` too.
+        rounds: The type of a GGUF file whose matrices in blocks `export` takes as `rounded`, if there are such.
     """
 
     suffix: str
     check: Callable[[Subnet], object]
     export: Callable[..., Exported]
     releases: bool = False
+    rounds: str | None = None
 
 
 def _gguf(kind: str) -> Format:
     """The row of a type of GGUF file, which has tolerances of its own."""
 
-    def export(model: nn.Module, subnet: Subnet, out_dir: Path, *, card: Card, tolerance: float = 0.0) -> Exported:
-        return export_gguf(model, subnet, out_dir, kind=kind, card=card)
+    def export(
+        model: nn.Module,
+        subnet: Subnet,
+        out_dir: Path,
+        *,
+        card: Card,
+        tolerance: float = 0.0,
+        rounded: Mapping[str, Rounded] | None = None,
+    ) -> Exported:
+        return export_gguf(model, subnet, out_dir, kind=kind, card=card, rounded=rounded)
 
-    return Format(f"-gguf-{kind}", check_gguf, export)
+    return Format(f"-gguf-{kind}", check_gguf, export, rounds=None if kind == "f16" else kind)
 
 
 def _traced(engine: str) -> Format:

@@ -8,6 +8,7 @@
 - `view`: model objects whose tensors are the supernet's, put together from `modules`; `block_memory` keeps what is
   dear about them.
 - `shared`: the weights that all subnets share, to be trained.
+- `grams`: Gram matrices of what output projections read, from what is stored for refits.
 - `placement`: where the weights of a model are that is larger than its device, and how its layers pass there.
 
 How it is prepared: `calibration` (Gram matrices), `importance` (the order of units), `units` (permuting and cutting

@@ -166,9 +166,10 @@ class StoredLayers:
             return dropped_map((block.to(dtype) for block in blocks), shape.mlp_channels)
         columns = attention_columns(self.spec, shape.queries_per_group).to(device)
         kept = shape.query_heads * self.spec.head_dim
-        return chosen_map(self._attention_factor(index, device).to(dtype), columns[:kept], columns[kept:])
+        return chosen_map(self.attention_factor(index, device).to(dtype), columns[:kept], columns[kept:])
 
-    def _attention_factor(self, index: int, device: torch.device) -> Tensor:
+    def attention_factor(self, index: int, device: torch.device) -> Tensor:
+        """The Cholesky factor of the damped Gram matrix of what a layer's attention hands to its output projection."""
         with safe_open(self.directory / _layer_file(index), framework="pt", device=str(device)) as stored:
             blocks = [stored.get_tensor(name) for name in _row_names(stored.keys(), "attention_factor")]
         lower = torch.zeros(blocks[-1].shape[1], blocks[-1].shape[1], device=device)

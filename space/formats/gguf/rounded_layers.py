@@ -1,0 +1,102 @@
+"""A model's decoder layers rounded one after the other, with Gram matrices of what their projections read of a text.
+
+Those of a layer that read the same share one. It is gathered on the way and forgotten with the layer: one layer's are
+in memory at a time, beside the residual streams of the text.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import gguf
+import torch
+from torch import Tensor, nn
+
+from space.formats.gguf.gram_rounding import gram_rounded
+from space.formats.gguf.types import Rounded, matrix_type
+from space.models.stack import family_of, layers_of
+from space.supernet.calibration import first_inputs, layer_arguments
+from space.supernet.placement import Placement
+
+DAMPING = 0.01  # of the mean diagonal of a Gram matrix, as of a supernet's
+
+
+def rounded_layers(
+    model: Any, tokens: Tensor, kind: str, on_layer: Callable[[int], None] = lambda index: None
+) -> dict[str, Rounded]:
+    """The matrices of decoder layers that a file of a kind has in blocks, by name.
+
+    Args:
+        model: A causal LM of a family that `space.formats.gguf.families` has, which stays as it is.
+        tokens: Text that it is calibrated on, token ids, shape (windows, length).
+        kind: Row of `space.formats.gguf.types.TYPES`.
+        on_layer: Called with the number of each layer that is done.
+    """
+    rounded = dict[str, Rounded]()
+    for index, projections in enumerate(calibrated(model, tokens)):
+        for weights, gram in projections:
+            rounded |= rounded_together(weights, gram, kind)
+        on_layer(index)
+    return rounded
+
+
+def rounded_together(weights: Mapping[str, Tensor], gram: Tensor, kind: str) -> dict[str, Rounded]:
+    """Matrices that read the same, by name, rounded with its Gram matrix; none where their rows are no whole blocks.
+
+    Args:
+        weights: Float32, each of shape (rows, columns).
+        gram: Damped, shape (columns, columns).
+        kind: Row of `space.formats.gguf.types.TYPES`.
+    """
+    ggml = matrix_type("", len(gram), kind, tied=False)
+    if ggml is gguf.GGMLQuantizationType.F16:
+        return {}
+    whole = gram_rounded(torch.cat([*weights.values()]), gram, ggml)
+    parts = whole.codes.split([len(weight) for weight in weights.values()])
+    return {name: Rounded(ggml, codes) for name, codes in zip(weights, parts, strict=True)}
+
+
+@torch.no_grad()
+def calibrated(model: Any, tokens: Tensor, batch_size: int = 8) -> Iterator[list[tuple[dict[str, Tensor], Tensor]]]:
+    """Of every layer, the weights by name that read the same, and its damped Gram matrix, all float32.
+
+    Args:
+        model: See above.
+        tokens: See above.
+        batch_size: Windows of a forward pass.
+    """
+    place = Placement(model.device)
+    arguments = layer_arguments(model, tokens, torch.float32, place.device)
+    states = first_inputs(model, tokens.split(batch_size), torch.float32, place)
+    for index, layer in enumerate(layers_of(model)):
+        wide = copy.deepcopy(layer).to(place.device, torch.float32)
+        readers = [*_readers(wide, model)]
+        first = [wide.get_submodule(names[0]) for names in readers]
+        grams = [torch.zeros(each.in_features, each.in_features, device=place.device) for each in first]
+        handles = [each.register_forward_pre_hook(partial(_add, gram)) for each, gram in zip(first, grams, strict=True)]
+        states = [wide(state, **arguments[index]) for state in states]
+        for handle in handles:
+            handle.remove()
+        for gram in grams:
+            gram.diagonal().add_(DAMPING * gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny))
+        weights = [
+            {f"model.layers.{index}.{name}.weight": wide.get_submodule(name).weight.detach() for name in names}
+            for names in readers
+        ]
+        yield [*zip(weights, grams, strict=True)]
+
+
+def _readers(layer: nn.Module, model: Any) -> Iterator[list[str]]:
+    """Names of a layer's projections, those together that read the same."""
+    for layout in family_of(model).blocks.values():
+        if hasattr(getattr(layer, layout.module), layout.output):  # the block is there
+            yield [f"{layout.module}.{each.name}" for each in layout.inputs]
+            yield [f"{layout.module}.{layout.output}"]
+
+
+def _add(gram: Tensor, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    rows = inputs[0].flatten(0, -2)  # (batch · time, columns)
+    gram.addmm_(rows.T, rows)
