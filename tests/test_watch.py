@@ -148,7 +148,7 @@ def test_the_end_in_lines_has_the_front_and_commands_that_a_shell_reads_right() 
     assert any(answer(4).candidate.key in line for line in lines)
     assert lines[-2] == "export: python export_subnet.py \"run_dir='results/a run'\" pick=recommended"
     assert override("run_dir", "results/plain-1.0") == "run_dir=results/plain-1.0"
-    assert [*next_commands(RUN_DIR, "s1", writes=False)] == ["look", "export"]
+    assert [*next_commands(RUN_DIR, "s1", scored=False)] == ["look", "export"]
     assert [*next_commands(RUN_DIR, None)] == ["look"]  # where there is nothing to take
     assert next_commands(Path("a"), "s1")["export"] == "python export_subnet.py run_dir=a pick=s1"
     started = search_commands(

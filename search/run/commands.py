@@ -47,14 +47,14 @@ def timing_command(run_dir: Path) -> str:
     return f"python time_front.py {override('run_dir', str(run_dir))}"
 
 
-def next_commands(run_dir: Path, pick: str | None, *, untimed: bool = False, writes: bool = True) -> dict[str, str]:
+def next_commands(run_dir: Path, pick: str | None, *, untimed: bool = False, scored: bool = True) -> dict[str, str]:
     """What to do with a finished run, by what for: look at it, export a point, score it on tasks.
 
     Args:
         run_dir: Of the run.
         pick: A key, or a word that picks; None where there is nothing to take.
         untimed: Whether it is to be timed first, on the device that it is for.
-        writes: Whether its points write text.
+        scored: Whether tasks can be asked of its points.
     """
     opener = "open" if sys.platform == "darwin" else "xdg-open"
     look = {"look": f"{opener} {shlex.quote(str(run_dir / 'front.html'))}"}
@@ -63,7 +63,7 @@ def next_commands(run_dir: Path, pick: str | None, *, untimed: bool = False, wri
     if pick is None:
         return look
     known = look | {"export": f"{export_command(run_dir)}{pick}"}
-    if writes:
+    if scored:
         score = f"python score_subnet.py {override('run_dir', str(run_dir))} pick={pick}"
         known["score"] = f"{score} {shlex.quote('tasks=[hellaswag,piqa]')}"
     return known

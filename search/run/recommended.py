@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from evaluators.base import SPREAD, Metric
-from evaluators.metrics import end_to_end, judged_in, metric_named
+from evaluators.metrics import SEARCH_BITS, end_to_end, judged_in, metric_named
 from search.run.front import dense_row, is_dense, latency_column, quality_column
 from space.errors import UserError
 
@@ -77,12 +77,14 @@ class Advice:
             than the dense model, beyond the spread of their times.
         rise: The setting.
         known: Whether rises are known, as they are once a search has ended.
+        scored: Whether tasks can be asked of its points: they write, and all in the tokens of the dense model.
     """
 
     recommended: Offer | None
     trade: tuple[Offer, ...]
     rise: float
     known: bool = True
+    scored: bool = True
 
     @classmethod
     def of(cls, frame: pd.DataFrame, objectives: Sequence[Metric], rise: float) -> Advice:
@@ -93,7 +95,8 @@ class Advice:
             objectives: The search's.
             rise: See `Recommend`.
         """
-        if judged_in(frame.columns) is None:
+        judged = judged_in(frame.columns)
+        if judged is None:
             return cls(None, (), rise, known=False)
         offers = _offers(frame, objectives)
         near = [offer for offer in offers if offer.rise <= rise]
@@ -104,7 +107,8 @@ class Advice:
             if (enough := [offer for offer in offers if offer.gain >= step])
         ]
         trade = least or sorted(offers, key=lambda offer: (offer.rise, -offer.gain))[:1]
-        return cls(best, tuple(dict.fromkeys(trade)), rise)
+        scored = is_perplexity(judged) and SEARCH_BITS[0] not in frame
+        return cls(best, tuple(dict.fromkeys(trade)), rise, scored=scored)
 
     @property
     def pick(self) -> str | None:
@@ -112,11 +116,6 @@ class Advice:
         if self.recommended is not None:
             return RECOMMENDED
         return self.trade[0].key if self.trade else None
-
-    @property
-    def writes(self) -> bool:
-        """Whether its points write text, so that lm-eval can ask them."""
-        return all(is_perplexity(offer.quality) for offer in self.trade)
 
     @property
     def first(self) -> str | None:

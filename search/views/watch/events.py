@@ -91,7 +91,7 @@ class SearchEnded:
     def commands(self) -> dict[str, str]:
         """What to do next, by what for."""
         advice = self.result.advice
-        return next_commands(self.run_dir, advice.pick, untimed=self.result.measured.untimed, writes=advice.writes)
+        return next_commands(self.run_dir, advice.pick, untimed=self.result.measured.untimed, scored=advice.scored)
 
 
 @dataclass(frozen=True)
