@@ -134,9 +134,10 @@ class Advice:
                 "No point of the front is recommended: none is faster or smaller than the dense model by more than "
                 "timings spread."
             )
+        unit = " nats a token" if is_perplexity(self.trade[0].quality) else ""
         return (
-            f"No point of the front is recommended: none is within a rise of {self.rise:g} over the dense model on "
-            "held-out text (recommend.rise)."
+            f"No point of the front is recommended: none is within a rise of {self.rise:g}{unit} over the dense model "
+            "on held-out text (recommend.rise)."
         )
 
     @property
