@@ -11,7 +11,7 @@ vocabularies these are as many, so that such losses, and perplexities of them, c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -38,9 +38,8 @@ class BitsPerByte:
         vocabulary: RunVocabulary,
         windows: Tensor,
         *,
-        batch_size: int = 4,
         cache_bytes: int = 0,
-        subnets: Callable[[], Supernet] | None = None,
+        **settings: Any,
     ) -> None:
         """Runs nothing yet.
 
@@ -48,15 +47,13 @@ class BitsPerByte:
             supernet: The model.
             vocabulary: Its tokens and smaller vocabularies.
             windows: Whose text is read: token ids of the whole vocabulary, shape (windows, length).
-            batch_size: Texts of a forward pass.
             cache_bytes: Memory for residual streams, over all vocabularies.
-            subnets: See `evaluators.divergence.Divergence`.
+            settings: Others of an `evaluators.comparison.Comparison`.
         """
         self._supernet, self._vocabulary = supernet, vocabulary
         self._texts = vocabulary.texts(windows)
         self._bytes = sum(len(text.encode()) for text in self._texts)
-        share = cache_bytes // (1 + len(vocabulary.counts))
-        self._settings: dict[str, Any] = {"batch_size": batch_size, "cache_bytes": share, "subnets": subnets}
+        self._settings = {**settings, "cache_bytes": cache_bytes // (1 + len(vocabulary.counts))}
         self._levels: dict[int, _Level] = {}
 
     @cached_property
@@ -128,8 +125,7 @@ class BitsPerByte:
                     f"space.vocabulary: a text of data.length has {longest} tokens of a vocabulary of {count}, more "
                     f"than the model's {limit} positions. Lower data.length."
                 )
-            whole = self._vocabulary.output_rows(self._supernet.model)
-            weight = whole[:count] if count else None
+            weight = self._vocabulary.output_rows(self._supernet.model)[:count] if count else None
             self._levels[count] = _Level(self._supernet, rows, self._vocabulary.whole.start, weight, **self._settings)
         return self._levels[count]
 
@@ -154,7 +150,7 @@ class _Level(Divergence):
         # What is put behind a text is behind all that is asked of it.
         padded = torch.tensor([[start, *row, *[start] * (longest - len(row))] for row in rows])
         super().__init__(supernet, padded, **settings)
-        together = min(settings["batch_size"], len(rows)) * longest
+        together = min(self._batch_size, len(rows)) * longest
         self._kept = OutputHead.of(supernet.model, together, weight=weight)
 
     def ahead(self, candidates: Sequence[Candidate]) -> None:

@@ -83,7 +83,6 @@ class Vocabulary:
         always = named_tokens(model.config, getattr(model, "generation_config", None)) | _of_chats(tokenizer)
         self.tokenizer, self.rows, self._name, self._contents = tokenizer, rows, name, contents
         self._levels = partial(Levels.of, contents, always=always)
-        self._small: dict[int, Any] = {}
         if (last := max(ids_of(contents).values())) >= rows:
             raise UserError(
                 f"{name}: expected a tokenizer of at most {rows} tokens, which the model embeds, but it has one with "
@@ -131,9 +130,7 @@ class Vocabulary:
 
     def small(self, kept: Sequence[int]) -> Any:
         """The tokenizer with some tokens alone."""
-        if len(kept) not in self._small:
-            self._small[len(kept)] = trimmed_tokenizer(self.tokenizer, kept)
-        return self._small[len(kept)]
+        return trimmed_tokenizer(self.tokenizer, kept)
 
     def compared(self, small: Any, kept: Sequence[int], texts: Sequence[str]) -> Comparison:
         """Checks a trimmed tokenizer on special tokens, on the characters of many scripts and on texts.

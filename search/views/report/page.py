@@ -258,8 +258,8 @@ def _again(run: FinishedRun) -> str:
     advice = run.advice
     offers = [advice.recommended] if advice.recommended is not None else advice.trade
     lines += [f"# as a checkpoint: {offer}\n{export_command(run.run_dir)}{offer.key}" for offer in offers]
-    if advice.pick is not None and advice.scored:
-        lines.append(f"# task scores\n{next_commands(run.run_dir, advice.pick)['score']}")
+    if score := next_commands(run.run_dir, advice.pick, scored=advice.scored).get("score"):
+        lines.append(f"# task scores\n{score}")
     seeds = f"Seed: {config['seed']}."
     packages = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
     note = "Equal seeds ask about equal designs as long as the latency table is equal; timings differ from run to run."

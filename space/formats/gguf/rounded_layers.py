@@ -19,6 +19,7 @@ from space.formats.gguf.gram_rounding import gram_rounded
 from space.formats.gguf.types import Rounded, matrix_type
 from space.models.stack import family_of, layers_of
 from space.supernet.calibration import first_inputs, layer_arguments
+from space.supernet.importance import damp_
 from space.supernet.placement import Placement
 
 DAMPING = 0.01  # of the mean diagonal of a Gram matrix, as of a supernet's
@@ -81,7 +82,7 @@ def calibrated(model: Any, tokens: Tensor, batch_size: int = 8) -> Iterator[list
         for handle in handles:
             handle.remove()
         for gram in grams:
-            gram.diagonal().add_(DAMPING * gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny))
+            damp_(gram, DAMPING)
         weights = [
             {f"model.layers.{index}.{name}.weight": wide.get_submodule(name).weight.detach() for name in names}
             for names in readers
