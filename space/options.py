@@ -66,7 +66,7 @@ def mlp_options(spec: ModelSpec, *, step: int | None, remove: bool) -> list[Opti
 
 
 def vocabulary_options(spec: ModelSpec, levels: Sequence[float]) -> list[int]:
-    """Counts of tokens, rising: of each level up to 1 a part of the model's rows, above it as many; `MULTIPLE`s of 8.
+    """Counts of tokens, rising: of a level up to 1 a part of the model's rows, above it as many, in whole `MULTIPLE`s.
 
     Raises:
         UserError: A level leaves nothing, or all, or two are the same.

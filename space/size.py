@@ -79,6 +79,6 @@ def removed_params(spec: ModelSpec, candidate: Candidate) -> float:
 
 def total_params(spec: ModelSpec, candidate: Candidate) -> int:
     """Parameters of the whole model: layers, embeddings (once when tied), final norm and LM head, and the rest."""
-    embeddings = (vocabulary_size(spec, candidate) + spec.positions) * spec.hidden
-    head = (spec.vocab - vocabulary_size(spec, candidate)) * spec.hidden * (not spec.tied_embeddings)  # that it lacks
-    return decoder_params(spec, candidate) + embeddings + spec.head_params - head * spec.use.writes + spec.rest
+    rows = vocabulary_size(spec, candidate)
+    embeddings = (rows + spec.positions) * spec.hidden
+    return decoder_params(spec, candidate) + embeddings + spec.head_params(rows) + spec.rest

@@ -105,12 +105,11 @@ class ModelSpec:
         """The row of its task."""
         return TASKS[self.task]
 
-    @property
-    def head_params(self) -> int:
-        """Parameters of the LM head and the norm before it that are no embeddings; 0 without a head."""
+    def head_params(self, rows: int) -> int:
+        """Parameters of an LM head of so many rows and the norm before it that are no embeddings; 0 without a head."""
         if not self.use.writes:
             return 0
-        head = 0 if self.tied_embeddings else self.vocab * self.hidden
+        head = 0 if self.tied_embeddings else rows * self.hidden
         return head + (1 + self.norm_bias) * self.hidden
 
     @property
