@@ -16,12 +16,14 @@ from serving.api.server import guarded_app, serve_until_stopped
 from serving.controllers import smallest_of
 from serving.difficulty import Fit, LossModel
 from serving.fitting import fitted_losses
+from serving.live import Live
 from serving.points import ends_of, open_points
 from serving.requests import Served
 from serving.scheduler import Scheduler
 from serving.senses import Senses
 from serving.warming import Warming
-from space.listening import listening_socket
+from space.listening import address_of, listening_socket
+from space.locations import LIVE_FILE, SERVING_DIRECTORY
 
 
 def serve(settings: ServeSettings, watch: Watch) -> None:
@@ -33,10 +35,14 @@ def serve(settings: ServeSettings, watch: Watch) -> None:
         with watch.stage("points") as show:
             points = open_points(session, settings.candidates, show)
         watch.say([points.remark()])
+        place, port = settings.run.run_dir / SERVING_DIRECTORY, listening.getsockname()[1]
+        place.mkdir(exist_ok=True)
         metrics, log = Metrics(), RequestLog(sys.stderr)
+        live = Live(place / LIVE_FILE.format(port), address_of(settings.host, port), settings.controller.name)
 
         def served(request: Served) -> None:
             metrics.served(request)
+            live.served(request)
             if settings.log:
                 log.served(request)
 
@@ -46,16 +52,17 @@ def serve(settings: ServeSettings, watch: Watch) -> None:
         smallest = smallest_of(settings.offers)
 
         def fit() -> tuple[LossModel, Fit]:
-            digest, place = settings.session.text.digest or session.text.digest, settings.run.run_dir
+            digest = settings.session.text.digest or session.text.digest
             with watch.stage("difficulty") as show:
                 fitted = fitted_losses(points.models, smallest, lambda: session.text, digest, place, show)
             watch.say([fitted[1].remark()])
             return fitted
 
-        settings.controller.begin(Senses(points.models, smallest, scheduler, fit))
-        if unmeasured := Warming(points.models, scheduler, settings.run.run_dir).begin():
+        settings.controller.begin(Senses(points.models, smallest, scheduler, fit, place))
+        if unmeasured := Warming(points.models, scheduler, place).begin():
             watch.say([f"the speeds of {unmeasured} points are measured between requests"])
         scheduler.start()
+        live.start(scheduler)
         try:
             service = Service(
                 name=loaded.spec.name,
@@ -69,4 +76,5 @@ def serve(settings: ServeSettings, watch: Watch) -> None:
             app = guarded_app(service, metrics, settings.host, settings.token)
             serve_until_stopped(app, listening, settings.host, settings.token, watch.say)
         finally:
+            live.close()
             scheduler.close()

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as F
 
 from evaluators.comparison import Comparison
+from evaluators.latency.table_error import spearman
 from space.candidate import Candidate
 from space.errors import UserError
 from space.models.stack import stack_of
@@ -68,9 +68,9 @@ class EmbeddingDistance(Comparison):
         embeddings = self._embeddings(candidate, model)
         first, second = torch.triu_indices(len(embeddings), len(embeddings), 1)
         similarities = [
-            (rows[first] * rows[second]).sum(-1).cpu().numpy() for rows in (embeddings, torch.cat(self._dense()))
+            (rows[first] * rows[second]).sum(-1).tolist() for rows in (embeddings, torch.cat(self._dense()))
         ]
-        correlation = float(spearmanr(*similarities).statistic)
+        correlation = spearman(*similarities)
         return {
             "heldout_cosine_distance": self._distance(embeddings),
             "heldout_rank_correlation": correlation if correlation == correlation else 0.0,  # all alike: no order

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from evaluators.base import Evaluation
 from evaluators.latency.table_error import spearman
-from search.surrogate.predictor import Surrogate
+
+if TYPE_CHECKING:  # finished runs are read without what is slow to import
+    from search.surrogate.predictor import Surrogate
 
 JUDGED = 32  # the last answers by which surrogates are judged
 
@@ -130,4 +132,6 @@ class Judged:
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:
     """Kendall's tau of pairs of values; NaN where it is undefined."""
+    from scipy.stats import kendalltau  # slow to import, and finished runs do not want it
+
     return float(kendalltau(*np.array(pairs).T).statistic) if len(pairs) > 1 else math.nan

@@ -6,6 +6,7 @@
 - `batch`: the sequences of one point that share a key-value cache; `jobs`: a request on its way; `scheduler`: all of
   them, in one thread.
 - `speeds`: what the server has measured of itself; `warming`: at first, kept beside the run.
+- `live`: what the server does now, told beside the run.
 - `controllers`: which point answers; `bandit`: one that learns.
 - `difficulty`: what points lose on a prompt, predicted; `fitting` of that; `senses`: what the models are asked for it.
 

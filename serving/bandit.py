@@ -8,11 +8,13 @@ takes, and what it loses, in units of `worth`.
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,12 +23,16 @@ from serving.difficulty import FEATURES, Floats
 from serving.requests import Choice, Request
 from serving.speeds import Load
 from space.errors import UserError
+from space.files import write_whole
 
 if TYPE_CHECKING:  # which needs torch
     from serving.senses import Senses
 
+FILE = "bandit.json"  # what was learned, for the run's next server
+_FORMAT = 1  # raised when a look's row becomes another one
 COMPARING = 4  # answers that wait to be compared, at most: further ones are not
 NOISE = 0.5  # standard deviation of a loss around what a look says of it, as a part of the point's loss on the front
+_log = logging.getLogger(__name__)
 _LEAST = 1e-3  # nats that a point's loss on the front is taken for, at least
 
 
@@ -67,9 +73,28 @@ class Belief:
         self._precision += np.outer(row, row) / NOISE**2
         self._moment += row * (loss / self._scale) / NOISE**2
 
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {"scale": self._scale, "precision": self._precision.tolist(), "moment": self._moment.tolist()}
+
+    def take_over(self, told: Mapping[str, Any]) -> None:
+        """Believes what another one did, where that began with the same loss.
+
+        Args:
+            told: Its JSON.
+        """
+        if told["scale"] != self._scale:
+            return
+        precision, moment = np.array(told["precision"], float), np.array(told["moment"], float)
+        if precision.shape != (FEATURES, FEATURES) or moment.shape != (FEATURES,):
+            raise ValueError(f"expected {FEATURES} features, got {moment.shape}")
+        self._precision, self._moment = precision, moment
+
 
 class Bandit(Controller):
     """The point of least cost, of which it learns more as it goes."""
+
+    name = "bandit"
 
     def __init__(self, offers: Sequence[Offer], worth: float = 0.5, share: float = 0.05, seed: int = 0) -> None:
         """Has learned nothing.
@@ -97,8 +122,20 @@ class Bandit(Controller):
         self._regret = 0.0
 
     def begin(self, senses: Senses) -> None:
-        """See `Controller`."""
-        self._senses = senses
+        """See `Controller`; takes over what an earlier server of the run has learned by looks of the same point."""
+        self._senses, self._file = senses, senses.place / FILE
+        if not self._file.exists():
+            return
+        try:
+            told = json.loads(self._file.read_text(encoding="utf-8"))
+            if told["looks"] == senses.smallest and told["format"] == _FORMAT:
+                for point in {*self._beliefs} & {*told["beliefs"]}:
+                    self._beliefs[point].take_over(told["beliefs"][point])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"Expected {self._file} to be what a server's controller=bandit has learned, got: "
+                f"{type(error).__name__}: {error}. Delete it; it is learned again."
+            ) from error
 
     def choose(self, request: Request, load: Load) -> Choice:
         """See `Controller`."""
@@ -163,3 +200,9 @@ class Bandit(Controller):
             self._compared += 1
             self._regret += beyond + loss / self._worth
             self._beliefs[point].learn(row, loss)
+            beliefs = {point: belief.to_json() for point, belief in self._beliefs.items()}
+        try:
+            kept = {"format": _FORMAT, "looks": self._senses.smallest, "beliefs": beliefs}
+            write_whole(self._file, json.dumps(kept))
+        except OSError as error:  # a full disk ends no server
+            _log.warning("what was learned is not kept in %s: %s", self._file, error)

@@ -45,10 +45,12 @@ class Controller(ABC):
     """Chooses; from any thread.
 
     Attributes:
+        name: As `controller=` has it.
         takes_slo: Whether a request may say how fast its answer is to be.
         slo: Of requests that do not.
     """
 
+    name: str
     takes_slo: bool = False
     slo: Slo | None = None
 
@@ -76,6 +78,8 @@ class Controller(ABC):
 
 class Static(Controller):
     """One point, always."""
+
+    name = "static"
 
     def __init__(self, offers: Sequence[Offer], point: str | None = None) -> None:
         """Takes it.
@@ -110,6 +114,7 @@ class SloKeeper(Controller):
     small changes of the load do not make it go to and fro.
     """
 
+    name = "slo"
     takes_slo = True
 
     def __init__(
@@ -155,6 +160,8 @@ class SloKeeper(Controller):
 
 class Difficulty(Controller):
     """The fastest point, as the queue stands, that is not expected to lose more than so much on the prompt."""
+
+    name = "difficulty"
 
     def __init__(self, offers: Sequence[Offer], loss: float = 0.3) -> None:
         """Predicts nothing yet.

@@ -22,7 +22,6 @@ from evaluators.paths import Show
 from serving.controllers import DENSE
 from serving.difficulty import Fit, Look, LossModel
 from serving.senses import divergence, first_look, next_logits
-from serving.warming import DIRECTORY
 from space.errors import UserError
 from space.files import kept
 
@@ -33,7 +32,7 @@ _FORMAT = 1  # raised when what is fitted becomes another thing
 
 
 def fitted_losses(
-    models: Mapping[str, Any], smallest: str, text: Callable[[], TokenSplits], digest: str, run_dir: Path, show: Show
+    models: Mapping[str, Any], smallest: str, text: Callable[[], TokenSplits], digest: str, place: Path, show: Show
 ) -> tuple[LossModel, Fit]:
     """The prediction of what points lose, and how well it holds on held-out text.
 
@@ -42,7 +41,7 @@ def fitted_losses(
         smallest: The point that looks at prompts.
         text: The run's, where it has to be read.
         digest: Of the text.
-        run_dir: Beside what it is kept, for these points and this text.
+        place: Where it is kept, for these points and this text.
         show: Told how many windows are done, of how many.
 
     Raises:
@@ -57,8 +56,7 @@ def fitted_losses(
         "windows": dict(WINDOWS),
     }
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
-    file = run_dir / DIRECTORY / f"difficulty-{name}.json"
-    file.parent.mkdir(exist_ok=True)
+    file = place / f"difficulty-{name}.json"
     content = kept(file, lambda: json.dumps({"about": about, **_fit(models, smallest, text(), show)}, indent=1))
     try:
         facts = json.loads(content)

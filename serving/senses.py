@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,21 +23,33 @@ _log = logging.getLogger(__name__)
 
 
 class Senses:
-    """Asks the models in the scheduler's thread; from any thread."""
+    """Asks the models in the scheduler's thread; from any thread.
+
+    Attributes:
+        smallest: The point that looks at prompts.
+        fit: See `serving.fitting.fitted_losses`.
+        place: Where a controller may keep what it has learned.
+    """
 
     def __init__(
-        self, models: Mapping[str, Any], smallest: str, scheduler: Scheduler, fit: Callable[[], tuple[LossModel, Fit]]
+        self,
+        models: Mapping[str, Any],
+        smallest: str,
+        scheduler: Scheduler,
+        fit: Callable[[], tuple[LossModel, Fit]],
+        place: Path,
     ) -> None:
         """Asks nothing yet.
 
         Args:
             models: By point, causal language models.
-            smallest: The point that looks at prompts.
+            smallest: See above.
             scheduler: Who works with them.
-            fit: See `serving.fitting.fitted_losses`.
+            fit: See above.
+            place: See above.
         """
-        self._models, self._smallest, self._scheduler = models, smallest, scheduler
-        self.fit = fit
+        self.smallest, self.fit, self.place = smallest, fit, place
+        self._models, self._scheduler = models, scheduler
 
     def look(self, prompt: Sequence[int]) -> Look:
         """What the smallest point thinks of a prompt.
@@ -44,7 +57,7 @@ class Senses:
         Raises:
             CancelledError: The server has ended.
         """
-        return self._scheduler.call(partial(first_look, self._models[self._smallest], prompt), soon=True).result()
+        return self._scheduler.call(partial(first_look, self._models[self.smallest], prompt), soon=True).result()
 
     def compare(
         self, point: str, prompt: Sequence[int], answer: Sequence[int], tell: Callable[[float | None], None]

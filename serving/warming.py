@@ -23,7 +23,6 @@ from space.errors import UserError
 from space.files import write_whole
 
 TOKENS, STEPS = 32, 3  # of the prompt that a point is measured with, and behind it
-DIRECTORY = "serving"  # in a run's directory: what serving keeps there
 _FORMAT = 1  # raised when what is measured becomes another thing
 _log = logging.getLogger(__name__)
 
@@ -31,13 +30,13 @@ _log = logging.getLogger(__name__)
 class Warming:
     """Measures the points of a scheduler, one forward pass between two of its steps."""
 
-    def __init__(self, models: Mapping[str, Any], scheduler: Scheduler, run_dir: Path) -> None:
+    def __init__(self, models: Mapping[str, Any], scheduler: Scheduler, place: Path) -> None:
         """Takes over what an earlier server has measured here.
 
         Args:
             models: By point, causal language models.
             scheduler: Whose speeds are measured.
-            run_dir: Beside what they are kept.
+            place: Where they are kept.
 
         Raises:
             UserError: What is kept there cannot be read.
@@ -45,7 +44,7 @@ class Warming:
         self._models, self._scheduler = models, scheduler
         self._about = _about(next(iter(models.values())))
         name = hashlib.sha256(json.dumps(self._about, sort_keys=True).encode()).hexdigest()[:12]
-        self._file = run_dir / DIRECTORY / f"speeds-{name}.json"
+        self._file = place / f"speeds-{name}.json"
         if self._file.exists():
             _take_over(scheduler.speeds, self._file)
 

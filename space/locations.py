@@ -9,6 +9,8 @@ from typing import Any
 
 from space.errors import UserError
 
+SERVING_DIRECTORY = "serving"  # in a run's directory: what servers of its points keep there
+LIVE_FILE = "live-{}.json"  # there, by a server's port: what it does now
 CACHE_ADVICE = (
     "Free some space and make the cache directory writable, or name another one with the environment variable "
     "PARETOPRUNE_CACHE."

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 from helpers_dashboard import DENSE, FIDELITIES, SEARCHED, SPEC, begin, design, end, evaluation, header, lines
 from helpers_run import ROOT
+from helpers_waiting import until
 
 from evaluators.base import Evaluation
 from evaluators.metrics import metric_named
@@ -35,14 +35,6 @@ pytest.importorskip("dash", reason="the package dash is not installed")
 OBJECTIVES = (metric_named("kl"), metric_named("latency_ms"))
 KEYS = frozenset(e.candidate.key for e in SEARCHED)
 HOSTILE = "../<script>alert(1)</script>{%config%}{{live}}"
-
-
-def until(true: Callable[[], object]) -> None:
-    """Waits for what another thread or process does."""
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 @pytest.fixture

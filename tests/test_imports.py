@@ -108,7 +108,17 @@ def test_imports_go_down_only(source: str) -> None:
 def test_search_knows_the_torch_free_types_alone() -> None:
     known = {
         f"space.{name}"
-        for name in ("candidate", "spec", "space", "errors", "files", "markdown", "directory_lock", "listening")
+        for name in (
+            "candidate",
+            "spec",
+            "space",
+            "errors",
+            "files",
+            "markdown",
+            "directory_lock",
+            "listening",
+            "locations",
+        )
     }
     known |= {"evaluators.base", "evaluators.metrics", "evaluators.latency.table_error"}
     for source in MODULES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,8 +27,11 @@ EASY, HARD = (1,) * 2, (1,) * 64  # prompts
 class World:
     """Points that lose as a law says; the small one much on hard prompts."""
 
-    def __init__(self) -> None:
+    smallest = "small"
+
+    def __init__(self, place: Path) -> None:
         self.held: list[Callable[[], None]] | None = None
+        self.place = place
 
     def look(self, prompt: Sequence[int]) -> Look:
         return Look(np.log2(len(prompt)) / 16, 0.9 if len(prompt) > 10 else 0.1, 0.5, 0.5)
@@ -60,8 +64,8 @@ def begun(world: World, **settings: float) -> Bandit:
     return bandit
 
 
-def test_it_learns_which_point_costs_least_for_which_prompt() -> None:
-    bandit = begun(World(), worth=0.5, share=0.3)
+def test_it_learns_which_point_costs_least_for_which_prompt(tmp_path: Path) -> None:
+    bandit = begun(World(tmp_path), worth=0.5, share=0.3)
     served(bandit, [EASY, HARD] * 200)
     first = bandit.figures()
     late = served(bandit, [EASY, HARD] * 200)
@@ -73,19 +77,22 @@ def test_it_learns_which_point_costs_least_for_which_prompt() -> None:
     assert both["regret"] - first["regret"] < 0.5 * first["regret"]  # it has less and less to learn
 
 
-def test_without_a_share_it_stays_with_the_front() -> None:
-    bandit = begun(World(), share=0.0)
+def test_without_a_share_it_stays_with_the_front(tmp_path: Path) -> None:
+    bandit = begun(World(tmp_path), share=0.0)
     assert {*served(bandit, [EASY, HARD] * 50)} == {"mid"}  # 0.8 + 0.1; the small one costs 0.4 + 0.8 by the front
     assert bandit.figures() == {"explored": 0, "compared": 0, "regret": 0.0}
 
 
-def test_a_seed_explores_the_same() -> None:
-    first, same, other = (served(begun(World(), share=1.0, seed=seed), [EASY, HARD] * 20) for seed in (1, 1, 2))
+def test_a_seed_explores_the_same(tmp_path: Path) -> None:
+    first, same, other = (
+        served(begun(World(tmp_path / str(at)), share=1.0, seed=seed), [EASY, HARD] * 20)
+        for at, seed in enumerate((1, 1, 2))
+    )
     assert first == same != other
 
 
-def test_only_measured_points_are_weighed_and_few_answers_wait() -> None:
-    world = World()
+def test_only_measured_points_are_weighed_and_few_answers_wait(tmp_path: Path) -> None:
+    world = World(tmp_path)
     assert {*served(begun(world, share=1.0), [EASY] * 9, Speeds())} == {"dense"}
     assert begun(world).choose(Request(EASY, 1), Load(Speeds(), (), (), 4, 100)).point == "dense"
     world.held = []
@@ -98,6 +105,22 @@ def test_only_measured_points_are_weighed_and_few_answers_wait() -> None:
     world.held = None
     served(bandit, [EASY] * 9)
     assert bandit.figures()["compared"] > 0
+
+
+def test_the_next_server_knows_what_this_one_has_learned(tmp_path: Path) -> None:
+    served(begun(World(tmp_path), worth=0.5, share=0.3), [EASY, HARD] * 200)
+    points = served(begun(World(tmp_path), worth=0.5, share=0.0), [EASY, HARD] * 2)
+    assert points[::2] == ["small"] * 2
+    assert "small" not in points[1::2]
+    others = World(tmp_path)
+    others.smallest = "mid"  # whose looks are others
+    assert {*served(begun(others, share=0.0), [EASY])} == {"mid"}
+    losses = Bandit((OFFERS[0], Offer("small", (), 0.1, {})), share=0.0)  # points of another run may have the same id
+    losses.begin(World(tmp_path))  # type: ignore[arg-type]
+    assert served(losses, [HARD]) == ["small"]
+    (tmp_path / "bandit.json").write_text("[]")
+    with pytest.raises(UserError, match=r"controller=bandit has learned, got: TypeError.*Delete it"):
+        begun(World(tmp_path))
 
 
 def test_a_belief_comes_to_what_it_is_told() -> None:
@@ -113,6 +136,6 @@ def test_a_belief_comes_to_what_it_is_told() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"), [({"worth": 0.0}, "worth"), ({"share": 2.0}, "share"), ({"seed": -1}, "seed")]
 )
-def test_what_cannot_be_is_refused(wrong: dict[str, float], words: str) -> None:
+def test_what_cannot_be_is_refused(wrong: dict[str, float], words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"controller\.{words}"):
-        begun(World(), **wrong)
+        begun(World(tmp_path), **wrong)

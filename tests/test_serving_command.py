@@ -7,7 +7,6 @@ import json
 import shutil
 import signal
 import socket
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 from helpers_commands import Place, Process
 from helpers_run import ended
+from helpers_waiting import until
 
 from benchmarks import served
 from benchmarks.soak import soak
@@ -143,13 +143,6 @@ def test_hostile_clients_get_answers_that_are_well_formed(server: Server) -> Non
 def cancelled(server: Server) -> float:
     name = 'paretoprune_requests_total{outcome="cancelled",point="dense"} '
     return sum(float(line.removeprefix(name)) for line in server.metrics().splitlines() if line.startswith(name))
-
-
-def until(true: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def test_it_ends_when_it_is_told_to_with_a_line_for_each_request(server: Server) -> None:

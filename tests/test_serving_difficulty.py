@@ -103,7 +103,7 @@ def test_the_fit_of_a_run_is_made_once(points: Points, tmp_path: Path, monkeypat
     assert fitted(None)[0].losses(Look(0.1, 0.5, 0.5, 0.5)) == first[0].losses(Look(0.1, 0.5, 0.5, 0.5))
     with pytest.raises(UserError, match="expected at least 8 windows of 30 tokens of the run's search text"):
         fitted(TokenSplits({"text": tokens[:200]}), "other")
-    (file,) = (tmp_path / "serving").iterdir()
+    (file,) = tmp_path.iterdir()
     file.write_text("{}")
     with pytest.raises(UserError, match=r"to be a prediction of losses, got: KeyError.*Delete it"):
         fitted(None)
@@ -154,11 +154,11 @@ def test_what_cannot_be_is_refused() -> None:
         Difficulty(OFFERS[:1])
 
 
-def test_answers_are_compared_with_the_dense_model(points: Points) -> None:
+def test_answers_are_compared_with_the_dense_model(points: Points, tmp_path: Path) -> None:
     prompt, answer = [1, 2, 3, 4, 5], [6, 7, 8]
     told: list[float | None] = []
     with running(points) as scheduler:
-        senses = Senses(points.models, "cut", scheduler, lambda: pytest.fail("nothing is to be fitted"))
+        senses = Senses(points.models, "cut", scheduler, lambda: pytest.fail("nothing is to be fitted"), tmp_path)
         assert senses.look(prompt) == first_look(points.models["cut"], prompt)
         senses.compare("cut", prompt, answer, told.append)
         senses.compare("none", prompt, answer, told.append)

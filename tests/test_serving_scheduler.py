@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers_run import CHARACTERS
 from helpers_serving import GREEDY, TIE, Gated, Heard, Points, ask, greedy_alone, make_points, running
+from helpers_waiting import until
 
 from serving.limits import Limits
 from serving.requests import BusyError, Choice, Likely, Request, Sampling, Served, Slo
@@ -26,13 +27,6 @@ NEW = 24
 @pytest.fixture(scope="module")
 def points(tmp_path_factory: pytest.TempPathFactory) -> Points:
     return make_points(tmp_path_factory.mktemp("points"))
-
-
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.002)
 
 
 def prompts(count: int) -> list[tuple[int, ...]]:
@@ -229,14 +223,14 @@ def test_calls_are_made_between_steps_and_their_errors_are_the_callers(points: P
 
 def test_points_are_measured_while_others_are_served_and_never_again(points: Points, tmp_path: Path) -> None:
     def stored() -> bool:
-        texts = [file.read_text() for file in (tmp_path / "serving").glob("speeds-*.json")]
+        texts = [file.read_text() for file in tmp_path.glob("speeds-*.json")]
         return any({*json.loads(text)["read_ms"]} == {"dense", "cut"} for text in texts)
 
     with running(points, Limits(active=3), ends=()) as scheduler:
         assert Warming(points.models, scheduler, tmp_path).begin() == 2
         ask(scheduler, "dense", Request(prompts(1)[0], 30, GREEDY)).wait()
         until(stored)  # the file of the last one
-    (file,) = (tmp_path / "serving").iterdir()
+    (file,) = tmp_path.iterdir()
     content = json.loads(file.read_text())
     assert (content["about"]["dtype"], content["about"]["threads"]) == ("float32", torch.get_num_threads())
     assert {*content["step_ms"]["dense"]} == {"1", "3"}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
 
 from evaluators.base import Measure
 from evaluators.latency.table_error import UNCHECKED, TableError
@@ -91,6 +90,8 @@ class PhaseTable:
         Args:
             designs: To milliseconds, end to end.
         """
+        from scipy.optimize import nnls  # slow to import, and only wanted here
+
         rows = [[part / ms for part in self.parts(candidate).values()] for candidate, ms in designs.items()]
         prior = _PRIOR * np.eye(1 + len(self.block_ms))
         factors, _ = nnls(np.vstack([*rows, prior]), np.concatenate([np.ones(len(rows)), prior.sum(axis=1)]))

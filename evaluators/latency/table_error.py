@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import spearmanr
+import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float:
     """Spearman's rank correlation of pairs; not a number for less than three, or where one side is constant."""
     if len(one) < 3 or len(set(one)) == 1 or len(set(other)) == 1:
         return math.nan
-    return float(spearmanr(one, other).statistic)
+    return float(pd.Series(one).rank().corr(pd.Series(other).rank()))
 
 
 UNCHECKED = TableError(math.nan, math.nan, math.nan)

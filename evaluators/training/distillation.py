@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from evaluators.output_head import OutputHead
@@ -181,6 +180,8 @@ class Student:
 
 def _add_adapters(model: Any, settings: Distillation) -> None:
     """Low-rank adapters on every projection that is left, each a change of nothing at first."""
+    from peft import LoraConfig, inject_adapter_in_model  # slow to import, and only wanted here
+
     present = {name.rpartition(".")[2] for name, _ in stack_of(model).named_modules()} & PROJECTIONS
     transposed = any(block.transposed for block in family_of(model).blocks.values())
     config = LoraConfig(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -15,6 +15,7 @@ from search.views.dashboard.guard import Guard
 from search.views.dashboard.jobs import Job, Jobs
 from search.views.dashboard.live_run import LiveRun
 from search.views.dashboard.orders import Orders, why_not
+from search.views.dashboard.served import served_view
 from search.views.page.plot import page, page_script, page_style
 from space.errors import UserError
 
@@ -22,6 +23,7 @@ LOOK_MS = 1000  # between two looks of the page
 SHOWN_JOBS = 6
 SHOWN_LINES = 8
 CURVES = {"volumes": "Hypervolume of the front", "taus": "Surrogate's rank correlation on unseen designs (tau)"}
+SERVED_CURVES = {"rates": "Requests a minute, by who answered", "load": "Requests that are written and that wait"}
 # plotly.js compiles WebGL's drawing functions; everything else is a file of this server or known by its hash
 POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-eval' {hashes}; style-src 'self' 'unsafe-inline'; "
@@ -74,6 +76,10 @@ def make_app(run: LiveRun, jobs: Jobs, orders: Orders, guard: Guard) -> Flask:
         Output("export-why", "children"),
         Output("score", "disabled"),
         Output("score-why", "children"),
+        Output("served", "hidden"),
+        Output("served-state", "children"),
+        Output("served-figures", "children"),
+        Output("served-curves", "data"),
         Input("look", "n_intervals"),
         Input("pick", "data"),
         Input("asked", "data"),
@@ -81,7 +87,7 @@ def make_app(run: LiveRun, jobs: Jobs, orders: Orders, guard: Guard) -> Flask:
         State("version", "data"),
     )
     def look(ticks: Any, pick: Any, asked: Any, stopped: Any, version: Any) -> tuple[Any, ...]:
-        view = run.view()
+        view, served = run.view(), served_view(run.run_dir)
         no_export, no_score = orders.why_no_export(pick, view.keys), why_not(pick, view.keys)
         new = view.version != version
         return (
@@ -90,6 +96,7 @@ def make_app(run: LiveRun, jobs: Jobs, orders: Orders, guard: Guard) -> Flask:
             {"volumes": view.volumes, "taus": view.taus} if new else no_update,
             _job_list(jobs.all()),
             *(bool(no_export), no_export, bool(no_score), no_score if no_score != no_export else ""),
+            *(not served.words, served.words, served.figures, {"rates": served.ended, "load": served.load}),
         )
 
     @app.callback(  # type: ignore[untyped-decorator]
@@ -129,6 +136,8 @@ def make_app(run: LiveRun, jobs: Jobs, orders: Orders, guard: Guard) -> Flask:
         ("draw", Output("drawn", "data"), Input("version", "data")),
         ("volumes", Output("volumes", "figure"), Input("curves", "data")),
         ("taus", Output("taus", "figure"), Input("curves", "data")),
+        ("rates", Output("rates", "figure"), Input("served-curves", "data")),
+        ("load", Output("load", "figure"), Input("served-curves", "data")),
         ("picked", Output("picked", "children"), Input("pick", "data")),
     ):
         app.clientside_callback(ClientsideFunction("paretoprune", function), output, source)
@@ -137,7 +146,6 @@ def make_app(run: LiveRun, jobs: Jobs, orders: Orders, guard: Guard) -> Flask:
 
 
 def _layout() -> Component:
-    bare = {"displayModeBar": False}
     return html.Div(
         [
             html.Section(
@@ -151,14 +159,24 @@ def _layout() -> Component:
                         ],
                         className="words",
                     ),
-                    *(
-                        html.Div([html.P(title), dcc.Graph(id=name, config=bare)], className="curve")
-                        for name, title in CURVES.items()
-                    ),
+                    *_curves(CURVES),
                 ],
                 id="course",
-                className="card",
+                className="card course",
                 **{"aria-label": "The search"},
+            ),
+            html.Section(
+                [
+                    html.Div(
+                        [html.P(id="served-state", role="status"), html.P(id="served-figures", className="note")],
+                        className="words",
+                    ),
+                    *_curves(SERVED_CURVES),
+                ],
+                id="served",
+                className="card course",
+                hidden=True,
+                **{"aria-label": "What serves the run"},
             ),
             html.Section(
                 [
@@ -183,10 +201,21 @@ def _layout() -> Component:
                 **{"aria-label": "Export and score the chosen point"},
             ),
             dcc.Interval(id="look", interval=LOOK_MS),
-            *(dcc.Store(id=name) for name in ("version", "curves", "pick", "asked", "stopped", "drawn")),
+            *(
+                dcc.Store(id=name)
+                for name in ("version", "curves", "served-curves", "pick", "asked", "stopped", "drawn")
+            ),
         ],
         id="live",
     )
+
+
+def _curves(titles: Mapping[str, str]) -> list[Component]:
+    """Room for curves, by their ids."""
+    return [
+        html.Div([html.P(title), dcc.Graph(id=name, config={"displayModeBar": False})], className="curve")
+        for name, title in titles.items()
+    ]
 
 
 def _job_list(jobs: Sequence[Job]) -> list[Component]:

@@ -1,6 +1,6 @@
 /* What the dashboard adds: newer data as they come, curves of the search, and the pick for its buttons. */
 
-const curve = (lines, range) => {
+const curve = (lines, yaxis, unit = " tokens") => {
   const colours = palette();
   const names = Object.keys(lines ?? {});
   const shades = [colours.accent, colours.dense, colours["run-1"], colours["run-2"], colours["run-3"], colours["run-4"]];
@@ -13,7 +13,7 @@ const curve = (lines, range) => {
     layout: {
       font: { family: getComputedStyle(document.body).fontFamily, size: 11, color: colours.ink }, paper_bgcolor: colours.card, plot_bgcolor: colours.card,
       margin: { l: 40, r: 16, t: 6, b: 30 },
-      xaxis: { ...axis, visible: names.length > 0, rangemode: "tozero", ticksuffix: names.length ? " tokens" : "", nticks: 4, tickformat: "~s" }, yaxis: { ...axis, visible: names.length > 0, nticks: 5, ...range },
+      xaxis: { ...axis, visible: names.length > 0, rangemode: "tozero", ticksuffix: names.length ? unit : "", nticks: 4, tickformat: "~s" }, yaxis: { ...axis, visible: names.length > 0, nticks: 5, ...yaxis },
       showlegend: names.length > 0, legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { size: 10.5 } },
       hovermode: "x", hoverlabel: { bgcolor: colours.card, bordercolor: colours.line, font: { color: colours.ink } },
       annotations: names.length ? [] : [{ text: "nothing yet", x: 0.5, y: 0.5, xref: "paper", yref: "paper", showarrow: false, font: { color: colours.soft } }],
@@ -35,6 +35,8 @@ window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
     },
     volumes: (curves) => curve(curves?.volumes, {}),
     taus: (curves) => curve(curves?.taus, { range: [-0.25, 1.05] }),
+    rates: (curves) => curve(curves?.rates, { rangemode: "tozero" }, " s"),
+    load: (curves) => curve(curves?.load, { rangemode: "tozero" }, " s"),
     picked: (key) => key ?? "no point chosen",
   },
 });
