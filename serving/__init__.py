@@ -1,6 +1,6 @@
 """One model in memory, many speeds: the points of a run's front as views of one supernet, served side by side.
 
-- `points`: the models of a run's points, and the memory that they take.
+- `points`: the models of a run's points, and the memory that they take; `kept_refits`: what is dear of them, on disk.
 - `requests`: what is asked of a point, and what comes back; `limits` of all that.
 - `sampling`: the next token; `writing`: text out of tokens, up to a stop sequence.
 - `batch`: the sequences of one point that share a key-value cache; `jobs`: a request on its way; `scheduler`: all of

@@ -204,5 +204,5 @@ class Bandit(Controller):
         try:
             kept = {"format": _FORMAT, "looks": self._senses.smallest, "beliefs": beliefs}
             write_whole(self._file, json.dumps(kept))
-        except OSError as error:  # a full disk ends no server
+        except UserError as error:  # a full disk ends no server
             _log.warning("what was learned is not kept in %s: %s", self._file, error)

@@ -14,6 +14,7 @@ from typing import Any
 
 from serving.requests import Served
 from serving.scheduler import Scheduler
+from space.errors import UserError
 from space.files import write_whole
 
 EVERY_S = 2.0  # between two looks
@@ -67,7 +68,7 @@ class Live:
             while not self._closing.wait(EVERY_S if self._looks else 0):
                 self._look(scheduler)
             self._look(scheduler)
-        except OSError as error:  # a full disk ends no server
+        except UserError as error:  # a full disk ends no server
             _log.warning("what the server does is no longer told in %s: %s", self._file, error)
 
     def _look(self, scheduler: Scheduler) -> None:

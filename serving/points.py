@@ -11,8 +11,11 @@ from torch import Tensor
 
 from evaluators.paths import Show
 from evaluators.session import Session
+from serving.kept_refits import KeptRefits
 from space.candidate import Candidate
 from space.errors import UserError
+from space.locations import SERVING_DIRECTORY
+from space.supernet.store import META_FILE
 
 
 @dataclass(frozen=True)
@@ -60,17 +63,21 @@ def open_points(session: Session, candidates: Mapping[str, Candidate], show: Sho
             f"Expected a model that fits on {loaded.device}, to be served there, but {loaded.spec.name} is larger than "
             "that. Serve it from another device: model.device=cpu."
         )
-    supernet = session.newest()
+    supernet, paths = session.newest(), session.paths
+    made_of = [paths.supernet / META_FILE, *sorted(paths.healed.glob("*.json"))]
+    refits = KeptRefits(paths.run_dir / SERVING_DIRECTORY, supernet, made_of)
     seen = _storages([supernet.model])
     models: dict[str, Any] = {}
     dense_bytes, own_bytes = sum(seen.values()), {}
     for done, (name, candidate) in enumerate(candidates.items(), start=1):
-        model = session.finished_model(candidate)
-        _share(model, supernet.view(candidate))
+        model, view = session.finished_model(candidate), supernet.view(candidate)
+        refits.add(candidate, view)
+        _share(model, view)
         new = {at: size for at, size in _storages([model]).items() if at not in seen}
         models[name], own_bytes[name] = model, sum(new.values())
         seen |= new
         show(done, len(candidates))
+    refits.write()
     supernet.forget()  # narrower blocks that no point has
     return Points(models, dense_bytes, own_bytes)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from space.candidate import LayerShape
+from space.candidate import LayerShape, Option
 from space.models.architectures import architecture_of
 from space.models.layout import Architecture
 from space.models.stack import layers_of, stack_of
@@ -18,6 +18,8 @@ from space.supernet.sizes import merged_name
 from space.supernet.solved import NOTHING, OnDisk, SolvedLevels
 from space.supernet.store import StoredLayers
 from space.supernet.units import BlockWeights, attention_columns, narrower, output_weight, own_parameters
+
+Solved = dict[tuple[int, str, Option], Tensor]  # by layer, kind of block and option, shape (hidden, columns kept)
 
 
 class Refits:
@@ -30,6 +32,7 @@ class Refits:
         learned: Mapping[str, Tensor],
         device: torch.device,
         on_disk: OnDisk = NOTHING,
+        given: Solved | None = None,
     ) -> None:
         """Makes nothing yet.
 
@@ -39,12 +42,13 @@ class Refits:
             learned: Other weights of merged groups than the stored ones, by `shared_name`.
             device: Where refits are solved; they are put where their layer is.
             on_disk: What is kept there of what was solved.
+            given: Output projections that need not be solved, in the layers' dtype.
         """
         self._layers = layers
         self._files = files
         self._learned = learned
         self._device = device
-        self._solved = SolvedLevels(files, on_disk)
+        self._solved, self._given = SolvedLevels(files, on_disk), {} if given is None else given
         self._family: Architecture = architecture_of(files.spec.family)
 
     def block(self, index: int, kind: str, shape: LayerShape) -> BlockWeights:
@@ -54,7 +58,9 @@ class Refits:
             return self._merged(index, shape.kv_heads)
         block = self._layers[index].get_submodule(layout.module)
         dense = output_weight(block, layout)
-        output = self._solved.get(index, kind, shape.option(kind), dense.device)
+        option = shape.option(kind)
+        output = self._given.get((index, kind, option))
+        output = self._solved.get(index, kind, option, dense.device) if output is None else output.to(dense.device)
         if output is None:
             solve = self._mlp_output if kind == "mlp" else self._attention_output
             output = solve(index, shape, dense.to(self._device)).to(dense.device)

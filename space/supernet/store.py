@@ -35,12 +35,12 @@ from space.supernet.units import attention_columns, permute_attention, permute_m
 
 FORMAT = 10  # of the files
 _ORDERS = ("group_order", "head_order", "mlp_order")
-_META = "supernet.json"
+META_FILE = "supernet.json"
 
 
 def is_prepared(directory: Path) -> bool:
     """Whether a directory holds a prepared supernet."""
-    return (directory / _META).is_file()
+    return (directory / META_FILE).is_file()
 
 
 class StoredLayers:
@@ -96,7 +96,7 @@ class StoredLayers:
                 on_layer(index)
                 del statistics, tensors  # before the next layer's are made
             meta = {"format": FORMAT, "spec": spec.to_json(), "dtype": str(dtype), "influence": influence}
-            (unfinished / _META).write_text(json.dumps(meta, indent=1))
+            (unfinished / META_FILE).write_text(json.dumps(meta, indent=1))
         return cls(directory, spec, tuple(influence))
 
     @classmethod
@@ -108,7 +108,7 @@ class StoredLayers:
         """
         if not is_prepared(directory):
             raise UserError(f"Expected a prepared supernet in {directory}, found none. Run the search once more.")
-        meta = json.loads((directory / _META).read_text())
+        meta = json.loads((directory / META_FILE).read_text())
         if meta["format"] != FORMAT:
             raise UserError(
                 f"The supernet in {directory} was stored by another version of paretoprune (format {meta['format']}, "

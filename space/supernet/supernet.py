@@ -9,6 +9,7 @@ stays the one that came.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
@@ -25,11 +26,12 @@ from space.supernet.block_memory import BlockMemory
 from space.supernet.compensation import solving_dtype
 from space.supernet.correction import Correction
 from space.supernet.placement import Passing, Placement
-from space.supernet.refits import Refits, partly_learned
+from space.supernet.refits import Refits, Solved, partly_learned
 from space.supernet.sizes import lost_name
 from space.supernet.slices import Slices
 from space.supernet.solved import NOTHING, OnDisk
 from space.supernet.store import StoredLayers, place_as_it_came
+from space.supernet.units import require_part
 from space.supernet.view import Views
 
 GENTLY = 0.5  # of what was learned, for subnets that lack little
@@ -44,6 +46,7 @@ class Supernet:
         place: Where it is, and where it runs.
         influence: Block influence of every layer on the calibration text; small means that it changes little.
         healed: Whether subnets have other weights than the dense model's, learned together.
+        solved: Refits that need not be solved again, by strength; for who has them, before there are views.
     """
 
     def __init__(
@@ -63,13 +66,14 @@ class Supernet:
         self.place = place
         self.influence = files.influence
         self.healed = False
+        self.solved: defaultdict[float, Solved] = defaultdict(dict)
         self._dense = Candidate.dense(files.spec)
         self._files, self._memory = files, BlockMemory(refit_bytes)
         self._learned: Mapping[str, Tensor] = {}
         self._gentle = 0.0
         self._passing = Passing(place.device) if place.streamed else None
         self._on_disk = on_disk
-        refits = Refits([*layers_of(model)], files, {}, place.device, on_disk)
+        refits = Refits([*layers_of(model)], files, {}, place.device, on_disk, self.solved[0.0])
         self._views = {0.0: Views(self.model, files.spec, refits.block, self._memory, self._passing)}
         self._lock = Lock()
 
@@ -163,6 +167,7 @@ class Supernet:
         healed = copy.copy(self)
         healed.healed, healed._learned, healed._gentle = True, learned, gentle
         healed._views, healed._lock = {0.0: self._views[0.0]}, Lock()
+        healed.solved = defaultdict(dict, {0.0: self.solved[0.0]})
         healed._views_of(1.0)
         return healed
 
@@ -256,7 +261,7 @@ class Supernet:
         Raises:
             ValueError: The shape is no part of the dense model's layer.
         """
-        self._check_layer(index, shape)
+        require_part(self.spec, index, shape)
         return self._views_of(strength).layer(index, shape)
 
     def norm(self, strength: float = 0.0) -> Any:
@@ -267,7 +272,8 @@ class Supernet:
         with self._lock:
             if strength not in self._views:
                 model, merged = partly_learned(self.model, self._files, self._learned, strength)
-                refits = Refits([*layers_of(model)], self._files, merged, self.place.device, self._on_disk)
+                layers, solved = [*layers_of(model)], self.solved[strength]
+                refits = Refits(layers, self._files, merged, self.place.device, self._on_disk, solved)
                 self._views[strength] = Views(model, self.spec, refits.block, self._memory, self._passing)
             return self._views[strength]
 
@@ -280,17 +286,7 @@ class Supernet:
         if all(shape.kv_heads == 0 for shape in candidate.layers):
             raise ValueError("Supernet: expected at least one layer with attention, got none.")
         for index, shape in enumerate(candidate.layers):
-            self._check_layer(index, shape)
-
-    def _check_layer(self, index: int, shape: LayerShape) -> None:
-        spec = self.spec
-        merged = shape.query_heads == spec.query_heads and shape.kv_heads in spec.merged_kv_heads
-        if (
-            shape.kv_heads > spec.kv_heads
-            or (shape.queries_per_group > spec.queries_per_group and not merged)
-            or shape.mlp_channels > spec.mlp_channels
-        ):
-            raise ValueError(f"Supernet: layer {index}: {shape} is no part of the dense model's layer.")
+            require_part(self.spec, index, shape)
 
     def dropped_map(self, index: int, kind: str, shape: LayerShape) -> Tensor:
         """See `space.supernet.store.StoredLayers.dropped_map`; on the device, in what refits are solved in."""

@@ -37,6 +37,17 @@ def attention_columns(spec: ModelSpec, queries_per_group: int) -> Tensor:
     return torch.cat([columns[:, :queries_per_group].reshape(-1), columns[:, queries_per_group:].reshape(-1)])
 
 
+def require_part(spec: ModelSpec, index: int, shape: LayerShape) -> None:
+    """Raises ValueError where a layer's shape is no part of the dense model's layer, merged groups included."""
+    merged = shape.query_heads == spec.query_heads and shape.kv_heads in spec.merged_kv_heads
+    if (
+        shape.kv_heads > spec.kv_heads
+        or (shape.queries_per_group > spec.queries_per_group and not merged)
+        or shape.mlp_channels > spec.mlp_channels
+    ):
+        raise ValueError(f"Supernet: layer {index}: {shape} is no part of the dense model's layer.")
+
+
 def upright(layout: BlockLayout, tensor: Tensor) -> Tensor:
     """A projection's tensor with outputs as rows, from how its family stores it, and the other way round; a view."""
     return tensor.mT if layout.transposed and tensor.ndim == 2 else tensor
