@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from helpers_dashboard import SEARCHED, SPEC, begin, design, end, evaluation, he
 from search.views.dashboard.jobs import Jobs
 from search.views.dashboard.live_run import LiveRun
 from search.views.dashboard.orders import Orders
+from space.locations import LIVE_FILE, SERVING_DIRECTORY
 
 pytest.importorskip("dash", reason="the package dash is not installed")
 
@@ -153,3 +156,21 @@ def test_names_that_mean_harm_do_nothing(opened: Callable[[Path], Any], tmp_path
     drawn(tab, design(32).key)
     shown(tab, "#title", HOSTILE, "#counts", f"{HOSTILE} 1", "#problem", "is left out")
     assert tab.locator("img, script:text('alert')").count() == 0
+
+
+def test_a_server_of_the_run_is_seen_beside_it(opened: Callable[[Path], Any], tmp_path: Path) -> None:
+    run_dir = begin(tmp_path / "run", SEARCHED)
+    tab = opened(run_dir)
+    assert not tab.is_visible("#served")
+    look = {"writing": 2, "waiting": 1, "ended": {HOSTILE: 3}}
+    recent = {"requests": {HOSTILE: 3}, "failed": 0, "first_token_s": 0.12, "token_s": 0.034}
+    told = {
+        **{"address": "http://127.0.0.1:1/", "controller": "slo", "at": time.time() + 60, "ended": False},
+        "recent": {**recent, "slo_kept": 0.9, "predicted_loss": 0.2},
+        "looks": [{**look, "at": at} for at in (10.0, 12.0)],
+    }
+    (run_dir / SERVING_DIRECTORY).mkdir()
+    (run_dir / SERVING_DIRECTORY / LIVE_FILE.format(1)).write_text(json.dumps(told))
+    shown(tab, "#served-state", "Served by controller=slo", "#served-figures", "limits of time kept by 90%")
+    tab.wait_for_function("() => document.querySelector('#rates .js-plotly-plot')?.data?.[0]?.y?.[0] === 90")
+    assert tab.is_visible("#load")
