@@ -94,19 +94,19 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "xlm-roberta": {"type_vocab_size": 1},
 }
 # By what they are for: models that write, and encoders.
-FAMILY_NAMES = tuple(name for name, row in ARCHITECTURES.items() if row.task == CAUSAL_LM)
-ENCODERS = tuple(name for name, row in ARCHITECTURES.items() if row.task == "embeddings")
+FAMILY_NAMES = tuple(name for name, row in ARCHITECTURES.items() if CAUSAL_LM in row.tasks)
+ENCODERS = tuple(name for name, row in ARCHITECTURES.items() if "embeddings" in row.tasks)
 UNLIKE = ("llama", "olmo2", "gemma3_text", "granite", "phi3", "gpt2", "gpt_neox", "cohere")  # one of each kind
 
 
-def tiny_model(family: str, **changes: Any) -> tuple[nn.Module, ModelSpec]:
-    """A random model of a family, every parameter away from its initial value, and its spec."""
+def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn.Module, ModelSpec]:
+    """A random model of a family for a task, its first one unless told, all parameters drawn anew, and its spec."""
     values, sizes = _SIZES | _SPECIAL.get(family, {}) | changes, ARCHITECTURES[family].sizes
     values[sizes.mlp_channels] = values.pop("intermediate_size")
     if sizes.kv_heads is None:
         del values["num_key_value_heads"]
     config = AutoConfig.for_model(family, **values)
-    model = loader_of(config).from_config(config).eval().requires_grad_(False)
+    model = loader_of(task or ARCHITECTURES[family].tasks[0]).from_config(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -168,13 +168,15 @@ def make_supernet(tmp_path: Path, session_place: Path) -> Callable[..., Supernet
         dtype: torch.dtype = torch.float32,
         refit_bytes: int = 3 << 28,
         place: Placement | None = None,
+        task: str | None = None,
         **settings: Any,
     ) -> Supernet:
-        prepared = session_place / "_".join(["supernet", family, str(dtype), *map(str, sorted(settings.items()))])
+        named = ["supernet", family, *([task] if task else []), str(dtype), *map(str, sorted(settings.items()))]
+        prepared = session_place / "_".join(named)
         if not is_prepared(prepared):
-            model, spec = tiny_model(family)
+            model, spec = tiny_model(family, task)
             Supernet.prepare(model, spec, random_tokens(12, 24), prepared, dtype=dtype, **settings)
-        model, spec = tiny_model(family)
+        model, spec = tiny_model(family, task)
         supernet = Supernet.load(model, spec, prepared, dtype=dtype, place=place, refit_bytes=refit_bytes)
         supernet.link_to(tmp_path / f"supernet-{family}")
         return supernet

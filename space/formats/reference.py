@@ -20,7 +20,8 @@ class Reference:
     Attributes:
         input_ids: Tokens, `(batch, time)`.
         attention_mask: 0 behind the end of a sequence, `(batch, time)`.
-        expected: The output of the task that the subnet gives for them in float32, `(batch, time, vocab or hidden)`.
+        expected: The output of the task that the subnet gives for them in float32, `(batch, time, vocab or hidden)`
+            or `(batch, classes)`.
     """
 
     input_ids: Tensor

@@ -74,7 +74,8 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
                 )
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
     table = stack_of(model).get_submodule(architecture.stack.positions) if architecture.stack.positions else None
-    writes = TASKS[architecture.task].writes
+    task = architecture.task_of([type(model).__name__])  # a class of remote code is another
+    writes = TASKS[task].writes
     counted = [*layers.parameters(), embedding, *(table.parameters() if table else ())]
     rest = 0 if writes else sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in counted)
     return ModelSpec(
@@ -103,7 +104,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         positions=0 if table is None else table.weight.shape[0],
         merges=names.kv_heads is not None and not architecture.neighbours and not _is_partly_rotary(config),
         rest=rest,
-        task=architecture.task,
+        task=task,
     )
 
 

@@ -21,11 +21,11 @@ from space.errors import UserError
 from space.locations import is_local, model_directory
 from space.models.base_card import base_card
 from space.models.digest import checkpoint_digest
-from space.models.embedded import DefaultModel, default_model, quiet_transformers
+from space.models.embedded import default_model, quiet_transformers
 from space.models.facts import checked_spec
 from space.models.hub import model_snapshot
 from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config, unloadable
-from space.models.stack import loader_of
+from space.models.stack import loader_of, task_of
 from space.models.vector_math import settle_vector_math
 from space.models.weights import check_finite
 from space.size import total_params
@@ -95,11 +95,11 @@ def understood(
 ) -> Understood:
     """What of `load_model` needs no weights; arguments and errors are its own, and without a task any will do."""
     check = partial(checked_config, trust_remote_code=trust_remote_code, lengths=lengths, task=task)
-    directory, name, commit = _locate(path, default_model(task or CAUSAL_LM), revision, trust_remote_code, check)
+    directory, name, commit = _locate(path, task or CAUSAL_LM, revision, trust_remote_code, check)
     check_files(directory)
     config = check(directory)
     tokenizer = _read_tokenizer(directory, trust_remote_code)
-    outline = check_weights(directory, config, trust_remote_code)
+    outline = check_weights(directory, config, trust_remote_code, task or task_of(config))
     spec = checked_spec(outline, name, "", config.model_type)
     return Understood(directory, outline, tokenizer, spec, commit)
 
@@ -149,7 +149,7 @@ def load_model(
             "other weights or another config.json. Set model.path to where the run's model is now (of a hub id, also "
             "model.revision to its commit; config.yaml of the run says both), or start a new run."
         )
-    model = _read_model(directory, trust_remote_code, seen.outline)
+    model = _read_model(directory, trust_remote_code, seen.outline, task)
     spec = checked_spec(model, name, own_digest, family)
     model.eval().requires_grad_(False)
     check_finite(directory, run_dtype)
@@ -240,7 +240,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 def _locate(
     path: str | None,
-    default: DefaultModel,
+    task: str,
     revision: str | None,
     trust_remote_code: bool,
     check: Callable[[Path], object],
@@ -250,6 +250,7 @@ def _locate(
     if local and revision is not None:
         raise UserError(f"model.revision={revision} is for hub ids, got model.path={path}. Leave one of them unset.")
     if path is None:
+        default = default_model(task)
         return default.directory(), default.name, None
     if not local:
         directory = model_snapshot(path, revision, trust_remote_code, check, WITHOUT_HUB)
@@ -266,11 +267,11 @@ def _read_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedToken
         raise UserError(f"Expected a tokenizer (tokenizer.json) in {directory}, but got: {error}") from error
 
 
-def _read_model(directory: Path, trust_remote_code: bool, outline: PreTrainedModel) -> PreTrainedModel:
+def _read_model(directory: Path, trust_remote_code: bool, outline: PreTrainedModel, task: str) -> PreTrainedModel:
     """The model with its weights; its attention is PyTorch's, where that can do what the family's does."""
     try:
         with quiet_transformers():
-            model: PreTrainedModel = loader_of(outline.config).from_pretrained(
+            model: PreTrainedModel = loader_of(task).from_pretrained(
                 directory,
                 dtype=outline.dtype,
                 use_safetensors=True,

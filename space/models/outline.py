@@ -75,7 +75,7 @@ def outlined(
     config = checked_config(directory, trust_remote_code, lengths, task)
     try:
         with quiet_transformers(), torch.device("meta"):
-            model = loader_of(config).from_config(config, trust_remote_code=trust_remote_code)
+            model = loader_of(task).from_config(config, trust_remote_code=trust_remote_code)
     except UNREADABLE as error:
         raise UserError(f"Expected a model that transformers can make of {directory}, but got: {error}") from error
     spec = checked_spec(model, name, "", config.model_type)

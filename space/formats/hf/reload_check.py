@@ -66,17 +66,17 @@ def _restore(held: _Held) -> None:
 
 
 def output_of(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, name: str) -> torch.Tensor:
-    """What a forward pass gives under a name, float32, zero behind the end of a sequence.
+    """What a forward pass gives under a name, float32, of each token zero behind the end of a sequence.
 
     Args:
         model: Any.
         input_ids: Tokens, `(batch, time)`.
         attention_mask: 0 behind the end of a sequence, `(batch, time)`.
-        name: `logits`, `(batch, time, vocab)`, or `last_hidden_state`, `(batch, time, hidden)`.
+        name: `logits`, `(batch, time, vocab)` or `(batch, classes)`, or `last_hidden_state`, `(batch, time, hidden)`.
     """
     with torch.inference_mode():
         output = getattr(model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False), name)
-    return torch.where(attention_mask[..., None] > 0, output.float(), 0.0)
+    return output.float() if output.ndim == 2 else torch.where(attention_mask[..., None] > 0, output.float(), 0.0)
 
 
 def cache_differences(
