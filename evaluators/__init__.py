@@ -14,8 +14,8 @@
 What costs nothing: `cost` (parameters, work, cache) and `refit_error` (what each block loses for itself).
 `window_sizes`: how much of a window each fidelity sees.
 What runs text: `comparisons` (which `comparison` with the dense model a task has), `divergence` (KL and likelihood),
-`embeddings` (cosines), `classes` (KL of class probabilities), `prefix` (first layers that candidates share, run once), `layer_major`
-(all candidates layer by layer, where these wait on the host), `output_head` (the output matrix in slices).
+`embeddings` (cosines), `classes` (KL of class probabilities), `prefix` (first layers that candidates share, run once),
+`layer_major` (all candidates layer by layer, where these wait on the host), `output_head` (logits in slices).
 `isolation` keeps what libraries do to the whole process inside.
 
 Rooms: `data` (the text, in parts and as a stream), `latency` (timings), `training` (what follows the cached refit),

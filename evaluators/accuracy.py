@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from evaluators.base import Evaluator, Measure, MeasureEvaluator, ModelOf
+from evaluators.data.images import ImageSplits
 from evaluators.data.labels import labelled_texts
 from evaluators.metrics import ACCURACY, metric_named
 from evaluators.session import Session
 from space.candidate import Candidate
 from space.models.stack import whole
+from space.spec import ModelSpec
 
 Examples = Sequence[tuple[Tensor, Tensor]]  # batches of what a model reads, and their classes (batch,)
 
@@ -25,7 +27,16 @@ def _texts(session: Session) -> Examples:
     return labelled_texts(settings, session.text, loaded.tokenizer, classes, settings.length, most)
 
 
-_EXAMPLES: Mapping[str, Callable[[Session], Examples]] = {"text_classification": _texts}  # by task
+def _images(session: Session) -> Examples:
+    assert isinstance(session.text, ImageSplits)
+    classes: Mapping[str, int] = session.loaded.model.config.label2id
+    return session.text.labelled(classes, session.settings.text.windows["heldout"])
+
+
+_EXAMPLES: Mapping[str, Callable[[Session], Examples]] = {  # by task
+    "text_classification": _texts,
+    "image_classification": _images,
+}
 
 
 def accuracy_evaluators(session: Session) -> list[Evaluator]:
@@ -39,15 +50,16 @@ def accuracy_evaluators(session: Session) -> list[Evaluator]:
     """
     task = session.spec.task
     examples = _EXAMPLES[task](session) if task in _EXAMPLES else []
-    return [accuracy_evaluator(examples, session.finished_model)] if examples else []
+    return [accuracy_evaluator(examples, session.finished_model, session.spec)] if examples else []
 
 
-def accuracy_evaluator(examples: Examples, model_of: ModelOf) -> Evaluator:
+def accuracy_evaluator(examples: Examples, model_of: ModelOf, spec: ModelSpec) -> Evaluator:
     """The one of some examples.
 
     Args:
         examples: Batches.
         model_of: A candidate's own model.
+        spec: The dense model.
     """
 
     def values(candidate: Candidate) -> Mapping[str, float]:
@@ -56,7 +68,7 @@ def accuracy_evaluator(examples: Examples, model_of: ModelOf) -> Evaluator:
         return {ACCURACY: right / sum(len(classes) for _, classes in examples)}
 
     count = sum(len(classes) for _, classes in examples)
-    tokens = sum(inputs.numel() for inputs, _ in examples)
+    tokens = sum(len(inputs) * spec.tokens_of(inputs.shape) for inputs, _ in examples)
     return MeasureEvaluator(f"labels-{count}", [Measure((metric_named(ACCURACY),), values, tokens)])
 
 

@@ -18,6 +18,7 @@ COMPARISONS: Mapping[str, type[Comparison]] = {
     CAUSAL_LM: Divergence,
     "embeddings": EmbeddingDistance,
     "text_classification": ClassDivergence,
+    "image_classification": ClassDivergence,
 }
 
 

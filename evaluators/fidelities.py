@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
-import torch
 from torch import Tensor
 
 from evaluators.base import Evaluator, Measure, MeasureEvaluator, ModelOf
@@ -22,7 +21,7 @@ from evaluators.training.tuned import TunedEvaluator
 from evaluators.training.tuning import Tuning
 from evaluators.vocabulary.judged import BitsPerByte
 from evaluators.vocabulary.of_run import RunVocabulary
-from evaluators.window_sizes import window_sizes
+from evaluators.window_sizes import beginning, window_sizes
 from space.candidate import Candidate
 from space.supernet.supernet import Supernet
 
@@ -90,7 +89,7 @@ def fidelities(
         UserError: The parts do not rise from above 0 to below 1, or give less than two tokens, or the text is too short
             for the tuning.
     """
-    length = search.shape[1]
+    length = supernet.spec.tokens_of(search.shape)
     sizes = window_sizes(parts, length)
     element = supernet.model.dtype.itemsize
     costs = [cost_measure(supernet.spec, context=context, bytes_per_element=element), table.measure()]
@@ -104,7 +103,7 @@ def fidelities(
     made = WeakSet[Comparison | BitsPerByte]()
 
     def divergence(supernet: Supernet, tokens: int) -> Comparison | BitsPerByte:
-        text = torch.cat([search[:, : tokens - ended], search[:, length - ended :]], 1)
+        text = beginning(search, tokens, length, ended=ended)
         new = judge(supernet, text, cache_bytes=cache_bytes // len(sizes))
         made.add(new)
         return new

@@ -19,6 +19,7 @@ class Task:
         output: What a forward pass is asked for, and what an export must give again.
         pipeline: The hub's name of the task.
         head: What there is behind the stack of layers, for people.
+        reads: What is put in: `text`, or `images`.
         writes: Whether it writes text: it has an LM head and a KV cache, and `generate()`.
         settings: The group of settings that is made for it, as one writes it.
         search_quality: What the search asks of subnets, names of rows of `evaluators.metrics`, the divergence from the
@@ -51,6 +52,7 @@ class Task:
     engines: tuple[str, ...]
     formats: tuple[str, ...] | None = None
     companions: tuple[str, ...] = ()
+    reads: str = "text"
 
     @property
     def classifies(self) -> bool:
@@ -119,6 +121,27 @@ TASKS: dict[str, Task] = {
         scenarios=("prefill",),
         engines=("torch",),
         formats=("hf", "hf_uniform"),
+    ),
+    "image_classification": Task(
+        title="an image classifier",
+        loader="AutoModelForImageClassification",
+        stock="classifier",
+        pruned="PrunedForImageClassification",
+        output="logits",
+        pipeline="image-classification",
+        head="a classifier, carried whole",
+        writes=False,
+        settings="model=image_classifier",
+        search_quality=("class_kl",),
+        heldout_quality=("heldout_class_kl", "heldout_agreement"),
+        alike=0.01,  # nats
+        judged="heldout_class_kl",
+        step_windows=16,
+        scenarios=("prefill",),
+        engines=("torch",),
+        formats=("hf", "hf_uniform"),
+        companions=("preprocessor_config.json",),
+        reads="images",
     ),
 }
 

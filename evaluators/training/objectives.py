@@ -78,6 +78,7 @@ _OBJECTIVES: Mapping[str, Callable[[ModelSpec], Objective]] = {
     CAUSAL_LM: lambda spec: of_words,
     "embeddings": lambda spec: of_embeddings(spec.pooling),
     "text_classification": lambda spec: of_classes,
+    "image_classification": lambda spec: of_classes,
 }
 
 

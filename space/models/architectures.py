@@ -89,6 +89,27 @@ def _post_norm_encoder(
     )
 
 
+def _vision(module: str, name: str) -> Architecture:
+    """A family with the layers of ViT."""
+    return Architecture(
+        module,
+        StockClasses(f"{name}Config", f"{name}Layer", f"{name}Model", None, f"{name}ForImageClassification"),
+        replace(_ATTENTION, module="attention", before="layernorm_before"),
+        BlockLayout("mlp", (Projection("fc1", ("up",)),), "fc2", before="layernorm_after"),
+        stack=StackNames(
+            "layers",
+            "layernorm",
+            "embeddings.patch_embeddings",
+            "embeddings.position_embeddings",
+            module,
+            entry="embeddings",
+        ),
+        sizes=SizeNames(kv_heads=None),
+        numbered=False,
+        tasks=("image_classification",),
+    )
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": _pre_norm("llama", StockClasses.alike("Llama")),
     "mistral": _pre_norm("mistral", StockClasses.alike("Mistral")),
@@ -218,6 +239,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         numbered=False,
         tasks=_ENCODING,
     ),
+    "vit": _vision("vit", "ViT"),
+    "deit": _vision("deit", "DeiT"),
 }
 
 

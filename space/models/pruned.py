@@ -26,12 +26,6 @@ from space.task import CAUSAL_LM, TASKS
 
 MODELING_FILE = "modeling_pruned"
 _CLASSIFIER = "PrunedForSequenceClassification"
-_CLASSES = {
-    "AutoConfig": "PrunedConfig",
-    "AutoModel": "PrunedModel",
-    "AutoModelForCausalLM": "PrunedForCausalLM",
-    "AutoModelForSequenceClassification": _CLASSIFIER,
-}
 LISTS = ("layer_types", "no_rope_layers")  # of a configuration, with an entry for every layer
 
 
@@ -56,6 +50,8 @@ def modeling_text(family_name: str) -> str:
             before, _, own_and_after = text.partition(f"\n\n\nclass {own}(")
             _, mark, after = own_and_after.partition("\n\n\nclass ")
             text = before + mark + after if mark else f"{before}\n"
+    for own in (TASKS[task].pruned for task in family.tasks if TASKS[task].classifies):
+        text = text.replace(_CLASSIFIER, own)
     for name, value in _constants(family).items():
         line = f"{name} = {_constants(llama)[name]}\n"
         assert text.count(line) == 1, f"{MODELING_FILE}.py must have one line with {line!r}"
@@ -102,9 +98,12 @@ def block_modules(family_name: str) -> dict[str, list[str]]:
 
 def _auto_map(family_name: str) -> dict[str, str]:
     """Which class of a family's modelling file transformers' automatic classes take."""
-    stock = architecture_of(family_name).classes
-    missing = {TASKS[CAUSAL_LM].pruned: stock.causal_lm is None, _CLASSIFIER: stock.classifier is None}
-    return {auto: f"{MODELING_FILE}.{name}" for auto, name in _CLASSES.items() if not missing.get(name)}
+    family = architecture_of(family_name)
+    classes = {"AutoConfig": "PrunedConfig", "AutoModel": "PrunedModel"}
+    classes |= {TASKS[task].loader: TASKS[task].pruned for task in family.tasks}
+    if family.writes and family.classes.classifier is not None:
+        classes["AutoModelForSequenceClassification"] = _CLASSIFIER
+    return {auto: f"{MODELING_FILE}.{name}" for auto, name in classes.items()}
 
 
 def logit_scale(config: Any) -> float:
@@ -130,13 +129,22 @@ def start_midway(stack: Any) -> None:
         stack.embedding_multiplier = 1.0
     names = family_of(stack).stack
     if names.entry is not None:
-        setattr(stack, names.entry, _AsGiven())
+        setattr(stack, names.entry, _AsGiven(getattr(stack, names.entry)))
     elif names.positions is not None:
         setattr(stack, names.positions, _NoPositions())
 
 
 class _AsGiven(nn.Module):
-    """Stands for what makes a residual stream of embeddings where these are one already."""
+    """Stands for what makes a residual stream of embeddings where these are one already.
+
+    It has the children of that but for tables: stacks look up what their weights are in.
+    """
+
+    def __init__(self, entry: nn.Module) -> None:
+        super().__init__()
+        for name, child in entry.named_children():
+            if not isinstance(child, nn.Embedding):
+                setattr(self, name, child)
 
     def forward(self, *inputs: Tensor | None, inputs_embeds: Tensor | None = None, **arguments: Any) -> Tensor:
         """What it is given."""

@@ -18,6 +18,7 @@ from space.models.embedded import quiet_transformers
 from space.models.hub import WEIGHT_FILES
 from space.models.stack import family_of, loader_of
 from space.models.weights import Header, headers_of, lossless_dtype
+from space.spec import ModelSpec
 from space.task import TASKS
 
 # What transformers raises of files that it cannot make a model of.
@@ -136,6 +137,22 @@ def _check_classes(config: Any, directory: Path) -> None:
         )
 
 
+def require_lengths(spec: ModelSpec, lengths: Mapping[str, int]) -> None:
+    """Refuses other lengths than the tokens of an image, of a model that reads such.
+
+    Args:
+        spec: The model.
+        lengths: By a setting as one writes it, the tokens that it asks of the model at once.
+    """
+    wrong = [setting for setting, tokens in lengths.items() if tokens != spec.positions]
+    right = [f"{setting.partition('=')[0]}={spec.positions}" for setting in wrong]
+    if spec.use.reads == "images" and wrong:
+        raise UserError(
+            f"Expected windows of {spec.positions} tokens, as an image is to {spec.name}, but got {', '.join(wrong)}. "
+            f"Set {' '.join(right)}."
+        )
+
+
 def positions(config: Any) -> int | None:
     """The longest sequence that a model is made for, in tokens; None where its config names no limit.
 
@@ -203,6 +220,12 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool, task: s
             f"Expected the weights in {directory} to fit its config.json, but {len(mismatched)} have another shape: "
             f"{name} is {tuple(stored)}, and config.json makes it {tuple(configured)}. Use the config.json that "
             "belongs to them."
+        )
+    stock = family_of(model).classes.of(TASKS[task])
+    if TASKS[task].classifies and model_class.__name__ != stock:
+        raise UserError(
+            f"Expected a {stock} in {directory}, but its config.json says {model_class.__name__}, which has another "
+            "head. Use a checkpoint of the former."
         )
     # transformers would fill what is missing with random numbers and drop what is left over.
     missing = report["missing_keys"]
