@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
+import torch
 from torch import Tensor
 
 from evaluators.base import Evaluator, Measure, MeasureEvaluator, ModelOf
@@ -21,7 +22,7 @@ from evaluators.training.tuned import TunedEvaluator
 from evaluators.training.tuning import Tuning
 from evaluators.vocabulary.judged import BitsPerByte
 from evaluators.vocabulary.of_run import RunVocabulary
-from evaluators.window_sizes import beginning, window_sizes
+from evaluators.window_sizes import window_sizes
 from space.candidate import Candidate
 from space.supernet.supernet import Supernet
 
@@ -157,3 +158,17 @@ def fidelities(
         tuned=final,
         forget=forget,
     )
+
+
+def beginning(windows: Tensor, tokens: int, length: int, *, ended: bool = False) -> Tensor:
+    """What a fidelity sees: the first tokens of each window of text, or as large a part of the images.
+
+    Args:
+        windows: Token ids (windows, length), or images (images, channels, height, width).
+        tokens: Of a window.
+        length: Of a whole one.
+        ended: Whether windows end with a token that ends a text; then their beginnings do, too.
+    """
+    if windows.ndim > 2:
+        return windows[: max(1, len(windows) * tokens // length)]
+    return torch.cat([windows[:, : tokens - ended], windows[:, length - ended :]], 1)

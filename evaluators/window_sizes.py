@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
 from space.errors import UserError
 
 
@@ -27,17 +24,3 @@ def window_sizes(parts: Sequence[float], length: int) -> list[int]:
             f"data.length={length} tokens, got {list(parts)}. Change one of them; [] leaves the full one alone."
         )
     return sizes
-
-
-def beginning(windows: Tensor, tokens: int, length: int, *, ended: bool = False) -> Tensor:
-    """What a fidelity sees: the first tokens of each window of text, or as large a part of the images.
-
-    Args:
-        windows: Token ids (windows, length), or images (images, channels, height, width).
-        tokens: Of a window.
-        length: Of a whole one.
-        ended: Whether windows end with a token that ends a text; then their beginnings do, too.
-    """
-    if windows.ndim > 2:
-        return windows[: max(1, len(windows) * tokens // length)]
-    return torch.cat([windows[:, : tokens - ended], windows[:, length - ended :]], 1)

@@ -18,7 +18,7 @@ from conf.settings import session_settings
 from evaluators.applicable import require_applicable
 from evaluators.data.images import ImageSplits, ImageStream
 from evaluators.data.places import TextPlace
-from evaluators.window_sizes import beginning
+from evaluators.fidelities import beginning
 from search.run.front import is_dense, read_front_csv
 from space.errors import UserError
 from space.models.loading import load_model
