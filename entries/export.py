@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult
 
 from entries.pick_settings import ExportSettings
 from evaluators.cost import cost_measure
-from evaluators.metrics import HELDOUT_QUALITY, LONG_QUALITY
+from evaluators.metrics import ACCURACY, HELDOUT_QUALITY, LONG_QUALITY
 from evaluators.paths import Paths
 from evaluators.samples import Samples
 from evaluators.session import Session
@@ -55,7 +55,7 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     watch.say([f"pick {settings.pick}: {candidate.key}, to {out}"])
     begun = out.with_name(f"{out.name}.polish")
     if told.tunes and not settings.tuning:  # the row's held-out figures are not those of this checkpoint
-        row = row.drop([*HELDOUT_QUALITY, LONG_QUALITY], errors="ignore")
+        row = row.drop([*HELDOUT_QUALITY, LONG_QUALITY, ACCURACY], errors="ignore")
         told = replace(told, correction=None, training="off")
     session = Session.open(told, Paths(run.run_dir), watch.stage)
     loaded = session.loaded
@@ -151,7 +151,9 @@ def _release(session: Session, *models: Any) -> None:
 
 def _results(run: FinishedRun, figures: Mapping[str, float], key: str) -> dict[str, Any]:
     """What the hub shows as results: quality on text that the search never saw, and scores."""
-    heldout = dict.fromkeys((*HELDOUT_QUALITY, LONG_QUALITY), f"held-out text of the run ({run.summary['text']})")
+    heldout = dict.fromkeys(
+        (*HELDOUT_QUALITY, LONG_QUALITY, ACCURACY), f"held-out text of the run ({run.summary['text']})"
+    )
     results = [
         EvalResult(
             task_type="text-generation",

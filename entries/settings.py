@@ -86,7 +86,10 @@ class RunSettings:
         """
         session = self.session
         session.model.require_directory()
-        session.text.require_files()
+        if session.model.use.reads == "images":
+            session.text.require_images()
+        else:
+            session.text.require_files()
         rehearse(
             self.algorithm,
             session.metrics,

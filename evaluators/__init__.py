@@ -8,13 +8,14 @@
 - `streaming`: what a model that is larger than its device can not do.
 - `fidelities`: the evaluators of a search, from the cheapest on.
 - `amounts`: what minutes come to in tokens, by speeds that `throughput` measures once; `settled`: as a run keeps it.
-- `closing`: what is asked last: `long_context` (held-out text in long windows) and `samples` (what models write).
+- `closing`: what is asked last: `long_context` (held-out text in long windows) and `samples` (what models write);
+  `accuracy` (held-out labels).
 
 What costs nothing: `cost` (parameters, work, cache) and `refit_error` (what each block loses for itself).
 `window_sizes`: how much of a window each fidelity sees.
 What runs text: `comparisons` (which `comparison` with the dense model a task has), `divergence` (KL and likelihood),
-`embeddings` (cosines), `prefix` (first layers that candidates share, run once), `layer_major`
-(all candidates layer by layer, where these wait on the host), `output_head` (the output matrix in slices).
+`embeddings` (cosines), `classes` (KL of class probabilities), `prefix` (first layers that candidates share, run once),
+`layer_major` (all candidates layer by layer, where these wait on the host), `output_head` (logits in slices).
 `isolation` keeps what libraries do to the whole process inside.
 
 Rooms: `data` (the text, in parts and as a stream), `latency` (timings), `training` (what follows the cached refit),

@@ -1,10 +1,11 @@
-"""What is asked last in a run, of the front's members as they are exported: long windows, and what they write."""
+"""What is asked last in a run, of the front's members as they are exported: long windows, labels, texts to write."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from evaluators.accuracy import accuracy_evaluators
 from evaluators.base import Evaluator, ModelOf
 from evaluators.long_context import LongText
 from evaluators.samples import SampleEvaluator, Samples
@@ -38,7 +39,7 @@ class Closing:
         settings, loaded = session.settings, session.loaded
         tokens = settings.evaluators.together * settings.text.length
         long = long_text(session)
-        asked = long.evaluators(session.supernet, session.finished_model, tokens)
+        asked = long.evaluators(session.supernet, session.finished_model, tokens) + accuracy_evaluators(session)
         if settings.samples.prompts:
             whole = Samples(loaded.tokenizer, settings.samples)
             few, model_of = session.vocabulary, session.finished_model

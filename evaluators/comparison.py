@@ -63,7 +63,7 @@ class Comparison:
     @property
     def tokens(self) -> int:
         """Tokens that one evaluation sends through a candidate."""
-        return self._tokens.numel()
+        return len(self._tokens) * self._supernet.spec.tokens_of(self._tokens.shape)
 
     @property
     def shared_layers(self) -> float:

@@ -7,13 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
+from evaluators.classes import ClassDivergence
 from evaluators.comparison import Comparison
 from evaluators.divergence import Divergence
 from evaluators.embeddings import EmbeddingDistance
 from space.supernet.supernet import Supernet
 from space.task import CAUSAL_LM
 
-COMPARISONS: Mapping[str, type[Comparison]] = {CAUSAL_LM: Divergence, "embeddings": EmbeddingDistance}
+COMPARISONS: Mapping[str, type[Comparison]] = {
+    CAUSAL_LM: Divergence,
+    "embeddings": EmbeddingDistance,
+    "text_classification": ClassDivergence,
+    "image_classification": ClassDivergence,
+}
 
 
 def comparison(supernet: Supernet, tokens: Tensor, **settings: Any) -> Comparison:

@@ -90,7 +90,7 @@ def fidelities(
         UserError: The parts do not rise from above 0 to below 1, or give less than two tokens, or the text is too short
             for the tuning.
     """
-    length = search.shape[1]
+    length = supernet.spec.tokens_of(search.shape)
     sizes = window_sizes(parts, length)
     element = supernet.model.dtype.itemsize
     costs = [cost_measure(supernet.spec, context=context, bytes_per_element=element), table.measure()]
@@ -104,7 +104,7 @@ def fidelities(
     made = WeakSet[Comparison | BitsPerByte]()
 
     def divergence(supernet: Supernet, tokens: int) -> Comparison | BitsPerByte:
-        text = torch.cat([search[:, : tokens - ended], search[:, length - ended :]], 1)
+        text = beginning(search, tokens, length, ended=ended)
         new = judge(supernet, text, cache_bytes=cache_bytes // len(sizes))
         made.add(new)
         return new
@@ -158,3 +158,17 @@ def fidelities(
         tuned=final,
         forget=forget,
     )
+
+
+def beginning(windows: Tensor, tokens: int, length: int, *, ended: bool = False) -> Tensor:
+    """What a fidelity sees: the first tokens of each window of text, or as large a part of the images.
+
+    Args:
+        windows: Token ids (windows, length), or images (images, channels, height, width).
+        tokens: Of a window.
+        length: Of a whole one.
+        ended: Whether windows end with a token that ends a text; then their beginnings do, too.
+    """
+    if windows.ndim > 2:
+        return windows[: max(1, len(windows) * tokens // length)]
+    return torch.cat([windows[:, : tokens - ended], windows[:, length - ended :]], 1)

@@ -9,6 +9,7 @@ from evaluators.base import SPREAD, STDERR, Goal, Metric
 from space.errors import UserError
 from space.task import TASKS
 
+ACCURACY = "heldout_accuracy"
 REMOVED = "decoder_params_removed"  # 0 for the dense model alone, and for it with fewer tokens
 VOCABULARY_REMOVED = "vocabulary_removed"
 
@@ -23,6 +24,10 @@ METRICS = (
     Metric("cosine_distance", "", "min", "quality", "1 − cosine to dense, search text", "fine"),
     Metric("heldout_cosine_distance", "", "min", "quality", "1 − cosine to dense, held-out", "fine"),
     Metric("heldout_rank_correlation", "", "max", "quality", "Rank correlation of similarities, held-out", "fine"),
+    Metric("class_kl", "nats", "min", "quality", "KL of classes to dense, search", "fine"),
+    Metric("heldout_class_kl", "nats", "min", "quality", "KL of classes to dense, held-out", "fine"),
+    Metric("heldout_agreement", "", "max", "quality", "Classes as the dense model's, held-out", "fine"),
+    Metric(ACCURACY, "", "max", "quality", "Accuracy, held-out labels", "fine"),
     Metric("heldout_bpb", "bits/byte", "min", "quality", "Bits per byte, held-out", "fine"),
     Metric("refit_error", "", "min", "quality", "Output lost by blocks after refit", "fine", free=True),
     Metric("acc", "", "max", "score", "Accuracy, tasks of the search", "fine"),
@@ -44,12 +49,15 @@ METRICS = (
     Metric("untuned_kl", "nats/token", "min", "quality", "KL to dense, search text, untuned", "fine"),
     Metric("untuned_nll", "nats/token", "min", "quality", "NLL, search text, untuned", "fine"),
     Metric("untuned_cosine_distance", "", "min", "quality", "1 − cosine to dense, search text, untuned", "fine"),
+    Metric("untuned_class_kl", "nats", "min", "quality", "KL of classes to dense, search, untuned", "fine"),
     Metric("untuned_bpb", "bits/byte", "min", "quality", "Bits per byte, search text, untuned", "fine"),
     Metric("untuned_acc", "", "max", "score", "Accuracy, tasks of the search, untuned", "fine"),
     Metric("refit_kl", "nats/token", "min", "quality", "KL to dense, held-out, untuned", "fine"),
     Metric("refit_ppl", "", "min", "quality", "Perplexity, held-out, untuned", "plain"),
     Metric("refit_cosine_distance", "", "min", "quality", "1 − cosine to dense, held-out, untuned", "fine"),
     Metric("refit_rank_correlation", "", "max", "quality", "Rank correlation of similarities, untuned", "fine"),
+    Metric("refit_class_kl", "nats", "min", "quality", "KL of classes to dense, held-out, untuned", "fine"),
+    Metric("refit_agreement", "", "max", "quality", "Classes as the dense model's, untuned", "fine"),
     Metric("refit_bpb", "bits/byte", "min", "quality", "Bits per byte, held-out, untuned", "fine"),
 )
 
@@ -58,13 +66,13 @@ METRICS = (
 SEARCH_BITS = ("bpb", "nll")
 HELDOUT_BITS = ("heldout_bpb", "heldout_ppl")
 # Of all tasks: on the search's own text, which is never the result, and on held-out text.
-SEARCH_QUALITY = (*(name for task in TASKS.values() for name in task.search_quality), SEARCH_BITS[0])
-HELDOUT_QUALITY = (*(name for task in TASKS.values() for name in task.heldout_quality), HELDOUT_BITS[0])
+SEARCH_QUALITY = (*dict.fromkeys(name for task in TASKS.values() for name in task.search_quality), SEARCH_BITS[0])
+HELDOUT_QUALITY = (*dict.fromkeys(name for task in TASKS.values() for name in task.heldout_quality), HELDOUT_BITS[0])
 # A task's divergence from the dense model to the same on held-out text; below what it is about equally good.
 DIVERGENCES = {task.search_quality[0]: task.heldout_quality[0] for task in TASKS.values()}
 ALIKE = {task.search_quality[0]: task.alike for task in TASKS.values()}
 HELDOUT = {**DIVERGENCES, SEARCH_BITS[0]: HELDOUT_BITS[0]}  # what the search goes by to the same on held-out text
-JUDGED = tuple(task.judged for task in TASKS.values())  # by which points are offered and recommended
+JUDGED = tuple(dict.fromkeys(task.judged for task in TASKS.values()))  # by which points are offered and recommended
 LONG_QUALITY = "heldout_long_ppl"  # the same perplexity, of windows longer than the run's own
 # The same before what an export gets beside the cached refit: of the search's questions, and of held-out text.
 BEFORE_TUNING = {name: f"untuned_{name}" for name in (*SEARCH_QUALITY, "acc")}
@@ -77,6 +85,7 @@ WHOLE = {f"{phase}_{kind}ms": f"latency_{kind}ms" for phase in ("prefill", "deco
 SUPERLATIVES = {
     "kl": "closest",
     "cosine_distance": "closest",
+    "class_kl": "closest",
     "nll": "likeliest",
     "bpb": "likeliest",
     "latency_ms": "fastest",
@@ -84,12 +93,13 @@ SUPERLATIVES = {
     "decoder_params": "smallest",
 }
 # What a front ranges over by orders of magnitude, so that an axis of it is logarithmic.
+_PARTS = {metric.name for metric in METRICS if metric.goal == "max"}  # 1 at most
 WIDE_RANGING = (
     *DIVERGENCES,
-    *(name for name in HELDOUT_QUALITY if "correlation" not in name),
+    *(name for name in HELDOUT_QUALITY if name not in _PARTS),
     LONG_QUALITY,
     *(BEFORE_TUNING[name] for name in DIVERGENCES),
-    *(name for name in HELDOUT_BEFORE_TUNING.values() if "correlation" not in name),
+    *(name for name in HELDOUT_BEFORE_TUNING.values() if name not in _PARTS),
 )
 
 SPREADS = (SPREAD, STDERR)

@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from torch import Tensor, nn
 
 from space.candidate import Candidate, LayerShape
-from space.models.stack import layers_of, stack_of
+from space.models.stack import layers_of, midway, stack_of, whole
 from space.supernet.supernet import Supernet
 
 _Place = tuple[int, float]  # number of the batch, and which of the supernet's weights
@@ -55,8 +55,8 @@ class PrefixForward:
         strength = self._supernet.strength(candidate)
         for number, tokens in enumerate(self.batches):
             start, stream = self._start((number, strength), layers)
-            inputs = {"input_ids": tokens} if stream is None else {"inputs_embeds": stream}
             view = self._supernet.view(candidate, start=start)
+            inputs = whole(view, tokens) if stream is None else midway(view, stream)
             self._remember(view, (number, strength), layers, start)
             hidden = stack_of(view)(**inputs, use_cache=False).last_hidden_state
             self.layers_run += len(layers) - start

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from evaluators.base import OPTIMISED, Evaluator, Metric
 from evaluators.data.places import Part, TextPlace
-from evaluators.data.splits import TokenSplits, read_text
-from evaluators.data.stream import TokenStream, training_stream
+from evaluators.data.reading import read_data, read_stream
+from evaluators.data.splits import TokenSplits
+from evaluators.data.stream import TokenStream
 from evaluators.fidelities import Fidelities, fidelities
 from evaluators.latency.bench import LatencyBench
 from evaluators.latency.clocks import cpu_name
@@ -107,8 +108,7 @@ class Session:
         Raises:
             UserError: It can not be had, or is not the one that the settings want.
         """
-        settings = self.settings.text
-        return read_text(settings, self.loaded.tokenizer, vocab=self.spec.vocab, digest=settings.digest)
+        return read_data(self.settings.text, self.loaded, self.settings.text.digest)
 
     def windows(self, part: Part) -> Tensor:
         """The run's windows of a part of the text, shape (windows, length); raises UserError where it has less text."""
@@ -116,9 +116,8 @@ class Session:
 
     def stream(self, place: TextPlace, seed: int) -> TokenStream:
         """Text for longer training, see `training_stream`; of the run's own place where the given one has no path."""
-        settings, loaded = self.settings.text, self.loaded
-        place = settings if place.path is None else place
-        return training_stream(place, self.text, settings.length, loaded.tokenizer, vocab=self.spec.vocab, seed=seed)
+        own = self.settings.text
+        return read_stream(place, own, self.text, self.loaded, own.length, seed)
 
     @cached_property
     def space(self) -> SearchSpace:

@@ -129,7 +129,7 @@ def _looks(session: Session, windows: Tensor, batch: int, designs: Sequence[Cand
     while seconds < LOOK_S:
         seconds += _seconds(look)
         looks += len(designs)
-    return looks * windows.numel() / seconds
+    return looks * divergence.tokens / seconds
 
 
 def _training(session: Session, designs: Sequence[Candidate]) -> dict[int, float]:
@@ -157,7 +157,7 @@ def _healing(session: Session, settings: Healing, designs: Sequence[Candidate]) 
                 training.learn(text, 0.0)
 
         learn()  # a first time with each of the designs
-        return TIMED * text.numel() / _seconds(learn)
+        return TIMED * windows * length / _seconds(learn)
 
     first = most = min(settings.step_windows, room)
     if settings.batch_size is None and _waits(session):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from space.task import CAUSAL_LM, TASKS, Task
@@ -23,7 +24,7 @@ class ModelSpec:
         kv_heads: Key-value groups of a layer; divides `query_heads`.
         head_dim: Width of one head; not always `hidden / query_heads`.
         mlp_channels: Intermediate channels of a layer's MLP.
-        vocab: Rows of the embedding matrix.
+        vocab: Rows of the embedding matrix; 0 of a model that reads images.
         tied_embeddings: Whether the output projection is the embedding matrix.
         qkv_bias, o_bias, mlp_bias: Which projections carry a bias.
         gated: Whether an MLP multiplies what its up projection gives by what a gate projection does.
@@ -33,7 +34,8 @@ class ModelSpec:
         qk_norm: Whether queries and keys are normed, each by a weight of `head_dim` values.
         wide_qk_norm: Whether these norms go over all heads together, each by a weight for every value.
         parallel: Whether both blocks of a layer read the residual stream before it.
-        positions: Learned embeddings of positions; 0 where there are none.
+        positions: Learned embeddings of positions; 0 where there are none. Of a model that reads images, one has so
+            many tokens.
         rest: Parameters of what is none of these and no head, such as of types of tokens.
         task: What the model is for, a row of `space.task.TASKS`.
         pooling: How an embedder makes one vector of a sequence: `mean` of its tokens, or the first one, `cls`.
@@ -70,7 +72,7 @@ class ModelSpec:
     pooling: str = "mean"
 
     def __post_init__(self) -> None:
-        for field in ("layers", "hidden", "query_heads", "kv_heads", "head_dim", "mlp_channels", "vocab"):
+        for field in ("layers", "hidden", "query_heads", "kv_heads", "head_dim", "mlp_channels"):
             value = getattr(self, field)
             if value < 1:
                 raise ValueError(f"ModelSpec.{field}: expected a positive count, got {value}.")
@@ -104,6 +106,10 @@ class ModelSpec:
     def use(self) -> Task:
         """The row of its task."""
         return TASKS[self.task]
+
+    def tokens_of(self, shape: Sequence[int]) -> int:
+        """Tokens of a window, by the shape of several: (windows, length), or (images, channels, height, width)."""
+        return self.positions if self.use.reads == "images" else shape[1]
 
     def head_params(self, rows: int) -> int:
         """Parameters of an LM head of so many rows and the norm before it that are no embeddings; 0 without a head."""

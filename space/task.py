@@ -14,9 +14,12 @@ class Task:
     Attributes:
         title: What such a model is, for people.
         loader: transformers' automatic class that loads it.
+        stock: Which of a family's stock classes a model is, a field of `space.models.layout.StockClasses`.
         pruned: The class of the modelling file that a subnet is.
         output: What a forward pass is asked for, and what an export must give again.
         pipeline: The hub's name of the task.
+        head: What there is behind the stack of layers, for people.
+        reads: What is put in: `text`, or `images`.
         writes: Whether it writes text: it has an LM head and a KV cache, and `generate()`.
         settings: The group of settings that is made for it, as one writes it.
         search_quality: What the search asks of subnets, names of rows of `evaluators.metrics`, the divergence from the
@@ -33,9 +36,11 @@ class Task:
 
     title: str
     loader: str
+    stock: str
     pruned: str
     output: str
     pipeline: str
+    head: str
     writes: bool
     settings: str
     search_quality: tuple[str, ...]
@@ -47,6 +52,12 @@ class Task:
     engines: tuple[str, ...]
     formats: tuple[str, ...] | None = None
     companions: tuple[str, ...] = ()
+    reads: str = "text"
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it chooses a class."""
+        return self.stock == "classifier"
 
 
 CAUSAL_LM = "causal_lm"
@@ -54,9 +65,11 @@ TASKS: dict[str, Task] = {
     CAUSAL_LM: Task(
         title="a causal language model",
         loader="AutoModelForCausalLM",
+        stock="causal_lm",
         pruned="PrunedForCausalLM",
         output="logits",
         pipeline="text-generation",
+        head="an LM head",
         writes=True,
         settings="model=default",
         search_quality=("kl", "nll"),
@@ -70,9 +83,11 @@ TASKS: dict[str, Task] = {
     "embeddings": Task(
         title="a sentence embedder",
         loader="AutoModel",
+        stock="model",
         pruned="PrunedModel",
         output="last_hidden_state",
         pipeline="sentence-similarity",
+        head="none: it embeds text",
         writes=False,
         settings="model=embedder",
         search_quality=("cosine_distance",),
@@ -87,6 +102,46 @@ TASKS: dict[str, Task] = {
             *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
             *("[0-9]_*/config.json",),
         ),
+    ),
+    "text_classification": Task(
+        title="a text classifier",
+        loader="AutoModelForSequenceClassification",
+        stock="classifier",
+        pruned="PrunedForSequenceClassification",
+        output="logits",
+        pipeline="text-classification",
+        head="a classifier, carried whole",
+        writes=False,
+        settings="model=classifier",
+        search_quality=("class_kl",),
+        heldout_quality=("heldout_class_kl", "heldout_agreement"),
+        alike=0.01,  # nats
+        judged="heldout_class_kl",
+        step_windows=16,
+        scenarios=("prefill",),
+        engines=("torch",),
+        formats=("hf", "hf_uniform"),
+    ),
+    "image_classification": Task(
+        title="an image classifier",
+        loader="AutoModelForImageClassification",
+        stock="classifier",
+        pruned="PrunedForImageClassification",
+        output="logits",
+        pipeline="image-classification",
+        head="a classifier, carried whole",
+        writes=False,
+        settings="model=image_classifier",
+        search_quality=("class_kl",),
+        heldout_quality=("heldout_class_kl", "heldout_agreement"),
+        alike=0.01,  # nats
+        judged="heldout_class_kl",
+        step_windows=16,
+        scenarios=("prefill",),
+        engines=("torch",),
+        formats=("hf", "hf_uniform"),
+        companions=("preprocessor_config.json",),
+        reads="images",
     ),
 }
 

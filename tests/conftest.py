@@ -23,7 +23,7 @@ from space.spec import ModelSpec
 from space.supernet.placement import Placement
 from space.supernet.store import is_prepared
 from space.supernet.supernet import Supernet
-from space.task import CAUSAL_LM
+from space.task import CAUSAL_LM, TASKS
 
 pytest_plugins = ("helpers_commands",)  # whose runs several files of tests look at
 torch.set_num_threads(1)
@@ -93,20 +93,27 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "roberta": {"type_vocab_size": 1},
     "xlm-roberta": {"type_vocab_size": 1},
 }
-# By what they are for: models that write, and encoders.
-FAMILY_NAMES = tuple(name for name, row in ARCHITECTURES.items() if row.task == CAUSAL_LM)
-ENCODERS = tuple(name for name, row in ARCHITECTURES.items() if row.task == "embeddings")
+# Of a family that reads images: of 17 tokens, or 18.
+_IMAGES = {"image_size": 8, "patch_size": 2, "num_channels": 1, "num_labels": 4}
+_OF_TEXT = ("vocab_size", "max_position_embeddings", "pad_token_id", "bos_token_id", "eos_token_id")
+# By what they are for: models that write, encoders, and models that read images.
+FAMILY_NAMES = tuple(name for name, row in ARCHITECTURES.items() if CAUSAL_LM in row.tasks)
+ENCODERS = tuple(name for name, row in ARCHITECTURES.items() if "embeddings" in row.tasks)
+VISION = tuple(name for name, row in ARCHITECTURES.items() if "image_classification" in row.tasks)
 UNLIKE = ("llama", "olmo2", "gemma3_text", "granite", "phi3", "gpt2", "gpt_neox", "cohere")  # one of each kind
 
 
-def tiny_model(family: str, **changes: Any) -> tuple[nn.Module, ModelSpec]:
-    """A random model of a family, every parameter away from its initial value, and its spec."""
+def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn.Module, ModelSpec]:
+    """A random model of a family for a task, its first one unless told, all parameters drawn anew, and its spec."""
     values, sizes = _SIZES | _SPECIAL.get(family, {}) | changes, ARCHITECTURES[family].sizes
     values[sizes.mlp_channels] = values.pop("intermediate_size")
     if sizes.kv_heads is None:
         del values["num_key_value_heads"]
-    config = AutoConfig.for_model(family, **values)
-    model = loader_of(config).from_config(config).eval().requires_grad_(False)
+    if family in VISION:
+        values = _IMAGES | {name: value for name, value in values.items() if name not in _OF_TEXT}
+    stock = ARCHITECTURES[family].classes.of(TASKS[task or ARCHITECTURES[family].tasks[0]])
+    config = AutoConfig.for_model(family, **values, architectures=[stock])
+    model = loader_of(task or ARCHITECTURES[family].tasks[0]).from_config(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -140,6 +147,11 @@ def each_kind(cases: Iterable[str], families: Iterable[str] = FAMILY_NAMES) -> l
     return [pytest.param(*pair, id="-".join(pair)) for pair in pairs]
 
 
+def random_images(count: int, seed: int = 0) -> torch.Tensor:
+    """Images as tiny models read them, shape (count, 1, 8, 8)."""
+    return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
 @pytest.fixture(params=FAMILY_NAMES)
 def family(request: pytest.FixtureRequest) -> str:
     """Each supported family in turn."""
@@ -168,13 +180,16 @@ def make_supernet(tmp_path: Path, session_place: Path) -> Callable[..., Supernet
         dtype: torch.dtype = torch.float32,
         refit_bytes: int = 3 << 28,
         place: Placement | None = None,
+        task: str | None = None,
         **settings: Any,
     ) -> Supernet:
-        prepared = session_place / "_".join(["supernet", family, str(dtype), *map(str, sorted(settings.items()))])
+        named = ["supernet", family, *([task] if task else []), str(dtype), *map(str, sorted(settings.items()))]
+        prepared = session_place / "_".join(named)
         if not is_prepared(prepared):
-            model, spec = tiny_model(family)
-            Supernet.prepare(model, spec, random_tokens(12, 24), prepared, dtype=dtype, **settings)
-        model, spec = tiny_model(family)
+            model, spec = tiny_model(family, task)
+            text = random_images(12) if family in VISION else random_tokens(12, 24)
+            Supernet.prepare(model, spec, text, prepared, dtype=dtype, **settings)
+        model, spec = tiny_model(family, task)
         supernet = Supernet.load(model, spec, prepared, dtype=dtype, place=place, refit_bytes=refit_bytes)
         supernet.link_to(tmp_path / f"supernet-{family}")
         return supernet

@@ -1,9 +1,10 @@
-"""A tiny sentence embedder as a directory of sentence-transformers, with text beside it."""
+"""Tiny encoders as directories: a sentence embedder with text beside it, a classifier with labelled rows."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from conftest import tiny_model
@@ -17,12 +18,12 @@ MARKS = ("[PAD]", "[CLS]", "[SEP]")
 MODULES = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
 
 
-def save_embedder(directory: Path, pooling: str = "cls_token") -> Path:
-    """A random BERT with a tokenizer of characters, the files of sentence-transformers, and `text.txt`."""
+def _saved(directory: Path, family: str, task: str, **changes: Any) -> Any:
+    """A random encoder with a tokenizer of characters, written to a directory."""
     vocab = {char: index for index, char in enumerate((*MARKS, *("Ġ" if char == " " else char for char in CHARACTERS)))}
-    model, _ = tiny_model("bert", vocab_size=len(vocab))
+    model: Any = tiny_model(family, task, vocab_size=len(vocab), **changes)[0]
     with quiet_transformers():
-        model.save_pretrained(directory)  # type: ignore[operator]
+        model.save_pretrained(directory)
     backend = Tokenizer(models.BPE(vocab, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.post_processor = processors.TemplateProcessing(
@@ -30,10 +31,33 @@ def save_embedder(directory: Path, pooling: str = "cls_token") -> Path:
     )
     marks = dict(zip(("pad_token", "cls_token", "sep_token"), MARKS, strict=True))
     PreTrainedTokenizerFast(tokenizer_object=backend, **marks).save_pretrained(directory)
+    return model
+
+
+def _written(characters: int, seed: int = 0) -> str:
+    tokens = torch.randint(len(CHARACTERS), (characters,), generator=torch.Generator().manual_seed(seed))
+    return "".join(CHARACTERS[token] for token in tokens.tolist())
+
+
+def save_classifier(directory: Path, family: str = "distilbert", labels: int = 3) -> Path:
+    """A random classifier with a tokenizer of characters, and `rows.jsonl`, whose labels are its own classes."""
+    model = _saved(directory, family, "text_classification", num_labels=labels)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+    rows = []
+    for seed in range(240):
+        text = _written(24, seed).strip()
+        logits = model(torch.tensor([tokenizer(text)["input_ids"]])).logits
+        rows.append({"text": text, "label": int(logits.argmax())})
+    (directory / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return directory
+
+
+def save_embedder(directory: Path, pooling: str = "cls_token") -> Path:
+    """A random BERT with a tokenizer of characters, the files of sentence-transformers, and `text.txt`."""
+    _saved(directory, "bert", "embeddings")
     modules = [{"path": path, "type": f"sentence_transformers.models.{name}"} for name, path in MODULES]
     (directory / "modules.json").write_text(json.dumps(modules))
     (directory / "1_Pooling").mkdir()
     (directory / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{pooling}": True}))
-    tokens = torch.randint(len(CHARACTERS), (6000,), generator=torch.Generator().manual_seed(0))
-    (directory / "text.txt").write_text("".join(CHARACTERS[token] for token in tokens.tolist()))
+    (directory / "text.txt").write_text(_written(6000))
     return directory

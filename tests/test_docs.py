@@ -33,6 +33,7 @@ from search.run.picks import NAMED
 from space.formats.registry import format_of
 from space.formats.requirements import FORMATS
 from space.locations import is_local
+from space.task import TASKS
 
 PAGES = [
     *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md", ROOT / "results/README.md"),
@@ -83,7 +84,7 @@ def check_search(overrides: Sequence[str]) -> None:
     if model["path"] and is_local(model["path"]):  # a reader's own, which is not here
         model["path"] = None
     if any(entry.is_local for entry in TextPlace(text["path"]).entries):
-        text["path"] = None
+        text["path"] = str(ROOT) if TASKS[model["task"]].reads == "images" else None
     config["latency"]["table"] = None  # measured on a device of theirs
     run_settings(config, overrides)
 

@@ -56,7 +56,8 @@ def states_of(model: Any, tokens: torch.Tensor, mask: torch.Tensor | None = None
 def test_the_permuted_model_computes_the_dense_function(family: str, make_supernet: MakeSupernet) -> None:
     dense, _ = tiny_model(family)
     supernet, tokens = make_supernet(family), random_tokens(3, 20, seed=1)
-    weights = [layers_of(model)[0].output.dense.weight for model in (dense, supernet.model)]
+    layout = architecture_of(family).mlp
+    weights = [layers_of(each)[0].get_submodule(layout.path(layout.output)).weight for each in (dense, supernet.model)]
     assert not torch.equal(*weights)
     expected = states_of(dense, tokens)
     torch.testing.assert_close(states_of(supernet.model, tokens), expected, atol=2e-5, rtol=1e-4)
@@ -145,7 +146,7 @@ def test_shared_weights_give_the_view_and_take_gradients(family: str, make_super
         hidden.square().sum().backward()
         reached = {name.split(".", 3)[2] for name, p in shared.parameters.items() if p.grad is not None}
         assert reached
-        assert all(name.startswith("encoder.layer.") for name in shared.parameters)
+        assert all(name.startswith(f"{architecture_of(family).stack.layers}.") for name in shared.parameters)
 
 
 @pytest.mark.parametrize("family", ENCODERS)

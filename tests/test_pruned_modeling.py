@@ -198,7 +198,7 @@ def test_attention_weights_are_named_by_the_models_layers(modeling: dict[str, Mo
     assert model(tokens).attentions is None
 
 
-@pytest.mark.parametrize("family", [name for name, row in ARCHITECTURES.items() if row.classes.classifier])
+@pytest.mark.parametrize("family", [name for name in FAMILY_NAMES if ARCHITECTURES[name].classes.classifier])
 def test_a_classifier_reads_the_last_token_of_the_same_stack(
     modeling: dict[str, ModuleType], family: str, tmp_path: Path
 ) -> None:

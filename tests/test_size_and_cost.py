@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ENCODERS, FAMILY_NAMES, fitting, random_tokens, tiny_model
+from conftest import ENCODERS, FAMILY_NAMES, VISION, fitting, random_tokens, tiny_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
@@ -44,7 +44,7 @@ def count(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def test_every_family_is_counted() -> None:
-    assert {*FAMILY_NAMES, *ENCODERS} == set(ARCHITECTURES)
+    assert {*FAMILY_NAMES, *ENCODERS, *VISION} == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -12,6 +12,7 @@ from space.errors import UserError
 from space.locations import absolute, is_local
 
 SUFFIXES = (".txt", ".raw", *READERS)
+ARRAYS = ".npz"  # of images
 FIELD = "text"  # unless told otherwise
 Part = Literal["calibration", "search", "heldout"]  # of a run's text
 
@@ -105,6 +106,20 @@ class TextPlace:
                 )
             entries.append(replace(common, **values))
         return tuple(entries)
+
+    def require_images(self) -> Path:
+        """Where images are.
+
+        Raises:
+            UserError: Nowhere, or in several places.
+        """
+        path = absolute(self.path) if isinstance(self.path, str) else None
+        if path is None or not (path.is_dir() or (path.is_file() and path.suffix == ARRAYS)):
+            raise UserError(
+                "data.path: expected a folder of images, whose sub-folders may be named as the model's classes, or an "
+                f"{ARRAYS} file with an array `images`, got {self.path}."
+            )
+        return path
 
     def require_files(self) -> None:
         """Refuses paths of this machine where no text files are, without reading any.

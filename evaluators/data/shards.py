@@ -151,7 +151,7 @@ class TextFile:
                 )
             if self.sources and source not in self.sources:
                 source = self.sources[0]
-            for text in _row_documents(row, self.field, where, self.render):
+            for text in row_documents(row, self.field, where, self.render):
                 yield source, text
 
 
@@ -191,7 +191,7 @@ class HubShard:
             found = (
                 (self.label, text)
                 for row in self.dataset
-                for text in _row_documents(row, self.field, f"the data set {self.path}", self.render)
+                for text in row_documents(row, self.field, f"the data set {self.path}", self.render)
             )
             yield from _until(found, characters, f"the data set {self.path}")
 
@@ -206,7 +206,18 @@ def no_text(name: str, rows: int) -> UserError:
     )
 
 
-def _row_documents(row: Mapping[str, Any], field: str, where: str, render: Render) -> Iterator[str]:
+def row_documents(row: Mapping[str, Any], field: str, where: str, render: Render) -> Iterator[str]:
+    """The documents of a row, an empty one where it has no text.
+
+    Args:
+        row: Field to value.
+        field: With the text or a chat.
+        where: For messages.
+        render: Makes text of chats.
+
+    Raises:
+        UserError: There is no such field, or neither text nor a chat in it.
+    """
     chat = next((name for name in chats.FIELDS if name in row), None)
     if field == FIELD and field not in row and chat:
         field = chat

@@ -79,6 +79,17 @@ class TokenSplits:
                 start = end
         return reserved
 
+    @property
+    def heldout(self) -> frozenset[bytes]:
+        """The documents that are held out as a whole, and stand nowhere else, by digest."""
+        held, others = set[bytes](), set[bytes]()
+        for name, documents in self.documents.items():
+            first, start = len(self.tokens[name]) * _TENTHS["heldout"][0] // 10, 0
+            for digest, end in documents:
+                (held if start >= first else others).add(digest)
+                start = end
+        return frozenset(held - others)
+
     def room(self, part: Part, length: int) -> int:
         """How many windows of so many tokens, with the `start` token, a part has."""
         return sum(self._rooms(part, length).values())

@@ -141,8 +141,8 @@ class Healer:
         Sources take turns in the windows that are given, as designs do in the training. Shuffled, with the same seed
         each time, so that a design does not meet the same source at each of its turns.
         """
-        settings = self.settings
-        windows = self._windows(settings.steps(self._windows(1).shape[1]) * settings.step_windows + SPARE)
+        settings, length = self.settings, self._supernet().spec.tokens_of(self._windows(1).shape)
+        windows = self._windows(settings.steps(length) * settings.step_windows + SPARE)
         if len(windows) < 2 * SPARE:
             return windows, windows
         spare = torch.zeros(len(windows), dtype=torch.bool)
@@ -152,7 +152,7 @@ class Healer:
         return trained[order], windows[spare][:SPARE]
 
     def _train(self, training: SharedTraining, text: Tensor, show: Callable[[int, int], None]) -> None:
-        settings, length = self.settings, text.shape[1]
+        settings, length = self.settings, self._supernet().spec.tokens_of(text.shape)
         steps, size, file = settings.steps(length), settings.step_windows, self._directory / _STATE
         if file.exists():
             training.restore(torch.load(file, map_location="cpu", weights_only=True))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from evaluators.classes import class_divergence, class_head
 from evaluators.embeddings import pooled
 from evaluators.output_head import OutputHead
 from evaluators.training.distillation import cross_entropy
@@ -56,9 +57,28 @@ def of_embeddings(pooling: str) -> Objective:
     return objective
 
 
+def of_classes(teacher: Any, tokens: Tensor) -> Loss:
+    """KL of class probabilities, in nats, the mean over windows, and 1 − cosine of each token's last hidden state.
+
+    Tokens say where a class comes from, which the few numbers of a window alone do not.
+    """
+    head = class_head(teacher)
+    with torch.no_grad():
+        states = stack_of(teacher)(tokens, use_cache=False).last_hidden_state.float()
+        target = head(states)
+
+    def loss(hidden: Tensor) -> Tensor:
+        wide = hidden.float()
+        return class_divergence(head(wide), target).mean() + 1 - F.cosine_similarity(wide, states, -1).mean()
+
+    return loss
+
+
 _OBJECTIVES: Mapping[str, Callable[[ModelSpec], Objective]] = {
     CAUSAL_LM: lambda spec: of_words,
     "embeddings": lambda spec: of_embeddings(spec.pooling),
+    "text_classification": lambda spec: of_classes,
+    "image_classification": lambda spec: of_classes,
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evaluators.classes import class_divergence, classified
 from evaluators.embeddings import embedded
 from evaluators.paths import Stage
 from evaluators.session import Session
@@ -115,8 +116,18 @@ def _lost_cosine(trim: Trim, model: Any, small: Any) -> dict[str, str]:
     return {"1 − cosine to embeddings with the whole vocabulary, held-out text": f"{distance:.4f}"}
 
 
+def _lost_class_probabilities(trim: Trim, model: Any, small: Any) -> dict[str, str]:
+    whole, own = (
+        classified(each, tokenizer(list(trim.texts), verbose=False)["input_ids"])
+        for each, tokenizer in ((model, trim.whole.tokenizer), (small, trim.subnet.tokenizer))
+    )
+    divergence = class_divergence(own, whole).mean().item()
+    return {"KL of class probabilities to those with the whole vocabulary, held-out text, nats": f"{divergence:.4f}"}
+
+
 # By task: what its models lose with the rows of the others, as a card says it.
 _LOSSES: Mapping[str, Callable[[Trim, Any, Any], dict[str, str]]] = {
     CAUSAL_LM: _lost_bits,
     "embeddings": _lost_cosine,
+    "text_classification": _lost_class_probabilities,
 }

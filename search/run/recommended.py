@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,16 @@ from space.errors import UserError
 
 RECOMMENDED = "recommended"
 QUALITY = "heldout_ppl"  # its logarithm is the loss that a rise is of
+_DISTANCES: Mapping[str, Callable[[float], str]] = {  # what is judged by a distance from the dense model, in words
+    "heldout_cosine_distance": lambda rise: f"cosine {1 - rise:.3f} to the dense model's embeddings",
+    "heldout_class_kl": lambda rise: f"{rise:.3f} nats from the dense model's class probabilities",
+}
 STEPS = (1.1, 1.25, 1.5, 2.0, 3.0)  # gains at which the trade is told
 
 
 @dataclass(frozen=True)
 class Recommend:
-    """How much worse than the dense model on held-out text a person would take: in nats a token, or 1 − cosine.
+    """How much worse than the dense model a person would take on what was held out: in what points are judged by.
 
     Attributes:
         rise: The most that the recommended point may have.
@@ -49,7 +53,7 @@ class Offer:
     Attributes:
         key: Its key.
         gain: The dense model's cost over its own: how many times as fast, or as small, it is.
-        rise: Held-out loss above the dense model's, in nats a token; of embeddings, 1 − cosine to the dense model's.
+        rise: Held-out loss above the dense model's, in nats a token; else the distance from it.
         size: What it is smaller in, for people; empty where it is faster.
         quality: What the rise is of.
     """
@@ -62,8 +66,8 @@ class Offer:
 
     def __str__(self) -> str:
         gain = f"{self.size} {1 / self.gain:.2f} × dense" if self.size else f"{self.gain:.2f} × as fast"
-        if not is_perplexity(self.quality):
-            return f"{gain}, cosine {1 - self.rise:.3f} to the dense model's embeddings"
+        if self.quality in _DISTANCES:
+            return f"{gain}, {_DISTANCES[self.quality](self.rise)}"
         return f"{gain}, rise {self.rise:.2f} nats a token ({math.exp(self.rise):.2f} × the dense perplexity)"
 
 
@@ -134,7 +138,8 @@ class Advice:
                 "No point of the front is recommended: none is faster or smaller than the dense model by more than "
                 "timings spread."
             )
-        unit = " nats a token" if is_perplexity(self.trade[0].quality) else ""
+        quality = self.trade[0].quality
+        unit = " nats a token" if is_perplexity(quality) else f" {metric_named(quality).unit}".rstrip()
         return (
             f"No point of the front is recommended: none is within a rise of {self.rise:g}{unit} over the dense model "
             "on held-out text (recommend.rise)."

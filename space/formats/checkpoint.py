@@ -93,7 +93,7 @@ def checkpoint_parts(model: nn.Module, config: Any, candidate: Candidate) -> Che
     Raises:
         ShapeError: No layer keeps attention.
     """
-    tied = config.tie_word_embeddings
+    tied = getattr(config, "tie_word_embeddings", False)
     state = {name: tensor for name, tensor in model.state_dict().items() if not (tied and name == "lm_head.weight")}
     return CheckpointParts(config, kept_shapes(candidate), kept_layers(candidate), state)
 

@@ -15,6 +15,7 @@ from space.formats.picture import PICTURE_FILE, layers_svg
 from space.formats.requirements import CHECKED, TRANSFORMERS
 from space.markdown import escaped, table
 from space.spec import ModelSpec
+from space.task import Task
 
 Texts = Sequence[tuple[str, str, str]]  # a prompt, what the dense model writes after it, and what this one does
 # Title of a section to its rows: of name and value, or of texts.
@@ -23,10 +24,15 @@ FRONT_MATTER = "front matter"  # the section, of arguments of ModelCardData, tha
 REPOSITORY = "repository"  # its row of where the checkpoint will be on the hub
 CHECKPOINT = "path/to/this/directory"  # what stands for the checkpoint in the lines that load it
 _NO_BLOCK = "none"
-_VERSIONS = (
-    f"Where there is a `config.json`, {CHECKED} give the same numbers and tokens: such checkpoints are tested in them. "
-    f"Versions before {'.'.join(TRANSFORMERS[0].split('.')[:2])} may give others without a word."
-)
+
+
+def _versions(task: Task) -> str:
+    if task.reads != "text":
+        return "Older versions may call its weights otherwise, and not load it."
+    return (
+        f"Where there is a `config.json`, {CHECKED} give the same numbers and tokens: such checkpoints are tested in "
+        f"them. Versions before {'.'.join(TRANSFORMERS[0].split('.')[:2])} may give others without a word."
+    )
 
 
 def write_card(
@@ -74,7 +80,7 @@ def write_card(
         f"Licence: {licence}.",
         "## Use",
         *_placed(repository, f"```python\n{use}\n```", *([f"```bash\n{serve}\n```"] if serve else [])),
-        f"Saved with transformers {version('transformers')} and torch {version('torch')}. {_VERSIONS}",
+        f"Saved with transformers {version('transformers')} and torch {version('torch')}. {_versions(spec.use)}",
         "## Architecture",
         f"![What is left of each layer]({PICTURE_FILE})",
         f"Hidden size {spec.hidden}, head width {spec.head_dim}; the dense model has {spec.layers} layers of "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 from space.errors import UserError
 from space.task import Task
@@ -15,6 +16,11 @@ GGUF_TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")  # of the matrices 
 DECI_FLAVOURS = ("vllm", "ffn_mult")  # which loaders read a `block_configs` checkpoint
 # Formats that are traced graphs, to the packages that write and run them.
 ENGINES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+
+
+def checked_in(task: Task) -> str:
+    """Versions of transformers in which exports of a task hold; older ones name weights of image models otherwise."""
+    return CHECKED if task.reads == "text" else f"transformers {version('transformers')}"
 
 
 def require_format(name: str, gguf_type: str, deci_flavour: str = "vllm") -> None:

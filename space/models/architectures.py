@@ -53,13 +53,18 @@ def _behind(module: str, name: str) -> Architecture:
     )
 
 
-def _post_norm_encoder(module: str, name: str, *, behind_padding: bool = False) -> Architecture:
+_ENCODING = ("embeddings", "text_classification")
+
+
+def _post_norm_encoder(
+    module: str, name: str, *, stack: str | None = None, behind_padding: bool = False
+) -> Architecture:
     """A family with the layers of BERT, whose blocks add to the residual stream themselves, and norm the sum."""
     inputs = tuple(Projection(f"self.{part}", (part,)) for part in ("query", "key", "value"))
     norm = "output.LayerNorm"
     return Architecture(
         module,
-        StockClasses(f"{name}Config", f"{name}Layer", f"{name}Model", None),
+        StockClasses(f"{name}Config", f"{name}Layer", f"{name}Model", None, f"{name}ForSequenceClassification"),
         BlockLayout("attention", inputs, "output.dense", after=f"attention.{norm}", adds=True),
         BlockLayout(
             "",
@@ -74,13 +79,34 @@ def _post_norm_encoder(module: str, name: str, *, behind_padding: bool = False) 
             None,
             "embeddings.word_embeddings",
             "embeddings.position_embeddings",
-            module,
+            stack or module,
             entry="embeddings",
             behind_padding=behind_padding,
         ),
         sizes=SizeNames(kv_heads=None),
         heads_fill=True,
-        task="embeddings",
+        tasks=_ENCODING,
+    )
+
+
+def _vision(module: str, name: str) -> Architecture:
+    """A family with the layers of ViT."""
+    return Architecture(
+        module,
+        StockClasses(f"{name}Config", f"{name}Layer", f"{name}Model", None, f"{name}ForImageClassification"),
+        replace(_ATTENTION, module="attention", before="layernorm_before"),
+        BlockLayout("mlp", (Projection("fc1", ("up",)),), "fc2", before="layernorm_after"),
+        stack=StackNames(
+            "layers",
+            "layernorm",
+            "embeddings.patch_embeddings",
+            "embeddings.position_embeddings",
+            module,
+            entry="embeddings",
+        ),
+        sizes=SizeNames(kv_heads=None),
+        numbered=False,
+        tasks=("image_classification",),
     )
 
 
@@ -181,7 +207,40 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "bert": _post_norm_encoder("bert", "Bert"),
     "roberta": _post_norm_encoder("roberta", "Roberta", behind_padding=True),
-    "xlm-roberta": _post_norm_encoder("xlm_roberta", "XLMRoberta", behind_padding=True),
+    "xlm-roberta": _post_norm_encoder("xlm_roberta", "XLMRoberta", stack="roberta", behind_padding=True),
+    "distilbert": Architecture(
+        "distilbert",
+        StockClasses(
+            "DistilBertConfig",
+            "TransformerBlock",
+            "DistilBertModel",
+            None,
+            "DistilBertForSequenceClassification",
+        ),
+        BlockLayout(
+            "attention",
+            tuple(Projection(f"{part[0]}_lin", (part,)) for part in ("query", "key", "value")),
+            "out_lin",
+            after="sa_layer_norm",
+            adds=True,
+        ),
+        BlockLayout("ffn", (Projection("lin1", ("up",)),), "lin2", after="output_layer_norm", adds=True),
+        stack=StackNames(
+            "transformer.layer",
+            None,
+            "embeddings.word_embeddings",
+            "embeddings.position_embeddings",
+            "distilbert",
+            entry="embeddings",
+        ),
+        sizes=SizeNames("n_heads", None, "hidden_dim"),
+        depth="n_layers",
+        heads_fill=True,
+        numbered=False,
+        tasks=_ENCODING,
+    ),
+    "vit": _vision("vit", "ViT"),
+    "deit": _vision("deit", "DeiT"),
 }
 
 

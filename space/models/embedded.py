@@ -118,11 +118,14 @@ def default_model(task: str) -> DefaultModel:
     Raises:
         UserError: There is none.
     """
-    require_task(task)
-    return {
+    title = require_task(task).title
+    defaults = {
         CAUSAL_LM: DefaultModel(DEFAULT_MODEL_NAME, default_model_dir, DEFAULT_MODEL_CARD),
         "embeddings": DefaultModel(MINILM_NAME, minilm_dir, MINILM_CARD),
-    }[task]
+    }
+    if task not in defaults:
+        raise UserError(f"Expected the directory or hub id of {title}, of which none is embedded. Set model.path.")
+    return defaults[task]
 
 
 def minilm_dir() -> Path:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from space.candidate import LayerShape
@@ -72,10 +73,12 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
                     f"Expected every layer of {name} to have the same shape, {path} being {shape}, but in layer "
                     f"{index} it is {got}: an already pruned model? Use the dense model that it was made from."
                 )
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
-    table = stack_of(model).get_submodule(architecture.stack.positions) if architecture.stack.positions else None
-    writes = TASKS[architecture.task].writes
-    counted = [*layers.parameters(), embedding, *(table.parameters() if table else ())]
+    head, places = model.get_output_embeddings(), architecture.stack.positions
+    table = None if places is None else _table(stack_of(model), places)
+    task = architecture.task_of([type(model).__name__])  # a class of remote code is another
+    writes = TASKS[task].writes
+    embedding = _table(stack_of(model), architecture.stack.embedding) if TASKS[task].reads == "text" else None
+    counted = [*layers.parameters(), *(each for each in (embedding, table) if each is not None)]
     rest = 0 if writes else sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in counted)
     return ModelSpec(
         name=name,
@@ -87,7 +90,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         kv_heads=kv_heads,
         head_dim=head_dim,
         mlp_channels=channels,
-        vocab=embedding.shape[0],
+        vocab=0 if embedding is None else embedding.shape[0],
         tied_embeddings=head is not None and head.weight is embedding,
         qkv_bias=biases[architecture.attention.path(architecture.attention.inputs[0].name)],
         o_bias=biases[outputs["attention"]],
@@ -100,11 +103,18 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         qk_norm=bool(architecture.qk_norms or architecture.attention.row_norms),
         wide_qk_norm=bool(architecture.attention.row_norms),
         parallel=parallel if isinstance(parallel, bool) else getattr(config, parallel),
-        positions=0 if table is None else table.weight.shape[0],
+        positions=0 if table is None else table.shape[-2],
         merges=names.kv_heads is not None and not architecture.neighbours and not _is_partly_rotary(config),
         rest=rest,
-        task=architecture.task,
+        task=task,
     )
+
+
+def _table(stack: Any, path: str) -> Tensor:
+    """Embeddings at a path, a module or a parameter, (rows, hidden) or (1, rows, hidden)."""
+    found: Any = attrgetter(path)(stack)
+    table: Tensor = getattr(found, "weight", found)
+    return table
 
 
 def _check_modules(layer: nn.Module, architecture: Architecture) -> None:

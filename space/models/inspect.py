@@ -49,12 +49,12 @@ def lines_of(seen: Understood) -> Iterator[tuple[str, str]]:
     spec, config = seen.spec, seen.outline.config
     row, dense = architecture_of(spec.family), Candidate.dense(spec)
     yield "model", f"{spec.name}, in {seen.directory}"
-    yield "family", f"{spec.family}: {row.classes.causal_lm or row.classes.model} of transformers.models.{row.module}"
+    yield "family", f"{spec.family}: {row.classes.of(spec.use)} of transformers.models.{row.module}"
     count, layers = total_params(spec, dense), decoder_params(spec, dense)
     dtype = dtype_name(seen.outline.dtype)
     yield "parameters", f"{count:,} in {dtype}, {layers:,} of them in {spec.layers} decoder layers"
     yield "widths", f"residual stream {spec.hidden:,}, vocabulary {spec.vocab:,}"
-    yield "LM head", _head(config, spec) if spec.use.writes else "none: it embeds text"
+    yield "LM head" if spec.use.writes else "head", _head(config, spec)
     yield "positions", _positions(config, spec)
     heads = f"{spec.query_heads} query heads in {spec.kv_heads} groups, each {spec.head_dim} wide"
     yield "every layer", f"{heads}; {spec.mlp_channels:,} MLP channels{', gated' * spec.gated}"
@@ -69,6 +69,8 @@ def lines_of(seen: Understood) -> Iterator[tuple[str, str]]:
 
 
 def _head(config: Any, spec: ModelSpec) -> str:
+    if not spec.use.writes:
+        return f"{spec.use.head}{f', of {config.num_labels} classes' * spec.use.classifies}"
     scale, cap = logit_scale(config), logit_cap(config)
     what = "the embedding matrix" if spec.tied_embeddings else "a matrix of its own"
     return what + (f", times {scale:g}" if scale != 1 else "") + (f", soft-capped at {cap:g}" if cap else "")

@@ -7,12 +7,12 @@ block, and what transformers calls the family's classes and sizes. All is data, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from space.candidate import LayerShape
-from space.task import CAUSAL_LM
+from space.task import CAUSAL_LM, TASKS, Task
 
 # Rows that each part of an input projection has in a layer of a shape, by the width of a head.
 PARTS: dict[str, Callable[[LayerShape, int], int]] = {
@@ -56,8 +56,8 @@ class BlockLayout:
         before: The norm that the block reads the residual stream through; None where there is none.
         after: What normalises what the block adds to it, or, of a block that adds it itself, the sum; None likewise.
         row_norms: Norms over all that parts of the input projections give, by a weight for each row of theirs.
-        adds: Whether the block itself adds to the residual stream, and gives the sum, normed: where it is gone, the
-            stream still goes through the norm behind it.
+        adds: Whether the norm behind it is of the sum with the residual stream, which the block itself adds to where
+            that norm is a part of it, and else the layer: where it is gone, the stream still goes through the norm.
         parts: The children of the layer that it is made of, where it is no module.
     """
 
@@ -99,6 +99,11 @@ class BlockLayout:
     def staying(self) -> str | None:
         """The norm that the residual stream goes through where the block is gone, until the layer is; None for none."""
         return self.after if self.adds else None
+
+    @property
+    def inner(self) -> str | None:
+        """The same norm where it is a part of the block, so that what stands in the block's place has it inside."""
+        return self.staying if (self.staying or "").partition(".")[0] in self.children else None
 
     @property
     def projections(self) -> tuple[str, ...]:
@@ -149,6 +154,12 @@ class StockClasses(NamedTuple):
     causal_lm: str | None
     classifier: str | None = None
 
+    def of(self, task: Task) -> str:
+        """The one that a model for a task is."""
+        name: str | None = getattr(self, task.stock)
+        assert name is not None
+        return name
+
     @classmethod
     def alike(cls, name: str, *, classifier: bool = True) -> StockClasses:
         """Those of a family that names them all alike."""
@@ -179,7 +190,8 @@ class Architecture:
         head: What checkpoints call the LM head; modules have the name `lm_head`.
         heads_fill: Whether stock classes take an attention's heads to be as wide together as the residual stream.
         neighbours: Whether rotary embedding turns values of a head that are neighbours; else half a head apart.
-        task: What its models are for, a row of `space.task.TASKS`.
+        numbered: Whether a layer is made with its number.
+        tasks: What its models may be for, rows of `space.task.TASKS`, the first one where nothing says which.
     """
 
     module: str
@@ -195,12 +207,22 @@ class Architecture:
     head: str = "lm_head"
     heads_fill: bool = False
     neighbours: bool = False
-    task: str = CAUSAL_LM
+    numbered: bool = True
+    tasks: tuple[str, ...] = (CAUSAL_LM,)
 
     @property
     def blocks(self) -> dict[str, BlockLayout]:
         """The kinds of blocks of a layer, in their order."""
         return {"attention": self.attention, "mlp": self.mlp}
+
+    def task_of(self, classes: Sequence[str]) -> str:
+        """What a model of one of these classes is for; the first of its tasks where they are others."""
+        return next((task for task in self.tasks if self.classes.of(TASKS[task]) in classes), self.tasks[0])
+
+    @property
+    def writes(self) -> bool:
+        """Whether its models write."""
+        return all(TASKS[task].writes for task in self.tasks)
 
     @property
     def staying(self) -> tuple[str, ...]:

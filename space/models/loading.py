@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from space.candidate import Candidate
 from space.checks import require_dtype
@@ -21,16 +21,16 @@ from space.errors import UserError
 from space.locations import is_local, model_directory
 from space.models.base_card import base_card
 from space.models.digest import checkpoint_digest
-from space.models.embedded import DefaultModel, default_model, quiet_transformers
+from space.models.embedded import default_model, quiet_transformers
 from space.models.facts import checked_spec
 from space.models.hub import model_snapshot
-from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config, unloadable
-from space.models.stack import loader_of
+from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config, require_lengths, unloadable
+from space.models.stack import loader_of, task_of
 from space.models.vector_math import settle_vector_math
 from space.models.weights import check_finite
 from space.size import total_params
 from space.spec import ModelSpec
-from space.task import CAUSAL_LM
+from space.task import CAUSAL_LM, TASKS
 
 WEIGHTS = 0.6  # of a device's memory, at most: beyond it layers wait on the host
 WITHOUT_HUB = "leave model.path unset for the embedded default, or set it to a local directory"
@@ -44,7 +44,7 @@ class LoadedModel:
         model: The model in its checkpoint's own dtype, on the CPU, in eval mode, without gradients.
             Its weights are mapped from the files: what is not looked at takes no memory, and what is changed in place
             changes here alone.
-        tokenizer: Its tokenizer.
+        tokenizer: Its tokenizer; None where it reads images.
         spec: Its facts.
         dtype: What forward passes of the search are to run in.
         device: Where the search is to run.
@@ -53,6 +53,7 @@ class LoadedModel:
         streamed: Whether it is larger than the device, or than what it may take of it: its layers stay on the host.
         card: What of its model card's front matter holds for a pruned one too.
         companions: Files of its directory that go into exports as they are, by their path there.
+        processor: transformers' image processor of a model that reads images, else None.
     """
 
     model: PreTrainedModel
@@ -65,6 +66,7 @@ class LoadedModel:
     streamed: bool = False
     card: Mapping[str, Any] = field(default_factory=dict)
     companions: Mapping[str, bytes] = field(default_factory=dict)
+    processor: Any = None
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,10 @@ class Understood:
     Attributes:
         directory: Where it is.
         outline: The model on the meta device, in the checkpoint's dtype.
-        tokenizer: Its tokenizer.
+        tokenizer: Its tokenizer, or None.
         spec: Its facts, without a digest.
         commit: Of a hub id; None for a directory.
+        processor: Its image processor, or None.
     """
 
     directory: Path
@@ -84,6 +87,7 @@ class Understood:
     tokenizer: PreTrainedTokenizerBase
     spec: ModelSpec
     commit: str | None
+    processor: Any = None
 
 
 def understood(
@@ -95,13 +99,17 @@ def understood(
 ) -> Understood:
     """What of `load_model` needs no weights; arguments and errors are its own, and without a task any will do."""
     check = partial(checked_config, trust_remote_code=trust_remote_code, lengths=lengths, task=task)
-    directory, name, commit = _locate(path, default_model(task or CAUSAL_LM), revision, trust_remote_code, check)
+    directory, name, commit = _locate(path, task or CAUSAL_LM, revision, trust_remote_code, check)
     check_files(directory)
     config = check(directory)
-    tokenizer = _read_tokenizer(directory, trust_remote_code)
-    outline = check_weights(directory, config, trust_remote_code)
+    use = TASKS[task or task_of(config)]
+    tokenizer = _read(AutoTokenizer, "a tokenizer (tokenizer.json)", directory, trust_remote_code, use.reads == "text")
+    what = "an image processor (preprocessor_config.json)"
+    processor = _read(AutoImageProcessor, what, directory, trust_remote_code, use.reads == "images")
+    outline = check_weights(directory, config, trust_remote_code, task or task_of(config))
     spec = checked_spec(outline, name, "", config.model_type)
-    return Understood(directory, outline, tokenizer, spec, commit)
+    require_lengths(spec, lengths)
+    return Understood(directory, outline, tokenizer, spec, commit, processor)
 
 
 def load_model(
@@ -149,11 +157,13 @@ def load_model(
             "other weights or another config.json. Set model.path to where the run's model is now (of a hub id, also "
             "model.revision to its commit; config.yaml of the run says both), or start a new run."
         )
-    model = _read_model(directory, trust_remote_code, seen.outline)
+    model = _read_model(directory, trust_remote_code, seen.outline, task)
     spec = checked_spec(model, name, own_digest, family)
     model.eval().requires_grad_(False)
     check_finite(directory, run_dtype)
     streamed = is_streamed(spec, run_dtype, run_device, device_bytes)
+    if streamed and spec.use.reads == "images":
+        raise UserError(f"Expected {spec.use.title} that fits on {run_device}, got {name}. Use a larger device.")
     source = name if commit else str(directory)
     card = default_model(task).card if path is None else base_card(directory, name if commit else None)
     companions = {
@@ -162,7 +172,10 @@ def load_model(
         for file in sorted(directory.glob(pattern))
     }
     spec = replace(spec, pooling=_pooling(companions))
-    return LoadedModel(model, seen.tokenizer, spec, run_dtype, run_device, source, commit, streamed, card, companions)
+    return LoadedModel(
+        *(model, seen.tokenizer, spec, run_dtype, run_device, source, commit, streamed, card, companions),
+        processor=seen.processor,
+    )
 
 
 def _pooling(companions: Mapping[str, bytes]) -> str:
@@ -240,7 +253,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 def _locate(
     path: str | None,
-    default: DefaultModel,
+    task: str,
     revision: str | None,
     trust_remote_code: bool,
     check: Callable[[Path], object],
@@ -250,6 +263,7 @@ def _locate(
     if local and revision is not None:
         raise UserError(f"model.revision={revision} is for hub ids, got model.path={path}. Leave one of them unset.")
     if path is None:
+        default = default_model(task)
         return default.directory(), default.name, None
     if not local:
         directory = model_snapshot(path, revision, trust_remote_code, check, WITHOUT_HUB)
@@ -258,19 +272,22 @@ def _locate(
     return directory, directory.resolve().name, None
 
 
-def _read_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def _read(kind: Any, what: str, directory: Path, trust_remote_code: bool, wanted: bool) -> Any:
+    """A tokenizer or an image processor, where it is wanted."""
+    if not wanted:
+        return None
     try:
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
+            return kind.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
     except Exception as error:  # a broken tokenizer.json raises no narrower class
-        raise UserError(f"Expected a tokenizer (tokenizer.json) in {directory}, but got: {error}") from error
+        raise UserError(f"Expected {what} in {directory}, but got: {error}") from error
 
 
-def _read_model(directory: Path, trust_remote_code: bool, outline: PreTrainedModel) -> PreTrainedModel:
+def _read_model(directory: Path, trust_remote_code: bool, outline: PreTrainedModel, task: str) -> PreTrainedModel:
     """The model with its weights; its attention is PyTorch's, where that can do what the family's does."""
     try:
         with quiet_transformers():
-            model: PreTrainedModel = loader_of(outline.config).from_pretrained(
+            model: PreTrainedModel = loader_of(task).from_pretrained(
                 directory,
                 dtype=outline.dtype,
                 use_safetensors=True,

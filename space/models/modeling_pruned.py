@@ -25,7 +25,8 @@ from transformers.models.llama.modeling_llama import LlamaModel as StockModel
 
 # Where the family keeps its stack, and in it its layers; what its configuration calls their sizes; attention's output
 # projection; whether weights are stored as (inputs, outputs); whether stock classes take heads to be as wide together
-# as the residual stream; by block, the norm that the stream goes through where the block is gone, if any.
+# as the residual stream; by block, the norm inside that the stream goes through where it is gone, if any; whether a
+# layer is told its number; whether models write: then no checkpoint has a classifier.
 STACK = "model"
 LAYERS = "layers"
 SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
@@ -33,19 +34,16 @@ ATTENTION_OUTPUT = "o_proj"
 TRANSPOSED = False
 HEADS_FILL = False
 STAYING = {"attention": "", "mlp": ""}
+NUMBERED = True
+WRITES = True
 
 if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
     # before, static caches have one head count for all layers, and configurations may ignore `layer_types`
-    raise ImportError(
-        f"Expected transformers 4.57 or newer for a pruned model, got {__version__}. Update transformers."
-    )
+    raise ImportError(f"Expected transformers 4.57 or newer for a pruned model, got {__version__}: update it.")
 
 
 class Hole(nn.Sequential):  # not `nn.Module`: a file's attention class that is one would forbid other backends
     """Stands where a block was: adds nothing to the residual stream. Has inside the norm that has stayed, if any."""
-
-    def __init__(self, stock: Any, layer_idx: int) -> None:
-        super().__init__()
 
     def forward(self, hidden_states: Any) -> Any:
         """A zero of shape `()`, which broadcasts in the residual addition."""
@@ -58,7 +56,7 @@ class AttentionHole(Hole):
     query_heads = 0
 
     def __init__(self, stock: Any, layer_idx: int) -> None:
-        super().__init__(stock, layer_idx)
+        super().__init__()
         self.layer_idx = layer_idx
         self.config: Any = getattr(stock, "config", None)
         asked = ("is_sliding", "attention_type")  # by layers of older versions
@@ -104,9 +102,8 @@ def rope_of_transformers_4(rope: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-ACTIVATION = next(
-    name for name in ("hidden_activation", "hidden_act", "activation_function") if hasattr(StockConfig(), name)
-)
+ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function", "activation")  # as families call its name
+ACTIVATION = next(name for name in ACTIVATIONS if hasattr(StockConfig(), name))
 NOT_STOCK = "layers of different sizes, for from_pretrained of an automatic class with trust_remote_code=True alone"
 
 
@@ -114,9 +111,9 @@ def guarded(values: dict[str, Any]) -> dict[str, Any]:
     """The contents of config.json as no stock class takes them; one would fill the holes with random weights.
 
     Where the activation's name belongs, which every stock class looks up, there is then a sentence that says what is
-    the matter; the name itself moves to `activation`.
+    the matter; the name itself moves to `own_activation`.
     """
-    moved = {"activation": values[ACTIVATION]} if ACTIVATION in values else {}
+    moved = {"own_activation": values[ACTIVATION]} if ACTIVATION in values else {}
     return {**values, **moved, ACTIVATION: NOT_STOCK}
 
 
@@ -136,8 +133,8 @@ class PrunedConfig(StockConfig):
         place = next((name for name, value in values.items() if value == NOT_STOCK), None)
         if place is not None:  # which another version may call differently
             del values[place]
-            if "activation" in values:
-                values[place] = values.pop("activation")
+            if "own_activation" in values:
+                values[place] = values.pop("own_activation")
         return super().from_dict(values, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -183,7 +180,7 @@ def with_narrow_heads(stock: Any, own: Any, layer_idx: int) -> Any:
     """A block like a stock one, whose class takes heads to fill the residual stream, with the heads of `own`."""
     inner = copy.copy(own)
     inner.hidden_size = getattr(own, SIZES[0]) * own.head_dim
-    attention = type(stock)(inner, layer_idx=layer_idx)
+    attention = type(stock)(inner, **({"layer_idx": layer_idx} if NUMBERED else {}))
     for path, module in stock.named_modules():
         if hasattr(module, "weight"):
             parent, _, name = path.rpartition(".")
@@ -203,11 +200,10 @@ class PrunedDecoderLayer(StockDecoderLayer):
 
     def __init__(self, config: Any, layer_idx: int) -> None:
         own = layer_config(config, layer_idx)
-        stock = own
+        stock = copy.copy(own)
         if HEADS_FILL:
-            stock = copy.copy(own)
             setattr(stock, SIZES[0], 1)
-        super().__init__(stock, layer_idx)
+        super().__init__(stock, **({"layer_idx": layer_idx} if NUMBERED else {}))
         if HEADS_FILL:
             name = config.block_modules["attention"][0]
             setattr(self, name, with_narrow_heads(getattr(self, name), own, layer_idx))
@@ -219,9 +215,9 @@ class PrunedDecoderLayer(StockDecoderLayer):
 
     def skip(self, block: str, modules: list[str], layer_idx: int) -> None:
         """Puts a hole in the place of a block; its norms go with it, but for one that stays."""
-        staying = STAYING[block]
-        norm, (name, *others) = self.get_submodule(staying), modules  # an empty path is the layer itself
-        setattr(self, name, {"attention": AttentionHole, "mlp": Hole}[block](getattr(self, name), layer_idx))
+        staying, (name, *others) = STAYING[block], modules
+        norm = self.get_submodule(staying)  # an empty path is the layer itself
+        setattr(self, name, AttentionHole(getattr(self, name), layer_idx) if block == "attention" else Hole())
         for other in others:
             setattr(self, other, PassedBy())
         if staying:
@@ -248,9 +244,9 @@ class PrunedModel(StockModel):
     config_class = PrunedConfig
     _no_split_modules = ["PrunedDecoderLayer"]  # noqa: RUF012  (the name and kind are transformers')
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, **arguments: Any) -> None:
         with _no_stock_layers(config):
-            super().__init__(config)
+            super().__init__(config, **arguments)
         layers = nn.ModuleList(PrunedDecoderLayer(config, index) for index in range(config.num_hidden_layers))
         place, _, name = LAYERS.rpartition(".")
         setattr(self.get_submodule(place), name, layers)
@@ -260,8 +256,7 @@ class PrunedModel(StockModel):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock one; where attention weights are asked for, they have None in the place of each hole."""
         outputs = super().forward(*args, **kwargs)
-        weights = getattr(outputs, "attentions", None) or ()
-        layers = self.get_submodule(LAYERS).children()
+        weights, layers = getattr(outputs, "attentions", None) or (), self.get_submodule(LAYERS).children()
         holes = [any(isinstance(module, AttentionHole) for module in layer.children()) for layer in layers]
         if weights and len(weights) == holes.count(False):  # transformers collects those that there are
             collected = iter(weights)
@@ -286,14 +281,20 @@ class PrunedForCausalLM(StockForCausalLM):
 
 
 class PrunedForSequenceClassification(StockForSequenceClassification):
-    """The decoder stack and a classifier of the last token, which no export holds: train it."""
+    """The stack and a classifier: an encoder's own, or one of the last token, which no export holds: train it."""
 
     config_class = PrunedConfig
     _no_split_modules = ["PrunedDecoderLayer"]  # noqa: RUF012
 
     def __init__(self, config: Any) -> None:
-        PreTrainedModel.__init__(self, config)  # the stock class would look for the stack's class by the config
-        self.num_labels = config.num_labels
-        setattr(self, STACK, PrunedModel(config))
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        if WRITES:
+            PreTrainedModel.__init__(self, config)  # the stock class would look for the stack's class by the config
+            self.num_labels, stack = config.num_labels, PrunedModel(config)
+            self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        else:
+            with _no_stock_layers(config):
+                super().__init__(config)
+            pools = [stock.pooler is not None for stock in [getattr(self, STACK)] if hasattr(stock, "pooler")]
+            stack = PrunedModel(config, **({"add_pooling_layer": pools[0]} if pools else {}))
+        setattr(self, STACK, stack)
         self.post_init()

@@ -15,7 +15,7 @@ from space.models.embedded import default_model, quiet_transformers
 from space.models.facts import checked_spec
 from space.models.hub import WEIGHT_FILES, config_snapshot
 from space.models.loading import WITHOUT_HUB
-from space.models.refusals import UNREADABLE, checked_config
+from space.models.refusals import UNREADABLE, checked_config, require_lengths
 from space.models.stack import loader_of
 from space.models.weights import headers_of, lossless_dtype
 from space.size import total_params
@@ -75,10 +75,11 @@ def outlined(
     config = checked_config(directory, trust_remote_code, lengths, task)
     try:
         with quiet_transformers(), torch.device("meta"):
-            model = loader_of(config).from_config(config, trust_remote_code=trust_remote_code)
+            model = loader_of(task).from_config(config, trust_remote_code=trust_remote_code)
     except UNREADABLE as error:
         raise UserError(f"Expected a model that transformers can make of {directory}, but got: {error}") from error
     spec = checked_spec(model, name, "", config.model_type)
+    require_lengths(spec, lengths)
     if list(directory.glob(WEIGHT_FILES)):
         headers = headers_of(directory)
         sizes = tuple(file.stat().st_size for file in sorted({header.file for header in headers.values()}))

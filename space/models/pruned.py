@@ -26,12 +26,6 @@ from space.task import CAUSAL_LM, TASKS
 
 MODELING_FILE = "modeling_pruned"
 _CLASSIFIER = "PrunedForSequenceClassification"
-_CLASSES = {
-    "AutoConfig": "PrunedConfig",
-    "AutoModel": "PrunedModel",
-    "AutoModelForCausalLM": "PrunedForCausalLM",
-    "AutoModelForSequenceClassification": _CLASSIFIER,
-}
 LISTS = ("layer_types", "no_rope_layers")  # of a configuration, with an entry for every layer
 
 
@@ -44,7 +38,7 @@ def modeling_text(family_name: str) -> str:
     family, llama = architecture_of(family_name), architecture_of("llama")
     text = resources.files("space.models").joinpath(f"{MODELING_FILE}.py").read_text(encoding="utf-8")
     kinds = ("configuration", *["modeling"] * 4)
-    pruned = ("", "", "", TASKS[CAUSAL_LM].pruned, _CLASSIFIER)  # classes that a family may not have; the last ones
+    pruned = ("", "", "", TASKS[CAUSAL_LM].pruned, _CLASSIFIER)  # classes that a family may not have
     for kind, stock, name, own in zip(kinds, llama.classes, family.classes, pruned, strict=True):
         line = f"from transformers.models.{llama.module}.{kind}_{llama.module} import {stock} as "
         assert text.count(line) == 1, f"{MODELING_FILE}.py must have one line with {line!r}"
@@ -53,7 +47,11 @@ def modeling_text(family_name: str) -> str:
             text = text.replace(line, place)
         else:
             text = re.sub(f"^{re.escape(line)}.*\n", "", text, flags=re.MULTILINE)
-            text = text.partition(f"\n\nclass {own}(")[0]
+            before, _, own_and_after = text.partition(f"\n\n\nclass {own}(")
+            _, mark, after = own_and_after.partition("\n\n\nclass ")
+            text = before + mark + after if mark else f"{before}\n"
+    for own in (TASKS[task].pruned for task in family.tasks if TASKS[task].classifies):
+        text = text.replace(_CLASSIFIER, own)
     for name, value in _constants(family).items():
         line = f"{name} = {_constants(llama)[name]}\n"
         assert text.count(line) == 1, f"{MODELING_FILE}.py must have one line with {line!r}"
@@ -71,7 +69,9 @@ def _constants(family: Architecture) -> dict[str, str]:
         "ATTENTION_OUTPUT": f'"{family.attention.output}"',
         "TRANSPOSED": f"{family.attention.transposed}",
         "HEADS_FILL": f"{family.heads_fill}",
-        "STAYING": json.dumps({kind: layout.staying or "" for kind, layout in family.blocks.items()}),
+        "STAYING": json.dumps({kind: layout.inner or "" for kind, layout in family.blocks.items()}),
+        "NUMBERED": f"{family.numbered}",
+        "WRITES": f"{family.writes}",
     }
 
 
@@ -98,9 +98,12 @@ def block_modules(family_name: str) -> dict[str, list[str]]:
 
 def _auto_map(family_name: str) -> dict[str, str]:
     """Which class of a family's modelling file transformers' automatic classes take."""
-    stock = architecture_of(family_name).classes
-    missing = {TASKS[CAUSAL_LM].pruned: stock.causal_lm is None, _CLASSIFIER: stock.classifier is None}
-    return {auto: f"{MODELING_FILE}.{name}" for auto, name in _CLASSES.items() if not missing.get(name)}
+    family = architecture_of(family_name)
+    classes = {"AutoConfig": "PrunedConfig", "AutoModel": "PrunedModel"}
+    classes |= {TASKS[task].loader: TASKS[task].pruned for task in family.tasks}
+    if family.writes and family.classes.classifier is not None:
+        classes["AutoModelForSequenceClassification"] = _CLASSIFIER
+    return {auto: f"{MODELING_FILE}.{name}" for auto, name in classes.items()}
 
 
 def logit_scale(config: Any) -> float:
@@ -126,17 +129,26 @@ def start_midway(stack: Any) -> None:
         stack.embedding_multiplier = 1.0
     names = family_of(stack).stack
     if names.entry is not None:
-        setattr(stack, names.entry, _AsGiven())
+        setattr(stack, names.entry, _AsGiven(getattr(stack, names.entry)))
     elif names.positions is not None:
         setattr(stack, names.positions, _NoPositions())
 
 
 class _AsGiven(nn.Module):
-    """Stands for what makes a residual stream of embeddings where these are one already."""
+    """Stands for what makes a residual stream of embeddings where these are one already.
 
-    def forward(self, *, inputs_embeds: Tensor, **arguments: Any) -> Tensor:
+    It has the children of that but for tables: stacks look up what their weights are in.
+    """
+
+    def __init__(self, entry: nn.Module) -> None:
+        super().__init__()
+        for name, child in entry.named_children():
+            if not isinstance(child, nn.Embedding):
+                setattr(self, name, child)
+
+    def forward(self, *inputs: Tensor | None, inputs_embeds: Tensor | None = None, **arguments: Any) -> Tensor:
         """What it is given."""
-        return inputs_embeds
+        return next(each for each in (inputs_embeds, *inputs) if each is not None)
 
 
 class _NoPositions(nn.Module):
@@ -236,7 +248,7 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
     if len(set(shapes)) == 1 and shapes[0].mlp_channels and not narrow:
         values: dict[str, Any] = dense_config.to_diff_dict() | layer_values(shapes[0], family.sizes)
         values |= {family.depth: len(kept), "head_dim": spec.head_dim, **_lists(values, kept)}
-        values["architectures"] = [family.classes.causal_lm or family.classes.model]
+        values["architectures"] = [family.classes.of(spec.use)]
         if _is_valid(type(dense_config), values):
             return values
     own: dict[str, Any] = modeling_of(spec.family).guarded(PrunedConfigs(dense_config, spec).json_values(candidate))

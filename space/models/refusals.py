@@ -16,8 +16,9 @@ from space.errors import UserError
 from space.models.architectures import ARCHITECTURES, architecture_of
 from space.models.embedded import quiet_transformers
 from space.models.hub import WEIGHT_FILES
-from space.models.stack import family_of, loader_of, task_of
+from space.models.stack import family_of, loader_of
 from space.models.weights import Header, headers_of, lossless_dtype
+from space.spec import ModelSpec
 from space.task import TASKS
 
 # What transformers raises of files that it cannot make a model of.
@@ -94,11 +95,12 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
         if values.get(key):
             raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
     family = architecture_of(values["model_type"])
-    if task is not None and family.task != task:
+    if task is not None and task not in family.tasks:
+        titles, said = [TASKS[each].title for each in family.tasks], values.get("architectures") or ()
         raise UserError(
             f"Expected {TASKS[task].title}, as model.task={task} says, but {file} is of the family "
-            f"{values['model_type']}, whose models are each {TASKS[family.task].title} here. Set "
-            f"{TASKS[family.task].settings} model.path={directory}."
+            f"{values['model_type']}, whose models are each {' or '.join(titles)} here. Set "
+            f"{TASKS[family.task_of(said)].settings} model.path={directory}."
         )
     adapter = next((name for name in _ADAPTERS if (directory / name).exists()), None)
     if adapter is not None:
@@ -112,6 +114,8 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
             config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
     except UNREADABLE as error:
         raise unloadable(directory, error) from error
+    if task is not None and TASKS[task].classifies:
+        _check_classes(config, directory)
     limit = positions(config)
     beyond = [setting for setting, tokens in lengths.items() if limit is not None and tokens > limit]
     if beyond:
@@ -121,6 +125,32 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
             "with more positions."
         )
     return config
+
+
+def _check_classes(config: Any, directory: Path) -> None:
+    """Refuses a classifier of something else than one of several classes."""
+    kind, count = getattr(config, "problem_type", None), config.num_labels
+    if count < 2 or kind in ("regression", "multi_label_classification"):
+        raise UserError(
+            f"Expected a classifier in {directory} that chooses one of at least two classes, whose probabilities are "
+            f"compared, but its config.json has num_labels={count} and problem_type={kind}. Use another model."
+        )
+
+
+def require_lengths(spec: ModelSpec, lengths: Mapping[str, int]) -> None:
+    """Refuses other lengths than the tokens of an image, of a model that reads such.
+
+    Args:
+        spec: The model.
+        lengths: By a setting as one writes it, the tokens that it asks of the model at once.
+    """
+    wrong = [setting for setting, tokens in lengths.items() if tokens != spec.positions]
+    right = [f"{setting.partition('=')[0]}={spec.positions}" for setting in wrong]
+    if spec.use.reads == "images" and wrong:
+        raise UserError(
+            f"Expected windows of {spec.positions} tokens, as an image is to {spec.name}, but got {', '.join(wrong)}. "
+            f"Set {' '.join(right)}."
+        )
 
 
 def positions(config: Any) -> int | None:
@@ -140,8 +170,14 @@ def positions(config: Any) -> int | None:
     return max(limit, int(scaled * (rope.get("factor") or 1)))
 
 
-def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreTrainedModel:
+def check_weights(directory: Path, config: Any, trust_remote_code: bool, task: str) -> PreTrainedModel:
     """Compares a configuration with the names and shapes that the weights' headers state, by transformers' own rules.
+
+    Args:
+        directory: With the weights.
+        config: The configuration.
+        trust_remote_code: Whether code that comes with the checkpoint may run.
+        task: What the model is for.
 
     Returns:
         The model without its weights, on the meta device, in the dtype that holds all of them without loss.
@@ -165,7 +201,7 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
     try:
         with quiet_transformers():
             with torch.device("meta"):
-                model_class = type(loader_of(config).from_config(config, trust_remote_code=trust_remote_code))
+                model_class = type(loader_of(task).from_config(config, trust_remote_code=trust_remote_code))
             model, report = model_class.from_pretrained(
                 None,
                 config=config,
@@ -185,6 +221,12 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
             f"{name} is {tuple(stored)}, and config.json makes it {tuple(configured)}. Use the config.json that "
             "belongs to them."
         )
+    stock = family_of(model).classes.of(TASKS[task])
+    if TASKS[task].classifies and model_class.__name__ != stock:
+        raise UserError(
+            f"Expected a {stock} in {directory}, but its config.json says {model_class.__name__}, which has another "
+            "head. Use a checkpoint of the former."
+        )
     # transformers would fill what is missing with random numbers and drop what is left over.
     missing = report["missing_keys"]
     inside = f"{family_of(model).stack.layers}."
@@ -203,7 +245,7 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool) -> PreT
         if keys:
             raise UserError(
                 f"Expected the weights in {directory} to fit its config.json, but {len(keys)} are {what}, such as "
-                f"{min(keys)}. Use a checkpoint of {task_of(config).title} whose config.json belongs to it."
+                f"{min(keys)}. Use a checkpoint of {TASKS[task].title} whose config.json belongs to it."
             )
     head = model.get_output_embeddings()
     if head is not None and config.tie_word_embeddings and model.get_input_embeddings().weight is not head.weight:

@@ -9,7 +9,7 @@ from torch import nn
 
 from space.models.architectures import architecture_of
 from space.models.layout import Architecture
-from space.task import TASKS, Task
+from space.task import TASKS
 
 PRUNED = "pruned_"  # what `model_type` of a subnet has before its family's
 
@@ -19,19 +19,36 @@ def family_of(model: Any) -> Architecture:
     return architecture_of(model.config.model_type.removeprefix(PRUNED))
 
 
-def task_of(config: Any) -> Task:
-    """What models of a configuration are for."""
-    return TASKS[architecture_of(config.model_type.removeprefix(PRUNED)).task]
+def task_of(config: Any) -> str:
+    """What a model of a configuration is for, by the class that it says; the family's first task where it says none."""
+    return architecture_of(config.model_type.removeprefix(PRUNED)).task_of(config.architectures or ())
 
 
-def loader_of(config: Any) -> Any:
-    """transformers' automatic class that loads a model of a configuration."""
-    return getattr(transformers, task_of(config).loader)
+def loader_of(task: str) -> Any:
+    """transformers' automatic class that loads a model for a task."""
+    return getattr(transformers, TASKS[task].loader)
 
 
 def stack_of(model: Any) -> Any:
     """The stack of a model: all but its head, and the very model where it has none."""
     return getattr(model, family_of(model).stack.module, model)
+
+
+def whole(model: Any, batch: Any) -> dict[str, Any]:
+    """Token ids, or pixels, as arguments of a model or of its stack."""
+    return {model.main_input_name: batch}
+
+
+def image_shape(config: Any) -> tuple[int, int, int]:
+    """Channels, height and width of the images that a model reads."""
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return config.num_channels, height, width
+
+
+def midway(model: Any, stream: Any) -> dict[str, Any]:
+    """A residual stream as arguments of a model, or of its stack, that takes one: after `start_midway`."""
+    return {"inputs_embeds" if model.main_input_name == "input_ids" else model.main_input_name: stream}
 
 
 def put_stack(model: Any, stack: Any) -> None:

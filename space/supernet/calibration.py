@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from space.errors import UserError
 from space.models.layout import Architecture
-from space.models.stack import family_of, layers_of, norm_of, stack_of
+from space.models.stack import family_of, layers_of, norm_of, stack_of, whole
 from space.supernet.modules import put_module, twin
 from space.supernet.placement import Placement
 from space.supernet.units import output_weight
@@ -110,10 +110,13 @@ def _run_stack(
     put_module(stack, names.layers, nn.ModuleList(layers))
     if names.norm is not None:
         setattr(stack, names.norm, nn.Identity())
-    embedding = model.get_input_embeddings()
-    embeddings = embedding(tokens.to(embedding.weight.device)).to(device, dtype)
-    states: Tensor = stack(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-    return states
+    if model.main_input_name == "input_ids":
+        embedding = model.get_input_embeddings()  # which may wait on the host
+        inputs = {"inputs_embeds": embedding(tokens.to(embedding.weight.device)).to(device, dtype)}
+    else:
+        inputs = whole(model, tokens.to(device))
+    states: Tensor = stack(**inputs, use_cache=False).last_hidden_state
+    return states.to(dtype)
 
 
 def gather(

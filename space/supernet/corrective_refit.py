@@ -81,7 +81,7 @@ def correct(
         UserError: There are fewer than two windows, or the damping is not above 0.
         ValueError: A candidate does not fit the model.
     """
-    if tokens.ndim != 2 or len(tokens) < 2:
+    if tokens.ndim < 2 or len(tokens) < 2:
         raise UserError(f"Correction: expected at least 2 windows of tokens, got shape {tuple(tokens.shape)}.")
     if damping <= 0:
         raise UserError(f"Correction: expected damping above 0, got {damping}.")

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from space.candidate import Candidate, LayerShape
 from space.models.architectures import architecture_of
-from space.models.stack import stack_of
+from space.models.stack import stack_of, whole
 from space.supernet.calibration import first_inputs, layer_arguments
 from space.supernet.modules import own_modules
 from space.supernet.placement import Placement
@@ -90,7 +90,7 @@ class SharedWeights:
         if candidate not in self._models:
             self._models[candidate] = stack_of(own_modules(self._supernet.view(candidate)))
         model = self._models[candidate]
-        arguments = {"input_ids": tokens, "use_cache": False}
+        arguments = {**whole(model, tokens), "use_cache": False}
         hidden: Tensor = functional_call(model, self._of(candidate), (), arguments).last_hidden_state
         return hidden
 

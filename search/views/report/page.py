@@ -10,6 +10,7 @@ import pandas as pd
 
 from evaluators.base import Evaluation, Metric
 from evaluators.metrics import (
+    ACCURACY,
     BEFORE_TUNING,
     HELDOUT_BEFORE_TUNING,
     HELDOUT_QUALITY,
@@ -33,6 +34,7 @@ from space.markdown import code, escaped, table
 SHOWN = (
     *(SPEED_UP, "latency_e2e_ms", "params", REMOVED, VOCABULARY_REMOVED, f"kv_bytes{OF_DENSE}"),
     *HELDOUT_QUALITY,
+    ACCURACY,
     *(f"heldout_ppl{RISE}", f"{LONG_QUALITY}{RISE}"),
 )
 

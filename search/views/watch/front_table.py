@@ -11,6 +11,7 @@ from rich.text import Text
 
 from evaluators.base import Metric
 from evaluators.metrics import (
+    ACCURACY,
     DIVERGENCES,
     HELDOUT_QUALITY,
     REMOVED,
@@ -54,7 +55,7 @@ def terminal_table(
     judged = judged_in(frame.columns)
     qualities: tuple[str, ...] = PERPLEXITIES
     if judged is not None and not is_perplexity(judged):
-        qualities = tuple(name for name in (*SEARCH_QUALITY, *HELDOUT_QUALITY) if name in frame)
+        qualities = tuple(name for name in (*SEARCH_QUALITY, *HELDOUT_QUALITY, ACCURACY) if name in frame)
     extra = [name for name in ("acc", VOCABULARY_REMOVED) if name in frame]
     shown = [*(name for name in (*SHOWN, *qualities) if name not in left_out), *extra]
     rows = front_rows(frame, objectives, marks, shown)

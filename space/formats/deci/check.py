@@ -152,7 +152,7 @@ def answer(request: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, flo
 
     Args:
         request: The `directory`, and whether the loader is one of those that round widths (`rounded`).
-        tensors: `input_ids` and their `expected`.
+        tensors: `inputs` and their `expected`.
 
     Returns:
         `logits_difference`, the largest as a fraction of the largest logit.
@@ -167,7 +167,7 @@ def answer(request: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, flo
         state |= load_file(file)
     weights = Weights(state)
     with torch.inference_mode():
-        logits = logits_of(config, request["rounded"], weights, tensors["input_ids"])
+        logits = logits_of(config, request["rounded"], weights, tensors["inputs"])
     weights.require_empty()
     expected = tensors["expected"]
     return {"logits_difference": float((logits - expected).abs().max() / expected.abs().max())}

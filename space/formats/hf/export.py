@@ -23,7 +23,7 @@ from space.formats.hf.reload_check import in_float32
 from space.formats.llama_arithmetic import longest_context
 from space.formats.model_card import CHECKPOINT, Card, write_card
 from space.formats.reference import reference_of
-from space.formats.requirements import CHECKED
+from space.formats.requirements import checked_in
 from space.formats.reveal import revealed_when_complete
 from space.formats.verify import Verification, verify_checkpoint
 from space.formats.vllm.check import VLLMCheck, check_in_vllm, implementation_of, serve_command
@@ -47,6 +47,7 @@ class Export:
         verification: How it compares with the model that it came from.
         loader: transformers' automatic class that loads it.
         serve: The command that serves it in vLLM; empty where none does.
+        versions: Of transformers, in which that holds.
         in_vllm: What vLLM did with it, where that was asked for.
     """
 
@@ -55,13 +56,14 @@ class Export:
     verification: Verification
     loader: str
     serve: str
+    versions: str
     in_vllm: VLLMCheck | None = None
 
     def remarks(self) -> list[str]:
         """What a person should know of it, in lines."""
         flag = ", trust_remote_code=True" if self.trust_remote_code else ""
         unchecked = ["verify=vllm runs it in vLLM too, before it appears"] if self.serve else []
-        load = f'exported; load with {self.loader}.from_pretrained("{self.directory}"{flag}), {CHECKED}'
+        load = f'exported; load with {self.loader}.from_pretrained("{self.directory}"{flag}), {self.versions}'
         return [
             *self.verification.remarks(),
             *(self.in_vllm.remarks() if self.in_vllm else unchecked),
@@ -192,4 +194,4 @@ def export_checkpoint(
             serve=serve_command(CHECKPOINT, written, spec.hidden) if in_vllm else None,
         )
     serve = serve_command(str(out_dir), written, spec.hidden) if spec.use.writes else ""
-    return Export(out_dir, own_code, verification, loader, serve, in_vllm)
+    return Export(out_dir, own_code, verification, loader, serve, checked_in(spec.use), in_vllm)

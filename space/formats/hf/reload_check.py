@@ -65,18 +65,19 @@ def _restore(held: _Held) -> None:
     held.clear()
 
 
-def output_of(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, name: str) -> torch.Tensor:
-    """What a forward pass gives under a name, float32, zero behind the end of a sequence.
+def output_of(model: Any, inputs: torch.Tensor, attention_mask: torch.Tensor, name: str) -> torch.Tensor:
+    """What a forward pass gives under a name, float32, of each token zero behind the end of a sequence.
 
     Args:
         model: Any.
-        input_ids: Tokens, `(batch, time)`.
-        attention_mask: 0 behind the end of a sequence, `(batch, time)`.
-        name: `logits`, `(batch, time, vocab)`, or `last_hidden_state`, `(batch, time, hidden)`.
+        inputs: Tokens, `(batch, time)`, or images, `(batch, channels, height, width)`.
+        attention_mask: 0 behind the end of a sequence, `(batch, time)`; for images not looked at.
+        name: `logits`, `(batch, time, vocab)` or `(batch, classes)`, or `last_hidden_state`, `(batch, time, hidden)`.
     """
     with torch.inference_mode():
-        output = getattr(model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False), name)
-    return torch.where(attention_mask[..., None] > 0, output.float(), 0.0)
+        more = {} if inputs.ndim > 2 else {"attention_mask": attention_mask, "use_cache": False}
+        output = getattr(model(inputs, **more), name)
+    return output.float() if output.ndim == 2 else torch.where(attention_mask[..., None] > 0, output.float(), 0.0)
 
 
 def cache_differences(
@@ -134,7 +135,7 @@ def answer(request: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[st
     Args:
         request: The `directory`, the `loader`, the name of an `output`, whether to `trust_remote_code`, and how many
             `new_tokens` to generate, if any.
-        tensors: `input_ids`, their `attention_mask` and the `expected` output.
+        tensors: `inputs`, their `attention_mask` and the `expected` output.
 
     Returns:
         `wrong_keys` (weights that are missing, left over or of another shape, by kind), `difference` from what was
@@ -152,10 +153,10 @@ def answer(request: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[st
     if (Path(directory) / "tokenizer_config.json").exists():
         transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=trust)
 
-    input_ids, mask, new = tensors["input_ids"], tensors["attention_mask"], request["new_tokens"]
-    prompt = input_ids[:, : max(1, input_ids.shape[1] - new)]
+    inputs, mask, new = tensors["inputs"], tensors["attention_mask"], request["new_tokens"]
+    prompt = inputs[:, : max(1, inputs.shape[1] - new)]
     with in_float32(model):
-        output = output_of(model, input_ids, mask, request["output"])
+        output = output_of(model, inputs, mask, request["output"])
         return {
             "wrong_keys": {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys},
             "difference": float((output - tensors["expected"]).abs().max()),

@@ -1,0 +1,58 @@
+"""What a run reads, by what its model does: text in tokens, or images."""
+
+from __future__ import annotations
+
+from evaluators.data.images import ImageSplits, ImageStream
+from evaluators.data.places import TextPlace
+from evaluators.data.splits import TokenSplits, read_text
+from evaluators.data.stream import TokenStream, training_stream
+from space.errors import UserError
+from space.models.loading import LoadedModel
+from space.models.stack import image_shape
+
+
+def read_data(place: TextPlace, loaded: LoadedModel, digest: str | None) -> TokenSplits:
+    """A run's text or images.
+
+    Args:
+        place: Where they are.
+        loaded: The model.
+        digest: That they must have; None for any.
+
+    Raises:
+        UserError: See `read_text` and `ImageSplits.read`; or images have another digest.
+    """
+    spec = loaded.spec
+    if spec.use.reads == "text":
+        return read_text(place, loaded.tokenizer, vocab=spec.vocab, digest=digest)
+    images = ImageSplits.read(place, loaded.processor, image_shape(loaded.model.config), spec.positions)
+    if digest is not None and images.digest != digest:
+        raise UserError(
+            f"Expected the images of the run, with the digest {digest}, but {place.path} has {images.digest}: they "
+            "have changed, or are others. Set data.path to where the run's images are now."
+        )
+    return images
+
+
+def read_stream(
+    place: TextPlace, own: TextPlace, data: TokenSplits, loaded: LoadedModel, length: int, seed: int
+) -> TokenStream:
+    """Text or images for longer training.
+
+    Args:
+        place: Where they are; the run's own ones where it has no path.
+        own: Where these are.
+        data: The run's.
+        loaded: The model.
+        length: Tokens in a window.
+        seed: Of the order.
+
+    Raises:
+        UserError: See `training_stream`; or images of another place are asked for.
+    """
+    if not isinstance(data, ImageSplits):
+        place = own if place.path is None else place
+        return training_stream(place, data, length, loaded.tokenizer, vocab=loaded.spec.vocab, seed=seed)
+    if place.path is not None:
+        raise UserError(f"recover.data.path: expected null for {loaded.spec.use.title}, got {place.path}.")
+    return ImageStream(data, seed)

@@ -1,0 +1,185 @@
+"""Text classifiers: how they are read, what they are asked and learn, their exports, and a run to one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ENCODERS, random_tokens, tiny_model
+from helpers_embedder import save_classifier, save_embedder
+from helpers_formats import answer_here
+from helpers_run import ended, start
+from test_encoders import GONE, SHAPES, MakeSupernet, modules_cache  # noqa: F401  (a fixture of all tests here)
+from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification
+
+from conf.compose import composed
+from conf.settings import session_settings
+from evaluators.applicable import require_applicable
+from evaluators.classes import ClassDivergence
+from evaluators.data.labels import class_of, labelled_texts
+from evaluators.data.places import TextPlace
+from evaluators.data.splits import read_text
+from evaluators.training.objectives import objective_of
+from search.run.front import is_dense, read_front_csv
+from space.candidate import Candidate
+from space.errors import UserError
+from space.formats.checkpoint import Subnet
+from space.formats.hf.export import export_checkpoint
+from space.models.architectures import architecture_of
+from space.models.loading import load_model
+from space.size import total_params
+from space.supernet.shared import SharedWeights
+
+TASK = "text_classification"
+CUT = Candidate.from_rows([(6, 6, 48), (4, 4, 32), (0, 0, 16), (2, 2, 0)])
+WHOLE = Candidate.from_rows([(6, 6, 16), (6, 6, 16), GONE, (6, 6, 16)])
+RUN = (
+    *(
+        "model=classifier",
+        "experiment=smoke",
+        "data.length=16",
+        "data.calibration_windows=24",
+        "data.search_windows=12",
+    ),
+    *("data.heldout_windows=24", "latency.length=16", "latency.front_rounds=1", "latency.fit=2", "latency.check=2"),
+    *("space.mlp_step=16", "budget.tokens=2500", "correction.windows=8", "distillation.tokens=640"),
+    *("model.dtype=float32", "recommend.rise=1.9", "recommend.most=1.9"),
+)
+
+
+@torch.inference_mode()
+def logits_of(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model(tokens).logits
+    return logits
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_views_are_the_dense_model_and_its_exports_with_the_whole_head(
+    family: str, make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("space.formats.verify.answer_of", answer_here)
+    dense, supernet, tokens = (
+        tiny_model(family, TASK)[0],
+        make_supernet(family, task=TASK),
+        random_tokens(3, 20, seed=1),
+    )
+    assert (supernet.spec.task, supernet.spec.use.classifies) == (TASK, True)
+    torch.testing.assert_close(logits_of(supernet.model, tokens), logits_of(dense, tokens), atol=2e-5, rtol=1e-4)
+    for candidate, stock in ((CUT, False), (WHOLE, True)):
+        view = supernet.view(candidate)
+        assert sum(p.numel() for p in view.parameters()) == total_params(supernet.spec, candidate)
+        place = tmp_path / candidate.key
+        subnet = Subnet(supernet.model.config, None, supernet.spec, candidate)
+        done = export_checkpoint(view, subnet, place, card={})
+        assert done.trust_remote_code != stock
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            place, trust_remote_code=not stock, output_loading_info=True
+        )
+        assert not any(loading.values()), loading
+        assert torch.equal(logits_of(model.eval(), tokens), logits_of(view, tokens))
+        said = json.loads((place / "config.json").read_text())["architectures"]
+        assert said == [type(dense).__name__ if stock else "PrunedForSequenceClassification"]
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert"])
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_divergences_are_those_of_the_models_own_logits(
+    family: str, cache_bytes: int, make_supernet: MakeSupernet
+) -> None:
+    supernet, tokens = make_supernet(family, task=TASK), random_tokens(7, 12)
+    asked = ClassDivergence(supernet, tokens, batch_size=3, cache_bytes=cache_bytes)
+    dense = asked.heldout_values(Candidate.dense(supernet.spec))
+    assert dense == {"heldout_class_kl": pytest.approx(0, abs=1e-6), "heldout_agreement": 1}
+    teacher, student = (logits_of(each, tokens) for each in (supernet.model, supernet.view(CUT)))
+    expected = F.kl_div(student.log_softmax(-1), teacher.softmax(-1), reduction="batchmean").item()
+    values = asked.heldout_values(CUT)
+    assert values["heldout_class_kl"] == pytest.approx(expected, rel=1e-4)
+    assert values["heldout_agreement"] == (student.argmax(-1) == teacher.argmax(-1)).float().mean().item()
+    assert asked.divergence(CUT) == pytest.approx(asked.divergence(CUT, supernet.view(CUT)), abs=1e-7)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_step_teaches_all_that_is_kept_and_nothing_else(family: str, make_supernet: MakeSupernet) -> None:
+    supernet, tokens = make_supernet(family, task=TASK), random_tokens(4, 12)
+    shared = SharedWeights(supernet, [CUT], lambda name: True)
+    loss_of = objective_of(supernet.spec)(supernet.model, tokens)
+    assert loss_of(shared.hidden(Candidate.dense(supernet.spec), tokens)).item() == pytest.approx(0, abs=1e-5)
+    loss_of(shared.hidden(CUT, tokens)).backward()
+    row = architecture_of(family)
+    gone = {
+        f"{row.stack.layers}.{index}.{layout.path(name)}"
+        for index, shape in enumerate(CUT.layers)
+        for kind, layout in row.blocks.items()
+        for name in layout.projections
+        if not shape.keeps(kind)
+    }
+    modules = {name.rpartition(".")[0] for name, p in shared.parameters.items() if p.grad is None}
+    assert modules == gone
+    weights = [p for name, p in shared.parameters.items() if name.endswith("weight") and p.grad is not None]
+    assert all(weight.grad.abs().sum() > 0 for weight in weights)
+
+
+def test_what_is_no_classifier_of_several_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"missing, such as classifier\.bias\. Use a checkpoint of a text classifier"):
+        load_model(str(save_embedder(tmp_path / "embedder")), task=TASK)
+    with pytest.raises(UserError, match=r"at least two classes.* num_labels=1"):
+        load_model(str(save_classifier(tmp_path / "regression", labels=1)), task=TASK)
+    with pytest.raises(UserError, match=r"a text classifier, of which none is embedded\. Set model\.path"):
+        load_model(task=TASK)
+    with pytest.raises(UserError, match=r"model\.task=causal_lm .* Set model=classifier"):
+        load_model(str(tmp_path / "regression"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("latency=decode", r"latency\.scenario: expected prefill for a text classifier, got decode"),
+        ("evaluate.tasks=[piqa]", r"evaluate\.tasks: expected \[\] for a text classifier"),
+        ("space.vocabulary=[0.5]", r"space\.vocabulary: expected \[\]"),
+    ],
+)
+def test_what_a_classifier_cannot_do_is_refused_by_name(change: str, said: str) -> None:
+    settings = session_settings(composed("model=classifier", "model.path=x", change))
+    with pytest.raises(UserError, match=said):
+        require_applicable(settings)
+
+
+def test_labels_are_of_held_out_texts_alone(tmp_path: Path) -> None:
+    loaded = load_model(str(save_classifier(tmp_path)), task=TASK)
+    place = TextPlace(str(tmp_path / "rows.jsonl"))
+    text = read_text(place, loaded.tokenizer)
+    examples = labelled_texts(place, text, loaded.tokenizer, loaded.model.config.label2id, 12, 1000)
+    assert 40 <= len(examples) <= 48
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [classes.item() for _, classes in examples] == [row["label"] for row in rows[-len(examples) :]]
+    assert all(inputs.shape == (1, 12) for inputs, _ in examples)
+    assert [class_of(each, {"no": 0, "yes": 1}, "x") for each in ("yes", 0, "1")] == [1, 0, 1]
+    with pytest.raises(UserError, match=r"the label of line 3 to be a class .* of no, yes, got '7'"):
+        class_of(7, {"no": 0, "yes": 1}, "line 3")
+
+
+def test_a_run_of_a_classifier_ends_in_an_export(tmp_path: Path) -> None:
+    model = save_classifier(tmp_path / "model")
+    places = {"cwd": tmp_path, "cache": tmp_path / "cache"}
+    arguments = (*RUN, f"model.path={model}", f"data.path={model / 'rows.jsonl'}", "run_dir=run", "progress=lines")
+    done = ended(start("run_search.py", *arguments, **places))
+    assert done.returncode == 0, done.stderr
+    assert '"y":"heldout_class_kl"' in (tmp_path / "run" / "front.html").read_text()
+    front = read_front_csv(tmp_path / "run" / "front.csv")
+    dense = front[is_dense(front)].iloc[0]
+    assert (dense["heldout_accuracy"], dense["heldout_agreement"], dense["kv_bytes"]) == (1, 1, 0)
+    points = read_front_csv(tmp_path / "run" / "points.csv")
+    pick, count = next(
+        (row["key"], row["params"]) for _, row in points.iterrows() if row["params"] < dense["params"]
+    )  # which timings have no say in
+    done = ended(start("export_subnet.py", "run_dir=run", f"pick={pick}", "recover.tokens=256", "out=out", **places))
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    trusted = "auto_map" in json.loads((out / "config.json").read_text())
+    exported = AutoModelForSequenceClassification.from_pretrained(out, trust_remote_code=trusted)
+    assert sum(p.numel() for p in exported.parameters()) == count
+    assert "text-classification" in (out / "README.md").read_text()

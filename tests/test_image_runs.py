@@ -1,0 +1,171 @@
+"""Images that are read, and a run of an image classifier to an export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_images, tiny_model
+from helpers_images import save_folder, save_image_classifier
+from helpers_run import ended, start
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessorPil
+
+from conf.compose import composed
+from conf.settings import session_settings
+from evaluators.applicable import require_applicable
+from evaluators.data.images import ImageSplits, ImageStream
+from evaluators.data.places import TextPlace
+from evaluators.fidelities import beginning
+from search.run.front import is_dense, read_front_csv
+from space.errors import UserError
+from space.models.loading import load_model
+
+CLASSES = {"LABEL_0": 0, "LABEL_1": 1}
+RUN = (
+    *("model=image_classifier", "experiment=smoke", "data.length=17", "latency.length=17", "space.mlp_step=16"),
+    *("data.calibration_windows=24", "data.search_windows=12", "data.heldout_windows=24", "latency.front_rounds=1"),
+    *("latency.fit=2", "latency.check=2", "budget.tokens=2500", "correction.windows=8", "distillation.tokens=640"),
+    *("model.dtype=float32", "recommend.rise=1.9", "recommend.most=1.9"),
+)
+
+
+def splits(path: Path, channels: int = 3) -> ImageSplits:
+    processor = ViTImageProcessorPil(
+        size={"height": 8, "width": 8}, image_mean=[0.5] * channels, image_std=[0.5] * channels
+    )
+    return ImageSplits.read(TextPlace(str(path)), processor, (channels, 8, 8), 17)
+
+
+def test_parts_share_no_image_and_folders_are_classes(tmp_path: Path) -> None:
+    images = splits(save_folder(tmp_path / "images"))
+    assert (images.room("calibration", 17), images.room("search", 17), images.room("heldout", 17)) == (12, 4, 4)
+    taken = [images.blocks(part, images.room(part, 17), 17) for part in ("calibration", "search", "heldout")]
+    assert [part.shape for part in taken] == [(12, 3, 8, 8), (4, 3, 8, 8), (4, 3, 8, 8)]
+    assert len({image.numpy().tobytes() for part in taken for image in part}) == 20
+    assert images.sources == {"images": 20 * 17}
+    ((pixels, classes),) = images.labelled(CLASSES, 4)
+    assert torch.equal(pixels, taken[2])
+    (held,) = images.part("heldout").values()
+    assert classes.tolist() == [number // 10 for number in held.tolist()]  # files are sorted
+    assert images.digest == splits(tmp_path / "images").digest
+    (tmp_path / "images" / "LABEL_0" / "0.png").write_bytes((tmp_path / "images" / "LABEL_0" / "1.png").read_bytes())
+    assert images.digest != splits(tmp_path / "images").digest
+    with pytest.raises(UserError, match=r"30 calibration images, but of 20 images that part has 12"):
+        images.blocks("calibration", 30, 17)
+    with pytest.raises(UserError, match=r"the label of image \d+ to be a class .* of cat, got 'LABEL_"):
+        images.labelled({"cat": 0}, 4)
+
+
+def test_what_is_no_set_of_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "floats.npz", images=np.zeros((2, 8, 8, 1)))
+    np.savez(tmp_path / "fewer.npz", images=np.zeros((2, 8, 8, 1), np.uint8), labels=np.zeros(3))
+    (tmp_path / "text.npz").write_text("no arrays")
+    told = {
+        "empty": "found none",
+        "floats.npz": "got float64",
+        "fewer.npz": r"got shape \(3,\)",
+        "text.npz": "Expected arrays",
+    }
+    for name, said in told.items():
+        with pytest.raises(UserError, match=said):
+            splits(tmp_path / name, 1)
+    with pytest.raises(UserError, match=r"data\.path: expected a folder of images"):
+        splits(tmp_path / "missing")
+    (tmp_path / "empty" / "broken.png").write_text("no image")
+    with pytest.raises(UserError, match=r"Expected an image in .*broken\.png"):
+        splits(tmp_path / "empty").pixels([0])
+
+
+def test_training_reads_each_image_of_calibration_before_any_comes_again(tmp_path: Path) -> None:
+    images = splits(save_folder(tmp_path / "images"))
+    stream = ImageStream(images, seed=1)
+    windows = [window for window, _ in zip(stream, range(13), strict=False)]
+    first = {window.numpy().tobytes() for window in windows[:12]}
+    assert first == {image.numpy().tobytes() for image in images.blocks("calibration", 12, 17)}
+    assert (stream.length, stream.new_windows) == (17, 12)
+    state = stream.state()
+    again = ImageStream(images, seed=1)
+    again.restore(state)
+    assert torch.equal(next(iter(again)), next(iter(stream)))
+
+
+def test_a_cheap_fidelity_sees_fewer_images_or_beginnings_of_texts() -> None:
+    images, tokens = random_images(8), torch.arange(12).view(2, 6)
+    assert torch.equal(beginning(images, 4, 17), images[:1])
+    assert torch.equal(beginning(images, 17, 17), images)
+    assert beginning(tokens, 3, 6, ended=True).tolist() == [[0, 1, 5], [6, 7, 11]]
+
+
+def test_an_image_classifier_is_read_with_its_processor(tmp_path: Path) -> None:
+    place = str(save_image_classifier(tmp_path))
+    loaded = load_model(place, task="image_classification", lengths={"data.length=17": 17})
+    assert (loaded.tokenizer, {*loaded.companions}) == (None, {"preprocessor_config.json"})
+    assert (loaded.spec.positions, loaded.spec.vocab) == (17, 0)
+    with pytest.raises(UserError, match=r"windows of 17 tokens, .* got latency\.length=64\. Set latency\.length=17"):
+        load_model(place, task="image_classification", lengths={"latency.length=64": 64})
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change, said in (
+        ("num_labels=1", {"id2label": {"0": "x"}, "label2id": {"x": 0}}),
+        ("multi", {"problem_type": "multi_label_classification"}),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | said))
+        with pytest.raises(UserError, match=rf"at least two classes.*{change}"):
+            load_model(place, task="image_classification")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(UserError, match=r"Expected an image processor \(preprocessor_config\.json\)"):
+        load_model(place, task="image_classification")
+
+
+def test_a_second_head_is_refused(tmp_path: Path) -> None:
+    place = save_image_classifier(tmp_path, "deit")
+    config = json.loads((place / "config.json").read_text())
+    config["architectures"] = ["DeiTForImageClassificationWithTeacher"]
+    (place / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"Expected a DeiTForImageClassification .* another head"):
+        load_model(str(place), task="image_classification")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("latency=serving", r"latency\.scenario: expected prefill for an image classifier, got serving"),
+        ("evaluate.tasks=[piqa]", r"evaluate\.tasks: expected \[\] for an image classifier"),
+        ("space.vocabulary=[0.5]", r"space\.vocabulary: expected \[\]"),
+    ],
+)
+def test_what_an_image_classifier_cannot_do_is_refused_by_name(change: str, said: str) -> None:
+    settings = session_settings(composed("model=image_classifier", "model.path=x", change))
+    assert settings.latency.length == settings.evaluators.context == settings.text.length == 197
+    with pytest.raises(UserError, match=said):
+        require_applicable(settings)
+
+
+def test_a_run_of_an_image_classifier_ends_in_an_export(tmp_path: Path) -> None:
+    model = save_image_classifier(tmp_path / "model")
+    places = {"cwd": tmp_path, "cache": tmp_path / "cache"}
+    arguments = (*RUN, f"model.path={model}", f"data.path={model / 'images.npz'}", "run_dir=run", "progress=lines")
+    done = ended(start("run_search.py", *arguments, **places))
+    assert done.returncode == 0, done.stderr
+    assert '"y":"heldout_class_kl"' in (tmp_path / "run" / "front.html").read_text()
+    front = read_front_csv(tmp_path / "run" / "front.csv")
+    dense = front[is_dense(front)].iloc[0]
+    assert (dense["heldout_accuracy"], dense["heldout_agreement"], dense["kv_bytes"]) == (1, 1, 0)
+    points = read_front_csv(tmp_path / "run" / "points.csv")
+    row = next(row for _, row in points.iterrows() if row["params"] < dense["params"])  # timings have no say in it
+    done = ended(
+        start("export_subnet.py", "run_dir=run", f"pick={row['key']}", "recover.tokens=256", "out=out", **places)
+    )
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    trusted = "auto_map" in json.loads((out / "config.json").read_text())
+    exported = AutoModelForImageClassification.from_pretrained(out, trust_remote_code=trusted)
+    assert sum(p.numel() for p in exported.parameters()) == row["params"]
+    pixels = AutoImageProcessor.from_pretrained(out)([np.zeros((8, 8, 1), np.uint8)], return_tensors="pt")[
+        "pixel_values"
+    ]
+    assert exported(pixels).logits.shape == (1, tiny_model("vit")[0].config.num_labels)  # type: ignore[union-attr]
