@@ -11,7 +11,7 @@ import torch
 
 from space.errors import UserError
 from space.locations import cache_dir
-from space.models import embedded
+from space.models import embedded, wheels
 from space.models.embedded import TEXT_WHEEL, default_model_dir, default_texts
 from space.models.loading import load_model
 
@@ -92,7 +92,7 @@ def test_bytes_that_are_not_utf8_do_no_harm(published, cache):
 
 def test_two_at_once_do_no_harm(published, cache):
     barrier = threading.Barrier(2, timeout=60)
-    fetch = embedded._fetch
+    fetch = wheels._fetch
     results = []
 
     def fetch_together(*arguments):
@@ -101,7 +101,7 @@ def test_two_at_once_do_no_harm(published, cache):
         return members
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedded, "_fetch", fetch_together)
+        patch.setattr(wheels, "_fetch", fetch_together)
         threads = [threading.Thread(target=lambda: results.append(default_texts())) for _ in range(2)]
         for thread in threads:
             thread.start()

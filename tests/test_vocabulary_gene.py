@@ -39,6 +39,7 @@ from space.size import total_params
 from space.space import SearchSpace
 from space.spec import ModelSpec
 from space.supernet.supernet import Supernet
+from space.vocabulary.levels import Levels
 
 LAYERS = 6
 TOY = replace(toy_spec(layers=LAYERS), vocab=512)
@@ -250,3 +251,11 @@ def test_a_model_without_a_tokenizer_has_no_smaller_vocabulary() -> None:
     loaded: Any = SimpleNamespace(tokenizer=None, spec=spec, model=None)
     with pytest.raises(UserError, match=r"space\.vocabulary: expected a model with a tokenizer, got none"):
         Vocabulary(loaded, "space.vocabulary")
+
+
+def test_a_ranking_by_little_text_says_so() -> None:
+    levels = Levels(tuple(range(1000)), 10)
+    assert Ranked(levels, 30_000, ("a",)).remarks() == []
+    (line,) = Ranked(levels, 29_999, ("a",)).remarks()
+    assert "ranked by 29,999 tokens of text: by fewer than 30,000" in line
+    assert "vocabulary.data.path" in line

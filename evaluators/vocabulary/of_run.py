@@ -105,12 +105,12 @@ class RunVocabulary:
         return [[old[index] for index in row] for row in rows]
 
     def remarks(self, windows: Tensor) -> list[str]:
-        """How each smaller vocabulary cuts text, in lines.
+        """By how little they are ranked, if so, and how each smaller vocabulary cuts text, in lines.
 
         Args:
             windows: Of the text.
         """
-        lines, texts = [], self.texts(windows)
+        lines, texts = self.ranked.remarks(), self.texts(windows)
         for count in self.counts:
             comparison = self.whole.compared(self.tokenizer(count), self.kept(count), texts)
             lines.append(

@@ -25,6 +25,7 @@ from space.vocabulary.check import CHARACTERS, Comparison, compared
 from space.vocabulary.kinds import ids_of
 from space.vocabulary.levels import Levels
 
+ENOUGH = 30  # uses of each token in the mean, below which a ranking is mostly of what the text did not come to
 _CHATS = (  # of which a template takes one at least
     [{"role": role, "content": "Hello"} for role in ("system", "user", "assistant")],
     [{"role": role, "content": "Hello"} for role in ("user", "assistant")],
@@ -44,6 +45,17 @@ class Ranked:
     levels: Levels
     tokens: int
     sources: tuple[str, ...]
+
+    def remarks(self) -> list[str]:
+        """That too little text was counted, if so."""
+        wanted = ENOUGH * len(self.levels.order)
+        if self.tokens >= wanted:
+            return []
+        return [
+            f"ranked by {self.tokens:,} tokens of text: by fewer than {wanted:,}, {ENOUGH} for each one, levels leave "
+            "out much that such text uses. Give more of the kind that the model will meet: data.path for a search, "
+            "vocabulary.data.path for an export"
+        ]
 
     def to_json(self) -> str:
         """As a run keeps it."""

@@ -51,6 +51,8 @@ class Trim:
             "words of that text cut otherwise": f"{self.comparison.recut_share:.1%}",
             "tokens of that text": f"{self.comparison.tokens_now}, {self.comparison.longer:+.1%}",
         }
+        for remark in self.ranked.remarks():
+            say(f"vocabulary {remark}")
         say("; ".join(f"{what} {value}" for what, value in rows.items()))
         return small, dict(rows)
 

