@@ -433,12 +433,13 @@ def test_the_dashboard_is_for_this_machine_alone_unless_told_otherwise() -> None
 
 
 @pytest.mark.parametrize("option", CONTROLLERS)
-def test_every_controller_composes_and_is_made_of_points(option: str) -> None:
+def test_every_controller_composes_and_is_made_of_points(option: str, tmp_path: Path) -> None:
     part = composed("run_dir=results/x", f"controller={option}", name="serve")["controller"]
     offers = [Offer("dense", (), 0.0, {}), Offer("s1", ("recommended",), 0.1, {})]
     controller: Controller = instantiated(part, "controller")(offers)
     model = LossModel({"s1": (0.0,) * FEATURES}, {"s1": 1.0})
-    controller.begin(Mock(look=lambda prompt: Look(0.1, 0.5, 0.5, 0.5), fit=lambda: (model, Fit({"s1": 1}, {"s1": 1}))))
+    fit = model, Fit({"s1": 1}, {"s1": 1})
+    controller.begin(Mock(look=lambda prompt: Look(0.1, 0.5, 0.5, 0.5), fit=lambda: fit, place=tmp_path))
     request = Request((1,) * 5, 1, slo=controller.slo)
     assert controller.choose(request, Load(Speeds(), (), (), 8, 256)).point in ("dense", "s1")
     assert all(isinstance(figure, int | float) for figure in controller.figures().values())
