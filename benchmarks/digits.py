@@ -1,4 +1,4 @@
-"""Trains a small vision transformer on scikit-learn's digits, some 97 % of which it gets right: a real one to prune.
+"""Trains a small vision transformer on scikit-learn's digits, 96 % of which it gets right: a real one to prune.
 
 `python -m benchmarks.digits DIR` takes a minute on a CPU core. DIR has the checkpoint with its image processor, and
 `heldout.npz`, the images that it was not trained on, to search with:
