@@ -1,0 +1,35 @@
+"""What the blocks of a layer lose of their output at every level, from what is stored of a supernet."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from space.supernet.sizes import lost_name
+from space.supernet.store import StoredLayers
+
+
+def lost_energy(files: StoredLayers, index: int) -> tuple[dict[tuple[int, int], float], list[float]]:
+    """What a layer's blocks lose of their output at every level, refit included.
+
+    Args:
+        files: What is stored of the supernet.
+        index: The layer.
+
+    Returns:
+        For attention by (query_heads, kv_heads), and for the MLP by channels kept, (mlp_channels + 1,): fractions of
+        the dense output's energy on the calibration text, see `space.supernet.compensation.lost_energy`.
+    """
+    spec = files.spec
+
+    def stored(name: str) -> Tensor:
+        return files.tensor(index, name, torch.device("cpu"))
+
+    attention = {(0, 0): 1.0}
+    for kept in range(1, spec.queries_per_group + 1):
+        lost = stored(f"attention_lost_{kept}")
+        for groups in range(1, spec.kv_heads + 1):
+            attention[groups * kept, groups] = lost[groups * kept * spec.head_dim].item()
+    for groups in spec.merged_kv_heads:
+        attention[spec.query_heads, groups] = stored(lost_name(groups)).item()
+    return attention, stored("mlp_lost").tolist()
