@@ -14,7 +14,7 @@ from space.spec import ModelSpec
 _F32 = 4  # bytes of a value of a norm or a bias
 
 
-def tensor_bytes(config: Any, spec: ModelSpec, candidate: Candidate, kind: str) -> int:
+def tensor_bytes(config: Any, spec: ModelSpec, candidate: Candidate, kind: str = "f16") -> int:
     """Bytes of all tensors in the file of a candidate; what the file has beside is its tokenizer and its padding.
 
     Args:
