@@ -11,7 +11,7 @@
 - `closing`: what is asked last: `long_context` (held-out text in long windows) and `samples` (what models write).
 
 What costs nothing: `cost` (parameters, work, cache) and `refit_error` (what each block loses for itself).
-`window_sizes`: how much of a window each fidelity sees.
+`window_sizes`: how much of a window each fidelity sees. `typed`: what goes with types of matrices.
 What runs text: `comparisons` (which `comparison` with the dense model a task has), `divergence` (KL and likelihood),
 `embeddings` (cosines), `prefix` (first layers that candidates share, run once), `layer_major`
 (all candidates layer by layer, where these wait on the host), `output_head` (the output matrix in slices).

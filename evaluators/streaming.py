@@ -32,7 +32,7 @@ def require_streamable(settings: Settings, loaded: LoadedModel) -> None:
     if settings.chooses_types:
         raise UserError(
             f"space.types: expected [] or a model that fits on {loaded.device}, as layers that wait on the host are "
-            f"not rounded, but {loaded.spec.name} is larger than that. Export points of such a run with gguf.type instead."
+            f"not rounded, but {loaded.spec.name} is larger than that. Export points with gguf.type=q8_0 instead."
         )
     if loaded.device.type != "cpu" and settings.latency.table is None:
         raise UserError(
