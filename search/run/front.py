@@ -62,8 +62,8 @@ def is_dense(frame: pd.DataFrame) -> np.ndarray:
     """Which rows are the dense model, as a mask of shape `(rows,)`."""
     lacks = [frame[name].to_numpy(dtype=float) for name in (REMOVED, VOCABULARY_REMOVED) if name in frame]
     if CANDIDATE in frame:
-        lacks.append(np.array([candidate.is_rounded for candidate in frame[CANDIDATE]], dtype=float))
-    return np.asarray(np.max(lacks, axis=0) == 0.0)
+        lacks.append(np.array([float(candidate.is_rounded) for candidate in frame[CANDIDATE]]))
+    return np.asarray((np.stack(lacks) == 0.0).all(axis=0))
 
 
 def dense_row(frame: pd.DataFrame) -> pd.Series:
