@@ -30,8 +30,9 @@ from evaluators.paths import Paths
 from evaluators.session import Session
 from space.candidate import Candidate, LayerShape
 from space.formats.gguf.rounded_layers import calibrated, rounded_together
-from space.formats.gguf.types import Rounded, rounded_matrices
+from space.formats.gguf.types import FileTypes, rounded_matrices
 from space.models.architectures import architecture_of
+from space.rounding.rounded import Rounded
 from space.size import removed_params
 from space.supernet.grams import output_gram
 from space.supernet.store import StoredLayers
@@ -72,15 +73,16 @@ def main() -> None:
         state = {name: tensor.clone() for name, tensor in model.state_dict().items() if name != HEAD}
         rounded: dict[tuple[str, str], dict[str, Rounded]] = {}
         for kind in arguments.types:
-            rounded[kind, "nearest"] = rounded_matrices(state, kind, tied=False)
+            types = FileTypes(kind, tied=False)
+            rounded[kind, "nearest"] = rounded_matrices(state, types)
             rounded[kind, "outputs"] = dict(rounded[kind, "nearest"])
             for name, gram in output_grams(files, candidate):
-                rounded[kind, "outputs"] |= rounded_together({name: state[name]}, gram, kind)
+                rounded[kind, "outputs"] |= rounded_together({name: state[name]}, gram, types)
             rounded[kind, "all"] = dict(rounded[kind, "nearest"])
         for projections in calibrated(model, text):
             for kind in arguments.types:
                 for weights, gram in projections:
-                    rounded[kind, "all"] |= rounded_together(weights, gram, kind)
+                    rounded[kind, "all"] |= rounded_together(weights, gram, FileTypes(kind, tied=False))
         for kind in arguments.types:
             for arm in ARMS:
                 for name, matrix in rounded[kind, arm].items():

@@ -27,12 +27,15 @@ from search.run.picks import candidate_of
 from search.views.watch.run import Watch
 from space.errors import UserError
 from space.formats.checkpoint import Subnet
+from space.formats.gguf.rounded_design import design_codes
 from space.formats.gguf.rounded_layers import rounded_layers
+from space.formats.gguf.types import FileTypes
 from space.formats.model_card import FRONT_MATTER, REPOSITORY
 from space.formats.registry import format_of
 from space.formats.requirements import require_format_of_task
 from space.formats.reveal import require_free
 from space.models.stack import layers_of
+from space.types import GGUF_TYPES
 
 
 def export(settings: ExportSettings, watch: Watch) -> None:
@@ -40,10 +43,15 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     Processes.here().take_gpu()
     run, row, told = settings.run, settings.row, settings.session
     candidate = candidate_of(row)
-    blocks = candidate.blocks
-    form = format_of(settings.format, settings.gguf_type, settings.deci_flavour)
+    form = format_of(settings.format, settings.gguf_type or GGUF_TYPES[0], settings.deci_flavour)
+    # what is polished is not rounded yet; `written` is what goes into the file, in the point's types where it can
+    in_types = candidate.is_rounded and settings.format == "gguf" and settings.gguf_type is None
+    blocks = candidate.blocks.unrounded
+    written = candidate.blocks if in_types else blocks
     keep = settings.vocabulary.keep
-    suffix = ("" if keep is None else f"-vocabulary{keep:g}") + form.suffix
+    if in_types and keep is not None:
+        raise UserError(f"vocabulary.keep: expected null for a point with types of matrices, got {keep:g}.")
+    suffix = ("" if keep is None else f"-vocabulary{keep:g}") + ("-gguf" if in_types else form.suffix)
     out = settings.out or run.run_dir / "exports" / f"{candidate.key}{suffix}"
     require_free(out)
     use = told.model.use
@@ -53,6 +61,8 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     if settings.push is not None:
         settings.push.require_place()
     watch.say([f"pick {settings.pick}: {candidate.key}, to {out}"])
+    if candidate.is_rounded and not in_types:
+        watch.say([f"{candidate.key} has types of matrices, of which its figures are: {_UNROUNDED}"])
     begun = out.with_name(f"{out.name}.polish")
     if told.tunes and not settings.tuning:  # the row's held-out figures are not those of this checkpoint
         row = row.drop([*HELDOUT_QUALITY, LONG_QUALITY, ACCURACY], errors="ignore")
@@ -60,8 +70,8 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     session = Session.open(told, Paths(run.run_dir), watch.stage)
     loaded = session.loaded
     config, generation = loaded.model.config, getattr(loaded.model, "generation_config", None)
-    subnet = Subnet(config, loaded.tokenizer, loaded.spec, blocks, generation, loaded.companions)
-    run.require_held(candidate, lambda each: form.check(replace(subnet, candidate=each.blocks)))
+    subnet = Subnet(config, loaded.tokenizer, loaded.spec, written, generation, loaded.companions)
+    run.require_held(candidate, lambda each: form.check(replace(subnet, candidate=each.blocks.unrounded)))
     trim = prepared_trim(session, subnet, settings.vocabulary, candidate.vocabulary, watch.stage)
     _ = session.supernet
     with watch.stage("tuning"):
@@ -80,12 +90,20 @@ def export(settings: ExportSettings, watch: Watch) -> None:
         return
     model = copy.deepcopy(polished.model).to("cpu") if loaded.streamed else polished.model
     rounded = {}
-    if form.rounds is not None:
+    types = FileTypes.of(written, form.rounds or GGUF_TYPES[0], tied=loaded.spec.tied_embeddings)
+    if in_types and polished.model is front:
+        rounded["rounded"] = design_codes(session.newest(), written)
+    elif in_types or form.rounds is not None:
         with watch.stage("rounding") as show:
             count, text = len(layers_of(model)), session.windows("calibration")
-            rounded["rounded"] = rounded_layers(model, text, form.rounds, lambda index: show(index + 1, count))
-    figures = run.figures(row, polished.heldout)
+            rounded["rounded"] = rounded_layers(model, text, types, lambda index: show(index + 1, count))
     sections: dict[str, Mapping[str, object]] = {}
+    figures = run.figures(row, polished.heldout)
+    if in_types and polished.heldout:
+        sections["Metrics after its polish, before rounding"] = polished.heldout
+        figures = {name: value for name, value in figures.items() if name not in polished.heldout}
+    if candidate.is_rounded and not in_types:
+        sections["Types of matrices"] = {"the point's, which its metrics are of": _UNROUNDED}
     samples = own = Samples(loaded.tokenizer, told.samples)
     writer = polished.model
     if trim is not None:
@@ -138,6 +156,9 @@ def export(settings: ExportSettings, watch: Watch) -> None:
         with watch.stage("push"):
             address = settings.push.upload(out)
         watch.say([f"pushed: {address}"])
+
+
+_UNROUNDED = "its weights are written as they are before rounding; format=gguf with gguf.type=null has its types"
 
 
 def _release(session: Session, *models: Any) -> None:

@@ -19,6 +19,7 @@ from search.run.finished import FinishedRun
 from space.formats.push import Push
 from space.formats.requirements import require_format
 from space.formats.vllm.environment import verifying_python
+from space.types import GGUF_TYPES
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class ExportSettings(PickSettings):
 
     Attributes:
         format: One of `space.formats.requirements.FORMATS`.
-        gguf_type: Of the matrices in a GGUF file.
+        gguf_type: Of the matrices in a GGUF file; None for the point's own types, F16 where it has none.
         deci_flavour: Which loaders are to read a `block_configs` checkpoint.
         vllm: Python of the environment with vLLM that is to run the export too; None where none is.
         out: Where to; None for a place in the run's directory.
@@ -57,7 +58,7 @@ class ExportSettings(PickSettings):
     """
 
     format: str
-    gguf_type: str
+    gguf_type: str | None
     deci_flavour: str
     vllm: Path | None
     out: Path | None
@@ -81,8 +82,9 @@ def export_settings(config: Config, arguments: Sequence[str]) -> ExportSettings:
             or verified with.
     """
     polish, recover = instantiated(config["polish"], "polish"), instantiated(config["recover"], "recover")
-    form, kind, flavour = config["format"], config["gguf"]["type"], config["deci"]["flavour"]
-    require_format(form, kind, flavour)
+    form, flavour = config["format"], config["deci"]["flavour"]
+    kind = checked(config["gguf"]["type"], str | None, "gguf.type")
+    require_format(form, kind or GGUF_TYPES[0], flavour)
     push = None
     if checked(config["push"], str | None, "push") is not None:
         push = Push(config["push"], checked(config["private"], bool, "private"))

@@ -142,7 +142,7 @@ def finished(
             recommend=settings.recommend,
             run_dir=session.paths.run_dir,
             facts={**session.identity(), **facts},
-            reference=space.uniform_ladder(),
+            reference=[*space.rounded_ladder(), *space.uniform_ladder()],
             show=show,
         )
     if session.tuning:

@@ -18,7 +18,7 @@ from evaluators.applicable import require_writer
 from evaluators.settings import Settings
 from search.run.finished import FinishedRun
 from search.run.front import is_dense, latency_column, quality_column
-from search.run.picks import candidate_of, require_whole_vocabulary
+from search.run.picks import candidate_of, require_unrounded, require_whole_vocabulary
 from serving.controllers import DENSE, Controller, Offer
 from serving.limits import Limits
 from space.candidate import Candidate
@@ -94,6 +94,7 @@ def serve_settings(config: Config, arguments: Sequence[str]) -> ServeSettings:
     model.require_directory()
     rows = _rows(run, given["points"])
     require_whole_vocabulary(map(candidate_of, _each(rows)), "to serve from one model (points=[...] chooses)")
+    require_unrounded(map(candidate_of, _each(rows)), "to serve from one model (points=[...] chooses)")
     offers = [_offer(run, row) for _, row in rows.iterrows()]
     return ServeSettings(
         run=run,

@@ -12,7 +12,7 @@
   `accuracy` (held-out labels).
 
 What costs nothing: `cost` (parameters, work, cache) and `refit_error` (what each block loses for itself).
-`window_sizes`: how much of a window each fidelity sees.
+`window_sizes`: how much of a window each fidelity sees. `typed`: what goes with types of matrices.
 What runs text: `comparisons` (which `comparison` with the dense model a task has), `divergence` (KL and likelihood),
 `embeddings` (cosines), `classes` (KL of class probabilities), `prefix` (first layers that candidates share, run once),
 `layer_major` (all candidates layer by layer, where these wait on the host), `output_head` (logits in slices).

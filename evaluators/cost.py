@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from evaluators.base import Measure
 from evaluators.metrics import REMOVED, VOCABULARY_REMOVED, metric_named, metrics_named
@@ -40,13 +40,20 @@ def kv_bytes(spec: ModelSpec, candidate: Candidate, *, context: int, bytes_per_e
     return 2 * kv_heads * spec.head_dim * context * bytes_per_element
 
 
-def cost_measure(spec: ModelSpec, *, context: int, bytes_per_element: int = 2) -> Measure:
+def cost_measure(
+    spec: ModelSpec,
+    *,
+    context: int,
+    bytes_per_element: int = 2,
+    file_bytes: Callable[[Candidate], int] | None = None,
+) -> Measure:
     """The free metrics of a candidate.
 
     Args:
         spec: The dense model.
         context: Tokens in the KV cache, and keys that the counted token attends to.
         bytes_per_element: Of the weights and of the KV cache: 2 for bfloat16 and float16, 4 for float32.
+        file_bytes: Bytes of a candidate's tensors in a file, where matrices have types; they are `weights_bytes` then.
 
     Returns:
         `params` (embeddings once when tied), `decoder_params`, `decoder_params_removed` (fraction of the dense
@@ -72,7 +79,7 @@ def cost_measure(spec: ModelSpec, *, context: int, bytes_per_element: int = 2) -
             "decoder_params_removed": 1 - kept / dense,
             "macs_per_token": macs_per_token(spec, candidate, context=context),
             "kv_bytes": kv_bytes(spec, candidate, context=context, bytes_per_element=bytes_per_element),
-            "weights_bytes": bytes_per_element * total_params(spec, candidate),
+            "weights_bytes": file_bytes(candidate) if file_bytes else bytes_per_element * total_params(spec, candidate),
         }
 
     return Measure(metrics=METRICS, values=values)

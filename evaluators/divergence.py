@@ -7,6 +7,8 @@ With the teacher's probabilities p and a subnet's logits z = W h (the output mat
 since Σ p log p = h_T · Wᵀp − lse(z_T). The dense model's expected output embedding Wᵀp, a hidden-sized vector a token,
 is thus all that has to be kept of the teacher: its log-probabilities enter exactly, computed once, and neither they nor
 a subnet's are ever held for the whole text. A subnet costs one log-sum-exp over the vocabulary, in slices of its rows.
+Where designs choose the type of the output matrix, W is the subnet's own in the first bracket, and the expected
+embedding is kept for each type that is asked about.
 What is kept where logits are soft-capped is said in `evaluators.output_head`.
 """
 
@@ -30,9 +32,14 @@ from space.supernet.supernet import Supernet
 
 @dataclass(frozen=True)
 class _Reference:
-    """Of every token: what is kept of the teacher (tokens, hidden), and lse(z_T) − h_T · Wᵀp (tokens,)."""
+    """What is kept of the teacher.
 
-    known: Tensor
+    Attributes:
+        known: By type of a subnet's output matrix, of every token (tokens, hidden).
+        cross: Of every token lse(z_T) − h_T · Wᵀp, with the teacher's own matrix (tokens,).
+    """
+
+    known: dict[int, Tensor]
     cross: Tensor
 
 
@@ -67,6 +74,8 @@ class Divergence(Comparison):
         super().__init__(supernet, tokens, batch_size=batch_size, cache_bytes=cache_bytes, subnets=subnets)
         together = min(batch_size, len(tokens)) * tokens.shape[1]
         self._head = OutputHead.of(supernet.model, together, slice_bytes=slice_bytes)
+        self._heads = {0: self._head}
+        self._sizes: dict[str, Any] = {"tokens": together, "slice_bytes": slice_bytes}
 
     def values(self, candidate: Candidate, model: Any | None = None) -> Mapping[str, float]:
         """`kl` and `nll`, in nats a token."""
@@ -96,7 +105,7 @@ class Divergence(Comparison):
 
         Args:
             candidate: A prefix of the supernet.
-            model: A model of its own to ask in its place, with the dense model's output matrix; None for the supernet.
+            model: A model of its own to ask in its place, with the supernet's output matrix; None for the supernet.
 
         Raises:
             torch.OutOfMemoryError: See `ahead`.
@@ -119,29 +128,42 @@ class Divergence(Comparison):
     def _compared(self, candidate: Candidate, model: Any | None) -> tuple[float, float]:
         if self._references is None:
             self._references = list(self._dense_side())
+        kind, head = self._own_head(candidate)
+        if kind not in self._references[0].known:
+            states = self._states(Candidate.dense(self._supernet.spec))
+            for reference, hidden in zip(self._references, states, strict=True):
+                _, reference.known[kind] = self._head.expected(hidden, meant=head)
         kl = nll = 0.0
         batches = zip(self._forward.batches, self._states(candidate, model), self._references, strict=True)
         for tokens, hidden, dense in batches:
-            lse = self._head.log_sum_exp(hidden)
-            cross = lse - self._head.mean_logit(hidden, dense.known)
+            lse = head.log_sum_exp(hidden)
+            cross = lse - head.mean_logit(hidden, dense.known[kind])
             kl += (cross - dense.cross).sum(dtype=torch.float64).item()
-            nll += self._nll(tokens, hidden, lse)
+            nll += self._nll(head, tokens, hidden, lse)
         windows, length = self._tokens.shape
         return kl / (windows * length), nll / (windows * (length - 1))
 
     @torch.inference_mode()
     def _mean_nll(self, candidate: Candidate, model: Any | None) -> float:
-        nll = 0.0
+        nll, (_, head) = 0.0, self._own_head(candidate)
         for tokens, hidden in zip(self._forward.batches, self._states(candidate, model), strict=True):
-            nll += self._nll(tokens, hidden, self._head.log_sum_exp(hidden))
+            nll += self._nll(head, tokens, hidden, head.log_sum_exp(hidden))
         windows, length = self._tokens.shape
         return nll / (windows * (length - 1))
 
-    def _nll(self, tokens: Tensor, hidden: Tensor, lse: Tensor) -> float:
+    def _own_head(self, candidate: Candidate) -> tuple[int, OutputHead]:
+        """The type of a candidate's output matrix, and the head with it."""
+        kind = candidate.logits_type(tied=self._supernet.spec.tied_embeddings)
+        if kind not in self._heads:
+            weight = self._supernet.outer.logits(kind)
+            self._heads[kind] = OutputHead.of(self._supernet.model, **self._sizes, weight=weight)
+        return kind, self._heads[kind]
+
+    def _nll(self, head: OutputHead, tokens: Tensor, hidden: Tensor, lse: Tensor) -> float:
         """Summed over the tokens of a batch, in nats."""
         windows, length = tokens.shape
         before = hidden.view(windows, length, -1)[:, :-1]
-        target = self._head.mean_logit(before, tokens[:, 1:])  # (windows, length - 1)
+        target = head.mean_logit(before, tokens[:, 1:])  # (windows, length - 1)
         return (lse.view(windows, length)[:, :-1] - target).sum(dtype=torch.float64).item()
 
     def _dense_side(self) -> Iterator[_Reference]:
@@ -149,7 +171,7 @@ class Divergence(Comparison):
         for hidden in self._states(Candidate.dense(self._supernet.spec)):
             lse = self._head.log_sum_exp(hidden)
             _, known = self._head.expected(hidden)
-            yield _Reference(known, lse - self._head.mean_logit(hidden, known))
+            yield _Reference({0: known}, lse - self._head.mean_logit(hidden, known))
 
     def _states(self, candidate: Candidate, model: Any | None = None) -> Iterator[Tensor]:
         """Normed hidden states before the LM head, float32, each (batch · time, hidden), of one batch after another."""

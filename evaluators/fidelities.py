@@ -60,6 +60,7 @@ def fidelities(
     healer: Healer | None = None,
     accuracy: Callable[[ModelOf, float], Measure] | None = None,
     vocabulary: RunVocabulary | None = None,
+    file_bytes: Callable[[Candidate], int] | None = None,
     *,
     context: int,
     batch_size: int,
@@ -79,6 +80,7 @@ def fidelities(
         accuracy: What is asked besides of models, on a part of the items, such as `Harness.measure`; every fidelity
             asks it on the part of the items that it sees of the text, trained ones on all.
         vocabulary: What candidates choose their vocabularies from, if they do; they are judged in bits a byte then.
+        file_bytes: See `evaluators.cost.cost_measure`.
         context: Tokens at which KV-cache bytes and attention's share of the work are counted.
         batch_size: Windows of a forward pass.
         parts: The part of every window of `search`, from its start, that each cheaper fidelity looks at; cheapest
@@ -93,7 +95,8 @@ def fidelities(
     length = supernet.spec.tokens_of(search.shape)
     sizes = window_sizes(parts, length)
     element = supernet.model.dtype.itemsize
-    costs = [cost_measure(supernet.spec, context=context, bytes_per_element=element), table.measure()]
+    free_costs = cost_measure(supernet.spec, context=context, bytes_per_element=element, file_bytes=file_bytes)
+    costs = [free_costs, table.measure()]
     costs += [vocabulary_measure(supernet.spec)] if vocabulary else []
 
     def judge(supernet: Supernet, windows: Tensor, **settings: Any) -> Comparison | BitsPerByte:

@@ -83,7 +83,7 @@ class OutputHead:
         slices = [torch.logsumexp(logits, -1) for logits, _ in self._logits(hidden)]
         return torch.logsumexp(torch.stack(slices), 0)
 
-    def expected(self, hidden: Tensor, *, exact: bool = True) -> tuple[Tensor, Tensor]:
+    def expected(self, hidden: Tensor, *, exact: bool = True, meant: OutputHead | None = None) -> tuple[Tensor, Tensor]:
         """The log-sum-exp `(tokens,)`, and what is kept of a teacher: the expected output embedding `(tokens, hidden)`.
 
         Sums are kept relative to the largest logit so far (Milakov and Gimelshein, "Online normalizer calculation for
@@ -92,16 +92,19 @@ class OutputHead:
         Args:
             hidden: Float32 hidden states, `(tokens, hidden)`.
             exact: Whether probabilities stay float32 where the model runs in bfloat16; a gradient need not be.
+            meant: Whose output embeddings are meant; None for this head's own.
         """
         largest = hidden.new_full((len(hidden),), -torch.inf)
         total, embedding = torch.zeros_like(largest), torch.zeros_like(hidden)
-        for logits, rows in self._logits(hidden):
+        embeddings = (self if meant is None else meant)._weight.split(self._rows)
+        for (logits, own), rows in zip(self._logits(hidden), embeddings, strict=True):
             before, largest = largest, torch.maximum(largest, logits.amax(-1))
             shrink = (before - largest).exp_()
             chances = logits.sub_(largest[:, None]).exp_()
             total = total * shrink + chances.sum(-1)
             with fast_products(torch.float32 if exact else self._weight.dtype, self._weight.device):
-                embedding = torch.addmm(embedding.mul_(shrink[:, None]), chances, rows)
+                wide = own if meant is None else rows.float()
+                embedding = torch.addmm(embedding.mul_(shrink[:, None]), chances, wide)
         return largest + total.log(), embedding * (self._scale / total)[:, None]
 
     def mean_logit(self, hidden: Tensor, labels: Tensor) -> Tensor:
@@ -140,8 +143,9 @@ class SoftCappedHead(OutputHead):
         super().__init__(head, tokens, **settings)
         self._cap, self._temperature = cap, temperature
 
-    def expected(self, hidden: Tensor, *, exact: bool = True) -> tuple[Tensor, Tensor]:
+    def expected(self, hidden: Tensor, *, exact: bool = True, meant: OutputHead | None = None) -> tuple[Tensor, Tensor]:
         """The log-sum-exp `(tokens,)`, and what is kept of a teacher: its hidden states."""
+        assert meant is None  # no engine with types of matrices has such heads
         return self.log_sum_exp(hidden), hidden
 
     def mean_logit(self, hidden: Tensor, labels: Tensor) -> Tensor:

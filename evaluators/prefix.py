@@ -19,7 +19,7 @@ from space.candidate import Candidate, LayerShape
 from space.models.stack import layers_of, midway, stack_of, whole
 from space.supernet.supernet import Supernet
 
-_Place = tuple[int, float]  # number of the batch, and which of the supernet's weights
+_Place = tuple[int, float, int]  # number of the batch, which of the supernet's weights, and the embedding's type
 _Key = tuple[_Place, tuple[LayerShape, ...]]  # also the layers before the residual stream
 
 
@@ -54,10 +54,11 @@ class PrefixForward:
         layers = candidate.layers
         strength = self._supernet.strength(candidate)
         for number, tokens in enumerate(self.batches):
-            start, stream = self._start((number, strength), layers)
+            place = number, strength, candidate.embedding_type
+            start, stream = self._start(place, layers)
             view = self._supernet.view(candidate, start=start)
             inputs = whole(view, tokens) if stream is None else midway(view, stream)
-            self._remember(view, (number, strength), layers, start)
+            self._remember(view, place, layers, start)
             hidden = stack_of(view)(**inputs, use_cache=False).last_hidden_state
             self.layers_run += len(layers) - start
             self.layers_total += len(layers)

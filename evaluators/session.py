@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from math import inf
 from pathlib import Path
 from typing import Any, Self
@@ -33,6 +33,7 @@ from evaluators.training.tuning import Tuning, finished_model, make_tuning
 from evaluators.vocabulary.of_run import RunVocabulary, require_levels
 from space.candidate import Candidate
 from space.files import kept
+from space.formats.gguf.sizes import tensor_bytes
 from space.models.loading import LoadedModel, load_model
 from space.space import SearchSpace
 from space.spec import ModelSpec
@@ -121,11 +122,7 @@ class Session:
 
     @cached_property
     def space(self) -> SearchSpace:
-        """The designs that the settings allow, whatever they cost.
-
-        Raises:
-            UserError: See `SearchSpace`.
-        """
+        """The designs that the settings allow, whatever they cost; for errors see `SearchSpace`."""
         return self.settings.space(self.spec)
 
     @cached_property
@@ -171,7 +168,9 @@ class Session:
         workload, space, bench = self.settings.latency, self.space, self.bench
         designs = space.samples(workload.fit + workload.check)
         with self._stage("latency table") as show:
-            return bench.table(space.block_options, designs, show, self._table_s, space.vocabulary).to_json()
+            return bench.table(
+                space.block_options, designs, show, self._table_s, space.vocabulary, space.types
+            ).to_json()
 
     @cached_property
     def tuning(self) -> Tuning | None:
@@ -242,6 +241,7 @@ class Session:
             self.healer,
             self.harness.measure if self._optimises_tasks else None,
             self.vocabulary,
+            partial(tensor_bytes, self.loaded.model.config, self.spec) if self.space.types else None,
             context=settings.context,
             batch_size=settings.together,
             parts=settings.fidelities,

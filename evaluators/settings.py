@@ -14,6 +14,7 @@ from evaluators.latency.workload import Workload
 from evaluators.metrics import SEARCH_BITS, VOCABULARY_REMOVED, metric_named, metrics_named
 from evaluators.model_settings import ModelSettings
 from evaluators.training.recipes import MODES, CorrectiveRefit, Distillation, Healing
+from evaluators.typed import require_types
 from evaluators.vocabulary.settings import require_bits
 from evaluators.window_sizes import window_sizes
 from space.checks import require_least
@@ -193,6 +194,8 @@ class Settings:
             raise UserError(f"search.distillation: expected one of {', '.join(MODES)}, got {self.training!r}.")
         if self.chooses_vocabulary:
             require_bits(self.objectives, self.latency.engine, self.tasks.tasks)
+        if self.chooses_types:
+            require_types(self.latency, self.correction, self.distillation, self.training)
 
     def settled(self, amounts: Amounts) -> Settings:
         """The same with what minutes have come to in place of what is left open."""
@@ -218,6 +221,11 @@ class Settings:
     def chooses_vocabulary(self) -> bool:
         """Whether designs have vocabularies of their own."""
         return bool(getattr(self.space, "keywords", {}).get("vocabulary"))
+
+    @property
+    def chooses_types(self) -> bool:
+        """Whether designs choose types for their matrices."""
+        return bool(getattr(self.space, "keywords", {}).get("types"))
 
     @property
     def metrics(self) -> list[Metric]:

@@ -18,8 +18,8 @@ def require_streamable(settings: Settings, loaded: LoadedModel) -> None:
     """Refuses what needs a whole model on the device, where it does not fit, and a device too small for one layer.
 
     Raises:
-        UserError: Subnets are to be trained each by itself, or to be timed on a device that does not hold the model; or
-            what a layer and the work with it take is more than the device may give.
+        UserError: Subnets are to be trained each by itself, to choose types of matrices, or to be timed on a device
+            that does not hold the model; or what a layer and the work with it take is more than the device may give.
     """
     if not loaded.streamed:
         return
@@ -28,6 +28,11 @@ def require_streamable(settings: Settings, loaded: LoadedModel) -> None:
             f"distillation=own: expected a model that fits on {loaded.device}, as each design is trained there whole, "
             f"but {loaded.spec.name} is larger than that. Heal the supernet instead (distillation=default), or set "
             "search.distillation=off."
+        )
+    if settings.chooses_types:
+        raise UserError(
+            f"space.types: expected [] or a model that fits on {loaded.device}, as layers that wait on the host are "
+            f"not rounded, but {loaded.spec.name} is larger than that. Export points with gguf.type=q8_0 instead."
         )
     if loaded.device.type != "cpu" and settings.latency.table is None:
         raise UserError(

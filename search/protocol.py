@@ -9,7 +9,7 @@ from typing import Protocol
 from evaluators.base import Evaluation, Metric
 from space.candidate import Candidate
 from space.errors import UserError
-from space.space import SearchSpace
+from space.space import SearchSpace, evenly
 
 Free = Callable[[Candidate], Mapping[str, float]]
 
@@ -73,13 +73,20 @@ class Task:
 
 
 def starting_designs(space: SearchSpace, removal_order: Sequence[int]) -> list[Candidate]:
-    """The dense model and plain designs of a space: uniform ones, and depth-only ones.
+    """The dense model, in each type too, and plain designs of a space: uniform ones, and depth-only ones.
 
     Args:
         space: Where to search.
         removal_order: The layers, in the order in which depth-only designs lose them.
     """
-    return [Candidate.dense(space.spec), *space.uniform_ladder(), *space.depth_ladder(removal_order)]
+    dense = [Candidate.dense(space.spec), *space.rounded_ladder()]
+    return [*dense, *space.uniform_ladder(), *space.depth_ladder(removal_order)]
+
+
+def some_of(designs: Sequence[Candidate], count: int) -> list[Candidate]:
+    """So many of regular designs, evenly chosen, and all that have types of their own: what anyone would try first."""
+    rounded = [candidate for candidate in designs if candidate.is_rounded]
+    return [*rounded, *evenly([candidate for candidate in designs if not candidate.is_rounded], count)]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from space.candidate import KINDS, VOCABULARY, Candidate, Option
+from space.candidate import EMBEDDING, HEAD, KINDS, SHAPE, VOCABULARY, Candidate, Option, shortened
 from space.errors import UserError
 from space.repair import Rules
 from space.size import block_params, decoder_params, norm_params
@@ -21,8 +21,10 @@ LAYER = "layer"
 # one of the candidate.
 CHOICES: dict[str, tuple[str, ...]] = {
     **KINDS,
-    LAYER: tuple(name for names in KINDS.values() for name in names),
+    LAYER: SHAPE,
     VOCABULARY: ("vocabulary",),
+    EMBEDDING: ("embedding_type",),
+    HEAD: ("head_type",),
 }
 
 
@@ -33,7 +35,8 @@ class Block:
     Attributes:
         kind: What is chosen, a key of `CHOICES`.
         layers: The layers that share the choice; none where it is of the whole model.
-        options: Values of the fields `CHOICES[kind]`, from the smallest to the dense one.
+        options: Values of the fields `CHOICES[kind]`, from the smallest to the dense one; types of matrices that are 0
+            are left out at the end.
         params: Parameters of every option, in all of `layers` together.
     """
 
@@ -45,7 +48,7 @@ class Block:
     @cached_property
     def fields(self) -> tuple[dict[str, int], ...]:
         """What each option sets, by the names of fields of a layer's shape, or of the candidate."""
-        return tuple(dict(zip(CHOICES[self.kind], option, strict=True)) for option in self.options)
+        return tuple(_fields(self.kind, option) for option in self.options)
 
     @property
     def free(self) -> bool:
@@ -72,12 +75,13 @@ class Block:
                     f"{_listing([own])}. Take a design of this space, or another space."
                 )
             return self.options.index(own)
-        taken = {layer: tuple(getattr(layers[layer], field) for field in fields) for layer in self.layers}
+        taken = {layer: shortened(fields, [getattr(layers[layer], name) for name in fields]) for layer in self.layers}
         first = taken[self.layers[0]]
         for layer, option in taken.items():
             options = self.options if layer == self.layers[0] else (first,)
             if option not in options:
-                meaning = fields[0] if len(fields) == 1 else f"[{', '.join(fields)}]"
+                names = fields[: max(map(len, options))]
+                meaning = names[0] if len(names) == 1 else f"[{', '.join(names)}]"
                 raise UserError(
                     f"{name}, layer {layer}: expected {meaning} to be one of {_listing(options)}, "
                     f"got {_listing([option])}. Take a design of this space, or another space."
@@ -87,9 +91,15 @@ class Block:
 
 def kept_blocks(kind: str, option: Option) -> dict[str, Option]:
     """The blocks that an option of a gene leaves, by kind of block, each with its own option."""
-    values = dict(zip(CHOICES[kind], option, strict=True))
-    parts = {part: tuple(values[name] for name in names) for part, names in KINDS.items() if names[0] in values}
-    return {part: chosen for part, chosen in parts.items() if chosen[0]}
+    values = _fields(kind, option)
+    parts = {part: [values[name] for name in names] for part, names in KINDS.items() if names[0] in values}
+    return {part: shortened(KINDS[part], chosen) for part, chosen in parts.items() if chosen[0]}
+
+
+def _fields(kind: str, option: Option) -> dict[str, int]:
+    """What an option of a gene sets, by the names of fields."""
+    names = CHOICES[kind]
+    return dict(zip(names, (*option, *(0,) * (len(names) - len(option))), strict=True))
 
 
 def block_options(blocks: Sequence[Block]) -> dict[str, tuple[Option, ...]]:
@@ -115,6 +125,12 @@ def vocabulary_block(counts: Sequence[int]) -> Block:
     return Block(VOCABULARY, (), options, (0,) * len(options))
 
 
+def type_block(kind: str, types: Sequence[int]) -> Block:
+    """The choice of a type, of those named or the first, for the embedding or the LM head: no layer's parameters."""
+    options = tuple((number,) for number in (*sorted(types, reverse=True), 0))
+    return Block(kind, (), options, (0,) * len(options))
+
+
 def _block(spec: ModelSpec, kind: str, layers: tuple[int, ...], options: Sequence[Option]) -> Block:
     kept = [kept_blocks(kind, option) for option in options]
     norms = spec.layer_norms * norm_params(spec) if kind == LAYER else 0
@@ -123,7 +139,7 @@ def _block(spec: ModelSpec, kind: str, layers: tuple[int, ...], options: Sequenc
 
 
 def make_rules(
-    spec: ModelSpec, blocks: Sequence[Block], *, min_layers: int, min_fraction: float, max_fraction: float
+    spec: ModelSpec, blocks: Sequence[Block], *, min_layers: int, min_fraction: float, max_fraction: float, types: int
 ) -> Rules:
     """The rules of the genes of these blocks; the free blocks, in order, are the genes.
 
@@ -148,6 +164,7 @@ def make_rules(
         keeps=np.array([[layer in b.layers for b in free] for layer in open_layers], dtype=bool).reshape(-1, len(free)),
         min_open=max(0, min_layers - len(alive)),
         carriers=np.array([carrying and not attention_stays for carrying in carries]),
+        types=types,
     )
 
 

@@ -96,4 +96,13 @@ def random_genes(rules: Rules, smallest: int, rng: np.random.Generator) -> Genes
     drawn = np.where(up, upper, upper - 1)
     if (free := dense == 0).any():  # of the whole model: no size of a decoder says anything of these
         drawn[free] = rng.integers(rules.levels[free])
-    return drawn
+    return drawn if rules.types == 1 else _typed(rules, drawn, rng)
+
+
+def _typed(rules: Rules, drawn: Genes, rng: np.random.Generator) -> Genes:
+    """Levels of the same parameters, in types around a random one: bits vary more between designs than within one."""
+    below = rules.levels - 1 - drawn
+    types = rng.binomial(rules.types - 1, rng.random(), len(drawn))
+    return np.where(
+        rules.params.any(axis=1), np.maximum(rules.levels - 1 - (below - below % rules.types + types), 0), drawn
+    )

@@ -15,16 +15,20 @@ from functools import cached_property
 from typing import Any
 
 from space.spec import ModelSpec
+from space.types import GGUF_TYPES
 
 Option = tuple[int, ...]
 
-# The fields that a block of each kind has in its layer's shape. Where the first of them is 0, the block is gone.
+# The fields that a block of each kind has in its layer's shape. Where the first of them is 0, the block is gone; the
+# last is the type of its matrices.
 KINDS: dict[str, tuple[str, ...]] = {
-    "attention": ("query_heads", "kv_heads"),
-    "mlp": ("mlp_channels",),
+    "attention": ("query_heads", "kv_heads", "attention_type"),
+    "mlp": ("mlp_channels", "mlp_type"),
 }
 
-VOCABULARY = "vocabulary"  # the kind of a gene of the whole model
+# The kinds of genes of the whole model.
+VOCABULARY, EMBEDDING, HEAD = "vocabulary", "embedding", "head"
+WHOLE = (VOCABULARY, EMBEDDING, HEAD)
 
 
 @dataclass(frozen=True, order=True)
@@ -36,15 +40,24 @@ class LayerShape:
         kv_heads: Key-value groups kept; divides `query_heads`. With more query heads a group than the dense model has,
             all query heads are kept and groups are merged; else the groups and heads beyond these are dropped.
         mlp_channels: Intermediate channels kept; 0 means that the MLP block is gone.
+        attention_type: The type of the attention block's matrices, a row of `space.types.GGUF_TYPES`; 0 where it is
+            gone.
+        mlp_type: That of the MLP block's.
     """
 
     query_heads: int
     kv_heads: int
     mlp_channels: int
+    attention_type: int = 0
+    mlp_type: int = 0
 
     def __post_init__(self) -> None:
         if min(self.query_heads, self.kv_heads, self.mlp_channels) < 0:
             raise ValueError(f"LayerShape: expected counts of at least 0, got {self}.")
+        for size, kind in ((self.query_heads, self.attention_type), (self.mlp_channels, self.mlp_type)):
+            _require_type(kind, "LayerShape")
+            if kind and not size:
+                raise ValueError(f"LayerShape: expected no type of a block that is gone, got {self}.")
         if (self.query_heads == 0) != (self.kv_heads == 0):
             raise ValueError(
                 f"LayerShape: query_heads and kv_heads are 0 together or not at all, "
@@ -61,20 +74,33 @@ class LayerShape:
         """The layer whose blocks have these options, by kind of block; blocks of other kinds are gone.
 
         Raises:
-            ValueError: An option does not have one value for each field of its kind.
+            ValueError: An option does not have one value for each field of its kind, the type apart.
         """
         values = {name: 0 for name, default in _defaults(cls).items() if default is MISSING}
         for kind, option in options.items():
-            values |= zip(KINDS[kind], option, strict=True)
+            names = KINDS[kind]
+            values |= zip(names if len(option) == len(names) else names[:-1], option, strict=True)
         return cls(**values)
 
     def option(self, kind: str) -> Option:
-        """The values of the fields of a block: `(query_heads, kv_heads)` of `attention`, `(mlp_channels,)` of `mlp`."""
-        return tuple(getattr(self, name) for name in KINDS[kind])
+        """The values of the fields of a block: `(query_heads, kv_heads)` of `attention`, `(mlp_channels,)` of `mlp`.
+
+        The type of its matrices stands behind them where it is not 0.
+        """
+        return shortened(KINDS[kind], [getattr(self, name) for name in KINDS[kind]])
 
     def keeps(self, kind: str) -> bool:
         """Whether anything is left of the layer's block of a kind."""
-        return self.option(kind)[0] != 0
+        return bool(getattr(self, KINDS[kind][0]))
+
+    def type_of(self, kind: str) -> int:
+        """The type of the matrices of the layer's block of a kind."""
+        return int(getattr(self, KINDS[kind][-1]))
+
+    @property
+    def unrounded(self) -> LayerShape:
+        """The same with its matrices as they come."""
+        return replace(self, attention_type=0, mlp_type=0) if self.attention_type or self.mlp_type else self
 
     @property
     def gone(self) -> bool:
@@ -89,18 +115,35 @@ class LayerShape:
     @cached_property
     def row(self) -> tuple[int, ...]:
         """The fields in their order, without those at the end that have their default values."""
-        defaults = _defaults(type(self))
-        values = [getattr(self, name) for name in defaults]
-        for default in reversed(defaults.values()):
-            if values[-1] != default:
-                break
-            values.pop()
-        return tuple(values)
+        names = [*_defaults(type(self))]
+        return shortened(names, [getattr(self, name) for name in names], type(self))
+
+
+def shortened(names: Sequence[str], values: Sequence[int], form: type[LayerShape] | None = None) -> tuple[int, ...]:
+    """Values of fields of a layer's shape, without those at the end that have their default values."""
+    defaults, kept = _defaults(form) if form else _SHAPE_DEFAULTS, [*values]
+    while kept and kept[-1] == defaults[names[len(kept) - 1]]:
+        kept.pop()
+    return tuple(kept)
+
+
+def widths(kind: str, option: Option) -> Option:
+    """An option of a block of a kind without the type of its matrices."""
+    return option[: len(KINDS[kind]) - 1]
+
+
+def _require_type(number: int, what: str) -> None:
+    if type(number) is not int or not 0 <= number < len(GGUF_TYPES):
+        raise ValueError(f"{what}: expected a type from 0 to {len(GGUF_TYPES) - 1}, got {number!r}.")
 
 
 def _defaults(form: type[LayerShape] | type[Candidate]) -> dict[str, Any]:
     """The default value of every field in their order; `MISSING`, which no value equals, of those without one."""
     return {field.name: field.default for field in fields(form)}
+
+
+_SHAPE_DEFAULTS = _defaults(LayerShape)
+SHAPE = tuple(_SHAPE_DEFAULTS)  # the fields of a layer's shape
 
 
 @dataclass(frozen=True, order=True)
@@ -112,14 +155,21 @@ class Candidate:
     Attributes:
         layers: What each layer keeps.
         vocabulary: Tokens kept; 0 for all. Which these are is a matter of the run, see `space.vocabulary.levels`.
+        embedding_type: The type of the embedding matrix, a row of `space.types.GGUF_TYPES`; of the LM head too where
+            the two are one.
+        head_type: That of an LM head of its own.
     """
 
     layers: tuple[LayerShape, ...]
     vocabulary: int = 0
+    embedding_type: int = 0
+    head_type: int = 0
 
     def __post_init__(self) -> None:
         if type(self.vocabulary) is not int or self.vocabulary < 0:
             raise ValueError(f"Candidate: expected a vocabulary of at least 0 tokens, got {self.vocabulary!r}.")
+        for number in (self.embedding_type, self.head_type):
+            _require_type(number, "Candidate")
 
     @classmethod
     def dense(cls, spec: ModelSpec) -> Candidate:
@@ -130,6 +180,21 @@ class Candidate:
     def blocks(self) -> Candidate:
         """The same layers with the whole vocabulary: what their weights, and all that is solved and trained, go by."""
         return replace(self, vocabulary=0) if self.vocabulary else self
+
+    @cached_property
+    def unrounded(self) -> Candidate:
+        """The same with all matrices as they come: what is solved and trained before anything is rounded."""
+        other = Candidate(tuple(shape.unrounded for shape in self.layers), self.vocabulary)
+        return self if other == self else other
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether any matrix has a type of its own."""
+        return self.unrounded is not self
+
+    def logits_type(self, *, tied: bool) -> int:
+        """The type of the matrix that gives the logits, by whether that is the embedding."""
+        return self.embedding_type if tied else self.head_type
 
     @cached_property
     def key(self) -> str:
@@ -145,8 +210,9 @@ class Candidate:
         """The one form of a candidate in files.
 
         Returns:
-            `layers`, a list of `[query_heads, kv_heads, mlp_channels]`, one a layer; and the choices of the whole
-            model that do not have their default values, by name.
+            `layers`, a list of `[query_heads, kv_heads, mlp_channels]`, one a layer, with the types of its matrices
+            behind them where there are any; and the choices of the whole model that do not have their default values,
+            by name.
         """
         values = {name: getattr(self, name) for name in _defaults(type(self)) if name != "layers"}
         chosen = {name: value for name, value in values.items() if value != _defaults(type(self))[name]}
@@ -182,5 +248,5 @@ class Candidate:
         for index, row in enumerate(layers):
             whole = isinstance(row, list | tuple) and all(type(value) is int for value in row)
             if not whole or not least <= len(row) <= len(names):
-                raise ValueError(f"Candidate layer {index}: expected [{', '.join(names)}], got {row!r}.")
+                raise ValueError(f"Candidate layer {index}: expected [{', '.join([*names][:least])}], got {row!r}.")
         return cls(tuple(LayerShape(*row) for row in layers), **chosen)

@@ -8,6 +8,7 @@ from typing import Any
 
 from space.deploy import require_deployment
 from space.errors import UserError
+from space.types import check_types
 
 DTYPES = ("float32", "bfloat16", "float16")
 _NO_WHOLE_LAYERS = ("attention_widths", "merge_groups", "mlp_widths", "same_for_all_layers")
@@ -85,6 +86,7 @@ def check_space(
     max_decoder_params: float,
     whole_layers: bool,
     vocabulary: Any = (),
+    types: Any = (),
     **flags: bool,
 ) -> None:
     """What can be said of the settings of a space whatever the model; see `space.space.SearchSpace`.
@@ -96,6 +98,12 @@ def check_space(
         check_flag(name, flag)
     require_deployment(deploy)
     check_levels(vocabulary)
+    check_types(types)
+    if vocabulary and types:
+        raise UserError(
+            f"space.types: expected [] where space.vocabulary has levels, got {list(types)}. Search one of the two; an "
+            "export of a point with types can be trimmed no more, one with a vocabulary takes any gguf.type."
+        )
     clashes = [name for name in _NO_WHOLE_LAYERS if flags[name]]
     if whole_layers and clashes:
         raise UserError(

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from space.blocks import LAYER, Block
-from space.candidate import Candidate, LayerShape
+from space.candidate import EMBEDDING, HEAD, Candidate, LayerShape, widths
 from space.limits import Genes
 from space.repair import Rules
+from space.types import GGUF_TYPES
 
 LADDER_ATTENTION = (0.75, 0.5)  # fractions of dense attention that the ladder crosses with all MLP levels
 
@@ -39,11 +40,39 @@ def uniform_genes(free: Sequence[Block], rules: Rules) -> list[Genes]:
 
 
 def _kept_levels(free: Sequence[Block], kind: str) -> dict[int, int]:
-    """Levels that leave something, and their parameters; without a gene of `kind`, one level that nothing reads."""
+    """Levels that leave something, in the first type, and their parameters; without such a gene, one nothing reads."""
     for block in free:
         if block.kind == kind:
-            return {level: block.params[level] for level, option in enumerate(block.options) if option[0]}
+            kept = {level: option for level, option in enumerate(block.options) if option[0]}
+            return {level: block.params[level] for level, option in kept.items() if option == widths(kind, option)}
     return {0: 0}
+
+
+def rounded_genes(free: Sequence[Block], types: Sequence[int], *, tied: bool) -> list[Genes]:
+    """Genes of the dense model in each of some types, as llama.cpp's own tool writes it.
+
+    What gives the logits is in Q8_0 in all files of fewer bits, where the space has that type.
+
+    Args:
+        free: The blocks that are genes.
+        types: The types of the space but the first.
+        tied: Whether the embedding is the LM head.
+    """
+    eight_bits = GGUF_TYPES.index("q8_0")
+    logits = EMBEDDING if tied else HEAD
+
+    def level(block: Block, number: int) -> int:
+        if block.kind == logits and eight_bits in types:
+            number = eight_bits
+        alike = [place for place, fields in enumerate(block.fields) if _type(fields) == number]
+        return alike[-1]
+
+    return [np.array([level(block, number) for block in free]) for number in types]
+
+
+def _type(fields: dict[str, int]) -> int:
+    """The largest number of a type among what an option sets."""
+    return max((value for name, value in fields.items() if name.endswith("_type")), default=0)
 
 
 def depth_designs(

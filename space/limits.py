@@ -37,17 +37,22 @@ class Limit:
 
 
 def descend(limits: Sequence[Limit], genes: Genes, floor: Genes, rng: np.random.Generator) -> Genes:
-    """Takes single-level steps down to `floor`, each that lowers a broken limit being equally likely, until all hold.
+    """Takes steps down to `floor`, each that lowers a broken limit being equally likely, until all hold.
+
+    A step leads to the next level that has less of what the limit is about: mostly one level; where a narrower block in
+    more bits has more of it, some more.
 
     Genes that are within all limits come back unchanged; where no step is left, the result is not within them.
     """
     genes = genes.copy()
     for limit in limits:
         while not limit.holds(genes):
-            lower = np.maximum(genes - 1, floor)
-            rows = np.arange(len(genes))
-            useful = np.flatnonzero(limit.steps[rows, lower] < limit.steps[rows, genes])
+            rows, levels = np.arange(len(genes)), np.arange(limit.steps.shape[1])
+            less = (limit.steps < limit.steps[rows, genes][:, None]) & (levels < genes[:, None])
+            lower = np.where(less & (levels >= floor[:, None]), levels, -1).max(axis=1)
+            useful = np.flatnonzero(lower >= 0)
             if not useful.size:
                 break
-            genes[rng.choice(useful)] -= 1
+            chosen = rng.choice(useful)
+            genes[chosen] = lower[chosen]
     return genes

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from space.candidate import KINDS, LayerShape, Option
+from space.candidate import LayerShape, Option
 from space.checks import check_count
 from space.errors import UserError
 from space.size import attention_params
 from space.spec import ModelSpec
+from space.types import require_whole_blocks
 
 MULTIPLE = 8  # of which a count of tokens is one, where it can: 16 bytes of bfloat16, as fast matrix products want
 TILE = 64  # channels; whole tiles of tensor cores in half precision, and of the matrix units of CPUs
@@ -85,4 +86,35 @@ def vocabulary_options(spec: ModelSpec, levels: Sequence[float]) -> list[int]:
 def layer_options(spec: ModelSpec) -> list[Option]:
     """All blocks of a layer at once, in the order of `KINDS`: gone, or dense."""
     shapes = LayerShape.of(), LayerShape(spec.query_heads, spec.kv_heads, spec.mlp_channels)
-    return [tuple(value for kind in KINDS for value in shape.option(kind)) for shape in shapes]
+    return [shape.row for shape in shapes]
+
+
+def typed(options: Sequence[Option], types: Sequence[int], fields: int = 1) -> list[Option]:
+    """Options of a block in each of some types and the first one: by parameters still, and of those by bits.
+
+    Args:
+        options: Without types, from the smallest to the dense one.
+        types: But for the first one, rising, which are of ever fewer bits.
+        fields: How many of an option's values are types.
+    """
+    fewest_first = [(number,) * fields for number in reversed(types)] + [()]
+    return [(*option, *kind) for option in options for kind in (fewest_first if option[0] else [()])]
+
+
+def require_types_fit(spec: ModelSpec, attention: Sequence[Option], mlp: Sequence[Option]) -> None:
+    """Refuses types where rows of matrices are no whole blocks of them.
+
+    Args:
+        spec: The dense model.
+        attention: Options of an attention block.
+        mlp: Options of an MLP.
+
+    Raises:
+        UserError: The residual stream is so wide, or all heads of an option, or all channels.
+    """
+    require_whole_blocks([spec.hidden], "a hidden size", "Set space.types=[]: llama.cpp keeps such matrices in F16.")
+    heads = sorted({option[0] * spec.head_dim for option in attention})
+    remedy = "Set space.attention_widths=false, or space.types=[]."
+    require_whole_blocks(heads, "heads, times their width,", remedy)
+    remedy = "Set space.mlp_step to a multiple of it, or space.mlp_widths=false, or space.types=[]."
+    require_whole_blocks([option[0] for option in mlp], "counts of MLP channels", remedy)

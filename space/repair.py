@@ -30,6 +30,8 @@ class Rules:
         min_open: Open layers that must stay alive.
         carriers: `(genes,)`, genes that carry attention while above 0; all false when some layer always has attention.
         limits: Further quantities that must not be exceeded.
+        types: Levels of the genes of blocks, so many together from the last one down, that differ in the type of their
+            matrices alone.
     """
 
     levels: Genes
@@ -41,6 +43,7 @@ class Rules:
     min_open: int
     carriers: Mask
     limits: tuple[Limit, ...] = ()
+    types: int = 1
 
     def total(self, genes: Genes) -> int:
         """Decoder-layer parameters of these genes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from space.candidate import KINDS, Candidate, LayerShape, Option
+from space.candidate import KINDS, Candidate, LayerShape, Option, widths
 from space.spec import ModelSpec
 
 
@@ -53,7 +53,7 @@ _PARAMS: dict[str, Callable[..., int]] = {"attention": attention_params, "mlp": 
 
 def block_params(spec: ModelSpec, kind: str, option: Option) -> int:
     """Parameters of one block of a kind, a key of `space.candidate.KINDS`, with this option; 0 where it is gone."""
-    return _PARAMS[kind](spec, *option)
+    return _PARAMS[kind](spec, *widths(kind, option))
 
 
 def layer_params(spec: ModelSpec, shape: LayerShape) -> int:

@@ -11,25 +11,19 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from space.blocks import LAYER, Block, block_options, make_blocks, make_rules, vocabulary_block
+from space.blocks import block_options, make_rules, type_block, vocabulary_block
 from space.bounds import TRIES, random_genes, reach, tighten
-from space.candidate import Candidate, LayerShape, Option
-from space.checks import check_count, check_layers, check_space
-from space.deploy import deployment_of
+from space.candidate import EMBEDDING, HEAD, Candidate, LayerShape, Option
+from space.checks import check_count, check_space
+from space.choices import choices
 from space.errors import UserError
-from space.ladders import depth_designs, uniform_genes
+from space.ladders import depth_designs, rounded_genes, uniform_genes
 from space.limits import Genes, Limit
-from space.options import (
-    attention_options,
-    default_mlp_step,
-    layer_options,
-    least_mlp_step,
-    mlp_options,
-    vocabulary_options,
-)
+from space.options import vocabulary_options
 from space.repair import repair, reshuffle
 from space.size import decoder_params
 from space.spec import ModelSpec
+from space.types import rounded_types
 
 LADDER_LENGTH = 24
 
@@ -42,14 +36,16 @@ class SearchSpace:
 
     A gene is the index of an option; options are ordered by parameters, so that near levels are similar designs. A
     layer has one gene for attention and one for MLP channels, or one for all of it; a single option carries no gene.
-    The last gene may be of the whole model: how much of its vocabulary is kept.
+    The last genes may be of the whole model: how much of its vocabulary is kept, or the types of what is no block.
 
     Attributes:
         spec: The dense model.
         mlp_step: MLP channels between two levels; None where MLPs have no widths.
         levels: `(genes,)` int64, options of each gene; option 0 is the smallest, the last is dense.
-        kinds: What each gene chooses: `attention`, `mlp` or `layer`, in the order of their layers; `vocabulary`.
+        kinds: What each gene chooses: `attention`, `mlp` or `layer`, in the order of their layers; then a row of
+            `space.candidate.WHOLE`.
         vocabulary: Counts of tokens that may be kept in place of all, rising.
+        types: Of matrices, but the first, that designs may have: rows of `space.types.GGUF_TYPES`, rising.
         block_options: By kind of block, a key of `space.candidate.KINDS`, all options that occur and leave something.
     """
 
@@ -73,6 +69,7 @@ class SearchSpace:
         min_decoder_params: float = 0.0,
         max_decoder_params: float = 1.0,
         vocabulary: Sequence[float] = (),
+        types: Sequence[str] = (),
     ) -> None:
         """Build the options of every gene and check that the bounds can be met.
 
@@ -97,6 +94,8 @@ class SearchSpace:
             min_decoder_params: Least fraction of the dense decoder-layer parameters that a design keeps.
             max_decoder_params: Largest fraction that a design keeps.
             vocabulary: Levels of the vocabulary besides the whole one, see `space.options.vocabulary_options`.
+            types: Of `space.types.GGUF_TYPES`: in which the matrices of each block, the embedding and the LM head may
+                be. The first one is always there: matrices as they come.
 
         Raises:
             UserError: A setting is out of its range, settings contradict each other, or no design meets the bounds.
@@ -113,52 +112,39 @@ class SearchSpace:
             min_decoder_params=min_decoder_params,
             max_decoder_params=max_decoder_params,
             vocabulary=vocabulary,
+            types=types,
         )
-        deployment = deployment_of(deploy, spec)
-        if deployment.same_layers and not whole_layers:
-            same_for_all_layers, remove_attention, remove_mlp = True, False, False
-            if freeze_layers or freeze_attention or freeze_mlp:
-                raise UserError(
-                    f"space.deploy={deploy}: expected no frozen layers, as all layers must have one shape. Set "
-                    "freeze_layers, freeze_attention and freeze_mlp to [], or space=depth to drop whole layers."
-                )
-        attention_widths = attention_widths and deployment.attention_widths
-        merge_groups = merge_groups and deployment.merged_groups
-        frozen = check_layers("freeze_layers", freeze_layers, spec.layers)
-        frozen_attention = frozen | check_layers("freeze_attention", freeze_attention, spec.layers)
-        frozen_mlp = frozen | check_layers("freeze_mlp", freeze_mlp, spec.layers)
-        step = None
-        if mlp_widths:
-            channels, multiple = spec.mlp_channels, deployment.mlp_multiple
-            step = default_mlp_step(channels, multiple)
-            if mlp_step is not None:
-                step = least_mlp_step(mlp_step, channels, multiple, deploy)
+        self.types: tuple[int, ...] = rounded_types(types)
+        blocks, step = choices(
+            spec,
+            attention_widths=attention_widths,
+            merge_groups=merge_groups,
+            mlp_widths=mlp_widths,
+            remove_attention=remove_attention,
+            remove_mlp=remove_mlp,
+            whole_layers=whole_layers,
+            same_for_all_layers=same_for_all_layers,
+            deploy=deploy,
+            mlp_step=mlp_step,
+            frozen=(freeze_layers, freeze_attention, freeze_mlp),
+            types=self.types,
+        )
         min_layers = check_count("min_layers", min_layers, 1, spec.layers)
         least, most = float(min_decoder_params), float(max_decoder_params)
-
-        attention = attention_options(spec, widths=attention_widths, merge=merge_groups, remove=remove_attention)
-        mlp = mlp_options(spec, step=step, remove=remove_mlp)
-        blocks: list[Block] = []
-        if whole_layers:
-            blocks += make_blocks(spec, LAYER, layer_options(spec), frozen_attention | frozen_mlp, shared=False)
-        else:
-            blocks += make_blocks(spec, "attention", attention, frozen_attention, shared=same_for_all_layers)
-            blocks += make_blocks(spec, "mlp", mlp, frozen_mlp, shared=same_for_all_layers)
-        blocks.sort(key=lambda block: (block.layers[0], block.kind))
-        if not any(block.free for block in blocks):
-            raise UserError(
-                "space: expected at least one block with more than one option, got only blocks that stay dense. Allow "
-                "attention_widths, mlp_widths, remove_attention, remove_mlp or whole_layers, or freeze fewer layers."
-            )
 
         self.vocabulary: tuple[int, ...] = tuple(vocabulary_options(spec, vocabulary))
         if self.vocabulary:
             blocks.append(vocabulary_block(self.vocabulary))
+        if self.types:
+            matrices = (EMBEDDING,) if spec.tied_embeddings else (EMBEDDING, HEAD)
+            blocks += [type_block(kind, self.types) for kind in matrices]
         self.spec = spec
         self.mlp_step = step
         self._blocks = tuple(blocks)
         self._free = tuple(block for block in blocks if block.free)
-        self._rules = make_rules(spec, blocks, min_layers=min_layers, min_fraction=least, max_fraction=most)
+        self._rules = make_rules(
+            spec, blocks, min_layers=min_layers, min_fraction=least, max_fraction=most, types=1 + len(self.types)
+        )
         self.levels: Genes = self._rules.levels
         self.levels.setflags(write=False)
         self.kinds: tuple[str, ...] = tuple(block.kind for block in self._free)
@@ -225,6 +211,11 @@ class SearchSpace:
                 f"Candidate {candidate.key}: expected the whole vocabulary, as space.vocabulary names no other, got "
                 f"{candidate.vocabulary} tokens. Take a design of this space, or another space."
             )
+        if (candidate.embedding_type or candidate.head_type) and not self.types:
+            raise UserError(
+                f"Candidate {candidate.key}: expected no types of matrices, as space.types names none. Take a design "
+                "of this space, or another space."
+            )
         levels = [block.level_of(candidate) for block in self._blocks]
         return np.array(
             [level for level, block in zip(levels, self._blocks, strict=True) if block.free], dtype=np.int64
@@ -270,6 +261,11 @@ class SearchSpace:
         """
         genes = uniform_genes(self._free, self._rules)
         return [self.decode(each) for each in evenly(genes, LADDER_LENGTH)]
+
+    def rounded_ladder(self) -> list[Candidate]:
+        """The dense model in each of the space's types but the first, see `space.ladders.rounded_genes`."""
+        genes = rounded_genes(self._free, self.types, tied=self.spec.tied_embeddings)
+        return [self.decode(each) for each in genes]
 
     def depth_ladder(self, order: Sequence[int]) -> list[Candidate]:
         """Designs without the first layer of `order`, without the first two, and so on: those that are in this space.

@@ -74,7 +74,7 @@ def test_further_choices_change_nothing_of_designs_that_do_not_make_them() -> No
     assert Wider(layers).to_json() == plain.to_json() == {"layers": [[4, 2, 24], [0, 0, 0]]}
     assert Wider(layers).key == plain.key
     made = Wider((Finer(4, 2, 24, attention_bits=8), Finer(0, 0, 0, mlp_bits=4)), vocab=40)
-    assert made.to_json() == {"layers": [[4, 2, 24, 8], [0, 0, 0, 16, 4]], "vocab": 40}
+    assert made.to_json() == {"layers": [[4, 2, 24, 0, 0, 8], [0, 0, 0, 0, 0, 16, 4]], "vocab": 40}
     assert len({made.key, Wider(layers, vocab=40).key, Wider(made.layers).key, plain.key}) == 4
     assert Wider.from_json(Wider(plain.layers, vocab=40).to_json()) == Wider(plain.layers, vocab=40)
 
@@ -134,15 +134,18 @@ def test_row_with_a_missing_count_is_refused_by_its_layer() -> None:
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        ([[4, 2, 24]], r"expected a mapping with layers, vocabulary, got \[\["),
+        ([[4, 2, 24]], r"expected a mapping with layers, vocabulary, embedding_type, head_type, got \[\["),
         ({"rows": []}, "expected a mapping with layers"),
-        ({"layers": [[4, 2, 24]], "width": 5}, "expected a mapping with layers, vocabulary, got .*width"),
+        (
+            {"layers": [[4, 2, 24]], "width": 5},
+            "expected a mapping with layers, .*, got .*width",
+        ),
         ({"layers": []}, "expected a list of layers"),
         ({"layers": "none"}, "expected a list of layers"),
         ({"layers": [[4, 2, 24], 5]}, "layer 1: expected .*, got 5"),
         ({"layers": [[4, 2, 24.0]]}, "layer 0: expected"),
         ({"layers": [[4, 2, True]]}, "layer 0: expected"),
-        ({"layers": [[4, 2, 24, 8]]}, "layer 0: expected"),
+        ({"layers": [[4, 2, 24, 8]]}, "expected a type from 0 to 5, got 8"),
         ({"layers": [[3, 2, 24]]}, "multiple of kv_heads"),
     ],
     ids=str,

@@ -407,8 +407,9 @@ def test_the_export_composes() -> None:
     assert [entry.is_local for entry in recipe.data.entries] == [False, False]
     own = instantiated(composed(*given, "recover.data.path=[a.txt,{path:b/c,name:d}]", name="export")["recover"])
     assert own.data == TextPlace([str(Path("a.txt").absolute()), {"path": "b/c", "name": "d"}])
-    assert format_of(config["format"], config["gguf"]["type"]).suffix == ""
-    assert format_of("gguf", config["gguf"]["type"]).suffix == "-gguf-f16"
+    assert config["gguf"]["type"] is None
+    assert format_of(config["format"], "f16").suffix == ""
+    assert format_of("gguf", "f16").suffix == "-gguf-f16"
 
 
 def test_the_settings_of_task_scores_are_those_of_a_run() -> None:

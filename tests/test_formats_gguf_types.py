@@ -9,9 +9,10 @@ import torch
 from gguf import GGUFReader
 from helpers_formats import DENSE, GONE, gguf_export, supernet
 
-from space.formats.gguf.types import TYPES, Rounded
-from space.formats.requirements import GGUF_TYPES
+from space.formats.gguf.types import TYPES
+from space.rounding.rounded import Rounded
 from space.supernet.supernet import Supernet
+from space.types import GGUF_TYPES
 
 BLOCKS = [kind for kind in GGUF_TYPES if kind != "f16"]
 

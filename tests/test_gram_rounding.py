@@ -14,11 +14,12 @@ from torch import Tensor
 from space.candidate import Candidate
 from space.formats.checkpoint import Subnet
 from space.formats.gguf.export import export_gguf
-from space.formats.gguf.gram_rounding import gram_rounded
 from space.formats.gguf.rounded_layers import rounded_layers
-from space.formats.gguf.types import TYPES, Rounded, holding, rounded_matrices
+from space.formats.gguf.types import TYPES, FileTypes, holding, rounded_matrices
 from space.formats.hf.reload_check import in_float32
-from space.formats.requirements import GGUF_TYPES
+from space.rounding.gram_rounding import gram_rounded
+from space.rounding.rounded import Rounded
+from space.types import GGUF_TYPES
 
 BLOCKS = [kind for kind in GGUF_TYPES if kind != "f16"]
 
@@ -50,11 +51,15 @@ def test_layers_are_rounded_on_what_the_ones_before_hand_them(tmp_path: Path) ->
     candidate = Candidate.from_rows([(0, 0, 64), GONE, (6, 3, 48), DENSE])
     model = net.view(candidate)
     expected, before = model(tokens).logits, {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    layers = rounded_layers(model, tokens, "q4_0")
+    layers = rounded_layers(model, tokens, FileTypes("q4_0", tied=True))
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
     inside = {name for name, tensor in before.items() if ".layers." in name and tensor.ndim == 2}
     assert inside - layers.keys() == {"model.layers.1.mlp.down_proj.weight"}  # 48 columns: F16
-    nearest = {name: matrix for name, matrix in rounded_matrices(before, "q4_0", tied=True).items() if name in layers}
+    nearest = {
+        name: matrix
+        for name, matrix in rounded_matrices(before, FileTypes("q4_0", tied=True)).items()
+        if name in layers
+    }
     errors = []
     for rounded in (layers, nearest):
         with holding(model, rounded), in_float32(model):

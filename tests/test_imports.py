@@ -31,6 +31,7 @@ SOURCES = sorted(
 ROOMS = (
     "space",
     "space.models",
+    "space.rounding",
     "space.supernet",
     "space.formats",
     "space.models.inspect",  # a command, which prints what formats say

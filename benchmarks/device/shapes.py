@@ -19,7 +19,8 @@ from benchmarks.device.models import (
 from benchmarks.device.report import Report
 from benchmarks.device.stopwatch import seconds_of
 from evaluators.latency.bench import LatencyBench
-from evaluators.latency.table import PhaseTable, label
+from evaluators.latency.labels import label
+from evaluators.latency.table import PhaseTable
 from space.candidate import Candidate
 from space.size import removed_params
 from space.space import SearchSpace
@@ -102,7 +103,10 @@ def _numbers(table: PhaseTable, dense: Candidate) -> dict[str, object]:
         "error": {name: getattr(table.error, name) for name in ("median", "worst", "rank_correlation")},
         "fit": table.fit,
         "share": table.parts(dense),
-        **{f"{kind}_ms": {label(option): ms for option, ms in times.items()} for kind, times in table.block_ms.items()},
+        **{
+            f"{kind}_ms": {label(kind, option): ms for option, ms in times.items()}
+            for kind, times in table.block_ms.items()
+        },
     }
 
 

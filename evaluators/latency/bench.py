@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.latency.clocks import Clock, OnTimings, TorchClock
+from evaluators.latency.labels import label, outer_types
 from evaluators.latency.llamacpp_clock import LlamaCppClock
-from evaluators.latency.table import NOISY, LatencyTable, PhaseTable, label, model_shapes
+from evaluators.latency.table import NOISY, LatencyTable, PhaseTable, model_shapes
 from evaluators.latency.timings import Timings
 from evaluators.latency.vllm_clock import VLLMClock
 from evaluators.latency.workload import Phase, Workload
 from space.candidate import Candidate, LayerShape, Option
+from space.spec import ModelSpec
 from space.supernet.supernet import Supernet
+from space.types import GGUF_TYPES
 
 
 def make_clock(supernet: Supernet, workload: Workload, tokenizer: Any) -> Clock:
@@ -62,6 +65,7 @@ class LatencyBench:
         on_timings: OnTimings = lambda done, of: None,
         seconds: float = inf,
         vocabulary: Sequence[int] = (),
+        types: Sequence[int] = (),
     ) -> LatencyTable:
         """The latency table of a space; what the cache knows is not measured again.
 
@@ -71,6 +75,7 @@ class LatencyBench:
             on_timings: Called with how many timings of a phase are done, of how many.
             seconds: That all phases may take together; the workload's rounds are fewer where they take longer.
             vocabulary: Counts of tokens that designs may have in place of all.
+            types: Of matrices, but the first, that designs may have.
         """
         layers = self._spec.layers
         # One layer must keep attention, so the empty stack is one block of the smallest shape, taken off again below.
@@ -86,6 +91,9 @@ class LatencyBench:
                 }
         few = {count: f"vocabulary {count} {standing}" for count in vocabulary}
         models |= {name: replace(models[standing], vocabulary=count) for count, name in few.items()}
+        # the look-up of a row takes no time in any type: of an embedding that is no head the head's times hold
+        logits = {number: f"logits in {GGUF_TYPES[number]} {standing}" for number in types}
+        models |= {name: _with_logits(models[standing], number, self._spec) for number, name in logits.items()}
         models |= {design.key: design for design in designs}
         phases = {}
         for name, phase in self.workload.phases.items():
@@ -111,6 +119,11 @@ class LatencyBench:
                 rounds=timings.rounds,
                 head_ms=timings.head_ms,
                 vocabulary_ms={count: max(0.0, base + times[few[count]] - times[standing]) for count in vocabulary},
+                outer_ms={
+                    (embedding, head): max(0.0, base + times[logits.get(number, standing)] - times[standing])
+                    for embedding, head in outer_types(self._spec, types)
+                    for number in [embedding if self._spec.tied_embeddings else head]
+                },
             )
             whole = {design: times[design.key] for design in designs}
             fit, check = ({d: whole[d] for d in part} for part in _split(designs, self.workload.fit))
@@ -164,9 +177,16 @@ class LatencyBench:
         return timings
 
 
+def _with_logits(candidate: Candidate, number: int, spec: ModelSpec) -> Candidate:
+    """A candidate with what gives the logits in a type."""
+    if spec.tied_embeddings:
+        return replace(candidate, embedding_type=number)
+    return replace(candidate, head_type=number)
+
+
 def _name(kind: str, option: Option) -> str:
     """Of the stack of a block's option."""
-    return f"{kind} {label(option)}"
+    return f"{kind} {label(kind, option)}"
 
 
 def _stack(layers: int, options: Mapping[str, Option], carrier: Option | None) -> Candidate:

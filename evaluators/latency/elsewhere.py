@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from evaluators.latency.table import LatencyTable, label, model_shapes
+from evaluators.latency.labels import label, outer_types
+from evaluators.latency.table import LatencyTable, model_shapes
 from evaluators.latency.workload import Workload
 from space.errors import UserError
 from space.space import SearchSpace
 from space.spec import ModelSpec
+from space.types import GGUF_TYPES
 
 _TIMED = ("scenario", "batch_size", "length", "new_tokens", "logits")  # settings of what is timed, not of how
 _MEASURE = "python run_search.py experiment=profile_only"
@@ -67,7 +69,7 @@ def text_of(path: Path, workload: Workload, spec: ModelSpec, space: SearchSpace)
             f"Measure this model where the table is to be of: {_MEASURE}"
         )
     lacking = [
-        f"{kind} {label(option)}"
+        f"{kind} {label(kind, option)}"
         for phase in table.phases.values()
         for kind, options in space.block_options.items()
         for option in options
@@ -77,6 +79,9 @@ def text_of(path: Path, workload: Workload, spec: ModelSpec, space: SearchSpace)
         count for phase in table.phases.values() for count in space.vocabulary if count not in phase.vocabulary_ms
     }
     lacking += [f"a vocabulary of {count} tokens" for count in sorted(levels)]
+    pairs = outer_types(spec, space.types)
+    outer = {pair for phase in table.phases.values() for pair in pairs if pair not in phase.outer_ms}
+    lacking += [f"an embedding in {GGUF_TYPES[one]} and a head in {GGUF_TYPES[other]}" for one, other in sorted(outer)]
     if lacking:
         raise UserError(
             f"latency.table={path}: expected the times of all options of the space, but it lacks "

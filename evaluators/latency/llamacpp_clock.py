@@ -18,6 +18,7 @@ from space.formats.gguf.export import check_gguf
 from space.formats.gguf.file import write_gguf
 from space.formats.gguf.llamacpp import in_llamacpp
 from space.formats.gguf.tokenizer import gguf_tokenizer
+from space.formats.gguf.types import FileTypes
 from space.formats.requirements import require_llamacpp
 from space.supernet.supernet import Supernet
 
@@ -82,6 +83,8 @@ class LlamaCppClock(EngineClock):
         return times
 
     def _write(self, file: Path, candidate: Candidate) -> Path:
-        parts = checkpoint_parts(self._supernet.view(candidate), self._config, candidate)
-        write_gguf(file, parts, self._supernet.spec, self._described, self._workload.gguf_type, candidate.key)
+        spec = self._supernet.spec
+        parts = checkpoint_parts(self._supernet.view(candidate.unrounded), self._config, candidate)
+        types = FileTypes.of(candidate, self._workload.gguf_type, tied=spec.tied_embeddings)
+        write_gguf(file, parts, spec, self._described, types, candidate.key)
         return file

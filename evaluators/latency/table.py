@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from evaluators.base import Measure
+from evaluators.latency.labels import label, numbers_of, option_of
 from evaluators.latency.table_error import UNCHECKED, TableError
 from evaluators.latency.workload import Workload
-from space.candidate import Candidate, Option
+from space.candidate import Candidate, Option, widths
 from space.errors import UserError
 from space.spec import ModelSpec
 from space.task import CAUSAL_LM, TASKS
@@ -46,6 +47,7 @@ class PhaseTable:
         error: Of designs that were not in the fit.
         head_ms: Of a prefill's LM head alone for the `last` position and for `all`; empty where that was not timed.
         vocabulary_ms: What stands in place of `base_ms` with a smaller vocabulary, by its tokens.
+        outer_ms: The same with other types of the embedding and of the LM head, by both.
     """
 
     dense_ms: float
@@ -57,14 +59,17 @@ class PhaseTable:
     head_ms: Mapping[str, float] = field(default_factory=dict)
     rounds: int = 0
     vocabulary_ms: Mapping[int, float] = field(default_factory=dict)
+    outer_ms: Mapping[Option, float] = field(default_factory=dict)
 
     def parts(self, candidate: Candidate) -> dict[str, float]:
         """Milliseconds of `base`, and of all blocks of each kind.
 
         Raises:
-            KeyError: An option, or a vocabulary, is not in the table.
+            KeyError: An option, a vocabulary or a type is not in the table.
         """
         base = self.vocabulary_ms[candidate.vocabulary] if candidate.vocabulary else self.base_ms
+        if any(outer := (candidate.embedding_type, candidate.head_type)):
+            base = self.outer_ms[outer]
         blocks = {
             kind: sum(options[shape.option(kind)] for shape in candidate.layers if shape.keeps(kind))
             for kind, options in self.block_ms.items()
@@ -100,7 +105,9 @@ class PhaseTable:
             kind: {option: ms * fit[kind] for option, ms in options.items()} for kind, options in self.block_ms.items()
         }
         few = {count: ms * fit[BASE] for count, ms in self.vocabulary_ms.items()}
-        return replace(self, base_ms=self.base_ms * fit[BASE], vocabulary_ms=few, block_ms=blocks, fit=fit)
+        outer = {types: ms * fit[BASE] for types, ms in self.outer_ms.items()}
+        base = self.base_ms * fit[BASE]
+        return replace(self, base_ms=base, vocabulary_ms=few, outer_ms=outer, block_ms=blocks, fit=fit)
 
     def checked(self, designs: Mapping[Candidate, float]) -> PhaseTable:
         """The table with its error on designs that were timed whole."""
@@ -195,8 +202,9 @@ class LatencyTable:
                 without, said = whole / max(whole - ms, 1e-9), words.get(part, "embedding, last norm and LM head")
                 lines.append(f"  {said:<48} {ms:8.2f} ms {ms / whole:5.0%}   {without:.2f} x as fast without")
             for kind, options in table.block_ms.items():
-                largest = options[max(options)] or 1
-                shares = ", ".join(f"{label(o)} {ms / largest:.0%}" for o, ms in sorted(options.items(), reverse=True))
+                largest = options[max(option for option in options if option == widths(kind, option))] or 1
+                rows = sorted(options.items(), reverse=True)
+                shares = ", ".join(f"{label(kind, option)} {ms / largest:.0%}" for option, ms in rows)
                 lines.append(f"  time of these blocks by {_WORDS[kind][1]}: {shares}")
         return lines
 
@@ -229,15 +237,17 @@ class LatencyTable:
             name: asdict(table)
             | {
                 "block_ms": {
-                    kind: {label(option): ms for option, ms in options.items()}
+                    kind: {label(kind, option): ms for option, ms in options.items()}
                     for kind, options in table.block_ms.items()
                 }
             }
             for name, table in self.phases.items()
         }
         for phase in phases.values():
-            if not phase["vocabulary_ms"]:  # as tables of before are, whose digests stay
-                del phase["vocabulary_ms"]
+            phase["outer_ms"] = {"/".join(map(str, types)): ms for types, ms in phase["outer_ms"].items()}
+            for name in ("vocabulary_ms", "outer_ms"):
+                if not phase[name]:  # as tables of before are, whose digests stay
+                    del phase[name]
         stored = {"device": dict(self.device), "model": dict(self.model), "workload": asdict(self.workload)}
         return json.dumps(stored | {"phases": phases}, indent=1)
 
@@ -255,11 +265,12 @@ class LatencyTable:
                     **phase
                     | {
                         "block_ms": {
-                            kind: {_option(text): ms for text, ms in options.items()}
+                            kind: {option_of(text): ms for text, ms in options.items()}
                             for kind, options in phase["block_ms"].items()
                         },
                         "error": TableError(**phase["error"]),
                         "vocabulary_ms": {int(n): ms for n, ms in phase.get("vocabulary_ms", {}).items()},
+                        "outer_ms": {numbers_of(text): ms for text, ms in phase.get("outer_ms", {}).items()},
                     }
                 )
                 for name, phase in stored["phases"].items()
@@ -275,12 +286,3 @@ class LatencyTable:
 def model_shapes(spec: ModelSpec) -> dict[str, Any]:
     """What the times of a model depend on: all but its weights, by which alone digests differ."""
     return {fact: value for fact, value in spec.identity.items() if fact != "digest"}
-
-
-def label(option: Option) -> str:
-    """An option in the words of files and lines: `9/3` for nine heads in three groups, `1536` for so many channels."""
-    return "/".join(map(str, option))
-
-
-def _option(text: str) -> Option:
-    return tuple(int(value) for value in text.split("/"))

@@ -9,8 +9,9 @@ from typing import Literal
 from evaluators.base import Metric
 from evaluators.metrics import metric_named
 from space.errors import UserError
-from space.formats.requirements import GGUF_TYPES, require_llamacpp
+from space.formats.requirements import require_llamacpp
 from space.formats.vllm.environment import require_vllm
+from space.types import GGUF_TYPES
 
 LATENCY = metric_named("latency_ms")
 LATENCY_E2E = metric_named("latency_e2e_ms")

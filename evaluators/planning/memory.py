@@ -11,6 +11,7 @@ from dataclasses import replace
 from evaluators.planning.job import Job, Stage
 from evaluators.planning.parts import (
     batch_parts,
+    codes_of_types,
     dense_side,
     kept,
     narrower_blocks,
@@ -129,7 +130,7 @@ def _search(job: Job) -> Stage:
     home, device = weights(job)
     streams = shared_streams(job, windows)
     work = [*device, dense_side(job, 2 * windows, "data.search_windows"), *batch_parts(job, windows)]
-    return stage_of(job, "search", [*home, narrower_blocks(job), streams], work, kept(job))
+    return stage_of(job, "search", [*home, narrower_blocks(job), *codes_of_types(job), streams], work, kept(job))
 
 
 def _healing(job: Job, healing: Healing) -> Stage:
@@ -203,7 +204,7 @@ def _end(job: Job) -> Stage:
     windows = text.windows["search"]
     longest = max(text.length * min(job.settings.evaluators.together, text.heldout_windows), text.long or 0)
     held = Part("activations of a batch", activation_bytes(spec, job.dtype, longest), "data.long")
-    home = [*home, narrower_blocks(job), shared_streams(job, windows)]
+    home = [*home, narrower_blocks(job), *codes_of_types(job), shared_streams(job, windows)]
     references = dense_side(job, text.heldout_windows + 2 * windows, "data.heldout_windows")
     solving = Part("the solving of one refit", solving_bytes(spec, job.dtype))
     timed = timed_parts(job) if job.timed else []

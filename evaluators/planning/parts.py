@@ -67,6 +67,17 @@ def narrower_blocks(job: Job, *, sliced: bool = False) -> Part:
     return Part("narrower blocks", min(limit, _every_level(job, sliced=sliced)), "supernet.refit_bytes")
 
 
+def codes_of_types(job: Job) -> list[Part]:
+    """Codes of rounded blocks and the matrices of types around the layers, where designs have types."""
+    types = len(job.space.types)
+    if not types:
+        return []
+    limit = job.settings.supernet.refit_limit(job.item * total_params(job.spec, job.dense))
+    outer = (2 - job.spec.tied_embeddings) * types * (job.item + 1) * job.spec.vocab * job.spec.hidden
+    most = types * _every_level(job) // job.item
+    return [Part("codes of rounded blocks", min(limit, most) + outer, "space.types")]
+
+
 def solved_bytes(job: Job) -> int:
     """Solved levels of one set of weights on disk: those of the whole space, or as many as the limit allows."""
     limit = job.settings.supernet.disk_limit(job.item * total_params(job.spec, job.dense))
@@ -97,7 +108,8 @@ def dense_side(job: Job, windows: int, setting: str) -> Part:
     """What is kept of the dense model for so many windows of text; its output matrix in order, where it is ranked."""
     if job.space.vocabulary:
         return Part("the output matrix by rank", job.item * job.spec.vocab * job.spec.hidden, "space.vocabulary")
-    return Part("the dense model's side of the text", 4 * windows * job.settings.text.length * job.spec.hidden, setting)
+    tokens = windows * job.settings.text.length * (1 + len(job.space.types))  # kept for each type of the output matrix
+    return Part("the dense model's side of the text", 4 * tokens * job.spec.hidden, setting)
 
 
 def step_activations(job: Job, tokens: int, setting: str = "data.length") -> list[Part]:

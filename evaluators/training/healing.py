@@ -12,6 +12,8 @@ What much smaller designs have taught does more harm than good to those that lac
 as an average of weights before and after training (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022). Up
 to where is found on text that was not trained on. What healing gives is on disk before it is used, and never
 made twice; a killed one goes on from its last checkpoint, to the same bits.
+
+What is trained is not rounded: designs with types of matrices teach as what they are before, and are rounded after.
 """
 
 from __future__ import annotations
@@ -115,8 +117,9 @@ class Healer:
         """
         if not (self._directory / _WEIGHTS).exists():
             dense = Candidate.dense(self._supernet().spec)
-            designs = self.designs or [*{c.blocks: c for c in candidates if c.blocks != dense}.values()]
-            blocks = [design.blocks for design in designs]
+            pruned = {c.blocks.unrounded: c for c in candidates if c.blocks.unrounded != dense}
+            designs = self.designs or [*pruned.values()] or [dense]
+            blocks = [design.blocks.unrounded for design in designs]
             self._write(_DESIGNS, json.dumps({"designs": [c.to_json() for c in designs], **asdict(self.settings)}))
             text, spare = self._text()
             training = SharedTraining(self._supernet(), blocks, self.settings)

@@ -12,7 +12,7 @@ from search.protocol import FULL, Question
 from search.rivals.script import Rival
 from search.script import Script, at
 from search.tables import Genes
-from space.candidate import KINDS, VOCABULARY
+from space.candidate import KINDS, WHOLE
 
 
 class GreedyRemoval(Rival):
@@ -29,7 +29,7 @@ class GreedyRemoval(Rival):
         """See `Rival`."""
         rng = np.random.default_rng(self.task.seed)
         top = self.space.levels - 1
-        blocks = [gene for gene, kind in enumerate(self.space.kinds) if kind != VOCABULARY and self._vanishes(gene)]
+        blocks = [gene for gene, kind in enumerate(self.space.kinds) if kind not in WHOLE and self._vanishes(gene)]
         kept = top
         while True:
             removals = [

@@ -14,6 +14,7 @@ from evaluators.base import Evaluator, Metric
 from evaluators.latency.table_error import TableError
 from evaluators.metrics import BEFORE_TUNING, HELDOUT, HELDOUT_BEFORE_TUNING
 from search.archive import Archive
+from search.protocol import some_of
 from search.run.directory import CONFIRMED_FILE, SUMMARY_FILE
 from search.run.front import points_table, write_front_csv
 from search.run.front_files import front_facts, write_tables
@@ -25,7 +26,6 @@ from search.run.samples import samples_summary
 from search.run.versions import versions
 from space.candidate import Candidate
 from space.files import write_whole
-from space.space import evenly
 
 REFERENCE_POINTS = 8
 
@@ -118,7 +118,7 @@ def finish(
     Raises:
         UserError: The dense model cannot be evaluated.
     """
-    evaluate(search, archive, [dense, *evenly(reference, REFERENCE_POINTS)], show=show)
+    evaluate(search, archive, [dense, *some_of(reference, REFERENCE_POINTS)], show=show)
     members = Members(archive, dense, show)
     members.ask(search, [dense])
     found = archive.front(objectives, trained.fidelity) if trained is not None else []

@@ -61,7 +61,9 @@ def front_table(points: Iterable[Point], dense: Point) -> pd.DataFrame:
 def is_dense(frame: pd.DataFrame) -> np.ndarray:
     """Which rows are the dense model, as a mask of shape `(rows,)`."""
     lacks = [frame[name].to_numpy(dtype=float) for name in (REMOVED, VOCABULARY_REMOVED) if name in frame]
-    return np.asarray(np.max(lacks, axis=0) == 0.0)
+    if CANDIDATE in frame:
+        lacks.append(np.array([float(candidate.is_rounded) for candidate in frame[CANDIDATE]]))
+    return np.asarray((np.stack(lacks) == 0.0).all(axis=0))
 
 
 def dense_row(frame: pd.DataFrame) -> pd.Series:
@@ -192,7 +194,7 @@ def _problem(frame: pd.DataFrame) -> str | None:
         return f"expected a key of its own on each row, got {list(frame['key'])}."
     if not frame["key"].str.fullmatch(r"\w+").all():  # they are pasted into shells
         return f"expected keys of letters and digits, got {list(frame['key'])}."
-    if not is_dense(frame).any():
+    if not is_dense(frame.drop(columns=CANDIDATE)).any():
         return f"expected the dense model's row ({REMOVED} = 0), got {len(frame)} rows without it."
     return None
 

@@ -70,6 +70,24 @@ def require_whole_vocabulary(candidates: Iterable[Candidate], aim: str) -> None:
             )
 
 
+def require_unrounded(candidates: Iterable[Candidate], aim: str) -> None:
+    """Refuses designs with types of matrices, for what has no such types.
+
+    Args:
+        candidates: That were picked.
+        aim: What for, in words.
+
+    Raises:
+        UserError: There is one.
+    """
+    for candidate in candidates:
+        if candidate.is_rounded:
+            raise UserError(
+                f"Expected points without types of matrices {aim}, got {candidate.key} with some. Export it with "
+                "format=gguf, and serve that file with llama.cpp."
+            )
+
+
 def _landmark(frame: pd.DataFrame, name: str, advice: Advice) -> pd.Series:
     """The recommended, the smallest or the fastest point."""
     marks = landmarks(frame, advice)

@@ -9,7 +9,7 @@ import numpy as np
 
 from search.pareto import Floats
 from search.tables import Genes, Table
-from space.candidate import VOCABULARY
+from space.candidate import WHOLE
 
 TINY = 1e-6  # added before a logarithm, in the unit of a learned metric
 
@@ -47,7 +47,7 @@ class BlockFeatures:
             losses: For each learned metric, what every level of every gene loses on its own; inf where that failed.
         """
         names = np.array(kinds)
-        self._whole = names == VOCABULARY
+        self._whole = np.isin(names, WHOLE)
         self._groups = [~self._whole]
         if len(blocks := dict.fromkeys(names[~self._whole].tolist())) > 1:
             self._groups += [names == kind for kind in blocks]

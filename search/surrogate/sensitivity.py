@@ -9,7 +9,7 @@ import numpy as np
 
 from search.pareto import Floats
 from search.tables import empty_steps, single_change
-from space.candidate import VOCABULARY, Candidate
+from space.candidate import WHOLE, Candidate
 from space.space import SearchSpace
 
 REFIT_ERROR = "refit_error"  # the free metric that the sweep is interpolated over
@@ -20,6 +20,10 @@ class Sweep:
 
     The loss of a block that is changed alone grows about as the energy that its output loses (second order), so it is
     nearly linear in the refit error.
+
+    Where blocks have types, the sweep asks about widths in the first type, and about types at the dense width; the
+    losses of both add up, as errors do that have nothing to do with each other. That is one question a gene and type
+    beside those of widths; the first sweep asks about the type of fewest bits alone.
 
     Attributes:
         designs: What to evaluate: the dense design, then one gene changed in each.
@@ -37,17 +41,27 @@ class Sweep:
         """
         self._errors = errors
         self._space = space
+        types = 1 + len(space.types)
 
         def chosen(gene: int, top: int) -> set[int]:
-            if space.kinds[gene] == VOCABULARY:  # of which no refit error says anything
+            if space.kinds[gene] in WHOLE:  # of which no refit error says anything
                 return set(range(top))
-            wanted = (errors[gene, 0] / 3.0**step for step in range(levels))
-            return {int(np.abs(errors[gene, :top] - error).argmin()) for error in wanted}
+            asked = {top - number for number in (range(1, types) if levels > 1 else range(types - 1, types))} - {top}
+            if plain := self._plain(gene)[:-1]:
+                wanted = (errors[gene, plain[0]] / 3.0**step for step in range(levels))
+                asked |= {plain[int(np.abs(errors[gene, plain] - error).argmin())] for error in wanted}
+            return asked
 
         tops = enumerate((space.levels - 1).tolist())
         self._changes = [(gene, level) for gene, top in tops for level in sorted(chosen(gene, top))]
         dense = space.decode(space.levels - 1)
         self.designs: list[Candidate] = [dense, *(single_change(space, *change) for change in self._changes)]
+
+    def _plain(self, gene: int) -> list[int]:
+        """The levels of a gene in the first type, rising; see `space.options.typed`."""
+        top = int(self._space.levels[gene]) - 1
+        types = 1 if self._space.kinds[gene] in WHOLE else 1 + len(self._space.types)
+        return [*range(top % types, top + 1, types)]
 
     def losses(self, values: Sequence[float | None]) -> Floats:
         """What every level of every gene loses, `(genes, levels)`.
@@ -68,8 +82,18 @@ class Sweep:
                 anchors[gene][level] = value - dense
         losses = empty_steps(self._space)
         for gene, top in enumerate((self._space.levels - 1).tolist()):
-            losses[gene, : top + 1] = interpolated({**anchors[gene], top: 0.0}, self._errors[gene, : top + 1])
+            plain, known = self._plain(gene), {**anchors[gene], top: 0.0}
+            typed = [*range(plain[-2] + 1 if len(plain) > 1 else 0, top + 1)]  # of the dense width
+            by_width, by_type = (self._along(gene, levels, known) for levels in (plain, typed))
+            for level in range(top + 1):
+                width = next(each for each in plain if each >= level)
+                losses[gene, level] = by_width[width] + by_type[top - (width - level)]
         return losses
+
+    def _along(self, gene: int, levels: Sequence[int], known: Mapping[int, float]) -> dict[int, float]:
+        """Losses of some levels of a gene that are along one line, the dense one last, by those known of them."""
+        anchors = {place: known[level] for place, level in enumerate(levels) if level in known}
+        return dict(zip(levels, interpolated(anchors, self._errors[gene, levels]).tolist(), strict=True))
 
 
 def affordable(

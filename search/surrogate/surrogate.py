@@ -26,7 +26,7 @@ import numpy as np
 from search.agreement import agreement, fidelity_agreements
 from search.algorithms import minimise
 from search.pareto import Floats, minimised, non_dominated, spread_subset
-from search.protocol import Question, Task
+from search.protocol import Question, Task, some_of
 from search.script import Answers, Script, Scripted, at
 from search.surrogate.features import BlockFeatures
 from search.surrogate.forecast import FEWEST, Forecast
@@ -38,9 +38,8 @@ from search.surrogate.sensitivity import REFIT_ERROR, Sweep, affordable
 from search.tables import Genes, Table, tabulate
 from space.candidate import Candidate
 from space.errors import UserError
-from space.space import evenly
 
-SIZE = "decoder_params"
+SIZE, BYTES = "decoder_params", "weights_bytes"  # what changes of equal size are equal in; bytes, of types too
 CHILDREN = 15  # looked at by the surrogate for each new candidate of a round
 
 FIRST_TRAINED = 0.8  # part of the untrained share of the budget after which the first designs are trained
@@ -131,8 +130,9 @@ class SurrogateNSGA2(Scripted):
         self._promoted = promoted
         self._trained = trained
         self._healed = max(healed, FEWEST)
-        self._tables = tabulate(self.space, task.free, [*priced, REFIT_ERROR, SIZE])
-        self._operators = Operators(self.space, self._tables[SIZE].steps, moves=moves, crossover=crossover)
+        size = BYTES if self.space.types else SIZE
+        self._tables = tabulate(self.space, task.free, [*priced, REFIT_ERROR, size])
+        self._operators = Operators(self.space, self._tables[size].steps, moves=moves, crossover=crossover)
         self._forecast = Forecast(self.space, self.objectives, self._tables, task.fidelities, predictor)
         self._aim = 0  # the fidelity by whose expected answers new designs are looked for
         self._halving = Halving(self._forecast, task.fidelities, task.trained, self.was_asked, most)
@@ -141,7 +141,7 @@ class SurrogateNSGA2(Scripted):
     def script(self) -> Script:
         """See `Scripted`."""
         starts = [candidate for candidate in self.task.starts if self.space.contains(candidate)]
-        yield from self._first(evenly(starts, self._starts))
+        yield from self._first(some_of(starts, self._starts))
         worth = yield from self._built(1)
         if (levels := self._levels()) > 1:
             worth = yield from self._built(levels)

@@ -10,12 +10,13 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from space.candidate import Candidate
+from space.candidate import KINDS, Candidate
 from space.formats.picture import PICTURE_FILE, layers_svg
 from space.formats.requirements import CHECKED, TRANSFORMERS
 from space.markdown import escaped, table
 from space.spec import ModelSpec
 from space.task import Task
+from space.types import GGUF_TYPES
 
 Texts = Sequence[tuple[str, str, str]]  # a prompt, what the dense model writes after it, and what this one does
 # Title of a section to its rows: of name and value, or of texts.
@@ -86,7 +87,10 @@ def write_card(
         f"Hidden size {spec.hidden}, head width {spec.head_dim}; the dense model has {spec.layers} layers of "
         f"{spec.query_heads} query heads, {spec.kv_heads} KV heads and {spec.mlp_channels} MLP channels.",
         table(
-            ("layer", "layer of the dense model", "query heads", "KV heads", "MLP channels"),
+            (
+                *("layer", "layer of the dense model", "query heads", "KV heads", "MLP channels"),
+                *(("type of attention", "type of MLP") if candidate.is_rounded else ()),
+            ),
             ([str(cell) for cell in row] for row in _layer_rows(candidate)),
         ),
     ]
@@ -114,10 +118,13 @@ def _layer_rows(candidate: Candidate) -> list[tuple[object, ...]]:
     for shape, group in groupby(enumerate(candidate.layers), key=lambda item: item[1]):
         old = [index for index, _ in group]
         if shape.gone:
-            rows.append(("removed", _span(old[0], len(old)), _NO_BLOCK, _NO_BLOCK, _NO_BLOCK))
+            missing = [_NO_BLOCK] * (5 if candidate.is_rounded else 3)
+            rows.append(("removed", _span(old[0], len(old)), *missing))
             continue
         sizes = (shape.query_heads, shape.kv_heads, shape.mlp_channels)
-        rows.append((_span(new, len(old)), _span(old[0], len(old)), *(size or _NO_BLOCK for size in sizes)))
+        types = [GGUF_TYPES[shape.type_of(kind)].upper() if shape.keeps(kind) else _NO_BLOCK for kind in KINDS]
+        cells = [*(size or _NO_BLOCK for size in sizes), *(types if candidate.is_rounded else [])]
+        rows.append((_span(new, len(old)), _span(old[0], len(old)), *cells))
         new += len(old)
     return rows
 

@@ -13,11 +13,12 @@ from torch import nn
 from space.formats.checkpoint import Subnet
 from space.formats.deci.export import check_deci, export_deci
 from space.formats.gguf.export import check_gguf, export_gguf
-from space.formats.gguf.types import Rounded
 from space.formats.hf.export import check_hf, check_hf_uniform, export_checkpoint
 from space.formats.model_card import Card
-from space.formats.requirements import DECI_FLAVOURS, ENGINES, FORMATS, GGUF_TYPES, require_format
+from space.formats.requirements import DECI_FLAVOURS, ENGINES, FORMATS, require_format
 from space.formats.traced.export import check_traced, export_traced
+from space.rounding.rounded import Rounded
+from space.types import GGUF_TYPES
 
 
 class Exported(Protocol):

@@ -8,11 +8,11 @@ from importlib.metadata import version
 
 from space.errors import UserError
 from space.task import Task
+from space.types import GGUF_TYPES
 
 FORMATS = ("hf", "hf_uniform", "deci", "gguf", "onnx", "openvino")
 TRANSFORMERS = ("4.57.6", "5.19.0", "5.24.0")  # in which the tests use exports, oldest first
 CHECKED = f"transformers {', '.join(TRANSFORMERS[:-1])} and {TRANSFORMERS[-1]}"
-GGUF_TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")  # of the matrices in a GGUF file
 DECI_FLAVOURS = ("vllm", "ffn_mult")  # which loaders read a `block_configs` checkpoint
 # Formats that are traced graphs, to the packages that write and run them.
 ENGINES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}

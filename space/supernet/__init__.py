@@ -5,10 +5,11 @@
 - `store`: what a prepared supernet keeps on disk; `sizes`: how large that is, and what is in memory.
 - `refits`: weights of narrower blocks, of the dense model or of what subnets have learned; `slices`: plain ones, to be
   timed. `solved` keeps on disk what memory has no room for.
+- `rounded_blocks`, `rounded_outer`: the same, and what is around the layers, in types of fewer bits.
 - `view`: model objects whose tensors are the supernet's, put together from `modules`; `block_memory` keeps what is
   dear about them.
 - `shared`: the weights that all subnets share, to be trained.
-- `grams`: Gram matrices of what output projections read, from what is stored for refits.
+- `grams`: Gram matrices of what output projections read; `lost`: what blocks lose. Both from what refits need.
 - `placement`: where the weights of a model are that is larger than its device, and how its layers pass there.
 
 How it is prepared: `calibration` (Gram matrices), `importance` (the order of units), `units` (permuting and cutting

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
-from space.candidate import Candidate, LayerShape, Option
+from space.candidate import Candidate, LayerShape, Option, widths
 from space.models.architectures import architecture_of
 from space.models.layout import BlockLayout, Projection
-from space.size import attention_params, attention_weights, layer_params
+from space.size import attention_params, attention_weights, layer_params, mlp_weights
 from space.spec import ModelSpec
 
 LEVELS = 4  # of a block, among the designs through which a supernet is healed: of twelve, several are alike
@@ -184,6 +184,8 @@ def owned_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option, *, slice
     item, dense = ITEM_BYTES[dtype], Candidate.dense(spec).layers[0]
     if not option[0] or option == dense.option(kind):
         return 0
+    if option != widths(kind, option):  # in a type of its own, of which nothing is a view
+        return item * _weights(spec, kind, option)
     layout, biased = architecture_of(spec.family).blocks[kind], spec.mlp_bias if kind == "mlp" else spec.qkv_bias
     shape = LayerShape.of(**{kind: option})
     copies = sum(_copied(spec, layout, each, shape, biased) for each in layout.inputs)
@@ -197,6 +199,11 @@ def owned_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option, *, slice
         return item * (spec.hidden * rows + copies)
     whole = heads == groups * spec.queries_per_group or groups == 1  # then queries are a view
     return item * (spec.hidden * rows + (0 if whole else rows * (spec.hidden + spec.qkv_bias + spec.wide_qk_norm)))
+
+
+def _weights(spec: ModelSpec, kind: str, option: Option) -> int:
+    """Elements of the projection matrices of a block."""
+    return attention_weights(spec, *option[:2]) if kind == "attention" else mlp_weights(spec, option[0])
 
 
 def _copied(spec: ModelSpec, layout: BlockLayout, projection: Projection, shape: LayerShape, biased: bool) -> int:

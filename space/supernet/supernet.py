@@ -10,24 +10,26 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from space.candidate import Candidate, LayerShape
+from space.candidate import KINDS, Candidate, LayerShape
 from space.models.stack import layers_of
 from space.size import removed_params
 from space.spec import ModelSpec
 from space.supernet.block_memory import BlockMemory
 from space.supernet.compensation import solving_dtype
 from space.supernet.correction import Correction
+from space.supernet.lost import lost_energy
 from space.supernet.placement import Passing, Placement
 from space.supernet.refits import Refits, Solved, partly_learned
-from space.supernet.sizes import lost_name
+from space.supernet.rounded_blocks import Codes, RoundedBlocks
+from space.supernet.rounded_outer import RoundedOuter
 from space.supernet.slices import Slices
 from space.supernet.solved import NOTHING, OnDisk
 from space.supernet.store import StoredLayers, place_as_it_came
@@ -58,7 +60,8 @@ class Supernet:
             model: The dense causal LM.
             files: What is stored of it.
             place: Where it is, and where it runs.
-            refit_bytes: Memory limit of narrower blocks, of those of `sliced` and healed supernets too.
+            refit_bytes: Memory limit of narrower blocks, of those of `sliced` and healed supernets too; and again of
+                the codes of rounded ones.
             on_disk: What is kept of solved levels there.
         """
         self.model = model.eval().requires_grad_(False)
@@ -68,13 +71,14 @@ class Supernet:
         self.healed = False
         self.solved: defaultdict[float, Solved] = defaultdict(dict)
         self._dense = Candidate.dense(files.spec)
-        self._files, self._memory = files, BlockMemory(refit_bytes)
+        self._files, self._memory = files, BlockMemory[nn.Module](refit_bytes)
+        self._codes, self.outer = BlockMemory[Codes](refit_bytes), RoundedOuter(model, files.spec)
         self._learned: Mapping[str, Tensor] = {}
         self._gentle = 0.0
         self._passing = Passing(place.device) if place.streamed else None
         self._on_disk = on_disk
-        refits = Refits([*layers_of(model)], files, {}, place.device, on_disk, self.solved[0.0])
-        self._views = {0.0: Views(self.model, files.spec, refits.block, self._memory, self._passing)}
+        self._blocks = dict[float, RoundedBlocks]()
+        self._views = {0.0: self._new_views(0.0, self.model, {})}
         self._lock = Lock()
 
     @classmethod
@@ -166,7 +170,7 @@ class Supernet:
         """
         healed = copy.copy(self)
         healed.healed, healed._learned, healed._gentle = True, learned, gentle
-        healed._views, healed._lock = {0.0: self._views[0.0]}, Lock()
+        healed._views, healed._blocks, healed._lock = {0.0: self._views[0.0]}, {0.0: self._blocks[0.0]}, Lock()
         healed.solved = defaultdict(dict, {0.0: self.solved[0.0]})
         healed._views_of(1.0)
         return healed
@@ -174,12 +178,12 @@ class Supernet:
     def sliced(self) -> Supernet:
         """The dense model with plain slices of its weights in narrower blocks, of the shapes and layout of refits.
 
-        Nothing is solved and no file is read: for what depends on no values, such as times. Layers run where they are.
+        Nothing is solved, rounded or read: for what depends on no values, such as times. Layers run where they are.
         """
         other = copy.copy(self)
         other.healed, other._lock = False, Lock()
         slices = Slices([*layers_of(self.model)], self.spec)
-        other._views = {0.0: Views(self.model, self.spec, slices.block, self._memory)}
+        other._views = {0.0: Views(self.model, self.spec, slices.block, self.outer.weight, self._memory)}
         return other
 
     def dense(self) -> Any:
@@ -211,21 +215,8 @@ class Supernet:
         return sorted(range(self.spec.layers), key=lambda index: self.influence[index])
 
     def lost_energy(self, index: int) -> tuple[dict[tuple[int, int], float], list[float]]:
-        """What a layer's blocks lose of their output at every level, refit included.
-
-        Returns:
-            For attention by (query_heads, kv_heads), and for the MLP by channels kept, (mlp_channels + 1,): fractions
-            of the dense output's energy on the calibration text, see `space.supernet.compensation.lost_energy`.
-        """
-        spec = self.spec
-        attention = {(0, 0): 1.0}
-        for kept in range(1, spec.queries_per_group + 1):
-            lost = self._stored(index, f"attention_lost_{kept}")
-            for groups in range(1, spec.kv_heads + 1):
-                attention[groups * kept, groups] = lost[groups * kept * spec.head_dim].item()
-        for groups in spec.merged_kv_heads:
-            attention[spec.query_heads, groups] = self._stored(index, lost_name(groups)).item()
-        return attention, self._stored(index, "mlp_lost").tolist()
+        """What the blocks of a layer lose at every level, see `space.supernet.lost.lost_energy`."""
+        return lost_energy(self._files, index)
 
     def view(
         self, candidate: Candidate, correction: Correction | None = None, *, own: bool = False, start: int = 0
@@ -257,9 +248,6 @@ class Supernet:
             index: Which.
             shape: What it keeps.
             strength: See `strength`; 0 for the dense model's weights.
-
-        Raises:
-            ValueError: The shape is no part of the dense model's layer.
         """
         require_part(self.spec, index, shape)
         return self._views_of(strength).layer(index, shape)
@@ -272,10 +260,23 @@ class Supernet:
         with self._lock:
             if strength not in self._views:
                 model, merged = partly_learned(self.model, self._files, self._learned, strength)
-                layers, solved = [*layers_of(model)], self.solved[strength]
-                refits = Refits(layers, self._files, merged, self.place.device, self._on_disk, solved)
-                self._views[strength] = Views(model, self.spec, refits.block, self._memory, self._passing)
+                self._views[strength] = self._new_views(strength, model, merged)
             return self._views[strength]
+
+    def _new_views(self, strength: float, model: Any, merged: Mapping[str, Tensor]) -> Views:
+        layers, device = [*layers_of(model)], self.place.device
+        refits = Refits(layers, self._files, merged, device, self._on_disk, self.solved[strength])
+        self._blocks[strength] = RoundedBlocks(layers, refits, self._files, self._codes, device)
+        block, outer = self._blocks[strength].block, self.outer.weight
+        return Views(model, self.spec, block, outer, self._memory, self._passing)
+
+    def codes(self, candidate: Candidate) -> Iterator[tuple[int, str, Codes]]:
+        """Of each block of a candidate that has a type: its layer, its kind and its rounded matrices."""
+        self._views_of(strength := self.strength(candidate))
+        for index, shape in enumerate(candidate.layers):
+            for kind in KINDS:
+                if shape.type_of(kind):
+                    yield index, kind, self._blocks[strength].codes(index, kind, shape)
 
     def require_fit(self, candidate: Candidate) -> None:
         """Raises ValueError where a candidate does not fit the model, or has fewer tokens; see `Candidate.blocks`."""
@@ -291,6 +292,3 @@ class Supernet:
     def dropped_map(self, index: int, kind: str, shape: LayerShape) -> Tensor:
         """See `space.supernet.store.StoredLayers.dropped_map`; on the device, in what refits are solved in."""
         return self._files.dropped_map(index, kind, shape, self.place.device, solving_dtype(self.model.dtype))
-
-    def _stored(self, index: int, name: str) -> Tensor:
-        return self._files.tensor(index, name, torch.device("cpu"))

@@ -18,34 +18,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from space.candidate import KINDS, Candidate, LayerShape, Option
+from space.candidate import EMBEDDING, HEAD, KINDS, Candidate, LayerShape, Option
 from space.models.architectures import architecture_of
 from space.models.layout import BlockLayout
 from space.models.pruned import PrunedConfigs, modeling_of, start_midway
 from space.models.stack import is_outside, layers_of, norm_of, put_stack, stack_of
 from space.spec import ModelSpec
-from space.supernet.block_memory import Block, BlockMemory
+from space.supernet.block_memory import BlockMemory
 from space.supernet.correction import Correction
 from space.supernet.modules import own_modules, put_module, put_parameter, twin
 from space.supernet.placement import HomeEmbedding, Passing, PassingLayer
 from space.supernet.units import BlockWeights, upright
 from space.task import TASKS
 
-Weights = Callable[[int, str, LayerShape], BlockWeights]  # of a layer's block of a kind, neither whole nor gone
+Weights = Callable[[int, str, LayerShape], BlockWeights]  # of a layer's block of a kind, neither as it came nor gone
+Outer = Callable[[str, int], Tensor]  # the embedding or the head, a row of `space.candidate.WHOLE`, in a type
 
 
 class Views:
     """Makes the views of one supernet; safe between threads."""
 
     def __init__(
-        self, model: Any, spec: ModelSpec, weights: Weights, memory: BlockMemory, passing: Passing | None = None
+        self,
+        model: Any,
+        spec: ModelSpec,
+        weights: Weights,
+        outer: Outer,
+        memory: BlockMemory[nn.Module],
+        passing: Passing | None = None,
     ) -> None:
         """Builds what all views have in common.
 
         Args:
             model: The permuted dense model.
             spec: The same in numbers.
-            weights: Of a layer's block of a kind at a shape, where it is neither whole nor gone.
+            weights: Of a layer's block of a kind at a shape, where it is neither as it came nor gone.
+            outer: The weight of the embedding or of the LM head in a type.
             memory: Where the narrower blocks are remembered.
             passing: Brings layers to the device; None where they are on it.
         """
@@ -54,7 +62,7 @@ class Views:
         self._classes = modeling_of(spec.family)
         self._family = architecture_of(spec.family)
         self._configs = PrunedConfigs(model.config, spec)
-        self._weights = weights
+        self._weights, self._outer = weights, outer
         self._memory, self._name = memory, object()
         self._passing = passing
         self._home = next(layers_of(model).parameters()).device
@@ -87,13 +95,14 @@ class Views:
         if stack_of(self._whole) is not self._whole:
             stack = twin(stack_of(self._whole))
             put_stack(model, stack)
-        model.config = stack.config = self._configs.of(candidate, start)
+        model.config = stack.config = self._configs.of(candidate.unrounded, start)
         names = self._family.stack
         for name, child in stack.named_children():
             # some rotary frequencies follow the length
             if is_outside(model, name) and any(True for _ in child.buffers()):
                 setattr(stack, name, own_modules(child))
         put_module(stack, names.layers, nn.ModuleList(layers).eval())
+        self._put_outer(model, stack, candidate)
         if self._passing is not None:
             embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
             if head is None or embedding.weight is not head.weight:
@@ -101,6 +110,18 @@ class Views:
         if start:
             start_midway(stack)
         return self._owned(model).to(self._home) if own else model
+
+    def _put_outer(self, model: Any, stack: Any, candidate: Candidate) -> None:
+        """Gives a model the embedding and the LM head of its types."""
+        tied = self._spec.tied_embeddings
+        if candidate.embedding_type:
+            embedding = twin(model.get_input_embeddings())
+            put_parameter(embedding, "weight", self._outer(EMBEDDING, candidate.embedding_type))
+            put_module(stack, self._family.stack.embedding, embedding)
+        if number := candidate.logits_type(tied=tied):
+            head = twin(model.get_output_embeddings())
+            put_parameter(head, "weight", self._outer(EMBEDDING if tied else HEAD, number))
+            model.set_output_embeddings(head)
 
     @property
     def norm(self) -> Any:
@@ -169,20 +190,19 @@ class Views:
     def _block(self, index: int, kind: str, option: Option) -> nn.Module:
         """A narrower block, by the children of a layer that it is made of: remembered, or made now."""
         key = (self._name, index, kind, option)
-        block = self._memory.get(key)
-        if block is None:
-            block = self._new_block(index, kind, option)
-            self._memory.put(key, block)
-        return block[0]
+        if (block := self._memory.get(key)) is None:
+            block, size = self._new_block(index, kind, option)
+            self._memory.put(key, block, size)
+        return block
 
-    def _new_block(self, index: int, kind: str, option: Option) -> Block:
-        """A stock block made in the candidate's widths without memory, and given its tensors."""
+    def _new_block(self, index: int, kind: str, option: Option) -> tuple[nn.Module, int]:
+        """A stock block made in the candidate's widths without memory, and given its tensors; and what it holds."""
         layout, dense = self._family.blocks[kind], self._layers[index]
         with torch.inference_mode(False), torch.no_grad():  # whoever asks first, for whatever use
             weights = self._weights(index, kind, LayerShape.of(**{kind: option}))
         options = {other: self._dense.option(other) for other in KINDS} | {kind: option}
         with torch.device("meta"):
-            layer = self._classes.PrunedDecoderLayer(self._configs.layer(LayerShape.of(**options)), index)
+            layer = self._classes.PrunedDecoderLayer(self._configs.layer(LayerShape.of(**options).unrounded), index)
         block = nn.ModuleDict({name: getattr(layer, name) for name in layout.children})
         projections = {layout.path(name): tensors for name, tensors in weights.parameters.items()}
         for path, module in [*block.named_modules()][1:]:

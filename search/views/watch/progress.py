@@ -21,7 +21,8 @@ PACE = 50  # evaluations, the last ones, that tell how long a search will take
 
 def standouts(progress: SearchProgress) -> dict[str, Evaluation]:
     """The front's best point by each objective, under the objective's name; never the dense model."""
-    points = [e for e in progress.front if any(e.values.get(name, 0.0) for name in (REMOVED, VOCABULARY_REMOVED))]
+    lacks = (REMOVED, VOCABULARY_REMOVED)
+    points = [e for e in progress.front if e.candidate.is_rounded or any(e.values.get(name, 0.0) for name in lacks)]
     if not points:
         return {}
     values = minimised([e.values for e in points], progress.objectives)

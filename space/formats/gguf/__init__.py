@@ -2,9 +2,9 @@
 
 - `export`: writes a file with its model card.
 - `families`: which architecture of llama.cpp holds a subnet, in what equal form, and what it takes for granted.
-- `types`: types of a file's matrices, and rounding to them.
-- `gram_rounding`: rounding that knows the Gram matrix of a matrix's inputs.
+- `types`: which types a file's matrices have.
 - `rounded_layers`: a model's layers rounded so on some text.
+- `rounded_design`: the codes that a design with types of its own is searched with.
 - `sizes`: bytes of a file's tensors, without the file.
 - `file`: the file's contents.
 - `tokenizer`: a transformers tokenizer in the terms of a file.

@@ -59,7 +59,7 @@ def held_shapes(shapes: Sequence[LayerShape], spec: ModelSpec) -> list[LayerShap
     family = _family(spec)
     held = [shape if shape.mlp_channels else replace(shape, mlp_channels=BLOCK) for shape in shapes]
     return [
-        shape if shape.query_heads or (index and family.holes) else LayerShape(1, 1, shape.mlp_channels)
+        shape if shape.query_heads or (index and family.holes) else replace(shape, query_heads=1, kv_heads=1)
         for index, shape in enumerate(held)
     ]
 
@@ -71,7 +71,7 @@ def architecture(shapes: Sequence[LayerShape], spec: ModelSpec) -> str:
         UserError: llama.cpp has none for the family.
         ShapeError: It has none for layers that differ, or none for such a model.
     """
-    family = _family(spec)
+    family, shapes = _family(spec), [shape.unrounded for shape in shapes]
     widths = {shape.query_heads * spec.head_dim for shape in shapes}
     if len(set(shapes)) == 1 and (family.narrow or widths == {spec.hidden}):
         return family.equal

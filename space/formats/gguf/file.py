@@ -18,7 +18,8 @@ from space.formats.checkpoint import CheckpointParts
 from space.formats.equal_forms import widened
 from space.formats.gguf.families import architecture, context_length, held_shapes, sliding_period
 from space.formats.gguf.tokenizer import GGUFTokenizer
-from space.formats.gguf.types import TYPES, Rounded, rounded_matrices
+from space.formats.gguf.types import FileTypes, rounded_matrices
+from space.rounding.rounded import Rounded
 from space.spec import ModelSpec
 
 _TENSORS = {
@@ -50,7 +51,7 @@ def write_gguf(
     parts: CheckpointParts,
     spec: ModelSpec,
     tokenizer: GGUFTokenizer,
-    kind: str,
+    types: FileTypes,
     name: str,
     rounded: Mapping[str, Rounded] | None = None,
 ) -> None:
@@ -61,7 +62,7 @@ def write_gguf(
         parts: What to write.
         spec: The dense model.
         tokenizer: What the file says of it.
-        kind: Row of `space.formats.gguf.types.TYPES`, for the matrices. Norms and biases stay in float32.
+        types: Of the matrices. Norms and biases stay in float32.
         name: What the file calls itself.
         rounded: Matrices that are rounded already, by name; None to round all here.
 
@@ -71,21 +72,22 @@ def write_gguf(
     config, held = parts.config, held_shapes(parts.shapes, spec)
     wide = widened(parts, held, spec).state
     if rounded is None:
-        rounded = rounded_matrices(parts.state, kind, tied=spec.tied_embeddings)
+        rounded = rounded_matrices(parts.state, types)
     of_zeros = {key: tensor for key, tensor in wide.items() if tensor is not parts.state.get(key)}
-    rounded = {**rounded, **rounded_matrices(of_zeros, kind, tied=spec.tied_embeddings)}
-    types = {key: matrix.ggml for key, matrix in rounded.items()}
+    rounded = {**rounded, **rounded_matrices(of_zeros, types)}
+    coded = {key: matrix.ggml for key, matrix in rounded.items()}
     state = {key: rounded[key].codes if key in rounded else tensor for key, tensor in wide.items()}
     arch = architecture(held, spec)
     if arch == "openelm":
         state = _with_fused_attention(state, len(held))
+        coded |= {key.replace(".q_proj.", ".qkv_proj."): ggml for key, ggml in coded.items()}
     if arch == "gemma3":
         state = _with_gemma_norms(state, config, spec, len(held), held[0].query_heads)
     writer = gguf.GGUFWriter(path, arch)
     try:
         writer.add_name(name)
-        _describe(writer, held, config, spec, equal=len(set(held)) == 1)
-        writer.add_file_type(TYPES[kind].file)
+        _describe(writer, held, config, spec, equal=len({shape.unrounded for shape in held}) == 1)
+        writer.add_file_type(types.file)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         _add_tokenizer(writer, tokenizer)
         if arch == "gemma3":
@@ -93,7 +95,7 @@ def write_gguf(
         if config.rope_parameters.get("rope_type") == "llama3":
             writer.add_tensor("rope_freqs.weight", llama3_factors(config.rope_parameters, spec.head_dim))
         for key, tensor in state.items():
-            _add_tensor(writer, key, tensor, held, arch, types.get(key, TYPES[kind].ggml))
+            _add_tensor(writer, key, tensor, held, arch, coded.get(key))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -194,7 +196,7 @@ def _add_tensor(
     tensor: Tensor,
     held: Sequence[LayerShape],
     arch: str,
-    ggml: gguf.GGMLQuantizationType,
+    ggml: gguf.GGMLQuantizationType | None,
 ) -> None:
     """Writes one tensor under llama.cpp's name, in its order of rows; where it is of bytes, these are of a type."""
     module, _, parameter = key.rpartition(".")

@@ -12,9 +12,10 @@ import torch
 from space.errors import UserError
 from space.formats.child import answer_of
 from space.formats.gguf import llamacpp_process
-from space.formats.gguf.types import TYPES, Rounded, holding
+from space.formats.gguf.types import FileTypes, holding
 from space.formats.greedy import NEW_TOKENS, TEXTS, Agreement, GreedyCheck, Tolerance, agreement
 from space.formats.hf.reload_check import in_float32
+from space.rounding.rounded import Rounded
 
 _TIMED_PROMPT, _TIMED_NEW = 512, 64
 
@@ -40,7 +41,7 @@ def check_in_llamacpp(
     model: Any,
     rounded: Mapping[str, Rounded],
     tokenizer: Any,
-    kind: str,
+    types: FileTypes,
     context: int,
     texts: Sequence[str] = TEXTS,
 ) -> LlamaCppCheck:
@@ -51,7 +52,7 @@ def check_in_llamacpp(
         model: The checkpoint as a causal language model, see `in_float32`.
         rounded: Those of its matrices that the file has in blocks.
         tokenizer: The checkpoint's.
-        kind: The file's type, a row of `TYPES`.
+        types: Of the file.
         context: Tokens that the model may see.
         texts: What to cut and to continue.
 
@@ -80,7 +81,7 @@ def check_in_llamacpp(
                 f"Expected llama.cpp to cut text as the tokenizer does, but {text!r} is {ours} here, {theirs} there. "
                 "Export this model with format=hf, and report its tokenizer."
             )
-    return _compared(model, rounded, prompts, answer, TYPES[kind].tolerance)
+    return _compared(model, rounded, prompts, answer, types.tolerance)
 
 
 def in_llamacpp(request: Mapping[str, Any], failure: str) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import gguf
 import torch
 from torch import Tensor, nn
 
-from space.formats.gguf.gram_rounding import gram_rounded
-from space.formats.gguf.types import Rounded, matrix_type
+from space.formats.gguf.types import FileTypes
 from space.models.stack import family_of, layers_of
+from space.rounding.gram_rounding import gram_rounded
+from space.rounding.rounded import Rounded
 from space.supernet.calibration import first_inputs, layer_arguments
 from space.supernet.importance import damp_
 from space.supernet.placement import Placement
@@ -26,33 +27,33 @@ DAMPING = 0.01  # of the mean diagonal of a Gram matrix, as of a supernet's
 
 
 def rounded_layers(
-    model: Any, tokens: Tensor, kind: str, on_layer: Callable[[int], None] = lambda index: None
+    model: Any, tokens: Tensor, types: FileTypes, on_layer: Callable[[int], None] = lambda index: None
 ) -> dict[str, Rounded]:
-    """The matrices of decoder layers that a file of a kind has in blocks, by name.
+    """The matrices of decoder layers that a file has in blocks, by name.
 
     Args:
         model: A causal LM of a family that `space.formats.gguf.families` has, which stays as it is.
         tokens: Text that it is calibrated on, token ids, shape (windows, length).
-        kind: Row of `space.formats.gguf.types.TYPES`.
+        types: Of the file.
         on_layer: Called with the number of each layer that is done.
     """
     rounded = dict[str, Rounded]()
     for index, projections in enumerate(calibrated(model, tokens)):
         for weights, gram in projections:
-            rounded |= rounded_together(weights, gram, kind)
+            rounded |= rounded_together(weights, gram, types)
         on_layer(index)
     return rounded
 
 
-def rounded_together(weights: Mapping[str, Tensor], gram: Tensor, kind: str) -> dict[str, Rounded]:
+def rounded_together(weights: Mapping[str, Tensor], gram: Tensor, types: FileTypes) -> dict[str, Rounded]:
     """Matrices that read the same, by name, rounded with its Gram matrix; none where their rows are no whole blocks.
 
     Args:
         weights: Float32, each of shape (rows, columns).
         gram: Damped, shape (columns, columns).
-        kind: Row of `space.formats.gguf.types.TYPES`.
+        types: Of the file, in which these have the same.
     """
-    ggml = matrix_type("", len(gram), kind, tied=False)
+    ggml = types.matrix(next(iter(weights)), len(gram))
     if ggml is gguf.GGMLQuantizationType.F16:
         return {}
     whole = gram_rounded(torch.cat([*weights.values()]), gram, ggml)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import gguf
-import numpy as np
-import torch
 from torch import Tensor, nn
 
+from space.candidate import Candidate, LayerShape
 from space.formats.greedy import Tolerance
+from space.rounding.rounded import GGML, Rounded
+from space.types import GGUF_TYPES
 
 _Type = gguf.GGMLQuantizationType
 _EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
@@ -41,31 +44,82 @@ class GGUFType:
 _F16, _EIGHT_BITS = Tolerance(2.0, 0.04, 0.5), Tolerance(5.0, 0.3, 1.0)
 _File = gguf.LlamaFileType
 TYPES = {  # of ever fewer bits
-    "f16": GGUFType(_Type.F16, _File.MOSTLY_F16, _F16),
-    "q8_0": GGUFType(_Type.Q8_0, _File.MOSTLY_Q8_0, _EIGHT_BITS),
-    "q5_1": GGUFType(_Type.Q5_1, _File.MOSTLY_Q5_1, _EIGHT_BITS),
-    "q5_0": GGUFType(_Type.Q5_0, _File.MOSTLY_Q5_0, _EIGHT_BITS),
-    "q4_1": GGUFType(_Type.Q4_1, _File.MOSTLY_Q4_1, _EIGHT_BITS),
-    "q4_0": GGUFType(_Type.Q4_0, _File.MOSTLY_Q4_0, _EIGHT_BITS),
+    "f16": GGUFType(GGML["f16"], _File.MOSTLY_F16, _F16),
+    "q8_0": GGUFType(GGML["q8_0"], _File.MOSTLY_Q8_0, _EIGHT_BITS),
+    "q5_1": GGUFType(GGML["q5_1"], _File.MOSTLY_Q5_1, _EIGHT_BITS),
+    "q5_0": GGUFType(GGML["q5_0"], _File.MOSTLY_Q5_0, _EIGHT_BITS),
+    "q4_1": GGUFType(GGML["q4_1"], _File.MOSTLY_Q4_1, _EIGHT_BITS),
+    "q4_0": GGUFType(GGML["q4_0"], _File.MOSTLY_Q4_0, _EIGHT_BITS),
 }
 
 
-def matrix_type(module: str, columns: int, kind: str, *, tied: bool) -> gguf.GGMLQuantizationType:
-    """The type of one matrix of a file, as llama.cpp's own tool chooses it.
+@dataclass(frozen=True)
+class FileTypes:
+    """The types that the matrices of a file are asked to have.
 
-    What gives the logits, the LM head or an embedding that is one, is Q8_0 in all files of fewer bits. The tool takes
-    Q6_K where 256 divides its rows and Q8_0 elsewhere; Q6_K is left out, as the gguf package does not round to it. A
-    matrix whose rows are no whole blocks is F16.
-
-    Args:
-        module: Its module by transformers' name.
-        columns: Values of a row.
-        kind: Row of `TYPES`, the file's.
+    Attributes:
+        kind: Row of `TYPES`, of all of them.
         tied: Whether the embedding is the LM head.
+        own: A design with types of its own, which stand in place of that; None for none.
     """
-    logits = module == _HEAD or (tied and module == _EMBEDDING)
-    chosen = _Type.Q8_0 if logits and kind != "f16" else TYPES[kind].ggml
-    return chosen if columns % gguf.GGML_QUANT_SIZES[chosen][0] == 0 else _Type.F16
+
+    kind: str
+    tied: bool
+    own: Candidate | None = None
+
+    @classmethod
+    def of(cls, candidate: Candidate, kind: str, *, tied: bool) -> FileTypes:
+        """Those of a design, or of a kind where it has none."""
+        return cls(kind, tied, candidate if candidate.is_rounded else None)
+
+    @property
+    def name(self) -> str:
+        """What the file's name says of them."""
+        return "MIXED" if self.own else self.kind.upper()
+
+    @property
+    def file(self) -> gguf.LlamaFileType:
+        """llama.cpp's number of the file: of a design with types of its own, of that which most of its MLPs have."""
+        if self.own is None:
+            return TYPES[self.kind].file
+        counts = Counter(shape.mlp_type for shape in self._shapes)
+        return TYPES[GGUF_TYPES[counts.most_common(1)[0][0]]].file
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """What passes for llama.cpp's arithmetic."""
+        return _EIGHT_BITS if self.own else TYPES[self.kind].tolerance
+
+    def matrix(self, module: str, columns: int) -> gguf.GGMLQuantizationType:
+        """The type of one matrix, as llama.cpp's own tool chooses it where a design does not.
+
+        What gives the logits, the LM head or an embedding that is one, is Q8_0 in all files of fewer bits. The tool
+        takes Q6_K where 256 divides its rows and Q8_0 elsewhere; Q6_K is left out, as the gguf package does not round
+        to it. A matrix whose rows are no whole blocks is F16.
+
+        Args:
+            module: Its module by transformers' name, layers numbered as in the file.
+            columns: Values of a row.
+        """
+        if self.own is not None:
+            chosen = GGML[GGUF_TYPES[self._own_type(module, self.own)]]
+        else:
+            logits = module == _HEAD or (self.tied and module == _EMBEDDING)
+            chosen = _Type.Q8_0 if logits and self.kind != "f16" else TYPES[self.kind].ggml
+        return chosen if columns % gguf.GGML_QUANT_SIZES[chosen][0] == 0 else _Type.F16
+
+    @cached_property
+    def _shapes(self) -> list[LayerShape]:
+        """Of the layers that are left of a design."""
+        return [shape for shape in self.own.layers if not shape.gone] if self.own else []
+
+    def _own_type(self, module: str, own: Candidate) -> int:
+        if module == _EMBEDDING:
+            return own.embedding_type
+        if module == _HEAD:
+            return own.head_type
+        _, _, place, block = module.split(".")[:4]
+        return self._shapes[int(place)].type_of("attention" if block == "self_attn" else "mlp")
 
 
 def row_bytes(columns: int, ggml: gguf.GGMLQuantizationType) -> int:
@@ -75,41 +129,17 @@ def row_bytes(columns: int, ggml: gguf.GGMLQuantizationType) -> int:
     return columns // block * size
 
 
-@dataclass(frozen=True)
-class Rounded:
-    """A matrix in a type of blocks.
-
-    Attributes:
-        ggml: The type.
-        codes: Its bytes, uint8, shape (rows, bytes of a row).
-    """
-
-    ggml: gguf.GGMLQuantizationType
-    codes: Tensor
-
-    @classmethod
-    def nearest(cls, values: Tensor, ggml: gguf.GGMLQuantizationType) -> Rounded:
-        """Each block of a matrix of shape (rows, columns) rounded by itself, as llama.cpp does."""
-        return cls(ggml, torch.from_numpy(gguf.quants.quantize(values.numpy(), ggml)))
-
-    @property
-    def values(self) -> Tensor:
-        """What they stand for, float32, shape (rows, columns)."""
-        return torch.from_numpy(np.ascontiguousarray(gguf.quants.dequantize(self.codes.numpy(), self.ggml)))
-
-
-def rounded_matrices(state: Mapping[str, Tensor], kind: str, *, tied: bool) -> dict[str, Rounded]:
-    """The matrices of a checkpoint that a file of a kind rounds to blocks, by name; F16 ones are not among them.
+def rounded_matrices(state: Mapping[str, Tensor], types: FileTypes) -> dict[str, Rounded]:
+    """The matrices of a checkpoint that a file has in blocks, by name; F16 ones are not among them.
 
     Args:
         state: Tensors by transformers' names.
-        kind: Row of `TYPES`.
-        tied: Whether the embedding is the LM head.
+        types: Of the file.
     """
     rounded = {}
     for name, tensor in state.items():
         if tensor.ndim == 2:
-            ggml = matrix_type(name.rpartition(".")[0], tensor.shape[1], kind, tied=tied)
+            ggml = types.matrix(name.rpartition(".")[0], tensor.shape[1])
             if ggml is not _Type.F16:
                 rounded[name] = Rounded.nearest(tensor.detach().cpu().float(), ggml)
     return rounded

@@ -15,7 +15,7 @@ import gguf
 import torch
 from torch import Tensor
 
-from space.formats.gguf.types import Rounded
+from space.rounding.rounded import Rounded
 
 _Type = gguf.GGMLQuantizationType
 

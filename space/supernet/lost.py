@@ -1,0 +1,60 @@
+"""What the blocks of a layer lose of their output at every level, from what is stored of a supernet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from space.rounding.rounded import GGML
+from space.supernet.rounded_blocks import nearest
+from space.supernet.sizes import lost_name
+from space.supernet.store import StoredLayers
+from space.types import GGUF_TYPES
+
+_ROWS = 64  # of a matrix, by which its errors are known to some per cent
+
+
+def lost_energy(files: StoredLayers, index: int) -> tuple[dict[tuple[int, int], float], list[float]]:
+    """What a layer's blocks lose of their output at every level, refit included.
+
+    Args:
+        files: What is stored of the supernet.
+        index: The layer.
+
+    Returns:
+        For attention by (query_heads, kv_heads), and for the MLP by channels kept, (mlp_channels + 1,): fractions of
+        the dense output's energy on the calibration text, see `space.supernet.compensation.lost_energy`.
+    """
+    spec = files.spec
+
+    def stored(name: str) -> Tensor:
+        return files.tensor(index, name, torch.device("cpu"))
+
+    attention = {(0, 0): 1.0}
+    for kept in range(1, spec.queries_per_group + 1):
+        lost = stored(f"attention_lost_{kept}")
+        for groups in range(1, spec.kv_heads + 1):
+            attention[groups * kept, groups] = lost[groups * kept * spec.head_dim].item()
+    for groups in spec.merged_kv_heads:
+        attention[spec.query_heads, groups] = stored(lost_name(groups)).item()
+    return attention, stored("mlp_lost").tolist()
+
+
+def lost_by_rounding(weights: Sequence[Tensor], number: int) -> float:
+    """The part of its output's energy that a block loses, about, by its matrices in a type.
+
+    Errors of matrices add up, as they have nothing to do with each other; each is as large a part of what the matrix
+    gives as of the matrix itself, were its inputs white. Output projections lose less, see `rounded_blocks`.
+
+    Args:
+        weights: The block's matrices.
+        number: A row of `space.types.GGUF_TYPES`.
+    """
+    lost = 0.0
+    for weight in weights:
+        rows = weight.detach()[:: max(1, len(weight) // _ROWS)].float().cpu()
+        error = nearest(rows, GGML[GGUF_TYPES[number]]).values - rows
+        lost += float(error.square().sum() / rows.square().sum())
+    return lost
