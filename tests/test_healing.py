@@ -6,6 +6,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -148,7 +149,9 @@ def test_designs_that_lack_little_take_half_of_what_was_learned(make_supernet: M
     start = {name: p.detach().clone() for name, p in shared.parameters.items()}
     learned = {name: 1.02 * weight for name, weight in start.items()}
     healed = supernet.with_weights(learned, gentle=0.2)
-    assert [healed.strength(c) for c in (Candidate.dense(supernet.spec), little, CUT)] == [0.0, 0.5, 1.0]
+    dense = Candidate.dense(supernet.spec)
+    rounded = Candidate(tuple(replace(shape, mlp_type=1) for shape in dense.layers))
+    assert [healed.strength(c) for c in (dense, rounded, little, CUT)] == [0.0, 0.0, 0.5, 1.0]
     for design, scale in ((little, 1.01), (CUT, 1.02)):
         with torch.no_grad():
             for name, parameter in shared.parameters.items():

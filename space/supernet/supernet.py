@@ -197,7 +197,7 @@ class Supernet:
 
     def strength(self, candidate: Candidate) -> float:
         """The part of what was learned that a candidate takes, from 0 to 1; subnets of equal strength share weights."""
-        if not self.healed or candidate == self._dense:
+        if not self.healed or candidate.unrounded == self._dense:  # nothing is gone that others have learned to do
             return 0.0
         return GENTLY if removed_params(self.spec, candidate) <= self._gentle else 1.0
 
