@@ -27,7 +27,7 @@ def select(frame: pd.DataFrame, pick: str, objectives: Sequence[Metric], advice:
     A pick is one of:
 
     * a key, or the start of one (at least 4 characters) that only one point has;
-    * `recommended`, see `search.run.recommended`, `smallest` (fewest parameters) or `fastest`;
+    * `recommended`, see `search.run.recommended`, `smallest` (fewest bytes of weights) or `fastest`;
     * `metric<=value` or `metric>=value` on any numeric column. A constraint on a cost takes the point of best quality
       (`heldout_kl`, else `kl`) that satisfies it; one on quality takes the fastest. A value with an `x` behind it is
       times the dense model's: `heldout_ppl<=1.1x`. For latencies, parameters, MACs and bytes, so is one of at most 1:

@@ -180,7 +180,7 @@ def landmarks(frame: pd.DataFrame, advice: Advice) -> dict[str, str]:
     if quality is not None:
         points = points.sort_values(quality, kind="stable")
     marks = {} if advice.recommended is None else {RECOMMENDED: advice.recommended.key}
-    size = "params" if "params" in points else "decoder_params"
+    size = next(column for column in ("weights_bytes", "params", "decoder_params") if column in points)
     for mark, column in (("smallest", size), ("fastest", latency_column(points))):
         if column is not None and points[column].notna().any():
             marks[mark] = str(points["key"].iloc[int(np.nanargmin(points[column].to_numpy(dtype=float)))])
