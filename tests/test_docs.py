@@ -92,7 +92,7 @@ def check_search(overrides: Sequence[str]) -> None:
 def check_export(overrides: Sequence[str]) -> None:
     config = composed(*quoted(overrides, "pick"), name="export")
     check_pick(config["pick"])
-    format_of(config["format"], config["gguf"]["type"])
+    format_of(config["format"], config["gguf"]["type"] or "f16")
     instantiated(config["polish"]), instantiated(config["recover"]), instantiated(config["vocabulary"])
 
 

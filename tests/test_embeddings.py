@@ -125,7 +125,7 @@ def test_a_run_of_an_embedder_ends_in_exports_of_sentence_transformers(tmp_path:
     arguments = (*RUN, f"model.path={model}", f"data.path={model / 'text.txt'}", "run_dir=run", "progress=lines")
     done = ended(start("run_search.py", *arguments, **places))
     assert done.returncode == 0, done.stderr
-    assert "look: xdg-open run/front.html" in done.stdout
+    assert "xdg-open run/front.html" in done.stdout
     assert "score_subnet.py" not in done.stdout + (tmp_path / "run" / "report.md").read_text()
     page = (tmp_path / "run" / "front.html").read_text()
     assert '{"name":"the front","x":"measured_speed_up","y":"heldout_cosine_distance"}' in page
