@@ -227,6 +227,14 @@ def test_a_plan_needs_a_configuration_alone_and_writes_nothing(planned, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["large"]
 
 
+def test_a_plan_of_types_heals_what_is_not_rounded(planned) -> None:
+    pytest.importorskip("xllamacpp", reason="the package xllamacpp is not installed")
+    engine = ("latency=decode", "latency.engine=llamacpp")
+    planned("space.types=[q8_0,q4_0]", *engine)
+    rounded, plain = (line for line in planned(*engine) if line.startswith("healing "))
+    assert float(rounded.split()[1]) == pytest.approx(float(plain.split()[1]), rel=0.05)  # GB of the host
+
+
 def test_a_plan_with_less_memory_than_weights_streams_them(planned) -> None:
     lines = planned("model.device_bytes=12000000000", "budget.tokens=20000")
     assert any("layers wait on the host" in line for line in lines)

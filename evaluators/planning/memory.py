@@ -135,14 +135,14 @@ def _search(job: Job) -> Stage:
 
 def _healing(job: Job, healing: Healing) -> Stage:
     spec, length, row = job.spec, job.settings.text.length, job.trainable(healing)
+    blocks = job.blocks([design.unrounded for design in job.designs])  # what is trained is not rounded
     merged = sum(
         projection_params(spec, *option)
-        for _, kind, option in job.blocks(job.designs)
+        for _, kind, option in blocks
         if kind == "attention" and is_merged(spec, option)
     )
     count = job.trained[row] + (round(job.varied * merged) if row == "all" else 0)
     home, device = weights(job)
-    blocks = job.blocks(job.designs)
     narrower = narrower_blocks(job)
     if not job.streamed:  # all designs are at hand
         held = sum(owned_bytes(spec, job.dtype, kind, option) for _, kind, option in blocks)

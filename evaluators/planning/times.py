@@ -135,7 +135,8 @@ def training_speed(job: Job, pace: Pace) -> dict[int, float]:
         tokens = healing.step_windows * text.length
         levels = 0.0
         if job.trainable(healing) != "norms":
-            maps = sum(map_bytes(job.spec, job.dtype, kind, option) for _, kind, option in job.blocks(job.designs[:1]))
+            blocks = job.blocks([job.designs[0].unrounded])  # what is trained is not rounded
+            maps = sum(map_bytes(job.spec, job.dtype, kind, option) for _, kind, option in blocks)
             levels = job.varied * LEARNED * 2 * job.spec.hidden * maps / job.item / tokens
         stepped = 32 * job.trained[job.trainable(healing)] / pace.read / tokens  # what the optimizer reads and writes
         waited = 2 * moving_s(job, pace) / tokens
