@@ -137,7 +137,7 @@ def answer_of(
 def deci_answer(directory: Path, tensors: dict[str, torch.Tensor], check: dict[str, Any], text: str) -> dict[str, Any]:
     """What is read of a checkpoint in the `block_configs` schema, and what a reader of it computes."""
     config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
-    asked = {"input_ids": tensors["input_ids"], "expected": tensors[f"{directory.name}.logits"]}
+    asked = {"inputs": tensors["input_ids"], "expected": tensors[f"{directory.name}.logits"]}
     old = {name: getattr(config, name, None) for name in ("rope_theta", "rope_scaling")}
     return {
         **check["answer"]({"directory": str(directory), "rounded": False}, asked),
