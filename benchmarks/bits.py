@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--structure", type=Path, help="a run without space.types")
     arguments = parser.parse_args()
     ladder, front = points_of(arguments.run_dir)
-    table = Table("design", "MB", "ms", "KL", "of the front at its bytes", "at its time")
+    table = Table("design", "MB", "ms", "KL", "another of the front at its bytes", "at its time")
     for point in ladder:
         small = min((p for p in front if p.bytes <= point.bytes), key=lambda p: p.kl, default=None)
         fast = min((p for p in front if p.ms <= point.ms), key=lambda p: p.kl, default=None)
