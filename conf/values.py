@@ -21,8 +21,13 @@ def checked_part(part: Mapping[str, Any], key: str) -> dict[str, Any]:
         key: Where it stands in that; empty for the part alone.
 
     Raises:
-        UserError: A value is of another kind.
+        UserError: A value is of another kind, or one was given in place of the part.
     """
+    if not isinstance(part, Mapping):
+        raise UserError(
+            f"{key}: expected its settings one by one, {key}.NAME=VALUE, got {part!r}. --help lists them, with the "
+            "values that switch something off."
+        )
     target = resolve_name(part["_target_"])
     hints = get_type_hints(target if is_dataclass(target) else target.__init__)
     values: dict[str, Any] = {}

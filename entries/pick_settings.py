@@ -81,7 +81,7 @@ def export_settings(config: Config, arguments: Sequence[str]) -> ExportSettings:
         UserError: See `instantiated`; or there is no such run, point or format; or nothing can be pushed
             or verified with.
     """
-    polish, recover = instantiated(config["polish"], "polish"), instantiated(config["recover"], "recover")
+    polish, recover = (instantiated(config[name] or "null", name) for name in ("polish", "recover"))
     form, flavour = config["format"], config["deci"]["flavour"]
     kind = checked(config["gguf"]["type"], str | None, "gguf.type")
     require_format(form, kind or GGUF_TYPES[0], flavour)

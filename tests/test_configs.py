@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from conf.compose import composed
 from conf.sessions import run_session
 from conf.settings import PARTS, instantiated, session_settings, stored_config
+from entries.pick_settings import export_settings
 from entries.settings import dashboard_settings, run_settings
 from evaluators.base import choose_metrics
 from evaluators.cost import cost_measure
@@ -451,6 +452,15 @@ def test_a_server_is_for_this_machine_alone_and_has_the_limits_of_the_code() -> 
     config = composed("run_dir=results/x", name="serve")
     assert (config["host"], config["token"]) == ("127.0.0.1", None)
     assert instantiated(config["limits"], "limits") == Limits()
+
+
+@pytest.mark.parametrize("given", ["none", "null"])
+def test_a_part_is_switched_off_by_its_own_settings(given: str) -> None:
+    config = composed("run_dir=results/x", f"polish={given}", name="export")
+    with pytest.raises(
+        UserError, match=r"polish: expected its settings one by one, polish\.NAME=VALUE, got '(none|null)'"
+    ):
+        export_settings(config, [])
 
 
 @pytest.mark.parametrize("name", ["export", "score", "timing", "serve", "dashboard"])
