@@ -17,8 +17,10 @@ from space.candidate import Candidate
 from space.checks import dtype_name
 from space.errors import UserError
 from space.files import write_whole
+from space.formats.checkpoint import kept_layers
 from space.models.architectures import architecture_of
 from space.models.stack import layers_of
+from space.supernet.sizes import merges
 from space.supernet.supernet import Supernet
 from space.supernet.units import output_weight
 
@@ -49,12 +51,12 @@ class KeptRefits:
     def add(self, candidate: Candidate, view: Any) -> None:
         """Takes the refits of a candidate's view in, to be kept; those of merged groups are stored elsewhere."""
         spec, strength = self._supernet.spec, self._supernet.strength(candidate)
-        whole, kept = Candidate.dense(spec).layers[0], [at for at in enumerate(candidate.layers) if not at[1].gone]
-        for (index, shape), layer in zip(kept, layers_of(view), strict=True):
+        whole = Candidate.dense(spec).layers[0]
+        for index, layer in zip(kept_layers(candidate), layers_of(view), strict=True):
+            shape = candidate.layers[index]
             for kind, layout in architecture_of(spec.family).blocks.items():
                 option = shape.option(kind)
-                merged = kind == "attention" and shape.queries_per_group > spec.queries_per_group
-                if shape.keeps(kind) and option != whole.option(kind) and not merged:
+                if shape.keeps(kind) and option != whole.option(kind) and not merges(spec, kind, shape):
                     name = f"{strength}/{index}/{kind}/{','.join(map(str, option))}"
                     self._needed[name] = output_weight(layer.get_submodule(layout.module), layout)
 

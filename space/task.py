@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from space.errors import UserError
 
@@ -61,6 +61,25 @@ class Task:
 
 
 CAUSAL_LM = "causal_lm"
+_TEXT_CLASSIFICATION = Task(
+    title="a text classifier",
+    loader="AutoModelForSequenceClassification",
+    stock="classifier",
+    pruned="PrunedForSequenceClassification",
+    output="logits",
+    pipeline="text-classification",
+    head="a classifier, carried whole",
+    writes=False,
+    settings="model=classifier",
+    search_quality=("class_kl",),
+    heldout_quality=("heldout_class_kl", "heldout_agreement"),
+    alike=0.01,  # nats
+    judged="heldout_class_kl",
+    step_windows=16,
+    scenarios=("prefill",),
+    engines=("torch",),
+    formats=("hf", "hf_uniform"),
+)
 TASKS: dict[str, Task] = {
     CAUSAL_LM: Task(
         title="a causal language model",
@@ -103,43 +122,14 @@ TASKS: dict[str, Task] = {
             *("[0-9]_*/config.json",),
         ),
     ),
-    "text_classification": Task(
-        title="a text classifier",
-        loader="AutoModelForSequenceClassification",
-        stock="classifier",
-        pruned="PrunedForSequenceClassification",
-        output="logits",
-        pipeline="text-classification",
-        head="a classifier, carried whole",
-        writes=False,
-        settings="model=classifier",
-        search_quality=("class_kl",),
-        heldout_quality=("heldout_class_kl", "heldout_agreement"),
-        alike=0.01,  # nats
-        judged="heldout_class_kl",
-        step_windows=16,
-        scenarios=("prefill",),
-        engines=("torch",),
-        formats=("hf", "hf_uniform"),
-    ),
-    "image_classification": Task(
+    "text_classification": _TEXT_CLASSIFICATION,
+    "image_classification": replace(
+        _TEXT_CLASSIFICATION,
         title="an image classifier",
         loader="AutoModelForImageClassification",
-        stock="classifier",
         pruned="PrunedForImageClassification",
-        output="logits",
         pipeline="image-classification",
-        head="a classifier, carried whole",
-        writes=False,
         settings="model=image_classifier",
-        search_quality=("class_kl",),
-        heldout_quality=("heldout_class_kl", "heldout_agreement"),
-        alike=0.01,  # nats
-        judged="heldout_class_kl",
-        step_windows=16,
-        scenarios=("prefill",),
-        engines=("torch",),
-        formats=("hf", "hf_uniform"),
         companions=("preprocessor_config.json",),
         reads="images",
     ),

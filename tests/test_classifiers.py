@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import ENCODERS, random_tokens, tiny_model
+from helpers_classes import searched_and_exported
 from helpers_embedder import save_classifier, save_embedder
 from helpers_formats import answer_here
-from helpers_run import ended, start
 from test_encoders import GONE, SHAPES, MakeSupernet, modules_cache  # noqa: F401  (a fixture of all tests here)
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification
@@ -24,7 +24,6 @@ from evaluators.data.labels import class_of, labelled_texts
 from evaluators.data.places import TextPlace
 from evaluators.data.splits import read_text
 from evaluators.training.objectives import objective_of
-from search.run.front import is_dense, read_front_csv
 from space.candidate import Candidate
 from space.errors import UserError
 from space.formats.checkpoint import Subnet
@@ -164,22 +163,9 @@ def test_labels_are_of_held_out_texts_alone(tmp_path: Path) -> None:
 
 def test_a_run_of_a_classifier_ends_in_an_export(tmp_path: Path) -> None:
     model = save_classifier(tmp_path / "model")
-    places = {"cwd": tmp_path, "cache": tmp_path / "cache"}
-    arguments = (*RUN, f"model.path={model}", f"data.path={model / 'rows.jsonl'}", "run_dir=run", "progress=lines")
-    done = ended(start("run_search.py", *arguments, **places))
-    assert done.returncode == 0, done.stderr
-    assert '"y":"heldout_class_kl"' in (tmp_path / "run" / "front.html").read_text()
-    front = read_front_csv(tmp_path / "run" / "front.csv")
-    dense = front[is_dense(front)].iloc[0]
-    assert (dense["heldout_accuracy"], dense["heldout_agreement"], dense["kv_bytes"]) == (1, 1, 0)
-    points = read_front_csv(tmp_path / "run" / "points.csv")
-    pick, count = next(
-        (row["key"], row["params"]) for _, row in points.iterrows() if row["params"] < dense["params"]
-    )  # which timings have no say in
-    done = ended(start("export_subnet.py", "run_dir=run", f"pick={pick}", "recover.tokens=256", "out=out", **places))
-    assert done.returncode == 0, done.stderr
+    row = searched_and_exported(tmp_path, (*RUN, f"model.path={model}", f"data.path={model / 'rows.jsonl'}"))
     out = tmp_path / "out"
     trusted = "auto_map" in json.loads((out / "config.json").read_text())
     exported = AutoModelForSequenceClassification.from_pretrained(out, trust_remote_code=trusted)
-    assert sum(p.numel() for p in exported.parameters()) == count
+    assert sum(p.numel() for p in exported.parameters()) == row["params"]
     assert "text-classification" in (out / "README.md").read_text()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_images, tiny_model
+from helpers_classes import searched_and_exported
 from helpers_images import save_folder, save_image_classifier
-from helpers_run import ended, start
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessorPil
 
 from conf.compose import composed
@@ -19,7 +19,6 @@ from evaluators.applicable import require_applicable
 from evaluators.data.images import ImageSplits, ImageStream
 from evaluators.data.places import TextPlace
 from evaluators.fidelities import beginning
-from search.run.front import is_dense, read_front_csv
 from space.errors import UserError
 from space.models.loading import load_model
 
@@ -147,20 +146,7 @@ def test_what_an_image_classifier_cannot_do_is_refused_by_name(change: str, said
 
 def test_a_run_of_an_image_classifier_ends_in_an_export(tmp_path: Path) -> None:
     model = save_image_classifier(tmp_path / "model")
-    places = {"cwd": tmp_path, "cache": tmp_path / "cache"}
-    arguments = (*RUN, f"model.path={model}", f"data.path={model / 'images.npz'}", "run_dir=run", "progress=lines")
-    done = ended(start("run_search.py", *arguments, **places))
-    assert done.returncode == 0, done.stderr
-    assert '"y":"heldout_class_kl"' in (tmp_path / "run" / "front.html").read_text()
-    front = read_front_csv(tmp_path / "run" / "front.csv")
-    dense = front[is_dense(front)].iloc[0]
-    assert (dense["heldout_accuracy"], dense["heldout_agreement"], dense["kv_bytes"]) == (1, 1, 0)
-    points = read_front_csv(tmp_path / "run" / "points.csv")
-    row = next(row for _, row in points.iterrows() if row["params"] < dense["params"])  # timings have no say in it
-    done = ended(
-        start("export_subnet.py", "run_dir=run", f"pick={row['key']}", "recover.tokens=256", "out=out", **places)
-    )
-    assert done.returncode == 0, done.stderr
+    row = searched_and_exported(tmp_path, (*RUN, f"model.path={model}", f"data.path={model / 'images.npz'}"))
     out = tmp_path / "out"
     trusted = "auto_map" in json.loads((out / "config.json").read_text())
     exported = AutoModelForImageClassification.from_pretrained(out, trust_remote_code=trusted)

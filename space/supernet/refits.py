@@ -14,7 +14,7 @@ from space.models.layout import Architecture
 from space.models.stack import layers_of, stack_of
 from space.supernet.compensation import refits, solving_dtype
 from space.supernet.modules import own_modules, put_parameter
-from space.supernet.sizes import merged_name
+from space.supernet.sizes import merged_name, merges
 from space.supernet.solved import NOTHING, OnDisk, SolvedLevels
 from space.supernet.store import StoredLayers
 from space.supernet.units import BlockWeights, attention_columns, narrower, output_weight, own_parameters
@@ -54,7 +54,7 @@ class Refits:
     def block(self, index: int, kind: str, shape: LayerShape) -> BlockWeights:
         """Weights of a layer's block of a kind at a shape at which it is neither whole nor gone."""
         spec, layout = self._files.spec, self._family.blocks[kind]
-        if kind == "attention" and shape.queries_per_group > spec.queries_per_group:
+        if merges(spec, kind, shape):
             return self._merged(index, shape.kv_heads)
         block = self._layers[index].get_submodule(layout.module)
         dense = output_weight(block, layout)

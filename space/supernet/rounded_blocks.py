@@ -20,11 +20,10 @@ from space.models.architectures import architecture_of
 from space.models.layout import Architecture
 from space.rounding.gram_rounding import gram_rounded
 from space.rounding.rounded import GGML, Rounded
-from space.spec import ModelSpec
 from space.supernet.block_memory import BlockMemory
 from space.supernet.grams import output_gram
 from space.supernet.refits import Refits
-from space.supernet.sizes import is_merged
+from space.supernet.sizes import merges
 from space.supernet.store import StoredLayers
 from space.supernet.units import BlockWeights, kept_rows, own_parameters
 from space.types import GGUF_TYPES
@@ -80,7 +79,7 @@ class RoundedBlocks:
     def _rounded(self, index: int, kind: str, shape: LayerShape) -> Codes:
         spec, layout = self._files.spec, self._family.blocks[kind]
         ggml, plain = GGML[GGUF_TYPES[shape.type_of(kind)]], self._plain(index, kind, shape)
-        if _merges(spec, kind, shape):
+        if merges(spec, kind, shape):
             return {name: nearest(held["weight"], ggml) for name, held in plain.items()}
         gram = output_gram(self._files, index, kind, shape.unrounded, self._device)
         output = gram_rounded(plain[layout.output]["weight"].to(self._device, torch.float32), gram, ggml)
@@ -106,7 +105,7 @@ class RoundedBlocks:
     def _rest(self, index: int, kind: str, shape: LayerShape) -> dict[str, dict[str, Tensor]]:
         """What projections of a block have beside their matrices: biases, if anything."""
         spec, layout = self._files.spec, self._family.blocks[kind]
-        if _merges(spec, kind, shape):
+        if merges(spec, kind, shape):
             held = self._plain(index, kind, shape)
         else:
             block = self._layers[index].get_submodule(layout.module)
@@ -115,10 +114,6 @@ class RoundedBlocks:
                 biases = {key: tensor for key, tensor in held[each.name].items() if key != "weight"}
                 held[each.name] = {key: kept_rows(spec, shape, layout, each, tensor) for key, tensor in biases.items()}
         return {name: {k: t for k, t in parameters.items() if k != "weight"} for name, parameters in held.items()}
-
-
-def _merges(spec: ModelSpec, kind: str, shape: LayerShape) -> bool:
-    return kind == "attention" and is_merged(spec, (shape.query_heads, shape.kv_heads))
 
 
 def nearest(weight: Tensor, ggml: Any) -> Rounded:

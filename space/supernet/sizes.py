@@ -179,6 +179,11 @@ def is_merged(spec: ModelSpec, option: Option) -> bool:
     return groups > 0 and heads // groups > spec.queries_per_group
 
 
+def merges(spec: ModelSpec, kind: str, shape: LayerShape) -> bool:
+    """Whether a layer's block of a kind has KV groups merged at a shape."""
+    return kind == "attention" and is_merged(spec, (shape.query_heads, shape.kv_heads))
+
+
 def owned_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option, *, sliced: bool = False) -> int:
     """What a narrower block holds beside the dense model's weights, refit or, `sliced`, as it is timed."""
     item, dense = ITEM_BYTES[dtype], Candidate.dense(spec).layers[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +72,7 @@ def _figures(recent: Mapping[str, Any]) -> str:
     total = sum(recent["requests"].values())
     if not total:
         return "No request ended in its last minute."
-    by = ", ".join(f"{point} {count}" for point, count in sorted(recent["requests"].items(), key=lambda one: -one[1]))
+    by = ", ".join(f"{point} {count}" for point, count in Counter(recent["requests"]).most_common())
     first, token, kept, loss = (recent[name] for name in ("first_token_s", "token_s", "slo_kept", "predicted_loss"))
     parts = [f"Its last minute: {total} requests ({by})"]
     parts += [f"{recent['failed']} of them failed"] if recent["failed"] else []
@@ -84,11 +85,8 @@ def _figures(recent: Mapping[str, Any]) -> str:
 
 def _ended(looks: list[dict[str, Any]]) -> dict[str, Curve]:
     """Rates over the last `SPAN` looks, at each but the first, which has none before it."""
-    totals: dict[str, int] = {}
-    for look in looks[1:]:
-        for point, count in look["ended"].items():
-            totals[point] = totals.get(point, 0) + count
-    named = sorted(totals, key=lambda point: -totals[point])[:SHOWN_POINTS]
+    totals: Counter[str] = sum((Counter(look["ended"]) for look in looks[1:]), Counter())
+    named = [point for point, _ in totals.most_common(SHOWN_POINTS)]
     groups = {point: {point} for point in named}
     groups |= {OTHERS: others} if (others := {*totals} - {*named}) else {}
     return {name: [_rate(looks, at, points) for at in range(1, len(looks))] for name, points in groups.items()}

@@ -13,6 +13,7 @@ import gguf
 from torch import Tensor, nn
 
 from space.candidate import Candidate, LayerShape
+from space.formats.checkpoint import kept_shapes
 from space.formats.greedy import Tolerance
 from space.rounding.rounded import GGML, Rounded
 from space.types import GGUF_TYPES
@@ -109,9 +110,9 @@ class FileTypes:
         return chosen if columns % gguf.GGML_QUANT_SIZES[chosen][0] == 0 else _Type.F16
 
     @cached_property
-    def _shapes(self) -> list[LayerShape]:
+    def _shapes(self) -> tuple[LayerShape, ...]:
         """Of the layers that are left of a design."""
-        return [shape for shape in self.own.layers if not shape.gone] if self.own else []
+        return kept_shapes(self.own) if self.own else ()
 
     def _own_type(self, module: str, own: Candidate) -> int:
         if module == _EMBEDDING:
