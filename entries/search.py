@@ -59,7 +59,7 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     remarks = [*streaming_remarks(session.loaded), *session.text.remarks(text.windows, text.length)]
     remarks += Closing.remarks(session)
     watch.say([*remarks, *session.harness.remarks(settings.session.objectives)])
-    watch.say(disk_remarks(session.loaded, session.paths.supernet))
+    watch.say(disk_remarks(session.loaded, session.paths.supernet, read=bool(session.space.types)))
     # 1 and 2: the supernet, whose units are ordered and whose output projections are refit; then the latency table
     table = session.table
     if (elsewhere := settings.session.latency.table) is not None:

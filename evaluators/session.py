@@ -138,7 +138,8 @@ class Session:
         with (unseen if is_prepared(place) else self._stage)("calibration and order of units") as show:
             tokens, on_layer = lambda: self.windows("calibration"), lambda index: show(index + 1, layers)
             channels = [option[0] for option in self.space.block_options.get("mlp", ())]
-            return prepared_supernet(preparation, self.loaded, tokens, place, on_layer, self.paths.cache, channels)
+            how = place, on_layer, self.paths.cache, channels
+            return prepared_supernet(preparation, self.loaded, tokens, *how, read=bool(self.space.types))
 
     @cached_property
     def bench(self) -> LatencyBench:

@@ -44,11 +44,11 @@ GONE = (0, 0, 0)
 GGUF_CARD = {"Metrics": {"kl": 0.25}}
 
 
-def supernet(family: str, directory: Path, **changes: Any) -> Supernet:
-    """A prepared supernet of a tiny model of a family."""
+def supernet(family: str, directory: Path, *, read: bool = False, **changes: Any) -> Supernet:
+    """A prepared supernet of a tiny model of a family, for types of matrices where what projections read is kept."""
     sizes = {key: value for key, value in _SIZES.items() if key != "head_dim" or family != "qwen2"}
     model, spec = tiny_model(family, **(sizes | changes))
-    return Supernet.prepare(model, spec, random_tokens(12, 24), directory, dtype=torch.float32)
+    return Supernet.prepare(model, spec, random_tokens(12, 24), directory, dtype=torch.float32, read=read)
 
 
 def gguf_export(

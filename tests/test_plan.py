@@ -74,16 +74,25 @@ def job_of(spec: ModelSpec, *overrides: str, **changes: Any) -> Job:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_stored_of_a_layer_is_known_beforehand(make_supernet, family: str, dtype: torch.dtype) -> None:
-    supernet = make_supernet(family, dtype)
-    directory, name = supernet._files.directory, str(dtype).removeprefix("torch.")
+    require_known(make_supernet(family, dtype), str(dtype).removeprefix("torch."))
+
+
+def test_so_is_what_is_stored_for_types(tmp_path: Path) -> None:
+    model, spec = wide_model()
+    how = {"dtype": torch.float32, "read": True}
+    require_known(Supernet.prepare(model, spec, random_tokens(12, 24), tmp_path / "net", **how), "float32", read=True)
+
+
+def require_known(supernet: Supernet, name: str, *, read: bool = False) -> None:
+    directory = supernet._files.directory
     file = directory / "layer-000.safetensors"
     with safe_open(file, framework="pt") as stored:
         slices = {key: stored.get_slice(key) for key in stored.keys()}  # noqa: SIM118
         there = {(key, each.get_dtype(), tuple(each.get_shape())) for key, each in slices.items()}
-    assert there == {(each.name, each.dtype, each.shape) for each in stored_tensors(supernet.spec, name)}
-    assert layer_file_bytes(supernet.spec, name) == pytest.approx(file.stat().st_size, abs=16)
+    assert there == {(each.name, each.dtype, each.shape) for each in stored_tensors(supernet.spec, name, read=read)}
+    assert layer_file_bytes(supernet.spec, name, read=read) == pytest.approx(file.stat().st_size, abs=16)
     whole = sum(each.stat().st_size for each in directory.iterdir())
-    assert supernet_bytes(supernet.spec, name) == pytest.approx(whole, rel=0.02)
+    assert supernet_bytes(supernet.spec, name, read=read) == pytest.approx(whole, rel=0.02)
 
 
 def test_narrower_blocks_and_trained_weights_are_as_large_as_said(make_supernet, unlike_family: str) -> None:
@@ -105,20 +114,23 @@ def wide_model() -> tuple[Any, ModelSpec]:
     return tiny_model("mistral", head_dim=16, **sizes)
 
 
-def test_calibration_holds_what_is_said() -> None:
+@pytest.mark.parametrize("read", [False, True])
+def test_calibration_holds_what_is_said(read: bool) -> None:
     model, spec = wide_model()
     tokens = random_tokens(4, 32)
+    head = torch.zeros(spec.hidden, spec.hidden) if read else None
 
     def calibrate() -> None:
         how = {"damping": 0.01, "steps": 48, "dtype": torch.float32}
-        for statistics in gather(model, tokens, forward_dtype=torch.float32, place=Placement(torch.device("cpu"))):
+        place = Placement(torch.device("cpu"))
+        for statistics in gather(model, tokens, forward_dtype=torch.float32, place=place, head_gram=head):
             tensors = prepared_layer(statistics, spec, rule_of("obs"), **how)
             del statistics, tensors
 
     with torch.no_grad():
         peak = peak_bytes(model, calibrate)
     streams = 8 * tokens.numel() * spec.hidden
-    said = total(calibration_parts(spec, "float32", tokens.numel(), steps=48)) + streams
+    said = total(calibration_parts(spec, "float32", tokens.numel(), steps=48, read=read)) + streams
     assert peak == pytest.approx(said, rel=0.15)
 
 

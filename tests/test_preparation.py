@@ -36,15 +36,20 @@ def prepare(tmp_path: Path) -> Open:
     """Opens a supernet in a run directory; gives it and the layers that were calibrated for it."""
 
     def open_in(
-        run: str, *, tokens: torch.Tensor = TOKENS, family: str = "llama", dtype: Any = torch.float32, **settings: Any
+        run: str,
+        *,
+        tokens: torch.Tensor = TOKENS,
+        family: str = "llama",
+        dtype: Any = torch.float32,
+        read: bool = False,
+        **settings: Any,
     ) -> tuple[Supernet, list[int]]:
         model, spec = tiny_model(family)
         loaded = LoadedModel(model, None, spec, dtype, torch.device("cpu"), "nowhere")
         calibrated: list[int] = []
         directory = tmp_path / "runs" / run / "supernet"
-        return prepared_supernet(
-            Preparation(**settings), loaded, lambda: tokens, directory, calibrated.append
-        ), calibrated
+        how = Preparation(**settings), loaded, lambda: tokens, directory, calibrated.append
+        return prepared_supernet(*how, read=read), calibrated
 
     return open_in
 
@@ -73,6 +78,7 @@ def test_the_second_run_calibrates_nothing_and_is_the_same(prepare: Open, tmp_pa
     [
         {"tokens": random_tokens(12, 24, seed=1)},
         {"tokens": TOKENS.reshape(6, 48)},
+        {"read": True},
         {"family": "mistral"},
         {"dtype": torch.bfloat16},
         {"importance": "magnitude"},

@@ -10,11 +10,12 @@ import torch
 from conftest import random_tokens
 from helpers_formats import supernet
 
-from space.candidate import Candidate, LayerShape
+from space.candidate import HEAD, Candidate, LayerShape
 from space.errors import UserError
 from space.rounding.rounded import GGML, Rounded
 from space.space import SearchSpace
 from space.spec import ModelSpec
+from space.supernet.grams import read_gram
 from space.supernet.supernet import Supernet
 from space.types import GGUF_TYPES
 
@@ -26,6 +27,12 @@ TYPES = ("f16", "q8_0", "q4_0")
 @pytest.fixture(scope="module")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Supernet:
     return supernet("llama", tmp_path_factory.mktemp("typed") / "supernet", head_dim=32)
+
+
+@pytest.fixture(scope="module")
+def knowing(tmp_path_factory: pytest.TempPathFactory) -> Supernet:
+    """What was prepared for types."""
+    return supernet("llama", tmp_path_factory.mktemp("typed") / "supernet", head_dim=32, read=True)
 
 
 def space(spec: ModelSpec = SPEC, **changes: Any) -> SearchSpace:
@@ -86,7 +93,9 @@ def design(net: Supernet, kind: int) -> Candidate:
 
 
 @pytest.mark.parametrize("kind", [Q8, Q4])
-def test_a_view_holds_the_values_of_its_codes(net: Supernet, kind: int) -> None:
+@pytest.mark.parametrize("prepared", ["net", "knowing"])
+def test_a_view_holds_the_values_of_its_codes(prepared: str, kind: int, request: pytest.FixtureRequest) -> None:
+    net: Supernet = request.getfixturevalue(prepared)
     candidate, tokens = design(net, kind), random_tokens(2, 24)
     view, plain = net.view(candidate), net.view(candidate.unrounded)
     state, before = view.state_dict(), plain.state_dict()
@@ -101,7 +110,7 @@ def test_a_view_holds_the_values_of_its_codes(net: Supernet, kind: int) -> None:
             assert 0 < float((state[weight] - before[weight]).abs().max()) < span * (0.02 if kind == Q8 else 0.4)
             seen.add(weight)
     assert seen == {name for name, tensor in state.items() if tensor.ndim == 2 and "layers" in name}
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+    for name in ("model.embed_tokens.weight", "lm_head.weight")[: 2 if prepared == "net" else 1]:
         torch.testing.assert_close(state[name], Rounded.nearest(before[name], GGML[GGUF_TYPES[kind]]).values)
     for name, tensor in state.items():
         if name.endswith("bias") or "norm" in name:
@@ -121,3 +130,45 @@ def test_healed_weights_are_rounded_too(net: Supernet) -> None:
     torch.testing.assert_close(changed, Rounded.nearest(1.5 * weight[:32], GGML["q8_0"]).values)
     kept = net.view(candidate).state_dict()[f"model.{name}"]
     torch.testing.assert_close(kept, Rounded.nearest(weight[:32], GGML["q8_0"]).values)
+
+
+@torch.no_grad()
+def test_input_projections_and_the_head_are_rounded_with_what_they_read(knowing: Supernet, net: Supernet) -> None:
+    """Of the dense model, on the calibration text: brute-force Gram matrices, and less error than nearest values."""
+    tokens, read = random_tokens(12, 24), dict[str, torch.Tensor]()
+    model = knowing.dense()
+    names = [f"model.layers.{index}.{name}" for index in range(4) for name in ("self_attn.q_proj", "mlp.gate_proj")]
+    names.append("lm_head")
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda module, given, name=name: read.__setitem__(name, given[0].flatten(0, 1))
+        )
+        for name in names
+    ]
+    model(tokens)
+    for handle in handles:
+        handle.remove()
+    dense = Candidate.dense(knowing.spec)
+    rows = [(*shape.row[:3], Q4, Q4) for shape in dense.layers]
+    rounded = Candidate.from_rows(rows, embedding_type=Q4, head_type=Q4)
+    states = [each.state_dict() for each in (knowing.view(rounded), net.view(rounded), model)]
+    for name, rows_read in read.items():
+        whole = rows_read.T @ rows_read / len(rows_read)
+        whole.diagonal().add_(0.01 * whole.diagonal().mean())
+        index = int(name.split(".")[2]) if "layers" in name else 0
+        kind = {"self_attn": "attention", "mlp": "mlp"}.get(name.split(".")[-2] if "layers" in name else "", HEAD)
+        gram = read_gram(knowing._files, kind, torch.device("cpu"), index)
+        assert gram is not None
+        torch.testing.assert_close(gram, whole, rtol=1e-3, atol=1e-5)
+        errors = [(rows_read @ (state[f"{name}.weight"] - states[2][f"{name}.weight"]).T).norm() for state in states]
+        assert 0 < errors[0] < 0.85 * errors[1]
+    assert read_gram(net._files, HEAD, torch.device("cpu")) is None
+
+
+def test_merged_groups_are_rounded_with_what_they_read(knowing: Supernet) -> None:
+    (codes,) = (c for index, kind, c in knowing.codes(design(knowing, Q8)) if (index, kind) == (2, "attention"))
+    plain = knowing.view(design(knowing, Q8).unrounded).state_dict()
+    for name, rounded in codes.items():
+        weight = plain[f"model.layers.2.self_attn.{name}.weight"]
+        alike = torch.equal(rounded.values, Rounded.nearest(weight, GGML["q8_0"]).values)
+        assert alike == (name == "o_proj")

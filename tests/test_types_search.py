@@ -11,6 +11,7 @@ import pytest
 
 from evaluators.base import Evaluation
 from evaluators.cost import cost_measure
+from evaluators.latency.bench import _timed, _with_types
 from evaluators.latency.labels import label, option_of, outer_types
 from evaluators.latency.table import LatencyTable, PhaseTable
 from evaluators.latency.workload import Workload
@@ -117,6 +118,17 @@ def test_a_table_prices_types_and_reads_back() -> None:
     assert "outer_ms" not in LatencyTable({"prefill": replace(table, outer_ms={})}, {}, Workload()).to_json()
     (line,) = (line for line in whole.profile(Candidate.from_rows([[4, 2, 128]])) if "by channels" in line)
     assert "128 q4_0 33%, 128 100%" in line
+
+
+def test_types_are_timed_at_the_full_width_alone() -> None:
+    options: list[tuple[int, ...]] = [(32,), (64,), (32, Q4), (64, Q4), (64, Q8), (32, Q8)]
+    timed = _timed("mlp", options)
+    assert timed == [(32,), (64,), (64, Q4), (64, Q8)]
+    ms = dict(zip(timed, (2.0, 3.0, 1.0, 1.5), strict=True))
+    assert _with_types("mlp", ms, options) == ms | {(32, Q4): pytest.approx(2 / 3), (32, Q8): 1.0}
+    assert _with_types("mlp", ms | {(64,): 0.0}, options)[32, Q4] == 0
+    heads: list[tuple[int, ...]] = [(9, 1), (9, 3), (9, 1, Q4), (9, 3, Q4)]
+    assert _timed("attention", heads) == [(9, 1), (9, 3), (9, 3, Q4)]
 
 
 def test_a_limit_is_met_where_a_narrower_block_in_more_bits_has_more_of_it() -> None:

@@ -2,7 +2,8 @@
 
 A block's entry is measured in place: the time of a whole stack with that shape in every layer and the other block gone,
 less the empty stack's, a layer's share. Weights thus stream from memory as they do in use, and no block is timed in a
-warm cache of its own. All times are relative to the dense model's, timed in turns with the others: a machine that
+warm cache of its own. Types of matrices are timed at the full width alone: a narrower block gains by one as much, in
+part, as the full one does. All times are relative to the dense model's, timed in turns with the others: a machine that
 becomes slower or faster changes neither ratios nor ranks.
 """
 
@@ -21,7 +22,7 @@ from evaluators.latency.table import NOISY, LatencyTable, PhaseTable, model_shap
 from evaluators.latency.timings import Timings
 from evaluators.latency.vllm_clock import VLLMClock
 from evaluators.latency.workload import Phase, Workload
-from space.candidate import Candidate, LayerShape, Option
+from space.candidate import Candidate, LayerShape, Option, widths
 from space.spec import ModelSpec
 from space.supernet.supernet import Supernet
 from space.types import GGUF_TYPES
@@ -82,7 +83,8 @@ class LatencyBench:
         smallest = min(block_options["attention"])
         standing = f"on {_name('attention', smallest)}"  # times are kept by name from run to run; smallest ones differ
         models = {standing: _stack(layers, {}, smallest)}
-        for kind, options in block_options.items():
+        measured = {kind: _timed(kind, options) for kind, options in block_options.items()}
+        for kind, options in measured.items():
             if kind == "attention":
                 models |= {_name(kind, option): _stack(layers, {kind: option}, None) for option in options}
             else:
@@ -103,18 +105,19 @@ class LatencyBench:
             # a single layer cannot be told from the rest of the model
             block = (times[_name("attention", smallest)] - times[standing]) / (layers - 1) if layers > 1 else 0.0
             base = max(0.0, times[standing] - block)
+            block_ms = {
+                kind: {
+                    option: max(0.0, (times[_name(kind, option)] - base) / layers)
+                    if kind == "attention"
+                    else max(0.0, (times[f"{_name(kind, option)} {standing}"] - times[standing]) / layers)
+                    for option in options
+                }
+                for kind, options in measured.items()
+            }
             table = PhaseTable(
                 dense_ms=dense_ms,
                 base_ms=base,
-                block_ms={
-                    kind: {
-                        option: max(0.0, (times[_name(kind, option)] - base) / layers)
-                        if kind == "attention"
-                        else max(0.0, (times[f"{_name(kind, option)} {standing}"] - times[standing]) / layers)
-                        for option in options
-                    }
-                    for kind, options in block_options.items()
-                },
+                block_ms={kind: _with_types(kind, block_ms[kind], options) for kind, options in block_options.items()},
                 spread=timings.spread(),
                 rounds=timings.rounds,
                 head_ms=timings.head_ms,
@@ -175,6 +178,23 @@ class LatencyBench:
         if whole and timings.spread() <= NOISY:
             timings.save()
         return timings
+
+
+def _timed(kind: str, options: Sequence[Option]) -> list[Option]:
+    """The options of a block, of some, that are timed: all in the first type, and the widest in each of the others."""
+    widest = max(widths(kind, option) for option in options)
+    return [option for option in options if widths(kind, option) in (option, widest)]
+
+
+def _with_types(kind: str, timed: Mapping[Option, float], options: Sequence[Option]) -> dict[Option, float]:
+    """Milliseconds of all options of a block, from those that `_timed` gives."""
+    widest = max(widths(kind, option) for option in options)
+
+    def scaled(option: Option) -> float:
+        plain = widths(kind, option)
+        return timed[plain] * timed[widest + option[len(plain) :]] / (timed[widest] or inf)
+
+    return {option: timed[option] if option in timed else scaled(option) for option in options}
 
 
 def _with_logits(candidate: Candidate, number: int, spec: ModelSpec) -> Candidate:

@@ -77,7 +77,7 @@ def on_disk(job: Job) -> list[Part]:
     """What the run writes that is large."""
     sets = 1 if job.healing is None else 3  # of weights: dense, healed, and half healed
     solved = Part("solved refits, until the run ends, up to", sets * solved_bytes(job), "supernet.disk_bytes")
-    parts = [Part("supernet/", supernet_bytes(job.spec, job.dtype)), solved]
+    parts = [Part("supernet/", supernet_bytes(job.spec, job.dtype, read=bool(job.space.types))), solved]
     if (healing := job.healing) is not None:
         count = job.trained[job.trainable(healing)]
         state = Part(
@@ -107,7 +107,8 @@ def _calibration(job: Job) -> Stage:
         "data.calibration_windows",
     )
     batch = min(recipe.batch_size, text.calibration_windows) * text.length
-    layer = calibration_parts(job.spec, job.dtype, batch, steps=recipe.steps, batch_size="supernet.batch_size")
+    limit, read = "supernet.batch_size", bool(job.space.types)
+    layer = calibration_parts(job.spec, job.dtype, batch, steps=recipe.steps, batch_size=limit, read=read)
     return stage_of(job, "calibration", [*home, streams], [*device, *layer], [*kept(job), *host])
 
 

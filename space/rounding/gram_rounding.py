@@ -9,6 +9,7 @@ a block is that of the type for the values that the block has when it is reached
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import gguf
@@ -99,6 +100,18 @@ def gram_rounded(values: Tensor, gram: Tensor, ggml: gguf.GGMLQuantizationType) 
         work[:, end:].addmm_(errors.T, upper[start:end, end:], alpha=-1)
         packed.append(grid.packed(scales, levels.T.contiguous()))
     return Rounded(ggml, torch.cat(packed, 1).cpu())
+
+
+def gram_rounded_together(
+    weights: Mapping[str, Tensor], gram: Tensor, ggml: gguf.GGMLQuantizationType
+) -> dict[str, Rounded]:
+    """Matrices that read the same, by name, rounded with its Gram matrix; see `gram_rounded`.
+
+    Rows do not know of each other: each is rounded as it would be alone.
+    """
+    whole = gram_rounded(torch.cat([*weights.values()]), gram, ggml)
+    parts = whole.codes.split([len(weight) for weight in weights.values()])
+    return {name: Rounded(ggml, codes) for name, codes in zip(weights, parts, strict=True)}
 
 
 def _inverse_factor(gram: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class LayerStatistics:
         layer: A copy of it with float32 weights, the caller's to change.
         grams: By kind of block, XᵀX / tokens of its output projection's input, float32, shape (query_heads · head_dim,)
             * 2 or (mlp_channels,) * 2; the caller's to take out.
+        read: By kind of block, the same of what its input projections read, shape (hidden,) * 2; or nothing.
         influence: 1 − mean cosine of the residual stream before and after the layer (Block Influence of ShortGPT,
             Men et al. 2024, eq. 1): small for a layer that changes little.
         inputs: Residual streams before the layer, each float32 of shape (windows, time, hidden), where they wait.
@@ -40,6 +41,7 @@ class LayerStatistics:
     index: int
     layer: Any
     grams: dict[str, Tensor]
+    read: dict[str, Tensor]
     influence: float
     inputs: list[Tensor]
     arguments: dict[str, Any]
@@ -48,9 +50,8 @@ class LayerStatistics:
 class _Gram:
     """Accumulates XᵀX of a module's input in float32 while its hook is on."""
 
-    def __init__(self, projection: nn.Module, weight: Tensor) -> None:
-        size = weight.shape[1]
-        self.total = torch.zeros(size, size, device=weight.device)
+    def __init__(self, projection: nn.Module, size: int, device: torch.device) -> None:
+        self.total = torch.zeros(size, size, device=device)
         self._handle = projection.register_forward_pre_hook(self._add)
 
     def _add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -126,6 +127,7 @@ def gather(
     forward_dtype: torch.dtype,
     place: Placement,
     batch_size: int = 8,
+    head_gram: Tensor | None = None,
 ) -> Iterator[LayerStatistics]:
     """Statistics of each decoder layer of the dense model, in order.
 
@@ -140,6 +142,8 @@ def gather(
         forward_dtype: `torch.bfloat16` where the device is fast at it, else `torch.float32`.
         place: Where layers run, and where residual streams wait.
         batch_size: Windows of a forward pass.
+        head_gram: To have `LayerStatistics.read`: zeros of shape (hidden, hidden), which become the same of what the LM
+            head reads, if there is one.
 
     Raises:
         UserError: Activations are not finite, or none differ from zero; the former also of the first logits.
@@ -148,14 +152,20 @@ def gather(
     states = first_inputs(model, tokens.split(batch_size), torch.float32, place)
     for index, layer in enumerate(layers_of(model)):
         wide = copy.deepcopy(layer).to(place.device, torch.float32)
-        statistics, states = _learned(index, wide, family_of(model), states, arguments[index], forward_dtype)
+        statistics, states = _learned(
+            index, wide, family_of(model), states, arguments[index], forward_dtype, read=head_gram is not None
+        )
         yield statistics
         del wide, statistics  # before the next ones are made
     head = model.get_output_embeddings()
     if head is not None:
         with torch.no_grad():
             logits = head(norm_of(model)(states[0][:1].to(head.weight)))
-        _require_finite({"what its head gives, the logits,": logits}, forward_dtype)
+            _require_finite({"what its head gives, the logits,": logits}, forward_dtype)
+            if head_gram is not None:
+                for state in states:
+                    rows = norm_of(model)(state.to(head.weight)).flatten(0, -2).float()
+                    head_gram.addmm_(rows.T, rows, alpha=1 / tokens.numel())
 
 
 @torch.no_grad()
@@ -166,12 +176,20 @@ def _learned(
     states: list[Tensor],
     arguments: dict[str, Any],
     dtype: torch.dtype,
+    *,
+    read: bool,
 ) -> tuple[LayerStatistics, list[Tensor]]:
     """What a layer's pass over the text teaches, and the residual streams after it."""
     blocks = [(kind, layer.get_submodule(each.module), each) for kind, each in family.blocks.items()]
-    grams = {kind: _Gram(block.get_submodule(each.output), output_weight(block, each)) for kind, block, each in blocks}
+    device, hidden = next(layer.parameters()).device, states[0].shape[-1]
+    grams = {
+        kind: _Gram(block.get_submodule(each.output), output_weight(block, each).shape[1], device)
+        for kind, block, each in blocks
+    }
+    reads = {
+        kind: _Gram(block.get_submodule(each.inputs[0].name), hidden, device) for kind, block, each in blocks if read
+    }
     after = list[Tensor]()
-    device = next(layer.parameters()).device
     count, cosine = 0, torch.zeros((), device=device)
     try:
         for waiting in states:
@@ -182,20 +200,20 @@ def _learned(
             count += state.shape[0] * state.shape[1]
             after.append(output.to(waiting.device))
     finally:
-        for gram in grams.values():
+        for gram in (*grams.values(), *reads.values()):
             gram.close()
-    totals = {kind: gram.total.div_(count) for kind, gram in grams.items()}
-    read = {f"its {family.blocks[kind].output} reads": total for kind, total in totals.items()}
-    places = {**read, "it hands on": cosine}
+    totals, ahead = ({kind: gram.total.div_(count) for kind, gram in each.items()} for each in (grams, reads))
+    said = {f"its {family.blocks[kind].output} reads": total for kind, total in totals.items()}
+    places = {**said, "it hands on": cosine}
     _require_finite({f"in layer {index} what {place}": values for place, values in places.items()}, dtype)
-    for place, total in read.items():
+    for place, total in said.items():
         if not total.diagonal().any():
             raise UserError(
                 "Expected activations of the dense model that say something of the calibration text, but all that in "
                 f"layer {index} {place} is 0, though all weights are finite: some before it are 0, or "
                 f"so large that norms lose what they give: {_ADVICE}."
             )
-    return LayerStatistics(index, layer, totals, 1 - cosine.item() / count, states, arguments), after
+    return LayerStatistics(index, layer, totals, ahead, 1 - cosine.item() / count, states, arguments), after
 
 
 def _require_finite(places: Mapping[str, Tensor], dtype: torch.dtype) -> None:

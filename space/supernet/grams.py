@@ -34,6 +34,24 @@ def output_gram(files: StoredLayers, index: int, kind: str, shape: LayerShape, d
     return lower @ lower.T
 
 
+def read_gram(files: StoredLayers, kind: str, device: torch.device, index: int = 0) -> Tensor | None:
+    """The damped Gram matrix of what a block's input projections read, or the LM head, shape (hidden, hidden).
+
+    Args:
+        files: What is stored of the supernet.
+        kind: Of block, or `space.candidate.HEAD`.
+        device: Where to.
+        index: The block's layer.
+
+    Returns:
+        It, or None where nothing of it is stored.
+    """
+    if not files.reads:
+        return None
+    lower = files.read_factor(index, kind, device)
+    return lower @ lower.T
+
+
 def first_factor(blocks: Iterable[Tensor], kept: int) -> Tensor:
     """The Cholesky factor of the first columns' Gram matrix, shape (kept, kept).
 

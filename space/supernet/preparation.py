@@ -35,6 +35,8 @@ def prepared_supernet(
     on_layer: Callable[[int], None] = lambda index: None,
     cache: Path | None = None,
     channels: Sequence[int] = (),
+    *,
+    read: bool = False,
 ) -> Supernet:
     """The supernet, with what it needs from disk in `directory`.
 
@@ -49,17 +51,18 @@ def prepared_supernet(
         on_layer: Called with the number of each layer that is calibrated.
         cache: Where calibrations are kept; None for the user's cache.
         channels: MLP levels that will be asked for, see `space.supernet.solved`.
+        read: See `Supernet.prepare`.
     """
     place = directory
     if not is_prepared(directory):
-        place = (cache or cache_dir()) / "supernets" / _digest(preparation, loaded, tokens())
+        place = (cache or cache_dir()) / "supernets" / _digest(preparation, loaded, tokens(), read)
     placement = Placement(loaded.device, loaded.streamed)
     how: dict[str, Any] = {"dtype": loaded.dtype, "place": placement, "refit_bytes": refit_limit(preparation, loaded)}
     how["on_disk"] = OnDisk(preparation.disk_limit(_weight_bytes(loaded)), tuple(channels))
     if is_prepared(place):
         supernet = Supernet.load(loaded.model, loaded.spec, place, **how)
     else:
-        _require_room(loaded, place)
+        _require_room(loaded, place, read)
         supernet = Supernet.prepare(
             loaded.model,
             loaded.spec,
@@ -69,6 +72,7 @@ def prepared_supernet(
             damping=preparation.damping,
             steps=preparation.steps,
             batch_size=preparation.batch_size,
+            read=read,
             on_layer=on_layer,
             **how,
         )
@@ -76,25 +80,25 @@ def prepared_supernet(
     return supernet
 
 
-def disk_remarks(loaded: LoadedModel, directory: Path) -> list[str]:
+def disk_remarks(loaded: LoadedModel, directory: Path, *, read: bool = False) -> list[str]:
     """What a person should know of the disk before a supernet is prepared, in lines: its size, where that is large."""
-    size = _size(loaded)
+    size = _size(loaded, read)
     if is_prepared(directory) or size < _LARGE_BYTES:
         return []
     return [f"what refits need takes {size / 1e9:.1f} GB on disk, in {cache_dir()}, to which {directory} is linked"]
 
 
-def _size(loaded: LoadedModel) -> int:
-    return supernet_bytes(loaded.spec, dtype_name(loaded.dtype))
+def _size(loaded: LoadedModel, read: bool) -> int:
+    return supernet_bytes(loaded.spec, dtype_name(loaded.dtype), read=read)
 
 
-def _require_room(loaded: LoadedModel, place: Path) -> None:
+def _require_room(loaded: LoadedModel, place: Path, read: bool) -> None:
     """Refuses a calibration whose files the disk has no room for.
 
     Raises:
         UserError: It has not.
     """
-    free, size = free_disk_bytes(place.parent), _size(loaded)
+    free, size = free_disk_bytes(place.parent), _size(loaded, read)
     if free < size:
         raise UserError(
             f"Expected {size / 1e6:,.1f} MB of free disk for what refits of {loaded.spec.name} need, in "
@@ -111,7 +115,7 @@ def _weight_bytes(loaded: LoadedModel) -> int:
     return ITEM_BYTES[dtype_name(loaded.dtype)] * total_params(loaded.spec, Candidate.dense(loaded.spec))
 
 
-def _digest(preparation: Preparation, loaded: LoadedModel, tokens: Tensor) -> str:
+def _digest(preparation: Preparation, loaded: LoadedModel, tokens: Tensor, read: bool) -> str:
     settings = {
         "format": FORMAT,
         "spec": loaded.spec.identity,
@@ -121,6 +125,7 @@ def _digest(preparation: Preparation, loaded: LoadedModel, tokens: Tensor) -> st
         "importance": preparation.importance,
         "damping": preparation.damping,
         "steps": preparation.steps,
+        **({"read": True} if read else {}),
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(tokens.cpu().numpy().astype("<i8").tobytes())

@@ -15,7 +15,7 @@ from space.supernet.calibration import LayerStatistics
 from space.supernet.compensation import factor, lost_energy, maps, reordered, solving_dtype
 from space.supernet.importance import Rule, attention_order, damp_, mlp_order
 from space.supernet.merging import merged_attention
-from space.supernet.sizes import MOVED_ROWS, PACKED_ROWS, lost_name, merged_name
+from space.supernet.sizes import MOVED_ROWS, PACKED_ROWS, lost_name, merged_name, read_name
 from space.supernet.units import attention_columns, output_weight, permute_attention, permute_mlp
 
 
@@ -39,6 +39,8 @@ def prepared_layer(
     with _factorable(statistics.index):
         tensors = _mlp_tensors(statistics, spec, rule, damping, steps, solving_dtype(dtype))
         tensors |= _attention_tensors(statistics, spec, rule, damping)
+        for kind, gram in statistics.read.items():
+            tensors |= packed(read_name(kind), factor(damp_(gram, damping)))
     merges = merged_attention(
         statistics.layer, spec, statistics.inputs, statistics.arguments, damping=damping, forward_dtype=dtype
     )
@@ -70,7 +72,7 @@ def _attention_tensors(statistics: LayerStatistics, spec: ModelSpec, rule: Rule,
     permute_attention(attention, layout, spec, order)
     units = torch.arange(len(gram), device=gram.device).view(*order.heads.shape, spec.head_dim)
     lower = _factored_(gram, units[order.groups[:, None], order.heads[order.groups]].reshape(-1))
-    tensors = {"group_order": order.groups, "head_order": order.heads, **_packed("attention_factor", lower)}
+    tensors = {"group_order": order.groups, "head_order": order.heads, **packed("attention_factor", lower)}
     for kept in range(1, spec.queries_per_group + 1):
         columns = attention_columns(spec, kept).to(lower.device)
         tensors[f"attention_lost_{kept}"] = lost_energy(weight[:, columns], reordered(lower, columns))
@@ -85,7 +87,7 @@ def _factored_(gram: Tensor, order: Tensor) -> Tensor:
     return gram.copy_(factor(gram))
 
 
-def _packed(name: str, lower: Tensor) -> dict[str, Tensor]:
+def packed(name: str, lower: Tensor) -> dict[str, Tensor]:
     """A lower triangular matrix as blocks of rows, without most of the zeros above its diagonal."""
     ends = range(PACKED_ROWS, len(lower) + PACKED_ROWS, PACKED_ROWS)
     return {f"{name}.{end - PACKED_ROWS}": lower[end - PACKED_ROWS : end, :end].contiguous() for end in ends}

@@ -1,15 +1,16 @@
 """Blocks in types of fewer bits: refit first, then rounded, so that a view computes what a file of its codes computes.
 
-An output projection is rounded with the Gram matrix of what the dense model's reads, which is stored for refits: later
-columns make up for earlier ones (`space.rounding.gram_rounding`). Nothing is stored of what other projections read;
-each block of theirs is rounded to the nearest values, and so are all of merged KV groups. Rows are rounded by
-themselves, so that input projections are rounded once for all widths: a narrower block has the first of the codes.
+A projection is rounded with the Gram matrix of what the dense model's reads, of which later columns make up for earlier
+ones (`space.rounding.gram_rounding`). That of an output projection is stored for refits, and those of input projections
+where the supernet was prepared for types; else these are rounded to the nearest values, and so are output projections
+of merged KV groups, whose inputs are others. Rows are rounded by themselves, so that input projections are rounded once
+for all widths: a narrower block has the first of the codes.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ from torch import Tensor
 from space.candidate import Candidate, LayerShape, widths
 from space.models.architectures import architecture_of
 from space.models.layout import Architecture
-from space.rounding.gram_rounding import gram_rounded
+from space.rounding.gram_rounding import gram_rounded, gram_rounded_together
 from space.rounding.rounded import GGML, Rounded
 from space.supernet.block_memory import BlockMemory
-from space.supernet.grams import output_gram
+from space.supernet.grams import output_gram, read_gram
 from space.supernet.refits import Refits
 from space.supernet.sizes import merges
 from space.supernet.store import StoredLayers
@@ -80,12 +81,12 @@ class RoundedBlocks:
         spec, layout = self._files.spec, self._family.blocks[kind]
         ggml, plain = GGML[GGUF_TYPES[shape.type_of(kind)]], self._plain(index, kind, shape)
         if merges(spec, kind, shape):
-            return {name: nearest(held["weight"], ggml) for name, held in plain.items()}
+            output = nearest(plain[layout.output]["weight"], ggml)
+            return {**self._inputs(index, kind, plain, ggml), layout.output: output}
         gram = output_gram(self._files, index, kind, shape.unrounded, self._device)
         output = gram_rounded(plain[layout.output]["weight"].to(self._device, torch.float32), gram, ggml)
         if widths(kind, shape.option(kind)) == self._dense.option(kind):
-            inputs = {each.name: nearest(plain[each.name]["weight"], ggml) for each in layout.inputs}
-            return inputs | {layout.output: output}
+            return {**self._inputs(index, kind, plain, ggml), layout.output: output}
         whole = LayerShape.of(**{kind: (*self._dense.option(kind), shape.type_of(kind))})
         dense = self.codes(index, kind, whole)
         inputs = {
@@ -93,6 +94,15 @@ class RoundedBlocks:
             for each in layout.inputs
         }
         return inputs | {layout.output: output}
+
+    def _inputs(self, index: int, kind: str, plain: Mapping[str, Mapping[str, Tensor]], ggml: Any) -> Codes:
+        """The rounded input projections of a block whose parameters before that are given."""
+        weights = {each.name: plain[each.name]["weight"] for each in self._family.blocks[kind].inputs}
+        gram = read_gram(self._files, kind, self._device, index)
+        if gram is None:
+            return {name: nearest(weight, ggml) for name, weight in weights.items()}
+        wide = {name: weight.to(self._device, torch.float32) for name, weight in weights.items()}
+        return gram_rounded_together(wide, gram, ggml)
 
     def _plain(self, index: int, kind: str, shape: LayerShape) -> dict[str, dict[str, Tensor]]:
         """The parameters of a block before it is rounded, by projection."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
-from space.candidate import Candidate, LayerShape, Option, widths
+from space.candidate import HEAD, KINDS, Candidate, LayerShape, Option, widths
 from space.models.architectures import architecture_of
 from space.models.layout import BlockLayout, Projection
 from space.size import attention_params, attention_weights, layer_params, mlp_weights
@@ -29,6 +29,11 @@ def merged_name(groups: int, parameter: str) -> str:
 def lost_name(groups: int) -> str:
     """The tensor that says what an attention block loses with so many merged groups."""
     return f"merged_{groups}.lost"
+
+
+def read_name(kind: str) -> str:
+    """The factor of the Gram matrix of what the input projections of a kind of block read."""
+    return f"{kind}_read"
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,14 @@ class StoredTensor:
         return _BYTES[self.dtype] * prod(self.shape)
 
 
-def stored_tensors(spec: ModelSpec, dtype: str) -> list[StoredTensor]:
-    """What `prepared_layer` makes of a layer of a model that runs in a dtype, such as `bfloat16`."""
+def stored_tensors(spec: ModelSpec, dtype: str, *, read: bool = False) -> list[StoredTensor]:
+    """What `prepared_layer` makes of a layer of a model that runs in a dtype, such as `bfloat16`.
+
+    Args:
+        spec: The model.
+        dtype: See above.
+        read: Whether what input projections read is kept too.
+    """
     channels, columns = spec.mlp_channels, spec.query_heads * spec.head_dim
     layout = architecture_of(spec.family).attention
     tensors = [
@@ -76,6 +87,7 @@ def stored_tensors(spec: ModelSpec, dtype: str) -> list[StoredTensor]:
         StoredTensor("group_order", "I64", (spec.kv_heads,)),
         StoredTensor("head_order", "I64", (spec.kv_heads, spec.queries_per_group)),
         *_packed("attention_factor", columns),
+        *(tensor for kind in KINDS if read for tensor in _packed(read_name(kind), spec.hidden)),
     ]
     for kept in range(1, spec.queries_per_group + 1):
         tensors.append(StoredTensor(f"attention_lost_{kept}", "F64", (columns + 1,)))
@@ -99,18 +111,22 @@ def _packed(name: str, columns: int) -> Iterator[StoredTensor]:
         yield StoredTensor(f"{name}.{start}", "F32", (end - start, end))
 
 
-def layer_file_bytes(spec: ModelSpec, dtype: str) -> int:
-    """Of a layer's safetensors, with the header."""
+def layer_file_bytes(spec: ModelSpec, dtype: str, *, read: bool = False) -> int:
+    """Of a layer's safetensors, with the header; see `stored_tensors`."""
     header, end = {}, 0
-    for tensor in sorted(stored_tensors(spec, dtype), key=lambda tensor: (-_BYTES[tensor.dtype], tensor.name)):
+    for tensor in sorted(
+        stored_tensors(spec, dtype, read=read), key=lambda tensor: (-_BYTES[tensor.dtype], tensor.name)
+    ):
         start, end = end, end + tensor.bytes
         header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end]}
     return 8 + 8 * ceil(len(json.dumps(header, separators=(",", ":"))) / 8) + end
 
 
-def supernet_bytes(spec: ModelSpec, dtype: str) -> int:
-    """Of all that a prepared supernet keeps on disk."""
-    return spec.layers * layer_file_bytes(spec, dtype) + len(json.dumps(spec.to_json(), indent=1)) + 24 * spec.layers
+def supernet_bytes(spec: ModelSpec, dtype: str, *, read: bool = False) -> int:
+    """Of all that a prepared supernet keeps on disk; see `stored_tensors`."""
+    head = sum(tensor.bytes for tensor in _packed(read_name(HEAD), spec.hidden)) if read else 0
+    layers = spec.layers * layer_file_bytes(spec, dtype, read=read)
+    return layers + head + len(json.dumps(spec.to_json(), indent=1)) + 24 * spec.layers
 
 
 def layer_bytes(spec: ModelSpec, dtype: str) -> int:
@@ -118,7 +134,9 @@ def layer_bytes(spec: ModelSpec, dtype: str) -> int:
     return ITEM_BYTES[dtype] * layer_params(spec, Candidate.dense(spec).layers[0])
 
 
-def calibration_parts(spec: ModelSpec, dtype: str, tokens: int, *, steps: int, batch_size: str = "") -> list[Part]:
+def calibration_parts(
+    spec: ModelSpec, dtype: str, tokens: int, *, steps: int, batch_size: str = "", read: bool = False
+) -> list[Part]:
     """What the calibration of one layer holds where it runs, beside the residual streams and the model, at its most.
 
     Args:
@@ -127,11 +145,12 @@ def calibration_parts(spec: ModelSpec, dtype: str, tokens: int, *, steps: int, b
         tokens: Of a forward pass.
         steps: How often the cost of channels is evaluated anew.
         batch_size: The setting that `tokens` follow from.
+        read: Whether what input projections read is kept too.
     """
     channels, columns, hidden = spec.mlp_channels, spec.query_heads * spec.head_dim, spec.hidden
     layer, item = Candidate.dense(spec).layers[0], ITEM_BYTES[dtype]
     factors, merges = channels**2 + columns**2, len(spec.merged_kv_heads)
-    files = layer_file_bytes(spec, dtype)
+    files = layer_file_bytes(spec, dtype, read=read)
     merged = merges * item * projection_params(spec, layer.query_heads, layer.kv_heads)
     # the inverse, the output projection and what of it moves, rows of a step, thrice, and rows on their way
     rows = 3 * ceil(channels / steps) + 2 * min(MOVED_ROWS, channels)
@@ -143,7 +162,7 @@ def calibration_parts(spec: ModelSpec, dtype: str, tokens: int, *, steps: int, b
     work = max(order, merging, files)
     parts = [
         Part("a layer in float32", layer_bytes(spec, "float32")),
-        Part("its Gram matrices", 4 * factors),
+        Part("its Gram matrices", 4 * factors + read * 12 * hidden**2),
     ]
     if work >= activations.bytes:
         return [*parts, Part("what ordering, merging and storing hold", work)]

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from space.candidate import LayerShape
+from space.candidate import HEAD, LayerShape
 from space.checks import dtype_name
 from space.errors import UserError
 from space.files import whole_directory
@@ -27,15 +27,17 @@ from space.models.architectures import architecture_of
 from space.models.stack import is_outside, layers_of, stack_of
 from space.spec import ModelSpec
 from space.supernet.calibration import gather
-from space.supernet.compensation import chosen_map, dropped_map
-from space.supernet.importance import AttentionOrder, rule_of
+from space.supernet.compensation import chosen_map, dropped_map, factor
+from space.supernet.importance import AttentionOrder, damp_, rule_of
 from space.supernet.placement import Placement
-from space.supernet.prepared_layer import prepared_layer
+from space.supernet.prepared_layer import packed, prepared_layer
+from space.supernet.sizes import read_name
 from space.supernet.units import attention_columns, permute_attention, permute_mlp
 
 FORMAT = 10  # of the files
 _ORDERS = ("group_order", "head_order", "mlp_order")
 META_FILE = "supernet.json"
+_HEAD_FILE = "head.safetensors"
 
 
 def is_prepared(directory: Path) -> bool:
@@ -50,10 +52,12 @@ class StoredLayers:
         directory: Where.
         spec: The dense model.
         influence: Block influence of every layer on the calibration text; small means that it changes little.
+        reads: Whether it says what input projections and the LM head read.
     """
 
-    def __init__(self, directory: Path, spec: ModelSpec, influence: tuple[float, ...]) -> None:
+    def __init__(self, directory: Path, spec: ModelSpec, influence: tuple[float, ...], reads: bool = False) -> None:
         """Takes what is known to be there; use `make` or `open`."""
+        self.reads = reads
         self.directory = directory
         self.spec = spec
         self.influence = influence
@@ -72,6 +76,7 @@ class StoredLayers:
         damping: float,
         steps: int,
         batch_size: int,
+        read: bool,
         on_layer: Callable[[int], None],
     ) -> StoredLayers:
         """Calibrates, orders and permutes a model, and writes the directory, whole or not at all.
@@ -87,7 +92,10 @@ class StoredLayers:
             advice=CACHE_ADVICE,
             failures=(SafetensorError,),
         ) as unfinished:
-            for statistics in gather(model, tokens, forward_dtype=dtype, place=place, batch_size=batch_size):
+            head = torch.zeros(spec.hidden, spec.hidden, device=place.device) if read else None
+            for statistics in gather(
+                model, tokens, forward_dtype=dtype, place=place, batch_size=batch_size, head_gram=head
+            ):
                 index = statistics.index
                 tensors = prepared_layer(statistics, spec, rule, damping=damping, steps=steps, dtype=dtype)
                 save_file(tensors, unfinished / _layer_file(index))
@@ -95,9 +103,13 @@ class StoredLayers:
                 influence.append(statistics.influence)
                 on_layer(index)
                 del statistics, tensors  # before the next layer's are made
+            if head is not None and model.get_output_embeddings() is not None:
+                lower = factor(damp_(head, damping))
+                save_file(packed(read_name(HEAD), lower), unfinished / _HEAD_FILE)
             meta = {"format": FORMAT, "spec": spec.to_json(), "dtype": str(dtype), "influence": influence}
+            meta |= {"read": True} if read else {}
             (unfinished / META_FILE).write_text(json.dumps(meta, indent=1))
-        return cls(directory, spec, tuple(influence))
+        return cls(directory, spec, tuple(influence), read)
 
     @classmethod
     def open(cls, directory: Path, spec: ModelSpec, dtype: torch.dtype) -> StoredLayers:
@@ -126,7 +138,7 @@ class StoredLayers:
                 f"The supernet in {directory} was prepared in {stored}, but the model runs in "
                 f"{dtype_name(dtype)}. Set model.dtype={stored}, or start a new run."
             )
-        return cls(directory, spec, tuple(meta["influence"]))
+        return cls(directory, spec, tuple(meta["influence"]), meta.get("read", False))
 
     def place(self, model: Any, dtype: torch.dtype, place: Placement) -> None:
         """Puts a dense model's units in their order, and the model where and in what it runs, layer after layer."""
@@ -170,8 +182,15 @@ class StoredLayers:
 
     def attention_factor(self, index: int, device: torch.device) -> Tensor:
         """The Cholesky factor of the damped Gram matrix of what a layer's attention hands to its output projection."""
-        with safe_open(self.directory / _layer_file(index), framework="pt", device=str(device)) as stored:
-            blocks = [stored.get_tensor(name) for name in _row_names(stored.keys(), "attention_factor")]
+        return self._lower(_layer_file(index), "attention_factor", device)
+
+    def read_factor(self, index: int, kind: str, device: torch.device) -> Tensor:
+        """The same of what input projections of a layer's block of a kind read; of `HEAD`, of what the LM head does."""
+        return self._lower(_HEAD_FILE if kind == HEAD else _layer_file(index), read_name(kind), device)
+
+    def _lower(self, file: str, name: str, device: torch.device) -> Tensor:
+        with safe_open(self.directory / file, framework="pt", device=str(device)) as stored:
+            blocks = [stored.get_tensor(each) for each in _row_names(stored.keys(), name)]
         lower = torch.zeros(blocks[-1].shape[1], blocks[-1].shape[1], device=device)
         for block in blocks:
             rows, end = block.shape

@@ -72,7 +72,7 @@ class Supernet:
         self.solved: defaultdict[float, Solved] = defaultdict(dict)
         self._dense = Candidate.dense(files.spec)
         self._files, self._memory = files, BlockMemory[nn.Module](refit_bytes)
-        self._codes, self.outer = BlockMemory[Codes](refit_bytes), RoundedOuter(model, files.spec)
+        self._codes, self.outer = BlockMemory[Codes](refit_bytes), RoundedOuter(model, files, place.device)
         self._learned: Mapping[str, Tensor] = {}
         self._gentle = 0.0
         self._passing = Passing(place.device) if place.streamed else None
@@ -95,6 +95,7 @@ class Supernet:
         damping: float = 0.01,
         steps: int = 48,
         batch_size: int = 8,
+        read: bool = False,
         refit_bytes: int = 3 << 28,
         on_disk: OnDisk = NOTHING,
         on_layer: Callable[[int], None] = lambda index: None,
@@ -113,6 +114,7 @@ class Supernet:
             damping: Ridge on the Gram matrices, as a fraction of their mean diagonal.
             steps: How often the OBS cost of channels is evaluated anew.
             batch_size: Windows of a forward pass.
+            read: Whether what input projections and the LM head read is kept too, so that their rounding knows it.
             refit_bytes: Memory limit of the refit cache.
             on_disk: What is kept of solved levels there.
             on_layer: Called with the number of each layer that is done.
@@ -123,7 +125,7 @@ class Supernet:
         place = place or Placement(model.device)
         stored = StoredLayers.make(
             model, spec, tokens, directory, dtype=dtype, place=place, importance=importance,
-            damping=damping, steps=steps, batch_size=batch_size, on_layer=on_layer,
+            damping=damping, steps=steps, batch_size=batch_size, read=read, on_layer=on_layer,
         )  # fmt: skip
         return cls(model, stored, place, refit_bytes, on_disk)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from space.formats.gguf.types import FileTypes
 from space.models.stack import family_of, layers_of
-from space.rounding.gram_rounding import gram_rounded
+from space.rounding.gram_rounding import gram_rounded_together
 from space.rounding.rounded import Rounded
 from space.supernet.calibration import first_inputs, layer_arguments
 from space.supernet.importance import damp_
@@ -56,9 +56,7 @@ def rounded_together(weights: Mapping[str, Tensor], gram: Tensor, types: FileTyp
     ggml = types.matrix(next(iter(weights)), len(gram))
     if ggml is gguf.GGMLQuantizationType.F16:
         return {}
-    whole = gram_rounded(torch.cat([*weights.values()]), gram, ggml)
-    parts = whole.codes.split([len(weight) for weight in weights.values()])
-    return {name: Rounded(ggml, codes) for name, codes in zip(weights, parts, strict=True)}
+    return gram_rounded_together(weights, gram, ggml)
 
 
 @torch.no_grad()
