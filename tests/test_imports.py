@@ -6,7 +6,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -157,37 +157,48 @@ def test_hydra_is_seen_in_one_place(library: str) -> None:
 HEAVY = ("torch", "transformers", "datasets", "pandas", "sklearn", "pymoo", "plotly", "lm_eval", "rich", "dash")
 
 
-def loaded_by(code: str, *heavy: str) -> set[str]:
-    """Which of these libraries a process has loaded at its end, however it ends."""
-    report = (
-        f"import atexit, sys\natexit.register(lambda: print('loaded', *(n for n in {heavy} if n in sys.modules)))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", report + code], cwd=ROOT, capture_output=True, text=True, check=False)
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("loaded")]
-    return set(line.split()) & set(heavy)
+REPORT = """
+import os, runpy, sys
+import conf.command
+for number, words in enumerate({commands}):
+    if not os.fork():
+        sys.argv = words
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+        finally:
+            print("loaded", number, *(name for name in {heavy} if name in sys.modules), flush=True)
+            os._exit(0)
+    os.wait()
+"""
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("argument", ["--help", "rn_dir=x"])
-def test_help_and_wrong_names_need_none_of_the_heavy_libraries(entry: str, argument: str) -> None:
-    code = f"import runpy\nsys.argv = [{entry!r}, {argument!r}]\nrunpy.run_path({entry!r}, run_name='__main__')"
-    assert loaded_by(code, *HEAVY) == set()
+def loaded_by(commands: Sequence[Sequence[str]], *heavy: str) -> dict[str, set[str]]:
+    """Which of these libraries a process of each command has loaded at its end, however it ends.
+
+    One process has imported what all commands begin with, and is forked for each.
+    """
+    code = REPORT.format(commands=[[*words] for words in commands], heavy=heavy)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("loaded ")]
+    return {" ".join(commands[int(number)]): {*names} for number, *names in found}
 
 
-@pytest.mark.parametrize(
-    ("entry", "arguments"),
-    [
-        ("run_search.py", ["objectives=[kl,speed]"]),
-        ("export_subnet.py", ["run_dir=nowhere", "format=zip"]),
-        ("score_subnet.py", ["run_dir=nowhere", "limit=-1"]),
-        ("time_front.py", ["run_dir=nowhere"]),
-        ("serve_subnets.py", ["run_dir=nowhere", "port=-1"]),
-        ("dashboard.py", ["run_dir=nowhere"]),
-    ],
-)
-def test_wrong_values_are_refused_without_torch(entry: str, arguments: list[str]) -> None:
-    code = f"import runpy\nsys.argv = {[entry, *arguments]}\nrunpy.run_path({entry!r}, run_name='__main__')"
-    assert loaded_by(code, "torch", "transformers", "datasets", "lm_eval") == set()
+def test_help_and_wrong_names_need_none_of_the_heavy_libraries() -> None:
+    commands = [(entry, argument) for entry in ENTRIES for argument in ("--help", "rn_dir=x")]
+    assert loaded_by(commands, *HEAVY) == {" ".join(words): set() for words in commands}
+
+
+def test_wrong_values_are_refused_without_torch() -> None:
+    commands = [
+        ("run_search.py", "objectives=[kl,speed]"),
+        ("export_subnet.py", "run_dir=nowhere", "format=zip"),
+        ("score_subnet.py", "run_dir=nowhere", "limit=-1"),
+        ("time_front.py", "run_dir=nowhere"),
+        ("serve_subnets.py", "run_dir=nowhere", "port=-1"),
+        ("dashboard.py", "run_dir=nowhere"),
+    ]
+    loaded = loaded_by(commands, "torch", "transformers", "datasets", "lm_eval")
+    assert loaded == {" ".join(words): set() for words in commands}
 
 
 def test_what_is_called_torch_free_runs_where_there_is_no_torch() -> None:

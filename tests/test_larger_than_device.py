@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import fitting, random_tokens, tiny_model
+from conftest import UNLIKE, fitting, random_tokens, tiny_model
 from helpers_run import save_tiny
 
 from evaluators.base import GROUP, MeasureEvaluator
@@ -159,7 +159,9 @@ def test_corrective_refits_are_the_same(both: tuple[Supernet, Supernet]) -> None
         assert torch.equal(*shown)
 
 
-@pytest.mark.parametrize("trainable", ["all", "norms"])
+@pytest.mark.parametrize(
+    ("unlike_family", "trainable"), [*((family, "all") for family in UNLIKE), ("llama", "norms"), ("gpt2", "norms")]
+)
 def test_healing_teaches_the_same(both: tuple[Supernet, Supernet], trainable: str, tmp_path: Path) -> None:
     settings = Healing(tokens=12 * LENGTH, trainable=trainable, learning_rate=1e-3)
     answers = []

@@ -108,10 +108,7 @@ def test_a_token_of_a_model_with_sliding_windows_is_not_compiled(model: str, mak
         TorchClock(make_supernet(model), Workload("decode", length=8, threads=1, compile=True))
 
 
-@pytest.mark.parametrize(
-    ("scenario", "model"),
-    [("prefill", "llama"), ("prefill", "gemma3_text"), ("decode", "qwen3"), ("decode", "granite")],
-)
+@pytest.mark.parametrize(("scenario", "model"), [("prefill", "gemma3_text"), ("decode", "granite")])
 def test_compiled_steps_are_the_same_steps(
     scenario: Any, model: str, make_supernet: MakeSupernet, compiling: list[str]
 ) -> None:
@@ -131,12 +128,9 @@ def test_compiled_steps_are_the_same_steps(
     assert compiling == ["default"] * 2
 
 
-@pytest.mark.parametrize(("scenario", "model"), [("prefill", "llama"), ("decode", "qwen3")])
-def test_a_session_compiles_each_design_once(
-    scenario: Any, model: str, make_supernet: MakeSupernet, compiling: list[str]
-) -> None:
-    clock = TorchClock(make_supernet(model), Workload(scenario, length=8, threads=1, compile=True))
-    phase = Phase(scenario, 2, 8)
+def test_a_session_compiles_each_design_once(make_supernet: MakeSupernet, compiling: list[str]) -> None:
+    clock = TorchClock(make_supernet("qwen3"), Workload("decode", length=8, threads=1, compile=True))
+    phase = Phase("decode", 2, 8)
     ratios, dense_ms = clock.session(phase, {"holes": HOLES, "cut": CUT}, 3, lambda done, of: None)
     assert [len(times) for times in ratios.values()] == [3, 3]
     assert dense_ms > 0

@@ -19,10 +19,10 @@ from space.size import total_params
 from space.supernet.supernet import Supernet
 
 pytestmark = pytest.mark.slow
-BUDGET = 8_000  # tokens, by which more than the designs of the healing are asked
+BUDGET = 4_000  # tokens, by which more than the designs of the healing are asked
 POINTS = 4
 SHORTER = (  # beside which loading, calibrating and asking a real model remain
-    *("data.length=64", "distillation.tokens=640", f"front_points={POINTS}", "space.mlp_step=512", "samples.tokens=4"),
+    *("data.length=32", "distillation.tokens=320", f"front_points={POINTS}", "space.mlp_step=512", "samples.tokens=4"),
     *("latency.length=16", "latency.fit=1", "latency.check=2", "latency.front_rounds=1", "supernet.steps=8"),
 )
 DECIDING = "healed"  # the fidelity of which the front is

@@ -104,7 +104,7 @@ def test_a_question_without_an_answer_counts_as_failed(name: str) -> None:
 @pytest.mark.parametrize("space_name", ["full", "heads", "depth"])
 @pytest.mark.parametrize("name", RIVALS)
 def test_other_objectives_work(name: str, space_name: str, objectives: tuple[Metric, ...]) -> None:
-    told = run(make(name, space_of(space_name), objectives, fidelities=2), most=150)
+    told = run(make(name, space_of(space_name), objectives, fidelities=2), most=100)
     assert full(told)
     assert len(set(names(told))) == len(told)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers_commands import EVALUATIONS, Place, contents, good
+from helpers_forked import reloading_here
 from helpers_run import ended, start
 
 from search.run.directory import FRONT_FILE
@@ -38,7 +39,8 @@ def test_a_pick_is_exported_with_the_model_and_text_where_they_are_now(llama: Pl
     def export(*settings: str) -> tuple[int, str]:
         pick = f"pick={read_front_csv(run / FRONT_FILE)['key'].iloc[-1]}"
         overrides = "run_dir=../run", pick, "polish.windows=2", "recover.tokens=64", *settings
-        done = ended(start("export_subnet.py", *overrides, cwd=now.parent, cache=llama.cache))
+        where = {"cwd": now.parent, "cache": llama.cache}
+        done = ended(start("export_subnet.py", *overrides, **where, first=reloading_here))
         return done.returncode, done.stdout + done.stderr
 
     for path, words in (

@@ -28,9 +28,9 @@ HEALED = (
     *("budget.evaluations=null", "budget.tokens=16000", *SHORT),
 )
 KILLED = {
-    "final": ((), (("search", 12), ("heldout", 1), ("tuned", 1)), ("search", "heldout", "tuned")),
+    "final": ((), (("search", 12), ("tuned", 1)), ("search", "heldout", "tuned")),
     "loop": (LOOP, (("distilled-320", 3), ("distilled-640", 2)), ("search", "distilled-320", "distilled-640", "tuned")),
-    "healed": (HEALED, (("search", 5), ("healed", 3), ("healed", 14)), ("search", "healed", "heldout")),
+    "healed": (HEALED, (("healed", 3), ("healed", 14)), ("search", "healed", "heldout")),
 }
 
 

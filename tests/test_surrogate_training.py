@@ -66,7 +66,7 @@ def trained_volume(designs: list[Candidate]) -> float:
 
 def test_training_in_the_loop_finds_what_training_leaves(tmp_path: Path) -> None:
     tokens, gained = 100_000, []
-    for seed in range(3):
+    for seed in range(2):
         made = looped(tmp_path / f"loop-{seed}.jsonl", tokens, seed)
         trained = [e.candidate for e in made if e.fidelity == "trained"]
         space = SearchSpace(SPEC, **SPACES["full"])
@@ -79,7 +79,7 @@ def test_training_in_the_loop_finds_what_training_leaves(tmp_path: Path) -> None
         values = minimised([{"kl": kl(c), **COSTS.values(c)} for c in front], OBJECTIVES)
         after = [front[row] for row in spread_subset(values, len(trained))]
         gained.append(trained_volume(trained) / trained_volume(after))
-    assert sum(gained) / 3 > 1.02
+    assert sum(gained) / 2 > 1.02
     assert min(gained) > 1
 
 

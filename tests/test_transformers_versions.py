@@ -41,8 +41,8 @@ DESIGNS = {
     "layers gone at both ends": [GONE, (2, 2, 48), (6, 3, 0), GONE],
 }
 MAIN = ("attention gone first", "uniform")  # one with code of its own, one of the stock class
-# Families that differ in kind or in their tokenizers: all designs, and everything is asked of the main ones.
-THOROUGHLY = {*UNLIKE, "mistral", "qwen2", "qwen3"}
+# All designs of families that differ in kind, and everything of the main ones where code or tokenizers differ most.
+EVERYTHING = ("llama", "gemma3_text", "phi3", "gpt2", "mistral", "qwen2", "qwen3")
 LLAMA_3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 LAYER_TYPES = ["sliding_attention", "full_attention"] * 2
 PLAIN = ("arcee", "ernie4_5", "olmo2", "cohere", "cohere2")
@@ -152,10 +152,10 @@ class Exports:
         tokenizer = tokenizer_of(family, self.place / "tokenizer" / family)
         settings = GenerationConfig(eos_token_id=2, pad_token_id=0)
         for design, shapes in DESIGNS.items():
-            if design not in MAIN and family not in THOROUGHLY:
+            if design not in MAIN and family not in UNLIKE:
                 continue
             name, candidate = f"{family}, {design}", fitting(family, shapes)
-            if design in MAIN and family in THOROUGHLY:
+            if design in MAIN and family in EVERYTHING:
                 self.everything.add(name)
             view = net.view(candidate)
             subnet = Subnet(net.model.config, tokenizer, spec, candidate, settings)

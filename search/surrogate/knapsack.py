@@ -48,18 +48,15 @@ def knapsack(
                 with_level[level, int(size) :] = best[: len(best) - int(size)] + loss
         choices.append(with_level.argmin(axis=0))
         best = with_level.min(axis=0)
-    designs: list[Genes | None] = []
-    for budget in budgets:
-        units = int(np.clip(np.floor((budget - cheapest.sum()) / unit + 1e-9), -1, len(best) - 1))
-        if units < 0 or not np.isfinite(best[units]):
-            designs.append(None)
-            continue
-        genes = np.zeros(len(costs), dtype=np.int64)
-        for gene in reversed(range(len(costs))):
-            genes[gene] = choices[gene][units]
-            units -= int(sizes[gene, genes[gene]])
-        designs.append(genes)
-    return designs
+    units = np.clip(np.floor((budgets - cheapest.sum()) / unit + 1e-9), -1, len(best) - 1).astype(np.int64)
+    within = (units >= 0) & np.isfinite(best[units])
+    left = units[within]
+    designs = np.zeros((len(left), len(costs)), dtype=np.int64)
+    for gene in reversed(range(len(costs))):
+        designs[:, gene] = choices[gene][left]
+        left -= sizes[gene, designs[:, gene]].astype(np.int64)
+    found = iter(designs)
+    return [next(found) if is_within else None for is_within in within]
 
 
 def spread_designs(space: SearchSpace, losses: Sequence[Table], costs: Sequence[Table], count: int) -> list[Genes]:
