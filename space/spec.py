@@ -17,7 +17,7 @@ class ModelSpec:
     Attributes:
         name: Hub id, directory name, or the embedded default's name: for people, and no part of what the model is.
         digest: Of weights and configuration, see `space.models.digest`; models with equal digests give equal numbers.
-        family: Key of `space.models.architectures.ARCHITECTURES`, which is transformers' `model_type`.
+        family: Key of `space.models.architectures.ARCHITECTURES`.
         layers: Decoder layers.
         hidden: Width of the residual stream.
         query_heads: Query heads of a layer.

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig
 
 from space.candidate import Candidate
-from space.models.architectures import ARCHITECTURES
+from space.models.architectures import ARCHITECTURES, model_type_of
 from space.models.facts import read_spec
 from space.models.names import EMBEDDINGS, NORMS
 from space.models.stack import loader_of
@@ -59,7 +59,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": None, "head_dim": 6},
     "qwen3": {"head_dim": 8},
     "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
-    "seed_oss": {"head_dim": 8, "residual_dropout": 0.0, "attention_dropout": 0.0},
+    "seed_oss": {"head_dim": 8},
     "hunyuan_v1_dense": {"head_dim": 8, "attention_bias": True},
     "granite": {
         "head_dim": 8,
@@ -72,7 +72,6 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "starcoder2": {"tie_word_embeddings": True},
     "nemotron": {"head_dim": 8},
     "phi3": {"head_dim": 8},
-    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     "gpt_neox": {"rotary_pct": 0.34},
     "stablelm": {"partial_rotary_factor": 0.34, "use_qkv_bias": True},
     "ernie4_5": {"head_dim": 8, "use_bias": True},
@@ -106,13 +105,18 @@ UNLIKE = ("llama", "olmo2", "gemma3_text", "granite", "phi3", "gpt2", "gpt_neox"
 def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn.Module, ModelSpec]:
     """A random model of a family for a task, its first one unless told, all parameters drawn anew, and its spec."""
     values, sizes = _SIZES | _SPECIAL.get(family, {}) | changes, ARCHITECTURES[family].sizes
-    values[sizes.mlp_channels] = values.pop("intermediate_size")
-    if sizes.kv_heads is None:
-        del values["num_key_value_heads"]
+    for name, field in ((sizes.mlp_channels, "intermediate_size"), (sizes.kv_heads, "num_key_value_heads")):
+        size = values.pop(field)
+        if isinstance(name, str):
+            values[name] = size
     if family in VISION:
         values = _IMAGES | {name: value for name, value in values.items() if name not in _OF_TEXT}
+    values |= {key: value for key, value, *_ in ARCHITECTURES[family].when}
     stock = ARCHITECTURES[family].classes.of(TASKS[task or ARCHITECTURES[family].tasks[0]])
-    config = AutoConfig.for_model(family, **values, architectures=[stock])
+    config = AutoConfig.for_model(model_type_of(family), **values, architectures=[stock])
+    for name, value in vars(config).items():
+        if isinstance(value, float) and "drop" in name:
+            setattr(config, name, 0.0)
     model = loader_of(task or ARCHITECTURES[family].tasks[0]).from_config(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
@@ -130,9 +134,9 @@ def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn
 
 def fitting(family: str, design: Candidate | Iterable[Sequence[int]]) -> Candidate:
     """A candidate, or one of these rows; without groups in its family, query heads have keys and values each."""
-    groups = ARCHITECTURES[family].sizes.kv_heads is not None
+    sizes = ARCHITECTURES[family].sizes
     rows = [shape.row for shape in design.layers] if isinstance(design, Candidate) else design
-    return Candidate.from_rows([row if groups else (row[0], row[0], row[2]) for row in rows])
+    return Candidate.from_rows([row if sizes.grouped else (row[0], sizes.groups(row[0]), row[2]) for row in rows])
 
 
 def random_tokens(windows: int, length: int, seed: int = 0) -> torch.Tensor:

@@ -36,7 +36,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         model: Any.
         name: What to call it.
         digest: Of its checkpoint, see `space.models.digest`.
-        family: Its `model_type`.
+        family: Its row, a key of `space.models.architectures.ARCHITECTURES`.
 
     Raises:
         UserError: Its layers are not all of the same shape.
@@ -45,7 +45,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
     architecture = architecture_of(family)
     names, hidden = architecture.sizes, config.hidden_size
     heads = getattr(config, names.query_heads)
-    kv_heads = getattr(config, names.kv_heads) if names.kv_heads else heads
+    kv_heads = getattr(config, names.kv_heads) if isinstance(names.kv_heads, str) else names.groups(heads)
     channels = getattr(config, names.mlp_channels) or 4 * hidden
     head_dim = getattr(config, "head_dim", None) or hidden // heads
     dense = LayerShape(heads, kv_heads, channels)
@@ -104,7 +104,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         wide_qk_norm=bool(architecture.attention.row_norms),
         parallel=parallel if isinstance(parallel, bool) else getattr(config, parallel),
         positions=0 if table is None else table.shape[-2],
-        merges=names.kv_heads is not None and not architecture.neighbours and not _is_partly_rotary(config),
+        merges=names.grouped and not architecture.neighbours and not _is_partly_rotary(config),
         rest=rest,
         task=task,
     )

@@ -26,7 +26,8 @@ from transformers.models.llama.modeling_llama import LlamaModel as StockModel
 # Where the family keeps its stack, and in it its layers; what its configuration calls their sizes; attention's output
 # projection; whether weights are stored as (inputs, outputs); whether stock classes take heads to be as wide together
 # as the residual stream; by block, the norm inside that the stream goes through where it is gone, if any; whether a
-# layer is told its number; whether models write: then no checkpoint has a classifier.
+# layer adds to what its MLP gives in place; whether it is told its number; whether models write: then no checkpoint has
+# a classifier.
 STACK = "model"
 LAYERS = "layers"
 SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
@@ -34,6 +35,7 @@ ATTENTION_OUTPUT = "o_proj"
 TRANSPOSED = False
 HEADS_FILL = False
 STAYING = {"attention": "", "mlp": ""}
+ADDS_IN_PLACE = False
 NUMBERED = True
 WRITES = True
 
@@ -46,8 +48,8 @@ class Hole(nn.Sequential):  # not `nn.Module`: a file's attention class that is 
     """Stands where a block was: adds nothing to the residual stream. Has inside the norm that has stayed, if any."""
 
     def forward(self, hidden_states: Any) -> Any:
-        """A zero of shape `()`, which broadcasts in the residual addition."""
-        return hidden_states.new_zeros(())
+        """A zero of shape `()`, which broadcasts in the residual addition; of the stream's where that is in place."""
+        return hidden_states.new_zeros(hidden_states.shape if ADDS_IN_PLACE else ())
 
 
 class AttentionHole(Hole):
@@ -125,6 +127,8 @@ class PrunedConfig(StockConfig):
     """
 
     model_type = f"pruned_{StockConfig.model_type}"
+    if isinstance(getattr(StockConfig, "head_dim", None), property):  # of sizes that a layer has of its own
+        head_dim = None
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -45,7 +45,9 @@ class CachedGraph(nn.Module):
         names = family_of(model).sizes
         shapes = [layer_config(model.config, index) for index in range(len(layers_of(model)))]
         self.kv_heads = {
-            index: getattr(shape, names.kv_heads or names.query_heads)
+            index: getattr(shape, names.kv_heads)
+            if isinstance(names.kv_heads, str)
+            else names.groups(getattr(shape, names.query_heads))
             for index, shape in enumerate(shapes)
             if "attention" not in (getattr(shape, "skip", None) or ())
         }
