@@ -41,6 +41,7 @@ class ModelSpec:
         pooling: How an embedder makes one vector of a sequence: `mean` of its tokens, or the first one, `cls`.
         merges: Whether KV groups can be merged: rotary embedding turns all of a head, in pairs half a head apart, or
             nothing, and the family's classes have groups.
+        repeats_groups: Whether a KV cache holds keys and values of each query head, those of a group once for each.
     """
 
     name: str
@@ -67,6 +68,7 @@ class ModelSpec:
     parallel: bool = False
     positions: int = 0
     merges: bool = True
+    repeats_groups: bool = False
     rest: int = 0
     task: str = CAUSAL_LM
     pooling: str = "mean"
@@ -89,6 +91,10 @@ class ModelSpec:
     def queries_per_group(self) -> int:
         """Query heads that share one key-value group."""
         return self.query_heads // self.kv_heads
+
+    def cached_heads(self, query_heads: int, kv_heads: int) -> int:
+        """Heads whose keys and values a KV cache holds of a layer with so many."""
+        return query_heads if self.repeats_groups else kv_heads
 
     @property
     def merged_kv_heads(self) -> tuple[int, ...]:

@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedTokenizerFast, ViTImageProcessorPil
 
 from space.candidate import Candidate
 from space.models.architectures import ARCHITECTURES, model_type_of
+from space.models.embedded import quiet_transformers
 from space.models.facts import read_spec
 from space.models.names import EMBEDDINGS, NORMS
 from space.models.stack import loader_of
@@ -144,6 +147,23 @@ def random_tokens(windows: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(3, VOCAB, (windows, length), generator=torch.Generator().manual_seed(seed))
 
 
+def inputs_of(family: str, windows: int, seed: int = 0) -> torch.Tensor:
+    """What a tiny model of a family reads: texts, shape (windows, 24), or images."""
+    return random_images(windows, seed) if family in VISION else random_tokens(windows, 24, seed)
+
+
+def save_dense(family: str, directory: Path) -> Path:
+    """A tiny model of a family as a checkpoint, with a tokenizer or an image processor."""
+    reader: Any = ViTImageProcessorPil(size={"height": 8, "width": 8})
+    if family not in VISION:
+        words = Tokenizer(WordLevel({f"w{number}": number for number in range(VOCAB)}, unk_token="w0"))
+        reader = PreTrainedTokenizerFast(tokenizer_object=words)
+    with quiet_transformers():
+        for part in (tiny_model(family)[0], reader):
+            part.save_pretrained(directory)
+    return directory
+
+
 def each_kind(cases: Iterable[str], families: Iterable[str] = FAMILY_NAMES) -> list[Any]:
     """Pairs of a family and a case: all cases in families of each kind, the last one, the fullest, in the others."""
     *some, last = cases
@@ -191,8 +211,7 @@ def make_supernet(tmp_path: Path, session_place: Path) -> Callable[..., Supernet
         prepared = session_place / "_".join(named)
         if not is_prepared(prepared):
             model, spec = tiny_model(family, task)
-            text = random_images(12) if family in VISION else random_tokens(12, 24)
-            Supernet.prepare(model, spec, text, prepared, dtype=dtype, **settings)
+            Supernet.prepare(model, spec, inputs_of(family, 12), prepared, dtype=dtype, **settings)
         model, spec = tiny_model(family, task)
         supernet = Supernet.load(model, spec, prepared, dtype=dtype, place=place, refit_bytes=refit_bytes)
         supernet.link_to(tmp_path / f"supernet-{family}")

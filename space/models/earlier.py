@@ -18,6 +18,7 @@ _FALCON = Architecture(
     stack=StackNames("h", "ln_f", "word_embeddings", module="transformer"),
     sizes=SizeNames("num_attention_heads", "num_kv_heads", "ffn_hidden_size"),
     heads_fill=True,
+    repeats_groups=True,
     in_tuples=True,
     adds_in_place=True,
     when=(*_WHEN, ("new_decoder_architecture", True), ("num_ln_in_parallel_attn", 1)),
@@ -74,6 +75,7 @@ EARLIER: dict[str, Architecture] = {
     "falcon": replace(
         _FALCON,
         sizes=SizeNames("num_attention_heads", 1, "ffn_hidden_size"),
+        repeats_groups=False,
         when=(*_WHEN, ("new_decoder_architecture", False), ("multi_query", True), ("parallel_attn", True)),
     ),
     "falcon:one_norm": _FALCON,

@@ -105,6 +105,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         parallel=parallel if isinstance(parallel, bool) else getattr(config, parallel),
         positions=0 if table is None else table.shape[-2],
         merges=names.grouped and not architecture.neighbours and not _is_partly_rotary(config),
+        repeats_groups=architecture.repeats_groups,
         rest=rest,
         task=task,
     )

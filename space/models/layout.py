@@ -211,6 +211,7 @@ class Architecture:
         tasks: What its models may be for, rows of `space.task.TASKS`, the first one where nothing says which.
         when: What configurations of its models say where others of the family are built otherwise: a key, then its
             values.
+        repeats_groups: Whether a KV cache holds keys and values of each query head, those of a group once for each.
         in_tuples: Whether a layer hands on the residual stream as the first of a tuple.
         adds_in_place: Whether a layer adds to what its MLP gives, in place.
     """
@@ -231,6 +232,7 @@ class Architecture:
     numbered: bool = True
     tasks: tuple[str, ...] = (CAUSAL_LM,)
     when: tuple[tuple[Any, ...], ...] = ()
+    repeats_groups: bool = False
     in_tuples: bool = False
     adds_in_place: bool = False
 

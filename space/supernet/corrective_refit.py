@@ -228,7 +228,7 @@ class _Block:
             pass
         finally:
             handle.remove()
-        return columns[0].to(self._place.home)
+        return columns[0].view(*state.shape[:2], -1).to(self._place.home)  # some run MLPs on tokens in one row
 
 
 def _divisor(norm: nn.Module, read: Tensor) -> Tensor:
