@@ -20,7 +20,7 @@ def mlp_weights(spec: ModelSpec, mlp_channels: int) -> int:
 
 def norm_params(spec: ModelSpec) -> int:
     """Parameters of one norm of the residual stream."""
-    return (1 + spec.norm_bias) * spec.hidden
+    return (spec.norm_weight + spec.norm_bias) * spec.hidden
 
 
 def attention_params(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:

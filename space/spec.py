@@ -30,7 +30,8 @@ class ModelSpec:
         gated: Whether an MLP multiplies what its up projection gives by what a gate projection does.
         attention_norms, mlp_norms: Norms over the residual stream's width that leave with a block of the kind.
         layer_norms: Such norms that both blocks read through, which leave with the layer.
-        norm_bias: Whether these and the last norm have a bias too.
+        norm_weight: Whether these and the last norm have a weight.
+        norm_bias: Whether they have a bias too.
         qk_norm: Whether queries and keys are normed, each by a weight of `head_dim` values.
         wide_qk_norm: Whether these norms go over all heads together, each by a weight for every value.
         parallel: Whether both blocks of a layer read the residual stream before it.
@@ -62,6 +63,7 @@ class ModelSpec:
     attention_norms: int = 1
     mlp_norms: int = 1
     layer_norms: int = 0
+    norm_weight: bool = True
     norm_bias: bool = False
     qk_norm: bool = False
     wide_qk_norm: bool = False
@@ -122,7 +124,7 @@ class ModelSpec:
         if not self.use.writes:
             return 0
         head = 0 if self.tied_embeddings else rows * self.hidden
-        return head + (1 + self.norm_bias) * self.hidden
+        return head + (self.norm_weight + self.norm_bias) * self.hidden
 
     @property
     def identity(self) -> dict[str, str | int | bool]:

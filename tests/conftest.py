@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
-from transformers import AutoConfig, PreTrainedTokenizerFast, ViTImageProcessorPil
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedTokenizerFast, ViTImageProcessorPil
 
 from space.candidate import Candidate
 from space.models.architectures import ARCHITECTURES, model_type_of
@@ -75,8 +75,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "starcoder2": {"tie_word_embeddings": True},
     "nemotron": {"head_dim": 8},
     "phi3": {"head_dim": 8},
-    "gpt_neox": {"rotary_pct": 0.34},
-    "stablelm": {"partial_rotary_factor": 0.34, "use_qkv_bias": True},
+    "stablelm": {"use_qkv_bias": True},
     "ernie4_5": {"head_dim": 8, "use_bias": True},
     "glm": {"head_dim": 8},
     "glm4": {"head_dim": 8, "attention_bias": True},
@@ -105,6 +104,18 @@ VISION = tuple(name for name, row in ARCHITECTURES.items() if "image_classificat
 UNLIKE = ("llama", "olmo2", "gemma3_text", "granite", "phi3", "gpt2", "gpt_neox", "cohere")  # one of each kind
 
 
+def _settle(config: Any) -> None:
+    """Takes out of a configuration what is drawn at random, and what is too wide for small heads."""
+    for name, value in vars(config).items():
+        if isinstance(value, float) and "drop" in name:
+            setattr(config, name, 0.0)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if "partial_rotary_factor" in rope and int(rope["partial_rotary_factor"] * 6) % 2:
+        rope["partial_rotary_factor"] = 0.34  # two values of six
+    if getattr(config, "rotary_dim", None):
+        config.rotary_dim = 4
+
+
 def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn.Module, ModelSpec]:
     """A random model of a family for a task, its first one unless told, all parameters drawn anew, and its spec."""
     values, sizes = _SIZES | _SPECIAL.get(family, {}) | changes, ARCHITECTURES[family].sizes
@@ -115,11 +126,11 @@ def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn
     if family in VISION:
         values = _IMAGES | {name: value for name, value in values.items() if name not in _OF_TEXT}
     values |= {key: value for key, value, *_ in ARCHITECTURES[family].when}
+    if "head_dim" in CONFIG_MAPPING[model_type_of(family)].__annotations__:
+        values.setdefault("head_dim", values["hidden_size"] // values["num_attention_heads"])
     stock = ARCHITECTURES[family].classes.of(TASKS[task or ARCHITECTURES[family].tasks[0]])
     config = AutoConfig.for_model(model_type_of(family), **values, architectures=[stock])
-    for name, value in vars(config).items():
-        if isinstance(value, float) and "drop" in name:
-            setattr(config, name, 0.0)
+    _settle(config)
     model = loader_of(task or ARCHITECTURES[family].tasks[0]).from_config(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():

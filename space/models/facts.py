@@ -61,7 +61,9 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
     }
     parallel = architecture.parallel
     norms = (*architecture.norms, *architecture.attention.norms)
+    inside = [architecture.attention.path(name) for name in architecture.norms_inside]
     layers: nn.ModuleList = layers_of(model)
+    norm = layers[0].get_submodule(norms[0])
     biases = {path: layers[0].get_submodule(path).bias is not None for path in expected}
     _check_modules(layers[0], architecture)
     for index, layer in enumerate(layers):
@@ -99,12 +101,13 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         attention_norms=len(architecture.attention.leaving),
         mlp_norms=len(architecture.mlp.leaving),
         layer_norms=len(architecture.staying),
-        norm_bias=getattr(layers[0].get_submodule(norms[0]), "bias", None) is not None,
-        qk_norm=bool(architecture.qk_norms or architecture.attention.row_norms),
+        norm_weight=getattr(norm, "weight", None) is not None,
+        norm_bias=getattr(norm, "bias", None) is not None,
+        qk_norm=any(True for each in inside for _ in layers[0].get_submodule(each).parameters()),
         wide_qk_norm=bool(architecture.attention.row_norms),
         parallel=parallel if isinstance(parallel, bool) else getattr(config, parallel),
         positions=0 if table is None else table.shape[-2],
-        merges=names.grouped and not architecture.neighbours and not _is_partly_rotary(config),
+        merges=names.grouped and not inside and not architecture.neighbours and not _is_partly_rotary(config),
         repeats_groups=architecture.repeats_groups,
         rest=rest,
         task=task,

@@ -246,6 +246,11 @@ class Architecture:
         return next((task for task in self.tasks if self.classes.of(TASKS[task]) in classes), self.tasks[0])
 
     @property
+    def norms_inside(self) -> tuple[str, ...]:
+        """Names, inside an attention block, of the norms of queries and of keys."""
+        return (*self.qk_norms, *(norm.name for norm in self.attention.row_norms))
+
+    @property
     def writes(self) -> bool:
         """Whether its models write."""
         return all(TASKS[task].writes for task in self.tasks)

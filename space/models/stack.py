@@ -90,14 +90,19 @@ def norm_of(model: Any) -> Any:
 
 def outside(model: Any) -> Iterator[tuple[str, nn.Module]]:
     """The modules of a model, or of its stack, that are neither its layers nor hold them, by their paths in it."""
-    path = f"{_prefix(model)}{family_of(model).stack.layers}"
-    steps = path.split(".")
-    holders = [".".join(steps[:count]) for count in range(len(steps) + 1)]
-    for holder in holders[:-1]:
+    layers = f"{_prefix(model)}{family_of(model).stack.layers}"
+    paths = {*holders(model), layers}
+    for holder in holders(model):
         for name, child in model.get_submodule(holder).named_children():
-            inside = f"{holder}.{name}" if holder else name
-            if inside not in holders:
-                yield inside, child
+            path = f"{holder}.{name}" if holder else name
+            if path not in paths:
+                yield path, child
+
+
+def holders(model: Any) -> list[str]:
+    """The paths, in a model or in its stack, of the modules that hold its layers, itself first."""
+    steps = f"{_prefix(model)}{family_of(model).stack.layers}".split(".")
+    return [".".join(steps[:count]) for count in range(len(steps))]
 
 
 def stream_of(output: Any) -> Tensor:

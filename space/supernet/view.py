@@ -22,7 +22,7 @@ from space.candidate import EMBEDDING, HEAD, KINDS, Candidate, LayerShape, Optio
 from space.models.architectures import architecture_of
 from space.models.layout import BlockLayout
 from space.models.pruned import PrunedConfigs, modeling_of, start_midway
-from space.models.stack import layers_of, norm_of, outside, put_stack, stack_of
+from space.models.stack import holders, layers_of, norm_of, outside, put_stack, stack_of
 from space.spec import ModelSpec
 from space.supernet.block_memory import BlockMemory
 from space.supernet.correction import Correction
@@ -72,6 +72,8 @@ class Views:
         for path, child in outside(model):
             place, _, name = path.rpartition(".")
             setattr(self._whole.get_submodule(place), name, child)
+        for path in holders(model):
+            self._whole.get_submodule(path)._buffers.update(model.get_submodule(path)._buffers)
         self._layers: list[Any] = [*layers_of(self._whole)]
         for layer, dense in zip(self._layers, layers_of(model), strict=True):
             for name, child in dense.named_children():
