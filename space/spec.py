@@ -26,7 +26,8 @@ class ModelSpec:
         mlp_channels: Intermediate channels of a layer's MLP.
         vocab: Rows of the embedding matrix; 0 of a model that reads images.
         tied_embeddings: Whether the output projection is the embedding matrix.
-        qkv_bias, o_bias, mlp_bias: Which projections carry a bias.
+        head_bias, qkv_bias, o_bias, mlp_bias: Whether the LM head and which projections carry a bias.
+        qk_norm_bias: Whether norms of queries and keys do.
         gated: Whether an MLP multiplies what its up projection gives by what a gate projection does.
         attention_norms, mlp_norms: Norms over the residual stream's width that leave with a block of the kind.
         layer_norms: Such norms that both blocks read through, which leave with the layer.
@@ -56,6 +57,7 @@ class ModelSpec:
     mlp_channels: int
     vocab: int
     tied_embeddings: bool
+    head_bias: bool = False
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
@@ -67,6 +69,7 @@ class ModelSpec:
     norm_bias: bool = False
     qk_norm: bool = False
     wide_qk_norm: bool = False
+    qk_norm_bias: bool = False
     parallel: bool = False
     positions: int = 0
     merges: bool = True
@@ -124,6 +127,7 @@ class ModelSpec:
         if not self.use.writes:
             return 0
         head = 0 if self.tied_embeddings else rows * self.hidden
+        head += rows * self.head_bias
         return head + (self.norm_weight + self.norm_bias) * self.hidden
 
     @property

@@ -109,6 +109,8 @@ def _settle(config: Any) -> None:
     for name, value in vars(config).items():
         if isinstance(value, float) and "drop" in name:
             setattr(config, name, 0.0)
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        config.sliding_window = 7
     rope = getattr(config, "rope_parameters", None) or {}
     if "partial_rotary_factor" in rope and int(rope["partial_rotary_factor"] * 6) % 2:
         rope["partial_rotary_factor"] = 0.34  # two values of six

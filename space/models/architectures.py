@@ -121,6 +121,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "hunyuan_v1_dense": _pre_norm(
         "hunyuan_v1_dense", StockClasses.alike("HunYuanDenseV1"), ("query_layernorm", "key_layernorm")
     ),
+    "ministral": _pre_norm("ministral", StockClasses.alike("Ministral")),
+    "helium": _pre_norm("helium", StockClasses.alike("Helium"), heads_fill=True, neighbours=True),
+    "olmo": _pre_norm("olmo", StockClasses.alike("Olmo", classifier=False)),
     "granite": _pre_norm("granite", StockClasses.alike("Granite", classifier=False)),
     "exaone4": Architecture(
         "exaone4",

@@ -25,6 +25,9 @@ _FALCON = Architecture(
     norms=("input_layernorm",),
 )
 
+_SEPARATE = tuple(Projection(f"{part[0]}_proj", (part,)) for part in _FUSED)
+_FC = BlockLayout("mlp", (Projection("fc1", ("up",)),), "fc2")
+
 EARLIER: dict[str, Architecture] = {
     "gpt2": Architecture(
         "gpt2",
@@ -60,7 +63,7 @@ EARLIER: dict[str, Architecture] = {
         StockClasses.alike("OPT"),
         BlockLayout(
             "self_attn",
-            tuple(Projection(f"{part[0]}_proj", (part,)) for part in _FUSED),
+            _SEPARATE,
             "out_proj",
             before="self_attn_layer_norm",
         ),
@@ -85,5 +88,46 @@ EARLIER: dict[str, Architecture] = {
         mlp=replace(_FALCON.mlp, before="ln_mlp"),
         norms=(),
         when=(*_WHEN, ("new_decoder_architecture", True), ("num_ln_in_parallel_attn", None, 2)),
+    ),
+    "gptj": Architecture(
+        "gptj",
+        StockClasses("GPTJConfig", "GPTJBlock", "GPTJModel", "GPTJForCausalLM", "GPTJForSequenceClassification"),
+        BlockLayout("attn", _SEPARATE, "out_proj"),
+        BlockLayout("mlp", (Projection("fc_in", ("up",)),), "fc_out"),
+        norms=("ln_1",),
+        parallel=True,
+        stack=StackNames("h", "ln_f", "wte", module="transformer"),
+        sizes=SizeNames("n_head", None, "n_inner"),
+        depth="n_layer",
+        heads_fill=True,
+        neighbours=True,
+        in_tuples=True,
+    ),
+    "phi": Architecture(
+        "phi",
+        StockClasses.alike("Phi"),
+        BlockLayout("self_attn", _SEPARATE, "dense"),
+        _FC,
+        norms=("input_layernorm",),
+        parallel=True,
+        stack=StackNames(norm="final_layernorm"),
+        when=(("qk_layernorm", False),),
+    ),
+    "gpt_bigcode": Architecture(
+        "gpt_bigcode",
+        StockClasses(
+            "GPTBigCodeConfig",
+            "GPTBigCodeBlock",
+            "GPTBigCodeModel",
+            "GPTBigCodeForCausalLM",
+            "GPTBigCodeForSequenceClassification",
+        ),
+        BlockLayout("attn", (Projection("c_attn", _FUSED),), "c_proj", before="ln_1"),
+        BlockLayout("mlp", (Projection("c_fc", ("up",)),), "c_proj", before="ln_2"),
+        stack=StackNames("h", "ln_f", "wte", "wpe", "transformer"),
+        sizes=SizeNames("n_head", 1, "n_inner"),
+        depth="n_layer",
+        heads_fill=True,
+        when=(("multi_query", True),),
     ),
 }

@@ -64,6 +64,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
     inside = [architecture.attention.path(name) for name in architecture.norms_inside]
     layers: nn.ModuleList = layers_of(model)
     norm = layers[0].get_submodule(norms[0])
+    normed = {name for path in inside for name, _ in layers[0].get_submodule(path).named_parameters()}
     biases = {path: layers[0].get_submodule(path).bias is not None for path in expected}
     _check_modules(layers[0], architecture)
     for index, layer in enumerate(layers):
@@ -94,6 +95,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         mlp_channels=channels,
         vocab=0 if embedding is None else embedding.shape[0],
         tied_embeddings=head is not None and head.weight is embedding,
+        head_bias=writes and getattr(head, "bias", None) is not None,
         qkv_bias=biases[architecture.attention.path(architecture.attention.inputs[0].name)],
         o_bias=biases[outputs["attention"]],
         mlp_bias=biases[outputs["mlp"]],
@@ -103,7 +105,8 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         layer_norms=len(architecture.staying),
         norm_weight=getattr(norm, "weight", None) is not None,
         norm_bias=getattr(norm, "bias", None) is not None,
-        qk_norm=any(True for each in inside for _ in layers[0].get_submodule(each).parameters()),
+        qk_norm="weight" in normed,
+        qk_norm_bias="bias" in normed,
         wide_qk_norm=bool(architecture.attention.row_norms),
         parallel=parallel if isinstance(parallel, bool) else getattr(config, parallel),
         positions=0 if table is None else table.shape[-2],

@@ -53,9 +53,9 @@ def modeling_text(family_name: str) -> str:
     for own in (TASKS[task].pruned for task in family.tasks if TASKS[task].classifies):
         text = text.replace(_CLASSIFIER, own)
     for name, value in _constants(family).items():
-        line = f"{name} = {_constants(llama)[name]}\n"
+        line = f"\n{name} = {_constants(llama)[name]}  #"
         assert text.count(line) == 1, f"{MODELING_FILE}.py must have one line with {line!r}"
-        text = text.replace(line, f"{name} = {value}\n")
+        text = text.replace(line, f"\n{name} = {value}  #")
     return text
 
 
@@ -68,6 +68,7 @@ def _constants(family: Architecture) -> dict[str, str]:
         "SIZES": f"({', '.join(quoted)})",
         "ATTENTION_OUTPUT": f'"{family.attention.output}"',
         "TRANSPOSED": f"{family.attention.transposed}",
+        "QK_NORMS": f"{family.qk_norms}",
         "HEADS_FILL": f"{family.heads_fill}",
         "STAYING": json.dumps({kind: layout.inner or "" for kind, layout in family.blocks.items()}),
         "ADDS_IN_PLACE": f"{family.adds_in_place}",

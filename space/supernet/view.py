@@ -209,8 +209,10 @@ class Views:
             own: Any = module
             if hasattr(own, "config"):
                 own.config = self._classes.seen_config(dense.get_submodule(path).config, own.config)
+            own._buffers.update(dense.get_submodule(path)._buffers)
             for key, tensor in projections.get(path, {}).items():
-                assert own._parameters[key].shape == tensor.shape
+                said = f"{path}.{key}: {tuple(tensor.shape)} by the row of {self._spec.family}, and here"
+                assert own._parameters[key].shape == tensor.shape, f"{said} {tuple(own._parameters[key].shape)}"
                 put_parameter(own, key, tensor)
             if path not in projections and not own._modules:  # norms of queries and keys, activations
                 parent, _, name = path.rpartition(".")
