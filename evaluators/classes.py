@@ -30,7 +30,7 @@ def class_head(model: Any) -> Callable[[Tensor], Tensor]:
     head, stack = twin(model), twin(stack_of(model))
     put_module(stack, names.layers, nn.ModuleList())
     if names.norm is not None:
-        setattr(stack, names.norm, nn.Identity())
+        put_module(stack, names.norm, nn.Identity())
     start_midway(stack)
     put_stack(head, stack)
     with torch.inference_mode(False):  # gradients go through it

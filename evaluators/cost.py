@@ -36,8 +36,8 @@ def kv_bytes(spec: ModelSpec, candidate: Candidate, *, context: int, bytes_per_e
     Sliding windows are ignored: every layer keeps the keys and values of all `context` tokens. A model that does not
     write keeps none.
     """
-    kv_heads = sum(shape.kv_heads for shape in candidate.layers) * spec.use.writes
-    return 2 * kv_heads * spec.head_dim * context * bytes_per_element
+    kv_heads = sum(spec.cached_heads(shape.query_heads, shape.kv_heads) for shape in candidate.layers)
+    return 2 * kv_heads * spec.head_dim * context * bytes_per_element * spec.use.writes
 
 
 def cost_measure(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from evaluators.prefix import PrefixForward
 from space.candidate import Candidate, LayerShape
+from space.models.stack import stream_of
 from space.supernet.calibration import first_inputs, layer_arguments
 from space.supernet.supernet import Supernet
 
@@ -95,7 +96,7 @@ class LayerMajorForward:
     ) -> list[Tensor]:
         """Residual streams after a layer, which is on the device no longer than this takes."""
         place, layer = self._supernet.place, self._supernet.layer(index, shape, strength)
-        return [layer(state.to(place.device), **arguments).to(place.home) for state in states]
+        return [stream_of(layer(state.to(place.device), **arguments)).to(place.home) for state in states]
 
 
 def forward_of(

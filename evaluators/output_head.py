@@ -4,9 +4,10 @@ With logits z = W h, where W is the output matrix times what a family scales log
 log-sum-exp lse(z) and the expected output embedding Wᵀ softmax(z), a hidden-sized vector a token: it is the gradient of
 lse(z) by h, and all that a divergence has to know of a teacher's probabilities (see `evaluators.divergence`).
 
-Of soft-capped logits c · tanh(z / c) that is not enough: their mean under a teacher's probabilities is no product with
-h. What is kept of the teacher is then its own hidden state, as large, from which its logits are computed again, slice
-by slice beside the subnet's. That takes some three times the products, and is as exact.
+Of soft-capped logits c · tanh(z / c), or of those of a head with a bias, that is not enough: their mean under a
+teacher's probabilities is no product with h. What is kept of the teacher is then its own hidden state, as large, from
+which its logits are computed again, slice by slice beside the subnet's. That takes some three times the products, and
+is as exact.
 
 Logits are float32 also where the model runs in bfloat16: rounded to bfloat16, a logit of 30 is off by up to 0.06, which
 is more than the divergence of a design near the dense one.
@@ -22,7 +23,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from space.errors import UserError
 from space.models.pruned import logit_cap, logit_scale
 from space.supernet.products import fast_products
 
@@ -48,12 +48,7 @@ class OutputHead:
             temperature: What logits are divided by.
             slice_bytes: Memory for the float32 logits of a slice of the vocabulary; None is what was measured to be
                 fastest on a CPU, whose caches hold it, and much more elsewhere.
-
-        Raises:
-            UserError: The head has a bias.
         """
-        if head.bias is not None:
-            raise UserError("Expected an LM head without bias, got one with; this model is not supported.")
         self._weight: Tensor = head.weight
         self._scale = scale / temperature
         if slice_bytes is None:
@@ -74,9 +69,9 @@ class OutputHead:
         head, scale, cap = model.get_output_embeddings(), logit_scale(model.config), logit_cap(model.config)
         if weight is not None:
             head = SimpleNamespace(weight=weight, bias=head.bias)
-        if cap is None:
+        if cap is None and head.bias is None:
             return cls(head, tokens, scale=scale, temperature=temperature, slice_bytes=slice_bytes)
-        return SoftCappedHead(head, tokens, cap, scale=scale, temperature=temperature, slice_bytes=slice_bytes)
+        return GeneralHead(head, tokens, cap, scale=scale, temperature=temperature, slice_bytes=slice_bytes)
 
     def log_sum_exp(self, hidden: Tensor) -> Tensor:
         """Of the logits over the whole vocabulary, `(tokens,)`; of float32 hidden states `(tokens, hidden)`."""
@@ -135,13 +130,16 @@ class OutputHead:
             yield logits.mul_(self._scale) if self._scale != 1 else logits, wide
 
 
-class SoftCappedHead(OutputHead):
-    """One whose logits are c · tanh(z / c), then divided by the temperature."""
+class GeneralHead(OutputHead):
+    """One whose logits are c · tanh((z + b) / c), or without a cap z + b, then divided by the temperature."""
 
-    def __init__(self, head: Any, tokens: int, cap: float, *, temperature: float = 1.0, **settings: Any) -> None:
-        """As of any head, with the cap c."""
+    def __init__(
+        self, head: Any, tokens: int, cap: float | None = None, *, temperature: float = 1.0, **settings: Any
+    ) -> None:
+        """As of any head, with the cap c, None for none; b is the head's bias."""
         super().__init__(head, tokens, **settings)
         self._cap, self._temperature = cap, temperature
+        self._bias: Tensor | None = None if head.bias is None else head.bias.detach().float() * self._scale
 
     def expected(self, hidden: Tensor, *, exact: bool = True, meant: OutputHead | None = None) -> tuple[Tensor, Tensor]:
         """The log-sum-exp `(tokens,)`, and what is kept of a teacher: its hidden states."""
@@ -151,7 +149,8 @@ class SoftCappedHead(OutputHead):
     def mean_logit(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """See `OutputHead.mean_logit`."""
         if not labels.is_floating_point():
-            return self._capped((hidden * self.words(labels)).sum(-1))
+            products = (hidden * self.words(labels)).sum(-1)
+            return self._logits_of(products if self._bias is None else products + self._bias[labels])
         return self._mean_taught(hidden, labels, self.log_sum_exp(labels))
 
     def _mean_taught(self, hidden: Tensor, labels: Tensor, lse: Tensor) -> Tensor:
@@ -181,11 +180,22 @@ class SoftCappedHead(OutputHead):
 
     def _logits(self, hidden: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """See `OutputHead._logits`."""
-        return ((self._capped(logits), rows) for logits, rows in super()._logits(hidden))
+        start = 0
+        for products, rows in super()._logits(hidden):
+            if self._bias is not None:
+                products += self._bias[start : start + len(rows)]
+            start += len(rows)
+            yield self._logits_of(products), rows
 
-    def _capped(self, logits: Tensor) -> Tensor:
-        return torch.tanh(logits / self._cap).mul_(self._cap / self._temperature)
+    def _logits_of(self, products: Tensor) -> Tensor:
+        """Logits of products with a bias, if any, added."""
+        if self._cap is None:
+            return products / self._temperature
+        return torch.tanh(products / self._cap).mul_(self._cap / self._temperature)
 
     def _slope(self, logits: Tensor) -> Tensor:
-        """The derivative of capped logits by those before."""
-        return (1 - (logits * (self._temperature / self._cap)).square()) / self._temperature
+        """The derivative of logits by the products."""
+        bent = torch.ones_like(logits)
+        if self._cap is not None:
+            bent -= (logits * (self._temperature / self._cap)).square()
+        return bent / self._temperature

@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from torch import Tensor, nn
 
 from space.candidate import Candidate, LayerShape
-from space.models.stack import layers_of, midway, stack_of, whole
+from space.models.stack import layers_of, midway, stack_of, stream_of, whole
 from space.supernet.supernet import Supernet
 
 _Place = tuple[int, float, int]  # number of the batch, which of the supernet's weights, and the embedding's type
@@ -89,7 +89,7 @@ class PrefixForward:
 
     def _keep(self, key: _Key) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            stream: Tensor = output[0] if isinstance(output, tuple) else output
+            stream = stream_of(output)
             if stream.nbytes <= self._streams.maxsize:
                 self._streams[key] = stream
 

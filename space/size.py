@@ -20,7 +20,7 @@ def mlp_weights(spec: ModelSpec, mlp_channels: int) -> int:
 
 def norm_params(spec: ModelSpec) -> int:
     """Parameters of one norm of the residual stream."""
-    return (1 + spec.norm_bias) * spec.hidden
+    return (spec.norm_weight + spec.norm_bias) * spec.hidden
 
 
 def attention_params(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
@@ -30,7 +30,7 @@ def attention_params(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
     count = attention_weights(spec, query_heads, kv_heads)
     count += spec.attention_norms * norm_params(spec)
     if spec.qk_norm:
-        count += (query_heads + kv_heads if spec.wide_qk_norm else 2) * spec.head_dim
+        count += (query_heads + kv_heads if spec.wide_qk_norm else 2) * spec.head_dim * (1 + spec.qk_norm_bias)
     if spec.qkv_bias:
         count += (query_heads + 2 * kv_heads) * spec.head_dim
     if spec.o_bias:

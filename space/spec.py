@@ -17,7 +17,7 @@ class ModelSpec:
     Attributes:
         name: Hub id, directory name, or the embedded default's name: for people, and no part of what the model is.
         digest: Of weights and configuration, see `space.models.digest`; models with equal digests give equal numbers.
-        family: Key of `space.models.architectures.ARCHITECTURES`, which is transformers' `model_type`.
+        family: Key of `space.models.architectures.ARCHITECTURES`.
         layers: Decoder layers.
         hidden: Width of the residual stream.
         query_heads: Query heads of a layer.
@@ -26,11 +26,13 @@ class ModelSpec:
         mlp_channels: Intermediate channels of a layer's MLP.
         vocab: Rows of the embedding matrix; 0 of a model that reads images.
         tied_embeddings: Whether the output projection is the embedding matrix.
-        qkv_bias, o_bias, mlp_bias: Which projections carry a bias.
+        head_bias, qkv_bias, o_bias, mlp_bias: Whether the LM head and which projections carry a bias.
+        qk_norm_bias: Whether norms of queries and keys do.
         gated: Whether an MLP multiplies what its up projection gives by what a gate projection does.
         attention_norms, mlp_norms: Norms over the residual stream's width that leave with a block of the kind.
         layer_norms: Such norms that both blocks read through, which leave with the layer.
-        norm_bias: Whether these and the last norm have a bias too.
+        norm_weight: Whether these and the last norm have a weight.
+        norm_bias: Whether they have a bias too.
         qk_norm: Whether queries and keys are normed, each by a weight of `head_dim` values.
         wide_qk_norm: Whether these norms go over all heads together, each by a weight for every value.
         parallel: Whether both blocks of a layer read the residual stream before it.
@@ -41,6 +43,7 @@ class ModelSpec:
         pooling: How an embedder makes one vector of a sequence: `mean` of its tokens, or the first one, `cls`.
         merges: Whether KV groups can be merged: rotary embedding turns all of a head, in pairs half a head apart, or
             nothing, and the family's classes have groups.
+        repeats_groups: Whether a KV cache holds keys and values of each query head, those of a group once for each.
     """
 
     name: str
@@ -54,6 +57,7 @@ class ModelSpec:
     mlp_channels: int
     vocab: int
     tied_embeddings: bool
+    head_bias: bool = False
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
@@ -61,12 +65,15 @@ class ModelSpec:
     attention_norms: int = 1
     mlp_norms: int = 1
     layer_norms: int = 0
+    norm_weight: bool = True
     norm_bias: bool = False
     qk_norm: bool = False
     wide_qk_norm: bool = False
+    qk_norm_bias: bool = False
     parallel: bool = False
     positions: int = 0
     merges: bool = True
+    repeats_groups: bool = False
     rest: int = 0
     task: str = CAUSAL_LM
     pooling: str = "mean"
@@ -89,6 +96,10 @@ class ModelSpec:
     def queries_per_group(self) -> int:
         """Query heads that share one key-value group."""
         return self.query_heads // self.kv_heads
+
+    def cached_heads(self, query_heads: int, kv_heads: int) -> int:
+        """Heads whose keys and values a KV cache holds of a layer with so many."""
+        return query_heads if self.repeats_groups else kv_heads
 
     @property
     def merged_kv_heads(self) -> tuple[int, ...]:
@@ -116,7 +127,8 @@ class ModelSpec:
         if not self.use.writes:
             return 0
         head = 0 if self.tied_embeddings else rows * self.hidden
-        return head + (1 + self.norm_bias) * self.hidden
+        head += rows * self.head_bias
+        return head + (self.norm_weight + self.norm_bias) * self.hidden
 
     @property
     def identity(self) -> dict[str, str | int | bool]:

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedTokenizerFast, ViTImageProcessorPil
 
 from space.candidate import Candidate
-from space.models.architectures import ARCHITECTURES
+from space.models.architectures import ARCHITECTURES, model_type_of
+from space.models.embedded import quiet_transformers
 from space.models.facts import read_spec
 from space.models.names import EMBEDDINGS, NORMS
 from space.models.stack import loader_of
@@ -66,7 +69,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": None, "head_dim": 6},
     "qwen3": {"head_dim": 8},
     "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
-    "seed_oss": {"head_dim": 8, "residual_dropout": 0.0, "attention_dropout": 0.0},
+    "seed_oss": {"head_dim": 8},
     "hunyuan_v1_dense": {"head_dim": 8, "attention_bias": True},
     "granite": {
         "head_dim": 8,
@@ -79,9 +82,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "starcoder2": {"tie_word_embeddings": True},
     "nemotron": {"head_dim": 8},
     "phi3": {"head_dim": 8},
-    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
-    "gpt_neox": {"rotary_pct": 0.34},
-    "stablelm": {"partial_rotary_factor": 0.34, "use_qkv_bias": True},
+    "stablelm": {"use_qkv_bias": True},
     "ernie4_5": {"head_dim": 8, "use_bias": True},
     "glm": {"head_dim": 8},
     "glm4": {"head_dim": 8, "attention_bias": True},
@@ -110,16 +111,35 @@ VISION = tuple(name for name, row in ARCHITECTURES.items() if "image_classificat
 UNLIKE = ("llama", "olmo2", "gemma3_text", "granite", "phi3", "gpt2", "gpt_neox", "cohere")  # one of each kind
 
 
+def _settle(config: Any) -> None:
+    """Takes out of a configuration what is drawn at random, and what is too wide for small heads."""
+    for name, value in vars(config).items():
+        if isinstance(value, float) and "drop" in name:
+            setattr(config, name, 0.0)
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        config.sliding_window = 7
+    rope = getattr(config, "rope_parameters", None) or {}
+    if "partial_rotary_factor" in rope and int(rope["partial_rotary_factor"] * 6) % 2:
+        rope["partial_rotary_factor"] = 0.34  # two values of six
+    if getattr(config, "rotary_dim", None):
+        config.rotary_dim = 4
+
+
 def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn.Module, ModelSpec]:
     """A random model of a family for a task, its first one unless told, all parameters drawn anew, and its spec."""
     values, sizes = _SIZES | _SPECIAL.get(family, {}) | changes, ARCHITECTURES[family].sizes
-    values[sizes.mlp_channels] = values.pop("intermediate_size")
-    if sizes.kv_heads is None:
-        del values["num_key_value_heads"]
+    for name, field in ((sizes.mlp_channels, "intermediate_size"), (sizes.kv_heads, "num_key_value_heads")):
+        size = values.pop(field)
+        if isinstance(name, str):
+            values[name] = size
     if family in VISION:
         values = _IMAGES | {name: value for name, value in values.items() if name not in _OF_TEXT}
+    values |= {key: value for key, value, *_ in ARCHITECTURES[family].when}
+    if "head_dim" in CONFIG_MAPPING[model_type_of(family)].__annotations__:
+        values.setdefault("head_dim", values["hidden_size"] // values["num_attention_heads"])
     stock = ARCHITECTURES[family].classes.of(TASKS[task or ARCHITECTURES[family].tasks[0]])
-    config = AutoConfig.for_model(family, **values, architectures=[stock])
+    config = AutoConfig.for_model(model_type_of(family), **values, architectures=[stock])
+    _settle(config)
     model = loader_of(task or ARCHITECTURES[family].tasks[0]).from_config(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
@@ -137,14 +157,31 @@ def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn
 
 def fitting(family: str, design: Candidate | Iterable[Sequence[int]]) -> Candidate:
     """A candidate, or one of these rows; without groups in its family, query heads have keys and values each."""
-    groups = ARCHITECTURES[family].sizes.kv_heads is not None
+    sizes = ARCHITECTURES[family].sizes
     rows = [shape.row for shape in design.layers] if isinstance(design, Candidate) else design
-    return Candidate.from_rows([row if groups else (row[0], row[0], row[2]) for row in rows])
+    return Candidate.from_rows([row if sizes.grouped else (row[0], sizes.groups(row[0]), row[2]) for row in rows])
 
 
 def random_tokens(windows: int, length: int, seed: int = 0) -> torch.Tensor:
     """Token ids without special ones, shape (windows, length)."""
     return torch.randint(3, VOCAB, (windows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def inputs_of(family: str, windows: int, seed: int = 0) -> torch.Tensor:
+    """What a tiny model of a family reads: texts, shape (windows, 24), or images."""
+    return random_images(windows, seed) if family in VISION else random_tokens(windows, 24, seed)
+
+
+def save_dense(family: str, directory: Path) -> Path:
+    """A tiny model of a family as a checkpoint, with a tokenizer or an image processor."""
+    reader: Any = ViTImageProcessorPil(size={"height": 8, "width": 8})
+    if family not in VISION:
+        words = Tokenizer(WordLevel({f"w{number}": number for number in range(VOCAB)}, unk_token="w0"))
+        reader = PreTrainedTokenizerFast(tokenizer_object=words)
+    with quiet_transformers():
+        for part in (tiny_model(family)[0], reader):
+            part.save_pretrained(directory)
+    return directory
 
 
 def each_kind(cases: Iterable[str], families: Iterable[str] = FAMILY_NAMES) -> list[Any]:
@@ -194,8 +231,7 @@ def make_supernet(tmp_path: Path, session_place: Path) -> Callable[..., Supernet
         prepared = session_place / "_".join(named)
         if not is_prepared(prepared):
             model, spec = tiny_model(family, task)
-            text = random_images(12) if family in VISION else random_tokens(12, 24)
-            Supernet.prepare(model, spec, text, prepared, dtype=dtype, **settings)
+            Supernet.prepare(model, spec, inputs_of(family, 12), prepared, dtype=dtype, **settings)
         model, spec = tiny_model(family, task)
         supernet = Supernet.load(model, spec, prepared, dtype=dtype, place=place, refit_bytes=refit_bytes)
         supernet.link_to(tmp_path / f"supernet-{family}")

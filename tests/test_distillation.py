@@ -11,7 +11,7 @@ import torch
 from conftest import fitting, random_tokens
 from torch.nn import functional as F
 
-from evaluators.output_head import OutputHead, SoftCappedHead
+from evaluators.output_head import GeneralHead, OutputHead
 from evaluators.training.distillation import Student, cross_entropy
 from evaluators.training.recipes import TRAINABLE, Distillation
 from evaluators.training.teacher import Teacher, spread_layers
@@ -54,20 +54,24 @@ def test_the_loss_and_its_gradient_are_those_of_the_whole_vocabulary(slice_bytes
 
 @pytest.mark.parametrize(("slice_bytes", "temperature"), [(1, 1.0), (97 * 12 * 2, 2.0), (1 << 20, 0.5)])
 @pytest.mark.parametrize("words", [True, False])
-def test_so_are_those_of_soft_capped_logits(words: bool, slice_bytes: int, temperature: float) -> None:
+@pytest.mark.parametrize(("cap", "bias"), [(0.5, False), (None, True), (0.5, True)])
+def test_so_are_those_of_soft_capped_logits_and_of_a_bias(
+    cap: float | None, bias: bool, words: bool, slice_bytes: int, temperature: float
+) -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(12, 20, generator=generator, requires_grad=True)
     teacher = torch.randn(12, 20, generator=generator)
-    linear = torch.nn.Linear(20, 97, bias=False).requires_grad_(False)
+    linear = torch.nn.Linear(20, 97, bias=bias).requires_grad_(False)
 
     def logits(states: torch.Tensor) -> torch.Tensor:
-        return 0.5 * torch.tanh(2.5 * F.linear(states, linear.weight) / 0.5) / temperature
+        products = 2.5 * linear(states)
+        return (products if cap is None else cap * torch.tanh(products / cap)) / temperature
 
     ids = torch.randint(97, (12,), generator=generator)
     labels = F.one_hot(ids, 97) if words else logits(teacher).softmax(-1)
     expected = -(labels * logits(hidden).log_softmax(-1)).sum(-1).mean()
     (gradient,) = torch.autograd.grad(expected, hidden)
-    head = SoftCappedHead(linear, 12, 0.5, scale=2.5, temperature=temperature, slice_bytes=slice_bytes)
+    head = GeneralHead(linear, 12, cap, scale=2.5, temperature=temperature, slice_bytes=slice_bytes)
     found = cross_entropy(hidden, head, ids if words else head.expected(teacher)[1])
     (found_gradient,) = torch.autograd.grad(found, hidden)
     torch.testing.assert_close(found, expected)

@@ -75,7 +75,7 @@ class CacheMemory:
     def __init__(self, spec: ModelSpec, phase: Phase, dtype: torch.dtype, device: torch.device) -> None:
         """Takes it."""
         tokens = sum(_tokens(phase))
-        largest = phase.batch_size * spec.kv_heads * tokens * spec.head_dim
+        largest = phase.batch_size * spec.cached_heads(spec.query_heads, spec.kv_heads) * tokens * spec.head_dim
         size = (2 * spec.layers, -(-largest // _ALIGNED) * _ALIGNED)
         self._memory = made_up(size, dtype, device)
 
@@ -107,8 +107,8 @@ def standing_cache(config: Any, spec: ModelSpec, candidate: Candidate, phase: Ph
     for index, (shape, window) in enumerate(zip(shapes, windows, strict=True)):
         tokens = context + new if window is None or not context else min(context + new, window)
         # where there is no attention, a cache is told of tokens all the same, in one number each
-        groups, width = (shape.kv_heads, spec.head_dim) if shape.kv_heads else (1, 1)
-        size = (phase.batch_size, groups, tokens, width)
+        heads, width = spec.cached_heads(shape.query_heads, shape.kv_heads), spec.head_dim
+        size = (phase.batch_size, heads, tokens, width) if heads else (phase.batch_size, 1, tokens, 1)
         keys, values = place(2 * index, size), place(2 * index + 1, size)
         layers.append(StandingLayer(keys, values, context, sliding=window is not None))
     return Cache(layers=layers)

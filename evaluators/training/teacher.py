@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from evaluators.output_head import OutputHead
 from space.files import whole_directory
-from space.models.stack import layers_of, stack_of
+from space.models.stack import layers_of, stack_of, stream_of
 
 _META = "teacher.json"
 _FORMAT = 2
@@ -151,7 +151,7 @@ def recorded_streams(model: Any, places: Mapping[int, int]) -> Iterator[dict[int
 
     def keep(name: int) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            streams[name] = (output[0] if isinstance(output, tuple) else output).flatten(0, 1)
+            streams[name] = stream_of(output).flatten(0, 1)
 
         return hook
 

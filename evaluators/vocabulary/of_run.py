@@ -14,6 +14,7 @@ from evaluators.data.splits import TokenSplits
 from evaluators.paths import Paths, Stage
 from evaluators.vocabulary.ranked import Ranked, Vocabulary, cut, texts_of
 from evaluators.vocabulary.settings import VocabularySettings
+from space.errors import UserError
 from space.files import kept
 from space.models.loading import LoadedModel
 
@@ -139,6 +140,11 @@ def require_levels(loaded: LoadedModel, counts: Sequence[int]) -> None:
         UserError: See `Vocabulary`; or one is too small or too large.
     """
     if counts:
+        if loaded.spec.head_bias:
+            raise UserError(
+                f"Expected a model whose LM head has no bias for {SETTING}, got {loaded.spec.name}, whose has one. "
+                "Leave the setting out."
+            )
         whole = Vocabulary(loaded, SETTING)
         for count in counts:
             whole.count(count)

@@ -123,6 +123,8 @@ def trimmed_model(model: Any, kept: Sequence[int]) -> Any:
         head._parameters["weight"] = embedding._parameters["weight"]
     else:
         put_parameter(head, "weight", _rows(head_before.weight.detach(), kept))
+    if head_before.bias is not None:
+        put_parameter(head, "bias", _rows(head_before.bias.detach(), kept))
     small.set_output_embeddings(head)
     return small
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from space.errors import UserError
+from space.models.earlier import EARLIER
 from space.models.layout import Architecture, BlockLayout, Projection, SizeNames, StackNames, StockClasses
 
 _QK_NORMS = ("q_norm", "k_norm")
@@ -120,6 +121,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "hunyuan_v1_dense": _pre_norm(
         "hunyuan_v1_dense", StockClasses.alike("HunYuanDenseV1"), ("query_layernorm", "key_layernorm")
     ),
+    "ministral": _pre_norm("ministral", StockClasses.alike("Ministral")),
+    "helium": _pre_norm("helium", StockClasses.alike("Helium"), heads_fill=True, neighbours=True),
+    "olmo": _pre_norm("olmo", StockClasses.alike("Olmo", classifier=False)),
     "granite": _pre_norm("granite", StockClasses.alike("Granite", classifier=False)),
     "exaone4": Architecture(
         "exaone4",
@@ -141,40 +145,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         replace(_ATTENTION, inputs=(Projection("qkv_proj", ("query", "key", "value")),)),
         _FUSED_MLP,
     ),
-    "gpt2": Architecture(
-        "gpt2",
-        StockClasses("GPT2Config", "GPT2Block", "GPT2Model", "GPT2LMHeadModel", "GPT2ForSequenceClassification"),
-        BlockLayout(
-            "attn", (Projection("c_attn", ("query", "key", "value")),), "c_proj", before="ln_1", transposed=True
-        ),
-        BlockLayout("mlp", (Projection("c_fc", ("up",)),), "c_proj", before="ln_2", transposed=True),
-        stack=StackNames("h", "ln_f", "wte", "wpe", "transformer"),
-        sizes=SizeNames("n_head", None, "n_inner"),
-        depth="n_layer",
-        heads_fill=True,
-    ),
-    "gpt_neox": Architecture(
-        "gpt_neox",
-        StockClasses(
-            "GPTNeoXConfig",
-            "GPTNeoXLayer",
-            "GPTNeoXModel",
-            "GPTNeoXForCausalLM",
-            "GPTNeoXForSequenceClassification",
-        ),
-        BlockLayout(
-            "attention",
-            (Projection("query_key_value", ("query", "key", "value"), grouped=True),),
-            "dense",
-            before="input_layernorm",
-        ),
-        BlockLayout("mlp", (Projection("dense_h_to_4h", ("up",)),), "dense_4h_to_h", before="post_attention_layernorm"),
-        parallel="use_parallel_residual",
-        stack=StackNames("layers", "final_layer_norm", "embed_in", module="gpt_neox"),
-        sizes=SizeNames(kv_heads=None),
-        head="embed_out",
-        heads_fill=True,
-    ),
+    **EARLIER,
     "stablelm": _pre_norm("stablelm", StockClasses.alike("StableLm"), heads_fill=True),
     "arcee": Architecture("arcee", StockClasses.alike("Arcee"), _ATTENTION, replace(_MLP, inputs=_GATED[1:])),
     "ernie4_5": _pre_norm("ernie4_5", StockClasses.alike("Ernie4_5", classifier=False), neighbours=True),
@@ -244,16 +215,31 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def architecture_of(model_type: str) -> Architecture:
-    """The row of a family.
+def model_type_of(name: str) -> str:
+    """transformers' `model_type` of a row: its name, without what tells rows of one family apart."""
+    return name.partition(":")[0]
+
+
+def rows_of(model_type: str) -> dict[str, Architecture]:
+    """The rows of a family, by name.
 
     Raises:
         UserError: There is none.
     """
-    if model_type not in ARCHITECTURES:
+    rows = {name: row for name, row in ARCHITECTURES.items() if model_type_of(name) == model_type}
+    if not rows:
         raise UserError(
-            f"Expected a model of one of the families {', '.join(sorted(ARCHITECTURES))}, got "
+            f"Expected a model of one of the families {', '.join(sorted({*map(model_type_of, ARCHITECTURES)}))}, got "
             f"model_type={model_type!r}. Choose a model of a supported family, or add a row to "
             "space/models/architectures.py."
         )
-    return ARCHITECTURES[model_type]
+    return rows
+
+
+def architecture_of(name: str) -> Architecture:
+    """The row of a name, a key of `ARCHITECTURES`.
+
+    Raises:
+        UserError: There is none.
+    """
+    return ARCHITECTURES.get(name) or rows_of(name)[name]

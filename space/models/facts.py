@@ -36,7 +36,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         model: Any.
         name: What to call it.
         digest: Of its checkpoint, see `space.models.digest`.
-        family: Its `model_type`.
+        family: Its row, a key of `space.models.architectures.ARCHITECTURES`.
 
     Raises:
         UserError: Its layers are not all of the same shape.
@@ -45,7 +45,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
     architecture = architecture_of(family)
     names, hidden = architecture.sizes, config.hidden_size
     heads = getattr(config, names.query_heads)
-    kv_heads = getattr(config, names.kv_heads) if names.kv_heads else heads
+    kv_heads = getattr(config, names.kv_heads) if isinstance(names.kv_heads, str) else names.groups(heads)
     channels = getattr(config, names.mlp_channels) or 4 * hidden
     head_dim = getattr(config, "head_dim", None) or hidden // heads
     dense = LayerShape(heads, kv_heads, channels)
@@ -61,7 +61,10 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
     }
     parallel = architecture.parallel
     norms = (*architecture.norms, *architecture.attention.norms)
+    inside = [architecture.attention.path(name) for name in architecture.norms_inside]
     layers: nn.ModuleList = layers_of(model)
+    norm = layers[0].get_submodule(norms[0])
+    normed = {name for path in inside for name, _ in layers[0].get_submodule(path).named_parameters()}
     biases = {path: layers[0].get_submodule(path).bias is not None for path in expected}
     _check_modules(layers[0], architecture)
     for index, layer in enumerate(layers):
@@ -92,6 +95,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         mlp_channels=channels,
         vocab=0 if embedding is None else embedding.shape[0],
         tied_embeddings=head is not None and head.weight is embedding,
+        head_bias=writes and getattr(head, "bias", None) is not None,
         qkv_bias=biases[architecture.attention.path(architecture.attention.inputs[0].name)],
         o_bias=biases[outputs["attention"]],
         mlp_bias=biases[outputs["mlp"]],
@@ -99,12 +103,15 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         attention_norms=len(architecture.attention.leaving),
         mlp_norms=len(architecture.mlp.leaving),
         layer_norms=len(architecture.staying),
-        norm_bias=getattr(layers[0].get_submodule(norms[0]), "bias", None) is not None,
-        qk_norm=bool(architecture.qk_norms or architecture.attention.row_norms),
+        norm_weight=getattr(norm, "weight", None) is not None,
+        norm_bias=getattr(norm, "bias", None) is not None,
+        qk_norm="weight" in normed,
+        qk_norm_bias="bias" in normed,
         wide_qk_norm=bool(architecture.attention.row_norms),
         parallel=parallel if isinstance(parallel, bool) else getattr(config, parallel),
         positions=0 if table is None else table.shape[-2],
-        merges=names.kv_heads is not None and not architecture.neighbours and not _is_partly_rotary(config),
+        merges=names.grouped and not inside and not architecture.neighbours and not _is_partly_rotary(config),
+        repeats_groups=architecture.repeats_groups,
         rest=rest,
         task=task,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from space.candidate import LayerShape
 from space.task import CAUSAL_LM, TASKS, Task
@@ -134,15 +134,32 @@ class StackNames(NamedTuple):
 
 
 class SizeNames(NamedTuple):
-    """What a configuration calls the sizes of a layer, by the fields of a `LayerShape`; groups may be always heads."""
+    """What a configuration calls the sizes of a layer, by the fields of a `LayerShape`.
+
+    There may be no name for groups: as many as query heads then, None, or one, 1.
+    """
 
     query_heads: str = "num_attention_heads"
-    kv_heads: str | None = "num_key_value_heads"
+    kv_heads: str | int | None = "num_key_value_heads"
     mlp_channels: str = "intermediate_size"
+
+    @property
+    def grouped(self) -> bool:
+        """Whether how many groups there are is a size of its own."""
+        return isinstance(self.kv_heads, str)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that there are."""
+        return tuple(name for name in self if isinstance(name, str))
+
+    def groups(self, query_heads: int) -> int:
+        """How many there are under so many query heads, where that is no size of its own."""
+        return min(1, query_heads) if self.kv_heads == 1 else query_heads
 
     def of(self, shape: LayerShape) -> dict[str, int]:
         """The sizes of a shape by these names."""
-        return {name: getattr(shape, field) for field, name in self._asdict().items() if name is not None}
+        return {name: getattr(shape, field) for field, name in self._asdict().items() if isinstance(name, str)}
 
 
 class StockClasses(NamedTuple):
@@ -192,6 +209,11 @@ class Architecture:
         neighbours: Whether rotary embedding turns values of a head that are neighbours; else half a head apart.
         numbered: Whether a layer is made with its number.
         tasks: What its models may be for, rows of `space.task.TASKS`, the first one where nothing says which.
+        when: What configurations of its models say where others of the family are built otherwise: a key, then its
+            values.
+        repeats_groups: Whether a KV cache holds keys and values of each query head, those of a group once for each.
+        in_tuples: Whether a layer hands on the residual stream as the first of a tuple.
+        adds_in_place: Whether a layer adds to what its MLP gives, in place.
     """
 
     module: str
@@ -209,6 +231,10 @@ class Architecture:
     neighbours: bool = False
     numbered: bool = True
     tasks: tuple[str, ...] = (CAUSAL_LM,)
+    when: tuple[tuple[Any, ...], ...] = ()
+    repeats_groups: bool = False
+    in_tuples: bool = False
+    adds_in_place: bool = False
 
     @property
     def blocks(self) -> dict[str, BlockLayout]:
@@ -218,6 +244,11 @@ class Architecture:
     def task_of(self, classes: Sequence[str]) -> str:
         """What a model of one of these classes is for; the first of its tasks where they are others."""
         return next((task for task in self.tasks if self.classes.of(TASKS[task]) in classes), self.tasks[0])
+
+    @property
+    def norms_inside(self) -> tuple[str, ...]:
+        """Names, inside an attention block, of the norms of queries and of keys."""
+        return (*self.qk_norms, *(norm.name for norm in self.attention.row_norms))
 
     @property
     def writes(self) -> bool:

@@ -25,7 +25,7 @@ from space.models.embedded import embedded_model, given_or_default, quiet_transf
 from space.models.facts import checked_spec
 from space.models.hub import model_snapshot
 from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config, require_lengths, unloadable
-from space.models.stack import loader_of, task_of
+from space.models.stack import loader_of, row_of, task_of
 from space.models.vector_math import settle_vector_math
 from space.models.weights import check_finite
 from space.size import total_params
@@ -108,7 +108,7 @@ def understood(
     what = "an image processor (preprocessor_config.json)"
     processor = _read(AutoImageProcessor, what, directory, trust_remote_code, use.reads == "images")
     outline = check_weights(directory, config, trust_remote_code, task or task_of(config))
-    spec = checked_spec(outline, name, "", config.model_type)
+    spec = checked_spec(outline, name, "", row_of(config))
     require_lengths(spec, lengths)
     return Understood(directory, outline, tokenizer, spec, commit, processor)
 

@@ -23,19 +23,17 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM as StockFo
 from transformers.models.llama.modeling_llama import LlamaForSequenceClassification as StockForSequenceClassification
 from transformers.models.llama.modeling_llama import LlamaModel as StockModel
 
-# Where the family keeps its stack, and in it its layers; what its configuration calls their sizes; attention's output
-# projection; whether weights are stored as (inputs, outputs); whether stock classes take heads to be as wide together
-# as the residual stream; by block, the norm inside that the stream goes through where it is gone, if any; whether a
-# layer is told its number; whether models write: then no checkpoint has a classifier.
-STACK = "model"
-LAYERS = "layers"
-SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
-ATTENTION_OUTPUT = "o_proj"
-TRANSPOSED = False
-HEADS_FILL = False
-STAYING = {"attention": "", "mlp": ""}
-NUMBERED = True
-WRITES = True
+STACK = "model"  # where the family keeps its stack, and in it its layers
+LAYERS = "layers"  # of the stack
+SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")  # as its configuration calls them
+ATTENTION_OUTPUT = "o_proj"  # attention's output projection
+TRANSPOSED = False  # whether weights are stored as (inputs, outputs)
+QK_NORMS = ()  # norms of queries and keys, as wide as a head
+HEADS_FILL = False  # whether stock classes take heads to be as wide together as the residual stream
+STAYING = {"attention": "", "mlp": ""}  # by block, the norm inside that stays and norms the stream where it is gone
+ADDS_IN_PLACE = False  # whether a layer adds to what its MLP gives in place
+NUMBERED = True  # whether a layer is told its number
+WRITES = True  # whether models write: then no checkpoint has a classifier
 
 if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
     # before, static caches have one head count for all layers, and configurations may ignore `layer_types`
@@ -46,8 +44,8 @@ class Hole(nn.Sequential):  # not `nn.Module`: a file's attention class that is 
     """Stands where a block was: adds nothing to the residual stream. Has inside the norm that has stayed, if any."""
 
     def forward(self, hidden_states: Any) -> Any:
-        """A zero of shape `()`, which broadcasts in the residual addition."""
-        return hidden_states.new_zeros(())
+        """A zero of shape `()`, which broadcasts in the residual addition; of the stream's where that is in place."""
+        return hidden_states.new_zeros(hidden_states.shape if ADDS_IN_PLACE else ())
 
 
 class AttentionHole(Hole):
@@ -110,8 +108,7 @@ NOT_STOCK = "layers of different sizes, for from_pretrained of an automatic clas
 def guarded(values: dict[str, Any]) -> dict[str, Any]:
     """The contents of config.json as no stock class takes them; one would fill the holes with random weights.
 
-    Where the activation's name belongs, which every stock class looks up, there is then a sentence that says what is
-    the matter; the name itself moves to `own_activation`.
+    Where the activation's name belongs, which each looks up, there is then a sentence; it moves to `own_activation`.
     """
     moved = {"own_activation": values[ACTIVATION]} if ACTIVATION in values else {}
     return {**values, **moved, ACTIVATION: NOT_STOCK}
@@ -125,6 +122,8 @@ class PrunedConfig(StockConfig):
     """
 
     model_type = f"pruned_{StockConfig.model_type}"
+    if isinstance(getattr(StockConfig, "head_dim", None), property):  # of sizes that a layer has of its own
+        head_dim = None
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -182,16 +181,14 @@ def with_narrow_heads(stock: Any, own: Any, layer_idx: int) -> Any:
     inner.hidden_size = getattr(own, SIZES[0]) * own.head_dim
     attention = type(stock)(inner, **({"layer_idx": layer_idx} if NUMBERED else {}))
     for path, module in stock.named_modules():
-        if hasattr(module, "weight"):
-            parent, _, name = path.rpartition(".")
-            place = attention.get_submodule(parent)
+        parent, _, name = path.rpartition(".")
+        if hasattr(module, "weight") and name not in QK_NORMS:
             if module.weight.ndim == 2:  # a projection, where norms are of the stream's width in the stock one already
-                shape = getattr(place, name).weight.shape
-                inputs, outputs = shape if TRANSPOSED else shape[::-1]
+                inputs, outputs = attention.get_submodule(path).weight.shape[:: 1 if TRANSPOSED else -1]
                 sizes = (inputs, own.hidden_size) if path == ATTENTION_OUTPUT else (own.hidden_size, outputs)
                 bias = {} if TRANSPOSED else {"bias": module.bias is not None}  # a Conv1D always has one
                 module = type(module)(*(sizes[::-1] if TRANSPOSED else sizes), **bias)
-            setattr(place, name, module)
+            setattr(attention.get_submodule(parent), name, module)
     return attention
 
 

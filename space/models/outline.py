@@ -16,7 +16,7 @@ from space.models.facts import checked_spec
 from space.models.hub import WEIGHT_FILES, config_snapshot
 from space.models.loading import WITHOUT_HUB
 from space.models.refusals import UNREADABLE, checked_config, require_lengths
-from space.models.stack import loader_of
+from space.models.stack import loader_of, row_of
 from space.models.weights import headers_of, lossless_dtype
 from space.size import total_params
 from space.spec import ModelSpec
@@ -79,7 +79,7 @@ def outlined(
             model = loader_of(task).from_config(config, trust_remote_code=trust_remote_code)
     except UNREADABLE as error:
         raise UserError(f"Expected a model that transformers can make of {directory}, but got: {error}") from error
-    spec = checked_spec(model, name, "", config.model_type)
+    spec = checked_spec(model, name, "", row_of(config))
     require_lengths(spec, lengths)
     if list(directory.glob(WEIGHT_FILES)):
         headers = headers_of(directory)

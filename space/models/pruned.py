@@ -18,7 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from space.candidate import Candidate, LayerShape
-from space.models.architectures import architecture_of
+from space.models.architectures import architecture_of, model_type_of
 from space.models.layout import Architecture, SizeNames
 from space.models.stack import PRUNED, family_of
 from space.spec import ModelSpec
@@ -53,23 +53,25 @@ def modeling_text(family_name: str) -> str:
     for own in (TASKS[task].pruned for task in family.tasks if TASKS[task].classifies):
         text = text.replace(_CLASSIFIER, own)
     for name, value in _constants(family).items():
-        line = f"{name} = {_constants(llama)[name]}\n"
+        line = f"\n{name} = {_constants(llama)[name]}  #"
         assert text.count(line) == 1, f"{MODELING_FILE}.py must have one line with {line!r}"
-        text = text.replace(line, f"{name} = {value}\n")
+        text = text.replace(line, f"\n{name} = {value}  #")
     return text
 
 
 def _constants(family: Architecture) -> dict[str, str]:
     """What the modelling file says of a family, as code."""
-    quoted = [f'"{name}"' for name in family.sizes if name is not None]
+    quoted = [f'"{name}"' for name in family.sizes.names]
     return {
         "STACK": f'"{family.stack.module}"',
         "LAYERS": f'"{family.stack.layers}"',
         "SIZES": f"({', '.join(quoted)})",
         "ATTENTION_OUTPUT": f'"{family.attention.output}"',
         "TRANSPOSED": f"{family.attention.transposed}",
+        "QK_NORMS": f"{family.qk_norms}",
         "HEADS_FILL": f"{family.heads_fill}",
         "STAYING": json.dumps({kind: layout.inner or "" for kind, layout in family.blocks.items()}),
+        "ADDS_IN_PLACE": f"{family.adds_in_place}",
         "NUMBERED": f"{family.numbered}",
         "WRITES": f"{family.writes}",
     }
@@ -123,15 +125,23 @@ def block_scale(layer: Any) -> float:
     return getattr(layer, "residual_multiplier", 1.0)
 
 
+def set_groups(attention: Any, query_heads: int, groups: int) -> None:
+    """Tells a stock attention module of fewer groups under its query heads, by what families call that."""
+    sizes = {"num_key_value_groups": query_heads // groups, "num_key_value_heads": groups, "num_kv_heads": groups}
+    for name, size in sizes.items():
+        if hasattr(attention, name):
+            setattr(attention, name, size)
+
+
 def start_midway(stack: Any) -> None:
     """Has a decoder stack take embeddings that it is given as a residual stream: scaled, with positions in it."""
     if hasattr(stack, "embedding_multiplier"):
         stack.embedding_multiplier = 1.0
     names = family_of(stack).stack
-    if names.entry is not None:
-        setattr(stack, names.entry, _AsGiven(getattr(stack, names.entry)))
-    elif names.positions is not None:
-        setattr(stack, names.positions, _NoPositions())
+    place, _, name = (names.entry or names.positions or "").rpartition(".")
+    holder = stack.get_submodule(place)
+    if name:
+        setattr(holder, name, _AsGiven(getattr(holder, name)) if names.entry is not None else _NoPositions())
 
 
 class _AsGiven(nn.Module):
@@ -189,7 +199,7 @@ class PrunedConfigs:
         self._sizes, self._depth = family.sizes, family.depth
         values = dense_config.to_diff_dict() | layer_values(self._dense, self._sizes)
         values |= {
-            "model_type": f"{PRUNED}{spec.family}",
+            "model_type": f"{PRUNED}{model_type_of(spec.family)}",
             "head_dim": spec.head_dim,
             self._depth: spec.layers,
             "architectures": [TASKS[spec.task].pruned],
@@ -247,7 +257,9 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
     narrow = family.heads_fill and shapes[0].query_heads != dense.query_heads  # which the stock class cannot be
     if len(set(shapes)) == 1 and shapes[0].mlp_channels and not narrow:
         values: dict[str, Any] = dense_config.to_diff_dict() | layer_values(shapes[0], family.sizes)
-        values |= {family.depth: len(kept), "head_dim": spec.head_dim, **_lists(values, kept)}
+        values |= {family.depth: len(kept), **_lists(values, kept)}
+        if not isinstance(getattr(type(dense_config), "head_dim", None), property):
+            values["head_dim"] = spec.head_dim
         values["architectures"] = [family.classes.of(spec.use)]
         if _is_valid(type(dense_config), values):
             return values

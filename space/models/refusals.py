@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedModel
 
 from space.errors import UserError
-from space.models.architectures import ARCHITECTURES, architecture_of
+from space.models.architectures import ARCHITECTURES, rows_of
 from space.models.embedded import quiet_transformers
 from space.models.hub import WEIGHT_FILES
-from space.models.stack import family_of, loader_of
+from space.models.stack import family_of, loader_of, row_of
 from space.models.weights import Header, headers_of, lossless_dtype
 from space.spec import ModelSpec
 from space.task import TASKS
@@ -94,7 +94,7 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
     for key, meaning in _REFUSED_CONFIG.items():
         if values.get(key):
             raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
-    family = architecture_of(values["model_type"])
+    family, *_ = rows_of(values["model_type"]).values()
     if task is not None and task not in family.tasks:
         titles, said = [TASKS[each].title for each in family.tasks], values.get("architectures") or ()
         raise UserError(
@@ -114,6 +114,7 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
             config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
     except UNREADABLE as error:
         raise unloadable(directory, error) from error
+    row_of(config)  # which may not be as any row of the family
     if task is not None and TASKS[task].classifies:
         _check_classes(config, directory)
     limit = positions(config)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from space.errors import UserError
 from space.models.layout import Architecture
-from space.models.stack import family_of, layers_of, norm_of, stack_of, whole
+from space.models.stack import family_of, layers_of, norm_of, stack_of, stream_of, whole
 from space.supernet.modules import put_module, twin
 from space.supernet.placement import Placement
 from space.supernet.units import output_weight
@@ -69,15 +69,16 @@ class Captured(Exception):  # noqa: N818 - control flow of one forward pass, nev
 class _Recorder(nn.Module):
     """Stands for a decoder layer: notes what it is called with, and hands the residual stream on."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, in_tuples: bool) -> None:
         super().__init__()
+        self._in_tuples = in_tuples
         self.arguments: dict[str, Any] = {}
         self._names = list(inspect.signature(layer.forward).parameters)[1:]  # behind the residual stream
 
-    def forward(self, hidden_states: Tensor, *args: Any, **arguments: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, *args: Any, **arguments: Any) -> Any:
         named = dict(zip(self._names, args, strict=False)) | arguments
         self.arguments = {name: value for name, value in named.items() if name != "past_key_values"}
-        return hidden_states
+        return (hidden_states, None) if self._in_tuples else hidden_states
 
 
 @torch.no_grad()
@@ -92,7 +93,7 @@ def layer_arguments(model: Any, tokens: Tensor, dtype: torch.dtype, device: torc
         dtype: Of the residual stream.
         device: Where the layers run.
     """
-    recorders = [_Recorder(layer) for layer in layers_of(model)]
+    recorders = [_Recorder(layer, family_of(model).in_tuples) for layer in layers_of(model)]
     _run_stack(model, recorders, tokens[:1], dtype, device)
     return [recorder.arguments for recorder in recorders]
 
@@ -110,7 +111,7 @@ def _run_stack(
     stack, names = twin(stack_of(model)), family_of(model).stack
     put_module(stack, names.layers, nn.ModuleList(layers))
     if names.norm is not None:
-        setattr(stack, names.norm, nn.Identity())
+        put_module(stack, names.norm, nn.Identity())
     if model.main_input_name == "input_ids":
         embedding = model.get_input_embeddings()  # which may wait on the host
         inputs = {"inputs_embeds": embedding(tokens.to(embedding.weight.device)).to(device, dtype)}
@@ -195,7 +196,7 @@ def _learned(
         for waiting in states:
             state = waiting.to(device)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                output = layer(state, **arguments).float()
+                output = stream_of(layer(state, **arguments)).float()
             cosine += F.cosine_similarity(state, output, dim=-1).sum()
             count += state.shape[0] * state.shape[1]
             after.append(output.to(waiting.device))

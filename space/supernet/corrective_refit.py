@@ -32,6 +32,7 @@ from space.errors import UserError
 from space.models.architectures import architecture_of
 from space.models.layout import BlockLayout
 from space.models.pruned import block_scale
+from space.models.stack import stream_of
 from space.supernet.calibration import Captured, first_inputs, layer_arguments
 from space.supernet.correction import Correction
 from space.supernet.corrective_step import Moments, corrective_step
@@ -140,7 +141,7 @@ class _Block:
         after: States = []
         for waiting, state in zip(read, states, strict=True):
             (inside,) = self._here(waiting)
-            output = layer(inside, **self._arguments)
+            output = stream_of(layer(inside, **self._arguments))
             if read is not states:
                 (here,) = self._here(state)
                 output = (here.float() + output.float() - inside.float()).to(state.dtype)
@@ -227,7 +228,7 @@ class _Block:
             pass
         finally:
             handle.remove()
-        return columns[0].to(self._place.home)
+        return columns[0].view(*state.shape[:2], -1).to(self._place.home)  # some run MLPs on tokens in one row
 
 
 def _divisor(norm: nn.Module, read: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from space.models.architectures import architecture_of
 from space.models.layout import BlockLayout, Projection
+from space.models.pruned import set_groups
 from space.spec import ModelSpec
 from space.supernet.calibration import Captured
 from space.supernet.importance import damped
@@ -269,8 +270,7 @@ def _with_weights(layer: Any, layout: BlockLayout, weights: BlockWeights, spec: 
     for name, tensors in weights.parameters.items():
         for key, tensor in tensors.items():
             put_parameter(getattr(attention, name), key, tensor)
-    attention.num_key_value_heads = groups
-    attention.num_key_value_groups = spec.query_heads // groups
+    set_groups(attention, spec.query_heads, groups)
     return own
 
 

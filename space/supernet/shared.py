@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from space.candidate import Candidate, LayerShape
 from space.models.architectures import architecture_of
-from space.models.stack import stack_of, whole
+from space.models.stack import stack_of, stream_of, whole
 from space.supernet.calibration import first_inputs, layer_arguments
 from space.supernet.modules import own_modules
 from space.supernet.placement import Placement
@@ -112,12 +112,11 @@ class SharedWeights:
     def _run(self, index: int, shape: LayerShape, arguments: dict[str, Any], hidden: Tensor) -> Tensor:
         """A layer on the device, with what is trained of it."""
         layer = self._supernet.layer(index, shape)
-        output: Tensor = functional_call(layer, self._of_layer(index, shape), (hidden,), arguments)
-        return output
+        return stream_of(functional_call(layer, self._of_layer(index, shape), (hidden,), arguments))
 
     def _is_of_norm(self, name: str) -> bool:
         """Whether a shared weight is of the norm behind the last layer."""
-        return name.partition(".")[0] == self._family.stack.norm
+        return name.rpartition(".")[0] == self._family.stack.norm
 
     def _merges(self, shape: LayerShape) -> bool:
         return shape.queries_per_group > self._spec.queries_per_group

@@ -24,7 +24,7 @@ from space.errors import UserError
 from space.files import whole_directory
 from space.locations import CACHE_ADVICE
 from space.models.architectures import architecture_of
-from space.models.stack import is_outside, layers_of, stack_of
+from space.models.stack import layers_of, outside
 from space.spec import ModelSpec
 from space.supernet.calibration import gather
 from space.supernet.compensation import chosen_map, dropped_map, factor
@@ -218,10 +218,8 @@ def place_rest(model: Any, dtype: torch.dtype, place: Placement) -> None:
     """Puts all of a model but its layers where and in what it runs, or embeddings where layers wait."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     waits = None if head is not None and embedding.weight is head.weight else embedding
-    for parent in (model, stack_of(model)):
-        for name, child in parent.named_children():
-            if is_outside(model, name):
-                _settle(child, dtype, place.home if child is waits else place.device)
+    for _, child in outside(model):
+        _settle(child, dtype, place.home if child is waits else place.device)
     model.config.dtype = dtype
 
 

@@ -22,7 +22,7 @@ from space.candidate import EMBEDDING, HEAD, KINDS, Candidate, LayerShape, Optio
 from space.models.architectures import architecture_of
 from space.models.layout import BlockLayout
 from space.models.pruned import PrunedConfigs, modeling_of, start_midway
-from space.models.stack import is_outside, layers_of, norm_of, put_stack, stack_of
+from space.models.stack import holders, layers_of, norm_of, outside, put_stack, stack_of
 from space.spec import ModelSpec
 from space.supernet.block_memory import BlockMemory
 from space.supernet.correction import Correction
@@ -69,10 +69,11 @@ class Views:
         weakref.finalize(self, memory.forget, self._name)
         with torch.device("meta"):
             self._whole = getattr(self._classes, TASKS[spec.task].pruned)(self._configs.dense)
-        for module, dense in ((self._whole, model), (stack_of(self._whole), stack_of(model))):
-            for name, child in dense.named_children():
-                if is_outside(model, name):
-                    setattr(module, name, child)
+        for path, child in outside(model):
+            place, _, name = path.rpartition(".")
+            setattr(self._whole.get_submodule(place), name, child)
+        for path in holders(model):
+            self._whole.get_submodule(path)._buffers.update(model.get_submodule(path)._buffers)
         self._layers: list[Any] = [*layers_of(self._whole)]
         for layer, dense in zip(self._layers, layers_of(model), strict=True):
             for name, child in dense.named_children():
@@ -97,11 +98,10 @@ class Views:
             put_stack(model, stack)
         model.config = stack.config = self._configs.of(candidate.unrounded, start)
         names = self._family.stack
-        for name, child in stack.named_children():
-            # some rotary frequencies follow the length
-            if is_outside(model, name) and any(True for _ in child.buffers()):
-                setattr(stack, name, own_modules(child))
         put_module(stack, names.layers, nn.ModuleList(layers).eval())
+        for path, child in outside(stack):
+            if any(True for _ in child.buffers()):  # some rotary frequencies follow the length
+                put_module(stack, path, own_modules(child))
         self._put_outer(model, stack, candidate)
         if self._passing is not None:
             embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -209,8 +209,10 @@ class Views:
             own: Any = module
             if hasattr(own, "config"):
                 own.config = self._classes.seen_config(dense.get_submodule(path).config, own.config)
+            own._buffers.update(dense.get_submodule(path)._buffers)
             for key, tensor in projections.get(path, {}).items():
-                assert own._parameters[key].shape == tensor.shape
+                said = f"{path}.{key}: {tuple(tensor.shape)} by the row of {self._spec.family}, and here"
+                assert own._parameters[key].shape == tensor.shape, f"{said} {tuple(own._parameters[key].shape)}"
                 put_parameter(own, key, tensor)
             if path not in projections and not own._modules:  # norms of queries and keys, activations
                 parent, _, name = path.rpartition(".")

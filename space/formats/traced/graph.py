@@ -42,10 +42,12 @@ class CachedGraph(nn.Module):
         """Takes the model, whose configuration says which layers have attention."""
         super().__init__()
         self.model = model
-        names = family_of(model).sizes
+        family = family_of(model)
+        names, repeats = family.sizes, family.repeats_groups
+        heads = names.query_heads if repeats or names.kv_heads is None else names.kv_heads
         shapes = [layer_config(model.config, index) for index in range(len(layers_of(model)))]
         self.kv_heads = {
-            index: getattr(shape, names.kv_heads or names.query_heads)
+            index: heads if isinstance(heads, int) else getattr(shape, heads)
             for index, shape in enumerate(shapes)
             if "attention" not in (getattr(shape, "skip", None) or ())
         }
