@@ -41,6 +41,7 @@ class ModelSpec:
         pooling: How an embedder makes one vector of a sequence: `mean` of its tokens, or the first one, `cls`.
         merges: Whether KV groups can be merged: rotary embedding turns all of a head, in pairs half a head apart, or
             nothing, and the family's classes have groups.
+        mask_token: What stands in the place of a hidden word, of a model that guesses these.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ModelSpec:
     rest: int = 0
     task: str = CAUSAL_LM
     pooling: str = "mean"
+    mask_token: int | None = None
 
     def __post_init__(self) -> None:
         for field in ("layers", "hidden", "query_heads", "kv_heads", "head_dim", "mlp_channels"):
@@ -119,10 +121,10 @@ class ModelSpec:
         return head + (1 + self.norm_bias) * self.hidden
 
     @property
-    def identity(self) -> dict[str, str | int | bool]:
+    def identity(self) -> dict[str, str | int | bool | None]:
         """What the model is, ready for JSON: the fields but its name."""
         return {field: value for field, value in self.to_json().items() if field != "name"}
 
-    def to_json(self) -> dict[str, str | int | bool]:
+    def to_json(self) -> dict[str, str | int | bool | None]:
         """The fields as a JSON-ready mapping."""
         return asdict(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,10 @@ def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn
         del values["num_key_value_heads"]
     if family in VISION:
         values = _IMAGES | {name: value for name, value in values.items() if name not in _OF_TEXT}
-    stock = ARCHITECTURES[family].classes.of(TASKS[task or ARCHITECTURES[family].tasks[0]])
+    use = TASKS[task or ARCHITECTURES[family].tasks[0]]
+    stock = ARCHITECTURES[family].classes.of(use)
     config = AutoConfig.for_model(family, **values, architectures=[stock])
-    model = loader_of(task or ARCHITECTURES[family].tasks[0]).from_config(config).eval().requires_grad_(False)
+    model: Any = loader_of(task or ARCHITECTURES[family].tasks[0]).from_config(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -125,7 +127,8 @@ def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn
             parameter.copy_(noise * 1.2 / parameter.shape[-1] ** 0.5)
         else:
             parameter.copy_(noise * 0.6)
-    return model, read_spec(model, f"tiny-{family}", "0", family)
+    spec = read_spec(model, f"tiny-{family}", "0", family)
+    return model, replace(spec, mask_token=VOCAB - 1 if use.masks else None)
 
 
 def fitting(family: str, design: Candidate | Iterable[Sequence[int]]) -> Candidate:

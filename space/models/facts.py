@@ -14,7 +14,7 @@ from space.models.architectures import architecture_of
 from space.models.layout import Architecture
 from space.models.stack import layers_of, stack_of
 from space.spec import ModelSpec
-from space.task import TASKS
+from space.task import TASKS, Task
 
 
 def checked_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:
@@ -108,6 +108,21 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         rest=rest,
         task=task,
     )
+
+
+def mask_token(tokenizer: Any, name: str, task: Task) -> int | None:
+    """The token in the place of a hidden word; None of a task without such.
+
+    Raises:
+        UserError: The tokenizer has none.
+    """
+    token: int | None = tokenizer.mask_token_id if task.masks else None
+    if task.masks and token is None:
+        raise UserError(
+            f"Expected the tokenizer of {name} to have a mask token, for the words that {task.title} guesses, but it "
+            "has none. Name it in tokenizer_config.json (mask_token), or use another model."
+        )
+    return token
 
 
 def _table(stack: Any, path: str) -> Tensor:

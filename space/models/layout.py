@@ -153,6 +153,8 @@ class StockClasses(NamedTuple):
     model: str
     causal_lm: str | None
     classifier: str | None = None
+    token_classifier: str | None = None
+    masked_lm: str | None = None
 
     def of(self, task: Task) -> str:
         """The one that a model for a task is."""

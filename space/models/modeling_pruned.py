@@ -281,7 +281,7 @@ class PrunedForCausalLM(StockForCausalLM):
 
 
 class PrunedForSequenceClassification(StockForSequenceClassification):
-    """The stack and a classifier: an encoder's own, or one of the last token, which no export holds: train it."""
+    """The stack and a head: an encoder's own, or a classifier of the last token, which no export holds: train it."""
 
     config_class = PrunedConfig
     _no_split_modules = ["PrunedDecoderLayer"]  # noqa: RUF012
