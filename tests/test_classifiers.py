@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import transformers
 from conftest import ENCODERS, VOCAB, random_tokens, tiny_model
 from helpers_classes import searched_and_exported
-from helpers_embedder import save_classifier, save_embedder
+from helpers_embedder import save_classifier, save_embedder, save_masked_lm, save_token_classifier
 from helpers_formats import answer_here
 from test_encoders import GONE, SHAPES, MakeSupernet, modules_cache  # noqa: F401  (a fixture of all tests here)
 from torch.nn import functional as F
@@ -19,18 +20,21 @@ from transformers import AutoModelForSequenceClassification
 
 from conf.compose import composed
 from conf.settings import session_settings
+from evaluators.accuracy import accuracy_evaluator
 from evaluators.applicable import require_applicable
 from evaluators.classes import ClassDivergence
-from evaluators.data.labels import class_of, labelled_texts
-from evaluators.data.masking import hidden_words
+from evaluators.data.labels import class_of, labelled_texts, labelled_words
+from evaluators.data.masking import MaskedSplits, hidden_words
 from evaluators.data.places import TextPlace
-from evaluators.data.splits import read_text
+from evaluators.data.reading import read_data, read_stream
+from evaluators.data.splits import digest_of, read_text
 from evaluators.training.objectives import objective_of
 from space.candidate import Candidate
 from space.errors import UserError
 from space.formats.checkpoint import Subnet
 from space.formats.hf.export import export_checkpoint
 from space.models.architectures import architecture_of
+from space.models.facts import mask_token
 from space.models.loading import load_model
 from space.size import total_params
 from space.supernet.shared import SharedWeights
@@ -193,6 +197,60 @@ def test_labels_are_of_held_out_texts_alone(tmp_path: Path) -> None:
     assert [class_of(each, {"no": 0, "yes": 1}, "x") for each in ("yes", 0, "1")] == [1, 0, 1]
     with pytest.raises(UserError, match=r"the label of line 3 to be a class .* of no, yes, got '7'"):
         class_of(7, {"no": 0, "yes": 1}, "line 3")
+
+
+def test_labels_of_words_are_those_of_their_first_tokens(tmp_path: Path) -> None:
+    loaded = load_model(str(save_token_classifier(tmp_path)), task="token_classification")
+    place = TextPlace(str(tmp_path / "rows.jsonl"))
+    text = read_text(place, loaded.tokenizer)
+    classes = loaded.model.config.label2id
+    examples = labelled_words(place, text, loaded.tokenizer, classes, 12, 1000)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()][-len(examples) :]
+    assert 40 <= len(examples) <= 48
+    for (inputs, own), row in zip(examples, rows, strict=True):
+        labels = [f"LABEL_{each}" for each in own[own >= 0].tolist()]
+        assert labels == row["ner_tags"][: len(labels)]
+        begins = [0, *(place + 1 for place, char in enumerate(" ".join(row["tokens"])) if char == " ")]
+        assert (own[0] >= 0).nonzero().flatten().tolist() == [begin + 1 for begin in begins if begin + 1 < 11]
+        assert inputs.shape == own.shape
+    assert accuracy_evaluator(examples, lambda candidate: loaded.model, loaded.spec).fidelity.startswith("labels-")
+    (tmp_path / "rows.jsonl").write_text('{"tokens": ["a", "b"], "labels": [1]}\n' * 20)
+    text = replace(text, documents={"x": [(b"", 9), (digest_of("a b\n\n"), 10)]}, tokens={"x": torch.zeros(10)})
+    with pytest.raises(UserError, match=r"as long a list of their labels .* got \['a', 'b'\] and \[1\]"):
+        labelled_words(place, text, loaded.tokenizer, classes, 12, 1)
+
+
+def test_a_masked_model_reads_hidden_words_in_all_parts_of_its_text(tmp_path: Path) -> None:
+    loaded = load_model(str(save_masked_lm(tmp_path)), task="masked_lm")
+    mask = loaded.tokenizer.mask_token_id
+    assert (loaded.spec.mask_token, mask) == (3, 3)
+    place = TextPlace(str(tmp_path / "text.txt"))
+    text = read_data(place, loaded, None)
+    assert isinstance(text, MaskedSplits)
+    assert text.digest == read_text(place, loaded.tokenizer).digest
+    whole = read_text(place, loaded.tokenizer).blocks("heldout", 20, 16)
+    shown = torch.cat([inputs for inputs, _ in text.labelled(20, 16)])
+    classes = torch.cat([each for _, each in text.labelled(20, 16)])
+    assert torch.equal(shown, text.blocks("heldout", 20, 16))
+    assert (classes >= 0).sum() == 20 * 2
+    assert torch.equal(torch.where(classes >= 0, classes, shown), whole)
+    stream = read_stream(TextPlace(), place, text, loaded, 16, seed=0)
+    windows = torch.stack([window for window, _ in zip(stream, range(4), strict=False)])
+    assert (windows == mask).sum(1).tolist() == [2] * 4
+    loaded.tokenizer.mask_token = None
+    with pytest.raises(UserError, match=r"tokenizer of x to have a mask token, .* a masked language model guesses"):
+        mask_token(loaded.tokenizer, "x", loaded.spec.use)
+
+
+def test_a_run_of_a_masked_language_model_ends_in_an_export(tmp_path: Path) -> None:
+    model = save_masked_lm(tmp_path / "model")
+    arguments = ("model=masked_lm", *RUN[1:], f"model.path={model}", f"data.path={model / 'text.txt'}")
+    row = searched_and_exported(tmp_path, arguments, sure=False)
+    out = tmp_path / "out"
+    trusted = "auto_map" in json.loads((out / "config.json").read_text())
+    exported = transformers.AutoModelForMaskedLM.from_pretrained(out, trust_remote_code=trusted)
+    assert sum(p.numel() for p in exported.parameters()) == row["params"]
+    assert "fill-mask" in (out / "README.md").read_text()
 
 
 def test_a_run_of_a_classifier_ends_in_an_export(tmp_path: Path) -> None:
