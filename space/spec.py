@@ -30,6 +30,7 @@ class ModelSpec:
         gated: Whether an MLP multiplies what its up projection gives by what a gate projection does.
         attention_norms, mlp_norms: Norms over the residual stream's width that leave with a block of the kind.
         layer_norms: Such norms that both blocks read through, which leave with the layer.
+        bare_first: Whether the attention of the first layer alone has no norm before it.
         norm_bias: Whether these and the last norm have a bias too.
         qk_norm: Whether queries and keys are normed, each by a weight of `head_dim` values.
         wide_qk_norm: Whether these norms go over all heads together, each by a weight for every value.
@@ -62,6 +63,7 @@ class ModelSpec:
     attention_norms: int = 1
     mlp_norms: int = 1
     layer_norms: int = 0
+    bare_first: bool = False
     norm_bias: bool = False
     qk_norm: bool = False
     wide_qk_norm: bool = False

@@ -91,6 +91,11 @@ _SPECIAL: dict[str, dict[str, Any]] = {
         **_SLIDING,
     },
     "gemma3_text": {"head_dim": 10, "query_pre_attn_scalar": 10, **_SLIDING},
+    "modernbert": {
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+        **dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True),
+        "local_attention": 6,
+    },
     "roberta": {"type_vocab_size": 1},
     "xlm-roberta": {"type_vocab_size": 1},
 }

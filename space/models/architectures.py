@@ -243,6 +243,18 @@ ARCHITECTURES: dict[str, Architecture] = {
         numbered=False,
         tasks=_ENCODING,
     ),
+    "modernbert": Architecture(
+        "modernbert",
+        _encoding("ModernBert", "ModernBertEncoderLayer"),
+        BlockLayout("attn", (Projection("Wqkv", ("query", "key", "value")),), "Wo", before="attn_norm"),
+        BlockLayout("mlp", (Projection("Wi", ("gate", "up")),), "Wo", before="mlp_norm"),
+        stack=StackNames("layers", "final_norm", "embeddings.tok_embeddings", entry="embeddings"),
+        sizes=SizeNames(kv_heads=None),
+        head="decoder",
+        heads_fill=True,
+        tasks=_ENCODING,
+        transformers=(5, 19),
+    ),
     "vit": _vision("vit", "ViT"),
     "deit": _vision("deit", "DeiT"),
 }

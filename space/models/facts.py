@@ -60,7 +60,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         layout.path(name) for layout in architecture.blocks.values() for name in layout.projections if layout.transposed
     }
     parallel = architecture.parallel
-    norms = (*architecture.norms, *architecture.attention.norms)
+    norms, before = (*architecture.norms, *architecture.attention.norms), architecture.attention.before
     layers: nn.ModuleList = layers_of(model)
     biases = {path: layers[0].get_submodule(path).bias is not None for path in expected}
     _check_modules(layers[0], architecture)
@@ -99,7 +99,8 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         attention_norms=len(architecture.attention.leaving),
         mlp_norms=len(architecture.mlp.leaving),
         layer_norms=len(architecture.staying),
-        norm_bias=getattr(layers[0].get_submodule(norms[0]), "bias", None) is not None,
+        bare_first=before is not None and not [*layers[0].get_submodule(before).parameters()],
+        norm_bias=getattr(layers[-1].get_submodule(norms[0]), "bias", None) is not None,
         qk_norm=bool(architecture.qk_norms or architecture.attention.row_norms),
         wide_qk_norm=bool(architecture.attention.row_norms),
         parallel=parallel if isinstance(parallel, bool) else getattr(config, parallel),

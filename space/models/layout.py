@@ -194,6 +194,7 @@ class Architecture:
         neighbours: Whether rotary embedding turns values of a head that are neighbours; else half a head apart.
         numbered: Whether a layer is made with its number.
         tasks: What its models may be for, rows of `space.task.TASKS`, the first one where nothing says which.
+        transformers: The oldest version that computes its exports rightly: what it does without some layers.
     """
 
     module: str
@@ -211,6 +212,7 @@ class Architecture:
     neighbours: bool = False
     numbered: bool = True
     tasks: tuple[str, ...] = (CAUSAL_LM,)
+    transformers: tuple[int, int] = (4, 57)
 
     @property
     def blocks(self) -> dict[str, BlockLayout]:

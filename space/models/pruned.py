@@ -44,7 +44,7 @@ def modeling_text(family_name: str) -> str:
     text = _with_classes(text, writer, {writer: family.classes.causal_lm} if family.classes.causal_lm else {}, family)
     text = _with_classes(text, _CLASSIFIER, _heads(family), family)
     for name, value in _constants(family).items():
-        text = _replaced(text, f"{name} = {_constants(llama)[name]}\n", f"{name} = {value}\n")
+        text = _replaced(text, f"\n{name} = {_constants(llama)[name]}", f"\n{name} = {value}")
     return text
 
 
@@ -98,6 +98,7 @@ def _constants(family: Architecture) -> dict[str, str]:
         "STAYING": json.dumps({kind: layout.inner or "" for kind, layout in family.blocks.items()}),
         "NUMBERED": f"{family.numbered}",
         "WRITES": f"{family.writes}",
+        "LEAST": f"{family.transformers}",
     }
 
 
@@ -212,7 +213,7 @@ class PrunedConfigs:
         """Takes the dense model's own, which is not changed."""
         self._dense = Candidate.dense(spec).layers[0]
         family = architecture_of(spec.family)
-        self._sizes, self._depth = family.sizes, family.depth
+        self._sizes, self._depth, self._bare_first = family.sizes, family.depth, spec.bare_first
         values = dense_config.to_diff_dict() | layer_values(self._dense, self._sizes)
         values |= {
             "model_type": f"{PRUNED}{spec.family}",
@@ -223,6 +224,7 @@ class PrunedConfigs:
             "block_modules": block_modules(spec.family),
             "allow_global_per_layer_attribute_access": True,  # the stock config's own validation reads a head count
         }
+        values |= {"normed": False} if spec.bare_first else {}
         values.pop("per_layer_config", None)
         if (scale := logit_scale(dense_config)) != 1:
             values["logit_scale"] = scale  # for vLLM's backend of models with their own code
@@ -241,6 +243,8 @@ class PrunedConfigs:
             for place, shape in enumerate(shapes)
             if shape != self._dense
         }
+        if self._bare_first and layers[0] != 0:
+            values["per_layer_config"].setdefault("0", {})["normed"] = True
         return values
 
     def of(self, candidate: Candidate, start: int = 0) -> Any:
@@ -270,8 +274,9 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
     kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
     shapes = [candidate.layers[index] for index in kept]
     family, dense = architecture_of(spec.family), Candidate.dense(spec).layers[0]
-    narrow = family.heads_fill and shapes[0].query_heads != dense.query_heads  # which the stock class cannot be
-    if len(set(shapes)) == 1 and shapes[0].mlp_channels and not narrow:
+    # what the stock class cannot be: of fewer heads, where these fill the stream; with a norm that first layers lack
+    other = (family.heads_fill and shapes[0].query_heads != dense.query_heads) or (spec.bare_first and kept[0])
+    if len(set(shapes)) == 1 and shapes[0].mlp_channels and not other:
         values: dict[str, Any] = dense_config.to_diff_dict() | layer_values(shapes[0], family.sizes)
         values |= {family.depth: len(kept), "head_dim": spec.head_dim, **_lists(values, kept)}
         values["architectures"] = [family.classes.of(spec.use)]

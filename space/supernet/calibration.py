@@ -65,12 +65,18 @@ class Captured(Exception):  # noqa: N818 - control flow of one forward pass, nev
     """Stops the forward pass once what is wanted of a layer is known."""
 
 
+def asked_of(layer: Any) -> dict[str, Any]:
+    """What some stacks ask a layer for, so that what stands for it is to have it too."""
+    return {name: getattr(layer, name) for name in ("attention_type",) if hasattr(layer, name)}
+
+
 class _Recorder(nn.Module):
     """Stands for a decoder layer: notes what it is called with, and hands the residual stream on."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.arguments: dict[str, Any] = {}
+        vars(self).update(asked_of(layer))
         self._names = list(inspect.signature(layer.forward).parameters)[1:]  # behind the residual stream
 
     def forward(self, hidden_states: Tensor, *args: Any, **arguments: Any) -> Tensor:
