@@ -14,6 +14,7 @@ from helpers_formats import answer_here
 from transformers import AutoModel
 
 from evaluators.cost import kv_bytes, macs_per_token
+from evaluators.layer_major import forward_of
 from evaluators.prefix import PrefixForward
 from space.candidate import Candidate
 from space.formats.checkpoint import Subnet
@@ -23,6 +24,7 @@ from space.models.refusals import positions
 from space.models.stack import layers_of
 from space.size import decoder_params, total_params
 from space.supernet.corrective_refit import correct
+from space.supernet.placement import Placement
 from space.supernet.shared import SharedWeights
 from space.supernet.supernet import Supernet
 
@@ -113,6 +115,16 @@ def test_exports_reload(
     assert not any(loading.values()), loading
     tokens = random_tokens(2, 20, seed=2)
     assert torch.equal(states_of(model.eval(), tokens), states_of(supernet.view(candidate), tokens))
+
+
+@pytest.mark.parametrize("rows", SHAPES.values(), ids=SHAPES)
+def test_layers_that_wait_on_the_host_have_their_kind_of_attention(rows: Any, make_supernet: MakeSupernet) -> None:
+    here, there = (make_supernet("modernbert", place=place) for place in (None, Placement(torch.device("cpu"), True)))
+    tokens, candidate = random_tokens(2, 20), Candidate.from_rows(rows)
+    expected = states_of(here.view(candidate), tokens)
+    torch.testing.assert_close(states_of(there.view(candidate), tokens), expected, atol=1e-6, rtol=1e-6)
+    (states,) = forward_of(there, tokens, batch_size=2, cache_bytes=0)(candidate)
+    torch.testing.assert_close(states, expected, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("family", ENCODERS)

@@ -16,7 +16,7 @@ from space.errors import UserError
 from space.models.layout import Architecture
 from space.models.stack import family_of, layers_of, norm_of, stack_of, whole
 from space.supernet.modules import put_module, twin
-from space.supernet.placement import Placement
+from space.supernet.placement import Placement, asked_of
 from space.supernet.units import output_weight
 
 _ADVICE = "check that it writes sensible text in transformers, and that its config.json is its own"
@@ -63,11 +63,6 @@ class _Gram:
 
 class Captured(Exception):  # noqa: N818 - control flow of one forward pass, never seen outside
     """Stops the forward pass once what is wanted of a layer is known."""
-
-
-def asked_of(layer: Any) -> dict[str, Any]:
-    """What some stacks ask a layer for, so that what stands for it is to have it too."""
-    return {name: getattr(layer, name) for name in ("attention_type",) if hasattr(layer, name)}
 
 
 class _Recorder(nn.Module):
