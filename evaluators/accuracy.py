@@ -1,8 +1,9 @@
-"""How many held-out examples with labels a model gets right."""
+"""How many held-out examples with labels a model gets right: texts, images, words, or words that were hidden."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,21 +11,29 @@ from torch import Tensor
 
 from evaluators.base import Evaluator, Measure, MeasureEvaluator, ModelOf
 from evaluators.data.images import ImageSplits
-from evaluators.data.labels import labelled_texts
+from evaluators.data.labels import labelled_texts, labelled_words
+from evaluators.data.masking import MaskedSplits
 from evaluators.metrics import ACCURACY, metric_named
 from evaluators.session import Session
 from space.candidate import Candidate
 from space.models.stack import whole
 from space.spec import ModelSpec
 
-Examples = Sequence[tuple[Tensor, Tensor]]  # batches of what a model reads, and their classes (batch,)
+# Batches of what a model reads, and their classes: (batch,), or of each token (batch, time), below 0 where not asked.
+Examples = Sequence[tuple[Tensor, Tensor]]
 
 
-def _texts(session: Session) -> Examples:
+def _rows(labelled: Callable[..., Examples], session: Session) -> Examples:
     settings, loaded = session.settings.text, session.loaded
     classes: Mapping[str, int] = loaded.model.config.label2id
     most = settings.windows["heldout"]
-    return labelled_texts(settings, session.text, loaded.tokenizer, classes, settings.length, most)
+    return labelled(settings, session.text, loaded.tokenizer, classes, settings.length, most)
+
+
+def _hidden_words(session: Session) -> Examples:
+    assert isinstance(session.text, MaskedSplits)
+    settings = session.settings.text
+    return session.text.labelled(settings.windows["heldout"], settings.length)
 
 
 def _images(session: Session) -> Examples:
@@ -34,8 +43,10 @@ def _images(session: Session) -> Examples:
 
 
 _EXAMPLES: Mapping[str, Callable[[Session], Examples]] = {  # by task
-    "text_classification": _texts,
+    "text_classification": partial(_rows, labelled_texts),
+    "token_classification": partial(_rows, labelled_words),
     "image_classification": _images,
+    "masked_lm": _hidden_words,
 }
 
 
@@ -64,10 +75,9 @@ def accuracy_evaluator(examples: Examples, model_of: ModelOf, spec: ModelSpec) -
 
     def values(candidate: Candidate) -> Mapping[str, float]:
         model = model_of(candidate)
-        right = sum(_right(model, *batch) for batch in examples)
-        return {ACCURACY: right / sum(len(classes) for _, classes in examples)}
+        return {ACCURACY: sum(_right(model, *batch) for batch in examples) / count}
 
-    count = sum(len(classes) for _, classes in examples)
+    count = sum(int((classes >= 0).sum()) for _, classes in examples)
     tokens = sum(len(inputs) * spec.tokens_of(inputs.shape) for inputs, _ in examples)
     return MeasureEvaluator(f"labels-{count}", [Measure((metric_named(ACCURACY),), values, tokens)])
 

@@ -19,6 +19,8 @@ COMPARISONS: Mapping[str, type[Comparison]] = {
     "embeddings": EmbeddingDistance,
     "text_classification": ClassDivergence,
     "image_classification": ClassDivergence,
+    "token_classification": ClassDivergence,
+    "masked_lm": ClassDivergence,
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from space.candidate import EMBEDDING, HEAD, KINDS, SHAPE, VOCABULARY, Candidate, Option, shortened
 from space.errors import UserError
 from space.repair import Rules
-from space.size import block_params, decoder_params, norm_params
+from space.size import bare_params, block_params, decoder_params, norm_params
 from space.spec import ModelSpec
 
 LAYER = "layer"
@@ -135,7 +135,9 @@ def _block(spec: ModelSpec, kind: str, layers: tuple[int, ...], options: Sequenc
     kept = [kept_blocks(kind, option) for option in options]
     norms = spec.layer_norms * norm_params(spec) if kind == LAYER else 0
     params = [sum(block_params(spec, *part) for part in parts.items()) + norms * bool(parts) for parts in kept]
-    return Block(kind, layers, tuple(options), tuple(len(layers) * count for count in params))
+    lacking = [bare_params(spec, attention="attention" in parts) if 0 in layers else 0 for parts in kept]
+    whole = (len(layers) * count - less for count, less in zip(params, lacking, strict=True))
+    return Block(kind, layers, tuple(options), tuple(whole))
 
 
 def make_rules(

@@ -62,6 +62,11 @@ def layer_params(spec: ModelSpec, shape: LayerShape) -> int:
     return blocks + (0 if shape.gone else spec.layer_norms * norm_params(spec))
 
 
+def bare_params(spec: ModelSpec, *, attention: bool) -> int:
+    """Parameters that a first layer, with attention or without, lacks beside others of its shape: perhaps a norm."""
+    return norm_params(spec) if spec.bare_first and attention else 0
+
+
 def vocabulary_size(spec: ModelSpec, candidate: Candidate) -> int:
     """Rows of a candidate's embedding matrix."""
     return candidate.vocabulary or spec.vocab
@@ -69,7 +74,8 @@ def vocabulary_size(spec: ModelSpec, candidate: Candidate) -> int:
 
 def decoder_params(spec: ModelSpec, candidate: Candidate) -> int:
     """Parameters of all decoder layers, without embeddings, final norm and LM head."""
-    return sum(layer_params(spec, shape) for shape in candidate.layers)
+    lacking = bare_params(spec, attention=bool(candidate.layers[0].query_heads))
+    return sum(layer_params(spec, shape) for shape in candidate.layers) - lacking
 
 
 def removed_params(spec: ModelSpec, candidate: Candidate) -> float:

@@ -33,6 +33,8 @@ class ModelSpec:
         layer_norms: Such norms that both blocks read through, which leave with the layer.
         norm_weight: Whether these and the last norm have a weight.
         norm_bias: Whether they have a bias too.
+        bare_first: Whether the attention of the first layer alone has no norm before it.
+        norm_bias: Whether these and the last norm have a bias too.
         qk_norm: Whether queries and keys are normed, each by a weight of `head_dim` values.
         wide_qk_norm: Whether these norms go over all heads together, each by a weight for every value.
         parallel: Whether both blocks of a layer read the residual stream before it.
@@ -44,6 +46,7 @@ class ModelSpec:
         merges: Whether KV groups can be merged: rotary embedding turns all of a head, in pairs half a head apart, or
             nothing, and the family's classes have groups.
         repeats_groups: Whether a KV cache holds keys and values of each query head, those of a group once for each.
+        mask_token: What stands in the place of a hidden word, of a model that guesses these.
     """
 
     name: str
@@ -66,6 +69,7 @@ class ModelSpec:
     mlp_norms: int = 1
     layer_norms: int = 0
     norm_weight: bool = True
+    bare_first: bool = False
     norm_bias: bool = False
     qk_norm: bool = False
     wide_qk_norm: bool = False
@@ -77,6 +81,7 @@ class ModelSpec:
     rest: int = 0
     task: str = CAUSAL_LM
     pooling: str = "mean"
+    mask_token: int | None = None
 
     def __post_init__(self) -> None:
         for field in ("layers", "hidden", "query_heads", "kv_heads", "head_dim", "mlp_channels"):
@@ -131,10 +136,10 @@ class ModelSpec:
         return head + (self.norm_weight + self.norm_bias) * self.hidden
 
     @property
-    def identity(self) -> dict[str, str | int | bool]:
+    def identity(self) -> dict[str, str | int | bool | None]:
         """What the model is, ready for JSON: the fields but its name."""
         return {field: value for field, value in self.to_json().items() if field != "name"}
 
-    def to_json(self) -> dict[str, str | int | bool]:
+    def to_json(self) -> dict[str, str | int | bool | None]:
         """The fields as a JSON-ready mapping."""
         return asdict(self)

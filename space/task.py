@@ -20,6 +20,7 @@ class Task:
         pipeline: The hub's name of the task.
         head: What there is behind the stack of layers, for people.
         reads: What is put in: `text`, or `images`.
+        masks: Whether some words of the text are hidden from it: it is asked for these alone, by all of its tokens.
         writes: Whether it writes text: it has an LM head and a KV cache, and `generate()`.
         settings: The group of settings that is made for it, as one writes it.
         search_quality: What the search asks of subnets, names of rows of `evaluators.metrics`, the divergence from the
@@ -53,11 +54,12 @@ class Task:
     formats: tuple[str, ...] | None = None
     companions: tuple[str, ...] = ()
     reads: str = "text"
+    masks: bool = False
 
     @property
     def classifies(self) -> bool:
-        """Whether it chooses a class."""
-        return self.stock == "classifier"
+        """Whether it chooses a class of the model's own: of a text or an image, or of each token."""
+        return self.stock in ("classifier", "token_classifier")
 
 
 CAUSAL_LM = "causal_lm"
@@ -123,6 +125,26 @@ TASKS: dict[str, Task] = {
         ),
     ),
     "text_classification": _TEXT_CLASSIFICATION,
+    "token_classification": replace(
+        _TEXT_CLASSIFICATION,
+        title="a token classifier",
+        loader="AutoModelForTokenClassification",
+        stock="token_classifier",
+        pruned="PrunedForTokenClassification",
+        pipeline="token-classification",
+        settings="model=token_classifier",
+    ),
+    "masked_lm": replace(
+        _TEXT_CLASSIFICATION,
+        title="a masked language model",
+        loader="AutoModelForMaskedLM",
+        stock="masked_lm",
+        pruned="PrunedForMaskedLM",
+        pipeline="fill-mask",
+        head="a masked language model's, carried whole",
+        settings="model=masked_lm",
+        masks=True,
+    ),
     "image_classification": replace(
         _TEXT_CLASSIFICATION,
         title="an image classifier",

@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,11 @@ _SPECIAL: dict[str, dict[str, Any]] = {
         **_SLIDING,
     },
     "gemma3_text": {"head_dim": 10, "query_pre_attn_scalar": 10, **_SLIDING},
+    "modernbert": {
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+        **dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True),
+        "local_attention": 6,
+    },
     "roberta": {"type_vocab_size": 1},
     "xlm-roberta": {"type_vocab_size": 1},
 }
@@ -137,10 +143,11 @@ def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn
     values |= {key: value for key, value, *_ in ARCHITECTURES[family].when}
     if "head_dim" in CONFIG_MAPPING[model_type_of(family)].__annotations__:
         values.setdefault("head_dim", values["hidden_size"] // values["num_attention_heads"])
-    stock = ARCHITECTURES[family].classes.of(TASKS[task or ARCHITECTURES[family].tasks[0]])
+    use = TASKS[task or ARCHITECTURES[family].tasks[0]]
+    stock = ARCHITECTURES[family].classes.of(use)
     config = AutoConfig.for_model(model_type_of(family), **values, architectures=[stock])
     _settle(config)
-    model = loader_of(task or ARCHITECTURES[family].tasks[0]).from_config(config).eval().requires_grad_(False)
+    model: Any = loader_of(task or ARCHITECTURES[family].tasks[0]).from_config(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -152,7 +159,8 @@ def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn
             parameter.copy_(noise * 1.2 / parameter.shape[-1] ** 0.5)
         else:
             parameter.copy_(noise * 0.6)
-    return model, read_spec(model, f"tiny-{family}", "0", family)
+    spec = read_spec(model, f"tiny-{family}", "0", family)
+    return model, replace(spec, mask_token=VOCAB - 1 if use.masks else None)
 
 
 def fitting(family: str, design: Candidate | Iterable[Sequence[int]]) -> Candidate:

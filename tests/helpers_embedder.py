@@ -1,4 +1,4 @@
-"""Tiny encoders as directories: a sentence embedder with text beside it, a classifier with labelled rows."""
+"""Tiny encoders as directories: with text beside them, or with labelled rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from space.models.embedded import quiet_transformers
 
-MARKS = ("[PAD]", "[CLS]", "[SEP]")
+MARKS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 MODULES = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
 
 
@@ -29,7 +29,7 @@ def _saved(directory: Path, family: str, task: str, **changes: Any) -> Any:
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
-    marks = dict(zip(("pad_token", "cls_token", "sep_token"), MARKS, strict=True))
+    marks = dict(zip(("pad_token", "cls_token", "sep_token", "mask_token"), MARKS, strict=True))
     PreTrainedTokenizerFast(tokenizer_object=backend, **marks).save_pretrained(directory)
     return model
 
@@ -49,6 +49,29 @@ def save_classifier(directory: Path, family: str = "distilbert", labels: int = 3
         logits = model(torch.tensor([tokenizer(text)["input_ids"]])).logits
         rows.append({"text": text, "label": int(logits.argmax())})
     (directory / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return directory
+
+
+def save_token_classifier(directory: Path, family: str = "distilbert") -> Path:
+    """A random token classifier likewise, and `rows.jsonl` of words, whose labels are its own classes by name."""
+    model = _saved(directory, family, "token_classification", num_labels=3)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+    rows = []
+    for seed in range(240):
+        words = _written(24, seed).split()
+        cut = tokenizer(" ".join(words), return_offsets_mapping=True)
+        classes = model(torch.tensor([cut["input_ids"]])).logits[0].argmax(-1).tolist()
+        starts = [sum(len(word) + 1 for word in words[:place]) for place in range(len(words))]
+        begins = [begin if begin < end else -1 for begin, end in cut["offset_mapping"]]
+        rows.append({"tokens": words, "ner_tags": [f"LABEL_{classes[begins.index(start)]}" for start in starts]})
+    (directory / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return directory
+
+
+def save_masked_lm(directory: Path, family: str = "bert") -> Path:
+    """A random masked language model likewise, and `text.txt`."""
+    _saved(directory, family, "masked_lm")
+    (directory / "text.txt").write_text(_written(6000))
     return directory
 
 

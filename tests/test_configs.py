@@ -232,6 +232,15 @@ def test_an_experiment_keeps_what_it_does_not_name() -> None:
     assert set(smoke["search"]["algorithm"]) == set(default["search"]["algorithm"])
 
 
+def test_smoke_has_images_of_the_length_that_they_have() -> None:
+    smoke = session_settings(composed("model=image_classifier", "experiment=smoke"))
+    assert {*smoke.lengths.values()} == {197}
+    assert smoke.text.windows == {"calibration": 16, "search": 2, "heldout": 4}
+    smaller = session_settings(composed("model=image_classifier", "experiment=smoke", "data.length=17"))
+    assert {*smaller.lengths.values()} == {17}
+    assert session_settings(composed("model=classifier", "experiment=smoke")).text.length == 128
+
+
 def test_the_command_line_has_the_last_word_over_an_experiment() -> None:
     config = composed("experiment=smoke", "correction=none", "budget.tokens=7", "data.length=99")
     assert config["correction"] is None

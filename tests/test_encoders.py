@@ -14,6 +14,7 @@ from helpers_formats import answer_here
 from transformers import AutoModel
 
 from evaluators.cost import kv_bytes, macs_per_token
+from evaluators.layer_major import forward_of
 from evaluators.prefix import PrefixForward
 from space.candidate import Candidate
 from space.formats.checkpoint import Subnet
@@ -23,6 +24,7 @@ from space.models.refusals import positions
 from space.models.stack import layers_of
 from space.size import decoder_params, total_params
 from space.supernet.corrective_refit import correct
+from space.supernet.placement import Placement
 from space.supernet.shared import SharedWeights
 from space.supernet.supernet import Supernet
 
@@ -34,6 +36,7 @@ SHAPES = {
     "channels": [(6, 6, 16)] * 4,
     "shallow": [DENSE, GONE, GONE, DENSE],
     "holes": [(0, 0, 48), (3, 3, 0), GONE, (4, 4, 24)],
+    "late": [GONE, DENSE, DENSE, DENSE],
 }
 MakeSupernet = Callable[..., Supernet]
 
@@ -76,13 +79,15 @@ def test_sizes_are_those_of_the_modules(family: str, make_supernet: MakeSupernet
         assert sum(p.numel() for p in layers_of(view).parameters()) == decoder_params(supernet.spec, candidate)
     dense = Candidate.dense(supernet.spec)
     assert kv_bytes(supernet.spec, dense, context=8) == 0
-    assert macs_per_token(supernet.spec, dense, context=8) == 4 * (4 * 36 * 36 + 2 * 36 * 8 + 2 * 36 * 48)
+    matrices = 3 if supernet.spec.gated else 2
+    assert macs_per_token(supernet.spec, dense, context=8) == 4 * (4 * 36 * 36 + 2 * 36 * 8 + matrices * 36 * 48)
 
 
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
 @pytest.mark.parametrize("rows", SHAPES.values(), ids=SHAPES)
-def test_padding_is_never_looked_at(rows: Any, make_supernet: MakeSupernet) -> None:
+def test_padding_is_never_looked_at(family: str, rows: Any, make_supernet: MakeSupernet) -> None:
     """A batch of two lengths gives each what it gives alone."""
-    view = make_supernet("bert").view(Candidate.from_rows(rows))
+    view = make_supernet(family).view(Candidate.from_rows(rows))
     tokens, mask = random_tokens(2, 12), torch.ones(2, 12, dtype=torch.int64)
     tokens[1, 7:] = mask[1, 7:] = 0
     together = states_of(view, tokens, mask)
@@ -100,7 +105,7 @@ def test_exports_reload(
     companions = {"modules.json": b"[]", "1_Pooling/config.json": b"{}"}
     subnet = Subnet(supernet.model.config, None, supernet.spec, candidate, companions=companions)
     done = export_checkpoint(supernet.view(candidate), subnet, tmp_path / "out", card={})
-    whole = all(row in (DENSE, GONE, (6, 6, 16)) for row in rows)
+    whole = all(row in (DENSE, GONE, (6, 6, 16)) for row in rows) and not (supernet.spec.bare_first and rows[0] == GONE)
     assert done.trust_remote_code != whole
     assert done.verification.caches == {}
     assert (tmp_path / "out" / "1_Pooling" / "config.json").read_bytes() == b"{}"
@@ -110,6 +115,16 @@ def test_exports_reload(
     assert not any(loading.values()), loading
     tokens = random_tokens(2, 20, seed=2)
     assert torch.equal(states_of(model.eval(), tokens), states_of(supernet.view(candidate), tokens))
+
+
+@pytest.mark.parametrize("rows", SHAPES.values(), ids=SHAPES)
+def test_layers_that_wait_on_the_host_have_their_kind_of_attention(rows: Any, make_supernet: MakeSupernet) -> None:
+    here, there = (make_supernet("modernbert", place=place) for place in (None, Placement(torch.device("cpu"), True)))
+    tokens, candidate = random_tokens(2, 20), Candidate.from_rows(rows)
+    expected = states_of(here.view(candidate), tokens)
+    torch.testing.assert_close(states_of(there.view(candidate), tokens), expected, atol=1e-6, rtol=1e-6)
+    (states,) = forward_of(there, tokens, batch_size=2, cache_bytes=0)(candidate)
+    torch.testing.assert_close(states, expected, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("family", ENCODERS)
@@ -144,9 +159,11 @@ def test_shared_weights_give_the_view_and_take_gradients(family: str, make_super
         hidden = shared.hidden(candidate, tokens)
         torch.testing.assert_close(hidden, states_of(supernet.view(candidate), tokens), atol=2e-5, rtol=1e-4)
         hidden.square().sum().backward()
-        reached = {name.split(".", 3)[2] for name, p in shared.parameters.items() if p.grad is not None}
-        assert reached
-        assert all(name.startswith(f"{architecture_of(family).stack.layers}.") for name in shared.parameters)
+        stack = architecture_of(family).stack
+        places = tuple(f"{name}." for name in (stack.layers, stack.norm) if name is not None)
+        assert all(name.startswith(places) for name in shared.parameters)
+        reached = [name for name, p in shared.parameters.items() if p.grad is not None]
+        assert all(any(name.startswith(place) for name in reached) for place in places)
 
 
 @pytest.mark.parametrize("family", ENCODERS)
@@ -163,7 +180,7 @@ def test_the_norm_behind_a_block_stays_where_the_block_is_gone(family: str, make
         torch.testing.assert_close(states_of(view, tokens), states_of(zeroed, tokens), atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize("family", [family for family in ENCODERS if architecture_of(family).stack.positions])
 def test_the_longest_text_is_as_long_as_the_model_takes(family: str) -> None:
     model, _ = tiny_model(family)
     longest = positions(model.config)

@@ -383,6 +383,14 @@ def test_shards(llama, monkeypatch):
         load_model(str(llama))
 
 
+@pytest.mark.parametrize("kind", ["t5", "bart", "whisper"])
+def test_an_encoder_with_a_decoder(kind, tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(UserError, match=rf"one stack of layers, but .* of the family {kind}, an encoder and a decoder"):
+        load_model(str(tmp_path))
+
+
 def test_an_adapter(llama, tmp_path):
     (llama / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match=r"one model in .* an adapter.*merge_and_unload"):

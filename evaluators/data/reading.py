@@ -1,8 +1,11 @@
-"""What a run reads, by what its model does: text in tokens, or images."""
+"""What a run reads, by what its model does: text in tokens, perhaps with hidden words, or images."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from evaluators.data.images import ImageSplits, ImageStream
+from evaluators.data.masking import MaskedSplits, MaskedStream
 from evaluators.data.places import TextPlace
 from evaluators.data.splits import TokenSplits, read_text
 from evaluators.data.stream import TokenStream, training_stream
@@ -24,7 +27,8 @@ def read_data(place: TextPlace, loaded: LoadedModel, digest: str | None) -> Toke
     """
     spec = loaded.spec
     if spec.use.reads == "text":
-        return read_text(place, loaded.tokenizer, vocab=spec.vocab, digest=digest)
+        text = read_text(place, loaded.tokenizer, vocab=spec.vocab, digest=digest)
+        return text if spec.mask_token is None else MaskedSplits.of(text, spec.mask_token)
     images = ImageSplits.read(place, loaded.processor, image_shape(loaded.model.config), spec.positions)
     if digest is not None and images.digest != digest:
         raise UserError(
@@ -51,8 +55,9 @@ def read_stream(
         UserError: See `training_stream`; or images of another place are asked for.
     """
     if not isinstance(data, ImageSplits):
-        place = own if place.path is None else place
-        return training_stream(place, data, length, loaded.tokenizer, vocab=loaded.spec.vocab, seed=seed)
+        place, mask = own if place.path is None else place, loaded.spec.mask_token
+        kind = TokenStream if mask is None else partial(MaskedStream, mask=mask)
+        return training_stream(place, data, length, loaded.tokenizer, vocab=loaded.spec.vocab, seed=seed, kind=kind)
     if place.path is not None:
         raise UserError(f"recover.data.path: expected null for {loaded.spec.use.title}, got {place.path}.")
     return ImageStream(data, seed)

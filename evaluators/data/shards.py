@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, TypeGuard
 
 from evaluators.data import chats
 from evaluators.data.chats import Render, messages_of, unpacked, unrendered
@@ -23,6 +23,7 @@ from space.models.hub import hub_errors
 
 DOCUMENT = 8192  # characters from which on a document ends with the line; a line is no longer either
 MOST_SOURCES = 256  # in one file
+WORDS = "tokens"  # the field of a row whose text is in words, by custom
 WITHOUT_HUB = (
     f"choose data=default (the embedded text), or set data.path to local files ({', '.join(SUFFIXES)}, or a directory "
     "of these)"
@@ -141,7 +142,7 @@ class TextFile:
                 yield self.label, text
 
     def _rows(self) -> Iterator[tuple[str, str]]:
-        wanted = self.field, *chats.FIELDS, *([self.source_field] if self.source_field else [])
+        wanted = self.field, *chats.FIELDS, WORDS, *([self.source_field] if self.source_field else [])
         for where, row in rows_of(self.file, wanted):
             source = (row.get(self.source_field) if self.source_field else None) or self.label
             if not isinstance(source, str):
@@ -211,22 +212,23 @@ def row_documents(row: Mapping[str, Any], field: str, where: str, render: Render
 
     Args:
         row: Field to value.
-        field: With the text or a chat.
+        field: With the text, its words or a chat.
         where: For messages.
         render: Makes text of chats.
 
     Raises:
         UserError: There is no such field, or neither text nor a chat in it.
     """
-    chat = next((name for name in chats.FIELDS if name in row), None)
-    if field == FIELD and field not in row and chat:
-        field = chat
+    other = next((name for name in (*chats.FIELDS, WORDS) if name in row), None)
+    if field == FIELD and field not in row and other:
+        field = other
     if field not in row:
         raise UserError(
             f"Expected text in the field {field!r} of {where}, but it has the fields "
             f"{', '.join(sorted(map(str, row))) or '(none)'}. Name the field that holds the text with data.field."
         )
     value = unpacked(row[field])
+    value = " ".join(value) if is_words(value) else value
     is_broken = field in chats.FIELDS and isinstance(value, str) and value.lstrip().startswith("[")
     messages = messages_of(value)
     if value is None or value == [] or (isinstance(value, str) and not value.strip()):
@@ -243,6 +245,11 @@ def row_documents(row: Mapping[str, Any], field: str, where: str, render: Render
         )
     text = text.encode("utf-8", "replace").decode("utf-8")  # JSON may have halves of characters, tokenizers may not
     return _cut(StringIO(text))
+
+
+def is_words(value: Any) -> TypeGuard[list[str]]:
+    """Whether a value is a list of words."""
+    return isinstance(value, list) and bool(value) and all(isinstance(word, str) for word in value)
 
 
 def _cut(lines: TextIO) -> Iterator[str]:

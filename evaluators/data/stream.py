@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -40,6 +40,7 @@ def training_stream(
     *,
     vocab: int | None = None,
     seed: int = 0,
+    kind: Callable[..., TokenStream] | None = None,
 ) -> TokenStream:
     """All text of a place, without what a run searches with or holds out.
 
@@ -50,14 +51,20 @@ def training_stream(
         tokenizer: See `evaluators.data.splits.encoder`.
         vocab: See `evaluators.data.splits.encoder`.
         seed: See `TokenStream`.
+        kind: What makes the stream, in place of `TokenStream`.
 
     Raises:
         UserError: See `evaluators.data.sources.text_sources` and `TokenStream`.
     """
     encode, sources = encoder(tokenizer, vocab), text_sources(place, render=renderer(tokenizer))
-    return TokenStream(
-        sources, encode, length=length, start=text.start, end=text.end, reserved=text.reserved, seed=seed
-    )
+    settings: dict[str, Any] = {
+        "length": length,
+        "start": text.start,
+        "end": text.end,
+        "reserved": text.reserved,
+        "seed": seed,
+    }
+    return (kind or TokenStream)(sources, encode, **settings)
 
 
 class TokenStream:

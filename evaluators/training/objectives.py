@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluators.classes import class_divergence, class_head
+from evaluators.classes import asked, class_divergence, class_head
 from evaluators.embeddings import pooled
 from evaluators.output_head import OutputHead
 from evaluators.training.distillation import cross_entropy
@@ -57,28 +57,38 @@ def of_embeddings(pooling: str) -> Objective:
     return objective
 
 
-def of_classes(teacher: Any, tokens: Tensor) -> Loss:
-    """KL of class probabilities, in nats, the mean over windows, and 1 − cosine of each token's last hidden state.
+def of_classes(spec: ModelSpec) -> Objective:
+    """KL of class probabilities, in nats, the mean, and 1 − cosine of each token's last hidden state.
 
     Tokens say where a class comes from, which the few numbers of a window alone do not.
+
+    Args:
+        spec: The model.
     """
-    head = class_head(teacher)
-    with torch.no_grad():
-        states = stack_of(teacher)(tokens, use_cache=False).last_hidden_state.float()
-        target = head(states)
 
-    def loss(hidden: Tensor) -> Tensor:
-        wide = hidden.float()
-        return class_divergence(head(wide), target).mean() + 1 - F.cosine_similarity(wide, states, -1).mean()
+    def objective(teacher: Any, tokens: Tensor) -> Loss:
+        head = class_head(teacher)
+        with torch.no_grad():
+            states = stack_of(teacher)(tokens, use_cache=False).last_hidden_state.float()
+            target = head(asked(spec, tokens, states))
 
-    return loss
+        def loss(hidden: Tensor) -> Tensor:
+            wide = hidden.float()
+            alike = F.cosine_similarity(wide, states, -1).mean()
+            return class_divergence(head(asked(spec, tokens, wide)), target).mean() + 1 - alike
+
+        return loss
+
+    return objective
 
 
 _OBJECTIVES: Mapping[str, Callable[[ModelSpec], Objective]] = {
     CAUSAL_LM: lambda spec: of_words,
     "embeddings": lambda spec: of_embeddings(spec.pooling),
-    "text_classification": lambda spec: of_classes,
-    "image_classification": lambda spec: of_classes,
+    "text_classification": of_classes,
+    "image_classification": of_classes,
+    "token_classification": of_classes,
+    "masked_lm": of_classes,
 }
 
 

@@ -13,6 +13,7 @@ from evaluators.session import Session
 from evaluators.vocabulary.bits import bits_per_byte
 from evaluators.vocabulary.ranked import Ranked, Vocabulary, cut, texts_of
 from evaluators.vocabulary.settings import VocabularySettings
+from space.errors import UserError
 from space.formats.checkpoint import Subnet
 from space.formats.trimmed import trimmed_model, trimmed_subnet
 from space.task import CAUSAL_LM
@@ -79,6 +80,11 @@ def prepared_trim(
         assert few is not None, "a run whose designs have vocabularies has a space of these"
         whole, ranked, count = few.whole, few.ranked, own
     elif settings.keep is not None:
+        if session.spec.task not in _LOSSES:
+            raise UserError(
+                f"vocabulary.keep: expected null for {session.spec.use.title}, got {settings.keep:g}: what it says of "
+                "each token cannot be compared where texts are cut otherwise. Export it with its whole vocabulary."
+            )
         whole = Vocabulary(session.loaded, "vocabulary.keep")
         count = whole.count(settings.keep)  # refused before text is read
         place = session.settings.text if settings.data.path is None else settings.data

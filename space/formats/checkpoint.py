@@ -93,8 +93,9 @@ def checkpoint_parts(model: nn.Module, config: Any, candidate: Candidate) -> Che
     Raises:
         ShapeError: No layer keeps attention.
     """
-    tied = getattr(config, "tie_word_embeddings", False)
-    state = {name: tensor for name, tensor in model.state_dict().items() if not (tied and name == "lm_head.weight")}
+    tied = {"lm_head.weight", *(getattr(model, "_tied_weights_keys", None) or ())}
+    tied = tied if getattr(config, "tie_word_embeddings", False) else set()
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
     return CheckpointParts(config, kept_shapes(candidate), kept_layers(candidate), state)
 
 

@@ -7,6 +7,8 @@ import sys
 from importlib.metadata import version
 
 from space.errors import UserError
+from space.models.architectures import architecture_of
+from space.spec import ModelSpec
 from space.task import Task
 from space.types import GGUF_TYPES
 
@@ -18,9 +20,13 @@ DECI_FLAVOURS = ("vllm", "ffn_mult")  # which loaders read a `block_configs` che
 ENGINES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 
 
-def checked_in(task: Task) -> str:
-    """Versions of transformers in which exports of a task hold; older ones name weights of image models otherwise."""
-    return CHECKED if task.reads == "text" else f"transformers {version('transformers')}"
+def checked_in(spec: ModelSpec) -> str:
+    """Versions of transformers in which exports of a model hold; older ones name weights of image models otherwise."""
+    least = architecture_of(spec.family).transformers
+    known = [each for each in TRANSFORMERS if tuple(int(part) for part in each.split(".")[:2]) >= least]
+    if spec.use.reads != "text":
+        known = [version("transformers")]
+    return f"transformers {' and '.join(filter(None, (', '.join(known[:-1]), known[-1])))}"
 
 
 def require_format(name: str, gguf_type: str, deci_flavour: str = "vllm") -> None:

@@ -54,18 +54,24 @@ def _behind(module: str, name: str) -> Architecture:
     )
 
 
-_ENCODING = ("embeddings", "text_classification")
+_ENCODING = ("embeddings", "text_classification", "token_classification", "masked_lm")
+
+
+def _encoding(name: str, layer: str) -> StockClasses:
+    """The stock classes of a family of encoders."""
+    heads = (f"{name}For{each}" for each in ("SequenceClassification", "TokenClassification", "MaskedLM"))
+    return StockClasses(f"{name}Config", layer, f"{name}Model", None, *heads)
 
 
 def _post_norm_encoder(
-    module: str, name: str, *, stack: str | None = None, behind_padding: bool = False
+    module: str, name: str, head: str, *, stack: str | None = None, behind_padding: bool = False
 ) -> Architecture:
     """A family with the layers of BERT, whose blocks add to the residual stream themselves, and norm the sum."""
     inputs = tuple(Projection(f"self.{part}", (part,)) for part in ("query", "key", "value"))
     norm = "output.LayerNorm"
     return Architecture(
         module,
-        StockClasses(f"{name}Config", f"{name}Layer", f"{name}Model", None, f"{name}ForSequenceClassification"),
+        _encoding(name, f"{name}Layer"),
         BlockLayout("attention", inputs, "output.dense", after=f"attention.{norm}", adds=True),
         BlockLayout(
             "",
@@ -85,6 +91,7 @@ def _post_norm_encoder(
             behind_padding=behind_padding,
         ),
         sizes=SizeNames(kv_heads=None),
+        head=head,
         heads_fill=True,
         tasks=_ENCODING,
     )
@@ -176,18 +183,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         _GEMMA_MLP,
         _QK_NORMS,
     ),
-    "bert": _post_norm_encoder("bert", "Bert"),
-    "roberta": _post_norm_encoder("roberta", "Roberta", behind_padding=True),
-    "xlm-roberta": _post_norm_encoder("xlm_roberta", "XLMRoberta", stack="roberta", behind_padding=True),
+    "bert": _post_norm_encoder("bert", "Bert", "cls.predictions.decoder"),
+    "roberta": _post_norm_encoder("roberta", "Roberta", "lm_head.decoder", behind_padding=True),
+    "xlm-roberta": _post_norm_encoder(
+        "xlm_roberta", "XLMRoberta", "lm_head.decoder", stack="roberta", behind_padding=True
+    ),
     "distilbert": Architecture(
         "distilbert",
-        StockClasses(
-            "DistilBertConfig",
-            "TransformerBlock",
-            "DistilBertModel",
-            None,
-            "DistilBertForSequenceClassification",
-        ),
+        _encoding("DistilBert", "TransformerBlock"),
         BlockLayout(
             "attention",
             tuple(Projection(f"{part[0]}_lin", (part,)) for part in ("query", "key", "value")),
@@ -206,9 +209,22 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         sizes=SizeNames("n_heads", None, "hidden_dim"),
         depth="n_layers",
+        head="vocab_projector",
         heads_fill=True,
         numbered=False,
         tasks=_ENCODING,
+    ),
+    "modernbert": Architecture(
+        "modernbert",
+        _encoding("ModernBert", "ModernBertEncoderLayer"),
+        BlockLayout("attn", (Projection("Wqkv", ("query", "key", "value")),), "Wo", before="attn_norm"),
+        BlockLayout("mlp", (Projection("Wi", ("gate", "up")),), "Wo", before="mlp_norm"),
+        stack=StackNames("layers", "final_norm", "embeddings.tok_embeddings", entry="embeddings"),
+        sizes=SizeNames(kv_heads=None),
+        head="decoder",
+        heads_fill=True,
+        tasks=_ENCODING,
+        transformers=(5, 19),
     ),
     "vit": _vision("vit", "ViT"),
     "deit": _vision("deit", "DeiT"),

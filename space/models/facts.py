@@ -14,7 +14,7 @@ from space.models.architectures import architecture_of
 from space.models.layout import Architecture
 from space.models.stack import layers_of, stack_of
 from space.spec import ModelSpec
-from space.task import TASKS
+from space.task import TASKS, Task
 
 
 def checked_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> ModelSpec:
@@ -60,10 +60,11 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         layout.path(name) for layout in architecture.blocks.values() for name in layout.projections if layout.transposed
     }
     parallel = architecture.parallel
-    norms = (*architecture.norms, *architecture.attention.norms)
+    norms, before = (*architecture.norms, *architecture.attention.norms), architecture.attention.before
     inside = [architecture.attention.path(name) for name in architecture.norms_inside]
     layers: nn.ModuleList = layers_of(model)
-    norm = layers[0].get_submodule(norms[0])
+    norm = layers[-1].get_submodule(norms[0])
+    weighed = getattr(norm, "weight", None) is not None
     normed = {name for path in inside for name, _ in layers[0].get_submodule(path).named_parameters()}
     biases = {path: layers[0].get_submodule(path).bias is not None for path in expected}
     _check_modules(layers[0], architecture)
@@ -103,7 +104,8 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         attention_norms=len(architecture.attention.leaving),
         mlp_norms=len(architecture.mlp.leaving),
         layer_norms=len(architecture.staying),
-        norm_weight=getattr(norm, "weight", None) is not None,
+        bare_first=weighed and before is not None and not [*layers[0].get_submodule(before).parameters()],
+        norm_weight=weighed,
         norm_bias=getattr(norm, "bias", None) is not None,
         qk_norm="weight" in normed,
         qk_norm_bias="bias" in normed,
@@ -115,6 +117,21 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         rest=rest,
         task=task,
     )
+
+
+def mask_token(tokenizer: Any, name: str, task: Task) -> int | None:
+    """The token in the place of a hidden word; None of a task without such.
+
+    Raises:
+        UserError: The tokenizer has none.
+    """
+    token: int | None = tokenizer.mask_token_id if task.masks else None
+    if task.masks and token is None:
+        raise UserError(
+            f"Expected the tokenizer of {name} to have a mask token, for the words that {task.title} guesses, but it "
+            "has none. Name it in tokenizer_config.json (mask_token), or use another model."
+        )
+    return token
 
 
 def _table(stack: Any, path: str) -> Tensor:

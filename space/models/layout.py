@@ -170,6 +170,8 @@ class StockClasses(NamedTuple):
     model: str
     causal_lm: str | None
     classifier: str | None = None
+    token_classifier: str | None = None
+    masked_lm: str | None = None
 
     def of(self, task: Task) -> str:
         """The one that a model for a task is."""
@@ -214,6 +216,7 @@ class Architecture:
         repeats_groups: Whether a KV cache holds keys and values of each query head, those of a group once for each.
         in_tuples: Whether a layer hands on the residual stream as the first of a tuple.
         adds_in_place: Whether a layer adds to what its MLP gives, in place.
+        transformers: The oldest version that computes its exports rightly: what it does without some layers.
     """
 
     module: str
@@ -235,6 +238,7 @@ class Architecture:
     repeats_groups: bool = False
     in_tuples: bool = False
     adds_in_place: bool = False
+    transformers: tuple[int, int] = (4, 57)
 
     @property
     def blocks(self) -> dict[str, BlockLayout]:

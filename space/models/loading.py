@@ -22,7 +22,7 @@ from space.locations import is_local, model_directory
 from space.models.base_card import base_card
 from space.models.digest import checkpoint_digest
 from space.models.embedded import embedded_model, given_or_default, quiet_transformers
-from space.models.facts import checked_spec
+from space.models.facts import checked_spec, mask_token
 from space.models.hub import model_snapshot
 from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config, require_lengths, unloadable
 from space.models.stack import loader_of, row_of, task_of
@@ -174,7 +174,7 @@ def load_model(
         for pattern in spec.use.companions
         for file in sorted(directory.glob(pattern))
     }
-    spec = replace(spec, pooling=_pooling(companions))
+    spec = replace(spec, pooling=_pooling(companions), mask_token=mask_token(seen.tokenizer, name, spec.use))
     return LoadedModel(
         *(model, seen.tokenizer, spec, run_dtype, run_device, source, commit, streamed, card, companions),
         processor=seen.processor,

@@ -1,8 +1,7 @@
 """The modelling code of a pruned checkpoint: stock layers of unequal width, and holes where blocks are gone.
 
-A search runs this very text, and an exported checkpoint of unequal layers carries it; only the lines that name the
-stock classes differ from family to family. It takes the shapes of its layers from config.json and needs torch and
-transformers alone, 4.57 or newer.
+A search runs this very text, and an exported checkpoint of unequal layers carries it; the lines that name stock classes
+differ from family to family. It takes the shapes of its layers from config.json, and needs torch and transformers.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ STAYING = {"attention": "", "mlp": ""}  # by block, the norm inside that stays a
 ADDS_IN_PLACE = False  # whether a layer adds to what its MLP gives in place
 NUMBERED = True  # whether a layer is told its number
 WRITES = True  # whether models write: then no checkpoint has a classifier
+LEAST = (4, 57)  # before, static caches have one head count for all layers, and configurations may ignore `layer_types`
 
-if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
-    # before, static caches have one head count for all layers, and configurations may ignore `layer_types`
-    raise ImportError(f"Expected transformers 4.57 or newer for a pruned model, got {__version__}: update it.")
+if tuple(int(part) for part in __version__.split(".")[:2]) < LEAST:
+    raise ImportError(f"Expected transformers {LEAST[0]}.{LEAST[1]} or newer for a pruned model, got {__version__}.")
 
 
 class Hole(nn.Sequential):  # not `nn.Module`: a file's attention class that is one would forbid other backends
@@ -108,7 +107,7 @@ NOT_STOCK = "layers of different sizes, for from_pretrained of an automatic clas
 def guarded(values: dict[str, Any]) -> dict[str, Any]:
     """The contents of config.json as no stock class takes them; one would fill the holes with random weights.
 
-    Where the activation's name belongs, which each looks up, there is then a sentence; it moves to `own_activation`.
+    Where the activation's name belongs, which each looks up, a sentence says so; the name moves to `own_activation`.
     """
     moved = {"own_activation": values[ACTIVATION]} if ACTIVATION in values else {}
     return {**values, **moved, ACTIVATION: NOT_STOCK}
@@ -204,6 +203,9 @@ class PrunedDecoderLayer(StockDecoderLayer):
         if HEADS_FILL:
             name = config.block_modules["attention"][0]
             setattr(self, name, with_narrow_heads(getattr(self, name), own, layer_idx))
+        if getattr(own, "normed", False):  # its attention, where it has become the first layer, whose class has no norm
+            norm, like = (config.block_modules[block][-1] for block in ("attention", "mlp"))
+            setattr(self, norm, copy.deepcopy(getattr(self, like)))
         for block in getattr(own, "skip", None) or ():
             self.skip(block, config.block_modules[block], layer_idx)
         for module in self.modules():
@@ -227,8 +229,7 @@ class PrunedDecoderLayer(StockDecoderLayer):
 @contextmanager
 def _no_stock_layers(config: Any) -> Iterator[None]:
     """Keeps a stock constructor from building dense layers that would be thrown away."""
-    count = config.num_hidden_layers
-    config.num_hidden_layers = 0
+    count, config.num_hidden_layers = config.num_hidden_layers, 0
     try:
         yield
     finally:
@@ -278,7 +279,7 @@ class PrunedForCausalLM(StockForCausalLM):
 
 
 class PrunedForSequenceClassification(StockForSequenceClassification):
-    """The stack and a classifier: an encoder's own, or one of the last token, which no export holds: train it."""
+    """The stack and a head: an encoder's own, or a classifier of the last token, which no export holds: train it."""
 
     config_class = PrunedConfig
     _no_split_modules = ["PrunedDecoderLayer"]  # noqa: RUF012

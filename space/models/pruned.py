@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import linecache
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -25,7 +24,7 @@ from space.spec import ModelSpec
 from space.task import CAUSAL_LM, TASKS
 
 MODELING_FILE = "modeling_pruned"
-_CLASSIFIER = "PrunedForSequenceClassification"
+_CLASSIFIER = TASKS["text_classification"].pruned
 LISTS = ("layer_types", "no_rope_layers")  # of a configuration, with an entry for every layer
 
 
@@ -37,26 +36,53 @@ def modeling_text(family_name: str) -> str:
     """
     family, llama = architecture_of(family_name), architecture_of("llama")
     text = resources.files("space.models").joinpath(f"{MODELING_FILE}.py").read_text(encoding="utf-8")
-    kinds = ("configuration", *["modeling"] * 4)
-    pruned = ("", "", "", TASKS[CAUSAL_LM].pruned, _CLASSIFIER)  # classes that a family may not have
-    for kind, stock, name, own in zip(kinds, llama.classes, family.classes, pruned, strict=True):
-        line = f"from transformers.models.{llama.module}.{kind}_{llama.module} import {stock} as "
-        assert text.count(line) == 1, f"{MODELING_FILE}.py must have one line with {line!r}"
-        if name:
-            place = f"from transformers.models.{family.module}.{kind}_{family.module} import {name} as "
-            text = text.replace(line, place)
-        else:
-            text = re.sub(f"^{re.escape(line)}.*\n", "", text, flags=re.MULTILINE)
-            before, _, own_and_after = text.partition(f"\n\n\nclass {own}(")
-            _, mark, after = own_and_after.partition("\n\n\nclass ")
-            text = before + mark + after if mark else f"{before}\n"
-    for own in (TASKS[task].pruned for task in family.tasks if TASKS[task].classifies):
-        text = text.replace(_CLASSIFIER, own)
+    for kind, stock, name in zip(
+        ("configuration", "modeling", "modeling"), llama.classes, family.classes, strict=False
+    ):
+        text = _replaced(text, _imported(llama, stock, kind), _imported(family, name, kind))
+    writer = TASKS[CAUSAL_LM].pruned
+    text = _with_classes(text, writer, {writer: family.classes.causal_lm} if family.classes.causal_lm else {}, family)
+    text = _with_classes(text, _CLASSIFIER, _heads(family), family)
     for name, value in _constants(family).items():
-        line = f"\n{name} = {_constants(llama)[name]}  #"
-        assert text.count(line) == 1, f"{MODELING_FILE}.py must have one line with {line!r}"
-        text = text.replace(line, f"\n{name} = {value}  #")
+        text = _replaced(text, f"\n{name} = {_constants(llama)[name]}", f"\n{name} = {value}")
     return text
+
+
+def _heads(family: Architecture) -> dict[str, str]:
+    """The family's classes with a head that do not write: by their name in the modelling file, the stock ones."""
+    tasks = [TASKS[task] for task in family.tasks if TASKS[task].stock not in ("model", CAUSAL_LM)]
+    heads = {task.pruned: family.classes.of(task) for task in tasks}
+    if family.writes and family.classes.classifier is not None:
+        heads[_CLASSIFIER] = family.classes.classifier
+    return heads
+
+
+def _imported(family: Architecture, name: str | None, kind: str = "modeling") -> str:
+    """Where a line of the modelling file has a stock class from, up to its name there."""
+    return f"from transformers.models.{family.module}.{kind}_{family.module} import {name} as "
+
+
+def _with_classes(text: str, name: str, stocks: Mapping[str, str], family: Architecture) -> str:
+    """The modelling file with a class, and the line that imports its stock one, once for each of a family's.
+
+    Args:
+        text: That of Llama, as far as the class goes.
+        name: Of the class.
+        stocks: By their own names, the stock classes of those in its place; perhaps none.
+        family: Whose they are.
+    """
+    head, *classes = text.rstrip("\n").split("\n\n\nclass ")
+    (place,) = (place for place, each in enumerate(classes) if each.startswith(f"{name}("))
+    called, names = name.removeprefix("Pruned"), {own: own.removeprefix("Pruned") for own in stocks}
+    classes[place : place + 1] = [classes[place].replace(called, names[own]) for own in stocks]
+    (line,) = (line for line in head.splitlines(keepends=True) if line.endswith(f" as Stock{called}\n"))
+    lines = [f"{_imported(family, stock)}Stock{names[own]}\n" for own, stock in stocks.items()]
+    return "\n\n\nclass ".join([head.replace(line, "".join(lines)), *classes]) + "\n"
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1, f"{MODELING_FILE}.py must have one line with {old!r}"
+    return text.replace(old, new)
 
 
 def _constants(family: Architecture) -> dict[str, str]:
@@ -74,6 +100,7 @@ def _constants(family: Architecture) -> dict[str, str]:
         "ADDS_IN_PLACE": f"{family.adds_in_place}",
         "NUMBERED": f"{family.numbered}",
         "WRITES": f"{family.writes}",
+        "LEAST": f"{family.transformers}",
     }
 
 
@@ -104,7 +131,7 @@ def _auto_map(family_name: str) -> dict[str, str]:
     classes = {"AutoConfig": "PrunedConfig", "AutoModel": "PrunedModel"}
     classes |= {TASKS[task].loader: TASKS[task].pruned for task in family.tasks}
     if family.writes and family.classes.classifier is not None:
-        classes["AutoModelForSequenceClassification"] = _CLASSIFIER
+        classes[TASKS["text_classification"].loader] = _CLASSIFIER
     return {auto: f"{MODELING_FILE}.{name}" for auto, name in classes.items()}
 
 
@@ -196,7 +223,7 @@ class PrunedConfigs:
         """Takes the dense model's own, which is not changed."""
         self._dense = Candidate.dense(spec).layers[0]
         family = architecture_of(spec.family)
-        self._sizes, self._depth = family.sizes, family.depth
+        self._sizes, self._depth, self._bare_first = family.sizes, family.depth, spec.bare_first
         values = dense_config.to_diff_dict() | layer_values(self._dense, self._sizes)
         values |= {
             "model_type": f"{PRUNED}{model_type_of(spec.family)}",
@@ -207,6 +234,7 @@ class PrunedConfigs:
             "block_modules": block_modules(spec.family),
             "allow_global_per_layer_attribute_access": True,  # the stock config's own validation reads a head count
         }
+        values |= {"normed": False} if spec.bare_first else {}
         values.pop("per_layer_config", None)
         if (scale := logit_scale(dense_config)) != 1:
             values["logit_scale"] = scale  # for vLLM's backend of models with their own code
@@ -225,6 +253,8 @@ class PrunedConfigs:
             for place, shape in enumerate(shapes)
             if shape != self._dense
         }
+        if self._bare_first and layers[0] != 0:
+            values["per_layer_config"].setdefault("0", {})["normed"] = True
         return values
 
     def of(self, candidate: Candidate, start: int = 0) -> Any:
@@ -254,8 +284,9 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
     kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
     shapes = [candidate.layers[index] for index in kept]
     family, dense = architecture_of(spec.family), Candidate.dense(spec).layers[0]
-    narrow = family.heads_fill and shapes[0].query_heads != dense.query_heads  # which the stock class cannot be
-    if len(set(shapes)) == 1 and shapes[0].mlp_channels and not narrow:
+    # what the stock class cannot be: of fewer heads, where these fill the stream; with a norm that first layers lack
+    other = (family.heads_fill and shapes[0].query_heads != dense.query_heads) or (spec.bare_first and kept[0])
+    if len(set(shapes)) == 1 and shapes[0].mlp_channels and not other:
         values: dict[str, Any] = dense_config.to_diff_dict() | layer_values(shapes[0], family.sizes)
         values |= {family.depth: len(kept), **_lists(values, kept)}
         if not isinstance(getattr(type(dense_config), "head_dim", None), property):

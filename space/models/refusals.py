@@ -11,6 +11,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
+)
 
 from space.errors import UserError
 from space.models.architectures import ARCHITECTURES, rows_of
@@ -43,6 +47,8 @@ _REFUSED_CONFIG = {
     "num_experts": "a mixture of experts, which is not supported",
     "num_local_experts": "a mixture of experts, which is not supported",
 }
+# Families whose decoder reads an encoder: t5, bart, whisper and the like.
+_ENCODER_DECODERS = {*MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES}
 # Rotary embeddings that reach beyond `max_position_embeddings`; the others have it counted in there.
 _STRETCHED = ("linear", "dynamic", "yarn")
 _INDICES = "position_ids"  # 0, 1, 2, …, which older versions of transformers stored beside weights
@@ -91,15 +97,22 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
         raise UserError(f"Expected {file} to be JSON, but got: {error}.") from error
     if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
         raise UserError(f"Expected {file} to be a JSON object with a model_type, as transformers writes it.")
+    kind = values["model_type"]
+    if kind in _ENCODER_DECODERS or values.get("is_encoder_decoder"):
+        raise UserError(
+            f"Expected a model that is one stack of layers, but {file} is of the family {kind}, an encoder and a "
+            "decoder that reads it, which is not supported. Use a model that is one of the two: README names the "
+            "families."
+        )
     for key, meaning in _REFUSED_CONFIG.items():
         if values.get(key):
             raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
-    family, *_ = rows_of(values["model_type"]).values()
+    family, *_ = rows_of(kind).values()
     if task is not None and task not in family.tasks:
         titles, said = [TASKS[each].title for each in family.tasks], values.get("architectures") or ()
         raise UserError(
             f"Expected {TASKS[task].title}, as model.task={task} says, but {file} is of the family "
-            f"{values['model_type']}, whose models are each {' or '.join(titles)} here. Set "
+            f"{kind}, whose models are each {' or '.join(titles)} here. Set "
             f"{TASKS[family.task_of(said)].settings} model.path={directory}."
         )
     adapter = next((name for name in _ADAPTERS if (directory / name).exists()), None)

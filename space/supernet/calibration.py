@@ -16,7 +16,7 @@ from space.errors import UserError
 from space.models.layout import Architecture
 from space.models.stack import family_of, layers_of, norm_of, stack_of, stream_of, whole
 from space.supernet.modules import put_module, twin
-from space.supernet.placement import Placement
+from space.supernet.placement import Placement, asked_of
 from space.supernet.units import output_weight
 
 _ADVICE = "check that it writes sensible text in transformers, and that its config.json is its own"
@@ -73,6 +73,7 @@ class _Recorder(nn.Module):
         super().__init__()
         self._in_tuples = in_tuples
         self.arguments: dict[str, Any] = {}
+        vars(self).update(asked_of(layer))
         self._names = list(inspect.signature(layer.forward).parameters)[1:]  # behind the residual stream
 
     def forward(self, hidden_states: Tensor, *args: Any, **arguments: Any) -> Any:

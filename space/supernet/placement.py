@@ -82,20 +82,27 @@ class Passing:
         return tensor.to(self.device, copy=True)
 
 
+def asked_of(layer: Any) -> dict[str, Any]:
+    """What some stacks ask a layer for, which what stands for it has too."""
+    return {name: getattr(layer, name) for name in ("attention_type",) if hasattr(layer, name)}
+
+
 class PassingLayer(nn.Module):
     """Stands in a model for a decoder layer that is brought to the device whenever it runs.
 
     A deep copy of it is a copy of the layer, on the host.
     """
 
-    def __init__(self, layer: Callable[[], Any], passed: Callable[[Any], Any]) -> None:
+    def __init__(self, layer: Callable[[], Any], passed: Callable[[Any], Any], dense: Any) -> None:
         """Asks for the layer at each call, and keeps none.
 
         Args:
             layer: Gives the layer on the host.
             passed: From there to the device.
+            dense: The dense layer, see `asked_of`.
         """
         super().__init__()
+        vars(self).update(asked_of(dense))
         self._layer, self._passed = layer, passed
 
     def forward(self, *args: Any, **arguments: Any) -> Any:

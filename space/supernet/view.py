@@ -91,7 +91,9 @@ class Views:
         for position, index in enumerate(kept):
             outputs = correction.weights[index] if correction is not None else {}
             make = partial(self._layer, index, candidate.layers[index], position, outputs)
-            layers.append(PassingLayer(make, partial(self._on_device, index)) if self._passing else make())
+            layers.append(
+                PassingLayer(make, partial(self._on_device, index), self._layers[index]) if self._passing else make()
+            )
         model = stack = twin(self._whole)
         if stack_of(self._whole) is not self._whole:
             stack = twin(stack_of(self._whole))

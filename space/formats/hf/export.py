@@ -194,4 +194,4 @@ def export_checkpoint(
             serve=serve_command(CHECKPOINT, written, spec.hidden) if in_vllm else None,
         )
     serve = serve_command(str(out_dir), written, spec.hidden) if spec.use.writes else ""
-    return Export(out_dir, own_code, verification, loader, serve, checked_in(spec.use), in_vllm)
+    return Export(out_dir, own_code, verification, loader, serve, checked_in(spec), in_vllm)
