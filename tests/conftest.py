@@ -90,6 +90,10 @@ _SPECIAL: dict[str, dict[str, Any]] = {
         **_SLIDING,
     },
     "gemma3_text": {"head_dim": 10, "query_pre_attn_scalar": 10, **_SLIDING},
+    # of sizes that products of all experts at once are made for
+    "mixtral": {"hidden_size": 40, "head_dim": 8, "intermediate_size": 8},
+    "qwen3_moe": {"hidden_size": 40, "head_dim": 8, "moe_intermediate_size": 8, "num_experts_per_tok": 3},
+    "olmoe": {"hidden_size": 48, "intermediate_size": 8, "num_experts_per_tok": 4, "norm_topk_prob": True},
     "roberta": {"type_vocab_size": 1},
     "xlm-roberta": {"type_vocab_size": 1},
 }
@@ -100,13 +104,13 @@ _OF_TEXT = ("vocab_size", "max_position_embeddings", "pad_token_id", "bos_token_
 FAMILY_NAMES = tuple(name for name, row in ARCHITECTURES.items() if CAUSAL_LM in row.tasks)
 ENCODERS = tuple(name for name, row in ARCHITECTURES.items() if "embeddings" in row.tasks)
 VISION = tuple(name for name, row in ARCHITECTURES.items() if "image_classification" in row.tasks)
-UNLIKE = ("llama", "olmo2", "gemma3_text", "granite", "phi3", "gpt2", "gpt_neox", "cohere")  # one of each kind
+UNLIKE = ("llama", "olmo2", "gemma3_text", "granite", "phi3", "gpt2", "gpt_neox", "cohere", "mixtral")  # a kind each
 
 
 def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn.Module, ModelSpec]:
     """A random model of a family for a task, its first one unless told, all parameters drawn anew, and its spec."""
     values, sizes = _SIZES | _SPECIAL.get(family, {}) | changes, ARCHITECTURES[family].sizes
-    values[sizes.mlp_channels] = values.pop("intermediate_size")
+    values[sizes.mlp_channels] = changes.get(sizes.mlp_channels, _SIZES["intermediate_size"])
     if sizes.kv_heads is None:
         del values["num_key_value_heads"]
     if family in VISION:

@@ -1,8 +1,7 @@
 """The modelling code of a pruned checkpoint: stock layers of unequal width, and holes where blocks are gone.
 
-A search runs this very text, and an exported checkpoint of unequal layers carries it; only the lines that name the
-stock classes differ from family to family. It takes the shapes of its layers from config.json and needs torch and
-transformers alone, 4.57 or newer.
+A search runs this very text, and an exported checkpoint of unequal layers carries it; only lines of names differ from
+family to family. It takes the shapes of its layers from config.json and needs torch and transformers alone.
 """
 
 from __future__ import annotations
@@ -24,22 +23,24 @@ from transformers.models.llama.modeling_llama import LlamaForSequenceClassificat
 from transformers.models.llama.modeling_llama import LlamaModel as StockModel
 
 # Where the family keeps its stack, and in it its layers; what its configuration calls their sizes; attention's output
-# projection; whether weights are stored as (inputs, outputs); whether stock classes take heads to be as wide together
-# as the residual stream; by block, the norm inside that the stream goes through where it is gone, if any; whether a
-# layer is told its number; whether models write: then no checkpoint has a classifier.
+# projection, and norms of all heads; whether weights are stored as (inputs, outputs); whether stock classes take heads
+# to be as wide together as the residual stream; by block, the norm inside that the stream goes through where it is
+# gone, if any; whether a layer is told its number; whether models write: then none has a classifier; oldest version.
 STACK = "model"
 LAYERS = "layers"
 SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 ATTENTION_OUTPUT = "o_proj"
+ROW_NORMS = ""
 TRANSPOSED = False
 HEADS_FILL = False
 STAYING = {"attention": "", "mlp": ""}
 NUMBERED = True
 WRITES = True
+SINCE = (4, 57)
 
-if tuple(int(part) for part in __version__.split(".")[:2]) < (4, 57):
-    # before, static caches have one head count for all layers, and configurations may ignore `layer_types`
-    raise ImportError(f"Expected transformers 4.57 or newer for a pruned model, got {__version__}: update it.")
+if tuple(int(part) for part in __version__.split(".")[:2]) < SINCE:
+    # before 4.57, static caches have one head count for all layers, and configurations may ignore `layer_types`
+    raise ImportError(f"Expected transformers {SINCE} or newer for a pruned model, got {__version__}: update it.")
 
 
 class Hole(nn.Sequential):  # not `nn.Module`: a file's attention class that is one would forbid other backends
@@ -182,7 +183,7 @@ def with_narrow_heads(stock: Any, own: Any, layer_idx: int) -> Any:
     inner.hidden_size = getattr(own, SIZES[0]) * own.head_dim
     attention = type(stock)(inner, **({"layer_idx": layer_idx} if NUMBERED else {}))
     for path, module in stock.named_modules():
-        if hasattr(module, "weight"):
+        if hasattr(module, "weight") and path not in ROW_NORMS.split():
             parent, _, name = path.rpartition(".")
             place = attention.get_submodule(parent)
             if module.weight.ndim == 2:  # a projection, where norms are of the stream's width in the stock one already
@@ -199,8 +200,7 @@ class PrunedDecoderLayer(StockDecoderLayer):
     """One stock layer in its own widths, with holes for the blocks that it skips."""
 
     def __init__(self, config: Any, layer_idx: int) -> None:
-        own = layer_config(config, layer_idx)
-        stock = copy.copy(own)
+        stock = copy.copy(own := layer_config(config, layer_idx))
         if HEADS_FILL:
             setattr(stock, SIZES[0], 1)
         super().__init__(stock, **({"layer_idx": layer_idx} if NUMBERED else {}))

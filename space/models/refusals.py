@@ -40,9 +40,11 @@ _REFUSED_CONFIG = {
     "block_configs": _PRUNED,
     "scale_attn_by_inverse_layer_idx": "attention scaled by the number of a layer, which changes when layers go",
     "add_cross_attention": "attention to an encoder, which is not supported",
-    "num_experts": "a mixture of experts, which is not supported",
-    "num_local_experts": "a mixture of experts, which is not supported",
 }
+# The same, but of the families that have that.
+_REFUSED_EXPERTS = dict.fromkeys(
+    ("num_experts", "num_local_experts"), "a mixture of experts, which is supported of other families"
+)
 # Rotary embeddings that reach beyond `max_position_embeddings`; the others have it counted in there.
 _STRETCHED = ("linear", "dynamic", "yarn")
 _INDICES = "position_ids"  # 0, 1, 2, …, which older versions of transformers stored beside weights
@@ -91,7 +93,9 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
         raise UserError(f"Expected {file} to be JSON, but got: {error}.") from error
     if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
         raise UserError(f"Expected {file} to be a JSON object with a model_type, as transformers writes it.")
-    for key, meaning in _REFUSED_CONFIG.items():
+    row = ARCHITECTURES.get(values["model_type"])
+    mixture = row is not None and row.mlp.routed is not None
+    for key, meaning in (_REFUSED_CONFIG | ({} if mixture else _REFUSED_EXPERTS)).items():
         if values.get(key):
             raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
     family = architecture_of(values["model_type"])

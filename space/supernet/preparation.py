@@ -66,6 +66,7 @@ def prepared_supernet(
             tokens(),
             place,
             importance=preparation.importance,
+            experts=preparation.experts,
             damping=preparation.damping,
             steps=preparation.steps,
             batch_size=preparation.batch_size,
@@ -122,6 +123,8 @@ def _digest(preparation: Preparation, loaded: LoadedModel, tokens: Tensor) -> st
         "damping": preparation.damping,
         "steps": preparation.steps,
     }
+    if loaded.spec.routed:
+        settings["experts"] = preparation.experts
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(tokens.cpu().numpy().astype("<i8").tobytes())
     return digest.hexdigest()[:16]
