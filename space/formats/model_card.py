@@ -12,10 +12,9 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from space.candidate import KINDS, Candidate
 from space.formats.picture import PICTURE_FILE, layers_svg
-from space.formats.requirements import CHECKED, TRANSFORMERS
+from space.formats.requirements import CHECKED, TRANSFORMERS, is_checked_in_others
 from space.markdown import escaped, table
 from space.spec import ModelSpec
-from space.task import Task
 from space.types import GGUF_TYPES
 
 Texts = Sequence[tuple[str, str, str]]  # a prompt, what the dense model writes after it, and what this one does
@@ -27,8 +26,8 @@ CHECKPOINT = "path/to/this/directory"  # what stands for the checkpoint in the l
 _NO_BLOCK = "none"
 
 
-def _versions(task: Task) -> str:
-    if task.reads != "text":
+def _versions(spec: ModelSpec) -> str:
+    if not is_checked_in_others(spec):
         return "Older versions may call its weights otherwise, and not load it."
     return (
         f"Where there is a `config.json`, {CHECKED} give the same numbers and tokens: such checkpoints are tested in "
@@ -81,7 +80,7 @@ def write_card(
         f"Licence: {licence}.",
         "## Use",
         *_placed(repository, f"```python\n{use}\n```", *([f"```bash\n{serve}\n```"] if serve else [])),
-        f"Saved with transformers {version('transformers')} and torch {version('torch')}. {_versions(spec.use)}",
+        f"Saved with transformers {version('transformers')} and torch {version('torch')}. {_versions(spec)}",
         "## Architecture",
         f"![What is left of each layer]({PICTURE_FILE})",
         f"Hidden size {spec.hidden}, head width {spec.head_dim}; the dense model has {spec.layers} layers of "

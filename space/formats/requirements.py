@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import version
 
 from space.errors import UserError
+from space.spec import ModelSpec
 from space.task import Task
 from space.types import GGUF_TYPES
 
@@ -18,9 +19,14 @@ DECI_FLAVOURS = ("vllm", "ffn_mult")  # which loaders read a `block_configs` che
 ENGINES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 
 
-def checked_in(task: Task) -> str:
-    """Versions of transformers in which exports of a task hold; older ones name weights of image models otherwise."""
-    return CHECKED if task.reads == "text" else f"transformers {version('transformers')}"
+def is_checked_in_others(spec: ModelSpec) -> bool:
+    """Whether exports of a model hold in all of `TRANSFORMERS`, which know images' models and experts otherwise."""
+    return spec.use.reads == "text" and not spec.routed
+
+
+def checked_in(spec: ModelSpec) -> str:
+    """Versions of transformers in which exports of a model hold."""
+    return CHECKED if is_checked_in_others(spec) else f"transformers {version('transformers')}"
 
 
 def require_format(name: str, gguf_type: str, deci_flavour: str = "vllm") -> None:
