@@ -5,6 +5,7 @@ from __future__ import annotations
 from evaluators.settings import Settings
 from evaluators.training.recipes import Distillation
 from space.errors import UserError
+from space.spec import ModelSpec
 from space.task import Task
 
 
@@ -32,6 +33,21 @@ def require_applicable(settings: Settings) -> None:
             raise UserError(
                 f"{key}: expected {wanted} for {task.title}, got {got}. {task.settings} has the settings that apply."
             )
+
+
+def require_of_model(settings: Settings, spec: ModelSpec) -> None:
+    """Refuses what a model cannot be asked for.
+
+    Raises:
+        UserError: It has no such space, or is a mixture of experts that is to be timed in an engine that does not run
+            layers with numbers of experts of their own.
+    """
+    engine = settings.latency.engine
+    if spec.routed and engine != "torch":
+        raise UserError(
+            f"latency.engine: expected torch for a mixture of experts, as {spec.name} is one, got {engine}."
+        )
+    settings.space(spec)
 
 
 def _require(task: Task, key: str, value: str, known: tuple[str, ...]) -> None:

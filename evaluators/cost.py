@@ -8,7 +8,7 @@ from evaluators.base import Measure
 from evaluators.metrics import REMOVED, VOCABULARY_REMOVED, metric_named, metrics_named
 from space.candidate import Candidate
 from space.errors import UserError
-from space.size import attention_weights, decoder_params, mlp_weights, total_params, vocabulary_size
+from space.size import attention_weights, decoder_params, mlp_products, total_params, vocabulary_size
 from space.spec import ModelSpec
 
 METRICS = metrics_named("params", "decoder_params", REMOVED, "macs_per_token", "kv_bytes", "weights_bytes")
@@ -18,15 +18,15 @@ def macs_per_token(spec: ModelSpec, candidate: Candidate, *, context: int) -> in
     """Multiply-accumulates for the `context`-th token of a sequence, the one that attends to `context` keys.
 
     Counted are the matrix products: every linear projection, the LM head, and the attention's scores and weighted sums
-    of values. Norms, activations, softmax, rotary embedding, biases and the embedding's look-up are not. The average
-    token of a causal prefill attends to half as many keys. Sliding windows are ignored: every layer attends to all
-    `context` keys.
+    of values; of a mixture of experts, those that the token goes through, and the router. Norms, activations, softmax,
+    rotary embedding, biases and the embedding's look-up are not. The average token of a causal prefill attends to half
+    as many keys. Sliding windows are ignored: every layer attends to all `context` keys.
     """
     count = vocabulary_size(spec, candidate) * spec.hidden * spec.use.writes
     for shape in candidate.layers:
         count += attention_weights(spec, shape.query_heads, shape.kv_heads)
         count += 2 * shape.query_heads * spec.head_dim * context
-        count += mlp_weights(spec, shape.mlp_channels)
+        count += mlp_products(spec, shape.mlp_channels)
     return count
 
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from evaluators.applicable import require_of_model
 from evaluators.base import OPTIMISED, Evaluator, Metric
 from evaluators.data.places import Part, TextPlace
 from evaluators.data.reading import read_data, read_stream
@@ -90,7 +91,8 @@ class Session:
         Raises:
             UserError: See `load_model`.
         """
-        return load_model(**asdict(self.settings.model), lengths=self.settings.lengths, check_spec=self.settings.space)
+        check = partial(require_of_model, self.settings)
+        return load_model(**asdict(self.settings.model), lengths=self.settings.lengths, check_spec=check)
 
     @property
     def spec(self) -> ModelSpec:

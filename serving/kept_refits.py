@@ -56,7 +56,8 @@ class KeptRefits:
             shape = candidate.layers[index]
             for kind, layout in architecture_of(spec.family).blocks.items():
                 option = shape.option(kind)
-                if shape.keeps(kind) and option != whole.option(kind) and not merges(spec, kind, shape):
+                refit = layout.output and option != whole.option(kind)
+                if shape.keeps(kind) and refit and not merges(spec, kind, shape):
                     name = f"{strength}/{index}/{kind}/{','.join(map(str, option))}"
                     self._needed[name] = output_weight(layer.get_submodule(layout.module), layout)
 

@@ -39,7 +39,7 @@ class LayerShape:
         query_heads: Query heads kept; 0 together with `kv_heads` means that the attention block is gone.
         kv_heads: Key-value groups kept; divides `query_heads`. With more query heads a group than the dense model has,
             all query heads are kept and groups are merged; else the groups and heads beyond these are dropped.
-        mlp_channels: Intermediate channels kept; 0 means that the MLP block is gone.
+        mlp_channels: Intermediate channels kept, or of a mixture of experts these; 0 means that the MLP block is gone.
         attention_type: The type of the attention block's matrices, a row of `space.types.GGUF_TYPES`; 0 where it is
             gone.
         mlp_type: That of the MLP block's.

@@ -11,6 +11,7 @@ from space.deploy import deployment_of
 from space.errors import UserError
 from space.options import (
     attention_options,
+    default_expert_step,
     default_mlp_step,
     layer_options,
     least_mlp_step,
@@ -43,13 +44,13 @@ def choices(
         spec: The dense model.
         attention_widths: See `space.space.SearchSpace`, as those up to `mlp_step`.
         merge_groups: Whether KV groups may be merged.
-        mlp_widths: Whether MLP channels may be dropped.
+        mlp_widths: Whether MLP channels, or experts, may be dropped.
         remove_attention: Whether an attention block may be removed.
         remove_mlp: Whether an MLP block may be removed.
         whole_layers: Whether a layer is dense or gone.
         same_for_all_layers: Whether all layers have one shape.
         deploy: By what the model is to be served.
-        mlp_step: MLP channels between two levels, None for a default.
+        mlp_step: MLP channels, or experts, between two levels, None for a default.
         frozen: Layers that stay dense, those whose attention does, and those whose MLP does.
         types: Of matrices, but the first: rows of `space.types.GGUF_TYPES`, rising.
 
@@ -57,6 +58,11 @@ def choices(
         UserError: Settings contradict each other, or leave nothing to choose.
     """
     deployment = deployment_of(deploy, spec)
+    if types and spec.routed:
+        raise UserError(
+            f"space.types: expected [] for a mixture of experts, whose pruned layers llama.cpp does not hold, as "
+            f"{spec.name} is one. Set space.types=[]."
+        )
     if deployment.same_layers and not whole_layers:
         same_for_all_layers, remove_attention, remove_mlp = True, False, False
         if any(frozen):
@@ -70,7 +76,7 @@ def choices(
     step = None
     if mlp_widths:
         channels, multiple = spec.mlp_channels, math.lcm(deployment.mlp_multiple, BLOCK if types else 1)
-        step = default_mlp_step(channels, multiple)
+        step = default_expert_step(channels) if spec.routed else default_mlp_step(channels, multiple)
         if mlp_step is not None:
             step = least_mlp_step(mlp_step, channels, multiple, deploy)
     attention = attention_options(

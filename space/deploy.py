@@ -19,6 +19,7 @@ class Deployment:
         mlp_multiple: What counts of MLP channels must be multiples of.
         families: Of models that it runs pruned; None for all.
         tied: Those of them whose head must be the embedding.
+        experts: Whether it runs pruned mixtures of experts.
     """
 
     same_layers: bool = False
@@ -27,13 +28,14 @@ class Deployment:
     mlp_multiple: int = 1
     families: tuple[str, ...] | None = None
     tied: tuple[str, ...] = ()
+    experts: bool = False
 
 
 _LLAMAS = ("llama", "mistral")
 DEPLOYMENTS = {
-    "any": Deployment(),
+    "any": Deployment(experts=True),
     # A stock config.json, which every runtime reads.
-    "uniform": Deployment(same_layers=True),
+    "uniform": Deployment(same_layers=True, experts=True),
     # GGUF with shapes by layer (architectures deci and openelm); blocks of Q8_0 are 32 values.
     "llamacpp": Deployment(mlp_multiple=32, families=(*_LLAMAS, "qwen2", "qwen3"), tied=("qwen3",)),
     # DeciLM's block_configs, as TensorRT-LLM reads them too: MLP widths in steps of 256, one attention for all layers.
@@ -61,6 +63,11 @@ def deployment_of(name: str, spec: ModelSpec) -> Deployment:
         raise UserError(
             f"space.deploy={name}: expected a model of one of the families {', '.join(deployment.families)}, got "
             f"{spec.family}. Take deploy=uniform, whose checkpoints are plain ones of the family."
+        )
+    if spec.routed and not deployment.experts:
+        raise UserError(
+            f"space.deploy={name}: expected no mixture of experts, whose layers it runs with one number of them alone, "
+            f"got {spec.family}. Take deploy=uniform, whose checkpoints are plain ones of the family."
         )
     if spec.family in deployment.tied and not spec.tied_embeddings:
         raise UserError(

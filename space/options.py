@@ -48,6 +48,11 @@ def default_mlp_step(channels: int, multiple: int) -> int:
     return min(channels, tile * math.ceil(channels / (MLP_LEVELS * tile)))
 
 
+def default_expert_step(experts: int) -> int:
+    """The smallest power of two that makes at most `MLP_LEVELS` levels of so many experts."""
+    return 1 << max(0, math.ceil(math.log2(experts / MLP_LEVELS)))
+
+
 def least_mlp_step(step: int, channels: int, multiple: int, deploy: str) -> int:
     """The least common multiple of a step and of what an engine wants; raises UserError when that is more than all."""
     step = check_count("mlp_step", step, 1, channels)
@@ -61,9 +66,16 @@ def least_mlp_step(step: int, channels: int, multiple: int, deploy: str) -> int:
 
 
 def mlp_options(spec: ModelSpec, *, step: int | None, remove: bool) -> list[Option]:
-    """Counts of MLP channels as 1-tuples: the multiples of `step` (none without a step) and the dense count."""
-    counts = [*range(step, spec.mlp_channels, step), spec.mlp_channels] if step else [spec.mlp_channels]
-    return [(count,) for count in ([0, *counts] if remove else counts)]
+    """Counts of MLP channels, or of experts, as 1-tuples: the multiples of `step` (none without a step), and all.
+
+    There are never fewer experts than each token goes through, and this many are always an option beside the multiples.
+    """
+    least, most = spec.least_mlp_channels, spec.mlp_channels
+    counts = {most}
+    if step:
+        counts |= {count for count in range(step, most, step) if count >= least}
+        counts |= {least} if spec.routed else set()
+    return [(count,) for count in sorted(counts | {0} if remove else counts)]
 
 
 def vocabulary_options(spec: ModelSpec, levels: Sequence[float]) -> list[int]:

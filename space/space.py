@@ -77,7 +77,7 @@ class SearchSpace:
             spec: The dense model.
             attention_widths: Whether KV groups, and query heads evenly in each group, may be dropped.
             merge_groups: Whether KV groups may be merged, all query heads kept; see `space.supernet.merging`.
-            mlp_widths: Whether MLP channels may be dropped.
+            mlp_widths: Whether MLP channels, or the experts of mixtures, may be dropped.
             remove_attention: Whether an attention block may be removed.
             remove_mlp: Whether an MLP block may be removed.
             whole_layers: Whether a layer is dense or gone, and nothing else; `remove_attention` and `remove_mlp` then
@@ -85,8 +85,9 @@ class SearchSpace:
             same_for_all_layers: Whether all layers that are not frozen have one shape.
             deploy: Row of `space.deploy.DEPLOYMENTS` by which the model is to be served; what it cannot run is not in
                 the space, whatever other settings allow.
-            mlp_step: MLP channels between two levels, None for a multiple of 64 that makes at most 12 levels; says
-                nothing without `mlp_widths`. Where the engine wants a multiple of something, the least common multiple.
+            mlp_step: MLP channels between two levels, None for a multiple of 64 that makes at most 12 levels; of
+                mixtures, experts, None for a power of two. It says nothing without `mlp_widths`. Where the engine wants
+                a multiple of something, the least common multiple.
             freeze_layers: Layers that stay dense; indices from 0, negative ones count from the end.
             freeze_attention: Layers whose attention stays dense.
             freeze_mlp: Layers whose MLP stays dense.

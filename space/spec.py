@@ -23,7 +23,7 @@ class ModelSpec:
         query_heads: Query heads of a layer.
         kv_heads: Key-value groups of a layer; divides `query_heads`.
         head_dim: Width of one head; not always `hidden / query_heads`.
-        mlp_channels: Intermediate channels of a layer's MLP.
+        mlp_channels: Intermediate channels of a layer's MLP; of a mixture of experts, these.
         vocab: Rows of the embedding matrix; 0 of a model that reads images.
         tied_embeddings: Whether the output projection is the embedding matrix.
         head_bias, qkv_bias, o_bias, mlp_bias: Whether the LM head and which projections carry a bias.
@@ -47,6 +47,8 @@ class ModelSpec:
             nothing, and the family's classes have groups.
         repeats_groups: Whether a KV cache holds keys and values of each query head, those of a group once for each.
         mask_token: What stands in the place of a hidden word, of a model that guesses these.
+        expert_channels: Intermediate channels of an expert; 0 where MLPs are no mixtures of such.
+        active_experts: Experts that each token goes through; 0 likewise.
     """
 
     name: str
@@ -82,6 +84,8 @@ class ModelSpec:
     task: str = CAUSAL_LM
     pooling: str = "mean"
     mask_token: int | None = None
+    expert_channels: int = 0
+    active_experts: int = 0
 
     def __post_init__(self) -> None:
         for field in ("layers", "hidden", "query_heads", "kv_heads", "head_dim", "mlp_channels"):
@@ -91,6 +95,11 @@ class ModelSpec:
         for field in ("attention_norms", "mlp_norms", "layer_norms"):
             if getattr(self, field) < 0:
                 raise ValueError(f"ModelSpec.{field}: expected a count of at least 0, got {getattr(self, field)}.")
+        if not 0 <= self.active_experts <= self.mlp_channels or bool(self.active_experts) != bool(self.expert_channels):
+            raise ValueError(
+                f"ModelSpec: expected active_experts and expert_channels of a mixture, or 0 for both, got "
+                f"{self.active_experts} of {self.mlp_channels}, each of {self.expert_channels} channels."
+            )
         if self.query_heads % self.kv_heads:
             raise ValueError(
                 f"ModelSpec: expected query_heads to be a multiple of kv_heads, "
@@ -105,6 +114,31 @@ class ModelSpec:
     def cached_heads(self, query_heads: int, kv_heads: int) -> int:
         """Heads whose keys and values a KV cache holds of a layer with so many."""
         return query_heads if self.repeats_groups else kv_heads
+
+    @property
+    def routed(self) -> bool:
+        """Whether MLPs are mixtures of experts, which are kept or dropped whole."""
+        return self.expert_channels > 0
+
+    @property
+    def mlp_units(self) -> str:
+        """What an MLP keeps some of, in words."""
+        return "experts" if self.routed else "MLP channels"
+
+    @property
+    def least_mlp_channels(self) -> int:
+        """The fewest units that an MLP can do with: no token is to go through more experts than there are."""
+        return self.active_experts if self.routed else 1
+
+    @property
+    def mlp_columns(self) -> int:
+        """Columns of an MLP's output projection, which is refit; 0 of a mixture of experts, which is not."""
+        return 0 if self.routed else self.mlp_channels
+
+    @property
+    def token_channels(self) -> int:
+        """Intermediate channels of an MLP that each token goes through."""
+        return self.active_experts * self.expert_channels if self.routed else self.mlp_channels
 
     @property
     def merged_kv_heads(self) -> tuple[int, ...]:

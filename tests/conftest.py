@@ -104,6 +104,10 @@ _SPECIAL: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True),
         "local_attention": 6,
     },
+    # of sizes that products of all experts at once are made for
+    "mixtral": {"hidden_size": 40, "head_dim": 8, "intermediate_size": 8},
+    "qwen3_moe": {"hidden_size": 40, "head_dim": 8, "moe_intermediate_size": 8, "num_experts_per_tok": 3},
+    "olmoe": {"hidden_size": 48, "intermediate_size": 8, "num_experts_per_tok": 4, "norm_topk_prob": True},
     "roberta": {"type_vocab_size": 1},
     "xlm-roberta": {"type_vocab_size": 1},
 }
@@ -114,7 +118,7 @@ _OF_TEXT = ("vocab_size", "max_position_embeddings", "pad_token_id", "bos_token_
 FAMILY_NAMES = tuple(name for name, row in ARCHITECTURES.items() if CAUSAL_LM in row.tasks)
 ENCODERS = tuple(name for name, row in ARCHITECTURES.items() if "embeddings" in row.tasks)
 VISION = tuple(name for name, row in ARCHITECTURES.items() if "image_classification" in row.tasks)
-UNLIKE = ("llama", "olmo2", "gemma3_text", "granite", "phi3", "gpt2", "gpt_neox", "cohere")  # one of each kind
+UNLIKE = ("llama", "olmo2", "gemma3_text", "granite", "phi3", "gpt2", "gpt_neox", "cohere", "mixtral")  # a kind each
 
 
 def _settle(config: Any) -> None:
@@ -134,10 +138,13 @@ def _settle(config: Any) -> None:
 def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn.Module, ModelSpec]:
     """A random model of a family for a task, its first one unless told, all parameters drawn anew, and its spec."""
     values, sizes = _SIZES | _SPECIAL.get(family, {}) | changes, ARCHITECTURES[family].sizes
-    for name, field in ((sizes.mlp_channels, "intermediate_size"), (sizes.kv_heads, "num_key_value_heads")):
-        size = values.pop(field)
-        if isinstance(name, str):
-            values[name] = size
+    groups = values.pop("num_key_value_heads")
+    if isinstance(sizes.kv_heads, str):
+        values[sizes.kv_heads] = groups
+    if ARCHITECTURES[family].mlp.routed is None:
+        values[sizes.mlp_channels] = values.pop("intermediate_size")
+    else:
+        values.setdefault(sizes.mlp_channels, _SIZES["intermediate_size"])
     if family in VISION:
         values = _IMAGES | {name: value for name, value in values.items() if name not in _OF_TEXT}
     values |= {key: value for key, value, *_ in ARCHITECTURES[family].when}

@@ -53,7 +53,8 @@ def test_permuted_model_computes_the_dense_function(family: str, importance: str
     supernet = make_supernet(family, importance=importance)
     layout = ARCHITECTURES[family].mlp
     before, after = (
-        getattr(getattr(layers_of(model)[0], layout.module), layout.output).weight for model in (dense, supernet.model)
+        next(layers_of(model)[0].get_submodule(layout.path(layout.weighted[-1])).parameters())
+        for model in (dense, supernet.model)
     )
     assert not torch.equal(before, after)
     torch.testing.assert_close(logits_of(supernet.model, tokens), logits_of(dense, tokens), atol=2e-5, rtol=1e-4)

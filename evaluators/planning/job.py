@@ -114,7 +114,7 @@ class Job:
             qk_norm=False,
         )
         small = every - layer_params(matrices, layer)
-        outputs = spec.hidden * (spec.query_heads * spec.head_dim + spec.mlp_channels)
+        outputs = spec.hidden * (spec.query_heads * spec.head_dim + spec.mlp_columns)
         rows = {"all": every, "outputs": outputs + small, "norms": small}
         return {row: spec.layers * count + norm_params(spec) for row, count in rows.items()}
 

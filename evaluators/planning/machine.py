@@ -51,7 +51,7 @@ def measured_pace(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> 
         dtype: What it runs in.
         device: Where.
     """
-    hidden, channels = spec.hidden, spec.mlp_channels
+    hidden, channels = spec.hidden, spec.expert_channels or spec.mlp_channels
     weight = torch.ones(channels, hidden, dtype=dtype, device=device)
     rows = torch.ones(_TOKENS, hidden, dtype=dtype, device=device)
     products = 2 * rows.numel() * channels * _rate(lambda: rows @ weight.T)

@@ -183,7 +183,7 @@ def _tuning(job: Job) -> list[Stage]:
     home, device = weights(job)
     work: list[Part] = []
     if (correction := told.correction) is not None:
-        tokens, channels = correction.windows * text.length, spec.mlp_channels
+        tokens, channels = correction.windows * text.length, spec.mlp_columns or spec.query_heads * spec.head_dim
         streams = job.item * tokens * ((CORRECTED + 2) * spec.hidden + channels)
         home = [*home, Part("residual streams of the corrective refit", streams, "correction.windows")]
         columns = round(job.share * channels)  # halves, both and what float64 solves with

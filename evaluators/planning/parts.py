@@ -116,7 +116,7 @@ def step_activations(job: Job, tokens: int, setting: str = "data.length") -> lis
     """What a backward pass needs of a forward pass of all layers, as autograd keeps it."""
     spec, columns = job.spec, job.spec.query_heads * job.spec.head_dim
     heads = 2 * (columns + 2 * spec.kv_heads * spec.head_dim) + columns
-    per_token = job.item * (4 * spec.mlp_channels + heads + 4 * spec.hidden) + 24 * spec.hidden
+    per_token = job.item * (4 * spec.token_channels + heads + 4 * spec.hidden) + 24 * spec.hidden
     return [Part("activations of a step", spec.layers * tokens * per_token, setting)]
 
 

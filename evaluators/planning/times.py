@@ -16,7 +16,7 @@ from evaluators.amounts import Speeds
 from evaluators.base import GROUP
 from evaluators.planning.job import Job
 from evaluators.training.recipes import Distillation
-from space.size import attention_weights, decoder_params, mlp_weights
+from space.size import attention_weights, decoder_params, mlp_products
 from space.supernet.sizes import layer_bytes, map_bytes
 
 EFFICIENCY = 0.4
@@ -50,7 +50,7 @@ class Pace:
 def forward_work(job: Job, share: float = 1.0) -> float:
     """Operations of a token's pass through the decoder layers of which a share is left."""
     spec = job.spec
-    layer = attention_weights(spec, spec.query_heads, spec.kv_heads) + mlp_weights(spec, spec.mlp_channels)
+    layer = attention_weights(spec, spec.query_heads, spec.kv_heads) + mlp_products(spec, spec.mlp_channels)
     scores = 2 * spec.query_heads * spec.head_dim * job.settings.text.length / 2  # the average token sees half of them
     return 2 * spec.layers * share * (layer + scores)
 
@@ -68,7 +68,7 @@ def load_s(job: Job) -> float:
 def calibration_s(job: Job, pace: Pace) -> float:
     """Seconds of the calibration."""
     spec, text = job.spec, job.settings.text
-    tokens, channels = text.calibration_windows * text.length, spec.mlp_channels
+    tokens, channels = text.calibration_windows * text.length, spec.mlp_columns
     columns, merges = spec.query_heads * spec.head_dim, len(spec.merged_kv_heads)
     attention = 2.0 * attention_weights(spec, spec.query_heads, spec.kv_heads)
     passes = tokens * (forward_work(job) / spec.layers + (2 + merges) * attention * bool(merges))
@@ -153,7 +153,7 @@ def _corrected_s(job: Job, pace: Pace, tokens: int) -> float:
     """Seconds a token of the corrective refit of a design, on so many tokens."""
     spec = job.spec
     fits, solving = 0.0, 0.0
-    for whole in (spec.mlp_channels, spec.query_heads * spec.head_dim):
+    for whole in (spec.mlp_columns, spec.query_heads * spec.head_dim):
         columns = job.share * whole
         fits += 2 * spec.layers * columns * (columns + spec.hidden)
         solving += spec.layers * (columns**3 + 10 * spec.hidden * columns**2)  # in float64, at half of float32's speed

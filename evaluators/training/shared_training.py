@@ -36,7 +36,7 @@ def trainable_row(supernet: Supernet, settings: Healing) -> str:
     def taken(row: str) -> int:
         trained = SHARED_TRAINABLE[row]
         more = sum(w.numel() * (w.itemsize + STATE_BYTES) for name, w in weights.items() if trained(name))
-        more += maps if trained(f"{mlp.path(mlp.output)}.weight") else 0
+        more += maps if mlp.output and trained(f"{mlp.path(mlp.output)}.weight") else 0
         return sum(weight.nbytes for weight in supernet.model.parameters()) + more
 
     return fitting_row(settings, gpu_bytes(supernet.place.home), taken)

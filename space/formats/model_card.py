@@ -28,7 +28,7 @@ _NO_BLOCK = "none"
 
 
 def _versions(spec: ModelSpec) -> str:
-    if spec.use.reads != "text":
+    if spec.use.reads != "text" or spec.routed:
         return "Older versions may call its weights otherwise, and not load it."
     least = ".".join(map(str, architecture_of(spec.family).transformers))
     return (
@@ -86,10 +86,10 @@ def write_card(
         "## Architecture",
         f"![What is left of each layer]({PICTURE_FILE})",
         f"Hidden size {spec.hidden}, head width {spec.head_dim}; the dense model has {spec.layers} layers of "
-        f"{spec.query_heads} query heads, {spec.kv_heads} KV heads and {spec.mlp_channels} MLP channels.",
+        f"{spec.query_heads} query heads, {spec.kv_heads} KV heads and {spec.mlp_channels} {spec.mlp_units}.",
         table(
             (
-                *("layer", "layer of the dense model", "query heads", "KV heads", "MLP channels"),
+                *("layer", "layer of the dense model", "query heads", "KV heads", spec.mlp_units),
                 *(("type of attention", "type of MLP") if candidate.is_rounded else ()),
             ),
             ([str(cell) for cell in row] for row in _layer_rows(candidate)),

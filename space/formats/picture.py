@@ -10,7 +10,7 @@ from space.spec import ModelSpec
 PICTURE_FILE = "layers.svg"
 _COLUMN, _GAP, _HEIGHT = 20, 4, 110  # of a layer, between two, and of a block that keeps everything
 _LEFT, _TOP, _BETWEEN = 110, 40, 28
-_BLOCKS = (("query heads", "#2166ac"), ("MLP channels", "#b2182b"))
+_COLOURS = ("#2166ac", "#b2182b")  # of attention and MLP blocks
 _DENSE, _TEXT = "#e3e3e3", "#333333"
 
 
@@ -30,7 +30,7 @@ def layers_svg(spec: ModelSpec, candidate: Candidate) -> str:
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         f'<text x="{_LEFT}" y="20" font-size="13">What is left of each layer (grey: the dense model)</text>',
     ]
-    for row, (name, colour) in enumerate(_BLOCKS):
+    for row, (name, colour) in enumerate(zip(("query heads", spec.mlp_units), _COLOURS, strict=True)):
         floor = _TOP + (row + 1) * _HEIGHT + row * _BETWEEN
         dense = (spec.query_heads, spec.mlp_channels)[row]
         parts += [

@@ -21,10 +21,10 @@ ENGINES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino
 
 
 def checked_in(spec: ModelSpec) -> str:
-    """Versions of transformers in which exports of a model hold; older ones name weights of image models otherwise."""
+    """Versions of transformers in which exports of a model hold; older ones know image models and experts otherwise."""
     least = architecture_of(spec.family).transformers
     known = [each for each in TRANSFORMERS if tuple(int(part) for part in each.split(".")[:2]) >= least]
-    if spec.use.reads != "text":
+    if spec.use.reads != "text" or spec.routed:
         known = [version("transformers")]
     return f"transformers {' and '.join(filter(None, (', '.join(known[:-1]), known[-1])))}"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from space.errors import UserError
 from space.models.earlier import EARLIER
-from space.models.layout import Architecture, BlockLayout, Projection, SizeNames, StackNames, StockClasses
+from space.models.layout import Architecture, BlockLayout, Projection, Routed, SizeNames, StackNames, StockClasses
 
 _QK_NORMS = ("q_norm", "k_norm")
 _QKV = tuple(Projection(name, (part,)) for name, part in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")))
@@ -52,6 +52,23 @@ def _behind(module: str, name: str) -> Architecture:
         replace(_ATTENTION, before=None, after="post_attention_layernorm", row_norms=_WIDE_NORMS),
         replace(_MLP, before=None, after="post_feedforward_layernorm"),
     )
+
+
+_EXPERTS = BlockLayout("mlp", (), "", before="post_attention_layernorm", routed=Routed())
+
+
+def _mixture(
+    name: str,
+    family: str,
+    *,
+    attention: BlockLayout = _ATTENTION,
+    mlp: BlockLayout = _EXPERTS,
+    count: str = "num_local_experts",
+    **rest: Any,
+) -> Architecture:
+    """A family with layers like Llama's, but for experts in place of MLPs, which transformers 5 has in one tensor."""
+    sizes, classes = SizeNames(mlp_channels=count), StockClasses.alike(name, classifier=False)
+    return Architecture(family, classes, attention, mlp, sizes=sizes, transformers=(5, 23), **rest)
 
 
 _ENCODING = ("embeddings", "text_classification", "token_classification", "masked_lm")
@@ -182,6 +199,20 @@ ARCHITECTURES: dict[str, Architecture] = {
         _GEMMA_ATTENTION,
         _GEMMA_MLP,
         _QK_NORMS,
+    ),
+    "mixtral": _mixture("Mixtral", "mixtral"),
+    "qwen3_moe": _mixture(
+        "Qwen3Moe",
+        "qwen3_moe",
+        mlp=replace(_EXPERTS, routed=Routed(channels="moe_intermediate_size")),
+        qk_norms=_QK_NORMS,
+    ),
+    "olmoe": _mixture(
+        "Olmoe",
+        "olmoe",
+        attention=replace(_ATTENTION, row_norms=_WIDE_NORMS),
+        count="num_experts",
+        heads_fill=True,
     ),
     "bert": _post_norm_encoder("bert", "Bert", "cls.predictions.decoder"),
     "roberta": _post_norm_encoder("roberta", "Roberta", "lm_head.decoder", behind_padding=True),

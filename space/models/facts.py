@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from space.candidate import LayerShape
 from space.errors import UserError
 from space.models.architectures import architecture_of
-from space.models.layout import Architecture
+from space.models.layout import Architecture, BlockLayout
 from space.models.stack import layers_of, stack_of
 from space.spec import ModelSpec
 from space.task import TASKS, Task
@@ -54,8 +54,9 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         for layout in architecture.blocks.values()
         for projection in layout.inputs
     }
-    outputs = {kind: layout.path(layout.output) for kind, layout in architecture.blocks.items()}
-    expected |= {outputs["attention"]: (hidden, heads * head_dim), outputs["mlp"]: (hidden, channels)}
+    columns = {"attention": heads * head_dim, "mlp": channels}
+    outputs = {kind: layout.path(layout.output) for kind, layout in architecture.blocks.items() if layout.output}
+    expected |= {path: (hidden, columns[kind]) for kind, path in outputs.items()}
     transposed = {
         layout.path(name) for layout in architecture.blocks.values() for name in layout.projections if layout.transposed
     }
@@ -68,6 +69,9 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
     normed = {name for path in inside for name, _ in layers[0].get_submodule(path).named_parameters()}
     biases = {path: layers[0].get_submodule(path).bias is not None for path in expected}
     _check_modules(layers[0], architecture)
+    routed = architecture.mlp.routed
+    if routed is not None:
+        _check_experts(layers, architecture.mlp, channels)
     for index, layer in enumerate(layers):
         for path, shape in expected.items():
             projection: Any = layer.get_submodule(path)
@@ -99,8 +103,8 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         head_bias=writes and getattr(head, "bias", None) is not None,
         qkv_bias=biases[architecture.attention.path(architecture.attention.inputs[0].name)],
         o_bias=biases[outputs["attention"]],
-        mlp_bias=biases[outputs["mlp"]],
-        gated="gate" in (part for projection in architecture.mlp.inputs for part in projection.parts),
+        mlp_bias="mlp" in outputs and biases[outputs["mlp"]],
+        gated=routed is not None or "gate" in (part for each in architecture.mlp.inputs for part in each.parts),
         attention_norms=len(architecture.attention.leaving),
         mlp_norms=len(architecture.mlp.leaving),
         layer_norms=len(architecture.staying),
@@ -116,6 +120,8 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         repeats_groups=architecture.repeats_groups,
         rest=rest,
         task=task,
+        expert_channels=getattr(config, routed.channels) if routed else 0,
+        active_experts=getattr(config, routed.active) if routed else 0,
     )
 
 
@@ -150,7 +156,7 @@ def _check_modules(layer: nn.Module, architecture: Architecture) -> None:
     """
     held = {*architecture.norms, *(norm for layout in architecture.blocks.values() for norm in layout.norms)}
     for layout in architecture.blocks.values():
-        held |= {layout.path(name) for name in (*layout.by_rows, layout.output)}
+        held |= {layout.path(name) for name in layout.weighted}
     held |= {architecture.attention.path(name) for name in architecture.qk_norms}
     for name in held:
         layer.get_submodule(name)
@@ -160,6 +166,21 @@ def _check_modules(layer: nn.Module, architecture: Architecture) -> None:
             f"a layer has parameters that its family's others lack, such as {others[0]}; models with them are not "
             "supported."
         )
+
+
+def _check_experts(layers: nn.ModuleList, layout: BlockLayout, count: int) -> None:
+    """Looks for mixtures of so many experts in all layers.
+
+    Raises:
+        AttributeError: A layer has none.
+        ValueError: One has others.
+    """
+    assert layout.routed is not None
+    for index, layer in enumerate(layers):
+        for name in layout.routed.modules:
+            for key, tensor in layer.get_submodule(layout.path(name)).named_parameters():
+                if len(tensor) != count:
+                    raise ValueError(f"in layer {index} {name}.{key} is of {len(tensor)} experts, not of {count}.")
 
 
 def _is_partly_rotary(config: Any) -> bool:

@@ -57,7 +57,7 @@ def lines_of(seen: Understood) -> Iterator[tuple[str, str]]:
     yield "LM head" if spec.use.writes else "head", _head(config, spec)
     yield "positions", _positions(config, spec)
     heads = f"{spec.query_heads} query heads in {spec.kv_heads} groups, each {spec.head_dim} wide"
-    yield "every layer", f"{heads}; {spec.mlp_channels:,} MLP channels{', gated' * spec.gated}"
+    yield "every layer", f"{heads}; {_mlp(spec)}{', gated' * spec.gated}"
     for first, last, kind in _kinds(config, spec.layers):
         yield f"layers {first}-{last}" if last > first else f"layer {first}", kind
     for kind, layout in row.blocks.items():
@@ -104,12 +104,20 @@ def _kinds(config: Any, layers: int) -> Iterator[tuple[int, int, str]]:
             yield indices[0], indices[-1], name.strip() or "with rotary embedding"
 
 
+def _mlp(spec: ModelSpec) -> str:
+    count = f"{spec.mlp_channels:,} {spec.mlp_units}"
+    each = f" of {spec.expert_channels:,} channels, {spec.active_experts} of them for each token"
+    return count + each * spec.routed
+
+
 def _block(layout: BlockLayout) -> str:
     inputs = [f"{each.name} ({', '.join(each.parts)}{' by group' * each.grouped})" for each in layout.inputs]
     norms = [f"{name} {where}" for name, where in ((layout.before, "before"), (layout.after, "behind")) if name]
     inside = [f"{each.name} of all heads" for each in layout.row_norms]
     norm = f"; norms: {', '.join([*norms, *inside])}" if norms or inside else ""
     module = layout.module or " and ".join(layout.parts)
+    if layout.routed:
+        return f"{module}: {layout.routed.router} chooses among {layout.routed.experts}{norm}"
     return f"{module}: {', '.join(inputs)} to {layout.output}{norm}"
 
 
@@ -120,14 +128,16 @@ def _prunable(spec: ModelSpec) -> str:
         parts.append(f"KV groups (dropped{f', or merged to {merged}' if merged else '; they are not merged'})")
     if spec.queries_per_group > 1:
         parts.append("query heads inside groups")
-    return ", ".join([*parts, "MLP channels", "blocks", "layers"])
+    return ", ".join([*parts, spec.mlp_units, "blocks", "layers"])
 
 
 def _formats(seen: Understood) -> Iterator[tuple[str, str]]:
     """What each format says of the dense model, and of one whose layers differ."""
     spec, dense = seen.spec, Candidate.dense(seen.spec)
     first, *others = dense.layers
-    uneven = replace(dense, layers=(replace(first, mlp_channels=max(1, first.mlp_channels // 2)), *others))
+    uneven = replace(
+        dense, layers=(replace(first, mlp_channels=max(spec.least_mlp_channels, first.mlp_channels // 2)), *others)
+    )
     subnets = [Subnet(seen.outline.config, seen.tokenizer, spec, each) for each in (dense, uneven)]
     for name, check in checks().items():
         equal, any_size = (_refusal(name, check, subnet) for subnet in subnets)

@@ -44,6 +44,28 @@ class Projection:
         return [PARTS[part](shape, head_dim) for part in self.parts]
 
 
+class Routed(NamedTuple):
+    """A mixture of experts, whose units are these: every tensor of two modules has an entry for each of them first.
+
+    Attributes:
+        router: Name, in the block, of the module that chooses experts for each token.
+        experts: Of the one with all experts, which is called with tokens, `(tokens, hidden)`, the experts chosen for
+            each, and their weights, both `(tokens, active)`.
+        channels: What a configuration calls the channels of an expert.
+        active: And the experts that each token goes through.
+    """
+
+    router: str = "gate"
+    experts: str = "experts"
+    channels: str = "intermediate_size"
+    active: str = "num_experts_per_tok"
+
+    @property
+    def modules(self) -> tuple[str, str]:
+        """The two modules."""
+        return self.router, self.experts
+
+
 @dataclass(frozen=True)
 class BlockLayout:
     """One kind of block, by names in a layer, which may lead through modules: `attention.output`.
@@ -51,7 +73,7 @@ class BlockLayout:
     Attributes:
         module: The block itself; empty where it is no module, but some children of the layer.
         inputs: Its input projections, all with a bias or none.
-        output: Name, in the block, of the output projection.
+        output: Name, in the block, of the output projection; empty of a mixture of experts, which has none.
         transposed: Whether weights are stored as (inputs, outputs), as those of transformers' `Conv1D`.
         before: The norm that the block reads the residual stream through; None where there is none.
         after: What normalises what the block adds to it, or, of a block that adds it itself, the sum; None likewise.
@@ -59,6 +81,7 @@ class BlockLayout:
         adds: Whether the norm behind it is of the sum with the residual stream, which the block itself adds to where
             that norm is a part of it, and else the layer: where it is gone, the stream still goes through the norm.
         parts: The children of the layer that it is made of, where it is no module.
+        routed: Where it keeps experts in place of projections; None where it is no mixture of them.
     """
 
     module: str
@@ -70,6 +93,7 @@ class BlockLayout:
     row_norms: tuple[Projection, ...] = ()
     adds: bool = False
     parts: tuple[str, ...] = ()
+    routed: Routed | None = None
 
     def path(self, name: str) -> str:
         """Where in a layer something of the block is."""
@@ -108,7 +132,12 @@ class BlockLayout:
     @property
     def projections(self) -> tuple[str, ...]:
         """Names of its projections, the output one last."""
-        return (*(projection.name for projection in self.inputs), self.output)
+        return (*(projection.name for projection in self.inputs), *([self.output] if self.output else []))
+
+    @property
+    def weighted(self) -> tuple[str, ...]:
+        """Names of all modules in it whose tensors change with what is kept."""
+        return (*self.by_rows, *([self.output] if self.output else []), *(self.routed.modules if self.routed else ()))
 
     @property
     def modules(self) -> list[str]:
@@ -136,7 +165,8 @@ class StackNames(NamedTuple):
 class SizeNames(NamedTuple):
     """What a configuration calls the sizes of a layer, by the fields of a `LayerShape`.
 
-    There may be no name for groups: as many as query heads then, None, or one, 1.
+    There may be no name for groups: as many as query heads then, None, or one, 1. `mlp_channels` is the name of the
+    number of experts where an MLP is a mixture of them.
     """
 
     query_heads: str = "num_attention_heads"

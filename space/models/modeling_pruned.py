@@ -1,7 +1,7 @@
 """The modelling code of a pruned checkpoint: stock layers of unequal width, and holes where blocks are gone.
 
-A search runs this very text, and an exported checkpoint of unequal layers carries it; the lines that name stock classes
-differ from family to family. It takes the shapes of its layers from config.json, and needs torch and transformers.
+A search runs this very text, and an exported checkpoint of unequal layers carries it; only lines of names differ from
+family to family. It takes the shapes of its layers from config.json and needs torch and transformers alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LAYERS = "layers"  # of the stack
 SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")  # as its configuration calls them
 ATTENTION_OUTPUT = "o_proj"  # attention's output projection
 TRANSPOSED = False  # whether weights are stored as (inputs, outputs)
-QK_NORMS = ()  # norms of queries and keys, as wide as a head
+QK_NORMS = ()  # norms of queries and keys
 HEADS_FILL = False  # whether stock classes take heads to be as wide together as the residual stream
 STAYING = {"attention": "", "mlp": ""}  # by block, the norm inside that stays and norms the stream where it is gone
 ADDS_IN_PLACE = False  # whether a layer adds to what its MLP gives in place
@@ -195,8 +195,7 @@ class PrunedDecoderLayer(StockDecoderLayer):
     """One stock layer in its own widths, with holes for the blocks that it skips."""
 
     def __init__(self, config: Any, layer_idx: int) -> None:
-        own = layer_config(config, layer_idx)
-        stock = copy.copy(own)
+        stock = copy.copy(own := layer_config(config, layer_idx))
         if HEADS_FILL:
             setattr(stock, SIZES[0], 1)
         super().__init__(stock, **({"layer_idx": layer_idx} if NUMBERED else {}))

@@ -14,7 +14,8 @@ def _own_names(names: Iterable[str | None]) -> frozenset[str]:
     return frozenset(name.rpartition(".")[2] for name in names if name is not None)
 
 
-OUTPUTS = frozenset(block.output for row in _ROWS for block in row.blocks.values())  # with what leads to them
+# With what leads to them.
+OUTPUTS = frozenset(block.output for row in _ROWS for block in row.blocks.values() if block.output)
 PROJECTIONS = _own_names(name for row in _ROWS for block in row.blocks.values() for name in block.projections)
 NORMS = _own_names(
     name for row in _ROWS for name in (row.stack.norm, *row.norms, *row.attention.norms, *row.mlp.norms, *row.qk_norms)

@@ -94,7 +94,7 @@ def _constants(family: Architecture) -> dict[str, str]:
         "SIZES": f"({', '.join(quoted)})",
         "ATTENTION_OUTPUT": f'"{family.attention.output}"',
         "TRANSPOSED": f"{family.attention.transposed}",
-        "QK_NORMS": f"{family.qk_norms}",
+        "QK_NORMS": f"{(*family.qk_norms, *(norm.name for norm in family.attention.row_norms))}",
         "HEADS_FILL": f"{family.heads_fill}",
         "STAYING": json.dumps({kind: layout.inner or "" for kind, layout in family.blocks.items()}),
         "ADDS_IN_PLACE": f"{family.adds_in_place}",
@@ -236,11 +236,13 @@ class PrunedConfigs:
         }
         values |= {"normed": False} if spec.bare_first else {}
         values.pop("per_layer_config", None)
+        values.pop("output_router_logits", None)  # of layers that differ, from which no one loss can be made
         if (scale := logit_scale(dense_config)) != 1:
             values["logit_scale"] = scale  # for vLLM's backend of models with their own code
         self._values = values
         self.dense = modeling_of(spec.family).PrunedConfig.from_dict(values)
         self.dense._attn_implementation = dense_config._attn_implementation
+        self.dense._experts_implementation = dense_config._experts_implementation
 
     def json_values(self, candidate: Candidate, start: int = 0) -> dict[str, Any]:
         """What config.json says of a candidate without its first `start` layers; layers that are gone do not count."""

@@ -44,11 +44,13 @@ _REFUSED_CONFIG = {
     "block_configs": _PRUNED,
     "scale_attn_by_inverse_layer_idx": "attention scaled by the number of a layer, which changes when layers go",
     "add_cross_attention": "attention to an encoder, which is not supported",
-    "num_experts": "a mixture of experts, which is not supported",
-    "num_local_experts": "a mixture of experts, which is not supported",
 }
 # Families whose decoder reads an encoder: t5, bart, whisper and the like.
 _ENCODER_DECODERS = {*MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES}
+# The same, but of the families that have that.
+_REFUSED_EXPERTS = dict.fromkeys(
+    ("num_experts", "num_local_experts"), "a mixture of experts, which is supported of other families"
+)
 # Rotary embeddings that reach beyond `max_position_embeddings`; the others have it counted in there.
 _STRETCHED = ("linear", "dynamic", "yarn")
 _INDICES = "position_ids"  # 0, 1, 2, …, which older versions of transformers stored beside weights
@@ -104,7 +106,9 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
             "decoder that reads it, which is not supported. Use a model that is one of the two: README names the "
             "families."
         )
-    for key, meaning in _REFUSED_CONFIG.items():
+    row = ARCHITECTURES.get(kind)
+    mixture = row is not None and row.mlp.routed is not None
+    for key, meaning in (_REFUSED_CONFIG | ({} if mixture else _REFUSED_EXPERTS)).items():
         if values.get(key):
             raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
     family, *_ = rows_of(kind).values()

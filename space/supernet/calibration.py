@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from space.errors import UserError
 from space.models.layout import Architecture
 from space.models.stack import family_of, layers_of, norm_of, stack_of, stream_of, whole
+from space.supernet.experts import ExpertHook, ExpertSums
 from space.supernet.modules import put_module, twin
 from space.supernet.placement import Placement, asked_of
 from space.supernet.units import output_weight
@@ -30,7 +31,8 @@ class LayerStatistics:
         index: Of the layer.
         layer: A copy of it with float32 weights, the caller's to change.
         grams: By kind of block, XᵀX / tokens of its output projection's input, float32, shape (query_heads · head_dim,)
-            * 2 or (mlp_channels,) * 2; the caller's to take out.
+            * 2 or (mlp_channels,) * 2; the caller's to take out. Mixtures of experts have none.
+        experts: What is known of the experts of its mixture; None where there is none.
         read: By kind of block, the same of what its input projections read, shape (hidden,) * 2; or nothing.
         influence: 1 − mean cosine of the residual stream before and after the layer (Block Influence of ShortGPT,
             Men et al. 2024, eq. 1): small for a layer that changes little.
@@ -41,6 +43,7 @@ class LayerStatistics:
     index: int
     layer: Any
     grams: dict[str, Tensor]
+    experts: ExpertSums | None
     read: dict[str, Tensor]
     influence: float
     inputs: list[Tensor]
@@ -187,10 +190,15 @@ def _learned(
     grams = {
         kind: _Gram(block.get_submodule(each.output), output_weight(block, each).shape[1], device)
         for kind, block, each in blocks
+        if each.output
     }
     reads = {
-        kind: _Gram(block.get_submodule(each.inputs[0].name), hidden, device) for kind, block, each in blocks if read
+        kind: _Gram(block.get_submodule(each.inputs[0].name), hidden, device)
+        for kind, block, each in blocks
+        if read and each.inputs
     }
+    routed = family.mlp.routed
+    experts = ExpertHook(layer.get_submodule(family.mlp.path(routed.experts))) if routed else None
     after = list[Tensor]()
     count, cosine = 0, torch.zeros((), device=device)
     try:
@@ -204,18 +212,24 @@ def _learned(
     finally:
         for gram in (*grams.values(), *reads.values()):
             gram.close()
+        if experts is not None:
+            experts.close()
     totals, ahead = ({kind: gram.total.div_(count) for kind, gram in each.items()} for each in (grams, reads))
-    said = {f"its {family.blocks[kind].output} reads": total for kind, total in totals.items()}
-    places = {**said, "it hands on": cosine}
-    _require_finite({f"in layer {index} what {place}": values for place, values in places.items()}, dtype)
-    for place, total in said.items():
-        if not total.diagonal().any():
+    told = {f"its {family.blocks[kind].output} reads": total for kind, total in totals.items()}
+    places = {**told, "it hands on": cosine}
+    _require_finite({f"in layer {index} what {place}": each for place, each in places.items()}, dtype)
+    said = {place: total.diagonal() for place, total in told.items()}
+    if experts is not None:
+        said["its experts add"] = experts.sums.energy
+    for place, values in said.items():
+        if not values.any():
             raise UserError(
                 "Expected activations of the dense model that say something of the calibration text, but all that in "
                 f"layer {index} {place} is 0, though all weights are finite: some before it are 0, or "
                 f"so large that norms lose what they give: {_ADVICE}."
             )
-    return LayerStatistics(index, layer, totals, ahead, 1 - cosine.item() / count, states, arguments), after
+    sums = experts.sums if experts is not None else None
+    return LayerStatistics(index, layer, totals, sums, ahead, 1 - cosine.item() / count, states, arguments), after
 
 
 def _require_finite(places: Mapping[str, Tensor], dtype: torch.dtype) -> None:

@@ -101,7 +101,7 @@ def correct(
             subnet.before = subnet.states if parallel else None
         for kind in KINDS:
             block = _Block(supernet, index, kind, arguments[index])
-            target = block.outputs(before or dense, dense)
+            target = block.outputs(_alone(whole.layers[index], kind), 0.0, before or dense, dense)
             for subnet in subnets:
                 shape = _alone(subnet.candidate.layers[index], kind)
                 if subnet.states is None and shape != _alone(whole.layers[index], kind):
@@ -109,6 +109,9 @@ def correct(
                 if subnet.states is not None and not shape.gone:
                     strength = supernet.strength(subnet.candidate)
                     read = subnet.before or before or subnet.states
+                    if not block.fits:
+                        subnet.states = block.outputs(shape, strength, read, subnet.states)
+                        continue
                     weight, subnet.states = block.fit(shape, strength, read, subnet.states, target, damping)
                     subnet.weights[index][kind] = weight
                 elif subnet.states is not None and not subnet.candidate.layers[index].gone:
@@ -135,9 +138,14 @@ class _Block:
         self._whole = Candidate.dense(supernet.spec).layers[index]
         self._layout: BlockLayout = architecture_of(supernet.spec.family).blocks[kind]
 
-    def outputs(self, read: States, states: States) -> States:
-        """The residual stream after the dense block, which reads one and adds to another."""
-        layer = self._alone(_alone(self._whole, self._kind))
+    @property
+    def fits(self) -> bool:
+        """Whether it has an output projection to fit, which a mixture of experts has not."""
+        return bool(self._layout.output)
+
+    def outputs(self, shape: LayerShape, strength: float, read: States, states: States) -> States:
+        """The residual stream after the block as it is at a shape, which reads one stream and adds to another."""
+        layer = self._alone(shape, strength)
         after: States = []
         for waiting, state in zip(read, states, strict=True):
             (inside,) = self._here(waiting)
@@ -195,7 +203,7 @@ class _Block:
         norm = self._supernet.layer(self._index, self._whole, strength).get_submodule(self._layout.staying)
         return [norm(*self._here(state)).to(self._place.home) for state in states]
 
-    def _alone(self, shape: LayerShape, strength: float = 0.0) -> Any:
+    def _alone(self, shape: LayerShape, strength: float) -> Any:
         """The layer at a shape that has this block alone, without norms that stay where the others are gone."""
         layer = self._supernet.layer(self._index, shape, strength)
         for kind, layout in architecture_of(self._supernet.spec.family).blocks.items():

@@ -69,6 +69,7 @@ def prepared_supernet(
             tokens(),
             place,
             importance=preparation.importance,
+            experts=preparation.experts,
             damping=preparation.damping,
             steps=preparation.steps,
             batch_size=preparation.batch_size,
@@ -127,6 +128,8 @@ def _digest(preparation: Preparation, loaded: LoadedModel, tokens: Tensor, read:
         "steps": preparation.steps,
         **({"read": True} if read else {}),
     }
+    if loaded.spec.routed:
+        settings["experts"] = preparation.experts
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(tokens.cpu().numpy().astype("<i8").tobytes())
     return digest.hexdigest()[:16]

@@ -13,6 +13,7 @@ from space.models.architectures import architecture_of
 from space.spec import ModelSpec
 from space.supernet.calibration import LayerStatistics
 from space.supernet.compensation import factor, lost_energy, maps, reordered, solving_dtype
+from space.supernet.experts import expert_order
 from space.supernet.importance import Rule, attention_order, damp_, mlp_order
 from space.supernet.merging import merged_attention
 from space.supernet.sizes import MOVED_ROWS, PACKED_ROWS, lost_name, merged_name, read_name
@@ -21,7 +22,14 @@ from space.supernet.units import attention_columns, output_weight, permute_atten
 
 @torch.no_grad()
 def prepared_layer(
-    statistics: LayerStatistics, spec: ModelSpec, rule: Rule, *, damping: float, steps: int, dtype: torch.dtype
+    statistics: LayerStatistics,
+    spec: ModelSpec,
+    rule: Rule,
+    *,
+    experts: str,
+    damping: float,
+    steps: int,
+    dtype: torch.dtype,
 ) -> dict[str, Tensor]:
     """The tensors of one layer by name.
 
@@ -29,6 +37,7 @@ def prepared_layer(
         statistics: Of the layer, whose copy of it is put in order; its Gram matrices are taken out.
         spec: The dense model.
         rule: See `space.supernet.importance`.
+        experts: Rule of a mixture's experts, see `space.supernet.experts`.
         damping: Ridge on the Gram matrices, as a fraction of their mean diagonal.
         steps: How often the OBS cost of channels is evaluated anew.
         dtype: What the model runs in.
@@ -37,7 +46,11 @@ def prepared_layer(
         UserError: A Gram matrix is not positive definite.
     """
     with _factorable(statistics.index):
-        tensors = _mlp_tensors(statistics, spec, rule, damping, steps, solving_dtype(dtype))
+        tensors = (
+            _expert_tensors(statistics, spec, experts)
+            if spec.routed
+            else _mlp_tensors(statistics, spec, rule, damping, steps, solving_dtype(dtype))
+        )
         tensors |= _attention_tensors(statistics, spec, rule, damping)
         for kind, gram in statistics.read.items():
             tensors |= packed(read_name(kind), factor(damp_(gram, damping)))
@@ -62,6 +75,14 @@ def _mlp_tensors(
     lost = lost_energy(weight, lower)
     rows = {f"mlp_maps.{block.shape[1] - len(block)}": block for block in maps(lower, PACKED_ROWS, exact)}
     return {"mlp_order": channels, "mlp_lost": lost, **rows}
+
+
+def _expert_tensors(statistics: LayerStatistics, spec: ModelSpec, rule: str) -> dict[str, Tensor]:
+    layout, sums = architecture_of(spec.family).mlp, statistics.experts
+    assert sums is not None
+    order = expert_order(sums, rule)
+    permute_mlp(statistics.layer.get_submodule(layout.module), layout, spec, order)
+    return {"mlp_order": order, "mlp_lost": sums.reordered(order).lost}
 
 
 def _attention_tensors(statistics: LayerStatistics, spec: ModelSpec, rule: Rule, damping: float) -> dict[str, Tensor]:

@@ -8,12 +8,22 @@ from space.errors import UserError
 
 _REFIT_BYTES = 3 << 27  # at least
 RULES = ("obs", "wanda", "magnitude")  # rows of `space.supernet.importance`
+EXPERT_RULES = ("reap", "energy")  # rows of `space.supernet.experts`
 
 
 def require_rule(name: str) -> None:
     """Raises UserError where there is no such rule of importance."""
-    if name not in RULES:
-        raise UserError(f"supernet.importance: expected one of {', '.join(RULES)}, got {name!r}.")
+    _require(name, RULES, "importance")
+
+
+def require_expert_rule(name: str) -> None:
+    """Raises UserError where there is no such rule for experts."""
+    _require(name, EXPERT_RULES, "experts")
+
+
+def _require(name: str, rules: tuple[str, ...], setting: str) -> None:
+    if name not in rules:
+        raise UserError(f"supernet.{setting}: expected one of {', '.join(rules)}, got {name!r}.")
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,7 @@ class Preparation:
     """How units are ordered and output projections refit; see `space.supernet.supernet.Supernet.prepare`."""
 
     importance: str = "obs"
+    experts: str = "reap"
     damping: float = 0.01
     steps: int = 48
     batch_size: int = 8
@@ -37,6 +48,7 @@ class Preparation:
 
     def __post_init__(self) -> None:
         require_rule(self.importance)
+        require_expert_rule(self.experts)
         counts = (self.steps, self.batch_size, 1 if self.refit_bytes is None else self.refit_bytes)
         if self.damping <= 0 or min(counts) < 1 or (self.disk_bytes or 0) < 0:
             raise UserError(

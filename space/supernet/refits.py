@@ -17,7 +17,14 @@ from space.supernet.modules import own_modules, put_parameter
 from space.supernet.sizes import merged_name, merges
 from space.supernet.solved import NOTHING, OnDisk, SolvedLevels
 from space.supernet.store import StoredLayers
-from space.supernet.units import BlockWeights, attention_columns, narrower, output_weight, own_parameters
+from space.supernet.units import (
+    BlockWeights,
+    attention_columns,
+    first_experts,
+    narrower,
+    output_weight,
+    own_parameters,
+)
 
 Solved = dict[tuple[int, str, Option], Tensor]  # by layer, kind of block and option, shape (hidden, columns kept)
 
@@ -57,6 +64,8 @@ class Refits:
         if merges(spec, kind, shape):
             return self._merged(index, shape.kv_heads)
         block = self._layers[index].get_submodule(layout.module)
+        if layout.routed:
+            return first_experts(block, layout, shape)
         dense = output_weight(block, layout)
         option = shape.option(kind)
         output = self._given.get((index, kind, option))

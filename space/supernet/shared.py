@@ -1,7 +1,7 @@
 """The weights that all subnets of a supernet share, as parameters: what one subnet teaches them, all have learned.
 
 A subnet's parameters are functions of the shared ones, through which gradients reach these: first rows of input
-projections, norms as they are, and of an output projection W, columns in their order, the level
+projections or experts, norms as they are, and of an output projection W, columns in their order, the level
 
     W_k = W[:, :k] + W[:, k:] T_k.
 
@@ -155,6 +155,9 @@ class SharedWeights:
         if shape.option(kind) == self._dense.option(kind):
             return dense
         layout, (projection, _, key) = self._family.blocks[kind], name.rpartition(".")
+        if layout.routed:
+            of_experts = projection in map(layout.path, layout.routed.modules)
+            return dense[: shape.mlp_channels] if of_experts else dense
         if projection != layout.path(layout.output):
             by_rows = {layout.path(each): projection for each, projection in layout.by_rows.items()}
             known = by_rows.get(projection)  # None of another norm

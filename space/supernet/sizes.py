@@ -80,10 +80,11 @@ def stored_tensors(spec: ModelSpec, dtype: str, *, read: bool = False) -> list[S
     """
     channels, columns = spec.mlp_channels, spec.query_heads * spec.head_dim
     layout = architecture_of(spec.family).attention
+    maps = [] if spec.routed else [*_packed("mlp_maps", channels)]
     tensors = [
         StoredTensor("mlp_order", "I64", (channels,)),
         StoredTensor("mlp_lost", "F64", (channels + 1,)),
-        *_packed("mlp_maps", channels),
+        *maps,
         StoredTensor("group_order", "I64", (spec.kv_heads,)),
         StoredTensor("head_order", "I64", (spec.kv_heads, spec.queries_per_group)),
         *_packed("attention_factor", columns),
@@ -147,7 +148,7 @@ def calibration_parts(
         batch_size: The setting that `tokens` follow from.
         read: Whether what input projections read is kept too.
     """
-    channels, columns, hidden = spec.mlp_channels, spec.query_heads * spec.head_dim, spec.hidden
+    channels, columns, hidden = spec.mlp_columns, spec.query_heads * spec.head_dim, spec.hidden
     layer, item = Candidate.dense(spec).layers[0], ITEM_BYTES[dtype]
     factors, merges = channels**2 + columns**2, len(spec.merged_kv_heads)
     files = layer_file_bytes(spec, dtype, read=read)
@@ -158,7 +159,8 @@ def calibration_parts(
     # what is stored by then, and a Gram matrix, a product with the output and weights a merge; float64 for the last one
     matrices = merges * (columns**2 + hidden * columns + attention_weights(spec, layer.query_heads, layer.kv_heads))
     merging = files - merged - 4 * factors + 4 * (matrices + 6 * columns**2 + 8 * hidden * columns) if merges else 0
-    activations = Part("activations of a batch", activation_bytes(spec, dtype, tokens) + 4 * tokens * channels)
+    inside = activation_bytes(spec, dtype, tokens) + 4 * tokens * spec.token_channels
+    activations = Part("activations of a batch", inside)
     work = max(order, merging, files)
     parts = [
         Part("a layer in float32", layer_bytes(spec, "float32")),
@@ -173,12 +175,12 @@ def activation_bytes(spec: ModelSpec, dtype: str, tokens: int) -> int:
     """What a forward pass of one layer holds at its most, the residual stream with it."""
     item, columns = ITEM_BYTES[dtype], spec.query_heads * spec.head_dim
     attention = 3 * columns + 4 * spec.kv_heads * spec.head_dim
-    return tokens * (item * max(3 * spec.mlp_channels, attention) + 12 * spec.hidden)
+    return tokens * (item * max(3 * spec.token_channels, attention) + 12 * spec.hidden)
 
 
 def solving_bytes(spec: ModelSpec, dtype: str) -> int:
     """What the refits of a block take at most while they are solved, see `space.supernet.compensation`."""
-    exact, channels, columns = 8 if dtype == "float32" else 4, spec.mlp_channels, spec.query_heads * spec.head_dim
+    exact, channels, columns = 8 if dtype == "float32" else 4, spec.mlp_columns, spec.query_heads * spec.head_dim
     # output weights with what columns that are gone have given them, one level, its copies, and two blocks of maps
     together = min(PACKED_ROWS, channels)
     mlp = (2 * exact + 2 * ITEM_BYTES[dtype]) * spec.hidden * channels + (4 + exact) * together * channels
@@ -206,7 +208,7 @@ def merges(spec: ModelSpec, kind: str, shape: LayerShape) -> bool:
 def owned_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option, *, sliced: bool = False) -> int:
     """What a narrower block holds beside the dense model's weights, refit or, `sliced`, as it is timed."""
     item, dense = ITEM_BYTES[dtype], Candidate.dense(spec).layers[0]
-    if not option[0] or option == dense.option(kind):
+    if not option[0] or option == dense.option(kind) or (kind == "mlp" and spec.routed):  # of which all is a view
         return 0
     if option != widths(kind, option):  # in a type of its own, of which nothing is a view
         return item * _weights(spec, kind, option)
@@ -242,7 +244,7 @@ def map_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option) -> int:
     if not option[0] or option == dense.option(kind):
         return 0
     if kind == "mlp":
-        return ITEM_BYTES[dtype] * option[0] * (spec.mlp_channels - option[0])
+        return ITEM_BYTES[dtype] * option[0] * (spec.mlp_channels - option[0]) * (not spec.routed)
     if is_merged(spec, option):
         return 0
     return ITEM_BYTES[dtype] * spec.head_dim**2 * option[0] * (spec.query_heads - option[0])

@@ -12,6 +12,7 @@ from space.spec import ModelSpec
 from space.supernet.units import (
     BlockWeights,
     attention_columns,
+    first_experts,
     joined_rows,
     narrower,
     output_weight,
@@ -42,6 +43,8 @@ class Slices:
         """See `space.supernet.refits.Refits.block`."""
         spec, layout = self._spec, self._family.blocks[kind]
         block = self._layers[index].get_submodule(layout.module)
+        if layout.routed:
+            return first_experts(block, layout, shape)
         weight = output_weight(block, layout)
         if kind == "mlp":
             return narrower(block, layout, spec, shape, weight[:, : shape.mlp_channels].contiguous())

@@ -54,7 +54,7 @@ class SolvedLevels:
                 projections are wide.
         """
         spec = beside.spec
-        columns = {"mlp": spec.mlp_channels, "attention": spec.query_heads * spec.head_dim}
+        columns = {"mlp": spec.mlp_columns, "attention": spec.query_heads * spec.head_dim}
         share = on_disk.bytes / spec.layers / sum(columns.values())
         self._rooms: Mapping[str, int] = {kind: int(share * width) for kind, width in columns.items()}
         self._hidden, self._channels = spec.hidden, sorted(set(on_disk.channels) - {0, spec.mlp_channels})

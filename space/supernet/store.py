@@ -73,6 +73,7 @@ class StoredLayers:
         dtype: torch.dtype,
         place: Placement,
         importance: str,
+        experts: str,
         damping: float,
         steps: int,
         batch_size: int,
@@ -97,7 +98,9 @@ class StoredLayers:
                 model, tokens, forward_dtype=dtype, place=place, batch_size=batch_size, head_gram=head
             ):
                 index = statistics.index
-                tensors = prepared_layer(statistics, spec, rule, damping=damping, steps=steps, dtype=dtype)
+                tensors = prepared_layer(
+                    statistics, spec, rule, experts=experts, damping=damping, steps=steps, dtype=dtype
+                )
                 save_file(tensors, unfinished / _layer_file(index))
                 place_layer(layers_of(model)[index], spec, tensors, dtype, place)
                 influence.append(statistics.influence)

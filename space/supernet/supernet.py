@@ -92,6 +92,7 @@ class Supernet:
         dtype: torch.dtype,
         place: Placement | None = None,
         importance: str = "obs",
+        experts: str = "reap",
         damping: float = 0.01,
         steps: int = 48,
         batch_size: int = 8,
@@ -111,6 +112,7 @@ class Supernet:
             dtype: What the model runs in from here on.
             place: Where it runs; None for where it is.
             importance: Row of `space.supernet.recipe.RULES`.
+            experts: Row of `space.supernet.recipe.EXPERT_RULES`, by which those of a mixture are ordered.
             damping: Ridge on the Gram matrices, as a fraction of their mean diagonal.
             steps: How often the OBS cost of channels is evaluated anew.
             batch_size: Windows of a forward pass.
@@ -125,7 +127,7 @@ class Supernet:
         place = place or Placement(model.device)
         stored = StoredLayers.make(
             model, spec, tokens, directory, dtype=dtype, place=place, importance=importance,
-            damping=damping, steps=steps, batch_size=batch_size, read=read, on_layer=on_layer,
+            experts=experts, damping=damping, steps=steps, batch_size=batch_size, read=read, on_layer=on_layer,
         )  # fmt: skip
         return cls(model, stored, place, refit_bytes, on_disk)
 

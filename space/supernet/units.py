@@ -46,6 +46,11 @@ def require_part(spec: ModelSpec, index: int, shape: LayerShape) -> None:
         or shape.mlp_channels > spec.mlp_channels
     ):
         raise ValueError(f"Supernet: layer {index}: {shape} is no part of the dense model's layer.")
+    if 0 < shape.mlp_channels < spec.least_mlp_channels:
+        raise ValueError(
+            f"Supernet: layer {index}: expected at least {spec.least_mlp_channels} experts, as each token goes through "
+            f"so many, got {shape.mlp_channels}."
+        )
 
 
 def upright(layout: BlockLayout, tensor: Tensor) -> Tensor:
@@ -98,13 +103,33 @@ def permute_attention(attention: Any, layout: BlockLayout, spec: ModelSpec, orde
 
 @torch.no_grad()
 def permute_mlp(mlp: Any, layout: BlockLayout, spec: ModelSpec, order: Tensor) -> None:
-    """Puts an MLP's channels in the given order; its function is unchanged."""
+    """Puts an MLP's channels, or the experts of a mixture, in the given order; its function is unchanged."""
+    if layout.routed:
+        for tensors in expert_tensors(mlp, layout).values():
+            for tensor in tensors.values():
+                tensor.copy_(tensor[order])
+        return
     for projection in layout.inputs:
         for _, parameter in own_parameters(mlp.get_submodule(projection.name)):
             for rows in split_rows(spec, projection, upright(layout, parameter)).values():
                 rows.copy_(rows[order])
     weight = output_weight(mlp, layout)
     weight.copy_(weight[:, order])
+
+
+def expert_tensors(mlp: Any, layout: BlockLayout) -> dict[str, dict[str, Tensor]]:
+    """All tensors of a mixture, by module and name; each has an entry for every expert first."""
+    assert layout.routed is not None
+    return {name: dict(own_parameters(mlp.get_submodule(name))) for name in layout.routed.modules}
+
+
+def first_experts(mlp: Any, layout: BlockLayout, shape: LayerShape) -> BlockWeights:
+    """A mixture with the first experts alone, among which the router chooses: views of its tensors."""
+    tensors = expert_tensors(mlp, layout)
+    parameters = {
+        name: {key: tensor[: shape.mlp_channels] for key, tensor in held.items()} for name, held in tensors.items()
+    }
+    return BlockWeights(parameters, 0)
 
 
 def kept_rows(spec: ModelSpec, shape: LayerShape, layout: BlockLayout, projection: Projection, dense: Tensor) -> Tensor:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from transformers import AutoConfig
+from transformers.core_model_loading import revert_weight_conversion
 
 from space.checks import dtype_name
-from space.errors import ShapeError
+from space.errors import ShapeError, UserError
 from space.formats.checkpoint import (
     Subnet,
     checkpoint_parts,
@@ -29,6 +32,7 @@ from space.formats.verify import Verification, verify_checkpoint
 from space.formats.vllm.check import VLLMCheck, check_in_vllm, implementation_of, serve_command
 from space.models.architectures import architecture_of
 from space.models.pruned import MODELING_FILE, checkpoint_config, modeling_text
+from space.models.stack import loader_of
 from space.spec import ModelSpec
 
 _OWN_CODE = (
@@ -120,8 +124,13 @@ def write_outline(directory: Path, subnet: Subnet, dtype: str) -> dict[str, Any]
     return written
 
 
-def _as_stored(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-    """A model's tensors as stock checkpoints of its family name them, which all versions of transformers read."""
+def _as_stored(state: Mapping[str, Tensor], spec: ModelSpec, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A model's tensors as stock checkpoints of its family have them, which all versions of transformers read."""
+    if spec.routed:  # each expert's by themselves
+        with torch.device("meta"):
+            stock = loader_of(spec.task).from_config(AutoConfig.for_model(**config))
+        apart: dict[str, Tensor] = revert_weight_conversion(stock, dict(state))
+        return apart
     name = architecture_of(spec.family).head
     return {name + key.removeprefix("lm_head") if key == "lm_head.weight" else key: state[key] for key in state}
 
@@ -162,7 +171,9 @@ def export_checkpoint(
     parts = checkpoint_parts(model, config, candidate)
     written = checkpoint_config(config, candidate, spec)
     own_code, loader = "auto_map" in written, spec.use.loader
-    state = parts.state if own_code else _as_stored(parts.state, spec)
+    state = parts.state if own_code else _as_stored(parts.state, spec, written)
+    if own_code and spec.routed and vllm is not None:
+        raise UserError(f"verify: expected null for {candidate.key}, whose layers of unlike experts vLLM does not run.")
     with revealed_when_complete(out_dir) as directory:
         write_checkpoint(directory, state, written, subnet.tokenizer, subnet.generation_config)
         _write_code(directory, written, spec)
@@ -193,5 +204,6 @@ def export_checkpoint(
             use=f'from transformers import {loader}\n\nmodel = {loader}.from_pretrained("{CHECKPOINT}"{argument})',
             serve=serve_command(CHECKPOINT, written, spec.hidden) if in_vllm else None,
         )
-    serve = serve_command(str(out_dir), written, spec.hidden) if spec.use.writes else ""
+    served = spec.use.writes and not (own_code and spec.routed)
+    serve = serve_command(str(out_dir), written, spec.hidden) if served else ""
     return Export(out_dir, own_code, verification, loader, serve, checked_in(spec), in_vllm)

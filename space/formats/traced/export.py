@@ -64,6 +64,11 @@ def check_traced(engine: str, subnet: Subnet) -> None:
             f"{', '.join(sorted(kinds))}, which a graph of fixed operations cannot hold for every length. Export it "
             "with format=hf."
         )
+    if subnet.spec.routed:
+        raise UserError(
+            f"Expected no mixture of experts for format={engine}, got a {subnet.spec.family}, whose tokens go ways of "
+            "their own, which a graph of fixed operations does not hold. Export it with format=hf."
+        )
     if subnet.tokenizer is None:
         raise UserError(f"Expected a model with a tokenizer for format={engine}, got none. Export it with format=hf.")
 
