@@ -170,6 +170,24 @@ def test_load_hover_click_and_copy(shown: Shown) -> None:
     assert shown.row("Perplexity, held-out")[0] == "–"
 
 
+def test_types_of_matrices_stand_in_the_picture(shown: Shown) -> None:
+    layers = (LayerShape(4, 2, 96, 1, 5), LayerShape(4, 2, 96), LayerShape(0, 0, 96, 0, 1), LayerShape(2, 1, 96, 1))
+    typed = Candidate(layers, head_type=1), MEMBERS[0][1]
+    shown.open(data(front=front_table([typed, *MEMBERS[1:]], DENSE)))
+    shown.click(typed[0].key)
+    titles = shown.tab.locator("#picture title").all_text_contents()
+    assert titles[0] == "Layer 0: 4 query heads in 2 KV groups q8_0, 96 MLP channels q4_0"
+    assert titles[1:3] == [
+        "Layer 1: 4 query heads in 2 KV groups f16, 96 MLP channels f16",
+        "Layer 2: 0 query heads in 0 KV groups, 96 MLP channels q8_0",
+    ]
+    assert "4 / 2 q8_0" in shown.tab.locator("#picture text").all_text_contents()
+    shown.click(KEYS[1])
+    assert not any("f16" in text for text in shown.tab.locator("#picture text").all_text_contents())
+    shown.click(typed[0].key, shift=True)
+    assert "4 of 4 layers differ" in shown.text("#differing")
+
+
 def test_it_opens_with_measured_speed_up_and_held_out_loss_from_zero_and_says_which_way_is_better(shown: Shown) -> None:
     shown.open(data())
     titles = "(({ xaxis, yaxis }) => [xaxis, yaxis].map(({ title, type }) => [title.text, type]))(plot._fullLayout)"

@@ -1,4 +1,4 @@
-/* The layer-by-layer picture: query heads in their KV groups, MLP channels, and holes. */
+/* The layer-by-layer picture: query heads in their KV groups, MLP channels, types of matrices, and holes. */
 
 const svgNode = (name, attributes = {}, text = "") => {
   const node = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -7,20 +7,25 @@ const svgNode = (name, attributes = {}, text = "") => {
   return node;
 };
 
-const sameShape = (one, other) => one !== undefined && other !== undefined && one.every((count, place) => count === other[place]);
+/** Whether two layers are alike; numbers at the end of one that are not there are 0. */
+const sameShape = (one, other) => one !== undefined && other !== undefined
+  && [...(one.length > other.length ? one : other).keys()].every((place) => (one[place] ?? 0) === (other[place] ?? 0));
 
 /**
- * A picture of a design's layers, each `[query heads, KV groups, MLP channels]`.
+ * A picture of a design's layers, each `[query heads, KV groups, MLP channels, type of attention, type of MLP]`.
  *
  * @param layers Of the design.
  * @param dense Of the model that it was cut from.
+ * @param types Names of types of matrices by their numbers; the first one is as all are that say none.
  * @param other Of the design beside it, or null; then the picture is narrow and layers that differ are tinted.
  */
-const picture = (layers, dense, other) => {
+const picture = (layers, dense, types, other) => {
   const [denseQuery, denseGroups, denseChannels] = [0, 1, 2].map((at) => Math.max(1, ...dense.map((layer) => layer[at])));
   const pitch = Math.min(16, Math.max(9.5, 340 / layers.length));
   const [tall, top, left] = [pitch - 2.8, 15, 20];
-  const [wide, attentionWide, right, mlpWide] = other ? [214, 106, 134, 78] : [440, 176, 262, 146];
+  const typed = layers.some(([, , , ...chosen]) => chosen.some((number) => number > 0));
+  const [wide, attentionWide, right, mlpWide] = other ? [214, 106, 134, 78] : typed ? [500, 176, 288, 146] : [440, 176, 262, 146];
+  const typeOf = (kept, number) => (typed && kept ? ` ${types[number ?? 0]}` : "");
   const svg = svgNode("svg", { viewBox: `0 0 ${wide} ${top + pitch * layers.length + 2}`, role: "img" });
   const kept = layers.filter(([query, , channels]) => query || channels).length;
   svg.setAttribute("aria-label", `${kept} of ${layers.length} layers kept; query heads and MLP channels of each`);
@@ -36,10 +41,10 @@ const picture = (layers, dense, other) => {
   };
   svg.append(svgNode("text", { class: "title", x: left, y: 9 }, "Attention"), svgNode("text", { class: "title", x: right, y: 9 }, "MLP"));
   if (!other) svg.append(svgNode("text", { x: left + attentionWide + 5, y: 9 }, "Q / KV"));
-  layers.forEach(([query, groups, channels], index) => {
+  layers.forEach(([query, groups, channels, attentionType, mlpType], index) => {
     const y = top + index * pitch;
     const row = svgNode("g");
-    row.append(svgNode("title", {}, `Layer ${index}: ${query} query heads in ${groups} ${query > groups * (denseQuery / denseGroups) ? "merged " : ""}KV groups, ${channels} MLP channels`));
+    row.append(svgNode("title", {}, `Layer ${index}: ${query} query heads in ${groups} ${query > groups * (denseQuery / denseGroups) ? "merged " : ""}KV groups${typeOf(query, attentionType)}, ${channels} MLP channels${typeOf(channels, mlpType)}`));
     if (other && !sameShape(layers[index], other[index])) {
       row.append(svgNode("rect", { class: "differs", x: 0, y: y - 1.4, width: wide, height: pitch }));
     }
@@ -66,7 +71,7 @@ const picture = (layers, dense, other) => {
           box(row, head < query / groups ? "attention" : "hole", x + head * cell + between / 2, y, cell - between);
         }
       }
-      if (!other) text(row, left + attentionWide + 5, y, `${query} / ${groups}`);
+      if (!other) text(row, left + attentionWide + 5, y, `${query} / ${groups}${typeOf(query, attentionType)}`);
     } else {
       hole(row, left, y, attentionWide - gap, "no attention");
     }
@@ -74,7 +79,7 @@ const picture = (layers, dense, other) => {
       const length = (mlpWide * channels) / denseChannels;
       box(row, "mlp", right, y, length);
       if (channels < denseChannels) box(row, "hole", right + length + 0.6, y, mlpWide - length - 0.6);
-      if (!other) text(row, right + mlpWide + 5, y, String(channels));
+      if (!other) text(row, right + mlpWide + 5, y, `${channels}${typeOf(channels, mlpType)}`);
     } else {
       hole(row, right, y, mlpWide, "no MLP");
     }

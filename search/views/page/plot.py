@@ -25,6 +25,7 @@ from search.run.finished import FinishedRun
 from search.run.front import CANDIDATE, dense_row, is_dense
 from search.views.page.columns import Column, page_columns
 from search.views.page.over_dense import RISE, axes, over_dense, speed_ups
+from space.types import GGUF_TYPES
 
 SCRIPTS = (
     "numbers.js",
@@ -52,7 +53,7 @@ def front_figure_data(run: FinishedRun, compared: Sequence[FinishedRun] = ()) ->
         `title`; `columns`, see `Column`; `axes`, see `Axes`, those to open with first; `shapes`, from a letter to the
         `[query_heads, kv_heads, mlp_channels]` that it stands for; `runs`, this one first, each with name, directory,
         export command, what makes its numbers unlike this one's, and `samples`, prompts and what follows them by key;
-        `series`, sets of points of one run and one role
+        `types`, names of types of matrices by their numbers in these; `series`, sets of points of one run and one role
         (`dense`, `front`, `uniform`, `dominated`), each with keys, the values of every column in its unit, and layers
         as words of such letters; `marks`, from the names of landmarks to keys; `advice`, what is recommended, in a
         sentence, and `trade`, keys and words where nothing is; `selected`, the key to open with.
@@ -84,6 +85,7 @@ def front_figure_data(run: FinishedRun, compared: Sequence[FinishedRun] = ()) ->
         "columns": [asdict(column) for column in columns],
         "axes": [asdict(one) for one in axes([column.name for column in columns if column.name in front], objectives)],
         "shapes": {letter: list(shape) for shape, letter in letters.items()},
+        "types": list(GGUF_TYPES),
         "runs": [
             _run(names[0], run, [run.measured.words] if run.measured.words else []),
             *(_run(*named, unlike(run.summary, named[1].summary)) for named in zip(names[1:], compared, strict=True)),
