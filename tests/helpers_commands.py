@@ -50,7 +50,7 @@ class Place:
         return start("run_search.py", *overrides, cwd=self.cwd, cache=self.directory / cache, first=first)
 
     def export(self, run: str, *settings: str, hub: Mapping[str, str] | None = None) -> Process:
-        """An export, as the front has it unless the settings polish it; to a hub it is as a person has it."""
+        """An export, as the front has it unless the settings polish it; to a hub, as a person starts it."""
         polishes = any(setting.startswith(("polish.", "recover.")) for setting in settings)
         overrides = f"run_dir={self.run(run)}", *(() if polishes else ("polish.minutes=0",)), *settings
         first = None if hub else reloading_here

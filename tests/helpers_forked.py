@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
@@ -47,8 +49,13 @@ def answer_here(script: Path, request: Any, tensors: Mapping[str, Any] | None = 
 def reloading_here() -> None:
     """Has this process reload itself what it exports, for which a fresh one imports for ten seconds."""
     import space.formats.verify
+    from space.models.embedded import quiet_transformers
 
-    space.formats.verify.answer_of = answer_here
+    def answer(*question: Any, **named: Any) -> Any:
+        with quiet_transformers(), redirect_stderr(io.StringIO()):  # what a fresh one says is not shown either
+            return answer_here(*question, **named)
+
+    space.formats.verify.answer_of = answer
 
 
 def _main(

@@ -6,8 +6,6 @@ import json
 import os
 import pickle
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +15,8 @@ from tempfile import mkdtemp
 
 import pytest
 import torch
-from helpers_run import ROOT, save_tiny
+from helpers_forked import forked
+from helpers_run import save_tiny
 
 from evaluators.base import OPTIMISED
 from evaluators.latency.workload import Workload
@@ -33,21 +32,24 @@ from space.space import SearchSpace
 from space.supernet.recipe import Preparation
 
 CUT = Candidate.from_rows([[4, 2, 16], [6, 3, 48], [0, 0, 32], [6, 3, 0]])
-OTHER_PROCESS = """
-import json, pickle, sys
-import torch
-from pathlib import Path
-from evaluators.session import Session
-torch.set_num_threads(1)
-settings, paths, candidate = pickle.loads(Path(sys.argv[1]).read_bytes())
-session = Session.open(settings, paths)
-values = {}
-for evaluator in (*session.fidelities.search, session.fidelities.heldout, session.fidelities.tuned):
-    (answer,) = evaluator.evaluate([candidate])
-    assert answer.status == "ok", answer.error
-    values[evaluator.fidelity] = answer.values
-print(json.dumps(values))
-"""
+
+
+def answers(settings: Settings, paths: Paths) -> dict[str, dict[str, float]]:
+    """What each fidelity of a session of these answers, by its name."""
+    session, values = Session.open(settings, paths), {}
+    assert session.fidelities.tuned is not None
+    for evaluator in (*session.fidelities.search, session.fidelities.heldout, session.fidelities.tuned):
+        (answer,) = evaluator.evaluate([CUT])
+        assert answer.status == "ok", answer.error
+        values[evaluator.fidelity] = dict(answer.values)
+    return values
+
+
+def answer_into(file: Path, settings: Settings, paths: Paths) -> None:
+    """What the other process does."""
+    torch.set_num_threads(1)
+    os.chdir(file.parent)
+    file.write_text(json.dumps(answers(settings, paths)))
 
 
 @pytest.fixture(scope="module")
@@ -123,22 +125,15 @@ def test_lengths_beyond_the_models_positions_are_refused(
 def test_another_process_opens_it_from_pickled_settings_and_answers_alike(
     settings: Settings, paths: Paths, tmp_path: Path
 ) -> None:
-    session = Session.open(settings, paths)
-    assert session.fidelities.tuned is not None
-    expected = {}
-    for evaluator in (*session.fidelities.search, session.fidelities.heldout, session.fidelities.tuned):
-        (answer,) = evaluator.evaluate([CUT])
-        expected[evaluator.fidelity] = dict(answer.values)
+    expected = answers(settings, paths)
     assert set(expected) == {"search-8", "search", "heldout", "tuned"}
-    given = tmp_path / "given.pickle"
-    given.write_bytes(pickle.dumps((settings, paths, CUT)))
     for file in (paths.run_dir / "tuned").glob("s*.pt"):
         file.unlink()  # the other process tunes it anew
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", OTHER_PROCESS, str(given)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == expected
+    process = forked(answer_into, tmp_path / "answers.json", settings, paths)
+    process.start()
+    process.join(600)
+    assert process.exitcode == 0
+    assert json.loads((tmp_path / "answers.json").read_text()) == expected
 
 
 def test_settings_that_are_pickled_bring_nothing_of_hydra_along(settings: Settings) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import random_tokens, tiny_model
+from helpers_forked import forked
 
 from evaluators.output_head import OutputHead
 from evaluators.training.distillation import Student
@@ -84,7 +84,7 @@ def tuning_elsewhere(name: str, at: int, tmp_path: Path) -> Iterator[Path]:
     signals = tmp_path / "signals"
     signals.mkdir()
     arguments = name, at, tmp_path / "supernet-llama", tmp_path / "tuned", signals
-    process = multiprocessing.get_context("spawn").Process(target=tune, args=arguments)
+    process = forked(tune, *arguments)
     process.start()
     try:
         wait_for(signals / "stopped", process)
