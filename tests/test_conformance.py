@@ -37,8 +37,8 @@ DESIGNS = {
     "fewer queries": [(3, 3, 48), (2, 2, 32), (3, 3, 48), (3, 3, 16)],
     "everything": [(0, 0, 24), (4, 2, 0), GONE, (2, 2, 8)],
     "all alike": [(2, 1, 16)] * 4,
+    "all heads": [(6, 3, 16)] * 4,
 }
-EXPORTED = ("everything", "all alike")
 
 
 class Case(NamedTuple):
@@ -130,16 +130,19 @@ def test_a_hole_is_a_block_that_adds_nothing(case: Case, gone: tuple[str, ...]) 
     torch.testing.assert_close(case.output(view, inputs), case.output(zeroed, inputs), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", EXPORTED)
-def test_an_export_reloads_as_its_view(case: Case, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Caches are part of what an export is checked for."""
+@pytest.mark.parametrize("uniform", [False, True])
+def test_an_export_reloads_as_its_view(
+    case: Case, uniform: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is checked for caches too. Equal layers are the stock class's, where that can have their heads."""
+    name = "everything" if not uniform else "all heads" if case.row.heads_fill else "all alike"
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr("space.formats.verify.answer_of", answer_here)
     supernet, candidate, inputs = case.supernet, case.design(name), inputs_of(case.name, 2, seed=2)
     view, subnet = supernet.view(candidate), Subnet(supernet.model.config, None, supernet.spec, candidate)
     done = export_checkpoint(view, subnet, tmp_path / "out", card={})
     assert {*done.verification.caches} == ({*CACHES} if supernet.spec.use.writes else set())
-    assert done.trust_remote_code or name == "all alike"
+    assert done.trust_remote_code != uniform
     loader, trusted = loader_of(supernet.spec.task), {"trust_remote_code": done.trust_remote_code}
     model, loading = loader.from_pretrained(done.directory, output_loading_info=True, **trusted)
     assert not any(loading.values()), loading
