@@ -24,7 +24,7 @@ from search.views.watch.trackers import TRACKERS
 from space.deploy import DEPLOYMENTS
 from space.formats.requirements import CHECKED, FORMATS
 from space.markdown import escaped, table
-from space.models.architectures import ARCHITECTURES
+from space.models.architectures import ARCHITECTURES, model_type_of
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -160,8 +160,9 @@ def where_it_runs() -> str:
     """Families, devices, engines, formats and places to serve, as the code has them."""
     (device,) = (setting for setting in settings_of(CONF / "model/default.yaml", "") if setting.name == "device")
     engines = get_args(get_type_hints(Workload)["engine"])
+    families = wrap(_names(dict.fromkeys(map(model_type_of, ARCHITECTURES))), _CELL)
     rows = [
-        *zip_longest(["families of models (`model_type`)"], wrap(_names(ARCHITECTURES), _CELL), fillvalue=""),
+        *zip_longest(["families of models (`model_type`)"], families, fillvalue=""),
         ("devices (`model.device`)", _names(device.comment.split(" | "))),
         ("engines that latency is measured in (`latency.engine`)", _names(engines)),
         ("formats of an export (`format`)", _names(FORMATS)),

@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from space.models.architectures import architecture_of
-from space.models.stack import layers_of
-from space.supernet.calibration import gather
 from space.supernet.compensation import chosen_map, dropped_map, factor, lost_energy, maps, refits
 from space.supernet.importance import ORDERS, attention_order, damped, mlp_order, obs_order
-from space.supernet.placement import Placement
 
 
 def correlated(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -124,23 +120,3 @@ def test_a_duplicate_channel_goes_before_a_unique_one() -> None:
     weight = torch.ones(4, 8)
     order = mlp_order(damped(inputs.T @ inputs, 1e-6), weight, obs_order, 8).tolist()
     assert order[-1] in (2, 5)
-
-
-def test_calibration_equals_grams_of_one_whole_pass(family: str) -> None:
-    from conftest import random_tokens, tiny_model
-
-    model, _ = tiny_model(family)
-    tokens = random_tokens(6, 16)
-    inputs: dict[str, torch.Tensor] = {}
-    for index, layer in enumerate(layers_of(model)):
-        for kind, layout in architecture_of(family).blocks.items():
-            key = f"{kind}{index}"
-            output = getattr(getattr(layer, layout.module), layout.output)
-            output.register_forward_pre_hook(lambda m, x, key=key: inputs.__setitem__(key, x[0].flatten(0, 1)))
-    with torch.no_grad():
-        model(tokens)
-    whole = {key: rows.T @ rows / tokens.numel() for key, rows in inputs.items()}
-    for found in gather(model, tokens, forward_dtype=torch.float32, place=Placement(torch.device("cpu")), batch_size=4):
-        torch.testing.assert_close(found.grams["attention"], whole[f"attention{found.index}"], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(found.grams["mlp"], whole[f"mlp{found.index}"], atol=1e-4, rtol=1e-4)
-        assert 0 < found.influence < 2

@@ -86,17 +86,17 @@ def test_the_dense_model_is_left_alone(unlike_family: str, make_supernet: MakeSu
     assert all(not weights for weights in correction.weights)
 
 
-def test_a_dense_block_without_drift_keeps_its_weight(family: str, make_supernet: MakeSupernet) -> None:
+def test_a_dense_block_without_drift_keeps_its_weight(unlike_family: str, make_supernet: MakeSupernet) -> None:
     """An MLP of all channels but one that does nothing: there is a cut, and yet nothing to make up for."""
-    supernet = make_supernet(family)
-    layout = ARCHITECTURES[family].mlp
+    supernet = make_supernet(unlike_family)
+    layout = ARCHITECTURES[unlike_family].mlp
     mlp = getattr(layers_of(supernet.model)[0], layout.module)
     for projection in layout.inputs:
         for parameter in getattr(mlp, projection.name).parameters():
             for rows in split_rows(supernet.spec, projection, upright(layout, parameter)).values():
                 rows[-1] = 0
     output_weight(mlp, layout)[:, -1] = 0
-    candidate = fitting(family, [(6, 3, 47), DENSE, DENSE, DENSE])
+    candidate = fitting(unlike_family, [(6, 3, 47), DENSE, DENSE, DENSE])
     (correction,) = correct(supernet, [candidate], TOKENS)
     model = supernet.view(candidate)
     for layer, weights in zip(layers_of(model), correction.weights, strict=True):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import VOCAB, each_kind, fitting, random_tokens, tiny_model
+from conftest import UNLIKE, VOCAB, each_kind, fitting, random_tokens, tiny_model
 from helpers_formats import answer_here
 from huggingface_hub import ModelCard, save_torch_state_dict
 from safetensors import safe_open
@@ -96,7 +96,7 @@ def assert_same_logits(model: Any, supernet: Supernet, candidate: Candidate) -> 
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize(("family", "name"), each_kind(UNEQUAL))
+@pytest.mark.parametrize(("family", "name"), each_kind(UNEQUAL, UNLIKE))
 def test_unequal_layers_reload(family: str, name: str, make_supernet: MakeSupernet, tmp_path: Path) -> None:
     shapes = UNEQUAL[name]
     supernet, candidate = make_supernet(family), fitting(family, shapes)
@@ -113,7 +113,7 @@ def test_unequal_layers_reload(family: str, name: str, make_supernet: MakeSupern
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize(("family", "name"), each_kind(["dense", "shallow", "narrow"]))
+@pytest.mark.parametrize(("family", "name"), each_kind(EQUAL, UNLIKE))
 def test_equal_layers_are_a_plain_checkpoint(
     family: str, name: str, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:
@@ -131,17 +131,16 @@ def test_equal_layers_are_a_plain_checkpoint(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_equal_layers_whose_heads_do_not_divide_the_hidden_size(family: str, tmp_path: Path) -> None:
-    dense, spec = tiny_model(family, hidden_size=48, num_attention_heads=6, num_key_value_heads=6)
+def test_equal_layers_whose_heads_do_not_divide_the_hidden_size(unlike_family: str, tmp_path: Path) -> None:
+    dense, spec = tiny_model(unlike_family, hidden_size=48, num_attention_heads=6, num_key_value_heads=6)
     supernet = Supernet.prepare(dense, spec, random_tokens(12, 24), tmp_path / "supernet", dtype=torch.float32)
     done = export(supernet, Candidate.from_rows([(5, 5, 16)] * 4), tmp_path / "pruned")
-    # families whose stock configs do
-    insist = ("llama", "arcee", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "stablelm", "cohere2", "olmoe")
-    assert done.trust_remote_code == (family in insist)
+    insist = ("llama", "gemma3_text", "gpt2", "gpt_neox")  # families whose stock configs do
+    assert done.trust_remote_code == (unlike_family in insist)
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize(("family", "name"), each_kind(["narrow", "no MLP"]))
+@pytest.mark.parametrize(("family", "name"), each_kind(["narrow", "no MLP"], UNLIKE))
 def test_an_export_computes_the_bits_of_its_view_in_bfloat16(
     family: str, name: str, make_supernet: MakeSupernet, tmp_path: Path
 ) -> None:

@@ -64,23 +64,6 @@ def all_trained(name: str) -> bool:
     return True
 
 
-def test_shared_weights_give_what_views_give(family: str, make_supernet: MakeSupernet) -> None:
-    supernet, designs = make_supernet(family), designs_of(family)
-    shared = SharedWeights(supernet, designs, all_trained)
-    for design in [*designs, Candidate.dense(supernet.spec)]:
-        hidden = stack_of(supernet.view(design))(TOKENS, use_cache=False).last_hidden_state
-        torch.testing.assert_close(shared.hidden(design, TOKENS), hidden, rtol=1e-4, atol=1e-4)
-
-
-def test_every_weight_of_a_design_has_a_gradient(family: str, make_supernet: MakeSupernet) -> None:
-    supernet, designs = make_supernet(family), designs_of(family)
-    shared = SharedWeights(supernet, designs, all_trained)
-    for design in designs:
-        shared.hidden(design, TOKENS).square().sum().backward()
-    lacking = [name for name, parameter in shared.parameters.items() if parameter.grad is None]
-    assert lacking == []
-
-
 def test_changed_weights_are_a_supernet_with_the_same_dense_model(
     unlike_family: str, make_supernet: MakeSupernet
 ) -> None:

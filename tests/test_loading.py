@@ -1,26 +1,36 @@
 """load_model: the spec of every family, and a clear refusal of everything else."""
 
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
 import httpx2
 import pytest
 import torch
-from conftest import FAMILY_NAMES
+from helpers_run import ROOT
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, LlamaConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    CLIPVisionConfig,
+    FalconConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+    Qwen3_5TextConfig,
+)
 from transformers.utils import logging as transformers_logging
 
 from space.errors import UserError
 from space.models import hub, loading
-from space.models.architectures import ARCHITECTURES
 from space.models.loading import load_model, resolve_device, resolve_dtype
 from space.models.refusals import positions
-from space.models.stack import layers_of
 from space.space import SearchSpace
 
 SIZES = {
@@ -33,32 +43,6 @@ SIZES = {
     "max_position_embeddings": 128,
     "tie_word_embeddings": False,
 }
-WIDE = {"head_dim": 16}
-SPECIAL = {
-    "mistral": WIDE,
-    "qwen3": WIDE,
-    "smollm3": {"pad_token_id": 0},
-    "seed_oss": WIDE,
-    "hunyuan_v1_dense": WIDE,
-    "granite": WIDE | {"logits_scaling": 4.0},
-    "exaone4": WIDE | {"sliding_window": 8},
-    "nemotron": WIDE,
-    "phi3": WIDE | {"pad_token_id": 0},
-    "ernie4_5": WIDE | {"pad_token_id": 0},
-    "glm": WIDE | {"pad_token_id": 0},
-    "glm4": WIDE | {"pad_token_id": 0},
-    "gemma": WIDE | {"tie_word_embeddings": True},
-    "gemma2": WIDE | {"tie_word_embeddings": True},
-    "gemma3_text": WIDE | {"tie_word_embeddings": True, "sliding_window": 8, "layer_types": None},
-}
-
-
-def config_of(family):
-    values, sizes = SIZES | SPECIAL.get(family, {}), ARCHITECTURES[family].sizes
-    values[sizes.mlp_channels] = values.pop("intermediate_size")
-    if sizes.kv_heads is None:
-        del values["num_key_value_heads"]
-    return AutoConfig.for_model(family, **values)
 
 
 def save(config, directory):
@@ -74,7 +58,7 @@ def save(config, directory):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    return save(config_of("llama"), tmp_path_factory.mktemp("models") / "tiny-llama")
+    return save(LlamaConfig(**SIZES), tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
 @pytest.fixture
@@ -104,53 +88,6 @@ def edit_config(directory, **changes):
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-BIASED = {  # of queries, keys and values; of what attention gives; of MLPs
-    "qwen2": (True, False, False),
-    "seed_oss": (True, False, False),
-    **dict.fromkeys(("glm", "glm4"), (True, False, False)),
-    **dict.fromkeys(("starcoder2", "gpt2", "gpt_neox"), (True, True, True)),
-}
-UNGATED = ("starcoder2", "nemotron", "gpt2", "gpt_neox", "arcee")
-NORM_BIAS = ("starcoder2", "nemotron", "gpt2", "gpt_neox", "stablelm")
-SINGLE = (
-    "nemotron",
-    "gpt2",
-    "gpt_neox",
-    "stablelm",
-    "cohere",
-    "cohere2",
-    "ernie4_5",
-    "glm",
-    "glm4",
-)  # no merged groups
-
-
-@pytest.mark.parametrize("family", sorted(FAMILY_NAMES))
-def test_spec_of_each_family(family, tmp_path):
-    loaded, row = load_model(str(save(config_of(family), tmp_path / family)), dtype="float32"), ARCHITECTURES[family]
-    spec, special = loaded.spec, SPECIAL.get(family, {})
-    assert (spec.name, spec.family, spec.layers, spec.hidden, spec.vocab) == (family, family, 2, 32, 256)
-    assert (spec.query_heads, spec.kv_heads, spec.mlp_channels) == (4, 2 if row.sizes.kv_heads else 4, 48)
-    assert spec.head_dim == special.get("head_dim", 8)
-    assert spec.tied_embeddings == special.get("tie_word_embeddings", False)
-    assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias) == BIASED.get(family, (False, False, False))
-    assert (spec.gated, spec.norm_bias) == (family not in UNGATED, family in NORM_BIAS)
-    assert spec.merges == (family not in SINGLE)
-    assert spec.positions == (128 if family == "gpt2" else 0)
-    assert spec.parallel == (family in ("gpt_neox", "cohere", "cohere2"))
-    layer, names = layers_of(loaded.model)[0], ("norm", "ln_1", "ln_2")
-    norms = [name for name, _ in layer.named_children() if name.endswith(names)]
-    assert spec.attention_norms + spec.mlp_norms + spec.layer_norms == len(norms)
-    attention = getattr(layer, row.attention.module)
-    qk_norms = [name for name, _ in attention.named_children() if name.endswith("norm")]
-    assert qk_norms == [*row.qk_norms, *(norm.name for norm in row.attention.row_norms)]
-    assert spec.qk_norm == bool(qk_norms)
-    assert not loaded.model.training
-    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
-    tokens = loaded.tokenizer("cat", add_special_tokens=False, return_tensors="pt")
-    assert loaded.model(**tokens).logits.shape == (1, 3, 256)
-
-
 def test_biases_are_read_from_the_modules(tmp_path):
     config = LlamaConfig(**SIZES | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True})
     spec = load_model(str(save(config, tmp_path))).spec
@@ -169,8 +106,8 @@ def test_biases_are_read_from_the_modules(tmp_path):
 )
 def test_weights_are_in_the_dtype_that_holds_all_of_them(tmp_path, saved, embedding, held):
     torch.manual_seed(0)
-    save(config_of("llama"), tmp_path)
-    model = AutoModelForCausalLM.from_config(config_of("llama")).to(saved)
+    save(LlamaConfig(**SIZES), tmp_path)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES)).to(saved)
     weights = {name: tensor.to(embedding if "embed" in name else saved) for name, tensor in model.state_dict().items()}
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     loaded = load_model(str(tmp_path), dtype="bfloat16")
@@ -250,7 +187,7 @@ def test_wrong_family(tmp_path):
     AutoModelForCausalLM.from_config(BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=2)).save_pretrained(
         tmp_path
     )
-    with pytest.raises(UserError, match=r"glm4, gpt2, gpt_neox, granite, hunyuan_v1_dense, llama.*'bloom'"):
+    with pytest.raises(UserError, match=r"glm4, gpt2, gpt_bigcode, .*, granite, .*hunyuan_v1_dense, llama.*'bloom'"):
         load_model(str(tmp_path))
 
 
@@ -266,6 +203,34 @@ def test_config_that_is_not_supported(llama, key, value):
     edit_config(llama, **{key: value})
     with pytest.raises(UserError, match=f"{key} set"):
         load_model(str(llama))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (FalconConfig(alibi=True), r"falcon model whose config\.json says alibi=.*got one with alibi=True"),
+        (OPTConfig(do_layer_norm_before=False), r"says do_layer_norm_before=True, got one with do_layer_norm_before=F"),
+        (LlavaConfig(text_config=LlamaConfig(**SIZES)), r"of a llava, .* a llama, which is of a family .*families\.md"),
+        (Qwen3_5TextConfig(**SIZES), r"has layers of linear_attention \(layer_types\), which are not supported"),
+    ],
+    ids=["biases by head", "norms behind sums", "vision and language", "delta net"],
+)
+def test_families_that_are_built_otherwise_are_refused_with_the_reason(llama, config, said):
+    config.save_pretrained(llama)
+    with pytest.raises(UserError, match=said):
+        load_model(str(llama))
+
+
+def test_the_language_part_of_another_model_is_pruned_by_itself(llama, tmp_path):
+    text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    vision = CLIPVisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=LlamaConfig(**SIZES)))
+    shutil.copytree(llama, tmp_path / "whole")  # for its tokenizer
+    model.save_pretrained(tmp_path / "whole")
+    exec(code.replace("DIRECTORY", str(tmp_path / "whole")).replace("NEW", str(tmp_path / "part")), {})
+    tokens = torch.arange(9)[None]
+    torch.testing.assert_close(load_model(str(tmp_path / "part")).model(tokens).logits, model(tokens).logits)
 
 
 def test_layers_of_unequal_shape(saved, monkeypatch):

@@ -145,7 +145,7 @@ class Exports:
             self._save_again(family)
 
     def _export(self, family: str) -> None:
-        model, spec = tiny_model(family, vocab_size=VOCAB, **FAMILIES[family])
+        model, spec = tiny_model(family, vocab_size=VOCAB, **FAMILIES.get(family, {}))
         net = Supernet.prepare(
             model, spec, random_tokens(12, 24), self.place / "supernet" / family, dtype=torch.float32
         )

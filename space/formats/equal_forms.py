@@ -6,7 +6,7 @@ an MLP channel whose column of the down projection is zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -39,46 +39,52 @@ def _with_wider_layer(
     assert new.kv_heads >= old.kv_heads
     assert new.queries_per_group >= old.queries_per_group
     assert new.mlp_channels >= old.mlp_channels
-    prefix = f"model.layers.{index}."
-    result, family = dict(state), architecture_of(spec.family)
-    like = state["model.embed_tokens.weight"]
+    family = architecture_of(spec.family)  # one whose projections are each of one part
+    stack, attention, mlp = family.stack, family.attention, family.mlp
+    prefix = f"{stack.module}.{stack.layers}.{index}."
+    result, like = dict(state), state[f"{stack.module}.{stack.embedding}.weight"]
 
-    def grow(name: str, was: tuple[int, ...], now: tuple[int, ...]) -> None:
-        """Puts the tensor into the corner of a larger one of zeros, both viewed as blocks of units."""
+    def grow(name: str, was: tuple[int, ...], now: tuple[int, ...], rows: int) -> None:
+        """Puts the tensor into the corner of a larger one of zeros, both viewed as blocks of units.
+
+        Args:
+            name: Of the tensor, in the layer.
+            was: Its shape in blocks.
+            now: That of the larger one.
+            rows: How many of the dimensions are rows; a weight has others for its columns.
+        """
         full = like.new_zeros(now)
         if prefix + name in state:
             full[tuple(slice(size) for size in was)] = state[prefix + name].reshape(was)
-        rows = len(now) - 1 if name.endswith("weight") else len(now)  # dimensions that one side of the matrix has
-        if name.startswith(("self_attn.o_proj", "mlp.down_proj")):
-            result[prefix + name] = full.flatten(1)
-        else:
-            result[prefix + name] = full.flatten(0, rows - 1)
+        result[prefix + name] = (full if len(now) == rows else full.flatten(rows)).flatten(0, rows - 1)
 
-    def ones(names: tuple[str, ...], size: int) -> None:
+    def setdefault(names: Iterable[str], size: int, fill: float) -> None:
         for name in names:
-            result.setdefault(f"{prefix}{name}.weight", torch.ones(size, dtype=like.dtype, device=like.device))
+            value = torch.full((size,), fill, dtype=like.dtype, device=like.device)
+            result.setdefault(prefix + name, value)
 
+    hidden, width = spec.hidden, spec.head_dim
     if new.kv_heads and (old.query_heads, old.kv_heads) != (new.query_heads, new.kv_heads):
-        width, hidden = spec.head_dim, spec.hidden
-        for name in ("q_proj", "k_proj", "v_proj"):
-            query = name == "q_proj"
+        for projection in attention.inputs:
+            query, path = projection.parts == ("query",), attention.path(projection.name)
             was, now = ((shape.kv_heads, *((shape.queries_per_group,) if query else ()), width) for shape in (old, new))
-            grow(f"self_attn.{name}.weight", (*was, hidden), (*now, hidden))
+            grow(f"{path}.weight", (*was, hidden), (*now, hidden), len(now))
             if spec.qkv_bias:
-                grow(f"self_attn.{name}.bias", was, now)
+                grow(f"{path}.bias", was, now, len(now))
+        path = attention.path(attention.output)
         was, now = ((hidden, shape.kv_heads, shape.queries_per_group, width) for shape in (old, new))
-        grow("self_attn.o_proj.weight", was, now)
-        if spec.o_bias:
-            result.setdefault(f"{prefix}self_attn.o_proj.bias", like.new_zeros(hidden))
-        ones(family.attention.norms, hidden)
-        ones(tuple(f"self_attn.{name}" for name in family.qk_norms), width)
+        grow(f"{path}.weight", was, now, 1)
+        setdefault([f"{path}.bias"] * spec.o_bias, hidden, 0)
+        setdefault([f"{name}.weight" for name in attention.norms], hidden, 1)
+        setdefault([f"{attention.path(name)}.weight" for name in family.qk_norms], width, 1)
     if old.mlp_channels != new.mlp_channels:
-        for name in ("gate_proj", "up_proj"):
-            grow(f"mlp.{name}.weight", (old.mlp_channels, spec.hidden), (new.mlp_channels, spec.hidden))
+        for projection in mlp.inputs:
+            path = mlp.path(projection.name)
+            grow(f"{path}.weight", (old.mlp_channels, hidden), (new.mlp_channels, hidden), 1)
             if spec.mlp_bias:
-                grow(f"mlp.{name}.bias", (old.mlp_channels,), (new.mlp_channels,))
-        grow("mlp.down_proj.weight", (spec.hidden, old.mlp_channels), (spec.hidden, new.mlp_channels))
-        if spec.mlp_bias:
-            result.setdefault(f"{prefix}mlp.down_proj.bias", like.new_zeros(spec.hidden))
-        ones(family.mlp.norms, spec.hidden)
+                grow(f"{path}.bias", (old.mlp_channels,), (new.mlp_channels,), 1)
+        path = mlp.path(mlp.output)
+        grow(f"{path}.weight", (hidden, old.mlp_channels), (hidden, new.mlp_channels), 1)
+        setdefault([f"{path}.bias"] * spec.mlp_bias, hidden, 0)
+        setdefault([f"{name}.weight" for name in mlp.norms], hidden, 1)
     return result

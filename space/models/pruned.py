@@ -294,7 +294,7 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
         if not isinstance(getattr(type(dense_config), "head_dim", None), property):
             values["head_dim"] = spec.head_dim
         values["architectures"] = [family.classes.of(spec.use)]
-        if _is_valid(type(dense_config), values):
+        if _is_valid(type(dense_config), values, spec.head_dim):
             return values
     own: dict[str, Any] = modeling_of(spec.family).guarded(PrunedConfigs(dense_config, spec).json_values(candidate))
     return own
@@ -305,10 +305,10 @@ def _lists(values: Mapping[str, Any], layers: Sequence[int]) -> dict[str, list[A
     return {name: [values[name][index] for index in layers] for name in LISTS if values.get(name) is not None}
 
 
-def _is_valid(config_class: Any, values: dict[str, Any]) -> bool:
+def _is_valid(config_class: Any, values: dict[str, Any], head_dim: int) -> bool:
     """Whether a family's config takes these values; some want a hidden size that is a multiple of the heads."""
     try:
         config = config_class.from_dict(values)
     except StrictDataclassError:
         return False
-    return bool(config.head_dim == values["head_dim"])  # some make their own of hidden size and heads
+    return bool(getattr(config, "head_dim", head_dim) == head_dim)  # some make their own of hidden size and heads

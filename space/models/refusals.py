@@ -53,6 +53,7 @@ _REFUSED_EXPERTS = dict.fromkeys(
 )
 # Rotary embeddings that reach beyond `max_position_embeddings`; the others have it counted in there.
 _STRETCHED = ("linear", "dynamic", "yarn")
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # of `layer_types`
 _INDICES = "position_ids"  # 0, 1, 2, …, which older versions of transformers stored beside weights
 _ROWS = 4096  # of two matrices that are compared at once
 
@@ -111,6 +112,7 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
     for key, meaning in (_REFUSED_CONFIG | ({} if mixture else _REFUSED_EXPERTS)).items():
         if values.get(key):
             raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
+    _check_parts(values, file)
     family, *_ = rows_of(kind).values()
     if task is not None and task not in family.tasks:
         titles, said = [TASKS[each].title for each in family.tasks], values.get("architectures") or ()
@@ -143,6 +145,24 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
             "with more positions."
         )
     return config
+
+
+def _check_parts(values: Mapping[str, Any], file: Path) -> None:
+    """Refuses a model whose language part is one of several, and one whose layers do not all have attention."""
+    part = values.get("text_config")
+    if isinstance(part, dict) and values["model_type"] not in ARCHITECTURES:
+        kind = part.get("model_type")
+        known = "is of a family that is pruned here" if kind in ARCHITECTURES else "has no row here either"
+        raise UserError(
+            f"Expected a language model, but {file} is of a {values['model_type']}, of which that is a part, a {kind}, "
+            f"which {known}. Save the language part by itself, see docs/families.md, and set model.path to that."
+        )
+    others = sorted({*map(str, values.get("layer_types") or ())} - _ATTENTION)
+    if others:
+        raise UserError(
+            f"Expected a model whose layers are all of attention and an MLP, but {file} has layers of "
+            f"{', '.join(others)} (layer_types), which are not supported. Use another model."
+        )
 
 
 def _check_classes(config: Any, directory: Path) -> None:
