@@ -63,6 +63,7 @@ class Task:
 
 
 CAUSAL_LM = "causal_lm"
+STRETCH = 7  # tokens of text, of which a task that masks hides one: about BERT's 15 % (Devlin et al. 2019)
 _TEXT_CLASSIFICATION = Task(
     title="a text classifier",
     loader="AutoModelForSequenceClassification",

@@ -14,6 +14,7 @@ from conftest import ENCODERS, VOCAB, random_tokens, tiny_model
 from helpers_classes import searched_and_exported
 from helpers_embedder import save_classifier, save_embedder, save_masked_lm, save_token_classifier
 from helpers_formats import answer_here
+from safetensors.torch import save_file
 from test_encoders import GONE, SHAPES, MakeSupernet, modules_cache  # noqa: F401  (a fixture of all tests here)
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification
@@ -240,6 +241,22 @@ def test_a_masked_model_reads_hidden_words_in_all_parts_of_its_text(tmp_path: Pa
     loaded.tokenizer.mask_token = None
     with pytest.raises(UserError, match=r"tokenizer of x to have a mask token, .* a masked language model guesses"):
         mask_token(loaded.tokenizer, "x", loaded.spec.use)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_a_masked_model_is_read_as_hubs_have_it(family: str, tmp_path: Path) -> None:
+    """With the head's matrix beside the one of embeddings, and with what other heads have left."""
+    place = str(save_masked_lm(tmp_path, family))
+    state = {name: p.clone() for name, p in load_model(place, task="masked_lm").model.state_dict().items()}
+    others = {"cls.seq_relationship.weight": torch.ones(2, 36), f"{family}.pooler.dense.weight": torch.ones(36, 36)}
+    save_file(state | others, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = load_model(place, task="masked_lm")
+    assert loaded.spec.tied_embeddings
+    assert sum(p.numel() for p in loaded.model.parameters()) == total_params(loaded.spec, Candidate.dense(loaded.spec))
+    head = f"{architecture_of(family).head}.weight"
+    save_file(state | {head: state[head] + 1}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"Expected one matrix .* but {head} and .* differ"):
+        load_model(place, task="masked_lm")
 
 
 def test_a_run_of_a_masked_language_model_ends_in_an_export(tmp_path: Path) -> None:

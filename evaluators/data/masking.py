@@ -12,10 +12,8 @@ from torch import Tensor
 from evaluators.data.places import Part
 from evaluators.data.splits import TokenSplits
 from evaluators.data.stream import TokenStream
+from space.task import STRETCH
 
-STRETCH = (
-    7  # tokens of text, of which one is hidden: about the 15 % of BERT (Devlin et al. 2019), whose context it needs
-)
 NO_CLASS = -100  # of a token that is not asked about
 _BATCH = 16  # windows that a model is asked about at once
 

@@ -57,14 +57,9 @@ def training_stream(
         UserError: See `evaluators.data.sources.text_sources` and `TokenStream`.
     """
     encode, sources = encoder(tokenizer, vocab), text_sources(place, render=renderer(tokenizer))
-    settings: dict[str, Any] = {
-        "length": length,
-        "start": text.start,
-        "end": text.end,
-        "reserved": text.reserved,
-        "seed": seed,
-    }
-    return (kind or TokenStream)(sources, encode, **settings)
+    return (kind or TokenStream)(
+        sources, encode, length=length, start=text.start, end=text.end, reserved=text.reserved, seed=seed
+    )
 
 
 class TokenStream:

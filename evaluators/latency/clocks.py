@@ -150,11 +150,9 @@ class TorchClock:
 
     def head_ms(self, phase: Phase) -> dict[str, float]:
         """See `Clock`; of made-up hidden states, not compiled."""
-        if phase.kind == "decode" or self._workload.compile:
+        if phase.kind == "decode" or self._workload.compile or not self._spec.use.writes:
             return {}
         head, size = self._model.get_output_embeddings(), (phase.batch_size, phase.tokens, self._spec.hidden)
-        if head is None:
-            return {}
         hidden = made_up(size, head.weight.dtype, self._device)
         with self._timing():
             return {

@@ -14,6 +14,7 @@ from evaluators.planning.parts import (
     codes_of_types,
     dense_side,
     kept,
+    masked_logits,
     narrower_blocks,
     shared_streams,
     slice_bytes,
@@ -158,6 +159,7 @@ def _healing(job: Job, healing: Healing) -> Stage:
         activations = [
             Part("activations of a step", activations[0].bytes // spec.layers + waiting, activations[0].setting)
         ]
+    activations += masked_logits(job, tokens, "data.length")
     home = [
         *home,
         narrower,
@@ -239,7 +241,8 @@ def _polish(job: Job, recovery: Recovery) -> Stage:
     student = Part(f"what is trained of the pick ({row}), gradients and optimizer", owned, "polish.minutes=0")
     (activations,) = step_activations(job, recovery.batch_size * job.settings.text.length, "recover.batch_size")
     activations = replace(activations, bytes=round(job.share * activations.bytes))
-    return stage_of(job, "export: polish", [*home, *_pick(job)], [*device, student, activations])
+    words = masked_logits(job, recovery.batch_size * job.settings.text.length, "recover.batch_size")
+    return stage_of(job, "export: polish", [*home, *_pick(job)], [*device, student, activations, *words])
 
 
 def _export(job: Job) -> Stage:

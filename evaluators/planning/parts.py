@@ -12,6 +12,7 @@ from evaluators.base import GROUP
 from evaluators.planning.job import Job, Stage
 from space.size import total_params
 from space.supernet.sizes import Part, activation_bytes, layer_bytes, layer_file_bytes, owned_bytes, solving_bytes
+from space.task import STRETCH
 
 KEPT_BYTES = 200 << 20  # text, tokenizer, and what the allocator keeps beside two layers' factors; measured
 QUESTIONS = 330  # that a default search asks, about, each with half of its layers new
@@ -120,6 +121,12 @@ def step_activations(job: Job, tokens: int, setting: str = "data.length") -> lis
     return [Part("activations of a step", spec.layers * tokens * per_token, setting)]
 
 
+def masked_logits(job: Job, tokens: int, setting: str) -> list[Part]:
+    """Logits of the hidden words of so many tokens, the dense model's beside a design's, with their logarithms."""
+    words = tokens // STRETCH + 1
+    return [Part("logits of hidden words", 4 * 4 * words * job.spec.vocab, setting)] if job.spec.use.masks else []
+
+
 def batch_parts(job: Job, windows: int) -> list[Part]:
     """What a forward pass of an evaluation works with."""
     text, batch = job.settings.text, min(job.settings.evaluators.together, windows)
@@ -127,6 +134,7 @@ def batch_parts(job: Job, windows: int) -> list[Part]:
     return [
         Part("activations of a batch", held, "evaluators.batch_size"),
         *([Part("a slice of the logits", slice_bytes(job))] if job.spec.use.writes else []),
+        *masked_logits(job, batch * text.length, "evaluators.batch_size"),
         Part("the solving of one refit", solving_bytes(job.spec, job.dtype)),
     ]
 
