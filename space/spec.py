@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from space.task import CAUSAL_LM, TASKS, Task
 
 MOST_MERGES = 3
+
+
+_OF_MIXTURES = ("expert_channels", "active_experts")
+
+
+def mlp_units(facts: Mapping[str, Any]) -> str:
+    """What an MLP keeps some of, in words, by the facts of a model as `ModelSpec.to_json` gives them."""
+    return "experts" if facts.get("expert_channels") else "MLP channels"
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ class ModelSpec:
     @property
     def mlp_units(self) -> str:
         """What an MLP keeps some of, in words."""
-        return "experts" if self.routed else "MLP channels"
+        return mlp_units(self.to_json())
 
     @property
     def least_mlp_channels(self) -> int:
@@ -158,5 +167,5 @@ class ModelSpec:
         return {field: value for field, value in self.to_json().items() if field != "name"}
 
     def to_json(self) -> dict[str, str | int | bool]:
-        """The fields as a JSON-ready mapping."""
-        return asdict(self)
+        """The fields as a JSON-ready mapping; those of mixtures of experts are in that of such alone."""
+        return {name: value for name, value in asdict(self).items() if self.routed or name not in _OF_MIXTURES}

@@ -37,10 +37,10 @@ settings.register_profile(
 settings.load_profile("steady")
 
 VOCAB = 97
+MLP_UNITS = 48  # channels, or experts
 _SIZES: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 36,
-    "intermediate_size": 48,
     "num_hidden_layers": 4,
     "num_attention_heads": 6,
     "num_key_value_heads": 3,
@@ -104,13 +104,17 @@ _OF_TEXT = ("vocab_size", "max_position_embeddings", "pad_token_id", "bos_token_
 FAMILY_NAMES = tuple(name for name, row in ARCHITECTURES.items() if CAUSAL_LM in row.tasks)
 ENCODERS = tuple(name for name, row in ARCHITECTURES.items() if "embeddings" in row.tasks)
 VISION = tuple(name for name, row in ARCHITECTURES.items() if "image_classification" in row.tasks)
+MIXTURES = tuple(name for name, row in ARCHITECTURES.items() if row.mlp.routed)
 UNLIKE = ("llama", "olmo2", "gemma3_text", "granite", "phi3", "gpt2", "gpt_neox", "cohere", "mixtral")  # a kind each
 
 
 def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn.Module, ModelSpec]:
-    """A random model of a family for a task, its first one unless told, all parameters drawn anew, and its spec."""
-    values, sizes = _SIZES | _SPECIAL.get(family, {}) | changes, ARCHITECTURES[family].sizes
-    values[sizes.mlp_channels] = changes.get(sizes.mlp_channels, _SIZES["intermediate_size"])
+    """A random model of a family for a task, its first one unless told, all parameters drawn anew, and its spec.
+
+    Of the changes of its configuration, `intermediate_size` is the number of an MLP's units, whatever that is called.
+    """
+    sizes, units = ARCHITECTURES[family].sizes, changes.pop("intermediate_size", MLP_UNITS)
+    values = _SIZES | _SPECIAL.get(family, {}) | changes | {sizes.mlp_channels: units}
     if sizes.kv_heads is None:
         del values["num_key_value_heads"]
     if family in VISION:

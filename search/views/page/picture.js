@@ -1,4 +1,4 @@
-/* The layer-by-layer picture: query heads in their KV groups, MLP channels, and holes. */
+/* The layer-by-layer picture: query heads in their KV groups, MLP channels or experts, and holes. */
 
 const svgNode = (name, attributes = {}, text = "") => {
   const node = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -10,20 +10,21 @@ const svgNode = (name, attributes = {}, text = "") => {
 const sameShape = (one, other) => one !== undefined && other !== undefined && one.every((count, place) => count === other[place]);
 
 /**
- * A picture of a design's layers, each `[query heads, KV groups, MLP channels]`.
+ * A picture of a design's layers, each `[query heads, KV groups, MLP channels or experts]`.
  *
  * @param layers Of the design.
  * @param dense Of the model that it was cut from.
  * @param other Of the design beside it, or null; then the picture is narrow and layers that differ are tinted.
+ * @param units What MLPs keep, in words.
  */
-const picture = (layers, dense, other) => {
+const picture = (layers, dense, other, units) => {
   const [denseQuery, denseGroups, denseChannels] = [0, 1, 2].map((at) => Math.max(1, ...dense.map((layer) => layer[at])));
   const pitch = Math.min(16, Math.max(9.5, 340 / layers.length));
   const [tall, top, left] = [pitch - 2.8, 15, 20];
   const [wide, attentionWide, right, mlpWide] = other ? [214, 106, 134, 78] : [440, 176, 262, 146];
   const svg = svgNode("svg", { viewBox: `0 0 ${wide} ${top + pitch * layers.length + 2}`, role: "img" });
   const kept = layers.filter(([query, , channels]) => query || channels).length;
-  svg.setAttribute("aria-label", `${kept} of ${layers.length} layers kept; query heads and MLP channels of each`);
+  svg.setAttribute("aria-label", `${kept} of ${layers.length} layers kept; query heads and ${units} of each`);
   const pattern = svgNode("pattern", { id: "hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" });
   pattern.append(svgNode("line", { x1: 0, y1: 0, x2: 0, y2: 5, class: "hatch" }));
   svg.append(pattern);
@@ -39,7 +40,7 @@ const picture = (layers, dense, other) => {
   layers.forEach(([query, groups, channels], index) => {
     const y = top + index * pitch;
     const row = svgNode("g");
-    row.append(svgNode("title", {}, `Layer ${index}: ${query} query heads in ${groups} ${query > groups * (denseQuery / denseGroups) ? "merged " : ""}KV groups, ${channels} MLP channels`));
+    row.append(svgNode("title", {}, `Layer ${index}: ${query} query heads in ${groups} ${query > groups * (denseQuery / denseGroups) ? "merged " : ""}KV groups, ${channels} ${units}`));
     if (other && !sameShape(layers[index], other[index])) {
       row.append(svgNode("rect", { class: "differs", x: 0, y: y - 1.4, width: wide, height: pitch }));
     }
