@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from space.task import CAUSAL_LM, TASKS, Task
 
 MOST_MERGES = 3
+
+
+# What models were like before there were these is still said as it was: digests and old runs stay.
+_SELDOM = (
+    "head_bias",
+    "qk_norm_bias",
+    "norm_weight",
+    "bare_first",
+    "repeats_groups",
+    "mask_token",
+    "expert_channels",
+    "active_experts",
+)
+
+
+def mlp_units(facts: Mapping[str, Any]) -> str:
+    """What an MLP keeps some of, in words, by the facts of a model as `ModelSpec.to_json` gives them."""
+    return "experts" if facts.get("expert_channels") else "MLP channels"
 
 
 @dataclass(frozen=True)
@@ -123,7 +142,7 @@ class ModelSpec:
     @property
     def mlp_units(self) -> str:
         """What an MLP keeps some of, in words."""
-        return "experts" if self.routed else "MLP channels"
+        return mlp_units(self.to_json())
 
     @property
     def least_mlp_channels(self) -> int:
@@ -175,5 +194,7 @@ class ModelSpec:
         return {field: value for field, value in self.to_json().items() if field != "name"}
 
     def to_json(self) -> dict[str, str | int | bool | None]:
-        """The fields as a JSON-ready mapping."""
-        return asdict(self)
+        """The fields as a JSON-ready mapping, those that few models have where they say something."""
+        defaults = {field.name: field.default for field in fields(self)}
+        values = asdict(self).items()
+        return {name: value for name, value in values if name not in _SELDOM or value != defaults[name]}

@@ -48,10 +48,10 @@ def pytest_collection_finish() -> None:
 
 
 VOCAB = 97
+MLP_UNITS = 48  # channels, or experts
 _SIZES: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 36,
-    "intermediate_size": 48,
     "num_hidden_layers": 4,
     "num_attention_heads": 6,
     "num_key_value_heads": 3,
@@ -118,6 +118,7 @@ _OF_TEXT = ("vocab_size", "max_position_embeddings", "pad_token_id", "bos_token_
 FAMILY_NAMES = tuple(name for name, row in ARCHITECTURES.items() if CAUSAL_LM in row.tasks)
 ENCODERS = tuple(name for name, row in ARCHITECTURES.items() if "embeddings" in row.tasks)
 VISION = tuple(name for name, row in ARCHITECTURES.items() if "image_classification" in row.tasks)
+MIXTURES = tuple(name for name, row in ARCHITECTURES.items() if row.mlp.routed)
 UNLIKE = ("llama", "olmo2", "gemma3_text", "granite", "phi3", "gpt2", "gpt_neox", "cohere", "mixtral")  # a kind each
 
 
@@ -136,15 +137,15 @@ def _settle(config: Any) -> None:
 
 
 def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn.Module, ModelSpec]:
-    """A random model of a family for a task, its first one unless told, all parameters drawn anew, and its spec."""
-    values, sizes = _SIZES | _SPECIAL.get(family, {}) | changes, ARCHITECTURES[family].sizes
+    """A random model of a family for a task, its first one unless told, all parameters drawn anew, and its spec.
+
+    Of the changes of its configuration, `intermediate_size` is the number of an MLP's units, whatever that is called.
+    """
+    sizes, units = ARCHITECTURES[family].sizes, changes.pop("intermediate_size", MLP_UNITS)
+    values = _SIZES | _SPECIAL.get(family, {}) | changes | {sizes.mlp_channels: units}
     groups = values.pop("num_key_value_heads")
     if isinstance(sizes.kv_heads, str):
         values[sizes.kv_heads] = groups
-    if ARCHITECTURES[family].mlp.routed is None:
-        values[sizes.mlp_channels] = values.pop("intermediate_size")
-    else:
-        values.setdefault(sizes.mlp_channels, _SIZES["intermediate_size"])
     if family in VISION:
         values = _IMAGES | {name: value for name, value in values.items() if name not in _OF_TEXT}
     values |= {key: value for key, value, *_ in ARCHITECTURES[family].when}

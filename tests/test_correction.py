@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import each_kind, fitting, random_tokens
+from conftest import MIXTURES, UNLIKE, each_kind, fitting, random_tokens
 
 from space.candidate import Candidate
 from space.errors import UserError
@@ -86,6 +86,7 @@ def test_the_dense_model_is_left_alone(unlike_family: str, make_supernet: MakeSu
     assert all(not weights for weights in correction.weights)
 
 
+@pytest.mark.parametrize("unlike_family", [name for name in UNLIKE if name not in MIXTURES])
 def test_a_dense_block_without_drift_keeps_its_weight(unlike_family: str, make_supernet: MakeSupernet) -> None:
     """An MLP of all channels but one that does nothing: there is a cut, and yet nothing to make up for."""
     supernet = make_supernet(unlike_family)

@@ -48,6 +48,7 @@ def count(parameters: Iterable[nn.Parameter]) -> int:
 def test_counts_equal_those_of_the_stock_model(unlike_family: str, shape: LayerShape, tied: bool) -> None:
     _, spec = tiny_model(unlike_family, tie_word_embeddings=tied)
     shape = fitting(unlike_family, [shape.row]).layers[0]
+    shape = replace(shape, mlp_channels=max(shape.mlp_channels, spec.least_mlp_channels))
     model = shrunk_model(unlike_family, spec, shape, tie_word_embeddings=tied)
     candidate = Candidate((shape,) * spec.layers)
     assert layer_params(spec, shape) == count(layers_of(model)[0].parameters())
@@ -78,7 +79,8 @@ def test_macs_and_kv_bytes_equal_a_counted_decode_step(family: str, tokens: str)
     _, spec = tiny_model(family)
     shape = fitting(family, [(4, 2, 20)]).layers[0]
     model = shrunk_model(family, spec, shape)
-    model.config._attn_implementation = "eager"  # its scores and sums of values are matrix products that are counted
+    # scores, sums of values and experts are matrix products then that are counted
+    model.config._attn_implementation = model.config._experts_implementation = "eager"
     text = random_tokens(1, context)
     cache = DynamicCache()
     with torch.inference_mode():

@@ -17,7 +17,7 @@ from evaluators.latency.table_error import UNCHECKED, TableError
 from evaluators.latency.workload import Workload
 from space.candidate import Candidate, Option, widths
 from space.errors import UserError
-from space.spec import ModelSpec
+from space.spec import ModelSpec, mlp_units
 from space.task import CAUSAL_LM, TASKS
 
 LATENCY_FILE = "latency.json"  # of a run
@@ -26,7 +26,7 @@ NOISY = 0.1  # spread of the rounds above which a table is not to be believed
 # What lines say of the blocks of a kind: many of one option, and what tells the options apart.
 _WORDS = {
     "attention": ("attention blocks of {} heads in {} groups", "heads/groups"),
-    "mlp": ("MLP blocks of {} channels", "channels"),
+    "mlp": ("MLP blocks of {} {units}", "{units}"),
 }
 UNCAPTURED = "uncaptured"  # in a device's description: why steps on it are no CUDA graphs
 _PRIOR = 0.05 / 0.15  # of the fit: standard deviation of a timing's relative error, over that of a factor about 1
@@ -197,7 +197,10 @@ class LatencyTable:
             parts = table.parts(dense)
             whole, layers, shape = sum(parts.values()), len(dense.layers), dense.layers[0]
             lines.append(f"{name}: {whole:.2f} ms, sum of blocks (end to end {table.dense_ms:.2f} ms)")
-            words = {kind: f"{layers} {_WORDS[kind][0].format(*shape.option(kind))}" for kind in table.block_ms}
+            units = mlp_units(self.model).rpartition(" ")[2]
+            words = {
+                kind: f"{layers} {_WORDS[kind][0].format(*shape.option(kind), units=units)}" for kind in table.block_ms
+            }
             for part, ms in parts.items():
                 without, said = whole / max(whole - ms, 1e-9), words.get(part, "embedding, last norm and LM head")
                 lines.append(f"  {said:<48} {ms:8.2f} ms {ms / whole:5.0%}   {without:.2f} x as fast without")
@@ -205,7 +208,7 @@ class LatencyTable:
                 largest = options[max(option for option in options if option == widths(kind, option))] or 1
                 rows = sorted(options.items(), reverse=True)
                 shares = ", ".join(f"{label(kind, option)} {ms / largest:.0%}" for option, ms in rows)
-                lines.append(f"  time of these blocks by {_WORDS[kind][1]}: {shares}")
+                lines.append(f"  time of these blocks by {_WORDS[kind][1].format(units=units)}: {shares}")
         return lines
 
     def require_device(self, here: Mapping[str, Any], path: Path) -> None:

@@ -12,8 +12,9 @@
 - `grams`: Gram matrices of what output projections read; `lost`: what blocks lose. Both from what refits need.
 - `placement`: where the weights of a model are that is larger than its device, and how its layers pass there.
 
-How it is prepared: `calibration` (Gram matrices), `importance` (the order of units), `units` (permuting and cutting
-them), `compensation` (the refit of output projections), `merging` (of KV groups), all of one layer in `prepared_layer`.
+How it is prepared: `calibration` (Gram matrices), `importance` (the order of units), `experts` (that of a mixture's),
+`units` (permuting and cutting them), `compensation` (the refit of output projections), `merging` (of KV groups), all of
+one layer in `prepared_layer`.
 What follows for one candidate: `corrective_refit`, which fits a `correction` block by block, in a `corrective_step`
 each.
 `products` makes float32 matrix products fast.

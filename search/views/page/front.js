@@ -172,6 +172,7 @@ const show = (data) => {
   const others = model.series.filter((series) => !series.run && ["dominated", "uniform"].includes(series.role))
     .reduce((sum, series) => sum + series.points.length, 0);
   $("title").textContent = data.title;
+  $("units").textContent = data.units;
   $("subtitle").textContent = `${model.front.length} points on the front, ${others} other candidates · ${data.runs[0].run_dir}`;
   $("advice").replaceChildren(data.advice, ...data.trade.map(([key, words]) => {
     const button = make("button", { type: "button", textContent: words });

@@ -1,4 +1,4 @@
-/* The layer-by-layer picture: query heads in their KV groups, MLP channels, types of matrices, and holes. */
+/* The layer-by-layer picture: query heads in their KV groups, MLP channels or experts, types of matrices, and holes. */
 
 const svgNode = (name, attributes = {}, text = "") => {
   const node = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -12,14 +12,14 @@ const sameShape = (one, other) => one !== undefined && other !== undefined
   && [...(one.length > other.length ? one : other).keys()].every((place) => (one[place] ?? 0) === (other[place] ?? 0));
 
 /**
- * A picture of a design's layers, each `[query heads, KV groups, MLP channels, type of attention, type of MLP]`.
+ * A picture of a design's layers, each `[query heads, KV groups, MLP channels or experts, type of attention, type of MLP]`.
  *
  * @param layers Of the design.
  * @param dense Of the model that it was cut from.
- * @param types Names of types of matrices by their numbers; the first one is as all are that say none.
+ * @param named What MLPs keep, in words, and the names of types of matrices by their numbers.
  * @param other Of the design beside it, or null; then the picture is narrow and layers that differ are tinted.
  */
-const picture = (layers, dense, types, other) => {
+const picture = (layers, dense, { units, types }, other) => {
   const [denseQuery, denseGroups, denseChannels] = [0, 1, 2].map((at) => Math.max(1, ...dense.map((layer) => layer[at])));
   const pitch = Math.min(16, Math.max(9.5, 340 / layers.length));
   const [tall, top, left] = [pitch - 2.8, 15, 20];
@@ -28,7 +28,7 @@ const picture = (layers, dense, types, other) => {
   const typeOf = (kept, number) => (typed && kept ? ` ${types[number ?? 0]}` : "");
   const svg = svgNode("svg", { viewBox: `0 0 ${wide} ${top + pitch * layers.length + 2}`, role: "img" });
   const kept = layers.filter(([query, , channels]) => query || channels).length;
-  svg.setAttribute("aria-label", `${kept} of ${layers.length} layers kept; query heads and MLP channels of each`);
+  svg.setAttribute("aria-label", `${kept} of ${layers.length} layers kept; query heads and ${units} of each`);
   const pattern = svgNode("pattern", { id: "hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" });
   pattern.append(svgNode("line", { x1: 0, y1: 0, x2: 0, y2: 5, class: "hatch" }));
   svg.append(pattern);
@@ -44,7 +44,7 @@ const picture = (layers, dense, types, other) => {
   layers.forEach(([query, groups, channels, attentionType, mlpType], index) => {
     const y = top + index * pitch;
     const row = svgNode("g");
-    row.append(svgNode("title", {}, `Layer ${index}: ${query} query heads in ${groups} ${query > groups * (denseQuery / denseGroups) ? "merged " : ""}KV groups${typeOf(query, attentionType)}, ${channels} MLP channels${typeOf(channels, mlpType)}`));
+    row.append(svgNode("title", {}, `Layer ${index}: ${query} query heads in ${groups} ${query > groups * (denseQuery / denseGroups) ? "merged " : ""}KV groups${typeOf(query, attentionType)}, ${channels} ${units}${typeOf(channels, mlpType)}`));
     if (other && !sameShape(layers[index], other[index])) {
       row.append(svgNode("rect", { class: "differs", x: 0, y: y - 1.4, width: wide, height: pitch }));
     }

@@ -25,6 +25,7 @@ from search.run.finished import FinishedRun
 from search.run.front import CANDIDATE, dense_row, is_dense
 from search.views.page.columns import Column, page_columns
 from search.views.page.over_dense import RISE, axes, over_dense, speed_ups
+from space.spec import mlp_units
 from space.types import GGUF_TYPES
 
 SCRIPTS = (
@@ -50,13 +51,14 @@ def front_figure_data(run: FinishedRun, compared: Sequence[FinishedRun] = ()) ->
         compared: Other runs, whose fronts are laid over.
 
     Returns:
-        `title`; `columns`, see `Column`; `axes`, see `Axes`, those to open with first; `shapes`, from a letter to the
-        `[query_heads, kv_heads, mlp_channels]` that it stands for; `runs`, this one first, each with name, directory,
-        export command, what makes its numbers unlike this one's, and `samples`, prompts and what follows them by key;
-        `types`, names of types of matrices by their numbers in these; `series`, sets of points of one run and one role
-        (`dense`, `front`, `uniform`, `dominated`), each with keys, the values of every column in its unit, and layers
-        as words of such letters; `marks`, from the names of landmarks to keys; `advice`, what is recommended, in a
-        sentence, and `trade`, keys and words where nothing is; `selected`, the key to open with.
+        `title`; `units`, what MLPs keep, in words; `types`, names of types of matrices by their numbers in shapes;
+        `columns`, see `Column`; `axes`, see `Axes`, those to open with first; `shapes`, from a letter to the
+        `[query_heads, kv_heads, mlp_channels, attention_type, mlp_type]` that it stands for, without zeros at the end;
+        `runs`, this one first, each with name, directory, export command, what makes its numbers unlike this one's, and
+        `samples`, prompts and what follows them by key; `series`, sets of points of one run and one role (`dense`,
+        `front`, `uniform`, `dominated`), each with keys, the values of every column in its unit, and layers as words of
+        such letters; `marks`, from the names of landmarks to keys; `advice`, what is recommended, in a sentence, and
+        `trade`, keys and words where nothing is; `selected`, the key to open with.
     """
     front, evaluated, objectives = run.front, run.points, run.objectives
     dense = str(dense_row(front)["key"])
@@ -82,6 +84,7 @@ def front_figure_data(run: FinishedRun, compared: Sequence[FinishedRun] = ()) ->
     names = _short_names([str(one.run_dir) for one in (run, *compared)])
     return {
         "title": run.summary["model"]["name"],
+        "units": mlp_units(run.summary["model"]),
         "columns": [asdict(column) for column in columns],
         "axes": [asdict(one) for one in axes([column.name for column in columns if column.name in front], objectives)],
         "shapes": {letter: list(shape) for shape, letter in letters.items()},

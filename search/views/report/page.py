@@ -30,6 +30,7 @@ from search.views.front_rows import OF_DENSE, RISE, SPEED_UP, column_of, front_r
 from search.views.report.trust import trust
 from search.views.text import duration, number, written
 from space.markdown import code, escaped, table
+from space.spec import mlp_units
 
 SHOWN = (
     *(SPEED_UP, "latency_e2e_ms", "params", REMOVED, VOCABULARY_REMOVED, f"kv_bytes{OF_DENSE}"),
@@ -144,7 +145,7 @@ def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives:
     windows = budget.get("search_windows") or data["search_windows"]
     measured = Measured.of(summary)
     timed = measured.end_to_end if measured.elsewhere else None
-    step = f"steps of {summary['mlp_step']} MLP channels; " if summary.get("mlp_step") else ""
+    step = f"steps of {summary['mlp_step']} {mlp_units(model)}; " if summary.get("mlp_step") else ""
 
     def size(name: str) -> str:
         return written(metric_named(name), summary["dense"][name])
@@ -152,7 +153,7 @@ def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives:
     rows = {
         "model": f"{escaped(model['name'])}, digest `{escaped(model['digest'])}`, {escaped(model['family'])}",
         "its shape": f"{model['layers']} layers, hidden size {model['hidden']}, {model['query_heads']} query heads in "
-        f"{model['kv_heads']} KV groups, {model['mlp_channels']} MLP channels",
+        f"{model['kv_heads']} KV groups, {model['mlp_channels']} {mlp_units(model)}",
         "parameters": f"{size('params')}, of them {size('decoder_params')} in decoder layers",
         "space": f"{', '.join(f'`{name}`' for name in switches)}; {step}"
         f"{space['min_decoder_params']:.0%} to {space['max_decoder_params']:.0%} of the decoder parameters; "

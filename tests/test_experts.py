@@ -1,0 +1,176 @@
+"""Mixtures of experts: how experts are ordered, what is left of them routes as it should, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import MIXTURES, random_tokens, tiny_model
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional as F
+
+from evaluators.applicable import require_of_model
+from evaluators.cost import cost_measure
+from space.candidate import Candidate
+from space.errors import UserError
+from space.formats.checkpoint import Subnet
+from space.formats.hf.export import export_checkpoint
+from space.formats.traced.export import check_traced
+from space.models.facts import checked_spec
+from space.models.stack import layers_of
+from space.options import mlp_options
+from space.space import SearchSpace
+from space.supernet.calibration import gather
+from space.supernet.experts import ExpertSums, expert_order
+from space.supernet.placement import Placement
+from space.supernet.supernet import Supernet
+
+MakeSupernet = Callable[..., Supernet]
+DENSE = (6, 3, 48)
+CUT = [(6, 3, 9), DENSE, (6, 3, 5), (4, 2, 20)]
+
+
+def routed(config: Any, router: Any, states: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What a router gives where only the first experts are there to be chosen, from the definition."""
+    logits = F.linear(states.reshape(-1, states.shape[-1]), router.weight)
+    logits[:, kept:] = -torch.inf
+    weights, chosen = logits.softmax(-1).topk(config.num_experts_per_tok)
+    if getattr(config, "norm_topk_prob", True):  # Mixtral always does
+        weights = weights / weights.sum(-1, keepdim=True)
+    return logits, weights, chosen
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", MIXTURES)
+def test_scores_are_those_of_each_experts_outputs_by_hand(family: str) -> None:
+    model, _ = tiny_model(family)
+    tokens, inputs = random_tokens(5, 16), list[Tensor]()
+    for layer in layers_of(model):
+        layer.mlp.register_forward_pre_hook(lambda module, given: inputs.append(given[0].flatten(0, 1)))
+    model(tokens)
+    place = Placement(torch.device("cpu"))
+    for found in gather(model, tokens, forward_dtype=torch.float32, place=place, batch_size=2):
+        mlp, states = layers_of(model)[found.index].mlp, inputs[found.index]
+        _, weights, chosen = routed(model.config, mlp.gate, states, 48)
+        added = [list[Tensor]() for _ in range(48)]
+        for state, numbers, shares in zip(states, chosen, weights, strict=True):
+            for number, share in zip(numbers.tolist(), shares, strict=True):
+                gate, up = (mlp.experts.gate_up_proj[number] @ state).chunk(2)
+                added[number].append((share * (mlp.experts.down_proj[number] @ (F.silu(gate) * up))).norm())
+        reap = torch.tensor([sum(norms) / max(len(norms), 1) for norms in added])
+        energy = torch.tensor([sum(norm**2 for norm in norms) for norms in added])
+        assert found.experts is not None
+        assert found.experts.tokens.tolist() == [len(norms) for norms in added]
+        torch.testing.assert_close(
+            found.experts.norms / found.experts.tokens.clamp_min(1), reap.double(), atol=1e-5, rtol=1e-5
+        )
+        torch.testing.assert_close(found.experts.energy, energy.double(), atol=1e-5, rtol=1e-5)
+
+
+def test_an_expert_of_few_strong_outputs_is_kept_by_reap_and_not_by_energy() -> None:
+    sums = ExpertSums(
+        *(torch.tensor(values, dtype=torch.float64) for values in ([2, 0, 90], [20, 0, 90], [200, 0, 300]))
+    )
+    assert expert_order(sums, "reap").tolist() == [0, 2, 1]
+    assert expert_order(sums, "energy").tolist() == [2, 0, 1]
+    assert sums.reordered(torch.tensor([2, 0, 1])).lost.tolist() == [1.0, 0.4, 0.0, 0.0]
+    with pytest.raises(UserError, match=r"supernet\.experts: expected one of reap, energy, got 'luck'"):
+        expert_order(sums, "luck")
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", MIXTURES)
+def test_tokens_of_dropped_experts_go_to_the_next_best_of_those_that_are_left(
+    family: str, make_supernet: MakeSupernet
+) -> None:
+    supernet, tokens = make_supernet(family), random_tokens(3, 20)
+    rows = [(6, 3, count) for count in (9, 48, 5, 20)]
+    model, config = supernet.model, supernet.model.config
+    for (_, _, kept), layer in zip(rows, layers_of(model), strict=True):
+        layer.mlp.gate.register_forward_hook(
+            lambda module, given, output, kept=kept: routed(config, module, given[0], kept)
+        )
+    view = supernet.view(Candidate.from_rows(rows))
+    expected = model(tokens, use_cache=False).logits
+    torch.testing.assert_close(view(tokens, use_cache=False).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_narrower_mixtures_are_views_of_all_experts(make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet("mixtral")
+    held = {tensor.untyped_storage().data_ptr() for tensor in supernet.model.parameters()}
+    view = supernet.view(Candidate.from_rows(CUT))
+    outside = {name for name, tensor in view.named_parameters() if tensor.untyped_storage().data_ptr() not in held}
+    assert outside == {"model.layers.3.self_attn.o_proj.weight"}
+    with pytest.raises(ValueError, match="layer 1: expected at least 2 experts, as each token goes through so many"):
+        supernet.view(Candidate.from_rows([DENSE, (6, 3, 1), DENSE, DENSE]))
+
+
+def test_options_are_numbers_of_experts_and_never_fewer_than_a_token_wants() -> None:
+    def options(experts: int, active: int, step: int) -> list[int]:
+        _, spec = tiny_model("mixtral", intermediate_size=experts, num_experts_per_tok=active)
+        return [count for (count,) in mlp_options(spec, step=step, remove=True)]
+
+    assert options(8, 2, 1) == [0, 2, 3, 4, 5, 6, 7, 8]
+    assert options(64, 8, 16) == [0, 8, 16, 32, 48, 64]
+    _, spec = tiny_model("mixtral", intermediate_size=128)
+    space = SearchSpace(spec)
+    assert space.mlp_step == 16
+    assert [count for (count,) in space.block_options["mlp"]] == [2, *range(16, 129, 16)]
+
+
+def test_only_the_experts_that_a_token_goes_through_cost_products() -> None:
+    _, spec = tiny_model("mixtral")
+    dense, cut = Candidate.dense(spec), Candidate.from_rows([(6, 3, 20)] * 4)
+    whole, fewer = (cost_measure(spec, context=8).values(each) for each in (dense, cut))
+    assert whole["macs_per_token"] - fewer["macs_per_token"] == 4 * 28 * spec.hidden  # rows of the router
+    assert whole["params"] - fewer["params"] == 4 * 28 * (spec.hidden + 3 * spec.hidden * spec.expert_channels)
+    assert whole["weights_bytes"] - fewer["weights_bytes"] == 2 * (whole["params"] - fewer["params"])
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [("mixtral", "block_sparse_moe.experts.15.w1"), ("olmoe", "mlp.experts.15.up_proj")],
+)
+def test_equal_layers_have_each_expert_by_itself_as_other_programs_read_it(
+    family: str, name: str, make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from helpers_formats import answer_here
+
+    monkeypatch.setattr("space.formats.verify.answer_of", answer_here)
+    supernet, candidate = make_supernet(family), Candidate.from_rows([(6, 3, 16)] * 4)
+    subnet = Subnet(supernet.model.config, None, supernet.spec, candidate)
+    done = export_checkpoint(supernet.view(candidate), subnet, tmp_path / "pruned", card={})
+    with safe_open(done.directory / "model.safetensors", framework="pt") as stored:
+        assert stored.get_slice(f"model.layers.3.{name}.weight").get_shape() == [8, supernet.spec.hidden]
+        assert not [key for key in stored.keys() if "gate_up_proj" in key or ".16." in key]  # noqa: SIM118
+    assert not done.trust_remote_code
+
+
+def test_what_does_not_go_with_experts_is_refused_by_name() -> None:
+    model, spec = tiny_model("mixtral")
+    settings: Any = SimpleNamespace(latency=SimpleNamespace(engine="vllm"), space=SearchSpace)
+    for refused, message in (
+        (lambda: SearchSpace(spec, types=["q8_0"]), r"space.types: expected \[\] for a mixture of experts"),
+        (lambda: SearchSpace(spec, deploy="vllm"), "space.deploy=vllm: expected no mixture.*deploy=uniform"),
+        (lambda: require_of_model(settings, spec), "latency.engine: expected torch for a mixture of experts"),
+        (
+            lambda: check_traced("onnx", Subnet(model.config, None, spec, Candidate.dense(spec))),
+            "Expected no mixture of experts for format=onnx",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            refused()
+
+
+def test_layers_without_experts_among_others_are_refused() -> None:
+    with pytest.raises(AttributeError, match="gate"):
+        tiny_model("qwen3_moe", mlp_only_layers=[2])
+    model, _ = tiny_model("mixtral")
+    layers_of(model)[2].mlp.experts.down_proj = torch.nn.Parameter(torch.ones(7, 40, 8))
+    with pytest.raises(UserError, match=r"in layer 2 experts\.down_proj is of 7 experts, not of 48"):
+        checked_spec(model, "tiny", "0", "mixtral")
