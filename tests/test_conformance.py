@@ -21,7 +21,7 @@ from space.models.architectures import ARCHITECTURES
 from space.models.layout import Architecture
 from space.models.loading import load_model
 from space.models.stack import layers_of, loader_of, stack_of, whole
-from space.size import decoder_params, layer_params, total_params
+from space.size import bare_params, decoder_params, layer_params, total_params
 from space.supernet.calibration import gather
 from space.supernet.placement import Placement
 from space.supernet.shared import SharedWeights
@@ -102,8 +102,9 @@ def test_views_have_the_parameters_that_are_counted(case: Case) -> None:
         view = case.supernet.view(candidate)
         kept = [shape for shape in candidate.layers if not shape.gone]
         counted = [sum(p.numel() for p in layer.parameters()) for layer in layers_of(view)]
-        assert counted == [layer_params(spec, shape) for shape in kept], candidate
         assert sum(counted) == decoder_params(spec, candidate)
+        counted[0] += bare_params(spec, attention=candidate.layers[0].keeps("attention"))
+        assert counted == [layer_params(spec, shape) for shape in kept], candidate
         assert sum(p.numel() for p in view.parameters()) == total_params(spec, candidate), candidate
         output = case.output(view, inputs)
         assert output.isfinite().all()
