@@ -25,7 +25,8 @@ from space.errors import UserError
 from space.formats.checkpoint import checkpoint_parts, write_checkpoint
 from space.models.embedded import quiet_transformers
 from space.models.loading import LoadedModel, load_model
-from space.models.pruned import MODELING_FILE, checkpoint_config, modeling_text
+from space.models.modeling import MODELING_FILE, modeling_text
+from space.models.pruned import checkpoint_config
 from space.supernet.supernet import Supernet
 
 UNEVEN = Candidate((LayerShape(4, 2, 40), LayerShape(0, 0, 32), LayerShape(3, 3, 0), LayerShape(6, 3, 24)))

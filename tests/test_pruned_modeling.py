@@ -20,7 +20,8 @@ from space.formats.hf.reload_check import CACHES, cache_differences
 from space.models.architectures import ARCHITECTURES, model_type_of
 from space.models.embedded import quiet_transformers
 from space.models.layout import SizeNames
-from space.models.pruned import PrunedConfigs, block_modules, modeling_of, modeling_text
+from space.models.modeling import modeling_of, modeling_text
+from space.models.pruned import PrunedConfigs, block_modules
 from space.models.stack import stack_of
 
 WINDOW = 6

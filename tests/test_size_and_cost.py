@@ -14,7 +14,8 @@ from evaluators.cost import cost_measure
 from space.candidate import KINDS, Candidate, LayerShape
 from space.errors import UserError
 from space.models.architectures import ARCHITECTURES
-from space.models.pruned import PrunedConfigs, modeling_of
+from space.models.modeling import modeling_of
+from space.models.pruned import PrunedConfigs
 from space.models.stack import layers_of
 from space.size import block_params, decoder_params, layer_params, total_params
 from space.spec import ModelSpec

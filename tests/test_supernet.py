@@ -13,7 +13,8 @@ from conftest import UNLIKE, each_kind, fitting, random_tokens, tiny_model
 
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
-from space.models.pruned import PrunedConfigs, modeling_of
+from space.models.modeling import modeling_of
+from space.models.pruned import PrunedConfigs
 from space.models.stack import layers_of
 from space.size import total_params
 from space.supernet.recipe import RULES

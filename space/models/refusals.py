@@ -11,15 +11,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
-)
 
 from space.errors import UserError
 from space.models.architectures import ARCHITECTURES, rows_of
 from space.models.embedded import quiet_transformers
 from space.models.hub import WEIGHT_FILES
+from space.models.kinds import check_classes, check_kind
 from space.models.stack import family_of, loader_of, row_of
 from space.models.weights import Header, headers_of, lossless_dtype
 from space.spec import ModelSpec
@@ -32,28 +29,8 @@ UNREADABLE = (
 )
 
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-_PRUNED = (
-    "layers of unequal shape (an already pruned model); search the dense model that it was made from, which the "
-    "README.md of an export names. Of exports, those of equal layers (format=hf_uniform) can be searched again; with "
-    "run_dir=... pick=... score_subnet.py scores any, and export_subnet.py writes it in another format"
-)
-# Keys of config.json that, when set, stand for something that the search does not do.
-_REFUSED_CONFIG = {
-    "quantization_config": "quantised weights; use the checkpoint that it was made from",
-    "per_layer_config": _PRUNED,
-    "block_configs": _PRUNED,
-    "scale_attn_by_inverse_layer_idx": "attention scaled by the number of a layer, which changes when layers go",
-    "add_cross_attention": "attention to an encoder, which is not supported",
-}
-# Families whose decoder reads an encoder: t5, bart, whisper and the like.
-_ENCODER_DECODERS = {*MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES}
-# The same, but of the families that have that.
-_REFUSED_EXPERTS = dict.fromkeys(
-    ("num_experts", "num_local_experts"), "a mixture of experts, which is supported of other families"
-)
 # Rotary embeddings that reach beyond `max_position_embeddings`; the others have it counted in there.
 _STRETCHED = ("linear", "dynamic", "yarn")
-_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # of `layer_types`
 _INDICES = "position_ids"  # 0, 1, 2, …, which older versions of transformers stored beside weights
 _ROWS = 4096  # of two matrices that are compared at once
 
@@ -101,18 +78,7 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
     if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
         raise UserError(f"Expected {file} to be a JSON object with a model_type, as transformers writes it.")
     kind = values["model_type"]
-    if kind in _ENCODER_DECODERS or values.get("is_encoder_decoder"):
-        raise UserError(
-            f"Expected a model that is one stack of layers, but {file} is of the family {kind}, an encoder and a "
-            "decoder that reads it, which is not supported. Use a model that is one of the two: README names the "
-            "families."
-        )
-    row = ARCHITECTURES.get(kind)
-    mixture = row is not None and row.mlp.routed is not None
-    for key, meaning in (_REFUSED_CONFIG | ({} if mixture else _REFUSED_EXPERTS)).items():
-        if values.get(key):
-            raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
-    _check_parts(values, file)
+    check_kind(values, file)
     family, *_ = rows_of(kind).values()
     if task is not None and task not in family.tasks:
         titles, said = [TASKS[each].title for each in family.tasks], values.get("architectures") or ()
@@ -135,7 +101,7 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
         raise unloadable(directory, error) from error
     row_of(config)  # which may not be as any row of the family
     if task is not None and TASKS[task].classifies:
-        _check_classes(config, directory)
+        check_classes(config, directory)
     limit = positions(config)
     beyond = [setting for setting, tokens in lengths.items() if limit is not None and tokens > limit]
     if beyond:
@@ -145,34 +111,6 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
             "with more positions."
         )
     return config
-
-
-def _check_parts(values: Mapping[str, Any], file: Path) -> None:
-    """Refuses a model whose language part is one of several, and one whose layers do not all have attention."""
-    part = values.get("text_config")
-    if isinstance(part, dict) and values["model_type"] not in ARCHITECTURES:
-        kind = part.get("model_type")
-        known = "is of a family that is pruned here" if kind in ARCHITECTURES else "has no row here either"
-        raise UserError(
-            f"Expected a language model, but {file} is of a {values['model_type']}, of which that is a part, a {kind}, "
-            f"which {known}. Save the language part by itself, see docs/families.md, and set model.path to that."
-        )
-    others = sorted({*map(str, values.get("layer_types") or ())} - _ATTENTION)
-    if others:
-        raise UserError(
-            f"Expected a model whose layers are all of attention and an MLP, but {file} has layers of "
-            f"{', '.join(others)} (layer_types), which are not supported. Use another model."
-        )
-
-
-def _check_classes(config: Any, directory: Path) -> None:
-    """Refuses a classifier of something else than one of several classes."""
-    kind, count = getattr(config, "problem_type", None), config.num_labels
-    if count < 2 or kind in ("regression", "multi_label_classification"):
-        raise UserError(
-            f"Expected a classifier in {directory} that chooses one of at least two classes, whose probabilities are "
-            f"compared, but its config.json has num_labels={count} and problem_type={kind}. Use another model."
-        )
 
 
 def require_lengths(spec: ModelSpec, lengths: Mapping[str, int]) -> None:

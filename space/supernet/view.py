@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from space.candidate import EMBEDDING, HEAD, KINDS, Candidate, LayerShape, Option
 from space.models.architectures import architecture_of
 from space.models.layout import BlockLayout
-from space.models.pruned import PrunedConfigs, modeling_of, start_midway
+from space.models.modeling import modeling_of
+from space.models.pruned import PrunedConfigs, start_midway
 from space.models.stack import holders, layers_of, norm_of, outside, put_stack, stack_of
 from space.spec import ModelSpec
 from space.supernet.block_memory import BlockMemory

@@ -31,7 +31,8 @@ from space.formats.reveal import revealed_when_complete
 from space.formats.verify import Verification, verify_checkpoint
 from space.formats.vllm.check import VLLMCheck, check_in_vllm, implementation_of, serve_command
 from space.models.architectures import architecture_of
-from space.models.pruned import MODELING_FILE, checkpoint_config, modeling_text
+from space.models.modeling import MODELING_FILE, modeling_text
+from space.models.pruned import checkpoint_config
 from space.models.stack import loader_of
 from space.spec import ModelSpec
 
