@@ -477,12 +477,12 @@ def test_hub_model_of_a_wrong_family_is_refused_before_its_weights_are_downloade
 
     def download(_, *, revision, allow_patterns, ignore_patterns):
         asked.append(allow_patterns)
-        (tmp_path / "config.json").write_text('{"model_type": "mixtral"}')
+        (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
         return str(tmp_path)
 
     monkeypatch.setattr(hub.HfApi, "model_info", lambda *_, **__: type("Info", (), {"sha": "c0ffee"}))
     monkeypatch.setattr(hub, "snapshot_download", download)
-    with pytest.raises(UserError, match="mixtral"):
+    with pytest.raises(UserError, match="mamba"):
         load_model("someone/some-model")
     assert asked == [list(hub.SMALL_FILES)]
 
