@@ -171,7 +171,9 @@ def answer(request: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[st
             for name, place, stock in (
                 (Path(place).name, Path(place), stock) for place, stock in request["exports"].items()
             )
+            if hasattr(transformers, stock)
         },
+        "lacks": [Path(place).name for place, stock in request["exports"].items() if not hasattr(transformers, stock)],
         "deci": {
             Path(place).name: deci_answer(Path(place), tensors, deci, request["text"]) for place in request["deci"]
         },

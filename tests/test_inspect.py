@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import save_dense
 from helpers_embedder import save_embedder
-from test_loading import config_of, save
+from test_loading import SIZES, save
+from transformers import StableLmConfig
 
 from space.models.inspect import main
 
@@ -20,10 +22,10 @@ def printed(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
 
 
 def test_a_checkpoint_is_told_in_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    neox = printed(save(config_of("gpt_neox"), tmp_path / "neox"), capsys)
+    neox = printed(save_dense("gpt_neox", tmp_path / "neox"), capsys)
     assert neox["family"] == "gpt_neox: GPTNeoXForCausalLM of transformers.models.gpt_neox"
-    assert neox["positions"] == "rotary, default (of 25% of a head), for 128 tokens at most"
-    assert neox["every layer"] == "4 query heads in 4 groups, each 8 wide; 48 MLP channels"
+    assert neox["positions"] == "rotary, default (of 34% of a head), for 256 tokens at most"
+    assert neox["every layer"] == "6 query heads in 6 groups, each 6 wide; 48 MLP channels"
     assert neox["attention"] == (
         "attention: query_key_value (query, key, value by group) to dense; norms: input_layernorm before"
     )
@@ -32,20 +34,23 @@ def test_a_checkpoint_is_told_in_lines(tmp_path: Path, capsys: pytest.CaptureFix
     assert neox["format=hf"] == "layers of any size"
     assert neox["format=hf_uniform"] == "designs of equal layers"
     assert neox["format=gguf"].startswith("no: Expected")
-    llama = printed(save(config_of("llama"), tmp_path / "llama"), capsys)
+    llama = printed(save_dense("llama", tmp_path / "llama"), capsys)
     assert llama["to be pruned"].startswith("KV groups (dropped, or merged to 1), query heads inside groups, ")
-    olmo = printed(save(config_of("olmo3"), tmp_path / "olmo"), capsys)
+    olmo = printed(save_dense("olmo3", tmp_path / "olmo"), capsys)
     assert "q_norm of all heads" in olmo["attention"]
-    capped = printed(save(config_of("gemma2"), tmp_path / "gemma2"), capsys)
-    assert capped["LM head"] == "the embedding matrix, soft-capped at 30"
+    capped = printed(save_dense("gemma2", tmp_path / "gemma2"), capsys)
+    assert capped["LM head"] == "the embedding matrix, soft-capped at 4"
     assert capped["layer 0"] == "sliding attention"
+    falcon = printed(save_dense("falcon:two_norms", tmp_path / "falcon"), capsys)
+    assert falcon["family"] == "falcon:two_norms: FalconForCausalLM of transformers.models.falcon"
+    assert falcon["format=hf_uniform"] == "designs of equal layers"
     bert = printed(save_embedder(tmp_path / "bert"), capsys)
     assert bert["mlp"].startswith("intermediate and output: intermediate.dense (up) to output.dense; ")
     assert bert["format=onnx"] == "no: format: expected hf or hf_uniform for a sentence embedder, got onnx."
 
 
 def test_what_is_not_understood_is_what_loading_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = save(config_of("llama"), tmp_path / "llama")
+    path = save_dense("llama", tmp_path / "llama")
     file = path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "bloom"}))
     assert main([str(path)]) == 1
@@ -53,11 +58,9 @@ def test_what_is_not_understood_is_what_loading_refuses(tmp_path: Path, capsys: 
 
 
 def test_parameters_that_no_row_has_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = config_of("stablelm")
-    config.qk_layernorm = True  # a norm for each head
+    config = StableLmConfig(**SIZES, qk_layernorm=True)  # a norm for each head
     assert main([str(save(config, tmp_path / "normed"))]) == 1
     assert "such as self_attn.k_layernorm.norms.0.weight" in capsys.readouterr().err
-    config = config_of("stablelm")
-    config.use_parallel_residual = True  # without the second norm
+    config = StableLmConfig(**SIZES, use_parallel_residual=True)  # without the second norm
     assert main([str(save(config, tmp_path / "parallel"))]) == 1
     assert "post_attention_layernorm" in capsys.readouterr().err

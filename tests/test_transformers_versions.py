@@ -222,7 +222,8 @@ def test_exports_are_the_same_in_every_version(version: str, exports: Exports, m
     given = answer_of(script, exports.request(version), exports.tensors, failure=f"transformers {version} failed")
     assert given["version"] == version
     assert max(given["rotary"].values()) < TOLERANCE, given["rotary"]
-    assert sorted(given["exports"]) == exports.names(version)
+    # families that are younger than a version have no exports there
+    assert sorted([*given["exports"], *given["lacks"]]) == exports.names(version)
     for name, one in given["exports"].items():
         code = ["modeling_pruned.py"] if one["class"] == "PrunedForCausalLM" else []
         assert (one["class"], one["wrong"]) == (exports.classes[name], {}), name

@@ -1,6 +1,6 @@
 """Dense models, and the classes of their subnets.
 
-- `architectures`: where families keep their parts, as rows of data; `earlier`: rows of earlier models.
+- `architectures`: where families keep their parts, as rows of data; `earlier`: those of decoders unlike Llama.
 - `layout`: what such a row is made of; `names`: what modules are called that mean the same in every family.
 - `stack`: where a model keeps its layers, by its row.
 - `loading`: a hub id, a directory or the default to a model, its tokenizer and its facts.
