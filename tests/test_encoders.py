@@ -19,7 +19,9 @@ from evaluators.prefix import PrefixForward
 from space.candidate import Candidate
 from space.formats.checkpoint import Subnet
 from space.formats.hf.export import export_checkpoint
+from space.formats.requirements import CHECKED, checked_in
 from space.models.architectures import architecture_of
+from space.models.pruned import modeling_text
 from space.models.refusals import positions
 from space.models.stack import layers_of
 from space.size import decoder_params, total_params
@@ -178,6 +180,13 @@ def test_the_norm_behind_a_block_stays_where_the_block_is_gone(family: str, make
         output.weight.zero_()
         output.bias.zero_()
         torch.testing.assert_close(states_of(view, tokens), states_of(zeroed, tokens), atol=1e-6, rtol=1e-5)
+
+
+def test_exports_name_the_versions_that_run_them() -> None:
+    said = {family: checked_in(tiny_model(family)[1]) for family in ("bert", "distilbert", "modernbert")}
+    assert said["bert"] == CHECKED
+    assert said["distilbert"] == said["modernbert"] == "transformers 5.19.0 and 5.24.0"
+    assert "LEAST = (5, 19)" in modeling_text("distilbert")
 
 
 @pytest.mark.parametrize("family", [family for family in ENCODERS if architecture_of(family).stack.positions])

@@ -228,7 +228,7 @@ def row_documents(row: Mapping[str, Any], field: str, where: str, render: Render
             f"{', '.join(sorted(map(str, row))) or '(none)'}. Name the field that holds the text with data.field."
         )
     value = unpacked(row[field])
-    value = " ".join(value) if is_words(value) else value
+    value = " ".join(value) if field not in chats.FIELDS and is_words(value) else value
     is_broken = field in chats.FIELDS and isinstance(value, str) and value.lstrip().startswith("[")
     messages = messages_of(value)
     if value is None or value == [] or (isinstance(value, str) and not value.strip()):

@@ -244,6 +244,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         heads_fill=True,
         numbered=False,
         tasks=_ENCODING,
+        transformers=(5, 19),
     ),
     "modernbert": Architecture(
         "modernbert",
