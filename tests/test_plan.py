@@ -121,7 +121,7 @@ def test_calibration_holds_what_is_said(read: bool) -> None:
     head = torch.zeros(spec.hidden, spec.hidden) if read else None
 
     def calibrate() -> None:
-        how = {"damping": 0.01, "steps": 48, "dtype": torch.float32}
+        how: dict[str, Any] = {"experts": "reap", "damping": 0.01, "steps": 48, "dtype": torch.float32}
         place = Placement(torch.device("cpu"))
         for statistics in gather(model, tokens, forward_dtype=torch.float32, place=place, head_gram=head):
             tensors = prepared_layer(statistics, spec, rule_of("obs"), **how)
