@@ -14,10 +14,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from functools import cache
 from multiprocessing import forkserver
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -88,6 +90,9 @@ def forked(target: Callable[..., None], *arguments: object) -> multiprocessing.c
     return _server(("HF_HUB_OFFLINE", "1"), ("OMP_NUM_THREADS", "1")).Process(target=target, args=arguments)
 
 
+_reading = threading.Lock()  # to start a process reads how others ended, which can be read once
+
+
 class Forked:
     """An entry script as a process, with what is used of `subprocess.Popen`."""
 
@@ -114,7 +119,8 @@ class Forked:
         self._process = context.Process(
             target=_main, args=(script, arguments, cwd, dict(environment), first, self._said)
         )
-        self._process.start()
+        with _reading:
+            self._process.start()
 
     @property
     def pid(self) -> int:
@@ -123,10 +129,11 @@ class Forked:
 
     @property
     def returncode(self) -> int | None:
-        return self._process.exitcode
+        with _reading:
+            return self._process.exitcode
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        return self.returncode
 
     def kill(self) -> None:
         self._process.kill()
@@ -135,7 +142,7 @@ class Forked:
         os.kill(self.pid, number)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        self._process.join(timeout)
+        wait([self._process.sentinel], timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
         said = [Path(file) for file in self._said]

@@ -21,7 +21,7 @@ from space.formats.checkpoint import Subnet
 from space.formats.hf.export import export_checkpoint
 from space.formats.requirements import CHECKED, checked_in
 from space.models.architectures import architecture_of
-from space.models.pruned import modeling_text
+from space.models.modeling import modeling_text
 from space.models.refusals import positions
 from space.models.stack import layers_of
 from space.size import decoder_params, total_params

@@ -119,6 +119,7 @@ def test_search_knows_the_torch_free_types_alone() -> None:
             "directory_lock",
             "listening",
             "locations",
+            "types",
         )
     }
     known |= {"evaluators.base", "evaluators.metrics", "evaluators.latency.table_error"}
