@@ -147,7 +147,8 @@ def _healing(session: Session, settings: Healing, designs: Sequence[Candidate]) 
     """Of steps of healing: of more windows than one where the text makes enough of such steps, see `amounts`."""
     length = session.settings.text.length
     room = session.text.room("calibration", length)
-    training = SharedTraining(session.supernet, designs, settings)
+    blocks = [*dict.fromkeys(design.blocks.unrounded for design in designs)]  # what is trained is not rounded
+    training = SharedTraining(session.supernet, blocks, settings)
 
     def speed(windows: int) -> float:
         text = session.text.blocks("calibration", windows, length)
