@@ -32,6 +32,7 @@ from space.supernet.supernet import Supernet
 MakeSupernet = Callable[..., Supernet]
 LENGTH = 12
 CUT = Candidate.from_rows([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])
+TYPED = Candidate.from_rows([[6, 3, 48, 1, 5]] * 4)  # which is trained as it is before it is rounded
 GONE = Candidate.from_rows([[2, 1, 48], [0, 0, 0], [6, 3, 0], [6, 3, 40]])
 MERGED = Candidate.from_rows([[6, 1, 48], [6, 3, 24], [6, 3, 48], [6, 1, 24]])
 NEVER_TRAINED = Candidate.from_rows([[4, 2, 24], [6, 3, 16], [6, 3, 24], [6, 3, 16]])
@@ -100,7 +101,7 @@ def test_a_step_has_more_windows_where_the_device_waits_and_text_makes_enough_st
     )
 
     def measured(**settings: Any) -> list[int]:
-        return [*throughput._healing(session, Healing(**settings), [CUT, GONE])]
+        return [*throughput._healing(session, Healing(**settings), [CUT, GONE, TYPED])]
 
     assert measured() == [1]
     monkeypatch.setattr(throughput, "_waits", lambda session: True)

@@ -19,6 +19,7 @@ from evaluators.base import Evaluation
 from evaluators.latency.bench import LatencyBench
 from evaluators.latency.clocks import TorchClock
 from evaluators.latency.end_to_end import EndToEnd, end_to_end_here
+from evaluators.latency.llamacpp_clock import models_together
 from evaluators.latency.table import LatencyTable, PhaseTable
 from evaluators.latency.table_error import TableError
 from evaluators.latency.timings import Timings
@@ -278,7 +279,8 @@ def test_llama_cpp_times_what_it_will_run(tmp_path: Path) -> None:
     assert min(phase.dense_ms for phase in table.phases.values()) > 0
     assert "in llama.cpp of xllamacpp" in table.remarks()[0]
     assert ", f16, 1 threads" in table.remarks()[0]
-    assert seen == [(2, 6), (4, 6), (6, 6)] * 2  # one block, and a stack of each shape
+    assert seen == [(6, 6)] * 2  # one block, and a stack of each shape, in one process
+    bench.clock.together = 1
     short = bench.table({"attention": [(6, 3)], "mlp": [(64,)]}, seconds=0.0)
     assert [phase.rounds for phase in short.phases.values()] == [1, 1]  # the first model has all, later ones no time
     holes = Candidate.from_rows([[0, 0, 64], [4, 2, 0], [0, 0, 0], [6, 1, 32]])
@@ -293,6 +295,10 @@ def test_llama_cpp_times_what_it_will_run(tmp_path: Path) -> None:
     (again,) = end_to_end_here(bench, elsewhere, lambda fidelity: []).evaluate([holes])
     assert again.values.keys() == timed.values.keys()
     assert again.facts["timed_on"]["engine"].startswith("llama.cpp")
+
+
+def test_few_large_models_are_in_memory_at_once() -> None:
+    assert [models_together(params) for params in (10**7, 4 * 10**8, 10**9, 10**11)] == [4, 2, 1, 1]
 
 
 def test_a_model_that_llama_cpp_does_not_hold_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -20,14 +20,21 @@ from space.formats.gguf.llamacpp import in_llamacpp
 from space.formats.gguf.tokenizer import gguf_tokenizer
 from space.formats.gguf.types import FileTypes
 from space.formats.requirements import require_llamacpp
+from space.size import total_params
 from space.supernet.supernet import Supernet
 
+_MOST, _TOGETHER_BYTES = 4, 2 << 30  # subnets that a process times, and what their files may take together
 _ROOM = 32  # tokens of the context beside those of a phase
 _FORMAT = 1  # as in `evaluators.latency.clocks`
 
 
+def models_together(params: int) -> int:
+    """Subnets of a dense model of so many parameters that are in memory with it: few, where they are large."""
+    return max(1, min(_MOST, _TOGETHER_BYTES // (2 * params)))
+
+
 class LlamaCppClock(EngineClock):
-    """GGUF files of a supernet's subnets, each in turns with the dense model's in one fresh process, on the CPU."""
+    """GGUF files of a supernet's subnets, a few in turns with the dense model's in one fresh process, on the CPU."""
 
     def __init__(self, supernet: Supernet, workload: Workload, tokenizer: Any) -> None:
         """Times nothing yet.
@@ -41,6 +48,7 @@ class LlamaCppClock(EngineClock):
         self._tokenizer = tokenizer
         self._threads = workload.threads or torch.get_num_threads()
         self._config = supernet.model.config
+        self.together = models_together(total_params(supernet.spec, Candidate.dense(supernet.spec)))
         self.try_out(Candidate.dense(supernet.spec))
         self._described = gguf_tokenizer(tokenizer, supernet.spec.vocab)  # the same in every file
 
@@ -72,13 +80,14 @@ class LlamaCppClock(EngineClock):
         }
 
         def times(candidates: Sequence[Candidate], rounds: int) -> list[list[tuple[float, float]]]:
-            (candidate,) = candidates
-            file = self._write(place / "subnet.gguf", candidate)
+            files = [self._write(place / f"subnet-{n}.gguf", candidate) for n, candidate in enumerate(candidates)]
             self._supernet.forget()
-            asked = {**request, "files": [str(dense), str(file)], "rounds": rounds}
-            ms: list[tuple[float, float]] = in_llamacpp(asked, f"llama.cpp did not time {candidate.key}")["ms"]
-            file.unlink()
-            return [ms]
+            asked = {**request, "files": [str(dense), *map(str, files)], "rounds": rounds}
+            keys = ", ".join(candidate.key for candidate in candidates)
+            ms: list[list[float]] = in_llamacpp(asked, f"llama.cpp did not time {keys}")["ms"]  # a row a round
+            for file in files:
+                file.unlink()
+            return [[(row[0], row[place]) for row in ms] for place in range(1, 1 + len(files))]
 
         return times
 

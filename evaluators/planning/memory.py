@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from evaluators.latency.llamacpp_clock import models_together
 from evaluators.planning.job import Job, Stage
 from evaluators.planning.parts import (
     batch_parts,
@@ -119,7 +120,7 @@ def _table(job: Job) -> list[Stage]:
     home, device = weights(job)
     params, kind = total_params(job.spec, job.dense), job.settings.latency.engine
     engines = {
-        "llamacpp": Part("llama.cpp's model", 2 * params),
+        "llamacpp": Part("llama.cpp's models", 2 * params * (1 + models_together(params))),
         "vllm": Part("vLLM's two models", 2 * job.item * params),
     }
     engine = [engines[kind]] if kind in engines else []
