@@ -19,11 +19,10 @@ from evaluators.base import Evaluation
 from evaluators.latency.bench import LatencyBench
 from evaluators.latency.clocks import TorchClock
 from evaluators.latency.end_to_end import EndToEnd, end_to_end_here
-from evaluators.latency.llamacpp_clock import models_together
 from evaluators.latency.table import LatencyTable, PhaseTable
 from evaluators.latency.table_error import TableError
 from evaluators.latency.timings import Timings
-from evaluators.latency.workload import Phase, Workload
+from evaluators.latency.workload import Phase, Workload, models_together
 from space.candidate import Candidate, Option
 from space.errors import UserError
 from space.supernet.placement import Placement

@@ -11,7 +11,7 @@ import torch
 
 from evaluators.latency.clocks import cpu_name
 from evaluators.latency.engine_clock import EngineClock, Times
-from evaluators.latency.workload import Phase, Workload
+from evaluators.latency.workload import Phase, Workload, models_together
 from space.candidate import Candidate
 from space.formats.checkpoint import Subnet, checkpoint_parts
 from space.formats.gguf.export import check_gguf
@@ -23,14 +23,8 @@ from space.formats.requirements import require_llamacpp
 from space.size import total_params
 from space.supernet.supernet import Supernet
 
-_MOST, _TOGETHER_BYTES = 4, 2 << 30  # subnets that a process times, and what their files may take together
 _ROOM = 32  # tokens of the context beside those of a phase
 _FORMAT = 1  # as in `evaluators.latency.clocks`
-
-
-def models_together(params: int) -> int:
-    """Subnets of a dense model of so many parameters that are in memory with it: few, where they are large."""
-    return max(1, min(_MOST, _TOGETHER_BYTES // (2 * params)))
 
 
 class LlamaCppClock(EngineClock):

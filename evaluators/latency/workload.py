@@ -17,6 +17,7 @@ LATENCY = metric_named("latency_ms")
 LATENCY_E2E = metric_named("latency_e2e_ms")
 THROUGHPUT = metric_named("tokens_per_s")
 PEAK = metric_named("peak_bytes")
+_MOST, _TOGETHER_BYTES = 4, 2 << 30  # subnets that a process of llama.cpp times, and what their files may take
 PHASE_METRICS = {name: metric_named(f"{name}_ms") for name in ("prefill", "decode")}
 
 
@@ -167,3 +168,8 @@ class Workload:
         """Throughput: tokens read by a prefill, else tokens written, over all sequences."""
         tokens = {"prefill": self.length, "decode": 1, "serving": self.new_tokens}[self.scenario]
         return 1e3 * self.batch_size * tokens / latency_ms
+
+
+def models_together(params: int) -> int:
+    """Subnets of a dense model of so many parameters that llama.cpp has in memory with it: few of large ones."""
+    return max(1, min(_MOST, _TOGETHER_BYTES // (2 * params)))

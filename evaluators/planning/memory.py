@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from evaluators.latency.llamacpp_clock import models_together
+from evaluators.latency.workload import models_together
 from evaluators.planning.job import Job, Stage
 from evaluators.planning.parts import (
     batch_parts,
