@@ -10,7 +10,6 @@ from space.task import CAUSAL_LM, TASKS, Task
 
 MOST_MERGES = 3
 
-
 # What models were like before there were these is still said as it was: digests and old runs stay.
 _SELDOM = (
     "head_bias",
@@ -51,7 +50,6 @@ class ModelSpec:
         attention_norms, mlp_norms: Norms over the residual stream's width that leave with a block of the kind.
         layer_norms: Such norms that both blocks read through, which leave with the layer.
         norm_weight: Whether these and the last norm have a weight.
-        norm_bias: Whether they have a bias too.
         bare_first: Whether the attention of the first layer alone has no norm before it.
         norm_bias: Whether these and the last norm have a bias too.
         qk_norm: Whether queries and keys are normed, each by a weight of `head_dim` values.

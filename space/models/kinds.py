@@ -27,12 +27,12 @@ _REFUSED_CONFIG = {
     "scale_attn_by_inverse_layer_idx": "attention scaled by the number of a layer, which changes when layers go",
     "add_cross_attention": "attention to an encoder, which is not supported",
 }
-# Families whose decoder reads an encoder: t5, bart, whisper and the like.
-_ENCODER_DECODERS = {*MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES}
 # The same, but of the families that have that.
 _REFUSED_EXPERTS = dict.fromkeys(
     ("num_experts", "num_local_experts"), "a mixture of experts, which is supported of other families"
 )
+# Families whose decoder reads an encoder: t5, bart, whisper and the like.
+_ENCODER_DECODERS = {*MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES}
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # of `layer_types`
 
 
@@ -60,11 +60,11 @@ def check_kind(values: Mapping[str, Any], file: Path) -> None:
         if values.get(key):
             raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
     part = values.get("text_config")
-    if isinstance(part, dict) and values["model_type"] not in ARCHITECTURES:
-        kind = part.get("model_type")
-        known = "is of a family that is pruned here" if kind in ARCHITECTURES else "has no row here either"
+    if isinstance(part, dict) and row is None:
+        own = part.get("model_type")
+        known = "is of a family that is pruned here" if own in ARCHITECTURES else "has no row here either"
         raise UserError(
-            f"Expected a language model, but {file} is of a {values['model_type']}, of which that is a part, a {kind}, "
+            f"Expected a language model, but {file} is of a {kind}, of which that is a part, a {own}, "
             f"which {known}. Save the language part by itself, see docs/families.md, and set model.path to that."
         )
     others = sorted({*map(str, values.get("layer_types") or ())} - _ATTENTION)

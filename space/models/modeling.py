@@ -84,7 +84,7 @@ def _constants(family: Architecture) -> dict[str, str]:
         "SIZES": f"({', '.join(quoted)})",
         "ATTENTION_OUTPUT": f'"{family.attention.output}"',
         "TRANSPOSED": f"{family.attention.transposed}",
-        "QK_NORMS": f"{(*family.qk_norms, *(norm.name for norm in family.attention.row_norms))}",
+        "QK_NORMS": f"{family.norms_inside}",
         "HEADS_FILL": f"{family.heads_fill}",
         "STAYING": json.dumps({kind: layout.inner or "" for kind, layout in family.blocks.items()}),
         "ADDS_IN_PLACE": f"{family.adds_in_place}",

@@ -57,10 +57,10 @@ class StoredLayers:
 
     def __init__(self, directory: Path, spec: ModelSpec, influence: tuple[float, ...], reads: bool = False) -> None:
         """Takes what is known to be there; use `make` or `open`."""
-        self.reads = reads
         self.directory = directory
         self.spec = spec
         self.influence = influence
+        self.reads = reads
 
     @classmethod
     def make(
