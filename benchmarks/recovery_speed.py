@@ -36,7 +36,7 @@ from evaluators.data.stream import TokenStream
 from evaluators.output_head import OutputHead
 from evaluators.training.recipes import Recovery
 from evaluators.training.recovery import measured_speed
-from space.models.loading import resolve_device, resolve_dtype
+from space.models.device import resolve_device, resolve_dtype
 from space.size import removed_params
 
 REPEATS = 3

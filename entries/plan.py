@@ -24,7 +24,7 @@ from search.views.watch.run import Watch
 from space.checks import dtype_name
 from space.files import existing, free_disk_bytes
 from space.locations import cache_dir
-from space.models.loading import gpu_bytes, is_streamed, resolve_device, resolve_dtype
+from space.models.device import gpu_bytes, is_streamed, resolve_device, resolve_dtype
 from space.models.outline import Outline, outlined
 from space.models.refusals import positions
 from space.size import total_params

@@ -10,7 +10,8 @@ from evaluators.settings import Settings
 from evaluators.training.recipes import Distillation
 from space.checks import dtype_name
 from space.errors import UserError
-from space.models.loading import LoadedModel, gpu_bytes
+from space.models.device import gpu_bytes
+from space.models.loading import LoadedModel
 from space.supernet.sizes import total
 
 

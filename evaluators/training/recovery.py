@@ -39,8 +39,8 @@ from evaluators.training.repeatable import repeatable
 from evaluators.training.rows import fitting_row
 from evaluators.training.windows import POSITION_FILE, KeepsPosition, StreamWindows
 from space.errors import UserError
+from space.models.device import gpu_bytes
 from space.models.embedded import quiet_transformers
-from space.models.loading import gpu_bytes
 from space.models.stack import is_in_layers, is_in_stack, stack_of
 
 _CURVE = 4096  # points of the loss that are kept, at most

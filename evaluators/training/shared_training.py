@@ -18,7 +18,7 @@ from space.candidate import Candidate
 from space.checks import dtype_name
 from space.errors import UserError
 from space.models.architectures import architecture_of
-from space.models.loading import gpu_bytes
+from space.models.device import gpu_bytes
 from space.models.stack import stack_of
 from space.supernet.shared import SharedWeights
 from space.supernet.sizes import maps_bytes

@@ -4,6 +4,7 @@
 - `layout`: what such a row is made of; `names`: what modules are called that mean the same in every family.
 - `stack`: where a model keeps its layers, by its row.
 - `loading`: a hub id, a directory or the default to a model, its tokenizer and its facts.
+- `device`: where a model runs, in what numbers, and what of it fits there.
 - `facts`: what the search knows of a model, from its configuration and modules.
 - `outline`: what a configuration says of a model that need not be there.
 - `refusals`: what is refused of a checkpoint before its weights are read; `kinds`: by what its configuration says.

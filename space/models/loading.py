@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from space.candidate import Candidate
-from space.checks import require_dtype
 from space.errors import UserError
 from space.locations import is_local, model_directory
 from space.models.base_card import base_card
+from space.models.device import is_streamed, resolve_device, resolve_dtype
 from space.models.digest import checkpoint_digest
 from space.models.embedded import embedded_model, given_or_default, quiet_transformers
 from space.models.facts import checked_spec, mask_token
@@ -28,11 +27,9 @@ from space.models.refusals import UNREADABLE, check_files, check_weights, checke
 from space.models.stack import loader_of, row_of, task_of
 from space.models.vector_math import settle_vector_math
 from space.models.weights import check_finite
-from space.size import total_params
 from space.spec import ModelSpec
 from space.task import CAUSAL_LM, TASKS
 
-WEIGHTS = 0.6  # of a device's memory, at most: beyond it layers wait on the host
 WITHOUT_HUB = "leave model.path unset for the embedded default, or set it to a local directory"
 
 
@@ -198,60 +195,6 @@ def _pooling(companions: Mapping[str, bytes]) -> str:
             f"{', '.join(sorted(modes))}. Use another model."
         )
     return known[modes.pop()] if modes else "mean"
-
-
-def gpu_bytes(device: torch.device) -> int | None:
-    """The memory of a GPU; None of another device."""
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-
-
-def is_streamed(spec: ModelSpec, dtype: torch.dtype, device: torch.device, limit: int | None) -> bool:
-    """Whether a model's layers wait on the host: a part of the device's memory is for what is computed with them.
-
-    Args:
-        spec: The model.
-        dtype: What it runs in.
-        device: Where.
-        limit: Bytes that it may take of the device's memory; None for what is there.
-    """
-    limit = gpu_bytes(device) if limit is None else limit
-    return limit is not None and total_params(spec, Candidate.dense(spec)) * dtype.itemsize > WEIGHTS * limit
-
-
-def resolve_device(device: str) -> torch.device:
-    """The device of that name, or for `auto` CUDA where there is one, else the CPU.
-
-    Raises:
-        UserError: There is no such device here.
-    """
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"Expected a device that works here (auto, cpu, cuda, cuda:1, mps), got device={device}: {reason}"
-        ) from error
-    return torch.device(name)
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name, or for `auto` bfloat16 where the device is fast at it, else float32.
-
-    Raises:
-        UserError: The name is not one of `space.checks.DTYPES`.
-    """
-    if dtype == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            fast = device.type == "cpu" and (
-                torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-            )
-        return torch.bfloat16 if fast else torch.float32
-    require_dtype(dtype)
-    named: torch.dtype = getattr(torch, dtype)
-    return named
 
 
 def _locate(
