@@ -43,12 +43,12 @@ def in_llamacpp(file: Path, tokens: list[int], vocab: int) -> Tensor:
         tokens: Of the text.
         vocab: Tokens of the model.
     """
-    server = LlamaCppServer(str(file), len(tokens) + FIRST, torch.get_num_threads())
     rows = torch.full((len(tokens) - FIRST, vocab), -torch.inf)
-    for row, end in zip(rows, range(FIRST, len(tokens)), strict=True):
-        answer = server.continued(tokens[:end], 1, n_probs=vocab, cache_prompt=True)
-        top = answer["completion_probabilities"][0]["top_logprobs"]
-        row[torch.tensor([each["id"] for each in top])] = torch.tensor([each["logprob"] for each in top])
+    with LlamaCppServer(str(file), len(tokens) + FIRST, torch.get_num_threads()) as server:
+        for row, end in zip(rows, range(FIRST, len(tokens)), strict=True):
+            answer = server.continued(tokens[:end], 1, n_probs=vocab, cache_prompt=True)
+            top = answer["completion_probabilities"][0]["top_logprobs"]
+            row[torch.tensor([each["id"] for each in top])] = torch.tensor([each["logprob"] for each in top])
     return F.log_softmax(rows, -1)
 
 

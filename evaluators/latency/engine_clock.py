@@ -23,7 +23,7 @@ class EngineClock(ABC):
     """A `evaluators.latency.clocks.Clock` but for what it describes and tries out."""
 
     metrics: tuple[Metric, ...] = ()
-    together = 1  # models that a process times one after the other
+    together = 1  # models that take turns with the dense one at a time
 
     @abstractmethod
     def times(self, phase: Phase, place: Path) -> Times:
@@ -36,7 +36,7 @@ class EngineClock(ABC):
     def session(
         self, phase: Phase, models: Mapping[str, Candidate], rounds: int, on_timings: OnTimings, seconds: float = inf
     ) -> tuple[dict[str, list[float]], float]:
-        """See `Clock`; models of a process have their rounds at once, as many as there is time for.
+        """See `Clock`; models that are timed together have their rounds at once, as many as there is time for.
 
         Raises:
             UserError: The engine does not load or run a model.

@@ -24,11 +24,11 @@ from space.size import total_params
 from space.supernet.supernet import Supernet
 
 _ROOM = 32  # tokens of the context beside those of a phase
-_FORMAT = 1  # as in `evaluators.latency.clocks`
+_FORMAT = 2  # as in `evaluators.latency.clocks`
 
 
 class LlamaCppClock(EngineClock):
-    """GGUF files of a supernet's subnets, a few in turns with the dense model's in one fresh process, on the CPU."""
+    """GGUF files of a supernet's subnets, a few in turns with the dense model's, on the CPU."""
 
     def __init__(self, supernet: Supernet, workload: Workload, tokenizer: Any) -> None:
         """Times nothing yet.

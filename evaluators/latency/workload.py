@@ -17,7 +17,7 @@ LATENCY = metric_named("latency_ms")
 LATENCY_E2E = metric_named("latency_e2e_ms")
 THROUGHPUT = metric_named("tokens_per_s")
 PEAK = metric_named("peak_bytes")
-_MOST, _TOGETHER_BYTES = 4, 2 << 30  # subnets that a process of llama.cpp times, and what their files may take
+_MOST, _TOGETHER_BYTES = 4, 2 << 30  # subnets that llama.cpp times in turns, and what their files may take
 PHASE_METRICS = {name: metric_named(f"{name}_ms") for name in ("prefill", "decode")}
 
 

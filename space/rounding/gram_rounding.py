@@ -84,21 +84,21 @@ def gram_rounded(values: Tensor, gram: Tensor, ggml: gguf.GGMLQuantizationType) 
         torch.linalg.LinAlgError: The Gram matrix is not positive definite.
     """
     grid, upper = _GRIDS[ggml], _inverse_factor(gram)
+    later = upper / upper.diagonal()[:, None]
     work, packed = values.clone(), []
     for start in range(0, work.shape[1], _BLOCK):
         end = start + _BLOCK
         scales = grid.scales(work[:, start:end])
-        block, own = work[:, start:end].T.contiguous(), upper[start:end, start:end]  # (32, rows)
         d, m = scales[:, 0].float(), scales[:, 1].float() if grid.shifted else 0.0
-        inverse = torch.where(d == 0, 0, 1 / d)
-        levels, errors = torch.empty_like(block, dtype=torch.uint8), torch.empty_like(block)
-        for column, wanted in enumerate(block):
-            level = ((wanted - m) * inverse + grid.centre).round_().clamp_(0, grid.top)
-            error = (wanted - (d * (level - grid.centre) + m)) / own[column, column]
-            levels[column], errors[column] = level.to(torch.uint8), error
-            block[column + 1 :].addr_(own[column, column + 1 :], error, alpha=-1)
-        work[:, end:].addmm_(errors.T, upper[start:end, end:], alpha=-1)
-        packed.append(grid.packed(scales, levels.T.contiguous()))
+        # in units of its row's d a level is a whole number; where d is 0, all of the block is m
+        levels = ((work[:, start:end].T - m) * torch.where(d == 0, 0, 1 / d) + grid.centre).contiguous()  # (32, rows)
+        errors, own = torch.empty_like(levels), later[start:end, start:end]
+        for column, (wanted, error) in enumerate(zip(levels, errors, strict=True)):
+            error.copy_(wanted)
+            error -= wanted.round_().clamp_(0, grid.top)
+            levels[column + 1 :].addr_(own[column, column + 1 :], error, alpha=-1)
+        work[:, end:].addmm_((errors * d).T, later[start:end, end:], alpha=-1)
+        packed.append(grid.packed(scales, levels.T.contiguous().to(torch.uint8)))
     return Rounded(ggml, torch.cat(packed, 1).cpu())
 
 

@@ -1,22 +1,30 @@
-"""What a fresh process does with GGUF files: load them in llama.cpp, and check one or time some against each other.
+"""What a fresh process does with GGUF files: have llama.cpp serve them, and check one or time some against each other.
 
-`space.formats.gguf.llamacpp` has this file run by its path, so it imports xllamacpp only.
+`space.formats.gguf.llamacpp` has this file run by its path, so it imports xllamacpp only. By itself it serves a file.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
+from contextlib import ExitStack
 from http.client import HTTPConnection
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 TOP = 10  # most likely tokens of a step whose log-probabilities are handed back
 DECODED = 16  # tokens of a timing
+_READY = "paretoprune: "  # what a line begins with that says where a file is served
 
 
 class LlamaCppServer:
-    """llama.cpp's server with one model, on the CPU, asked one thing at a time."""
+    """llama.cpp's server with one model, on the CPU, in a process of its own, asked one thing at a time.
+
+    With two models in one process, whichever computes takes twice as long: OpenMP's threads are then more than the
+    cores, and wait for each other asleep (libgomp's GOMP_SPINCOUNT), though the other model's do nothing.
+    """
 
     def __init__(self, file: str, context: int, threads: int) -> None:
         """Loads the file.
@@ -24,17 +32,23 @@ class LlamaCppServer:
         Raises:
             SystemExit: llama.cpp cannot.
         """
-        import xllamacpp
+        command = [sys.executable, "-P", __file__, file, str(context), str(threads)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        ready = next((line for line in self._process.stdout if line.startswith(_READY)), None)
+        if ready is None:  # what llama.cpp has said on stderr tells more than a traceback
+            raise SystemExit(f"xllamacpp did not load {file}: exit code {self._process.wait()}")
+        said = json.loads(ready.removeprefix(_READY))
+        self._address, self.load_seconds = urlsplit(said["address"]), float(said["load_seconds"])
 
-        params = xllamacpp.CommonParams()
-        params.model.path = file
-        params.n_ctx, params.n_parallel, params.n_gpu_layers, params.warmup = context, 1, 0, False
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-        try:
-            self._server = xllamacpp.Server(params)
-        except RuntimeError as error:  # what llama.cpp has said on stderr tells more than a traceback
-            raise SystemExit(f"xllamacpp: {error}") from error
-        self._address = urlsplit(self._server.listening_address)
+    def __enter__(self) -> Self:
+        """Itself; the process ends at the end."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Ends the process."""
+        with self._process as process:  # waits
+            process.kill()
 
     def ask(self, path: str, **body: Any) -> dict[str, Any]:
         """Posts one request; http.client asks no proxy."""
@@ -79,16 +93,14 @@ class LlamaCppServer:
 
 def checked(request: dict[str, Any]) -> dict[str, Any]:
     """How a file cuts texts and continues prompts, and how fast."""
-    start = time.perf_counter()
-    server = LlamaCppServer(request["file"], request["context"], request["threads"])
-    load_seconds = time.perf_counter() - start
-    cut = [server.ask("/tokenize", content=text, add_special=True)["tokens"] for text in request["texts"]]
-    runs = [server.steps(prompt, request["new_tokens"]) for prompt in request["prompts"]]
-    timed = server.continued(request["timed_prompt"], request["timed_new_tokens"], cache_prompt=False)
+    with LlamaCppServer(request["file"], request["context"], request["threads"]) as server:
+        cut = [server.ask("/tokenize", content=text, add_special=True)["tokens"] for text in request["texts"]]
+        runs = [server.steps(prompt, request["new_tokens"]) for prompt in request["prompts"]]
+        timed = server.continued(request["timed_prompt"], request["timed_new_tokens"], cache_prompt=False)
     return {
         "cut": cut,
         "runs": runs,
-        "load_seconds": load_seconds,
+        "load_seconds": server.load_seconds,
         "ends": [bias["token"] for bias in timed["generation_settings"]["logit_bias"]],  # never chosen: `ignore_eos`
         "prompt_tokens_per_s": timed["timings"]["prompt_per_second"],
         "decode_tokens_per_s": timed["timings"]["predicted_per_second"],
@@ -97,11 +109,15 @@ def checked(request: dict[str, Any]) -> dict[str, Any]:
 
 def timed(request: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds of each of some files, in rounds in which they take turns; once before, to be warm."""
-    servers = [LlamaCppServer(file, request["context"], request["threads"]) for file in request["files"]]
     ask = request["kind"], request["prompt"]
-    for server in servers:
-        server.milliseconds(*ask)
-    return {"ms": [[server.milliseconds(*ask) for server in servers] for _ in range(request["rounds"])]}
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(LlamaCppServer(file, request["context"], request["threads"]))
+            for file in request["files"]
+        ]
+        for server in servers:
+            server.milliseconds(*ask)
+        return {"ms": [[server.milliseconds(*ask) for server in servers] for _ in range(request["rounds"])]}
 
 
 JOBS = {"check": checked, "time": timed}
@@ -110,3 +126,25 @@ JOBS = {"check": checked, "time": timed}
 def answer(request: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
     """Does the job that a request names; there are no tensors."""
     return JOBS[request["job"]](request)
+
+
+def serve(file: str, context: int, threads: int) -> None:
+    """Loads a file, says where it is served, and serves it until stdin ends."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = file
+    params.n_ctx, params.n_parallel, params.n_gpu_layers, params.warmup = context, 1, 0, False
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    start = time.perf_counter()
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise SystemExit(f"xllamacpp: {error}") from error
+    said = {"address": server.listening_address, "load_seconds": time.perf_counter() - start}
+    print(f"{_READY}{json.dumps(said)}", flush=True)
+    sys.stdin.read()  # ends with whoever asked, killed or not
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], *map(int, sys.argv[2:]))
