@@ -50,16 +50,16 @@ def empty_steps(space: SearchSpace) -> Floats:
 def single_changes(space: SearchSpace) -> list[tuple[int, int, Candidate]]:
     """All designs that differ from the dense one in one gene: `(gene, level, candidate)`; bounds are not looked at."""
     return [
-        (gene, level, single_change(space, gene, level))
+        (gene, level, changed(space, {gene: level}))
         for gene, top in enumerate((space.levels - 1).tolist())
         for level in range(top)
     ]
 
 
-def single_change(space: SearchSpace, gene: int, level: int) -> Candidate:
-    """The design that differs from the dense one in one gene; bounds are not looked at."""
+def changed(space: SearchSpace, levels: Mapping[int, int]) -> Candidate:
+    """The dense design with some genes at other levels, by gene; bounds are not looked at."""
     genes = space.levels - 1
-    genes[gene] = level
+    genes[[*levels]] = [*levels.values()]
     return space.decode(genes)
 
 

@@ -92,8 +92,8 @@ def test_a_sweep_asks_about_types_at_the_dense_width_and_adds_what_widths_lose()
     for levels, types in ((1, [Q4]), (4, [Q8, Q4])):
         sweep = Sweep(SPACE, errors, levels)
         plain = Sweep(WIDTHS, tabulate(WIDTHS, toy_values, ["refit_error"])["refit_error"].steps, levels)
-        # one question a block and type beside those of widths, and one for each type of the embedding
-        assert len(sweep.designs) == len(plain.designs) + 8 * len(types) + 2
+        # one question for all blocks of a kind and type beside those of widths, and one for each type of the embedding
+        assert len(sweep.designs) == len(plain.designs) + 2 * len(types) + 2
         losses = sweep.losses([toy_values(design)["kl"] for design in sweep.designs])
         exact = tabulate(SPACE, toy_values, ["kl"])["kl"].steps
         if levels == 4:

@@ -1,4 +1,4 @@
-"""The sensitivity sweep: what each block is worth on its own, from designs that differ from dense in one gene."""
+"""The sensitivity sweep: what each block is worth on its own, from designs that differ from dense in little."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from itertools import pairwise
 import numpy as np
 
 from search.pareto import Floats
-from search.tables import empty_steps, single_change
+from search.tables import changed, empty_steps
 from space.candidate import WHOLE, Candidate
 from space.space import SearchSpace
 
 REFIT_ERROR = "refit_error"  # the free metric that the sweep is interpolated over
+TOGETHER = 5  # neighbouring blocks that are rounded together
 
 
 class Sweep:
@@ -22,11 +23,13 @@ class Sweep:
     nearly linear in the refit error.
 
     Where blocks have types, the sweep asks about widths in the first type, and about types at the dense width; the
-    losses of both add up, as errors do that have nothing to do with each other. That is one question a gene and type
-    beside those of widths; the first sweep asks about the type of fewest bits alone.
+    losses of both add up, as errors do that have nothing to do with each other. Rounding loses so little in each block
+    that its losses add up over blocks too, and about alike in blocks of a kind: neighbouring ones are rounded together,
+    and what that loses is divided over them as their refit errors are. The first sweep asks about the type of fewest
+    bits alone.
 
     Attributes:
-        designs: What to evaluate: the dense design, then one gene changed in each.
+        designs: What to evaluate: the dense design, then one gene changed in each, or the type of a few.
     """
 
     def __init__(self, space: SearchSpace, errors: Floats, levels: int) -> None:
@@ -43,19 +46,21 @@ class Sweep:
         self._space = space
         types = 1 + len(space.types)
 
-        def chosen(gene: int, top: int) -> set[int]:
+        def alone(gene: int, top: int) -> set[int]:
             if space.kinds[gene] in WHOLE:  # of which no refit error says anything
                 return set(range(top))
-            asked = {top - number for number in (range(1, types) if levels > 1 else range(types - 1, types))} - {top}
-            if plain := self._plain(gene)[:-1]:
-                wanted = (errors[gene, plain[0]] / 3.0**step for step in range(levels))
-                asked |= {plain[int(np.abs(errors[gene, plain] - error).argmin())] for error in wanted}
-            return asked
+            plain = self._plain(gene)[:-1]
+            wanted = (errors[gene, plain[0]] / 3.0**step for step in range(levels) if plain)
+            return {plain[int(np.abs(errors[gene, plain] - error).argmin())] for error in wanted}
 
-        tops = enumerate((space.levels - 1).tolist())
-        self._changes = [(gene, level) for gene, top in tops for level in sorted(chosen(gene, top))]
-        dense = space.decode(space.levels - 1)
-        self.designs: list[Candidate] = [dense, *(single_change(space, *change) for change in self._changes)]
+        tops = (space.levels - 1).tolist()
+        self._changes = [{gene: level} for gene, top in enumerate(tops) for level in sorted(alone(gene, top))]
+        for kind in dict.fromkeys(kind for kind in space.kinds if kind not in WHOLE):
+            genes = [gene for gene, each in enumerate(space.kinds) if each == kind]
+            for number in range(1 if levels > 1 else types - 1, types) if types > 1 else ():
+                together = (genes[start : start + TOGETHER] for start in range(0, len(genes), TOGETHER))
+                self._changes += [{gene: tops[gene] - number for gene in group} for group in together]
+        self.designs: list[Candidate] = [changed(space, change) for change in ({}, *self._changes)]
 
     def _plain(self, gene: int) -> list[int]:
         """The levels of a gene in the first type, rising; see `space.options.typed`."""
@@ -73,13 +78,16 @@ class Sweep:
         Returns:
             NaN where a gene has no such level, inf for levels below the smallest one that is known.
         """
-        dense, *changed = values
+        dense, *others = values
         if dense is None:
-            dense = min((value for value in changed if value is not None), default=0.0)
+            dense = min((value for value in others if value is not None), default=0.0)
         anchors: list[dict[int, float]] = [{} for _ in self._space.levels]
-        for (gene, level), value in zip(self._changes, changed, strict=True):
+        for change, value in zip(self._changes, others, strict=True):
             if value is not None:
-                anchors[gene][level] = value - dense
+                errors = np.array([self._errors[gene, level] for gene, level in change.items()])
+                parts = errors / errors.sum() if errors.sum() > 0 else np.full(len(errors), 1 / len(errors))
+                for (gene, level), part in zip(change.items(), parts.tolist(), strict=True):
+                    anchors[gene][level] = part * (value - dense)
         losses = empty_steps(self._space)
         for gene, top in enumerate((self._space.levels - 1).tolist()):
             plain, known = self._plain(gene), {**anchors[gene], top: 0.0}
