@@ -19,8 +19,9 @@ from evaluators import throughput
 from evaluators.divergence import Divergence
 from evaluators.training.healed import HealedEvaluator
 from evaluators.training.healing import Healer, gentle_until
+from evaluators.training.rates import LEAST, USUAL, share_of
 from evaluators.training.recipes import SHARED_TRAINABLE, Healing
-from evaluators.training.shared_training import trainable_row
+from evaluators.training.shared_training import SharedTraining, trainable_row
 from space.candidate import Candidate
 from space.errors import UserError
 from space.models.stack import stack_of
@@ -231,8 +232,25 @@ def test_tokens_of_the_healing_are_counted_with_its_designs(make_supernet: MakeS
     assert (again.values, again.tokens) == (answers[1].values, answers[1].tokens)
 
 
+def test_a_step_is_as_large_a_part_of_every_tensor(make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet("llama")
+    with torch.no_grad():
+        supernet.model.model.layers[0].mlp.up_proj.weight.mul_(0.01)  # as norm gains that are folded in may make it
+    training = SharedTraining(supernet, [CUT], SETTINGS)
+    before = {name: weight.clone() for name, weight in training.weights().items()}
+    training.learn(TOKENS, 0.01)
+    parts = {}
+    for name, weight in training.weights().items():
+        step = (weight - before[name]).abs().max().item()
+        if step > 0:  # what this design lacks learns nothing
+            parts[name] = step / before[name].square().mean().sqrt().item()
+    assert {"layers.0.mlp.up_proj.weight", "layers.3.mlp.up_proj.weight", "norm.weight"} <= {*parts}
+    assert [*parts.values()] == pytest.approx([0.01 / USUAL] * len(parts), rel=0.02)
+    assert share_of(torch.zeros(4)) == LEAST / USUAL
+
+
 def test_a_diverging_healing_says_what_to_do(make_supernet: MakeSupernet, tmp_path: Path) -> None:
-    healer = healer_of(make_supernet("llama"), tmp_path / "healed", Healing(80 * LENGTH, learning_rate=1e4))
+    healer = healer_of(make_supernet("llama"), tmp_path / "healed", Healing(80 * LENGTH, learning_rate=1e20))
     with pytest.raises(UserError, match=r"Lower distillation\.learning_rate"):
         healer.heal([CUT])
 

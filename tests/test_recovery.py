@@ -17,6 +17,7 @@ from helpers_data import stream_of
 from helpers_forked import forked
 
 from evaluators.training.progress import RecoveryProgress
+from evaluators.training.rates import USUAL
 from evaluators.training.recipes import SHARED_TRAINABLE, Recovery
 from evaluators.training.recovery import measured_speed, recover, trained_row
 from space.candidate import Candidate
@@ -121,6 +122,26 @@ def test_a_killed_recovery_goes_on_to_the_same_weights(
     assert seen == [480, 960, 1440]  # it did not begin again
     expected = weights(whole)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in again.state_dict().items())
+
+
+def test_a_step_is_as_large_a_part_of_every_tensor(make_supernet: MakeSupernet, tmp_path: Path) -> None:
+    supernet = make_supernet("llama")
+    student = supernet.view(CUT, own=True)
+    with torch.no_grad():
+        student.model.layers[0].mlp.up_proj.weight.mul_(0.01)
+    before = weights(student)
+    recover(
+        student,
+        supernet.model,
+        stream_of(TOKENS),
+        replace(SETTINGS, tokens=2 * LENGTH, learning_rate=0.01, warmup=0.0),
+        tmp_path / "recovery",
+    )
+    for name, weight in weights(student).items():
+        step = (weight - before[name]).abs().max().item()
+        trained = "embed_tokens" not in name and "lm_head" not in name
+        size = before[name].square().mean().sqrt().item()
+        assert step == pytest.approx(0.01 / USUAL * size if trained else 0.0, rel=0.02), name
 
 
 def test_accumulated_steps_are_those_of_a_larger_batch(make_supernet: MakeSupernet, tmp_path: Path) -> None:

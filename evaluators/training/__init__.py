@@ -3,6 +3,7 @@
 - `healing`: of the weights that all subnets share, by `shared_training`; `healed`: the evaluator of what it gives.
 - `objectives`: what is learned, by task.
 - `recipes`: the settings of all of this.
+- `rates`: how large steps are, by tensor.
 - `rows`: which weights are trained, as memory allows.
 - `distillation`: one subnet's training step by step; all of it is `repeatable`.
 - `teacher`: what the dense model says of the text, for all students.

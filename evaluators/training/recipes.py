@@ -67,7 +67,8 @@ class Healing:
             the last.
         memory_bytes: Of all weights, and of gradients and optimizer of those in training; None for what
             `evaluators.training.rows` takes.
-        learning_rate: Of AdamW, after the warm-up; it falls along a cosine to `LAST_RATE` of it.
+        learning_rate: Of AdamW, after the warm-up; it falls along a cosine to `LAST_RATE` of it. Each tensor takes the
+            part of it that `evaluators.training.rates` says.
         warmup: Part of the steps in which it rises.
         batch_size: Windows of a step, which is one forward pass; None for as many as are nearly as fast as one, where
             `budget.minutes` had that measured, else one.
@@ -179,7 +180,7 @@ class Recovery:
         tokens: Of training text, rounded up to whole steps; 0 for none, None for what `polish.minutes` gives.
         trainable: As of `Healing`.
         memory_bytes: As of `Healing`.
-        learning_rate: Of AdamW, after the warm-up; it falls to 0 along a cosine.
+        learning_rate: As of `Healing`, but that it falls to 0.
         warmup: Part of the steps in which the learning rate rises.
         batch_size: Windows of a forward pass, of all processes together.
         accumulation: Forward passes of a step.

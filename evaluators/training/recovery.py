@@ -34,6 +34,7 @@ from evaluators.training.objectives import Objective, of_words
 from evaluators.training.power_law import Curve
 from evaluators.training.processes import Processes
 from evaluators.training.progress import OnProgress, Reporter, StepClock
+from evaluators.training.rates import share_of
 from evaluators.training.recipes import POLISH_BYTES, SHARED_TRAINABLE, Recovery
 from evaluators.training.repeatable import repeatable
 from evaluators.training.rows import fitting_row
@@ -52,6 +53,14 @@ class _Distiller(Trainer):
 
     teacher: Any
     objective: Objective
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """That of the arguments, whose steps are as large a part of each tensor, see `evaluators.training.rates`."""
+        kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
+        trained = [weight for weight in (model or self.model).parameters() if weight.requires_grad]
+        groups = [{"params": [weight], "lr": settings["lr"] * share_of(weight)} for weight in trained]
+        self.optimizer = kind(groups, **settings)
+        return self.optimizer
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

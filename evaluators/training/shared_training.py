@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from evaluators.training.distillation import WORSE
 from evaluators.training.objectives import objective_of
+from evaluators.training.rates import share_of
 from evaluators.training.recipes import SHARED_TRAINABLE, STATE_BYTES, Healing
 from evaluators.training.repeatable import repeatable
 from evaluators.training.rows import fitting_row
@@ -62,6 +63,7 @@ class SharedTraining:
         self._masters = {name: nn.Parameter(p.detach().float()) for name, p in self._shared.parameters.items()}
         # one a weight, so that no more than one weight has a float32 gradient at a time
         self._optimizers = {name: _adam(master) for name, master in self._masters.items()}
+        self._shares = {name: share_of(master) for name, master in self._masters.items()}
         self._losses: list[float] = []
 
     def learn(self, tokens: Tensor, rate: float) -> None:
@@ -87,7 +89,7 @@ class SharedTraining:
         assert parameter.grad is not None
         master.grad, parameter.grad = parameter.grad.float() * scale, None
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * self._shares[name]
         optimizer.step()
         master.grad = None
         parameter.copy_(master)
