@@ -42,22 +42,24 @@ def attention_params(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
     if query_heads == 0:
         return 0
     count = attention_weights(spec, query_heads, kv_heads)
-    count += spec.attention_norms * norm_params(spec)
+    count += spec.attention_norms * norm_params(spec) + spec.block_scales * spec.hidden
     if spec.qk_norm:
         count += (query_heads + kv_heads if spec.wide_qk_norm else 2) * spec.head_dim * (1 + spec.qk_norm_bias)
     if spec.qkv_bias:
         count += (query_heads + 2 * kv_heads) * spec.head_dim
     if spec.o_bias:
         count += spec.hidden
-    return count
+    return count + spec.sinks * query_heads
 
 
 def mlp_params(spec: ModelSpec, mlp_channels: int) -> int:
     """Parameters of one MLP block with its biases and norms; 0 for a removed one, which takes its norms along."""
     if mlp_channels == 0:
         return 0
-    count = mlp_weights(spec, mlp_channels) + spec.mlp_norms * norm_params(spec)
-    if spec.mlp_bias:
+    count = mlp_weights(spec, mlp_channels) + spec.mlp_norms * norm_params(spec) + spec.block_scales * spec.hidden
+    if spec.mlp_bias and spec.routed:
+        count += mlp_channels * ((1 + spec.gated) * spec.expert_channels + spec.hidden + 1)
+    elif spec.mlp_bias:
         count += (1 + spec.gated) * mlp_channels + spec.hidden
     return count
 

@@ -22,7 +22,7 @@ from space.candidate import Candidate
 from space.formats.checkpoint import Subnet
 from space.formats.hf.export import export_checkpoint
 from space.models.architectures import architecture_of
-from space.models.stack import stack_of
+from space.models.stack import layers_of, stack_of
 from space.size import decoder_params, total_params
 from space.supernet.corrective_refit import correct
 from space.supernet.shared import SharedWeights
@@ -44,13 +44,13 @@ def test_the_permuted_model_computes_the_dense_function(family: str, make_supern
     torch.testing.assert_close(logits_of(supernet.model, images), expected, atol=2e-5, rtol=1e-4)
     whole = Candidate.dense(spec)
     assert torch.equal(logits_of(supernet.view(whole), images), logits_of(supernet.model, images))
-    assert spec.tokens_of(images.shape) == {"vit": 17, "deit": 18}[family]
+    assert spec.tokens_of(images.shape) == {"vit": 17, "deit": 18, "dinov2": 17}[family]
     assert (spec.vocab, kv_bytes(spec, whole, context=17)) == (0, 0)
     for rows in SHAPES.values():
         candidate = Candidate.from_rows(rows)
         view = supernet.view(candidate)
         assert sum(p.numel() for p in view.parameters()) == total_params(spec, candidate)
-        assert sum(p.numel() for p in stack_of(view).layers.parameters()) == decoder_params(spec, candidate)
+        assert sum(p.numel() for p in layers_of(view).parameters()) == decoder_params(spec, candidate)
 
 
 @pytest.mark.parametrize("family", VISION)
@@ -113,7 +113,7 @@ def test_a_step_teaches_all_that_is_kept_and_nothing_else(family: str, make_supe
     reached = {name.rpartition(".")[0] for name, p in shared.parameters.items() if p.grad is not None}
     blocks = architecture_of(family).blocks.items()
     kept = {
-        f"layers.{index}.{path}"
+        f"{architecture_of(family).stack.layers}.{index}.{path}"
         for index, shape in enumerate(CUT.layers)
         for kind, layout in blocks
         for path in (*map(layout.path, layout.projections), *layout.norms)
