@@ -16,11 +16,12 @@ def attention_weights(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
 def mlp_weights(spec: ModelSpec, mlp_channels: int) -> int:
     """Elements of the matrices of one MLP block: up, down and, where there is one, the gate.
 
-    Of a mixture, those of so many experts, and the router's.
+    Of a mixture, those of so many experts, the router's, and of what every token goes through besides.
     """
     matrices = 2 + spec.gated
     if spec.routed:
-        return (matrices * spec.expert_channels + 1) * spec.hidden * mlp_channels
+        routed = (matrices * spec.expert_channels + 1) * spec.hidden * mlp_channels
+        return routed + spec.shared_weights if mlp_channels else 0
     return matrices * spec.hidden * mlp_channels
 
 
@@ -28,7 +29,8 @@ def mlp_products(spec: ModelSpec, mlp_channels: int) -> int:
     """Multiply-accumulates of one MLP block for a token: of a mixture, those of the experts that it goes through."""
     if spec.routed:
         active = min(spec.active_experts, mlp_channels)
-        return (2 + spec.gated) * spec.expert_channels * spec.hidden * active + spec.hidden * mlp_channels
+        own = (2 + spec.gated) * spec.expert_channels * spec.hidden * active + spec.hidden * mlp_channels
+        return own + spec.shared_weights if mlp_channels else 0
     return mlp_weights(spec, mlp_channels)
 
 

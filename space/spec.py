@@ -20,6 +20,7 @@ _SELDOM = (
     "mask_token",
     "expert_channels",
     "active_experts",
+    "shared_weights",
     "sinks",
     "block_scales",
     "image_size",
@@ -71,6 +72,7 @@ class ModelSpec:
         mask_token: What stands in the place of a hidden word, of a model that guesses these.
         expert_channels: Intermediate channels of an expert; 0 where MLPs are no mixtures of such.
         active_experts: Experts that each token goes through; 0 likewise.
+        shared_weights: Parameters of what every token goes through beside the experts of a mixture; 0 likewise.
         sinks: Whether each query head has a number of what attends to nothing.
         block_scales: Whether what a block adds is scaled by a weight for each value, which leaves with the block.
         image_size: Height and width of images in pixels, where the configuration says others; else 0.
@@ -112,6 +114,7 @@ class ModelSpec:
     mask_token: int | None = None
     expert_channels: int = 0
     active_experts: int = 0
+    shared_weights: int = 0
     sinks: bool = False
     block_scales: bool = False
     image_size: int = 0

@@ -108,6 +108,10 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "mixtral": {"hidden_size": 40, "head_dim": 8, "intermediate_size": 8},
     "qwen3_moe": {"hidden_size": 40, "head_dim": 8, "moe_intermediate_size": 8, "num_experts_per_tok": 3},
     "olmoe": {"hidden_size": 48, "intermediate_size": 8, "num_experts_per_tok": 4, "norm_topk_prob": True},
+    "qwen2_moe": {
+        **{"hidden_size": 48, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 24},
+        "num_experts_per_tok": 3,
+    },
     "gpt_oss": {
         **{"hidden_size": 40, "head_dim": 8, "intermediate_size": 8, "num_experts_per_tok": 3, **_SLIDING},
         "rope_parameters": {

@@ -59,6 +59,12 @@ def _behind(module: str, name: str) -> Architecture:
 _EXPERTS = BlockLayout("mlp", (), "", before="post_attention_layernorm", routed=Routed())
 
 
+_ALL_ROUTED: tuple[tuple[Any, ...], ...] = (
+    ("mlp_only_layers", []),
+    ("decoder_sparse_step", 1),
+)  # else some layers have no experts
+
+
 def _mixture(
     name: str,
     family: str,
@@ -139,11 +145,22 @@ ARCHITECTURES: dict[str, Architecture] = {
         _QK_NORMS,
     ),
     "mixtral": _mixture("Mixtral", "mixtral"),
+    "qwen2_moe": _mixture(
+        "Qwen2Moe",
+        "qwen2_moe",
+        mlp=replace(
+            _EXPERTS,
+            routed=Routed(channels="moe_intermediate_size", shared=("shared_expert", "shared_expert_gate")),
+        ),
+        count="num_experts",
+        when=_ALL_ROUTED,
+    ),
     "qwen3_moe": _mixture(
         "Qwen3Moe",
         "qwen3_moe",
         mlp=replace(_EXPERTS, routed=Routed(channels="moe_intermediate_size")),
         qk_norms=_QK_NORMS,
+        when=_ALL_ROUTED,
     ),
     "olmoe": _mixture(
         "Olmoe",

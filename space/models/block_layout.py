@@ -51,12 +51,14 @@ class Routed(NamedTuple):
             each, and their weights, both `(tokens, active)`.
         channels: What a configuration calls the channels of an expert.
         active: And the experts that each token goes through.
+        shared: What every token goes through besides, which is carried whole.
     """
 
     router: str = "gate"
     experts: str = "experts"
     channels: str = "intermediate_size"
     active: str = "num_experts_per_tok"
+    shared: tuple[str, ...] = ()
 
     @property
     def modules(self) -> tuple[str, str]:

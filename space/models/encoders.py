@@ -68,7 +68,8 @@ def _vision(module: str, name: str) -> Architecture:
         ),
         sizes=SizeNames(kv_heads=None),
         numbered=False,
-        tasks=("image_classification",),
+        tasks=("image_classification", "image_features"),
+        transformers=(5, 19),
     )
 
 
@@ -83,7 +84,6 @@ def _dino(vision: Architecture) -> Architecture:
         sizes=vision.sizes._replace(ratio="mlp_ratio"),
         when=(("use_swiglu_ffn", False),),  # else of widths that its configuration cannot say
         any_size=True,
-        transformers=(5, 23),
     )
 
 

@@ -108,6 +108,9 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         gated=routed is not None or "gate" in (part for each in architecture.mlp.inputs for part in each.parts),
         attention_norms=len(architecture.attention.leaving) - architecture.attention.scaled,
         mlp_norms=len(architecture.mlp.leaving) - architecture.mlp.scaled,
+        shared_weights=sum(
+            p.numel() for path in _shared(architecture.mlp) for p in layers[0].get_submodule(path).parameters()
+        ),
         sinks=architecture.attention.sinks,
         block_scales=architecture.attention.scaled,
         layer_norms=len(architecture.staying),
@@ -167,7 +170,12 @@ def _check_modules(layer: nn.Module, architecture: Architecture) -> None:
     held |= {architecture.attention.path(name) for name in architecture.qk_norms}
     for name in held:
         layer.get_submodule(name)
-    others = sorted(name for name, _ in layer.named_parameters() if name.rpartition(".")[0] not in held)
+    shared = [f"{path}." for path in _shared(architecture.mlp)]
+    others = sorted(
+        name
+        for name, _ in layer.named_parameters()
+        if name.rpartition(".")[0] not in held and not name.startswith(tuple(shared))
+    )
     if others:
         raise ValueError(
             f"a layer has parameters that its family's others lack, such as {others[0]}; models with them are not "
@@ -188,6 +196,11 @@ def _check_experts(layers: nn.ModuleList, layout: BlockLayout, count: int) -> No
             for key, tensor in layer.get_submodule(layout.path(name)).named_parameters():
                 if len(tensor) != count:
                     raise ValueError(f"in layer {index} {name}.{key} is of {len(tensor)} experts, not of {count}.")
+
+
+def _shared(layout: BlockLayout) -> list[str]:
+    """Where in a layer that is which tokens go through beside experts."""
+    return [layout.path(name) for name in layout.routed.shared] if layout.routed else []
 
 
 def _have_bias(layer: nn.Module, layout: BlockLayout) -> bool:

@@ -118,7 +118,8 @@ def _block(layout: BlockLayout) -> str:
     norm = f"; norms: {', '.join([*norms, *inside])}" if norms or inside else ""
     module = layout.module or " and ".join(layout.parts)
     if layout.routed:
-        return f"{module}: {layout.routed.router} chooses among {layout.routed.experts}{norm}"
+        shared = f", beside {' and '.join(layout.routed.shared)}" if layout.routed.shared else ""
+        return f"{module}: {layout.routed.router} chooses among {layout.routed.experts}{shared}{norm}"
     return f"{module}: {', '.join(inputs)} to {layout.output}{norm}"
 
 

@@ -176,15 +176,17 @@ def load_model(
         for pattern in spec.use.companions
         for file in sorted(directory.glob(pattern))
     }
-    spec = replace(spec, pooling=_pooling(companions), mask_token=mask_token(seen.tokenizer, name, spec.use))
+    spec = replace(
+        spec, pooling=_pooling(companions, spec.use.pools), mask_token=mask_token(seen.tokenizer, name, spec.use)
+    )
     return LoadedModel(
         *(model, seen.tokenizer, spec, run_dtype, run_device, source, commit, streamed, card, companions),
         processor=seen.processor,
     )
 
 
-def _pooling(companions: Mapping[str, bytes]) -> str:
-    """How an embedder makes one vector of a sequence, as sentence-transformers says it; the mean where nothing does.
+def _pooling(companions: Mapping[str, bytes], default: str) -> str:
+    """How an embedder makes one vector of a sequence, as sentence-transformers says it, where that is there.
 
     Raises:
         UserError: In another way than those that are known here.
@@ -199,7 +201,7 @@ def _pooling(companions: Mapping[str, bytes]) -> str:
             f"Expected a sentence embedder that pools {' or '.join(known)} alone, but {places[0]} says "
             f"{', '.join(sorted(modes))}. Use another model."
         )
-    return known[modes.pop()] if modes else "mean"
+    return known[modes.pop()] if modes else default
 
 
 def _locate(

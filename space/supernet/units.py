@@ -65,6 +65,16 @@ def output_weight(block: Any, layout: BlockLayout) -> Tensor:
     return upright(layout, block.get_submodule(layout.output).weight.detach())
 
 
+def adding_weight(layer: Any, layout: BlockLayout) -> Tensor:
+    """The same as it adds to the residual stream, where that is scaled; float32 then, else a view."""
+    weight = output_weight(layer.get_submodule(layout.module), layout)
+    if not layout.scaled:
+        return weight
+    assert layout.after is not None
+    scale: Tensor = layer.get_submodule(layout.after)(weight.new_ones(len(weight)))
+    return weight * scale[:, None]
+
+
 def split_rows(spec: ModelSpec, projection: Projection, tensor: Tensor, dim: int = 0) -> dict[str, Tensor]:
     """The parts of a dense input projection's tensor, or of what it gives, by what they are; views if whole."""
     sizes = projection.rows(Candidate.dense(spec).layers[0], spec.head_dim)
