@@ -17,6 +17,7 @@ from space.task import CAUSAL_LM
 COMPARISONS: Mapping[str, type[Comparison]] = {
     CAUSAL_LM: Divergence,
     "embeddings": EmbeddingDistance,
+    "image_features": EmbeddingDistance,
     "text_classification": ClassDivergence,
     "image_classification": ClassDivergence,
     "token_classification": ClassDivergence,

@@ -59,7 +59,7 @@ class EmbeddingDistance(Comparison):
         """
         if len(self._tokens) < LEAST:
             raise UserError(
-                f"data.heldout_windows: expected at least {LEAST} for the similarities of sentence embeddings, "
+                f"data.heldout_windows: expected at least {LEAST} for the similarities of embeddings, "
                 f"got {len(self._tokens)}."
             )
         return self._in_memory(lambda: self._unseen(candidate, model))

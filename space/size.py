@@ -16,11 +16,12 @@ def attention_weights(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
 def mlp_weights(spec: ModelSpec, mlp_channels: int) -> int:
     """Elements of the matrices of one MLP block: up, down and, where there is one, the gate.
 
-    Of a mixture, those of so many experts, and the router's.
+    Of a mixture, those of so many experts, the router's, and of what every token goes through besides.
     """
     matrices = 2 + spec.gated
     if spec.routed:
-        return (matrices * spec.expert_channels + 1) * spec.hidden * mlp_channels
+        routed = (matrices * spec.expert_channels + 1) * spec.hidden * mlp_channels
+        return routed + spec.shared_weights if mlp_channels else 0
     return matrices * spec.hidden * mlp_channels
 
 
@@ -28,7 +29,8 @@ def mlp_products(spec: ModelSpec, mlp_channels: int) -> int:
     """Multiply-accumulates of one MLP block for a token: of a mixture, those of the experts that it goes through."""
     if spec.routed:
         active = min(spec.active_experts, mlp_channels)
-        return (2 + spec.gated) * spec.expert_channels * spec.hidden * active + spec.hidden * mlp_channels
+        own = (2 + spec.gated) * spec.expert_channels * spec.hidden * active + spec.hidden * mlp_channels
+        return own + spec.shared_weights if mlp_channels else 0
     return mlp_weights(spec, mlp_channels)
 
 
@@ -42,22 +44,24 @@ def attention_params(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
     if query_heads == 0:
         return 0
     count = attention_weights(spec, query_heads, kv_heads)
-    count += spec.attention_norms * norm_params(spec)
+    count += spec.attention_norms * norm_params(spec) + spec.block_scales * spec.hidden
     if spec.qk_norm:
         count += (query_heads + kv_heads if spec.wide_qk_norm else 2) * spec.head_dim * (1 + spec.qk_norm_bias)
     if spec.qkv_bias:
         count += (query_heads + 2 * kv_heads) * spec.head_dim
     if spec.o_bias:
         count += spec.hidden
-    return count
+    return count + spec.sinks * query_heads
 
 
 def mlp_params(spec: ModelSpec, mlp_channels: int) -> int:
     """Parameters of one MLP block with its biases and norms; 0 for a removed one, which takes its norms along."""
     if mlp_channels == 0:
         return 0
-    count = mlp_weights(spec, mlp_channels) + spec.mlp_norms * norm_params(spec)
-    if spec.mlp_bias:
+    count = mlp_weights(spec, mlp_channels) + spec.mlp_norms * norm_params(spec) + spec.block_scales * spec.hidden
+    if spec.mlp_bias and spec.routed:
+        count += mlp_channels * ((1 + spec.gated) * spec.expert_channels + spec.hidden + 1)
+    elif spec.mlp_bias:
         count += (1 + spec.gated) * mlp_channels + spec.hidden
     return count
 

@@ -20,6 +20,11 @@ _SELDOM = (
     "mask_token",
     "expert_channels",
     "active_experts",
+    "shared_weights",
+    "sinks",
+    "block_scales",
+    "image_size",
+    "image_tokens",
 )
 
 
@@ -44,7 +49,8 @@ class ModelSpec:
         mlp_channels: Intermediate channels of a layer's MLP; of a mixture of experts, these.
         vocab: Rows of the embedding matrix; 0 of a model that reads images.
         tied_embeddings: Whether the output projection is the embedding matrix.
-        head_bias, qkv_bias, o_bias, mlp_bias: Whether the LM head and which projections carry a bias.
+        head_bias, qkv_bias, o_bias, mlp_bias: Whether the LM head and which projections carry a bias; of a mixture of
+            experts, the router too.
         qk_norm_bias: Whether norms of queries and keys do.
         gated: Whether an MLP multiplies what its up projection gives by what a gate projection does.
         attention_norms, mlp_norms: Norms over the residual stream's width that leave with a block of the kind.
@@ -61,11 +67,16 @@ class ModelSpec:
         task: What the model is for, a row of `space.task.TASKS`.
         pooling: How an embedder makes one vector of a sequence: `mean` of its tokens, or the first one, `cls`.
         merges: Whether KV groups can be merged: rotary embedding turns all of a head, in pairs half a head apart, or
-            nothing, and the family's classes have groups.
+            nothing, heads have no sinks, and the family's classes have groups.
         repeats_groups: Whether a KV cache holds keys and values of each query head, those of a group once for each.
         mask_token: What stands in the place of a hidden word, of a model that guesses these.
         expert_channels: Intermediate channels of an expert; 0 where MLPs are no mixtures of such.
         active_experts: Experts that each token goes through; 0 likewise.
+        shared_weights: Parameters of what every token goes through beside the experts of a mixture; 0 likewise.
+        sinks: Whether each query head has a number of what attends to nothing.
+        block_scales: Whether what a block adds is scaled by a weight for each value, which leaves with the block.
+        image_size: Height and width of images in pixels, where the configuration says others; else 0.
+        image_tokens: Tokens of such an image; else 0.
     """
 
     name: str
@@ -103,6 +114,11 @@ class ModelSpec:
     mask_token: int | None = None
     expert_channels: int = 0
     active_experts: int = 0
+    shared_weights: int = 0
+    sinks: bool = False
+    block_scales: bool = False
+    image_size: int = 0
+    image_tokens: int = 0
 
     def __post_init__(self) -> None:
         for field in ("layers", "hidden", "query_heads", "kv_heads", "head_dim", "mlp_channels"):
@@ -176,7 +192,12 @@ class ModelSpec:
 
     def tokens_of(self, shape: Sequence[int]) -> int:
         """Tokens of a window, by the shape of several: (windows, length), or (images, channels, height, width)."""
-        return self.positions if self.use.reads == "images" else shape[1]
+        return self.image_length if self.use.reads == "images" else shape[1]
+
+    @property
+    def image_length(self) -> int:
+        """Tokens of an image, of a model that reads such."""
+        return self.image_tokens or self.positions
 
     def head_params(self, rows: int) -> int:
         """Parameters of an LM head of so many rows and the norm before it that are no embeddings; 0 without a head."""

@@ -20,6 +20,8 @@ class Task:
         pipeline: The hub's name of the task.
         head: What there is behind the stack of layers, for people.
         reads: What is put in: `text`, or `images`.
+        pools: How one vector is made of the last hidden states, where nothing beside the model says it: their `mean`,
+            or the first one, `cls`.
         masks: Whether some words of the text are hidden from it: it is asked for these alone, by all of its tokens.
         writes: Whether it writes text: it has an LM head and a KV cache, and `generate()`.
         settings: The group of settings that is made for it, as one writes it.
@@ -54,6 +56,7 @@ class Task:
     formats: tuple[str, ...] | None = None
     companions: tuple[str, ...] = ()
     reads: str = "text"
+    pools: str = "mean"
     masks: bool = False
 
     @property
@@ -64,6 +67,29 @@ class Task:
 
 CAUSAL_LM = "causal_lm"
 STRETCH = 7  # tokens of text, of which a task that masks hides one: about BERT's 15 % (Devlin et al. 2019)
+_EMBEDDINGS = Task(
+    title="a sentence embedder",
+    loader="AutoModel",
+    stock="model",
+    pruned="PrunedModel",
+    output="last_hidden_state",
+    pipeline="sentence-similarity",
+    head="none: it embeds text",
+    writes=False,
+    settings="model=embedder",
+    search_quality=("cosine_distance",),
+    heldout_quality=("heldout_cosine_distance", "heldout_rank_correlation"),
+    alike=0.01,
+    judged="heldout_cosine_distance",
+    step_windows=16,
+    scenarios=("prefill",),
+    engines=("torch",),
+    formats=("hf", "hf_uniform"),
+    companions=(
+        *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+        *("[0-9]_*/config.json",),
+    ),
+)
 _TEXT_CLASSIFICATION = Task(
     title="a text classifier",
     loader="AutoModelForSequenceClassification",
@@ -102,29 +128,7 @@ TASKS: dict[str, Task] = {
         scenarios=("prefill", "decode", "serving"),
         engines=("torch", "llamacpp", "vllm"),
     ),
-    "embeddings": Task(
-        title="a sentence embedder",
-        loader="AutoModel",
-        stock="model",
-        pruned="PrunedModel",
-        output="last_hidden_state",
-        pipeline="sentence-similarity",
-        head="none: it embeds text",
-        writes=False,
-        settings="model=embedder",
-        search_quality=("cosine_distance",),
-        heldout_quality=("heldout_cosine_distance", "heldout_rank_correlation"),
-        alike=0.01,
-        judged="heldout_cosine_distance",
-        step_windows=16,
-        scenarios=("prefill",),
-        engines=("torch",),
-        formats=("hf", "hf_uniform"),
-        companions=(
-            *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
-            *("[0-9]_*/config.json",),
-        ),
-    ),
+    "embeddings": _EMBEDDINGS,
     "text_classification": _TEXT_CLASSIFICATION,
     "token_classification": replace(
         _TEXT_CLASSIFICATION,
@@ -155,6 +159,16 @@ TASKS: dict[str, Task] = {
         settings="model=image_classifier",
         companions=("preprocessor_config.json",),
         reads="images",
+    ),
+    "image_features": replace(
+        _EMBEDDINGS,
+        title="a model of image features",
+        pipeline="image-feature-extraction",
+        head="none: it gives features of images",
+        settings="model=image_features",
+        companions=("preprocessor_config.json",),
+        reads="images",
+        pools="cls",
     ),
 }
 

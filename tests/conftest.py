@@ -108,6 +108,17 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "mixtral": {"hidden_size": 40, "head_dim": 8, "intermediate_size": 8},
     "qwen3_moe": {"hidden_size": 40, "head_dim": 8, "moe_intermediate_size": 8, "num_experts_per_tok": 3},
     "olmoe": {"hidden_size": 48, "intermediate_size": 8, "num_experts_per_tok": 4, "norm_topk_prob": True},
+    "qwen2_moe": {
+        **{"hidden_size": 48, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 24},
+        "num_experts_per_tok": 3,
+    },
+    "gpt_oss": {
+        **{"hidden_size": 40, "head_dim": 8, "intermediate_size": 8, "num_experts_per_tok": 3, **_SLIDING},
+        "rope_parameters": {
+            **{"rope_type": "yarn", "rope_theta": 1e5, "factor": 4.0, "original_max_position_embeddings": 64}
+        },
+    },
+    "dinov2": {"hidden_size": 16, "head_dim": 4},  # of which MLP channels are a multiple
     "roberta": {"type_vocab_size": 1},
     "xlm-roberta": {"type_vocab_size": 1},
 }
@@ -142,7 +153,8 @@ def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn
     Of the changes of its configuration, `intermediate_size` is the number of an MLP's units, whatever that is called.
     """
     sizes, units = ARCHITECTURES[family].sizes, changes.pop("intermediate_size", MLP_UNITS)
-    values = _SIZES | _SPECIAL.get(family, {}) | changes | {sizes.mlp_channels: units}
+    values = _SIZES | _SPECIAL.get(family, {}) | changes
+    values |= sizes.stock({sizes.mlp_channels: units}, values["hidden_size"]) or {}
     groups = values.pop("num_key_value_heads")
     if isinstance(sizes.kv_heads, str):
         values[sizes.kv_heads] = groups
@@ -190,7 +202,7 @@ def inputs_of(family: str, windows: int, seed: int = 0) -> torch.Tensor:
 
 def save_dense(family: str, directory: Path) -> Path:
     """A tiny model of a family as a checkpoint, with a tokenizer or an image processor."""
-    reader: Any = ViTImageProcessorPil(size={"height": 8, "width": 8})
+    reader: Any = ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.25])
     if family not in VISION:
         words = Tokenizer(WordLevel({f"w{number}": number for number in range(VOCAB)}, unk_token="w0"))
         reader = PreTrainedTokenizerFast(tokenizer_object=words)

@@ -14,10 +14,10 @@ from transformers import ViTImageProcessorPil
 from space.models.embedded import quiet_transformers
 
 
-def save_image_classifier(directory: Path, family: str = "vit") -> Path:
-    """A random classifier with its processor, and `images.npz` with arrays and labels."""
-    model: Any = tiny_model(family)[0]
-    processor = ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.25])
+def save_image_classifier(directory: Path, family: str = "vit", side: int = 8, **changes: Any) -> Path:
+    """A random classifier with a processor to so many pixels, and `images.npz` with arrays and labels."""
+    model: Any = tiny_model(family, **changes)[0]
+    processor = ViTImageProcessorPil(size={"height": side, "width": side}, image_mean=[0.5], image_std=[0.25])
     with quiet_transformers():
         model.save_pretrained(directory)
         processor.save_pretrained(directory)

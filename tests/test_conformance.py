@@ -125,7 +125,9 @@ def test_a_hole_is_a_block_that_adds_nothing(case: Case, gone: tuple[str, ...]) 
     layer: Any = layers_of(zeroed)[1]
     for kind in gone:
         layout = case.row.blocks[kind]
-        for path in (layout.path(layout.weighted[-1]), *([layout.after] if layout.after and not layout.adds else [])):
+        shared = layout.routed.shared if layout.routed else ()
+        behind = [layout.after] if layout.after and not layout.adds else []
+        for path in (*map(layout.path, (layout.weighted[-1], *shared)), *behind):
             for parameter in layer.get_submodule(path).parameters():
                 parameter.zero_()
     torch.testing.assert_close(case.output(view, inputs), case.output(zeroed, inputs), atol=1e-5, rtol=1e-5)

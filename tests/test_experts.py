@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MIXTURES, random_tokens, tiny_model
+from conftest import MIXTURES, random_tokens, save_dense, tiny_model
 from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import AutoConfig
 
 from evaluators.applicable import require_of_model
 from evaluators.cost import cost_measure
@@ -21,8 +24,10 @@ from space.errors import UserError
 from space.formats.checkpoint import Subnet
 from space.formats.hf.export import export_checkpoint
 from space.formats.traced.export import check_traced
+from space.models.architectures import ARCHITECTURES
 from space.models.facts import checked_spec
-from space.models.stack import layers_of
+from space.models.loading import load_model
+from space.models.stack import layers_of, row_of
 from space.options import mlp_options
 from space.space import SearchSpace
 from space.supernet.calibration import gather
@@ -37,12 +42,32 @@ CUT = [(6, 3, 9), DENSE, (6, 3, 5), (4, 2, 20)]
 
 def routed(config: Any, router: Any, states: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:
     """What a router gives where only the first experts are there to be chosen, from the definition."""
-    logits = F.linear(states.reshape(-1, states.shape[-1]), router.weight)
+    logits = F.linear(states.reshape(-1, states.shape[-1]), router.weight, getattr(router, "bias", None))
     logits[:, kept:] = -torch.inf
+    if config.model_type == "gpt_oss":
+        chosen_logits, chosen = logits.topk(config.num_experts_per_tok)
+        return logits, chosen_logits.softmax(-1), chosen
     weights, chosen = logits.softmax(-1).topk(config.num_experts_per_tok)
     if getattr(config, "norm_topk_prob", True):  # Mixtral always does
         weights = weights / weights.sum(-1, keepdim=True)
     return logits, weights, chosen
+
+
+def of_expert(experts: Any, number: int, state: Tensor) -> Tensor:
+    """What an expert gives for one token, from the definition."""
+    if not hasattr(experts, "down_proj_bias"):
+        gate, up = (experts.gate_up_proj[number] @ state).chunk(2)
+        return torch.as_tensor(experts.down_proj[number] @ (F.silu(gate) * up))
+    both = state @ experts.gate_up_proj[number] + experts.gate_up_proj_bias[number]
+    gate, up = both[::2].clamp(max=7.0), both[1::2].clamp(-7.0, 7.0)
+    inside = (up + 1) * gate * torch.sigmoid(1.702 * gate)
+    return torch.as_tensor(inside @ experts.down_proj[number] + experts.down_proj_bias[number])
+
+
+def router_of(family: str, mlp: Any) -> Any:
+    row = ARCHITECTURES[family].mlp.routed
+    assert row is not None
+    return mlp.get_submodule(row.router)
 
 
 @torch.no_grad()
@@ -56,12 +81,11 @@ def test_scores_are_those_of_each_experts_outputs_by_hand(family: str) -> None:
     place = Placement(torch.device("cpu"))
     for found in gather(model, tokens, forward_dtype=torch.float32, place=place, batch_size=2):
         mlp, states = layers_of(model)[found.index].mlp, inputs[found.index]
-        _, weights, chosen = routed(model.config, mlp.gate, states, 48)
+        _, weights, chosen = routed(model.config, router_of(family, mlp), states, 48)
         added = [list[Tensor]() for _ in range(48)]
         for state, numbers, shares in zip(states, chosen, weights, strict=True):
             for number, share in zip(numbers.tolist(), shares, strict=True):
-                gate, up = (mlp.experts.gate_up_proj[number] @ state).chunk(2)
-                added[number].append((share * (mlp.experts.down_proj[number] @ (F.silu(gate) * up))).norm())
+                added[number].append((share * of_expert(mlp.experts, number, state)).norm())
         reap = torch.tensor([sum(norms) / max(len(norms), 1) for norms in added])
         energy = torch.tensor([sum(norm**2 for norm in norms) for norms in added])
         assert found.experts is not None
@@ -92,7 +116,7 @@ def test_tokens_of_dropped_experts_go_to_the_next_best_of_those_that_are_left(
     rows = [(6, 3, count) for count in (9, 48, 5, 20)]
     model, config = supernet.model, supernet.model.config
     for (_, _, kept), layer in zip(rows, layers_of(model), strict=True):
-        layer.mlp.gate.register_forward_hook(
+        router_of(family, layer.mlp).register_forward_hook(
             lambda module, given, output, kept=kept: routed(config, module, given[0], kept)
         )
     view = supernet.view(Candidate.from_rows(rows))
@@ -167,9 +191,43 @@ def test_what_does_not_go_with_experts_is_refused_by_name() -> None:
             refused()
 
 
+def test_what_all_tokens_go_through_beside_experts_is_carried_whole(make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet("qwen2_moe")
+    view, hidden = supernet.view(Candidate.from_rows(CUT)), supernet.spec.hidden
+    held = {tensor.untyped_storage().data_ptr() for tensor in supernet.model.parameters()}
+    assert all(p.untyped_storage().data_ptr() in held for p in layers_of(view)[0].mlp.parameters())
+    shared = 3 * 24 * hidden + hidden
+    assert supernet.spec.shared_weights == shared
+    dense, none = (cost_measure(supernet.spec, context=8).values(Candidate.from_rows([(6, 3, n)] * 4)) for n in (48, 0))
+    active = 3 * (3 * 8 * hidden) + 48 * hidden
+    assert dense["macs_per_token"] - none["macs_per_token"] == 4 * (active + shared)
+
+
+def test_sinks_go_with_their_heads(make_supernet: MakeSupernet) -> None:
+    dense, supernet = tiny_model("gpt_oss")[0], make_supernet("gpt_oss")
+    view = supernet.view(Candidate.from_rows([(4, 2, 48), DENSE, (3, 3, 48), (2, 1, 48)]))
+    for index, (own, whole) in enumerate(zip(layers_of(view), layers_of(dense), strict=True)):
+        weight = own.self_attn.q_proj.weight.unflatten(0, (-1, 8)).flatten(1)
+        all_heads = whole.self_attn.q_proj.weight.unflatten(0, (-1, 8)).flatten(1)
+        places = [int(torch.cdist(row[None], all_heads).argmin()) for row in weight]
+        assert torch.equal(own.self_attn.sinks, whole.self_attn.sinks[places]), index
+
+
+def test_weights_in_mxfp4_are_refused_with_how_to_have_others(tmp_path: Path) -> None:
+    place = save_dense("gpt_oss", tmp_path / "model")
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "mxfp4"}}))
+    with pytest.raises(UserError, match=r"has quantization_config set: weights in MXFP4.*dequantize=True"):
+        load_model(str(place))
+
+
 def test_layers_without_experts_among_others_are_refused() -> None:
-    with pytest.raises(AttributeError, match="gate"):
-        tiny_model("qwen3_moe", mlp_only_layers=[2])
+    for family, key, value in (("qwen3_moe", "mlp_only_layers", [2]), ("qwen2_moe", "decoder_sparse_step", 2)):
+        config = AutoConfig.for_model(family, **{key: value})
+        with pytest.raises(
+            UserError, match=rf"says mlp_only_layers=\[\].* got one with .*{key}={re.escape(str(value))}"
+        ):
+            row_of(config)
     model, _ = tiny_model("mixtral")
     layers_of(model)[2].mlp.experts.down_proj = torch.nn.Parameter(torch.ones(7, 40, 8))
     with pytest.raises(UserError, match=r"in layer 2 experts\.down_proj is of 7 experts, not of 48"):

@@ -20,7 +20,9 @@ from evaluators.data.images import ImageSplits, ImageStream
 from evaluators.data.places import TextPlace
 from evaluators.fidelities import beginning
 from space.errors import UserError
+from space.models.images import image_shape
 from space.models.loading import load_model
+from space.models.outline import outlined
 
 CLASSES = {"LABEL_0": 0, "LABEL_1": 1}
 RUN = (
@@ -120,6 +122,32 @@ def test_an_image_classifier_is_read_with_its_processor(tmp_path: Path) -> None:
         load_model(place, task="image_classification")
 
 
+def test_images_have_the_size_that_the_processor_makes_where_a_model_takes_any(tmp_path: Path) -> None:
+    place = str(save_image_classifier(tmp_path, "dinov2", image_size=12))
+    told = {"path": place, "task": "image_classification"}
+    spec = load_model(**told, lengths={"data.length=17": 17}).spec
+    assert (spec.positions, spec.image_size, spec.image_length) == (37, 8, 17)
+    planned = outlined(place, revision=None, trust_remote_code=False, lengths={}, task="image_classification").spec
+    assert {**planned.identity, "digest": spec.digest} == spec.identity
+    assert image_shape(tiny_model("dinov2", image_size=12)[0].config, spec) == (1, 8, 8)
+    with pytest.raises(UserError, match=r"Expected windows of 17 tokens.*Set data\.length=17"):
+        load_model(**told, lengths={"data.length=37": 37})
+    file = tmp_path / "preprocessor_config.json"
+    values = json.loads(file.read_text())
+    for size, said in (({"height": 9, "width": 9}, "9 x 9"), ({"height": 8, "width": 12}, "8 x 12")):
+        file.write_text(json.dumps(values | {"size": size}))
+        with pytest.raises(UserError, match=rf"square images of one size, of whole patches of 2 x 2 .* makes {said}"):
+            load_model(**told)
+
+
+def test_widths_that_a_configuration_cannot_say_are_refused(tmp_path: Path) -> None:
+    place = save_image_classifier(tmp_path, "dinov2")
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | {"use_swiglu_ffn": True}))
+    with pytest.raises(UserError, match=r"says use_swiglu_ffn=False, got one with use_swiglu_ffn=True"):
+        load_model(str(place), task="image_classification")
+
+
 def test_a_second_head_is_refused(tmp_path: Path) -> None:
     place = save_image_classifier(tmp_path, "deit")
     config = json.loads((place / "config.json").read_text())
@@ -144,8 +172,9 @@ def test_what_an_image_classifier_cannot_do_is_refused_by_name(change: str, said
         require_applicable(settings)
 
 
-def test_a_run_of_an_image_classifier_ends_in_an_export(tmp_path: Path) -> None:
-    model = save_image_classifier(tmp_path / "model")
+@pytest.mark.parametrize(("family", "changes"), [("vit", {}), ("dinov2", {"image_size": 12})], ids=["vit", "dinov2"])
+def test_a_run_of_an_image_classifier_ends_in_an_export(family: str, changes: dict[str, int], tmp_path: Path) -> None:
+    model = save_image_classifier(tmp_path / "model", family, **changes)
     row = searched_and_exported(tmp_path, (*RUN, f"model.path={model}", f"data.path={model / 'images.npz'}"))
     out = tmp_path / "out"
     trusted = "auto_map" in json.loads((out / "config.json").read_text())

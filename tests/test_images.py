@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,22 @@ from conftest import VISION, random_images, tiny_model
 from helpers_formats import answer_here
 from test_encoders import SHAPES, MakeSupernet, modules_cache  # noqa: F401  (a fixture of all tests here)
 from torch.nn import functional as F
-from transformers import AutoModelForImageClassification
+from transformers import AutoModel, AutoModelForImageClassification
 
 from evaluators.classes import ClassDivergence
 from evaluators.cost import kv_bytes
+from evaluators.embeddings import EmbeddingDistance
 from evaluators.prefix import PrefixForward
 from evaluators.training.objectives import objective_of
 from space.candidate import Candidate
 from space.formats.checkpoint import Subnet
 from space.formats.hf.export import export_checkpoint
 from space.models.architectures import architecture_of
-from space.models.stack import stack_of
+from space.models.stack import layers_of, stack_of
 from space.size import decoder_params, total_params
 from space.supernet.corrective_refit import correct
 from space.supernet.shared import SharedWeights
+from space.supernet.supernet import Supernet
 
 CUT = Candidate.from_rows(SHAPES["holes"])
 
@@ -44,13 +47,13 @@ def test_the_permuted_model_computes_the_dense_function(family: str, make_supern
     torch.testing.assert_close(logits_of(supernet.model, images), expected, atol=2e-5, rtol=1e-4)
     whole = Candidate.dense(spec)
     assert torch.equal(logits_of(supernet.view(whole), images), logits_of(supernet.model, images))
-    assert spec.tokens_of(images.shape) == {"vit": 17, "deit": 18}[family]
+    assert spec.tokens_of(images.shape) == {"vit": 17, "deit": 18, "dinov2": 17}[family]
     assert (spec.vocab, kv_bytes(spec, whole, context=17)) == (0, 0)
     for rows in SHAPES.values():
         candidate = Candidate.from_rows(rows)
         view = supernet.view(candidate)
         assert sum(p.numel() for p in view.parameters()) == total_params(spec, candidate)
-        assert sum(p.numel() for p in stack_of(view).layers.parameters()) == decoder_params(spec, candidate)
+        assert sum(p.numel() for p in layers_of(view).parameters()) == decoder_params(spec, candidate)
 
 
 @pytest.mark.parametrize("family", VISION)
@@ -113,7 +116,7 @@ def test_a_step_teaches_all_that_is_kept_and_nothing_else(family: str, make_supe
     reached = {name.rpartition(".")[0] for name, p in shared.parameters.items() if p.grad is not None}
     blocks = architecture_of(family).blocks.items()
     kept = {
-        f"layers.{index}.{path}"
+        f"{architecture_of(family).stack.layers}.{index}.{path}"
         for index, shape in enumerate(CUT.layers)
         for kind, layout in blocks
         for path in (*map(layout.path, layout.projections), *layout.norms)
@@ -122,8 +125,60 @@ def test_a_step_teaches_all_that_is_kept_and_nothing_else(family: str, make_supe
     assert reached == kept | {"layernorm"}
 
 
-def test_a_corrective_refit_comes_nearer_to_the_dense_model(make_supernet: MakeSupernet) -> None:
-    supernet, candidate = make_supernet("vit"), Candidate.from_rows([(4, 4, 32), (0, 0, 32), (4, 4, 32), (4, 4, 0)])
+@pytest.mark.parametrize("family", VISION)
+def test_features_are_compared_learned_and_exported(
+    family: str, make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("space.formats.verify.answer_of", answer_here)
+    supernet, images = make_supernet(family, task="image_features"), random_images(7)
+    assert sum(p.numel() for p in supernet.view(CUT).parameters()) == total_params(supernet.spec, CUT)
+    spec = replace(supernet.spec, pooling="cls")
+    with torch.inference_mode():
+        dense, cut = (model(images).last_hidden_state[:, 0] for model in (supernet.model, supernet.view(CUT)))
+    expected = 1 - F.cosine_similarity(dense, cut).mean().item()
+    monkeypatch.setattr(supernet, "spec", spec)
+    asked = EmbeddingDistance(supernet, images, batch_size=3, cache_bytes=1 << 20)
+    assert asked.values(CUT)["cosine_distance"] == pytest.approx(expected, rel=1e-4)
+    assert asked.heldout_values(Candidate.dense(spec))["heldout_rank_correlation"] == pytest.approx(1)
+    shared = SharedWeights(supernet, [CUT], lambda name: True)
+    loss = objective_of(spec)(supernet.model, images)(shared.hidden(CUT, images))
+    assert loss.item() > expected
+    subnet = Subnet(supernet.model.config, None, spec, CUT)
+    export_checkpoint(supernet.view(CUT), subnet, tmp_path / "out", card={})
+    model = AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True).eval()
+    with torch.inference_mode():
+        assert torch.equal(model(images).last_hidden_state[:, 0], supernet.view(CUT)(images).last_hidden_state[:, 0])
+
+
+def test_a_scale_of_what_a_block_adds_is_as_one_inside_its_projection(tmp_path: Path) -> None:
+    """Units, refits and corrective refits are the same, but where small scales hold the latter back."""
+    (scaled, spec), (folded, _) = tiny_model("dinov2"), tiny_model("dinov2")
+    with torch.no_grad():
+        for layer in layers_of(folded):
+            for output, scale in (
+                (layer.attention.o_proj, layer.layer_scale1.lambda1),
+                (layer.mlp.fc2, layer.layer_scale2.lambda1),
+            ):
+                output.weight.mul_(scale[:, None])
+                output.bias.mul_(scale)
+                scale.fill_(1)
+    images, outputs = random_images(64, seed=3), list[list[torch.Tensor]]()
+    for name, model in (("scaled", scaled), ("folded", folded)):
+        supernet = Supernet.prepare(model, spec, images[:24], tmp_path / name, dtype=torch.float32)
+        (correction,) = correct(supernet, [CUT], images)
+        with torch.inference_mode():
+            views = (supernet.model, supernet.view(CUT), supernet.view(CUT, correction))
+            outputs.append([stack_of(view)(images).last_hidden_state for view in views])
+    (dense, cut, corrected), (_, cut_folded, corrected_folded) = outputs
+    torch.testing.assert_close(cut, cut_folded, atol=1e-4, rtol=1e-4)
+    moved = (corrected - cut).norm()
+    assert moved > 0.05 * (cut - dense).norm()
+    assert (corrected - corrected_folded).norm() < 0.1 * moved
+
+
+@pytest.mark.parametrize("family", ["vit", "dinov2"])
+def test_a_corrective_refit_comes_nearer_to_the_dense_model(family: str, make_supernet: MakeSupernet) -> None:
+    supernet, candidate = make_supernet(family), Candidate.from_rows([(4, 4, 32), (0, 0, 32), (4, 4, 32), (4, 4, 0)])
     images = random_images(64, seed=3)
     (correction,) = correct(supernet, [candidate], images)
     with torch.inference_mode():

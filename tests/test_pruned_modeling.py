@@ -172,7 +172,11 @@ def test_attention_weights_are_named_by_the_models_layers(modeling: dict[str, Mo
     tokens = random_tokens(2, 5)
     weights = model(tokens, output_attentions=True).attentions
     assert [each is None for each in weights] == [True, True, False, True]
-    torch.testing.assert_close(weights[2].sum(-1), torch.ones(2, weights[2].shape[1], 5))
+    sums = weights[2].sum(-1)
+    if ARCHITECTURES[family].attention.sinks:  # which take the rest
+        assert ((sums > 0) & (sums < 1)).all()
+    else:
+        torch.testing.assert_close(sums, torch.ones(2, weights[2].shape[1], 5))
     told = model.generate(
         tokens, max_new_tokens=2, do_sample=False, output_attentions=True, return_dict_in_generate=True
     )

@@ -10,8 +10,8 @@ from evaluators.data.places import TextPlace
 from evaluators.data.splits import TokenSplits, read_text
 from evaluators.data.stream import TokenStream, training_stream
 from space.errors import UserError
+from space.models.images import image_shape
 from space.models.loading import LoadedModel
-from space.models.stack import image_shape
 
 
 def read_data(place: TextPlace, loaded: LoadedModel, digest: str | None) -> TokenSplits:
@@ -29,7 +29,7 @@ def read_data(place: TextPlace, loaded: LoadedModel, digest: str | None) -> Toke
     if spec.use.reads == "text":
         text = read_text(place, loaded.tokenizer, vocab=spec.vocab, digest=digest)
         return text if spec.mask_token is None else MaskedSplits.of(text, spec.mask_token)
-    images = ImageSplits.read(place, loaded.processor, image_shape(loaded.model.config), spec.positions)
+    images = ImageSplits.read(place, loaded.processor, image_shape(loaded.model.config, spec), spec.image_length)
     if digest is not None and images.digest != digest:
         raise UserError(
             f"Expected the images of the run, with the digest {digest}, but {place.path} has {images.digest}: they "

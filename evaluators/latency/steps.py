@@ -15,7 +15,7 @@ from evaluators.latency.workload import Phase, Workload
 from space.candidate import Candidate
 from space.errors import UserError
 from space.formats.trimmed import trimmed_model
-from space.models.stack import image_shape
+from space.models.images import image_shape
 from space.size import vocabulary_size
 from space.supernet.supernet import Supernet
 
@@ -108,7 +108,10 @@ class Steps:
     def _of_encoder(self, model: Any, phase: Phase, candidate: Candidate) -> Step:
         """A forward pass without a cache, of sequences without padding."""
         if self._supernet.spec.use.reads == "images":
-            generator, shape = torch.Generator().manual_seed(0), image_shape(self._supernet.model.config)
+            generator, shape = (
+                torch.Generator().manual_seed(0),
+                image_shape(self._supernet.model.config, self._supernet.spec),
+            )
             images = torch.randn(phase.batch_size, *shape, generator=generator)
             return partial(model, images.to(self._device, self._supernet.model.dtype))
         return partial(model, self._tokens(phase, candidate))

@@ -111,6 +111,7 @@ class Job:
             attention_norms=0,
             mlp_norms=0,
             layer_norms=0,
+            block_scales=False,
             qk_norm=False,
         )
         small = every - layer_params(matrices, layer)

@@ -85,6 +85,7 @@ def of_classes(spec: ModelSpec) -> Objective:
 _OBJECTIVES: Mapping[str, Callable[[ModelSpec], Objective]] = {
     CAUSAL_LM: lambda spec: of_words,
     "embeddings": lambda spec: of_embeddings(spec.pooling),
+    "image_features": lambda spec: of_embeddings(spec.pooling),
     "text_classification": of_classes,
     "image_classification": of_classes,
     "token_classification": of_classes,

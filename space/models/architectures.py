@@ -9,8 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from space.errors import UserError
+from space.models.block_layout import BlockLayout, Projection, Routed
 from space.models.earlier import EARLIER
-from space.models.layout import Architecture, BlockLayout, Projection, Routed, SizeNames, StackNames, StockClasses
+from space.models.encoders import ENCODERS
+from space.models.layout import Architecture, SizeNames, StockClasses
 
 _QK_NORMS = ("q_norm", "k_norm")
 _QKV = tuple(Projection(name, (part,)) for name, part in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")))
@@ -57,6 +59,12 @@ def _behind(module: str, name: str) -> Architecture:
 _EXPERTS = BlockLayout("mlp", (), "", before="post_attention_layernorm", routed=Routed())
 
 
+_ALL_ROUTED: tuple[tuple[Any, ...], ...] = (
+    ("mlp_only_layers", []),
+    ("decoder_sparse_step", 1),
+)  # else some layers have no experts
+
+
 def _mixture(
     name: str,
     family: str,
@@ -69,70 +77,6 @@ def _mixture(
     """A family with layers like Llama's, but for experts in place of MLPs, which transformers 5 has in one tensor."""
     sizes, classes = SizeNames(mlp_channels=count), StockClasses.alike(name, classifier=False)
     return Architecture(family, classes, attention, mlp, sizes=sizes, transformers=(5, 23), **rest)
-
-
-_ENCODING = ("embeddings", "text_classification", "token_classification", "masked_lm")
-
-
-def _encoding(name: str, layer: str) -> StockClasses:
-    """The stock classes of a family of encoders."""
-    heads = (f"{name}For{each}" for each in ("SequenceClassification", "TokenClassification", "MaskedLM"))
-    return StockClasses(f"{name}Config", layer, f"{name}Model", None, *heads)
-
-
-def _post_norm_encoder(
-    module: str, name: str, head: str, *, stack: str | None = None, behind_padding: bool = False
-) -> Architecture:
-    """A family with the layers of BERT, whose blocks add to the residual stream themselves, and norm the sum."""
-    inputs = tuple(Projection(f"self.{part}", (part,)) for part in ("query", "key", "value"))
-    norm = "output.LayerNorm"
-    return Architecture(
-        module,
-        _encoding(name, f"{name}Layer"),
-        BlockLayout("attention", inputs, "output.dense", after=f"attention.{norm}", adds=True),
-        BlockLayout(
-            "",
-            (Projection("intermediate.dense", ("up",)),),
-            "output.dense",
-            after=norm,
-            adds=True,
-            parts=("intermediate", "output"),
-        ),
-        stack=StackNames(
-            "encoder.layer",
-            None,
-            "embeddings.word_embeddings",
-            "embeddings.position_embeddings",
-            stack or module,
-            entry="embeddings",
-            behind_padding=behind_padding,
-        ),
-        sizes=SizeNames(kv_heads=None),
-        head=head,
-        heads_fill=True,
-        tasks=_ENCODING,
-    )
-
-
-def _vision(module: str, name: str) -> Architecture:
-    """A family with the layers of ViT."""
-    return Architecture(
-        module,
-        StockClasses(f"{name}Config", f"{name}Layer", f"{name}Model", None, f"{name}ForImageClassification"),
-        replace(_ATTENTION, module="attention", before="layernorm_before"),
-        BlockLayout("mlp", (Projection("fc1", ("up",)),), "fc2", before="layernorm_after"),
-        stack=StackNames(
-            "layers",
-            "layernorm",
-            "embeddings.patch_embeddings",
-            "embeddings.position_embeddings",
-            module,
-            entry="embeddings",
-        ),
-        sizes=SizeNames(kv_heads=None),
-        numbered=False,
-        tasks=("image_classification",),
-    )
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -201,11 +145,22 @@ ARCHITECTURES: dict[str, Architecture] = {
         _QK_NORMS,
     ),
     "mixtral": _mixture("Mixtral", "mixtral"),
+    "qwen2_moe": _mixture(
+        "Qwen2Moe",
+        "qwen2_moe",
+        mlp=replace(
+            _EXPERTS,
+            routed=Routed(channels="moe_intermediate_size", shared=("shared_expert", "shared_expert_gate")),
+        ),
+        count="num_experts",
+        when=_ALL_ROUTED,
+    ),
     "qwen3_moe": _mixture(
         "Qwen3Moe",
         "qwen3_moe",
         mlp=replace(_EXPERTS, routed=Routed(channels="moe_intermediate_size")),
         qk_norms=_QK_NORMS,
+        when=_ALL_ROUTED,
     ),
     "olmoe": _mixture(
         "Olmoe",
@@ -214,52 +169,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         count="num_experts",
         heads_fill=True,
     ),
-    "bert": _post_norm_encoder("bert", "Bert", "cls.predictions.decoder"),
-    "roberta": _post_norm_encoder("roberta", "Roberta", "lm_head.decoder", behind_padding=True),
-    "xlm-roberta": _post_norm_encoder(
-        "xlm_roberta", "XLMRoberta", "lm_head.decoder", stack="roberta", behind_padding=True
+    "gpt_oss": _mixture(
+        "GptOss",
+        "gpt_oss",
+        attention=replace(_ATTENTION, sinks=True),
+        mlp=replace(_EXPERTS, routed=Routed("router"), paired=True),
     ),
-    "distilbert": Architecture(
-        "distilbert",
-        _encoding("DistilBert", "TransformerBlock"),
-        BlockLayout(
-            "attention",
-            tuple(Projection(f"{part[0]}_lin", (part,)) for part in ("query", "key", "value")),
-            "out_lin",
-            after="sa_layer_norm",
-            adds=True,
-        ),
-        BlockLayout("ffn", (Projection("lin1", ("up",)),), "lin2", after="output_layer_norm", adds=True),
-        stack=StackNames(
-            "transformer.layer",
-            None,
-            "embeddings.word_embeddings",
-            "embeddings.position_embeddings",
-            "distilbert",
-            entry="embeddings",
-        ),
-        sizes=SizeNames("n_heads", None, "hidden_dim"),
-        depth="n_layers",
-        head="vocab_projector",
-        heads_fill=True,
-        numbered=False,
-        tasks=_ENCODING,
-        transformers=(5, 19),
-    ),
-    "modernbert": Architecture(
-        "modernbert",
-        _encoding("ModernBert", "ModernBertEncoderLayer"),
-        BlockLayout("attn", (Projection("Wqkv", ("query", "key", "value")),), "Wo", before="attn_norm"),
-        BlockLayout("mlp", (Projection("Wi", ("gate", "up")),), "Wo", before="mlp_norm"),
-        stack=StackNames("layers", "final_norm", "embeddings.tok_embeddings", entry="embeddings"),
-        sizes=SizeNames(kv_heads=None),
-        head="decoder",
-        heads_fill=True,
-        tasks=_ENCODING,
-        transformers=(5, 19),
-    ),
-    "vit": _vision("vit", "ViT"),
-    "deit": _vision("deit", "DeiT"),
+    **ENCODERS,
 }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from space.models.layout import Architecture, BlockLayout, Projection, SizeNames, StackNames, StockClasses
+from space.models.block_layout import BlockLayout, Projection
+from space.models.layout import Architecture, SizeNames, StackNames, StockClasses
 
 _FUSED = ("query", "key", "value")
 _WHEN = (("alibi", False, None),)  # whose bias of a head goes by its number, and by how many heads there are

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from space.candidate import LayerShape
 from space.errors import UserError
 from space.models.architectures import architecture_of
-from space.models.layout import Architecture, BlockLayout
+from space.models.block_layout import BlockLayout
+from space.models.layout import Architecture
 from space.models.stack import layers_of, stack_of
 from space.spec import ModelSpec
 from space.task import TASKS, Task
@@ -46,7 +47,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
     names, hidden = architecture.sizes, config.hidden_size
     heads = getattr(config, names.query_heads)
     kv_heads = getattr(config, names.kv_heads) if isinstance(names.kv_heads, str) else names.groups(heads)
-    channels = getattr(config, names.mlp_channels) or 4 * hidden
+    channels = names.channels(config)
     head_dim = getattr(config, "head_dim", None) or hidden // heads
     dense = LayerShape(heads, kv_heads, channels)
     expected = {
@@ -103,10 +104,15 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         head_bias=writes and getattr(head, "bias", None) is not None,
         qkv_bias=biases[architecture.attention.path(architecture.attention.inputs[0].name)],
         o_bias=biases[outputs["attention"]],
-        mlp_bias="mlp" in outputs and biases[outputs["mlp"]],
+        mlp_bias=biases[outputs["mlp"]] if routed is None else _have_bias(layers[0], architecture.mlp),
         gated=routed is not None or "gate" in (part for each in architecture.mlp.inputs for part in each.parts),
-        attention_norms=len(architecture.attention.leaving),
-        mlp_norms=len(architecture.mlp.leaving),
+        attention_norms=len(architecture.attention.leaving) - architecture.attention.scaled,
+        mlp_norms=len(architecture.mlp.leaving) - architecture.mlp.scaled,
+        shared_weights=sum(
+            p.numel() for path in _shared(architecture.mlp) for p in layers[0].get_submodule(path).parameters()
+        ),
+        sinks=architecture.attention.sinks,
+        block_scales=architecture.attention.scaled,
         layer_norms=len(architecture.staying),
         bare_first=weighed and before is not None and not [*layers[0].get_submodule(before).parameters()],
         norm_weight=weighed,
@@ -116,7 +122,11 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         wide_qk_norm=bool(architecture.attention.row_norms),
         parallel=parallel if isinstance(parallel, bool) else getattr(config, parallel),
         positions=0 if table is None else table.shape[-2],
-        merges=names.grouped and not inside and not architecture.neighbours and not _is_partly_rotary(config),
+        merges=names.grouped
+        and not inside
+        and not architecture.attention.sinks
+        and not architecture.neighbours
+        and not _is_partly_rotary(config),
         repeats_groups=architecture.repeats_groups,
         rest=rest,
         task=task,
@@ -160,7 +170,12 @@ def _check_modules(layer: nn.Module, architecture: Architecture) -> None:
     held |= {architecture.attention.path(name) for name in architecture.qk_norms}
     for name in held:
         layer.get_submodule(name)
-    others = sorted(name for name, _ in layer.named_parameters() if name.rpartition(".")[0] not in held)
+    shared = [f"{path}." for path in _shared(architecture.mlp)]
+    others = sorted(
+        name
+        for name, _ in layer.named_parameters()
+        if name.rpartition(".")[0] not in held and not name.startswith(tuple(shared))
+    )
     if others:
         raise ValueError(
             f"a layer has parameters that its family's others lack, such as {others[0]}; models with them are not "
@@ -181,6 +196,18 @@ def _check_experts(layers: nn.ModuleList, layout: BlockLayout, count: int) -> No
             for key, tensor in layer.get_submodule(layout.path(name)).named_parameters():
                 if len(tensor) != count:
                     raise ValueError(f"in layer {index} {name}.{key} is of {len(tensor)} experts, not of {count}.")
+
+
+def _shared(layout: BlockLayout) -> list[str]:
+    """Where in a layer that is which tokens go through beside experts."""
+    return [layout.path(name) for name in layout.routed.shared] if layout.routed else []
+
+
+def _have_bias(layer: nn.Module, layout: BlockLayout) -> bool:
+    """Whether a mixture's router and experts have biases."""
+    assert layout.routed is not None
+    held = [layer.get_submodule(layout.path(name)).named_parameters() for name in layout.routed.modules]
+    return all(any("bias" in key for key, _ in each) for each in held)
 
 
 def _is_partly_rotary(config: Any) -> bool:

@@ -23,6 +23,7 @@ from space.models.base_card import CARD_FILE
 
 HUB_TIMEOUT_S = 5.0
 WEIGHT_FILES = "model*.safetensors"
+PROCESSOR_FILE = "preprocessor_config.json"
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", CARD_FILE)
 
 
@@ -85,7 +86,7 @@ def model_snapshot(
 
 def config_snapshot(repo: str, revision: str | None, trust_remote_code: bool, instead: str) -> Path:
     """Downloads the configuration of a model alone; arguments and errors as of `model_snapshot`."""
-    patterns = ["config.json", *(["*.py"] if trust_remote_code else [])]
+    patterns = ["config.json", PROCESSOR_FILE, *(["*.py"] if trust_remote_code else [])]
     with hub_errors("model", repo, instead):
         commit, earlier = _commit_or_earlier(repo, revision, ("config.json",))
         return earlier or Path(snapshot_download(repo, revision=commit, allow_patterns=patterns, ignore_patterns="*/*"))

@@ -20,7 +20,7 @@ from space.formats.checkpoint import Subnet
 from space.formats.registry import checks
 from space.formats.requirements import require_format_of_task
 from space.models.architectures import architecture_of
-from space.models.layout import BlockLayout
+from space.models.block_layout import BlockLayout
 from space.models.loading import Understood, understood
 from space.models.pruned import logit_cap, logit_scale
 from space.models.refusals import positions
@@ -112,12 +112,14 @@ def _mlp(spec: ModelSpec) -> str:
 
 def _block(layout: BlockLayout) -> str:
     inputs = [f"{each.name} ({', '.join(each.parts)}{' by group' * each.grouped})" for each in layout.inputs]
-    norms = [f"{name} {where}" for name, where in ((layout.before, "before"), (layout.after, "behind")) if name]
+    behind = "behind, which scales" if layout.scaled else "behind"
+    norms = [f"{name} {where}" for name, where in ((layout.before, "before"), (layout.after, behind)) if name]
     inside = [f"{each.name} of all heads" for each in layout.row_norms]
     norm = f"; norms: {', '.join([*norms, *inside])}" if norms or inside else ""
     module = layout.module or " and ".join(layout.parts)
     if layout.routed:
-        return f"{module}: {layout.routed.router} chooses among {layout.routed.experts}{norm}"
+        shared = f", beside {' and '.join(layout.routed.shared)}" if layout.routed.shared else ""
+        return f"{module}: {layout.routed.router} chooses among {layout.routed.experts}{shared}{norm}"
     return f"{module}: {', '.join(inputs)} to {layout.output}{norm}"
 
 

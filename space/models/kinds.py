@@ -29,7 +29,8 @@ _REFUSED_CONFIG = {
 }
 # The same, but of the families that have that.
 _REFUSED_EXPERTS = dict.fromkeys(
-    ("num_experts", "num_local_experts"), "a mixture of experts, which is supported of other families"
+    ("num_experts", "num_local_experts", "n_routed_experts"),
+    "a mixture of experts, which is supported of other families",
 )
 # Families whose decoder reads an encoder: t5, bart, whisper and the like.
 _ENCODER_DECODERS = {*MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES}
@@ -56,6 +57,12 @@ def check_kind(values: Mapping[str, Any], file: Path) -> None:
         )
     row = ARCHITECTURES.get(kind)
     mixture = row is not None and row.mlp.routed is not None
+    quantised = values.get("quantization_config")
+    if isinstance(quantised, dict) and quantised.get("quant_method") == "mxfp4":  # of whose source there is no other
+        raise UserError(
+            f"Expected a plain dense model, but {file} has quantization_config set: weights in MXFP4. Load it with "
+            "quantization_config=Mxfp4Config(dequantize=True), and search what save_pretrained then writes."
+        )
     for key, meaning in (_REFUSED_CONFIG | ({} if mixture else _REFUSED_EXPERTS)).items():
         if values.get(key):
             raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")

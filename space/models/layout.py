@@ -7,142 +7,13 @@ block, and what transformers calls the family's classes and sizes. All is data, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from space.candidate import LayerShape
+from space.models.block_layout import BlockLayout
 from space.task import CAUSAL_LM, TASKS, Task
-
-# Rows that each part of an input projection has in a layer of a shape, by the width of a head.
-PARTS: dict[str, Callable[[LayerShape, int], int]] = {
-    "query": lambda shape, head_dim: shape.query_heads * head_dim,
-    "key": lambda shape, head_dim: shape.kv_heads * head_dim,
-    "value": lambda shape, head_dim: shape.kv_heads * head_dim,
-    "gate": lambda shape, head_dim: shape.mlp_channels,
-    "up": lambda shape, head_dim: shape.mlp_channels,
-}
-
-
-@dataclass(frozen=True)
-class Projection:
-    """An input projection.
-
-    Attributes:
-        name: In its block.
-        parts: What its rows are, keys of `PARTS`, in their order.
-        grouped: Whether its parts take turns, group by group: the queries of one, its key and its value, then those of
-            the next. Else each part is whole.
-    """
-
-    name: str
-    parts: tuple[str, ...]
-    grouped: bool = False
-
-    def rows(self, shape: LayerShape, head_dim: int) -> list[int]:
-        """How many rows each part has in a layer of a shape."""
-        return [PARTS[part](shape, head_dim) for part in self.parts]
-
-
-class Routed(NamedTuple):
-    """A mixture of experts, whose units are these: every tensor of two modules has an entry for each of them first.
-
-    Attributes:
-        router: Name, in the block, of the module that chooses experts for each token.
-        experts: Of the one with all experts, which is called with tokens, `(tokens, hidden)`, the experts chosen for
-            each, and their weights, both `(tokens, active)`.
-        channels: What a configuration calls the channels of an expert.
-        active: And the experts that each token goes through.
-    """
-
-    router: str = "gate"
-    experts: str = "experts"
-    channels: str = "intermediate_size"
-    active: str = "num_experts_per_tok"
-
-    @property
-    def modules(self) -> tuple[str, str]:
-        """The two modules."""
-        return self.router, self.experts
-
-
-@dataclass(frozen=True)
-class BlockLayout:
-    """One kind of block, by names in a layer, which may lead through modules: `attention.output`.
-
-    Attributes:
-        module: The block itself; empty where it is no module, but some children of the layer.
-        inputs: Its input projections, all with a bias or none.
-        output: Name, in the block, of the output projection; empty of a mixture of experts, which has none.
-        transposed: Whether weights are stored as (inputs, outputs), as those of transformers' `Conv1D`.
-        before: The norm that the block reads the residual stream through; None where there is none.
-        after: What normalises what the block adds to it, or, of a block that adds it itself, the sum; None likewise.
-        row_norms: Norms over all that parts of the input projections give, by a weight for each row of theirs.
-        adds: Whether the norm behind it is of the sum with the residual stream, which the block itself adds to where
-            that norm is a part of it, and else the layer: where it is gone, the stream still goes through the norm.
-        parts: The children of the layer that it is made of, where it is no module.
-        routed: Where it keeps experts in place of projections; None where it is no mixture of them.
-    """
-
-    module: str
-    inputs: tuple[Projection, ...]
-    output: str
-    before: str | None = None
-    after: str | None = None
-    transposed: bool = False
-    row_norms: tuple[Projection, ...] = ()
-    adds: bool = False
-    parts: tuple[str, ...] = ()
-    routed: Routed | None = None
-
-    def path(self, name: str) -> str:
-        """Where in a layer something of the block is."""
-        return f"{self.module}.{name}" if self.module else name
-
-    @property
-    def children(self) -> tuple[str, ...]:
-        """The children of a layer that the block is made of."""
-        return self.parts or (self.module,)
-
-    @property
-    def by_rows(self) -> dict[str, Projection]:
-        """The modules, by name, whose tensors have rows that belong to units: input projections, and `row_norms`."""
-        return {each.name: each for each in (*self.inputs, *self.row_norms)}
-
-    @property
-    def norms(self) -> tuple[str, ...]:
-        """Those norms that there are."""
-        return tuple(name for name in (self.before, self.after) if name is not None)
-
-    @property
-    def leaving(self) -> tuple[str, ...]:
-        """The norms that leave with the block."""
-        return tuple(name for name in self.norms if name != self.staying)
-
-    @property
-    def staying(self) -> str | None:
-        """The norm that the residual stream goes through where the block is gone, until the layer is; None for none."""
-        return self.after if self.adds else None
-
-    @property
-    def inner(self) -> str | None:
-        """The same norm where it is a part of the block, so that what stands in the block's place has it inside."""
-        return self.staying if (self.staying or "").partition(".")[0] in self.children else None
-
-    @property
-    def projections(self) -> tuple[str, ...]:
-        """Names of its projections, the output one last."""
-        return (*(projection.name for projection in self.inputs), *([self.output] if self.output else []))
-
-    @property
-    def weighted(self) -> tuple[str, ...]:
-        """Names of all modules in it whose tensors change with what is kept."""
-        return (*self.by_rows, *([self.output] if self.output else []), *(self.routed.modules if self.routed else ()))
-
-    @property
-    def modules(self) -> list[str]:
-        """The children of a layer that leave with the block: itself, then its norms that are not inside."""
-        return [*self.children, *(name for name in self.leaving if name.partition(".")[0] not in self.children)]
 
 
 class StackNames(NamedTuple):
@@ -166,12 +37,14 @@ class SizeNames(NamedTuple):
     """What a configuration calls the sizes of a layer, by the fields of a `LayerShape`.
 
     There may be no name for groups: as many as query heads then, None, or one, 1. `mlp_channels` is the name of the
-    number of experts where an MLP is a mixture of them.
+    number of experts where an MLP is a mixture of them. Where stock configurations have a `ratio` in its place, the
+    channels are so many times the residual stream's width, and only those of layers that differ have the name.
     """
 
     query_heads: str = "num_attention_heads"
     kv_heads: str | int | None = "num_key_value_heads"
     mlp_channels: str = "intermediate_size"
+    ratio: str | None = None
 
     @property
     def grouped(self) -> bool:
@@ -181,7 +54,7 @@ class SizeNames(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """Those that there are."""
-        return tuple(name for name in self if isinstance(name, str))
+        return tuple(name for name in self[:3] if isinstance(name, str))
 
     def groups(self, query_heads: int) -> int:
         """How many there are under so many query heads, where that is no size of its own."""
@@ -189,7 +62,22 @@ class SizeNames(NamedTuple):
 
     def of(self, shape: LayerShape) -> dict[str, int]:
         """The sizes of a shape by these names."""
-        return {name: getattr(shape, field) for field, name in self._asdict().items() if isinstance(name, str)}
+        fields = zip(self._fields[:3], self[:3], strict=True)
+        return {name: getattr(shape, field) for field, name in fields if isinstance(name, str)}
+
+    def channels(self, config: Any) -> int:
+        """How many channels, or experts, a stock configuration says."""
+        if self.ratio is not None:
+            return int(getattr(config, self.ratio) * config.hidden_size)
+        return getattr(config, self.mlp_channels) or 4 * config.hidden_size
+
+    def stock(self, values: Mapping[str, Any], hidden: int) -> dict[str, Any] | None:
+        """Sizes by these names as a stock configuration has them; None where it cannot."""
+        if self.ratio is None:
+            return dict(values)
+        times, rest = divmod(values[self.mlp_channels], hidden)
+        others = {name: value for name, value in values.items() if name != self.mlp_channels}
+        return None if rest else others | {self.ratio: times}
 
 
 class StockClasses(NamedTuple):
@@ -246,6 +134,7 @@ class Architecture:
         repeats_groups: Whether a KV cache holds keys and values of each query head, those of a group once for each.
         in_tuples: Whether a layer hands on the residual stream as the first of a tuple.
         adds_in_place: Whether a layer adds to what its MLP gives, in place.
+        any_size: Whether it reads images of other sizes than its configuration says, with positions made for them.
         transformers: The oldest version that computes its exports rightly: what it does without some layers.
     """
 
@@ -268,6 +157,7 @@ class Architecture:
     repeats_groups: bool = False
     in_tuples: bool = False
     adds_in_place: bool = False
+    any_size: bool = False
     transformers: tuple[int, int] = (4, 57)
 
     @property

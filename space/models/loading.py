@@ -22,7 +22,8 @@ from space.models.device import is_streamed, resolve_device, resolve_dtype
 from space.models.digest import checkpoint_digest
 from space.models.embedded import embedded_model, given_or_default, quiet_transformers
 from space.models.facts import checked_spec, mask_token
-from space.models.hub import model_snapshot
+from space.models.hub import PROCESSOR_FILE, model_snapshot
+from space.models.images import with_image_size
 from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config, require_lengths, unloadable
 from space.models.stack import loader_of, row_of, task_of
 from space.models.vector_math import settle_vector_math
@@ -101,11 +102,11 @@ def understood(
     check_files(directory)
     config = check(directory)
     use = TASKS[task or task_of(config)]
-    tokenizer = _read(AutoTokenizer, "a tokenizer (tokenizer.json)", directory, trust_remote_code, use.reads == "text")
-    what = "an image processor (preprocessor_config.json)"
-    processor = _read(AutoImageProcessor, what, directory, trust_remote_code, use.reads == "images")
+    text = use.reads == "text"
+    tokenizer = _read(AutoTokenizer, "a tokenizer (tokenizer.json)", directory, trust_remote_code) if text else None
+    processor = None if text else read_processor(directory, trust_remote_code)
     outline = check_weights(directory, config, trust_remote_code, task or task_of(config))
-    spec = checked_spec(outline, name, "", row_of(config))
+    spec = with_image_size(checked_spec(outline, name, "", row_of(config)), config, processor)
     require_lengths(spec, lengths)
     return Understood(directory, outline, tokenizer, spec, commit, processor)
 
@@ -157,7 +158,11 @@ def load_model(
             "model.revision to its commit; config.yaml of the run says both), or start a new run."
         )
     model = _read_model(directory, trust_remote_code, seen.outline, task)
-    spec = checked_spec(model, name, own_digest, family)
+    spec = replace(
+        checked_spec(model, name, own_digest, family),
+        image_size=seen.spec.image_size,
+        image_tokens=seen.spec.image_tokens,
+    )
     model.eval().requires_grad_(False)
     check_finite(directory, run_dtype)
     streamed = is_streamed(spec, run_dtype, run_device, device_bytes)
@@ -171,15 +176,17 @@ def load_model(
         for pattern in spec.use.companions
         for file in sorted(directory.glob(pattern))
     }
-    spec = replace(spec, pooling=_pooling(companions), mask_token=mask_token(seen.tokenizer, name, spec.use))
+    spec = replace(
+        spec, pooling=_pooling(companions, spec.use.pools), mask_token=mask_token(seen.tokenizer, name, spec.use)
+    )
     return LoadedModel(
         *(model, seen.tokenizer, spec, run_dtype, run_device, source, commit, streamed, card, companions),
         processor=seen.processor,
     )
 
 
-def _pooling(companions: Mapping[str, bytes]) -> str:
-    """How an embedder makes one vector of a sequence, as sentence-transformers says it; the mean where nothing does.
+def _pooling(companions: Mapping[str, bytes], default: str) -> str:
+    """How an embedder makes one vector of a sequence, as sentence-transformers says it, where that is there.
 
     Raises:
         UserError: In another way than those that are known here.
@@ -194,7 +201,7 @@ def _pooling(companions: Mapping[str, bytes]) -> str:
             f"Expected a sentence embedder that pools {' or '.join(known)} alone, but {places[0]} says "
             f"{', '.join(sorted(modes))}. Use another model."
         )
-    return known[modes.pop()] if modes else "mean"
+    return known[modes.pop()] if modes else default
 
 
 def _locate(
@@ -213,10 +220,17 @@ def _locate(
     return directory, directory.resolve().name, None
 
 
-def _read(kind: Any, what: str, directory: Path, trust_remote_code: bool, wanted: bool) -> Any:
-    """A tokenizer or an image processor, where it is wanted."""
-    if not wanted:
-        return None
+def read_processor(directory: Path, trust_remote_code: bool) -> Any:
+    """transformers' image processor of a directory.
+
+    Raises:
+        UserError: There is none.
+    """
+    return _read(AutoImageProcessor, f"an image processor ({PROCESSOR_FILE})", directory, trust_remote_code)
+
+
+def _read(kind: Any, what: str, directory: Path, trust_remote_code: bool) -> Any:
+    """A tokenizer or an image processor."""
     try:
         with quiet_transformers():
             return kind.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)

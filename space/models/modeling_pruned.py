@@ -25,12 +25,14 @@ from transformers.models.llama.modeling_llama import LlamaModel as StockModel
 STACK = "model"  # where the family keeps its stack, and in it its layers
 LAYERS = "layers"  # of the stack
 SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")  # as its configuration calls them
+RATIO = ""  # what it has in place of the last of these, as so many times the residual stream's width
 ATTENTION_OUTPUT = "o_proj"  # attention's output projection
 TRANSPOSED = False  # whether weights are stored as (inputs, outputs)
 QK_NORMS = ()  # norms of queries and keys
 HEADS_FILL = False  # whether stock classes take heads to be as wide together as the residual stream
 STAYING = {"attention": "", "mlp": ""}  # by block, the norm inside that stays and norms the stream where it is gone
 ADDS_IN_PLACE = False  # whether a layer adds to what its MLP gives in place
+MLP_IN_PAIRS = False  # whether an MLP gives something else beside that
 NUMBERED = True  # whether a layer is told its number
 WRITES = True  # whether models write: then no checkpoint has a classifier
 LEAST = (4, 57)  # before, static caches have one head count for all layers, and configurations may ignore `layer_types`
@@ -42,9 +44,10 @@ if tuple(int(part) for part in __version__.split(".")[:2]) < LEAST:
 class Hole(nn.Sequential):  # not `nn.Module`: a file's attention class that is one would forbid other backends
     """Stands where a block was: adds nothing to the residual stream. Has inside the norm that has stayed, if any."""
 
-    def forward(self, hidden_states: Any) -> Any:
+    def forward(self, hidden_states: Any, paired: bool = MLP_IN_PAIRS) -> Any:
         """A zero of shape `()`, which broadcasts in the residual addition; of the stream's where that is in place."""
-        return hidden_states.new_zeros(hidden_states.shape if ADDS_IN_PLACE else ())
+        zero = hidden_states.new_zeros(hidden_states.shape if ADDS_IN_PLACE else ())
+        return (zero, None) if paired else zero
 
 
 class AttentionHole(Hole):
@@ -71,7 +74,7 @@ class AttentionHole(Hole):
             nothing = torch.zeros_like(hidden_states[:, None, :, :1])
             position = {"cache_position": kwargs["cache_position"]} if "cache_position" in kwargs else {}
             cache.update(nothing, nothing, self.layer_idx, *([position] if position else []))
-        return super().forward(hidden_states), None
+        return super().forward(hidden_states, paired=True)
 
 
 class PassedBy(nn.Sequential):
@@ -105,10 +108,8 @@ NOT_STOCK = "layers of different sizes, for from_pretrained of an automatic clas
 
 
 def guarded(values: dict[str, Any]) -> dict[str, Any]:
-    """The contents of config.json as no stock class takes them; one would fill the holes with random weights.
-
-    Where the activation's name belongs, which each looks up, a sentence says so; the name moves to `own_activation`.
-    """
+    """The contents of config.json as no stock class takes them; one would fill the holes with random weights."""
+    # where the activation's name belongs, which each looks up, a sentence says so
     moved = {"own_activation": values[ACTIVATION]} if ACTIVATION in values else {}
     return {**values, **moved, ACTIVATION: NOT_STOCK}
 
@@ -198,6 +199,8 @@ class PrunedDecoderLayer(StockDecoderLayer):
         stock = copy.copy(own := layer_config(config, layer_idx))
         if HEADS_FILL:
             setattr(stock, SIZES[0], 1)
+        if RATIO:
+            stock = LayerConfig(stock, {RATIO: (getattr(own, SIZES[-1]) + 0.5) / own.hidden_size})  # it rounds down
         super().__init__(stock, **({"layer_idx": layer_idx} if NUMBERED else {}))
         if HEADS_FILL:
             name = config.block_modules["attention"][0]

@@ -13,14 +13,15 @@ from space.errors import UserError
 from space.locations import is_local, model_directory
 from space.models.embedded import embedded_model, given_or_default, quiet_transformers
 from space.models.facts import checked_spec
-from space.models.hub import WEIGHT_FILES, config_snapshot
-from space.models.loading import WITHOUT_HUB
+from space.models.hub import PROCESSOR_FILE, WEIGHT_FILES, config_snapshot
+from space.models.images import with_image_size
+from space.models.loading import WITHOUT_HUB, read_processor
 from space.models.refusals import UNREADABLE, checked_config, require_lengths
 from space.models.stack import loader_of, row_of
 from space.models.weights import headers_of, lossless_dtype
 from space.size import total_params
 from space.spec import ModelSpec
-from space.task import CAUSAL_LM
+from space.task import CAUSAL_LM, TASKS
 
 _SHARD_BYTES = 5_000_000_000  # of a file, as checkpoints on the hub have it
 
@@ -79,7 +80,9 @@ def outlined(
             model = loader_of(task).from_config(config, trust_remote_code=trust_remote_code)
     except UNREADABLE as error:
         raise UserError(f"Expected a model that transformers can make of {directory}, but got: {error}") from error
-    spec = checked_spec(model, name, "", row_of(config))
+    read = TASKS[task].reads == "images" and (directory / PROCESSOR_FILE).is_file()
+    processor = read_processor(directory, trust_remote_code) if read else None
+    spec = with_image_size(checked_spec(model, name, "", row_of(config)), config, processor)
     require_lengths(spec, lengths)
     if list(directory.glob(WEIGHT_FILES)):
         headers = headers_of(directory)

@@ -19,6 +19,7 @@ from space.spec import ModelSpec
 from space.task import TASKS
 
 LISTS = ("layer_types", "no_rope_layers")  # of a configuration, with an entry for every layer
+_BY_NUMBER = ("out_features", "out_indices", "stage_names")  # layers that are read of a backbone, which no export is
 
 
 def block_modules(family_name: str) -> dict[str, list[str]]:
@@ -115,7 +116,7 @@ class PrunedConfigs:
         self._dense = Candidate.dense(spec).layers[0]
         family = architecture_of(spec.family)
         self._sizes, self._depth, self._bare_first = family.sizes, family.depth, spec.bare_first
-        values = dense_config.to_diff_dict() | layer_values(self._dense, self._sizes)
+        values = _values(dense_config) | layer_values(self._dense, self._sizes)
         values |= {
             "model_type": f"{PRUNED}{model_type_of(spec.family)}",
             "head_dim": spec.head_dim,
@@ -179,8 +180,9 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
     family, dense = architecture_of(spec.family), Candidate.dense(spec).layers[0]
     # what the stock class cannot be: of fewer heads, where these fill the stream; with a norm that first layers lack
     other = (family.heads_fill and shapes[0].query_heads != dense.query_heads) or (spec.bare_first and kept[0])
-    if len(set(shapes)) == 1 and shapes[0].mlp_channels and not other:
-        values: dict[str, Any] = dense_config.to_diff_dict() | layer_values(shapes[0], family.sizes)
+    sizes = family.sizes.stock(layer_values(shapes[0], family.sizes), spec.hidden)
+    if len(set(shapes)) == 1 and shapes[0].mlp_channels and not other and sizes is not None:
+        values = _values(dense_config) | sizes
         values |= {family.depth: len(kept), **_lists(values, kept)}
         if not isinstance(getattr(type(dense_config), "head_dim", None), property):
             values["head_dim"] = spec.head_dim
@@ -189,6 +191,11 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
             return values
     own: dict[str, Any] = modeling_of(spec.family).guarded(PrunedConfigs(dense_config, spec).json_values(candidate))
     return own
+
+
+def _values(dense_config: Any) -> dict[str, Any]:
+    """What the dense model's configuration says that holds with fewer layers too."""
+    return {name: value for name, value in dense_config.to_diff_dict().items() if name not in _BY_NUMBER}
 
 
 def _lists(values: Mapping[str, Any], layers: Sequence[int]) -> dict[str, list[Any]]:

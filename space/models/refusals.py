@@ -120,12 +120,12 @@ def require_lengths(spec: ModelSpec, lengths: Mapping[str, int]) -> None:
         spec: The model.
         lengths: By a setting as one writes it, the tokens that it asks of the model at once.
     """
-    wrong = [setting for setting, tokens in lengths.items() if tokens != spec.positions]
-    right = [f"{setting.partition('=')[0]}={spec.positions}" for setting in wrong]
+    wrong = [setting for setting, tokens in lengths.items() if tokens != spec.image_length]
+    right = [f"{setting.partition('=')[0]}={spec.image_length}" for setting in wrong]
     if spec.use.reads == "images" and wrong:
         raise UserError(
-            f"Expected windows of {spec.positions} tokens, as an image is to {spec.name}, but got {', '.join(wrong)}. "
-            f"Set {' '.join(right)}."
+            f"Expected windows of {spec.image_length} tokens, as an image is to {spec.name}, but got "
+            f"{', '.join(wrong)}. Set {' '.join(right)}."
         )
 
 

@@ -60,13 +60,6 @@ def whole(model: Any, batch: Any) -> dict[str, Any]:
     return {model.main_input_name: batch}
 
 
-def image_shape(config: Any) -> tuple[int, int, int]:
-    """Channels, height and width of the images that a model reads."""
-    size = config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return config.num_channels, height, width
-
-
 def midway(model: Any, stream: Any) -> dict[str, Any]:
     """A residual stream as arguments of a model, or of its stack, that takes one: after `start_midway`."""
     return {"inputs_embeds" if model.main_input_name == "input_ids" else model.main_input_name: stream}

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from space.candidate import KINDS, Candidate, LayerShape
 from space.errors import UserError
 from space.models.architectures import architecture_of
-from space.models.layout import BlockLayout
+from space.models.block_layout import BlockLayout
 from space.models.pruned import block_scale
 from space.models.stack import stream_of
 from space.supernet.calibration import Captured, first_inputs, layer_arguments
@@ -183,7 +183,7 @@ class _Block:
             output = F.linear(rows, refit, bias)
             residual = goal.float() - self._after(state, output, norm, scale).float()
             rows = rows.float() * scale
-            if norm is not None:
+            if norm is not None and not self._layout.scaled:
                 rows /= _divisor(norm, state + output if self._layout.adds else output)
             halves[number % 2].add(rows.flatten(0, 1), residual.flatten(0, 1), refit.dtype)
         change = corrective_step(halves, damping).change

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from space.models.architectures import architecture_of
-from space.models.layout import BlockLayout, Projection
+from space.models.block_layout import BlockLayout, Projection
 from space.models.pruned import set_groups
 from space.spec import ModelSpec
 from space.supernet.calibration import Captured

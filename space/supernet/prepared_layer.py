@@ -17,7 +17,7 @@ from space.supernet.experts import expert_order
 from space.supernet.importance import Rule, attention_order, damp_, mlp_order
 from space.supernet.merging import merged_attention
 from space.supernet.sizes import MOVED_ROWS, PACKED_ROWS, lost_name, merged_name, read_name
-from space.supernet.units import attention_columns, output_weight, permute_attention, permute_mlp
+from space.supernet.units import adding_weight, attention_columns, permute_attention, permute_mlp
 
 
 @torch.no_grad()
@@ -68,11 +68,10 @@ def _mlp_tensors(
 ) -> dict[str, Tensor]:
     layout = architecture_of(spec.family).mlp
     mlp, gram = statistics.layer.get_submodule(layout.module), damp_(statistics.grams.pop("mlp"), damping)
-    weight = output_weight(mlp, layout)
-    channels = mlp_order(gram, weight, rule, steps)
+    channels = mlp_order(gram, adding_weight(statistics.layer, layout), rule, steps)
     permute_mlp(mlp, layout, spec, channels)
     lower = _factored_(gram, channels)
-    lost = lost_energy(weight, lower)
+    lost = lost_energy(adding_weight(statistics.layer, layout), lower)
     rows = {f"mlp_maps.{block.shape[1] - len(block)}": block for block in maps(lower, PACKED_ROWS, exact)}
     return {"mlp_order": channels, "mlp_lost": lost, **rows}
 
@@ -88,9 +87,9 @@ def _expert_tensors(statistics: LayerStatistics, spec: ModelSpec, rule: str) -> 
 def _attention_tensors(statistics: LayerStatistics, spec: ModelSpec, rule: Rule, damping: float) -> dict[str, Tensor]:
     layout = architecture_of(spec.family).attention
     attention, gram = statistics.layer.get_submodule(layout.module), damp_(statistics.grams.pop("attention"), damping)
-    weight = output_weight(attention, layout)
-    order = attention_order(gram, weight, spec.kv_heads, spec.queries_per_group, rule)
+    order = attention_order(gram, adding_weight(statistics.layer, layout), spec.kv_heads, spec.queries_per_group, rule)
     permute_attention(attention, layout, spec, order)
+    weight = adding_weight(statistics.layer, layout)
     units = torch.arange(len(gram), device=gram.device).view(*order.heads.shape, spec.head_dim)
     lower = _factored_(gram, units[order.groups[:, None], order.heads[order.groups]].reshape(-1))
     tensors = {"group_order": order.groups, "head_order": order.heads, **packed("attention_factor", lower)}

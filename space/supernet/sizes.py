@@ -9,7 +9,7 @@ from math import ceil, prod
 
 from space.candidate import HEAD, KINDS, Candidate, LayerShape, Option, widths
 from space.models.architectures import architecture_of
-from space.models.layout import BlockLayout, Projection
+from space.models.block_layout import BlockLayout, Projection
 from space.size import attention_params, attention_weights, layer_params, mlp_weights
 from space.spec import ModelSpec
 
@@ -223,8 +223,11 @@ def owned_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option, *, slice
     rows = heads * spec.head_dim
     if copies:
         return item * (spec.hidden * rows + copies)
+    sinks = spec.sinks * heads
     whole = heads == groups * spec.queries_per_group or groups == 1  # then queries are a view
-    return item * (spec.hidden * rows + (0 if whole else rows * (spec.hidden + spec.qkv_bias + spec.wide_qk_norm)))
+    return item * (
+        spec.hidden * rows + (0 if whole else rows * (spec.hidden + spec.qkv_bias + spec.wide_qk_norm) + sinks)
+    )
 
 
 def _weights(spec: ModelSpec, kind: str, option: Option) -> int:

@@ -7,7 +7,8 @@ from typing import Any
 
 from space.candidate import LayerShape
 from space.models.architectures import architecture_of
-from space.models.layout import PARTS, Architecture
+from space.models.block_layout import PARTS
+from space.models.layout import Architecture
 from space.spec import ModelSpec
 from space.supernet.units import (
     BlockWeights,

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from space.candidate import Candidate, LayerShape
-from space.models.layout import BlockLayout, Projection
+from space.models.block_layout import BlockLayout, Projection
 from space.spec import ModelSpec
 from space.supernet.importance import AttentionOrder
+
+_OF_HEADS = ("query", "sink")  # parts whose rows are of query heads
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,16 @@ def output_weight(block: Any, layout: BlockLayout) -> Tensor:
     return upright(layout, block.get_submodule(layout.output).weight.detach())
 
 
+def adding_weight(layer: Any, layout: BlockLayout) -> Tensor:
+    """The same as it adds to the residual stream, where that is scaled; float32 then, else a view."""
+    weight = output_weight(layer.get_submodule(layout.module), layout)
+    if not layout.scaled:
+        return weight
+    assert layout.after is not None
+    scale: Tensor = layer.get_submodule(layout.after)(weight.new_ones(len(weight)))
+    return weight * scale[:, None]
+
+
 def split_rows(spec: ModelSpec, projection: Projection, tensor: Tensor, dim: int = 0) -> dict[str, Tensor]:
     """The parts of a dense input projection's tensor, or of what it gives, by what they are; views if whole."""
     sizes = projection.rows(Candidate.dense(spec).layers[0], spec.head_dim)
@@ -86,10 +98,9 @@ def permute_attention(attention: Any, layout: BlockLayout, spec: ModelSpec, orde
     groups, within = order.groups, order.heads[order.groups]  # (groups,), (groups, queries)
 
     def moved(part: str, rows: Tensor) -> Tensor:
-        rest = rows.shape[1:]
-        if part == "query":
-            return rows.reshape(*heads, *rest)[groups[:, None], within].reshape(rows.shape)
-        return rows.reshape(spec.kv_heads, spec.head_dim, *rest)[groups].reshape(rows.shape)
+        if part in _OF_HEADS:
+            return rows.unflatten(0, (*heads[:2], -1))[groups[:, None], within].reshape(rows.shape)
+        return rows.unflatten(0, (spec.kv_heads, -1))[groups].reshape(rows.shape)
 
     for name, projection in layout.by_rows.items():
         for _, parameter in own_parameters(attention.get_submodule(name)):
@@ -151,11 +162,11 @@ def _kept(spec: ModelSpec, shape: LayerShape, part: str, rows: Tensor) -> Tensor
     """The rows that are kept of one part."""
     if part in ("gate", "up"):
         return rows[: shape.mlp_channels]
-    if part != "query":
+    if part not in _OF_HEADS:
         return rows[: shape.kv_heads * spec.head_dim]
-    heads = rows.reshape(spec.kv_heads, spec.queries_per_group, spec.head_dim, *rows.shape[1:])
+    heads = rows.unflatten(0, (spec.kv_heads, spec.queries_per_group, -1))
     kept = heads[: shape.kv_heads, : shape.queries_per_group]
-    return kept.reshape(shape.query_heads * spec.head_dim, *rows.shape[1:])
+    return kept.reshape(-1, *rows.shape[1:])
 
 
 def narrower(block: Any, layout: BlockLayout, spec: ModelSpec, shape: LayerShape, weight: Tensor) -> BlockWeights:

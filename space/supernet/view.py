@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from space.candidate import EMBEDDING, HEAD, KINDS, Candidate, LayerShape, Option
 from space.models.architectures import architecture_of
-from space.models.layout import BlockLayout
+from space.models.block_layout import BlockLayout
 from space.models.modeling import modeling_of
 from space.models.pruned import PrunedConfigs, start_midway
 from space.models.stack import holders, layers_of, norm_of, outside, put_stack, stack_of
