@@ -284,7 +284,7 @@ def test_of_a_model_on_the_hub_the_configuration_alone_is_fetched(
     monkeypatch.setattr(hub, "snapshot_download", snapshot)
     (tmp_path / "config.json").write_text(json.dumps(LARGE | {"num_hidden_layers": 2, "dtype": "float16"}))
     outline = outlined("someone/model", revision="main", trust_remote_code=False, lengths={})
-    assert asked == [("someone/model", "abc", ["config.json"])]
+    assert asked == [("someone/model", "abc", ["config.json", "preprocessor_config.json"])]
     assert (outline.spec.name, outline.spec.layers, outline.there) == ("someone/model", 2, False)
     assert outline.dtype == torch.float16
     assert sum(outline.files) == 2 * (2 * 4096 * 128256 + 2 * 218_112_000 + 4096)
