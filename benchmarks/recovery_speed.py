@@ -67,7 +67,7 @@ def main() -> None:
     candidate = designs_of_size(default_space(supernet.spec), arguments.remove)["mixed"]
     stream = random_stream(supernet.spec.vocab, arguments.length)
     windows = torch.stack([*islice(stream, settings.step_windows)])
-    batches = windows.to(device).split(settings.batch_size)
+    batches = windows.to(device).split(settings.together)
 
     def speed_of(step: Callable[[], object]) -> float:
         return windows.numel() / wall_ms(machine, step, REPEATS, warm=1) * 1e3

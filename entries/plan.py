@@ -57,7 +57,7 @@ def plan(settings: RunSettings, watch: Watch) -> None:
     job, times, lines = _timed(settings, job, outline, device, dtype)
     watch.say([*_about(job, outline, device), *lines, ""])
     job = replace(job, base=own_bytes())  # with what torch has loaded for the device by now
-    run = stages(job, Recovery())
+    run = stages(job, Recovery().of_task(told.use))
     watch.say([*_table(run, times), "", *_rooms(settings, job, run, device)])
 
 

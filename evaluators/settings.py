@@ -187,9 +187,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
-        own, windows = self.distillation, self.model.use.step_windows
-        if isinstance(own, Healing) and own.batch_size is None and windows > 1:
-            object.__setattr__(self, "distillation", replace(own, batch_size=windows))
+        if isinstance(self.distillation, Healing):
+            object.__setattr__(self, "distillation", self.distillation.of_task(self.model.use))
         if self.training not in MODES:
             raise UserError(f"search.distillation: expected one of {', '.join(MODES)}, got {self.training!r}.")
         if self.chooses_vocabulary:

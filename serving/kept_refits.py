@@ -17,7 +17,6 @@ from space.candidate import Candidate
 from space.checks import dtype_name
 from space.errors import UserError
 from space.files import write_whole
-from space.formats.checkpoint import kept_layers
 from space.models.architectures import architecture_of
 from space.models.stack import layers_of
 from space.supernet.sizes import merges
@@ -52,7 +51,7 @@ class KeptRefits:
         """Takes the refits of a candidate's view in, to be kept; those of merged groups are stored elsewhere."""
         spec, strength = self._supernet.spec, self._supernet.strength(candidate)
         whole = Candidate.dense(spec).layers[0]
-        for index, layer in zip(kept_layers(candidate), layers_of(view), strict=True):
+        for index, layer in zip(candidate.kept, layers_of(view), strict=True):
             shape = candidate.layers[index]
             for kind, layout in architecture_of(spec.family).blocks.items():
                 option = shape.option(kind)

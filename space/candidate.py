@@ -181,6 +181,11 @@ class Candidate:
         """The same layers with the whole vocabulary: what their weights, and all that is solved and trained, go by."""
         return replace(self, vocabulary=0) if self.vocabulary else self
 
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The numbers of the layers of which anything is left."""
+        return tuple(index for index, shape in enumerate(self.layers) if not shape.gone)
+
     @cached_property
     def unrounded(self) -> Candidate:
         """The same with all matrices as they come: what is solved and trained before anything is rounded."""

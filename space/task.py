@@ -31,6 +31,9 @@ class Task:
         alike: Below this, divergences are about equally good.
         judged: The one of these by which points are offered and recommended.
         step_windows: Of a step of healing, where none are set: a few windows alone say little of embeddings.
+        healing_rate: The learning rate of healing, where none is set.
+        polish_windows: Of a forward pass of a pick's polish, where none are set.
+        polish_rate: The learning rate of a pick's polish, where none is set.
         scenarios: Of `latency.scenario`.
         engines: Of `latency.engine`.
         formats: Of exports; None for all.
@@ -58,6 +61,9 @@ class Task:
     reads: str = "text"
     pools: str = "mean"
     masks: bool = False
+    healing_rate: float = 3e-4
+    polish_windows: int = 2
+    polish_rate: float = 2e-4
 
     @property
     def classifies(self) -> bool:
@@ -82,6 +88,9 @@ _EMBEDDINGS = Task(
     alike=0.01,
     judged="heldout_cosine_distance",
     step_windows=16,
+    healing_rate=1e-3,
+    polish_windows=16,
+    polish_rate=1e-3,
     scenarios=("prefill",),
     engines=("torch",),
     formats=("hf", "hf_uniform"),

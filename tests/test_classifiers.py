@@ -133,7 +133,7 @@ def test_divergences_are_those_of_the_models_own_logits(
 def test_a_step_teaches_all_that_is_kept_and_nothing_else(family: str, task: str, make_supernet: MakeSupernet) -> None:
     supernet, tokens = make_supernet(family, task=task), words(4, 12, task)
     shared = SharedWeights(supernet, [CUT], lambda name: True)
-    loss_of = objective_of(supernet.spec)(supernet.model, tokens)
+    loss_of = objective_of(supernet.spec).lesson(supernet.model, tokens)
     assert loss_of(shared.hidden(Candidate.dense(supernet.spec), tokens)).item() == pytest.approx(0, abs=1e-5)
     loss_of(shared.hidden(CUT, tokens)).backward()
     row = architecture_of(family)

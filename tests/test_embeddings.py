@@ -22,13 +22,16 @@ from evaluators.applicable import require_applicable
 from evaluators.data.splits import split_tokens
 from evaluators.embeddings import EmbeddingDistance, pooled
 from evaluators.fidelities import fidelities
-from evaluators.training.objectives import objective_of
-from evaluators.training.recipes import Healing
+from evaluators.training.objectives import handed_on, objective_of
+from evaluators.training.recipes import Healing, Recovery
 from evaluators.training.shared_training import SharedTraining
+from evaluators.training.teacher import recorded_streams
 from search.run.front import is_dense, read_front_csv
 from space.candidate import Candidate
 from space.errors import UserError
 from space.models.loading import load_model
+from space.supernet.shared import SharedWeights
+from space.task import TASKS
 
 CUT = Candidate.from_rows([(6, 6, 48), (4, 4, 32), (6, 6, 16), (2, 2, 48)])
 RUN = (
@@ -79,14 +82,49 @@ def test_distances_are_those_of_the_embeddings(cache_bytes: int, make_supernet: 
 
 def test_the_loss_is_zero_for_the_dense_model_alone(make_supernet: MakeSupernet) -> None:
     supernet, tokens = make_supernet("bert"), random_tokens(3, 12)
-    loss_of = objective_of(supernet.spec)(supernet.model, tokens)
-    assert loss_of(states_of(supernet.model, tokens)).item() == pytest.approx(0, abs=1e-6)
-    hidden = states_of(supernet.view(CUT), tokens).clone().requires_grad_()
-    loss = loss_of(hidden)
-    loss.backward()
-    assert loss.item() > 1e-3
-    assert hidden.grad is not None
-    assert hidden.grad.abs().sum() > 0
+    shared, objective = SharedWeights(supernet, [CUT], lambda name: True), objective_of(supernet.spec)
+    losses = {}
+    for design in (Candidate.dense(supernet.spec), CUT):
+        loss_of, streams = objective.loss_of(supernet.model, tokens, design.kept), dict[int, torch.Tensor]()
+        hidden = shared.hidden(design, tokens, streams.__setitem__)
+        assert [*streams] == [*design.kept]
+        losses[design] = loss_of(hidden, streams), objective.lesson(supernet.model, tokens)(hidden)
+    dense, cut = losses.values()
+    assert [loss.item() for loss in dense] == pytest.approx([0, 0], abs=1e-6)
+    assert cut[0].item() > cut[1].item() > 1e-3
+    cut[0].backward()
+    assert all(weight.grad is None or weight.grad.abs().sum() > 0 for weight in shared.parameters.values())
+
+
+def test_streams_are_matched_where_the_next_layer_that_is_left_takes_them(make_supernet: MakeSupernet) -> None:
+    """Of layers 0, 2 and 3 the first hands on what the dense layer 1 does."""
+    supernet, tokens = make_supernet("bert"), random_tokens(3, 12)
+    objective = objective_of(supernet.spec)
+    with recorded_streams(supernet.model, {layer: layer for layer in range(4)}) as dense:
+        hidden = states_of(supernet.model, tokens)
+    assert handed_on((0, 2, 3)) == {0: 1, 2: 2}
+    loss_of = objective.loss_of(supernet.model, tokens, (0, 2, 3))
+    assert loss_of(hidden, {0: dense[1], 2: dense[2], 3: dense[3]}).item() == pytest.approx(0, abs=1e-6)
+    off = (dense[0] - dense[1]).pow(2).sum(-1) / dense[1].pow(2).sum(-1)
+    expected = objective.streams * off.mean().item() / 2
+    assert expected > 1e-3
+    assert loss_of(hidden, {**dense}).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_embedders_are_trained_in_larger_steps_than_models_that_write() -> None:
+    told = session_settings(composed("model=minilm")).distillation
+    assert isinstance(told, Healing)
+    use = TASKS["embeddings"]
+    assert (told.step_windows, told.learning_rate) == (use.step_windows, use.healing_rate)
+    own = session_settings(composed("model=minilm", "distillation.batch_size=3", "distillation.learning_rate=0.002"))
+    assert isinstance(own.distillation, Healing)
+    assert (own.distillation.step_windows, own.distillation.learning_rate) == (3, 0.002)
+    filled = Recovery().of_task(use)
+    assert (filled.step_windows, filled.rate) == (use.polish_windows, use.polish_rate)
+    assert Recovery(batch_size=3, accumulation=2, learning_rate=0.002).of_task(use).step_windows == 6
+    words = Recovery().of_task(TASKS["causal_lm"])
+    assert (words.step_windows, words.rate) == (Recovery().step_windows, Recovery().rate) == (2, 2e-4)
+    assert use.polish_windows > 2
 
 
 def test_what_is_learned_together_is_what_views_of_the_healed_supernet_compute(make_supernet: MakeSupernet) -> None:

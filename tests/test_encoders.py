@@ -72,6 +72,17 @@ def test_the_permuted_model_computes_the_dense_function(family: str, make_supern
 
 
 @pytest.mark.parametrize("family", ENCODERS)
+def test_models_in_bfloat16_are_calibrated_as_in_float32(family: str, make_supernet: MakeSupernet) -> None:
+    """Embeddings with a norm of their own are in bfloat16, where calibration has float32 go through layers."""
+    narrow, wide, tokens = make_supernet(family, torch.bfloat16), make_supernet(family), random_tokens(3, 20, seed=1)
+    assert narrow.model.dtype == torch.bfloat16
+    torch.testing.assert_close(narrow.influence, wide.influence, atol=0.02, rtol=0.1)
+    torch.testing.assert_close(
+        states_of(narrow.model, tokens).float(), states_of(wide.model, tokens), atol=0.15, rtol=0.1
+    )
+
+
+@pytest.mark.parametrize("family", ENCODERS)
 def test_sizes_are_those_of_the_modules(family: str, make_supernet: MakeSupernet) -> None:
     supernet = make_supernet(family)
     for rows in SHAPES.values():

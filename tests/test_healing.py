@@ -165,8 +165,9 @@ def test_every_design_meets_every_source(
     designs, met = [CUT, GONE, MERGED, NEVER_TRAINED], Counter[tuple[Candidate, int]]()
     hidden = SharedWeights.hidden
 
-    def noting(self: SharedWeights, design: Candidate, tokens: torch.Tensor) -> torch.Tensor:
+    def noting(self: SharedWeights, design: Candidate, tokens: torch.Tensor, on_stream: Any) -> torch.Tensor:
         met[design, int(tokens[0, 0])] += 1
+        assert on_stream is None  # models that write learn what they did
         return hidden(self, design, tokens)
 
     def windows(count: int) -> torch.Tensor:  # sources take turns

@@ -110,7 +110,7 @@ def test_first_layers_that_candidates_share_are_run_once(family: str, make_super
 def test_a_step_teaches_all_that_is_kept_and_nothing_else(family: str, make_supernet: MakeSupernet) -> None:
     supernet, images = make_supernet(family), random_images(4)
     shared = SharedWeights(supernet, [CUT], lambda name: True)
-    loss_of = objective_of(supernet.spec)(supernet.model, images)
+    loss_of = objective_of(supernet.spec).lesson(supernet.model, images)
     assert loss_of(shared.hidden(Candidate.dense(supernet.spec), images)).item() == pytest.approx(0, abs=1e-5)
     loss_of(shared.hidden(CUT, images)).backward()
     reached = {name.rpartition(".")[0] for name, p in shared.parameters.items() if p.grad is not None}

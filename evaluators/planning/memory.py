@@ -240,9 +240,9 @@ def _polish(job: Job, recovery: Recovery) -> Stage:
     if job.streamed:
         owned += job.item * (job.pick_params - count)
     student = Part(f"what is trained of the pick ({row}), gradients and optimizer", owned, "polish.minutes=0")
-    (activations,) = step_activations(job, recovery.batch_size * job.settings.text.length, "recover.batch_size")
+    (activations,) = step_activations(job, recovery.together * job.settings.text.length, "recover.batch_size")
     activations = replace(activations, bytes=round(job.share * activations.bytes))
-    words = masked_logits(job, recovery.batch_size * job.settings.text.length, "recover.batch_size")
+    words = masked_logits(job, recovery.together * job.settings.text.length, "recover.batch_size")
     return stage_of(job, "export: polish", [*home, *_pick(job)], [*device, student, activations, *words])
 
 

@@ -40,7 +40,7 @@ from space.files import write_whole
 from space.size import removed_params
 from space.supernet.supernet import Supernet
 
-SPARE = 2  # windows of the text that are not trained on
+SPARE = 2  # windows of the text that are not trained on, times those of a step of the task
 _WEIGHTS = "weights.safetensors"
 _DESIGNS = "designs.json"
 _STATE = "state.pt"
@@ -145,14 +145,15 @@ class Healer:
         each time, so that a design does not meet the same source at each of its turns.
         """
         settings, length = self.settings, self._supernet().spec.tokens_of(self._windows(1).shape)
-        windows = self._windows(settings.steps(length) * settings.step_windows + SPARE)
-        if len(windows) < 2 * SPARE:
+        held = SPARE * self._supernet().spec.use.step_windows
+        windows = self._windows(settings.steps(length) * settings.step_windows + held)
+        if len(windows) < 2 * held:
             return windows, windows
         spare = torch.zeros(len(windows), dtype=torch.bool)
-        spare[len(windows) // SPARE - 1 :: len(windows) // SPARE] = True
+        spare[len(windows) // held - 1 :: len(windows) // held] = True
         trained = windows[~spare]
         order = torch.randperm(len(trained), generator=torch.Generator().manual_seed(0))
-        return trained[order], windows[spare][:SPARE]
+        return trained[order], windows[spare][:held]
 
     def _train(self, training: SharedTraining, text: Tensor, show: Callable[[int, int], None]) -> None:
         settings, length = self.settings, self._supernet().spec.tokens_of(text.shape)

@@ -1,8 +1,19 @@
-"""What a subnet learns from the dense model, by task: the divergence that it is judged by, as a loss."""
+"""What a subnet learns from the dense model, by task: the divergence that it is judged by, as a loss.
+
+Tasks that say one thing of a whole text learn more of it than that: the last hidden state of each token and, where the
+objective has a weight for them, the residual streams on the way,
+
+    loss = divergence + (1 − mean cosine of last hidden states) + w Σ_layers ‖h_S − h_T‖² / ‖h_T‖² / layers
+
+(as in TinyBERT, Jiao et al. 2020, and CoFi, Xia et al. 2022). What a subnet hands to the next layer that it has is
+compared with what the dense model hands to that layer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,13 +24,54 @@ from evaluators.classes import asked, class_divergence, class_head
 from evaluators.embeddings import pooled
 from evaluators.output_head import OutputHead
 from evaluators.training.distillation import cross_entropy
-from evaluators.training.teacher import taught
+from evaluators.training.teacher import recorded_streams, taught
 from space.models.stack import stack_of
 from space.spec import ModelSpec
 from space.task import CAUSAL_LM
 
 Loss = Callable[[Tensor], Tensor]  # of a student's last hidden states, normed, (windows, length, hidden)
-Objective = Callable[[Any, Tensor], Loss]  # by the dense model and the windows that both read, (windows, length)
+Lesson = Callable[[Any, Tensor], Loss]  # by the dense model and the windows that both read, (windows, length)
+Streams = Mapping[int, Tensor]  # residual streams behind layers, by their numbers in the dense model, (..., hidden)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a student learns.
+
+    Attributes:
+        lesson: Gives the loss of last hidden states.
+        streams: Weight of the match of residual streams.
+    """
+
+    lesson: Lesson
+    streams: float = 0.0
+
+    def loss_of(self, teacher: Any, tokens: Tensor, kept: Sequence[int]) -> Callable[[Tensor, Streams], Tensor]:
+        """The loss of a student on some windows, of its last hidden states and the streams behind its layers.
+
+        Args:
+            teacher: The dense model.
+            tokens: The windows, `(windows, length)`.
+            kept: The dense model's numbers of the layers that the student has.
+        """
+        places = handed_on(kept) if self.streams else {}
+        with recorded_streams(teacher, {layer: layer for layer in places.values()}) as targets:
+            lesson = self.lesson(teacher, tokens)
+
+        def loss(hidden: Tensor, streams: Streams) -> Tensor:
+            total = lesson(hidden)
+            for layer, behind in places.items():
+                target = targets[behind].float()
+                off = (streams[layer].float().flatten(0, -2) - target).pow(2).sum(-1) / target.pow(2).sum(-1)
+                total = total + self.streams / len(places) * off.mean()
+            return total
+
+        return loss
+
+
+def handed_on(kept: Sequence[int]) -> dict[int, int]:
+    """Of each layer that is left, but the last, the dense layer before the next one that is left."""
+    return {layer: following - 1 for layer, following in pairwise(kept)}
 
 
 def of_words(teacher: Any, tokens: Tensor) -> Loss:
@@ -33,16 +85,14 @@ def of_words(teacher: Any, tokens: Tensor) -> Loss:
     return loss
 
 
-def of_embeddings(pooling: str) -> Objective:
+def of_embeddings(pooling: str) -> Lesson:
     """1 − cosine to the dense model's embedding, the mean over windows, and the same of each token's last hidden state.
-
-    Tokens say where a pooled vector comes from, which a few windows alone do not.
 
     Args:
         pooling: See `space.spec.ModelSpec`.
     """
 
-    def objective(teacher: Any, tokens: Tensor) -> Loss:
+    def lesson(teacher: Any, tokens: Tensor) -> Loss:
         with torch.no_grad():
             states = stack_of(teacher)(tokens, use_cache=False).last_hidden_state.float()
             target = pooled(states, pooling)
@@ -54,19 +104,17 @@ def of_embeddings(pooling: str) -> Objective:
 
         return loss
 
-    return objective
+    return lesson
 
 
-def of_classes(spec: ModelSpec) -> Objective:
+def of_classes(spec: ModelSpec) -> Lesson:
     """KL of class probabilities, in nats, the mean, and 1 − cosine of each token's last hidden state.
-
-    Tokens say where a class comes from, which the few numbers of a window alone do not.
 
     Args:
         spec: The model.
     """
 
-    def objective(teacher: Any, tokens: Tensor) -> Loss:
+    def lesson(teacher: Any, tokens: Tensor) -> Loss:
         head = class_head(teacher)
         with torch.no_grad():
             states = stack_of(teacher)(tokens, use_cache=False).last_hidden_state.float()
@@ -79,17 +127,18 @@ def of_classes(spec: ModelSpec) -> Objective:
 
         return loss
 
-    return objective
+    return lesson
 
 
+WORDS = Objective(of_words)
 _OBJECTIVES: Mapping[str, Callable[[ModelSpec], Objective]] = {
-    CAUSAL_LM: lambda spec: of_words,
-    "embeddings": lambda spec: of_embeddings(spec.pooling),
-    "image_features": lambda spec: of_embeddings(spec.pooling),
-    "text_classification": of_classes,
-    "image_classification": of_classes,
-    "token_classification": of_classes,
-    "masked_lm": of_classes,
+    CAUSAL_LM: lambda spec: WORDS,
+    "embeddings": lambda spec: Objective(of_embeddings(spec.pooling), streams=1.0),
+    "image_features": lambda spec: Objective(of_embeddings(spec.pooling), streams=1.0),
+    "text_classification": lambda spec: Objective(of_classes(spec)),
+    "image_classification": lambda spec: Objective(of_classes(spec)),
+    "token_classification": lambda spec: Objective(of_classes(spec)),
+    "masked_lm": lambda spec: Objective(of_classes(spec)),
 }
 
 

@@ -62,7 +62,7 @@ class _Judge:
         room = min(_JUDGED_WINDOWS, text.room("search", settings.length))
         self._unseen = comparison(session.supernet, text.blocks("search", room, settings.length))
         self._heldout = comparison(session.supernet, session.windows("heldout"))
-        self._candidate, self._say, self._dtype = candidate, say, session.supernet.model.dtype
+        self.candidate, self._say, self._dtype = candidate, say, session.supernet.model.dtype
         self._best = self._kl(front)
         self.polished = Polished(front, self.look(front))
         self._tell("before", self.polished.heldout)
@@ -70,7 +70,7 @@ class _Judge:
     def look(self, model: Any) -> Mapping[str, float]:
         """The held-out quality of a model."""
         with self._as_in_the_run(model):
-            return dict(self._heldout.heldout_values(self._candidate, model))
+            return dict(self._heldout.heldout_values(self.candidate, model))
 
     def judge(self, step: str, model: Any) -> bool:
         """Whether a model is kept in place of the one before."""
@@ -90,7 +90,7 @@ class _Judge:
 
     def _kl(self, model: Any) -> float:
         with self._as_in_the_run(model):
-            return self._unseen.divergence(self._candidate, model)
+            return self._unseen.divergence(self.candidate, model)
 
     def _as_in_the_run(self, model: Any) -> torch.autocast:
         """A model in training is in float32, whatever the run is in."""
@@ -133,6 +133,7 @@ def polish(
     """
     if candidate == session.dense or not settings.wanted(recovery):
         return Polished(front)
+    recovery = recovery.of_task(session.spec.use)
     text, length, stream = session.text, session.settings.text.length, session.stream(recovery.data, recovery.seed)
     recipe = {"pick": candidate.key, "text": text.digest, "stream": stream.digest, "length": length}
     _claim(directory, recipe | asdict(settings) | asdict(recovery))
@@ -182,12 +183,13 @@ def _train(
     if recovery.tokens == 0:
         return
     teacher, start, objective = supernet.dense(), judge.polished.model, objective_of(supernet.spec)
+    left = judge.candidate.kept
     if supernet.place.streamed:
         start = copy.deepcopy(start).to(supernet.place.device)
     if recovery.tokens is None:
 
         def measure() -> str:
-            speed = measured_speed(start, teacher, stream, recovery, objective)
+            speed = measured_speed(start, teacher, stream, recovery, objective, left)
             return json.dumps({"tokens_per_s": speed, "tokens": settings.minutes * 60 * speed})
 
         measured = json.loads(kept(directory / _TOKENS_FILE, measure))
@@ -202,7 +204,7 @@ def _train(
         else:
             say(f"{line}, {progress.tokens_per_s:.0f} tokens a second, {progress.seconds_left / 60:.0f} min left")
 
-    done = recover(student, teacher, stream, recovery, directory, on_progress, objective)
+    done = recover(student, teacher, stream, recovery, directory, on_progress, objective, left)
     for line in skipped_rows(stream.skipped):
         say(line)
     facts = judge.polished.facts

@@ -11,6 +11,7 @@ from evaluators.data.places import TextPlace
 from space.checks import require_least
 from space.errors import UserError
 from space.models.names import EMBEDDINGS, NORMS, OUTPUTS
+from space.task import CAUSAL_LM, TASKS, Task
 
 HOST_BYTES = 9 << 29  # that weights and their training may take of a CPU's memory
 GPU_PART = 0.7  # of a GPU's memory, that they may take of it
@@ -19,6 +20,7 @@ POLISH_BYTES = 16  # of a weight in a pick's training: in float32, its gradient,
 HEALING_TOKENS = 120_000  # where neither settings nor minutes say how many
 MODES = ("off", "final", "loop")  # of `search.distillation`
 LAST_RATE = 0.1  # of the learning rate of healing is left at the end of its cosine
+_WORDS = TASKS[CAUSAL_LM]  # what settings mean that nobody has filled in
 DECAY_STEPS = 16  # after so many, the learning rate of distillation has fallen by the root of 2
 
 # Row name to whether a decoder parameter of that name is trained. Names are peft's where there are adapters.
@@ -68,7 +70,7 @@ class Healing:
         memory_bytes: Of all weights, and of gradients and optimizer of those in training; None for what
             `evaluators.training.rows` takes.
         learning_rate: Of AdamW, after the warm-up; it falls along a cosine to `LAST_RATE` of it. Each tensor takes the
-            part of it that `evaluators.training.rates` says.
+            part of it that `evaluators.training.rates` says. None for what the task says.
         warmup: Part of the steps in which it rises.
         batch_size: Windows of a step, which is one forward pass; None for as many as are nearly as fast as one, where
             `budget.minutes` had that measured, else one.
@@ -79,7 +81,7 @@ class Healing:
     tokens: int | None = None
     trainable: str = AUTO
     memory_bytes: int | None = None
-    learning_rate: float = 3e-4
+    learning_rate: float | None = None
     warmup: float = 0.03
     batch_size: int | None = None
     clip: float = 1.0
@@ -100,6 +102,12 @@ class Healing:
         """Windows of a step."""
         return self.batch_size or 1
 
+    def of_task(self, use: Task) -> Healing:
+        """With what a task says where nothing is set."""
+        # where one window makes a step, a measured number of them may
+        windows = self.batch_size or (use.step_windows if use.step_windows > 1 else None)
+        return replace(self, learning_rate=self.learning_rate or use.healing_rate, batch_size=windows)
+
     def filled(self, tokens: int, batch_size: int) -> Healing:
         """With these where nothing is set."""
         return replace(self, tokens=self.tokens or tokens, batch_size=self.batch_size or batch_size)
@@ -112,7 +120,7 @@ class Healing:
         """The learning rate at a step, from 0."""
         rising = min(1.0, (step + 1) / max(1.0, self.warmup * steps))
         falling = LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        return self.learning_rate * rising * falling
+        return (self.learning_rate or _WORDS.healing_rate) * rising * falling
 
 
 @dataclass(frozen=True)
@@ -182,7 +190,7 @@ class Recovery:
         memory_bytes: As of `Healing`.
         learning_rate: As of `Healing`, but that it falls to 0.
         warmup: Part of the steps in which the learning rate rises.
-        batch_size: Windows of a forward pass, of all processes together.
+        batch_size: Windows of a forward pass, of all processes together; None for what the task says.
         accumulation: Forward passes of a step.
         clip: Largest norm of the gradient.
         save_tokens: Training tokens between two checkpoints, and between two looks at held-out text.
@@ -196,9 +204,9 @@ class Recovery:
     tokens: float | None = None
     trainable: str = AUTO
     memory_bytes: int | None = None
-    learning_rate: float = 2e-4
+    learning_rate: float | None = None
     warmup: float = 0.02
-    batch_size: int = 2
+    batch_size: int | None = None
     accumulation: int = 1
     clip: float = 1.0
     save_tokens: float = 100_000
@@ -218,9 +226,24 @@ class Recovery:
         _require_course(self, "recover")
 
     @property
+    def together(self) -> int:
+        """Windows of a forward pass."""
+        return self.batch_size or _WORDS.polish_windows
+
+    @property
     def step_windows(self) -> int:
         """Windows of a step of the optimizer."""
-        return self.batch_size * self.accumulation
+        return self.together * self.accumulation
+
+    @property
+    def rate(self) -> float:
+        """The learning rate after the warm-up."""
+        return self.learning_rate or _WORDS.polish_rate
+
+    def of_task(self, use: Task) -> Recovery:
+        """With what a task says where nothing is set."""
+        rate, windows = self.learning_rate or use.polish_rate, self.batch_size or use.polish_windows
+        return replace(self, learning_rate=rate, batch_size=windows)
 
 
 def _require_row(row: str, group: str) -> None:
@@ -233,7 +256,7 @@ def _require_row(row: str, group: str) -> None:
 def _require_course(settings: Healing | Recovery, group: str) -> None:
     """Raises UserError where a learning rate that rises and falls over the steps cannot be made of the settings."""
     rate, clip, warmup = settings.learning_rate, settings.clip, settings.warmup
-    if not rate > 0 or not clip > 0 or not 0 <= warmup < 1:
+    if not (rate is None or rate > 0) or not clip > 0 or not 0 <= warmup < 1:
         raise UserError(
             f"{group}: expected learning_rate and clip above 0 and warmup from 0 to below 1, got {rate}, {clip} and "
             f"{warmup}."

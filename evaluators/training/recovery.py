@@ -16,6 +16,7 @@ import json
 import math
 import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -30,7 +31,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from evaluators.data.stream import TokenStream
-from evaluators.training.objectives import Objective, of_words
+from evaluators.training.objectives import WORDS, Objective
 from evaluators.training.power_law import Curve
 from evaluators.training.processes import Processes
 from evaluators.training.progress import OnProgress, Reporter, StepClock
@@ -38,11 +39,12 @@ from evaluators.training.rates import share_of
 from evaluators.training.recipes import POLISH_BYTES, SHARED_TRAINABLE, Recovery
 from evaluators.training.repeatable import repeatable
 from evaluators.training.rows import fitting_row
+from evaluators.training.teacher import recorded_streams
 from evaluators.training.windows import POSITION_FILE, KeepsPosition, StreamWindows
 from space.errors import UserError
 from space.models.device import gpu_bytes
 from space.models.embedded import quiet_transformers
-from space.models.stack import is_in_layers, is_in_stack, stack_of
+from space.models.stack import is_in_layers, is_in_stack, layers_of, stack_of
 
 _CURVE = 4096  # points of the loss that are kept, at most
 _UNTIMED, _TIMED = 2, 3  # steps that a speed is measured with: the first ones take longer
@@ -53,6 +55,8 @@ class _Distiller(Trainer):
 
     teacher: Any
     objective: Objective
+    student: Any
+    kept: Sequence[int]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """That of the arguments, whose steps are as large a part of each tensor, see `evaluators.training.rates`."""
@@ -68,10 +72,12 @@ class _Distiller(Trainer):
         """That of the task, see `evaluators.training.objectives`."""
         tokens = inputs["input_ids"]
         with torch.autocast(tokens.device.type, enabled=False):
-            loss_of = self.objective(self.teacher, tokens)
-        hidden = model(tokens, use_cache=False).last_hidden_state
+            loss_of = self.objective.loss_of(self.teacher, tokens, self.kept)
+        places = {layer: place for place, layer in enumerate(self.kept)} if self.objective.streams else {}
+        with recorded_streams(self.student, places) as streams:
+            hidden = model(tokens, use_cache=False).last_hidden_state
         with torch.autocast(tokens.device.type, enabled=False):
-            loss = loss_of(hidden)
+            loss = loss_of(hidden, streams)
         return (loss, {"hidden": hidden}) if return_outputs else loss
 
 
@@ -95,7 +101,8 @@ def recover(
     settings: Recovery,
     directory: Path,
     on_progress: OnProgress = lambda progress: None,
-    objective: Objective = of_words,
+    objective: Objective = WORDS,
+    kept: Sequence[int] | None = None,
 ) -> Recovered:
     """Trains a model in place, from its last checkpoint where there is one.
 
@@ -108,6 +115,7 @@ def recover(
         directory: Of the checkpoints; it is the caller's to delete once the result is safe.
         on_progress: Called at each checkpoint, and about every `QUIET_S` seconds.
         objective: What it learns.
+        kept: The dense model's numbers of the layers that the student has; None for all of them.
 
     Raises:
         UserError: A checkpoint cannot be written, the batch does not divide among the processes, or the models are on
@@ -116,7 +124,7 @@ def recover(
     assert settings.tokens is not None
     dtype, step_tokens = next(student.parameters()).dtype, settings.step_windows * stream.length
     steps, every = (max(1, math.ceil(count / step_tokens)) for count in (settings.tokens, settings.save_tokens))
-    trainer = _trainer(student, teacher, stream, settings, directory, steps, every, objective)
+    trainer = _trainer(student, teacher, stream, settings, directory, steps, every, objective, kept)
     checkpoint = _last_checkpoint(directory)
     if checkpoint:
         stream.restore(json.loads((Path(checkpoint) / POSITION_FILE).read_text("utf-8")))
@@ -168,7 +176,12 @@ def student_of(model: Any, teacher: Any, settings: Recovery) -> Any:
 
 
 def measured_speed(
-    student: Any, teacher: Any, stream: TokenStream, settings: Recovery, objective: Objective = of_words
+    student: Any,
+    teacher: Any,
+    stream: TokenStream,
+    settings: Recovery,
+    objective: Objective = WORDS,
+    kept: Sequence[int] | None = None,
 ) -> float:
     """Tokens a second of `recover`, from the median of a few steps of a copy of the student.
 
@@ -178,6 +191,7 @@ def measured_speed(
         stream: Training text.
         settings: How it would be trained.
         objective: What it would learn.
+        kept: See `recover`.
 
     Raises:
         UserError: See `recover`.
@@ -185,7 +199,7 @@ def measured_speed(
     with TemporaryDirectory() as directory:
         steps = _UNTIMED + _TIMED
         copied = student_of(student, teacher, settings)
-        trainer = _trainer(copied, teacher, stream, settings, Path(directory), steps, None, objective)
+        trainer = _trainer(copied, teacher, stream, settings, Path(directory), steps, None, objective, kept)
         clock = StepClock()
         trainer.add_callback(clock)
         with quiet_transformers(), repeatable(trainer.args.device):
@@ -217,13 +231,14 @@ def _trainer(
     steps: int,
     every: int | None,
     objective: Objective,
+    kept: Sequence[int] | None,
 ) -> _Distiller:
     """A trainer of so many steps from the stream's beginning, with a checkpoint after `every` of them, if any."""
     processes, dtype = Processes.here(), next(student.parameters()).dtype
-    if settings.batch_size % processes.count:
+    if settings.together % processes.count:
         raise UserError(
             f"recover.batch_size: expected a multiple of {processes.count}, as there are so many processes, got "
-            f"{settings.batch_size}."
+            f"{settings.together}."
         )
     row = trained_row(student, teacher, settings)
     for name, parameter in student.named_parameters():
@@ -237,13 +252,13 @@ def _trainer(
     arguments = TrainingArguments(
         output_dir=str(directory),
         max_steps=steps,
-        per_device_train_batch_size=settings.batch_size // processes.count,
+        per_device_train_batch_size=settings.together // processes.count,
         gradient_accumulation_steps=settings.accumulation,
         activation_checkpointing=settings.checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         torch_compile=settings.compile,
         optim="adamw_torch_fused",
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.rate,
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(settings.warmup * steps),
         weight_decay=0.0,
@@ -267,7 +282,8 @@ def _trainer(
     windows = StreamWindows(stream, settings.step_windows)
     trainer = _Distiller(stack_of(student), arguments, train_dataset=windows)
     trainer.add_callback(KeepsPosition(windows))
-    trainer.teacher, trainer.objective = teacher, objective
+    trainer.teacher, trainer.objective, trainer.student = teacher, objective, stack_of(student)
+    trainer.kept = range(len(layers_of(student))) if kept is None else kept
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -162,9 +162,8 @@ class Tuning:
         if not last:
             return self._supernet.view(candidate, correction)
         assert self._distillation is not None
-        kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
         own = self._supernet.view(candidate, correction, own=True)
-        student = Student(own, self._distillation, self._distillation.batch_size * self._length, kept)
+        student = Student(own, self._distillation, self._distillation.batch_size * self._length, candidate.kept)
         if state["step"]:
             student.restore(state["student"])
         while student.step < last:

@@ -62,18 +62,13 @@ class CheckpointParts:
         return sum(tensor.numel() for tensor in self.state.values())
 
 
-def kept_layers(candidate: Candidate) -> tuple[int, ...]:
-    """The numbers of the layers that are left."""
-    return tuple(index for index, shape in enumerate(candidate.layers) if not shape.gone)
-
-
 def kept_shapes(candidate: Candidate) -> tuple[LayerShape, ...]:
     """The shapes of the layers that are left.
 
     Raises:
         ShapeError: No layer keeps attention.
     """
-    shapes = tuple(candidate.layers[index] for index in kept_layers(candidate))
+    shapes = tuple(candidate.layers[index] for index in candidate.kept)
     if not any(shape.query_heads for shape in shapes):
         raise ShapeError(
             f"Expected a candidate that keeps attention in at least one layer, got {candidate.key} with none: "
@@ -96,7 +91,7 @@ def checkpoint_parts(model: nn.Module, config: Any, candidate: Candidate) -> Che
     tied = {"lm_head.weight", *(getattr(model, "_tied_weights_keys", None) or ())}
     tied = tied if getattr(config, "tie_word_embeddings", False) else set()
     state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
-    return CheckpointParts(config, kept_shapes(candidate), kept_layers(candidate), state)
+    return CheckpointParts(config, kept_shapes(candidate), candidate.kept, state)
 
 
 def write_checkpoint(

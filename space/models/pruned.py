@@ -175,7 +175,7 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
         candidate: The layers to describe, some with attention; those that are gone do not count as layers any more.
         spec: The dense model.
     """
-    kept = [index for index, shape in enumerate(candidate.layers) if not shape.gone]
+    kept = candidate.kept
     shapes = [candidate.layers[index] for index in kept]
     family, dense = architecture_of(spec.family), Candidate.dense(spec).layers[0]
     # what the stock class cannot be: of fewer heads, where these fill the stream; with a norm that first layers lack

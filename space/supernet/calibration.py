@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from space.errors import UserError
 from space.models.layout import Architecture
 from space.models.stack import family_of, layers_of, norm_of, stack_of, stream_of, whole
 from space.supernet.experts import ExpertHook, ExpertSums
-from space.supernet.modules import put_module, twin
+from space.supernet.modules import own_modules, put_module, twin
 from space.supernet.placement import Placement, asked_of
 from space.supernet.units import output_weight
 
@@ -111,17 +112,25 @@ def first_inputs(model: Any, batches: Sequence[Tensor], dtype: torch.dtype, plac
 def _run_stack(
     model: Any, layers: Sequence[nn.Module], tokens: Tensor, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """What a model's stack gives, before its last norm, with other layers in it."""
+    """What a model's stack gives, before its last norm, with other layers in it.
+
+    What stands before the layers, such as the norm of BERT's embeddings, computes in the dtype too.
+    """
     stack, names = twin(stack_of(model)), family_of(model).stack
+    put_module(stack, names.layers, nn.ModuleList())
+    stack = own_modules(stack)  # whose parameters may be others for a while
     put_module(stack, names.layers, nn.ModuleList(layers))
     if names.norm is not None:
         put_module(stack, names.norm, nn.Identity())
+    narrow = {name: parameter for name, parameter in stack.named_parameters() if parameter.dtype != dtype}
     if model.main_input_name == "input_ids":
         embedding = model.get_input_embeddings()  # which may wait on the host
         inputs = {"inputs_embeds": embedding(tokens.to(embedding.weight.device)).to(device, dtype)}
+        narrow = {name: parameter for name, parameter in narrow.items() if parameter is not embedding.weight}
     else:
         inputs = whole(model, tokens.to(device))
-    states: Tensor = stack(**inputs, use_cache=False).last_hidden_state
+    wide = {name: parameter.to(dtype) for name, parameter in narrow.items()}
+    states: Tensor = functional_call(stack, wide, (), {**inputs, "use_cache": False}).last_hidden_state
     return states.to(dtype)
 
 

@@ -32,6 +32,8 @@ from space.supernet.refits import MERGED, shared_name
 from space.supernet.supernet import Supernet
 from space.supernet.units import attention_columns, kept_rows, upright
 
+OnStream = Callable[[int, Tensor], None]
+
 
 class SharedWeights:
     """The weights that a supernet's subnets share, in the model's dtype, to be trained.
@@ -79,22 +81,36 @@ class SharedWeights:
                 number, _, rest = inside.partition(".")
                 self._names[int(number)].append((name, rest))
 
-    def hidden(self, candidate: Candidate, tokens: Tensor) -> Tensor:
+    def hidden(self, candidate: Candidate, tokens: Tensor, on_stream: OnStream | None = None) -> Tensor:
         """Normed last hidden states of a subnet, differentiable by the shared weights, `(windows, length, hidden)`.
 
         Where layers wait on the host, each is brought to the device for its forward pass, and once more for the
         backward one, in which it is run again.
+
+        Args:
+            candidate: The subnet.
+            tokens: What it reads, `(windows, length)`.
+            on_stream: Called with each layer that is left, by its number in the dense model, and the residual stream
+                behind it, `(windows, length, hidden)`.
         """
         if self._supernet.place.streamed:
-            return self._passing(candidate, tokens)
+            return self._passing(candidate, tokens, on_stream)
         if candidate not in self._models:
             self._models[candidate] = stack_of(own_modules(self._supernet.view(candidate)))
         model = self._models[candidate]
         arguments = {**whole(model, tokens), "use_cache": False}
-        hidden: Tensor = functional_call(model, self._of(candidate), (), arguments).last_hidden_state
+        handles = []
+        if on_stream is not None:
+            for layer, index in zip(model.get_submodule(self._family.stack.layers), candidate.kept, strict=True):
+                handles.append(layer.register_forward_hook(partial(_tell, on_stream, index)))
+        try:
+            hidden: Tensor = functional_call(model, self._of(candidate), (), arguments).last_hidden_state
+        finally:
+            for handle in handles:
+                handle.remove()
         return hidden
 
-    def _passing(self, candidate: Candidate, tokens: Tensor) -> Tensor:
+    def _passing(self, candidate: Candidate, tokens: Tensor, on_stream: OnStream | None) -> Tensor:
         supernet, place = self._supernet, self._supernet.place
         model = supernet.model
         arguments = layer_arguments(model, tokens, model.dtype, place.device)
@@ -103,6 +119,8 @@ class SharedWeights:
             if not shape.gone:
                 run = partial(self._run, index, shape, arguments[index])
                 hidden = checkpoint(run, hidden, use_reentrant=False)
+                if on_stream is not None:
+                    on_stream(index, hidden)
         norm: dict[str, Tensor] = {
             name.rpartition(".")[2]: p for name, p in self.parameters.items() if self._is_of_norm(name)
         }
@@ -124,8 +142,7 @@ class SharedWeights:
     def _of(self, candidate: Candidate) -> dict[str, Tensor]:
         """A subnet's parameters by their names in its model, as far as they are trained."""
         parameters: dict[str, Tensor] = {name: p for name, p in self.parameters.items() if self._is_of_norm(name)}
-        kept = (index for index, shape in enumerate(candidate.layers) if not shape.gone)
-        for place, index in enumerate(kept):
+        for place, index in enumerate(candidate.kept):
             of_layer = self._of_layer(index, candidate.layers[index])
             parameters |= {f"{self._family.stack.layers}.{place}.{name}": tensor for name, tensor in of_layer.items()}
         return parameters
@@ -179,3 +196,8 @@ class SharedWeights:
                 solved = self._supernet.dropped_map(index, kind, shape)
                 self._maps[key] = solved.to(self._supernet.place.home, dtype)
         return self._maps[key].to(self._supernet.place.device)
+
+
+def _tell(on_stream: OnStream, index: int, module: nn.Module, inputs: Any, output: Any) -> None:
+    """A layer's hook."""
+    on_stream(index, stream_of(output))

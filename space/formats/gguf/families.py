@@ -12,7 +12,6 @@ from typing import Any
 
 from space.candidate import Candidate, LayerShape
 from space.errors import ShapeError, UserError
-from space.formats.checkpoint import kept_layers
 from space.formats.llama_arithmetic import longest_context, require_llama_arithmetic
 from space.spec import ModelSpec
 
@@ -118,7 +117,7 @@ def require_arithmetic(config: Any, spec: ModelSpec, candidate: Candidate) -> No
         raise UserError(
             f"Expected {wanted} for format=gguf, as llama.cpp's {family.equal} has it. Export it with format=hf."
         )
-    kinds = [config.layer_types[index] for index in kept_layers(candidate)]
+    kinds = [config.layer_types[index] for index in candidate.kept]
     if sliding_period(kinds) is None:
         raise ShapeError(
             "Expected a pick for format=gguf whose layers attend to a sliding window but for every n-th, as llama.cpp "

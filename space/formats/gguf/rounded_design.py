@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from space.candidate import EMBEDDING, HEAD, Candidate
-from space.formats.checkpoint import kept_layers
 from space.models.architectures import architecture_of
 from space.rounding.rounded import Rounded
 from space.supernet.supernet import Supernet
@@ -12,7 +11,7 @@ from space.supernet.supernet import Supernet
 def design_codes(supernet: Supernet, candidate: Candidate) -> dict[str, Rounded]:
     """The matrices of a design that are rounded in the supernet's view of it, by their names in a checkpoint."""
     family = architecture_of(supernet.spec.family)
-    places = {index: place for place, index in enumerate(kept_layers(candidate))}
+    places = {index: place for place, index in enumerate(candidate.kept)}
     rounded: dict[str, Rounded] = {}
     for index, kind, codes in supernet.codes(candidate):
         path = family.blocks[kind].path
