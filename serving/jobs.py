@@ -102,6 +102,8 @@ class Job:
         self._listener(End(outcome, len(self.tokens), error))
         if whole and choice is not None and choice.learn is not None:
             choice.learn(self.request.prompt, self.tokens)
+        if kept is not None and choice is not None and choice.kept is not None:
+            choice.kept(kept)
         return Served(
             point=self.point,
             prompt_tokens=len(self.request.prompt),

@@ -1,0 +1,65 @@
+"""How good the points may be that answer, so that answers keep their limits of time; free of torch.
+
+A forecast knows what waits, not who comes later: the best point in time for each request by itself fills the queue, and
+then the fastest one is late too. So what is asked for in a while is held against what a point can do, and the part of
+that which leaves room enough is learned from the answers: less after one that was late, a little more after each that was
+not, so that as many keep their limits as are to (the step of adaptive conformal inference, Gibbs and Candes, 2021,
+equation 2, on the logarithm).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+
+from space.errors import UserError
+
+BEGIN, LEAST = 0.5, 0.02  # of its time, that a point may be busy at first, and at the least
+STEP = 0.2  # of the logarithm of that part, where an answer was late
+
+
+class Pace:
+    """The best point that may answer; from any thread."""
+
+    def __init__(self, keep: float, room: float) -> None:
+        """Has learned nothing.
+
+        Args:
+            keep: The part of the answers that are to keep their limits.
+            room: The part of what a point may be busy up to which one goes to it from a faster one.
+
+        Raises:
+            UserError: `keep` is not between 0 and 1, or the room not above 0 and at most 1.
+        """
+        if not 0 < keep < 1:
+            raise UserError(f"controller.keep: expected a part of the answers between 0 and 1, got {keep}.")
+        if not 0 < room <= 1:
+            raise UserError(f"controller.room: expected a part above 0 and at most 1, got {room}.")
+        self._keep, self._room = keep, room
+        self._most, self._last = BEGIN, 0
+        self._lock = threading.Lock()
+
+    @property
+    def most(self) -> float:
+        """The part of its time that a point may be busy."""
+        return self._most
+
+    def first(self, busy: Sequence[float]) -> int:
+        """The first of some points, best first, that has room for what is asked for; the last one where none has.
+
+        Args:
+            busy: The part of its time that each would be busy with all that is asked for.
+        """
+        with self._lock:
+            allowed = (
+                at for at, part in enumerate(busy) if part <= self._most * (self._room if at < self._last else 1)
+            )
+            self._last = next(allowed, len(busy) - 1)
+            return self._last
+
+    def told(self, kept: bool) -> None:
+        """Learns whether an answer kept its limits that a faster point could have given."""
+        with self._lock:
+            change = STEP * ((1 - self._keep) if kept else -self._keep)
+            self._most = min(max(self._most * math.exp(change), LEAST), 1.0)
