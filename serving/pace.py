@@ -1,10 +1,9 @@
 """How good the points may be that answer, so that answers keep their limits of time; free of torch.
 
 A forecast knows what waits, not who comes later: the best point in time for each request by itself fills the queue, and
-then the fastest one is late too. So what is asked for in a while is held against what a point can do, and the part of
-that which leaves room enough is learned from the answers: less after one that was late, a little more after each that was
-not, so that as many keep their limits as are to (the step of adaptive conformal inference, Gibbs and Candes, 2021,
-equation 2, on the logarithm).
+then the fastest one is late too. So what is asked for is held against what a point can do. How much of its time it may
+be busy is learned: less after an answer that was late, a little more after each that was not, so that as many keep
+their limits as are to (adaptive conformal inference, Gibbs and Candes, 2021, equation 2, here of a logarithm).
 """
 
 from __future__ import annotations
