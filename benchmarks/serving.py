@@ -1,6 +1,6 @@
 """Controllers against every static point under load: limits kept, and what the answers lose on text that goes on.
 
-    python -m benchmarks.serving --run-dir RUN --text TEXT [--minutes 15] [--loads 0.5 0.9 1.3] [--slack 6]
+    python -m benchmarks.serving --run-dir RUN --text TEXT [--minutes 15] [--loads 0.5 0.9 1.3] [--slack 8]
         [--points fastest KEY ...] [--controllers slo "difficulty controller.loss=0.1"] [--settings KEY=VALUE ...]
 
 TEXT is what data.path of a search may be, best none that the run has seen: prompts are from its last fifth. Requests
@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--text", required=True)
     parser.add_argument("--minutes", type=float, default=15.0, help="of load, over all rows")
     parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.9, 1.3])
-    parser.add_argument("--slack", type=float, default=6.0)
+    parser.add_argument("--slack", type=float, default=8.0)
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--points", nargs="*", default=[], help="as of serve_subnets.py; all without")
     parser.add_argument("--controllers", nargs="*", default=["slo", "difficulty", "bandit"])

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from space.errors import UserError
 
-BEGIN, LEAST = 0.5, 0.02  # of its time, that a point may be busy at first, and at the least
-STEP = 0.2  # of the logarithm of that part, where an answer was late
+BEGIN, LEAST = 0.3, 0.02  # of its time, that a point may be busy at first, and at the least
+STEP = 0.1  # of the logarithm of that part, where an answer was late
 
 
 class Pace:
