@@ -160,9 +160,9 @@ class Timed(Controller):
         kept = (at for at, part in enumerate(parts) if at >= begin and part <= 1)
         return self._ids[next(kept, parts.index(min(parts)))]
 
-    def _learner(self, point: str) -> Callable[[bool], None]:
+    def _learner(self, point: str) -> Callable[[float], None]:
         """What a choice is to be told of its limits: the fastest point is late whatever others may do."""
-        return lambda kept: self._pace.told(kept) if kept or point != self._ids[-1] else None
+        return lambda part: self._pace.told(part) if part <= 1 or point != self._ids[-1] else None
 
 
 class SloKeeper(Timed):
@@ -178,7 +178,7 @@ class SloKeeper(Timed):
         if request.slo is None:
             return Choice(self._ids[0])
         point = self._in_time(request, load, self._pace.first([load.busy(point) for point in self._ids]))
-        return Choice(point, kept=self._learner(point))
+        return Choice(point, took=self._learner(point))
 
 
 class Difficulty(Timed):
@@ -236,7 +236,7 @@ class Difficulty(Timed):
         mean = [fmean(busy[self._within(each, busy, at)] for each in recent) for at in range(len(self._ids))]
         point = self._within(losses, busy, self._pace.first(mean))
         point = self._in_time(request, load, self._ids.index(point))
-        return Choice(point, losses[point], kept=self._learner(point))
+        return Choice(point, losses[point], took=self._learner(point))
 
     def _within(self, losses: Mapping[str, float], busy: Mapping[str, float], begin: int) -> str:
         """The least busy of the points from one on that loses little enough; where none does, that one."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from serving.controllers import Offer, SloKeeper, Static
-from serving.pace import BEGIN, LEAST, Pace
+from serving.pace import BEGIN, IN_A_ROW, LEAST, Pace
 from serving.requests import Request, Slo
 from serving.speeds import SPAN_S, WEIGHT, Demand, Forecast, Load, Speeds, Waiting
 from space.errors import UserError
@@ -106,16 +106,19 @@ def test_what_a_point_may_be_busy_is_learned() -> None:
     assert pace.first([BEGIN, 0.7 * BEGIN, 0.1 * BEGIN]) == 0  # where it stays
     assert pace.first([2.0, 1.0]) == 1
     before = pace.most
-    pace.told(False)
+    pace.told(1.1)
     assert pace.most < 0.95 * before
     for _ in range(9):  # nine of ten are kept, as is asked
-        pace.told(True)
+        pace.told(0.9)
     assert pace.most == pytest.approx(before)
-    for _ in range(1000):
-        pace.told(True)
+    for _ in range(IN_A_ROW):
+        pace.told(0.5)
+    assert pace.most < 1.3 * before
+    for _ in range(100):  # none takes half of its limits
+        pace.told(0.5)
     assert pace.most == 1
     for _ in range(100):
-        pace.told(False)
+        pace.told(1.1)
     assert pace.most == LEAST
 
 
@@ -141,17 +144,17 @@ def test_a_late_answer_makes_room_where_a_faster_point_would_have_been_in_time()
     almost = replace(load(), rates=(BEGIN * 1e3 - 1, 0.0))
     choice = keeper.choose(asked(100, keeper.slo), almost)
     assert (choice.point, keeper.figures()) == ("dense", {"busy_limit": BEGIN})
-    assert choice.kept is not None
-    choice.kept(False)
+    assert choice.took is not None
+    choice.took(1.1)
     assert keeper.figures()["busy_limit"] < BEGIN
     assert keeper.choose(asked(100, keeper.slo), almost).point == "s1"
     last = keeper.choose(asked(100, Slo(first_token_ms=1.0)), load())
     assert last.point == "s2"
-    assert last.kept is not None
+    assert last.took is not None
     learned = keeper.figures()["busy_limit"]
-    last.kept(False)
+    last.took(1.1)
     assert keeper.figures()["busy_limit"] == learned
-    last.kept(True)
+    last.took(0.9)
     assert keeper.figures()["busy_limit"] > learned
 
 

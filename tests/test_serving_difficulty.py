@@ -159,7 +159,7 @@ def test_limits_of_time_come_before_the_loss() -> None:
         controller.begin(Known(**losses))  # type: ignore[arg-type]
         now = Load(speeds, (), (), 4, 1000, (rate, 0.0))
         choice = controller.choose(Request((1,) * 100, 1, slo=Slo(limit)), now)
-        assert choice.kept is not None
+        assert choice.took is not None
         return choice.point, choice.loss
 
     easy, hard = {"s1": 0.1, "s2": 0.2, "s3": 0.9}, {"s1": 0.4, "s2": 0.5, "s3": 0.9}
