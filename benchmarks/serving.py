@@ -1,14 +1,18 @@
 """Controllers against every static point under load: limits kept, and what the answers lose on text that goes on.
 
-    python -m benchmarks.serving --run-dir RUN --text TEXT [--requests 40] [--loads 0.5 0.9 1.3] [--slack 3]
-        [--controllers slo "difficulty controller.loss=0.3" "bandit controller.worth=0.5"] [--settings KEY=VALUE ...]
+    python -m benchmarks.serving --run-dir RUN --text TEXT [--minutes 15] [--loads 0.5 0.9 1.3] [--slack 8]
+        [--points fastest KEY ...] [--controllers slo "difficulty controller.loss=0.1"] [--settings KEY=VALUE ...]
 
 TEXT is what data.path of a search may be, best none that the run has seen: prompts are from its last fifth. Requests
 come on their own time, whatever the server does (open loop): one or, in bursts, four at once, with exponential gaps, at
 parts of the rate at which the dense model answers as many requests at once as the server takes. Limits are so many
 times (`--slack`) the dense model's own times to the first token and from token to token, alone; who is refused has
 kept none. What an answer loses is the divergence from the dense model of whoever answered, on the tokens that really
-follow the prompt, in nats a token. Every row has the same requests at the same times.
+follow the prompt, in nats a token. Every row has the same requests at the same times; all rows together are loaded for
+about so many minutes (`--minutes`), beside some that servers take to begin.
+
+Two targets are checked. `slo` keeps 99 % where the dense model keeps less than 60 %; and `difficulty` loses at most 0.8
+times what the best point loses that keeps as many, at each load where that is not the dense model.
 """
 
 from __future__ import annotations
@@ -43,8 +47,9 @@ from space.errors import UserError
 
 BURST, BURSTS = 4, 0.1  # requests of a burst, and the part of arrivals that are bursts
 PROMPT, ANSWER = (16, 96), 24  # tokens of a prompt, and those behind it on which answers are judged
-DISTINCT = 32  # prompts
+DISTINCT = 64  # prompts
 ALONE = 4  # requests by which the dense model's own times are measured
+KEPT, DENSE_KEPT, PART_LOST = 0.99, 0.6, 0.8  # the targets: see above
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,10 @@ def measured(settings: ServeSettings, arguments: argparse.Namespace) -> dict[str
         together = settings.limits.active
         rate = asyncio.run(load.capacity(at, together, 2 * together))
         print(f"dense alone: {first:.0f} ms, then {token:.0f} ms a token; {rate:.2f} requests a second together")
-        times = {part: arrivals(part * rate, arguments.requests, np.random.default_rng(1)) for part in arguments.loads}
+        cells = len(arguments.loads) * (len(settings.offers) + len(arguments.controllers))
+        counts = {part: max(round(60 * arguments.minutes / cells * part * rate), 1) for part in arguments.loads}
+        times = {part: arrivals(part * rate, n, np.random.default_rng(1)) for part, n in counts.items()}
+        print(f"limits: {limits[0]:.0f} ms, then {limits[1]:.0f} ms a token; requests by load: {counts}", flush=True)
 
         def row(at: Server, model: str, **more: Any) -> dict[float, Cell]:
             return {
@@ -190,20 +198,57 @@ def measured(settings: ServeSettings, arguments: argparse.Namespace) -> dict[str
     for controller in arguments.controllers:
         with server(arguments.run_dir, [*f"controller={controller}".split(), *overrides]) as at:
             print(f"ready after {at.ready_s:.1f} s")
-            slo = {"slo_ms": limits[0], "slo_token_ms": limits[1]} if controller.startswith("slo") else {}
-            rows[controller] = row(at, AUTO, **slo)
+            timed = controller.startswith(("slo", "difficulty"))
+            rows[controller] = row(at, AUTO, **({"slo_ms": limits[0], "slo_token_ms": limits[1]} if timed else {}))
             print(rows[controller], flush=True)
     return rows
 
 
+def verdicts(rows: Mapping[str, Mapping[float, Cell]]) -> list[str]:
+    """Whether each target is met, in words, load by load.
+
+    Args:
+        rows: By who answers, the dense model and other points as `static ID`, and load.
+    """
+    points = {name: cells for name, cells in rows.items() if name.startswith("static ")}
+    dense, words = rows[f"static {DENSE}"], list[str]()
+    for name, cells in rows.items():
+        if name.startswith("slo"):
+            words += [_slo_verdict(name, load, cell, dense[load]) for load, cell in cells.items()]
+        if name.startswith("difficulty"):
+            words += [
+                _difficulty_verdict(name, load, cell, [each[load] for each in points.values()])
+                for load, cell in cells.items()
+            ]
+    return words
+
+
+def _slo_verdict(name: str, load: float, cell: Cell, dense: Cell) -> str:
+    told = f"{name} at load {load:g}: keeps {cell.attainment:.1%}, where the dense model keeps {dense.attainment:.1%}"
+    if dense.attainment >= DENSE_KEPT:
+        return f"{told}: says nothing, which is to be less than {DENSE_KEPT:.0%}"
+    return f"{told}: {'met' if cell.attainment >= KEPT else 'NOT MET'}"
+
+
+def _difficulty_verdict(name: str, load: float, cell: Cell, points: Sequence[Cell]) -> str:
+    told = f"{name} at load {load:g}: keeps {cell.attainment:.1%} and loses {cell.loss:.3f} nats"
+    as_many = [each.loss for each in points if each.attainment >= cell.attainment]
+    if not as_many:
+        return f"{told}: says nothing, no point keeps as many"
+    if (best := min(as_many)) == 0:
+        return f"{told}: says nothing, the dense model keeps as many"
+    part = cell.loss / best
+    return f"{told}, {part:.2f} times the best point's {best:.3f}: {'met' if part <= PART_LOST else 'NOT MET'}"
+
+
 def main() -> None:
-    """Measures, prints the table and stores the numbers."""
+    """Measures, prints the table and what it says of the targets, and stores the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--text", required=True)
-    parser.add_argument("--requests", type=int, default=40)
+    parser.add_argument("--minutes", type=float, default=15.0, help="of load, over all rows")
     parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.9, 1.3])
-    parser.add_argument("--slack", type=float, default=3.0)
+    parser.add_argument("--slack", type=float, default=8.0)
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--points", nargs="*", default=[], help="as of serve_subnets.py; all without")
     parser.add_argument("--controllers", nargs="*", default=["slo", "difficulty", "bandit"])
@@ -222,6 +267,7 @@ def main() -> None:
             name, *(f"{c.attainment:.0%} kept, {c.loss:.3f} nats, {c.refused} refused" for c in cells.values())
         )
     Console(width=160).print(table)
+    print(*verdicts(rows), sep="\n")
     if arguments.out:
         numbers = {name: {str(part): asdict(cell) for part, cell in cells.items()} for name, cells in rows.items()}
         arguments.out.write_text(json.dumps(numbers, indent=1), encoding="utf-8")

@@ -7,7 +7,7 @@
   them, in one thread.
 - `speeds`: what the server has measured of itself; `warming`: at first, kept beside the run.
 - `live`: what the server does now, told beside the run.
-- `controllers`: which point answers; `bandit`: one that learns.
+- `controllers`: which point answers; `pace`: how good it may be under load; `bandit`: one that learns.
 - `difficulty`: what points lose on a prompt, predicted; `fitting` of that; `senses`: what the models are asked for it.
 
 Rooms: `api` (the same over HTTP, as OpenAI's clients ask it).

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # which needs torch
     from serving.senses import Senses
 
 FILE = "bandit.json"  # what was learned, for the run's next server
-_FORMAT = 1  # raised when a look's row becomes another one
+_FORMAT = 2  # raised when a look's row becomes another one
 COMPARING = 4  # answers that wait to be compared, at most: further ones are not
 NOISE = 0.5  # standard deviation of a loss around what a look says of it, as a part of the point's loss on the front
 _log = logging.getLogger(__name__)

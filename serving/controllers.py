@@ -7,13 +7,14 @@ A controller is a row in `conf/controller/`: a class that is made of the points,
 from __future__ import annotations
 
 import math
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from serving.pace import Pace
 from serving.requests import Choice, Request, Slo
 from serving.speeds import Load
 from space.errors import UserError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # which needs torch
     from serving.senses import Senses
 
 AUTO, DENSE = "auto", "dense"  # ids of no point, and of the dense model
+RECENT = 48  # requests, whose predicted losses say how busy points will be
 
 
 @dataclass(frozen=True)
@@ -105,16 +107,9 @@ class Static(Controller):
         return Choice(self._point)
 
 
-class SloKeeper(Controller):
-    """The best point that is fast enough, as the queue stands; the fastest where none is.
+class Timed(Controller):
+    """Keeps limits of time, where there are such."""
 
-    Points whose speed is not measured yet are taken where no other is, the fastest one of the run's front first.
-
-    From one request to the next it goes to a better point only where that keeps the limits with room to spare, so that
-    small changes of the load do not make it go to and fro.
-    """
-
-    name = "slo"
     takes_slo = True
 
     def __init__(
@@ -122,62 +117,103 @@ class SloKeeper(Controller):
         offers: Sequence[Offer],
         first_token_ms: float | None = None,
         token_ms: float | None = None,
+        keep: float = 0.99,
         room: float = 0.8,
     ) -> None:
         """Begins with the best one.
 
         Args:
-            offers: The points that are served, best first.
+            offers: The points that are served, in any order.
             first_token_ms: Limit to the first token of requests that say none; None for no such limit.
             token_ms: The same from token to token.
-            room: The part of the limits that a better point than the last one may take.
+            keep: See `serving.pace.Pace`.
+            room: See there.
 
         Raises:
-            UserError: A limit is not above 0, or the room not above 0 and at most 1.
+            UserError: A limit is not above 0, or see `serving.pace.Pace`.
         """
         for name, limit in (("first_token_ms", first_token_ms), ("token_ms", token_ms)):
             if limit is not None and not limit > 0:
                 raise UserError(f"controller.{name}: expected milliseconds above 0, or null for any, got {limit}.")
-        if not 0 < room <= 1:
-            raise UserError(f"controller.room: expected a part above 0 and at most 1, got {room}.")
         self.slo = None if first_token_ms is None and token_ms is None else Slo(first_token_ms, token_ms)
         self._ids = [offer.id for offer in sorted(offers, key=lambda offer: offer.loss)]
         self._fastest = offers[-1].id
-        self._room, self._last, self._lock = room, 0, threading.Lock()
+        self._pace = Pace(keep, room)
+
+    def figures(self) -> Mapping[str, float]:
+        """See `Controller`: the part of its time that a point may be busy, as it was learned."""
+        return {"busy_limit": self._pace.most}
+
+    def _in_time(self, request: Request, load: Load, begin: int) -> str:
+        """The best point in time, as the queue stands; where none is, the one that is least late.
+
+        Args:
+            request: What is asked, with limits.
+            load: What is going on.
+            begin: The first one that may answer, of `_ids`.
+        """
+        assert request.slo is not None
+        times = [load.forecast(point, len(request.prompt)) for point in self._ids]
+        parts = [request.slo.part(each.first_token_ms, each.token_ms) for each in times]
+        if math.isinf(min(parts)):  # none is measured: the run's front says which is the fastest
+            return self._fastest
+        kept = (at for at, part in enumerate(parts) if at >= begin and part <= 1)
+        return self._ids[next(kept, parts.index(min(parts)))]
+
+    def _learner(self, point: str) -> Callable[[float], None]:
+        """What a choice is to be told of its limits: the fastest point is late whatever others may do."""
+        return lambda part: self._pace.told(part) if part <= 1 or point != self._ids[-1] else None
+
+
+class SloKeeper(Timed):
+    """The best point that is fast enough, for what is asked for and as the queue stands; the fastest where none is.
+
+    Points whose speed is not measured yet are taken where no other is, the fastest one of the run's front first.
+    """
+
+    name = "slo"
 
     def choose(self, request: Request, load: Load) -> Choice:
         """See `Controller`."""
-        slo = request.slo or Slo()
-        times = [load.forecast(point, len(request.prompt)) for point in self._ids]
-        parts = [slo.part(each.first_token_ms, each.token_ms) for each in times]
-        if math.isinf(min(parts)):
-            return Choice(self._fastest)
-        with self._lock:
-            kept = (at for at, part in enumerate(parts) if part <= (self._room if at < self._last else 1.0))
-            self._last = next(kept, parts.index(min(parts)))
-            return Choice(self._ids[self._last])
+        if request.slo is None:
+            return Choice(self._ids[0])
+        point = self._in_time(request, load, self._pace.first([load.busy(point) for point in self._ids]))
+        return Choice(point, took=self._learner(point))
 
 
-class Difficulty(Controller):
+class Difficulty(Timed):
     """The fastest point, as the queue stands, that is not expected to lose more than so much on the prompt."""
 
     name = "difficulty"
 
-    def __init__(self, offers: Sequence[Offer], loss: float = 0.3) -> None:
+    def __init__(
+        self,
+        offers: Sequence[Offer],
+        loss: float = 0.3,
+        first_token_ms: float | None = None,
+        token_ms: float | None = None,
+        keep: float = 0.99,
+        room: float = 0.8,
+    ) -> None:
         """Predicts nothing yet.
 
         Args:
             offers: The points that are served, best first, then ever faster ones.
             loss: Nats a token that an answer is expected to lose against the dense model, at most.
+            first_token_ms: See `Timed`.
+            token_ms: See there.
+            keep: See there.
+            room: See there.
 
         Raises:
-            UserError: The loss is not above 0, or there is no point but the dense model.
+            UserError: The loss is not above 0, or there is no point but the dense model; or see `Timed`.
         """
+        super().__init__(offers, first_token_ms, token_ms, keep, room)
         require_nats("loss", loss)
         if len(offers) == 1:
             raise UserError("controller=difficulty: expected points beside the dense model, got none. See points=.")
-        self._ids = [offer.id for offer in offers]
         self._most = loss
+        self._recent: deque[Mapping[str, float]] = deque(maxlen=RECENT)
 
     def begin(self, senses: Senses) -> None:
         """See `Controller`; fits its prediction, where that was not done before."""
@@ -186,18 +222,31 @@ class Difficulty(Controller):
     def choose(self, request: Request, load: Load) -> Choice:
         """See `Controller`."""
         losses = self._model.losses(self._senses.look(request.prompt)) | {DENSE: 0.0}
-        times = {
-            point: load.forecast(point, len(request.prompt)).whole_ms(request.new_tokens)
-            for point in reversed(self._ids)  # of two that are not measured, the run's front has the faster one
-            if losses[point] <= self._most
-        }
-        point = min(times, key=times.__getitem__)
-        return Choice(point, losses[point])
+        if request.slo is None:
+            times = {
+                point: load.forecast(point, len(request.prompt)).whole_ms(request.new_tokens)
+                for point in reversed(self._ids)  # of two that are not measured, the run's front has the faster one
+                if losses[point] <= self._most
+            }
+            point = min(times, key=times.__getitem__)
+            return Choice(point, losses[point])
+        busy = {point: load.busy(point) for point in self._ids}
+        self._recent.append(losses)  # of its last requests follows how busy it would be
+        recent = [*self._recent]
+        mean = [fmean(busy[self._within(each, busy, at)] for each in recent) for at in range(len(self._ids))]
+        point = self._within(losses, busy, self._pace.first(mean))
+        point = self._in_time(request, load, self._ids.index(point))
+        return Choice(point, losses[point], took=self._learner(point))
+
+    def _within(self, losses: Mapping[str, float], busy: Mapping[str, float], begin: int) -> str:
+        """The least busy of the points from one on that loses little enough; where none does, that one."""
+        within = [point for point in reversed(self._ids[begin:]) if losses[point] <= self._most]  # as above
+        return min(within, key=busy.__getitem__, default=self._ids[begin])
 
     def figures(self) -> Mapping[str, float]:
-        """See `Controller`: how well its prediction holds on held-out text, the means over points."""
-        fit = self._fit
-        return {"r2": fmean(fit.r2.values()), "rank_correlation": fmean(fit.rank.values())}
+        """See `Timed`; and how well its prediction holds on held-out text, the means over points."""
+        fit = {"r2": fmean(self._fit.r2.values()), "rank_correlation": fmean(self._fit.rank.values())}
+        return {**super().figures(), **fit}
 
 
 def smallest_of(offers: Sequence[Offer]) -> str:

@@ -28,7 +28,7 @@ from space.files import kept
 PROMPT, ANSWER = 128, 32  # tokens of a window: of the prompt, at most, and of what comes behind it
 WINDOWS: Mapping[Part, int] = {"search": 128, "heldout": 48}  # to fit, and to check; fewer where there is less text
 LEAST_WINDOWS, LEAST_PROMPT = 8, 4
-_FORMAT = 1  # raised when what is fitted becomes another thing
+_FORMAT = 2  # raised when what is fitted becomes another thing
 
 
 def fitted_losses(

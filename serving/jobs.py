@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 from typing import Any
@@ -93,15 +94,17 @@ class Job:
         now = time.monotonic()
         first_s = self._first - self._arrived if self._first else None
         token_s = (self._last - self._first) / (len(self.tokens) - 1) if len(self.tokens) > 1 else None
-        slo, choice, kept = self.request.slo, self.request.choice, None
+        slo, choice, part = self.request.slo, self.request.choice, None
         whole = outcome in ("stop", "length")
         if slo is not None and whole and first_s is not None:
-            kept = slo.part(1e3 * first_s, 1e3 * (token_s or 0.0)) <= 1
+            part = slo.part(1e3 * first_s, 1e3 * (token_s or 0.0))
         elif slo is not None and outcome in ("timeout", "error"):
-            kept = False
+            part = math.inf
         self._listener(End(outcome, len(self.tokens), error))
         if whole and choice is not None and choice.learn is not None:
             choice.learn(self.request.prompt, self.tokens)
+        if part is not None and choice is not None and choice.took is not None:
+            choice.took(part)
         return Served(
             point=self.point,
             prompt_tokens=len(self.request.prompt),
@@ -111,7 +114,7 @@ class Job:
             waited_s=(now if self._begun is None else self._begun) - self._arrived,
             first_token_s=first_s,
             token_s=token_s,
-            slo_kept=kept,
+            slo_kept=None if part is None else part <= 1,
             predicted_loss=choice.loss if choice else None,
             error=error,
         )

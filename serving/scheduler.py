@@ -22,7 +22,7 @@ from serving.batch import Batch, Prefill
 from serving.jobs import Job
 from serving.limits import Limits
 from serving.requests import BusyError, Listener, Outcome, Request, Served
-from serving.speeds import Load, Speeds, Waiting, timed
+from serving.speeds import Demand, Load, Speeds, Waiting, timed
 
 LONGEST_RETRY_S = 600
 _T = TypeVar("_T")
@@ -63,6 +63,7 @@ class Scheduler:
             on_served: Told of each request at its end, in the scheduler's thread.
         """
         self.speeds, self.limits = Speeds(), limits
+        self._demand = Demand()
         self._groups = {point: _Group(model, Batch(model)) for point, model in models.items()}
         self._tokenizer, self._ends, self._on_served = tokenizer, frozenset(ends), on_served
         self._waiting: deque[Job] = deque()
@@ -107,6 +108,8 @@ class Scheduler:
         with self._changed:
             self.require_room(len(jobs))
             self._waiting.extend(jobs)
+            for request, _ in requests:
+                self._demand.come(len(request.prompt), request.new_tokens)
             self._changed.notify()
         return jobs
 
@@ -139,6 +142,7 @@ class Scheduler:
         """What is going on now."""
         with self._changed:
             jobs = [Waiting(job.point, len(job.request.prompt), job.request.new_tokens) for job in self._waiting]
+            rates = self._demand.rates()
         if reading := self._reading:
             jobs.insert(0, Waiting(reading[0].point, reading[1].left, reading[0].request.new_tokens))
         writing = [
@@ -146,7 +150,7 @@ class Scheduler:
             for point, group in self._groups.items()
             for job in [*group.jobs]
         ]
-        return Load(self.speeds, jobs, writing, self.limits.active, self.limits.prefill_tokens)
+        return Load(self.speeds, jobs, writing, self.limits.active, self.limits.prefill_tokens, rates)
 
     @torch.inference_mode()
     def _work(self) -> None:

@@ -17,7 +17,7 @@ from serving.controllers import DENSE
 from serving.difficulty import Fit, Look, LossModel
 from serving.scheduler import Scheduler
 
-LOOK_TOKENS = 128  # of a prompt's end, that a look reads at most
+LOOK_TOKENS = 32  # of a prompt's end, that a look reads at most: all of it would say no more, and takes longer
 COMPARED_TOKENS, BEFORE = 64, 448  # of an answer, that are compared at most, and what is read before them
 _log = logging.getLogger(__name__)
 

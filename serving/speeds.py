@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 WEIGHT = 0.2  # of a new measurement
+SPAN_S = 20.0  # in which what was asked for is forgotten, but for 37 % of it
+LEAST_S = 1.0  # that demand is averaged over, at a server's beginning
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -80,6 +82,41 @@ def _blend(values: dict[Any, float], key: Any, ms: float) -> None:
     values[key] = ms if key not in values else (1 - WEIGHT) * values[key] + WEIGHT * ms
 
 
+class Demand:
+    """Tokens a second that are asked for, of whatever point: averages that forget."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Was asked for nothing.
+
+        Args:
+            clock: Seconds.
+        """
+        self._clock, self._begun = clock, clock()
+        self._at, self._tokens = self._begun, (0.0, 0.0)
+
+    def come(self, prompt: int, new: int) -> None:
+        """Takes in that a request has come.
+
+        Args:
+            prompt: Its tokens.
+            new: To be written, at most.
+        """
+        now = self._clock()
+        read, written = self._kept(now)
+        self._at, self._tokens = now, (read + prompt, written + new)
+
+    def rates(self) -> tuple[float, float]:
+        """Tokens of prompts a second, and tokens to be written a second."""
+        now = self._clock()
+        read, written = self._kept(now)
+        span = SPAN_S * (1 - math.exp(-max(now - self._begun, LEAST_S) / SPAN_S))
+        return read / span, written / span
+
+    def _kept(self, now: float) -> tuple[float, float]:
+        left = math.exp((self._at - now) / SPAN_S)
+        return self._tokens[0] * left, self._tokens[1] * left
+
+
 @dataclass(frozen=True)
 class Forecast:
     """What a request has to expect, in milliseconds: from arrival to the first token, and from token to token."""
@@ -118,6 +155,7 @@ class Load:
         writing: Point and tokens that are still to be written, at most, of each request that has begun to be.
         active: Requests that are read or written at a time.
         prefill_tokens: Of a prompt, that are read between two steps.
+        rates: Tokens a second that are asked for, see `Demand`.
     """
 
     speeds: Speeds
@@ -125,6 +163,7 @@ class Load:
     writing: Sequence[tuple[str, int]]
     active: int
     prefill_tokens: int
+    rates: tuple[float, float] = (0.0, 0.0)
 
     def forecast(self, point: str, tokens: int) -> Forecast:
         """What a request that comes now has to expect of a point; infinite for one that was not measured.
@@ -146,6 +185,17 @@ class Load:
             first_token_ms=self._read_ms([*self._prompts, (point, tokens)]),
             token_ms=self._round_ms([*beside, point]),
         )
+
+    def busy(self, point: str) -> float:
+        """The part of its time that a point would be busy with all that is asked for, with as many together as may be.
+
+        Above 1 where that is more than it can do; infinite for one that was not measured.
+        """
+        if not self.speeds.known(point):
+            return math.inf
+        read, written = self.rates
+        token_ms = self.speeds.step_ms(point, self.active) / self.active
+        return (read * self.speeds.read_ms(point) + written * token_ms) / 1e3
 
     def wait_ms(self) -> float:
         """Milliseconds until a request that comes now is read; points that were not measured count as nothing."""

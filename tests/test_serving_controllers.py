@@ -1,14 +1,17 @@
-"""Which point answers: forecasts by hand, the best one in time, and no going to and fro."""
+"""Which point answers: forecasts by hand, the best one in time, and room for who comes later."""
 
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 
 from serving.controllers import Offer, SloKeeper, Static
+from serving.pace import BEGIN, IN_A_ROW, LEAST, Pace
 from serving.requests import Request, Slo
-from serving.speeds import WEIGHT, Forecast, Load, Speeds, Waiting
+from serving.speeds import SPAN_S, WEIGHT, Demand, Forecast, Load, Speeds, Waiting
 from space.errors import UserError
 
 OFFERS = (
@@ -77,9 +80,51 @@ def test_static_takes_the_recommended_point_or_the_one_it_is_told() -> None:
         Static(OFFERS, "s9")
 
 
+def test_how_busy_a_point_would_be_follows_what_is_asked_for() -> None:
+    now = [100.0]
+    demand = Demand(lambda: now[0])
+    assert demand.rates() == (0, 0)
+    for _ in range(2000):  # for two hundred seconds
+        now[0] += 0.1
+        demand.come(50, 10)
+    assert demand.rates() == pytest.approx((500, 100), rel=0.01)
+    asked_for = replace(load(), rates=demand.rates())
+    assert asked_for.busy("s1") == pytest.approx(0.5 * 500e-3 + 12 / 4 * 100e-3, rel=0.01)  # four together in 12 ms
+    assert math.isinf(asked_for.busy("s9"))
+    now[0] += SPAN_S
+    assert demand.rates() == pytest.approx((500 / math.e, 100 / math.e), rel=0.01)
+    early = Demand(lambda: now[0])
+    early.come(50, 10)
+    assert early.rates()[0] == pytest.approx(50, rel=0.05)  # one request is not yet many a second
+
+
+def test_what_a_point_may_be_busy_is_learned() -> None:
+    pace = Pace(keep=0.9, room=0.8)
+    assert pace.first([1.1 * BEGIN, 1.01 * BEGIN, BEGIN, 0.1 * BEGIN]) == 2
+    assert pace.first([0.81 * BEGIN, 0.7 * BEGIN, 0.1 * BEGIN]) == 1  # there is no room to go to a better one
+    assert pace.first([0.79 * BEGIN, 0.7 * BEGIN, 0.1 * BEGIN]) == 0
+    assert pace.first([BEGIN, 0.7 * BEGIN, 0.1 * BEGIN]) == 0  # where it stays
+    assert pace.first([2.0, 1.0]) == 1
+    before = pace.most
+    pace.told(1.1)
+    assert pace.most < 0.95 * before
+    for _ in range(9):  # nine of ten are kept, as is asked
+        pace.told(0.9)
+    assert pace.most == pytest.approx(before)
+    for _ in range(IN_A_ROW):
+        pace.told(0.5)
+    assert pace.most < 1.3 * before
+    for _ in range(100):  # none takes half of its limits
+        pace.told(0.5)
+    assert pace.most == 1
+    for _ in range(100):
+        pace.told(1.1)
+    assert pace.most == LEAST
+
+
 def test_the_best_point_in_time_answers() -> None:
     def chosen(slo: Slo | None, now: Load) -> str:
-        return SloKeeper(OFFERS, room=1.0).choose(asked(100, slo), now).point
+        return SloKeeper(OFFERS).choose(asked(100, slo), now).point
 
     assert chosen(None, load()) == "dense"
     assert chosen(Slo(first_token_ms=100.0), load()) == "dense"
@@ -88,19 +133,29 @@ def test_the_best_point_in_time_answers() -> None:
     assert chosen(Slo(token_ms=5.0), load()) == "s2"
     assert chosen(Slo(first_token_ms=100.0, token_ms=5.0), load()) == "s2"
     assert chosen(Slo(first_token_ms=1.0), load()) == "s2"  # the fastest, where none is in time
+    busy = replace(load(), rates=(BEGIN * 1e3 + 1, 0.0))  # the dense model reads 1,000 tokens a second
+    assert chosen(Slo(first_token_ms=1e6), busy) == "s1"  # for who comes later
+    assert chosen(None, busy) == "dense"
 
 
-def test_a_better_point_has_to_have_room() -> None:
+def test_a_late_answer_makes_room_where_a_faster_point_would_have_been_in_time() -> None:
     keeper = SloKeeper(OFFERS, first_token_ms=120.0)
     assert keeper.slo == Slo(120.0, None)
-
-    def chosen(tokens: int, now: Load) -> str:
-        return keeper.choose(asked(tokens, keeper.slo), now).point
-
-    assert chosen(100, load(waiting=(("dense", 50, 1),))) == "s1"  # 150 ms of the dense model
-    assert chosen(100, load()) == "s1"  # 100 ms: in time, but more than 0.8 of it
-    assert chosen(90, load()) == "dense"
-    assert chosen(115, load()) == "dense"  # which it stays up to the limit
+    almost = replace(load(), rates=(BEGIN * 1e3 - 1, 0.0))
+    choice = keeper.choose(asked(100, keeper.slo), almost)
+    assert (choice.point, keeper.figures()) == ("dense", {"busy_limit": BEGIN})
+    assert choice.took is not None
+    choice.took(1.1)
+    assert keeper.figures()["busy_limit"] < BEGIN
+    assert keeper.choose(asked(100, keeper.slo), almost).point == "s1"
+    last = keeper.choose(asked(100, Slo(first_token_ms=1.0)), load())
+    assert last.point == "s2"
+    assert last.took is not None
+    learned = keeper.figures()["busy_limit"]
+    last.took(1.1)
+    assert keeper.figures()["busy_limit"] == learned
+    last.took(0.9)
+    assert keeper.figures()["busy_limit"] > learned
 
 
 def test_points_that_are_not_measured_are_taken_where_no_other_is() -> None:
@@ -122,7 +177,12 @@ def test_order_is_by_loss() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
-    [({"first_token_ms": 0.0}, "first_token_ms"), ({"token_ms": -1.0}, "token_ms"), ({"room": 1.5}, "controller.room")],
+    [
+        ({"first_token_ms": 0.0}, "first_token_ms"),
+        ({"token_ms": -1.0}, "token_ms"),
+        ({"room": 1.5}, "controller.room"),
+        ({"keep": 1.0}, "controller.keep"),
+    ],
 )
 def test_limits_that_are_none_are_refused(wrong: dict[str, float], words: str) -> None:
     with pytest.raises(UserError, match=words):

@@ -152,8 +152,8 @@ class Desk:
         if not controller.takes_slo:
             raise ApiError(
                 400,
-                "slo_ms: expected a server that chooses by speed, but this one has a fixed point. Start it with "
-                "controller=slo.",
+                "slo_ms: expected a server that chooses by speed, which this one does not. Start it with "
+                "controller=slo or controller=difficulty.",
                 param="slo_ms",
             )
         return Slo(asked.slo_ms, asked.slo_token_ms)
