@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -257,6 +257,23 @@ def test_with_training_in_the_search_the_front_is_of_trained_subnets(run: Run) -
         assert rows.loc[key, "kl"] == trained[key]
         assert rows.loc[key, "untuned_kl"] == pytest.approx(loss(member))
     assert list(done.agreement) == ["untuned_kl, kl", "kl, heldout_kl"]
+
+
+def test_the_dense_model_in_other_types_is_on_the_front_of_trained_subnets(run: Run) -> None:
+    rounded = Candidate((replace(DENSE.layers[0], attention_type=1, mlp_type=1),) * 4)
+
+    def faster(values: Callable[[Candidate], Mapping[str, float]], name: str) -> Callable[..., dict[str, float]]:
+        return lambda c: {**values(c), name: values(MEMBERS[3])[name]} if c == rounded else {**values(c)}
+
+    for fake, name in ((run.search, "latency_ms"), (run.timed, "latency_e2e_ms")):
+        assert fake is not None
+        fake.values = faster(fake.values, name)
+    run.trained = Fake("healed", run.search.metrics, run.search.values)
+    with Archive(run.directory / "archive.jsonl", FACTS) as archive:
+        for evaluation in (*run.search.evaluate([rounded]), *run.trained.evaluate(MEMBERS[4:])):
+            archive.add(evaluation)
+    assert [*run.end().front["key"]] == [DENSE.key, rounded.key, *keys(MEMBERS[4:])]
+    assert [rounded.key] in run.trained.calls
 
 
 @pytest.mark.parametrize("stage", ["heldout", "timed"])

@@ -100,7 +100,7 @@ def finish(
         dense: The dense model.
         search: The search's full evaluator; the dense model is asked too, in case the space leaves it out.
         trained: Gives the same of trained subnets; then the front is theirs, where the search asked about any, and the
-            untrained qualities have columns of their own.
+            untrained qualities have columns of their own. The dense model in other types is among them.
         heldout: Gives the task's held-out quality, such as `heldout_kl` and `heldout_ppl`; `heldout_bpb` in place of
             the first where the search's gives `bpb`.
         tuned: Gives the same of tuned subnets; then those of `heldout` are columns such as `refit_kl` and `refit_ppl`.
@@ -121,8 +121,12 @@ def finish(
     evaluate(search, archive, [dense, *some_of(reference, REFERENCE_POINTS)], show=show)
     members = Members(archive, dense, show)
     members.ask(search, [dense])
-    found = archive.front(objectives, trained.fidelity) if trained is not None else []
-    found = found or archive.front(objectives, search.fidelity)
+    found = archive.front(objectives, search.fidelity)
+    if trained is not None and archive.front(objectives, trained.fidelity):
+        # what training changes nothing of, and the search may not have asked about again
+        whole = [e.candidate for e in found if e.candidate.is_rounded and e.candidate.unrounded == dense]
+        evaluate(trained, archive, whole, show=show)
+        found = archive.front(objectives, trained.fidelity)
     for evaluation in thinned(found, objectives, dense, points, recommend, members.dense[1].get("nll", 0.0)):
         members.take(evaluation)
     if trained is not None:
