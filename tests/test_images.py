@@ -141,7 +141,7 @@ def test_features_are_compared_learned_and_exported(
     assert asked.values(CUT)["cosine_distance"] == pytest.approx(expected, rel=1e-4)
     assert asked.heldout_values(Candidate.dense(spec))["heldout_rank_correlation"] == pytest.approx(1)
     shared = SharedWeights(supernet, [CUT], lambda name: True)
-    loss = objective_of(spec)(supernet.model, images)(shared.hidden(CUT, images))
+    loss = objective_of(spec).lesson(supernet.model, images)(shared.hidden(CUT, images))
     assert loss.item() > expected
     subnet = Subnet(supernet.model.config, None, spec, CUT)
     export_checkpoint(supernet.view(CUT), subnet, tmp_path / "out", card={})
