@@ -108,10 +108,8 @@ class Steps:
     def _of_encoder(self, model: Any, phase: Phase, candidate: Candidate) -> Step:
         """A forward pass without a cache, of sequences without padding."""
         if self._supernet.spec.use.reads == "images":
-            generator, shape = (
-                torch.Generator().manual_seed(0),
-                image_shape(self._supernet.model.config, self._supernet.spec),
-            )
+            generator = torch.Generator().manual_seed(0)
+            shape = image_shape(self._supernet.model.config, self._supernet.spec)
             images = torch.randn(phase.batch_size, *shape, generator=generator)
             return partial(model, images.to(self._device, self._supernet.model.dtype))
         return partial(model, self._tokens(phase, candidate))

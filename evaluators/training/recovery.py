@@ -55,7 +55,6 @@ class _Distiller(Trainer):
 
     teacher: Any
     objective: Objective
-    student: Any
     kept: Sequence[int]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -74,7 +73,7 @@ class _Distiller(Trainer):
         with torch.autocast(tokens.device.type, enabled=False):
             loss_of = self.objective.loss_of(self.teacher, tokens, self.kept)
         places = {layer: place for place, layer in enumerate(self.kept)} if self.objective.streams else {}
-        with recorded_streams(self.student, places) as streams:
+        with recorded_streams(self.model, places) as streams:
             hidden = model(tokens, use_cache=False).last_hidden_state
         with torch.autocast(tokens.device.type, enabled=False):
             loss = loss_of(hidden, streams)
@@ -282,7 +281,7 @@ def _trainer(
     windows = StreamWindows(stream, settings.step_windows)
     trainer = _Distiller(stack_of(student), arguments, train_dataset=windows)
     trainer.add_callback(KeepsPosition(windows))
-    trainer.teacher, trainer.objective, trainer.student = teacher, objective, stack_of(student)
+    trainer.teacher, trainer.objective = teacher, objective
     trainer.kept = range(len(layers_of(student))) if kept is None else kept
     trainer.remove_callback(PrinterCallback)
     return trainer
