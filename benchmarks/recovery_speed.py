@@ -62,8 +62,9 @@ def main() -> None:
     arguments = parser.parse_args()
     device = resolve_device("auto")
     machine = Machine(device, resolve_dtype(arguments.dtype, device), arguments.dry)
-    settings: Recovery = instantiated(composed("run_dir=none", *arguments.settings, name="export")["recover"])
+    recover: Recovery = instantiated(composed("run_dir=none", *arguments.settings, name="export")["recover"])
     supernet = sliced_supernet(arguments.shape, machine)
+    settings = recover.of_task(supernet.spec.use)
     candidate = designs_of_size(default_space(supernet.spec), arguments.remove)["mixed"]
     stream = random_stream(supernet.spec.vocab, arguments.length)
     windows = torch.stack([*islice(stream, settings.step_windows)])

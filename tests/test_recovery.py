@@ -29,7 +29,8 @@ CUT = Candidate.from_rows([[6, 3, 16], [4, 2, 48], [0, 0, 24], [3, 3, 16]])
 LENGTH = 12
 TOKENS = random_tokens(40, LENGTH, seed=5)
 UNSEEN = random_tokens(8, LENGTH, seed=6)
-SETTINGS = Recovery(tokens=60 * 2 * LENGTH, learning_rate=3e-3, save_tokens=20 * 2 * LENGTH)  # past the text's end
+# past the text's end
+SETTINGS = Recovery(tokens=60 * 2 * LENGTH, learning_rate=3e-3, batch_size=2, save_tokens=20 * 2 * LENGTH)
 
 SHARED = replace(SETTINGS, tokens=5 * 8 * LENGTH, batch_size=4, accumulation=2)
 

@@ -11,7 +11,7 @@ from evaluators.data.places import TextPlace
 from space.checks import require_least
 from space.errors import UserError
 from space.models.names import EMBEDDINGS, NORMS, OUTPUTS
-from space.task import CAUSAL_LM, TASKS, Task
+from space.task import Task
 
 HOST_BYTES = 9 << 29  # that weights and their training may take of a CPU's memory
 GPU_PART = 0.7  # of a GPU's memory, that they may take of it
@@ -20,7 +20,6 @@ POLISH_BYTES = 16  # of a weight in a pick's training: in float32, its gradient,
 HEALING_TOKENS = 120_000  # where neither settings nor minutes say how many
 MODES = ("off", "final", "loop")  # of `search.distillation`
 LAST_RATE = 0.1  # of the learning rate of healing is left at the end of its cosine
-_WORDS = TASKS[CAUSAL_LM]  # what settings mean that nobody has filled in
 DECAY_STEPS = 16  # after so many, the learning rate of distillation has fallen by the root of 2
 
 # Row name to whether a decoder parameter of that name is trained. Names are peft's where there are adapters.
@@ -61,7 +60,7 @@ class CorrectiveRefit:
 
 @dataclass(frozen=True)
 class Healing:
-    """Settings.
+    """Settings; `of_task` fills in what a task says.
 
     Attributes:
         tokens: Of training, over all designs; None for what `budget.minutes` come to, else `HEALING_TOKENS`.
@@ -72,8 +71,8 @@ class Healing:
         learning_rate: Of AdamW, after the warm-up; it falls along a cosine to `LAST_RATE` of it. Each tensor takes the
             part of it that `evaluators.training.rates` says. None for what the task says.
         warmup: Part of the steps in which it rises.
-        batch_size: Windows of a step, which is one forward pass; None for as many as are nearly as fast as one, where
-            `budget.minutes` had that measured, else one.
+        batch_size: Windows of a step, which is one forward pass; None for what the task says or, where that is one, for
+            as many as are nearly as fast as one, where `budget.minutes` had that measured.
         clip: Largest norm of the gradient.
         save_steps: Steps between two checkpoints.
     """
@@ -118,9 +117,10 @@ class Healing:
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate at a step, from 0."""
+        assert self.learning_rate is not None
         rising = min(1.0, (step + 1) / max(1.0, self.warmup * steps))
         falling = LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        return (self.learning_rate or _WORDS.healing_rate) * rising * falling
+        return self.learning_rate * rising * falling
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Distillation:
 
 @dataclass(frozen=True)
 class Recovery:
-    """Settings of the distillation of a pick.
+    """Settings of the distillation of a pick; `of_task` fills in what a task says.
 
     Attributes:
         tokens: Of training text, rounded up to whole steps; 0 for none, None for what `polish.minutes` gives.
@@ -228,17 +228,13 @@ class Recovery:
     @property
     def together(self) -> int:
         """Windows of a forward pass."""
-        return self.batch_size or _WORDS.polish_windows
+        assert self.batch_size is not None
+        return self.batch_size
 
     @property
     def step_windows(self) -> int:
         """Windows of a step of the optimizer."""
         return self.together * self.accumulation
-
-    @property
-    def rate(self) -> float:
-        """The learning rate after the warm-up."""
-        return self.learning_rate or _WORDS.polish_rate
 
     def of_task(self, use: Task) -> Recovery:
         """With what a task says where nothing is set."""

@@ -39,12 +39,12 @@ from evaluators.training.rates import share_of
 from evaluators.training.recipes import POLISH_BYTES, SHARED_TRAINABLE, Recovery
 from evaluators.training.repeatable import repeatable
 from evaluators.training.rows import fitting_row
-from evaluators.training.teacher import recorded_streams
 from evaluators.training.windows import POSITION_FILE, KeepsPosition, StreamWindows
 from space.errors import UserError
 from space.models.device import gpu_bytes
 from space.models.embedded import quiet_transformers
 from space.models.stack import is_in_layers, is_in_stack, layers_of, stack_of
+from space.models.streams import recorded_streams
 
 _CURVE = 4096  # points of the loss that are kept, at most
 _UNTIMED, _TIMED = 2, 3  # steps that a speed is measured with: the first ones take longer
@@ -110,7 +110,7 @@ def recover(
             gradients.
         teacher: The dense model.
         stream: Training text, from its beginning or, with a checkpoint, from that on.
-        settings: How long, with tokens, and how.
+        settings: How long, with tokens, and how, as filled in for a task.
         directory: Of the checkpoints; it is the caller's to delete once the result is safe.
         on_progress: Called at each checkpoint, and about every `QUIET_S` seconds.
         objective: What it learns.
@@ -234,6 +234,7 @@ def _trainer(
 ) -> _Distiller:
     """A trainer of so many steps from the stream's beginning, with a checkpoint after `every` of them, if any."""
     processes, dtype = Processes.here(), next(student.parameters()).dtype
+    assert settings.learning_rate is not None
     if settings.together % processes.count:
         raise UserError(
             f"recover.batch_size: expected a multiple of {processes.count}, as there are so many processes, got "
@@ -257,7 +258,7 @@ def _trainer(
         activation_checkpointing_kwargs={"use_reentrant": False},
         torch_compile=settings.compile,
         optim="adamw_torch_fused",
-        learning_rate=settings.rate,
+        learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(settings.warmup * steps),
         weight_decay=0.0,
