@@ -25,11 +25,11 @@ from evaluators.fidelities import fidelities
 from evaluators.training.objectives import handed_on, objective_of
 from evaluators.training.recipes import Healing, Recovery
 from evaluators.training.shared_training import SharedTraining
-from evaluators.training.teacher import recorded_streams
 from search.run.front import is_dense, read_front_csv
 from space.candidate import Candidate
 from space.errors import UserError
 from space.models.loading import load_model
+from space.models.streams import recorded_streams
 from space.supernet.shared import SharedWeights
 from space.task import TASKS
 
@@ -86,7 +86,7 @@ def test_the_loss_is_zero_for_the_dense_model_alone(make_supernet: MakeSupernet)
     losses = {}
     for design in (Candidate.dense(supernet.spec), CUT):
         loss_of, streams = objective.loss_of(supernet.model, tokens, design.kept), dict[int, torch.Tensor]()
-        hidden = shared.hidden(design, tokens, streams.__setitem__)
+        hidden = shared.hidden(design, tokens, streams)
         assert [*streams] == [*design.kept]
         losses[design] = loss_of(hidden, streams), objective.lesson(supernet.model, tokens)(hidden)
     dense, cut = losses.values()
@@ -120,10 +120,10 @@ def test_embedders_are_trained_in_larger_steps_than_models_that_write() -> None:
     assert isinstance(own.distillation, Healing)
     assert (own.distillation.step_windows, own.distillation.learning_rate) == (3, 0.002)
     filled = Recovery().of_task(use)
-    assert (filled.step_windows, filled.rate) == (use.polish_windows, use.polish_rate)
+    assert (filled.step_windows, filled.learning_rate) == (use.polish_windows, use.polish_rate)
     assert Recovery(batch_size=3, accumulation=2, learning_rate=0.002).of_task(use).step_windows == 6
     words = Recovery().of_task(TASKS["causal_lm"])
-    assert (words.step_windows, words.rate) == (Recovery().step_windows, Recovery().rate) == (2, 2e-4)
+    assert (words.step_windows, words.learning_rate) == (2, 2e-4)
     assert use.polish_windows > 2
 
 

@@ -165,16 +165,16 @@ def test_every_design_meets_every_source(
     designs, met = [CUT, GONE, MERGED, NEVER_TRAINED], Counter[tuple[Candidate, int]]()
     hidden = SharedWeights.hidden
 
-    def noting(self: SharedWeights, design: Candidate, tokens: torch.Tensor, on_stream: Any) -> torch.Tensor:
+    def noting(self: SharedWeights, design: Candidate, tokens: torch.Tensor, streams: Any) -> torch.Tensor:
         met[design, int(tokens[0, 0])] += 1
-        assert on_stream is None  # models that write learn what they did
+        assert streams is None  # models that write learn what they did
         return hidden(self, design, tokens)
 
     def windows(count: int) -> torch.Tensor:  # sources take turns
         return (torch.arange(min(count, 66)) % sources)[:, None].expand(-1, LENGTH)
 
     monkeypatch.setattr(SharedWeights, "hidden", noting)
-    settings = Healing(tokens=64 * LENGTH, trainable="norms")
+    settings = Healing(tokens=64 * LENGTH, trainable="norms", learning_rate=3e-4)
     Healer(lambda: supernet, settings, windows, tmp_path, lambda: nullcontext(lambda done, of: None)).heal(designs)
     assert {*met} == {(design, source) for design in designs for source in range(sources)}
 

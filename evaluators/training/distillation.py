@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from evaluators.output_head import OutputHead
 from evaluators.training.recipes import TRAINABLE, Distillation
 from evaluators.training.repeatable import repeatable
-from evaluators.training.teacher import Lesson, recorded_streams
+from evaluators.training.teacher import Lesson
 from space.models.names import PROJECTIONS
 from space.models.stack import family_of, layers_of, stack_of
+from space.models.streams import recorded_streams
 
 _ADAPTER = "default"
 
@@ -53,6 +54,11 @@ def cross_entropy(hidden: Tensor, head: OutputHead, labels: Tensor) -> Tensor:
     """
     loss: Tensor = _CrossEntropy.apply(hidden, head, labels)
     return loss
+
+
+def stream_loss(stream: Tensor, target: Tensor) -> Tensor:
+    """The mean of ‖h_S − h_T‖² / ‖h_T‖² over tokens; of streams `(tokens, hidden)`, of which the target is float32."""
+    return ((stream.float() - target).pow(2).sum(-1) / target.pow(2).sum(-1)).mean()
 
 
 class Student:
@@ -137,8 +143,7 @@ class Student:
             words = lesson.tokens[:, 1:].flatten()
             loss = loss + settings.lm * cross_entropy(hidden[:, :-1].flatten(0, 1), self._head, words)
         for layer, target in lesson.streams.items():
-            off = (streams[layer].float() - target).pow(2).sum(-1) / target.pow(2).sum(-1)
-            loss = loss + settings.streams / len(lesson.streams) * off.mean()
+            loss = loss + settings.streams / len(lesson.streams) * stream_loss(streams[layer], target)
         return loss
 
     @torch.no_grad()

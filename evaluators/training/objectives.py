@@ -23,15 +23,16 @@ from torch.nn import functional as F
 from evaluators.classes import asked, class_divergence, class_head
 from evaluators.embeddings import pooled
 from evaluators.output_head import OutputHead
-from evaluators.training.distillation import cross_entropy
-from evaluators.training.teacher import recorded_streams, taught
+from evaluators.training.distillation import cross_entropy, stream_loss
+from evaluators.training.teacher import taught
 from space.models.stack import stack_of
+from space.models.streams import recorded_streams
 from space.spec import ModelSpec
 from space.task import CAUSAL_LM
 
 Loss = Callable[[Tensor], Tensor]  # of a student's last hidden states, normed, (windows, length, hidden)
 Lesson = Callable[[Any, Tensor], Loss]  # by the dense model and the windows that both read, (windows, length)
-Streams = Mapping[int, Tensor]  # residual streams behind layers, by their numbers in the dense model, (..., hidden)
+Streams = Mapping[int, Tensor]  # behind layers, by their numbers in the dense model, (windows · length, hidden)
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,7 @@ class Objective:
         def loss(hidden: Tensor, streams: Streams) -> Tensor:
             total = lesson(hidden)
             for layer, behind in places.items():
-                target = targets[behind].float()
-                off = (streams[layer].float().flatten(0, -2) - target).pow(2).sum(-1) / target.pow(2).sum(-1)
-                total = total + self.streams / len(places) * off.mean()
+                total = total + self.streams / len(places) * stream_loss(streams[layer], targets[behind].float())
             return total
 
         return loss

@@ -71,9 +71,9 @@ class SharedTraining:
         design = self._designs[self.step % len(self._designs)]
         tokens = tokens.to(self._device)
         loss_of, streams = self._objective.loss_of(self._teacher, tokens, design.kept), dict[int, Tensor]()
-        on_stream = streams.__setitem__ if self._objective.streams else None
         with repeatable(tokens.device):
-            loss = loss_of(self._shared.hidden(design, tokens, on_stream), streams)
+            hidden = self._shared.hidden(design, tokens, streams if self._objective.streams else None)
+            loss = loss_of(hidden, streams)
             loss.backward()
         gradients = [p.grad for p in self._shared.parameters.values() if p.grad is not None]
         norm = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients]).norm().item()

@@ -15,8 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evaluators.output_head import OutputHead
 from space.files import whole_directory
-from space.models.stack import layers_of, stack_of, stream_of
+from space.models.stack import stack_of
+from space.models.streams import recorded_streams
 
 _META = "teacher.json"
 _FORMAT = 2
@@ -137,42 +138,6 @@ class Teacher:
 
     def _open(self, name: str, *shape: int) -> npt.NDArray[np.float32]:
         return np.memmap(self._directory / f"{name}.f32", np.float32, "r", shape=shape)
-
-
-@contextmanager
-def recorded_streams(model: Any, places: Mapping[int, int]) -> Iterator[dict[int, Tensor]]:
-    """Keeps some residual streams of each forward pass, `(windows · length, hidden)`, by the names in `places`.
-
-    Args:
-        model: A causal language model whose decoder layers are its own to hook.
-        places: Name of a stream to the layer of the model behind which it is; -1 is before the first layer.
-    """
-    streams: dict[int, Tensor] = {}
-
-    def keep(name: int) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            streams[name] = stream_of(output).flatten(0, 1)
-
-        return hook
-
-    def keep_input(name: int) -> Any:
-        def hook(module: nn.Module, inputs: Any, named: Any) -> None:
-            streams[name] = (inputs[0] if inputs else named["hidden_states"]).flatten(0, 1)
-
-        return hook
-
-    layers = layers_of(model)
-    handles = [
-        layers[place].register_forward_hook(keep(name))
-        if place >= 0
-        else layers[0].register_forward_pre_hook(keep_input(name), with_kwargs=True)
-        for name, place in places.items()
-    ]
-    try:
-        yield streams
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def spread_layers(count: int, of: int) -> list[int]:

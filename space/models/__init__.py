@@ -4,7 +4,7 @@
   `encoders`: those of encoders, of text and of images.
 - `layout`: what such a row is made of; `block_layout`: what it says of a kind of block.
 - `names`: what modules are called that mean the same in every family.
-- `stack`: where a model keeps its layers, by its row.
+- `stack`: where a model keeps its layers, by its row; `streams`: what these hand on.
 - `loading`: a hub id, a directory or the default to a model, its tokenizer and its facts.
 - `device`: where a model runs, in what numbers, and what of it fits there.
 - `facts`: what the search knows of a model, from its configuration and modules.

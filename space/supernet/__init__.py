@@ -14,7 +14,7 @@
 
 How it is prepared: `calibration` (Gram matrices), `importance` (the order of units), `experts` (that of a mixture's),
 `units` (permuting and cutting them), `compensation` (the refit of output projections), `merging` (of KV groups), all of
-one layer in `prepared_layer`.
+one layer in `prepared_layer`; `hooks` tell what modules read on the way.
 What follows for one candidate: `corrective_refit`, which fits a `correction` block by block, in a `corrective_step`
 each.
 `products` makes float32 matrix products fast.

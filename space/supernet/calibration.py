@@ -17,6 +17,7 @@ from space.errors import UserError
 from space.models.layout import Architecture
 from space.models.stack import family_of, layers_of, norm_of, stack_of, stream_of, whole
 from space.supernet.experts import ExpertHook, ExpertSums
+from space.supernet.hooks import InputGram
 from space.supernet.modules import own_modules, put_module, twin
 from space.supernet.placement import Placement, asked_of
 from space.supernet.units import output_weight
@@ -49,25 +50,6 @@ class LayerStatistics:
     influence: float
     inputs: list[Tensor]
     arguments: dict[str, Any]
-
-
-class _Gram:
-    """Accumulates XᵀX of a module's input in float32 while its hook is on."""
-
-    def __init__(self, projection: nn.Module, size: int, device: torch.device) -> None:
-        self.total = torch.zeros(size, size, device=device)
-        self._handle = projection.register_forward_pre_hook(self._add)
-
-    def _add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        rows = inputs[0].detach().flatten(0, -2).float()  # (batch · time, columns)
-        self.total.addmm_(rows.T, rows)
-
-    def close(self) -> None:
-        self._handle.remove()
-
-
-class Captured(Exception):  # noqa: N818 - control flow of one forward pass, never seen outside
-    """Stops the forward pass once what is wanted of a layer is known."""
 
 
 class _Recorder(nn.Module):
@@ -197,12 +179,12 @@ def _learned(
     blocks = [(kind, layer.get_submodule(each.module), each) for kind, each in family.blocks.items()]
     device, hidden = next(layer.parameters()).device, states[0].shape[-1]
     grams = {
-        kind: _Gram(block.get_submodule(each.output), output_weight(block, each).shape[1], device)
+        kind: InputGram(block.get_submodule(each.output), output_weight(block, each).shape[1], device)
         for kind, block, each in blocks
         if each.output
     }
     reads = {
-        kind: _Gram(block.get_submodule(each.inputs[0].name), hidden, device)
+        kind: InputGram(block.get_submodule(each.inputs[0].name), hidden, device)
         for kind, block, each in blocks
         if read and each.inputs
     }

@@ -33,9 +33,10 @@ from space.models.architectures import architecture_of
 from space.models.block_layout import BlockLayout
 from space.models.pruned import block_scale
 from space.models.stack import stream_of
-from space.supernet.calibration import Captured, first_inputs, layer_arguments
+from space.supernet.calibration import first_inputs, layer_arguments
 from space.supernet.correction import Correction
 from space.supernet.corrective_step import Moments, corrective_step
+from space.supernet.hooks import captured
 from space.supernet.modules import put_module
 from space.supernet.supernet import Supernet
 from space.supernet.units import upright
@@ -176,7 +177,7 @@ class _Block:
         norm: nn.Module | None = layer.get_submodule(self._layout.after) if self._layout.after else None
         refit = upright(self._layout, projection.weight)
         bias, scale = projection.bias, block_scale(layer)
-        inputs = [self._input(layer, projection, state) for state in read]
+        inputs = [self._input(layer, state) for state in read]
         halves = Moments.zeros_for(refit), Moments.zeros_for(refit)
         for number, waiting in enumerate(zip(inputs, states, target, strict=True)):
             rows, state, goal = self._here(*waiting)
@@ -221,22 +222,12 @@ class _Block:
     def _here(self, *waiting: Tensor) -> list[Tensor]:
         return [tensor.to(self._place.device) for tensor in waiting]
 
-    def _input(self, layer: Any, projection: nn.Linear, state: Tensor) -> Tensor:
+    def _input(self, layer: Any, state: Tensor) -> Tensor:
         """What the block hands to its output projection, shape (windows, time, columns)."""
-        columns: list[Tensor] = []
-
-        def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            columns.append(inputs[0])
-            raise Captured
-
-        handle = projection.register_forward_pre_hook(record)
-        try:
+        output = self._layout.path(self._layout.output)
+        with captured(layer, output) as rows:
             layer(state.to(self._place.device), **self._arguments)
-        except Captured:
-            pass
-        finally:
-            handle.remove()
-        return columns[0].view(*state.shape[:2], -1).to(self._place.home)  # some run MLPs on tokens in one row
+        return rows[output].view(*state.shape[:2], -1).to(self._place.home)  # some run MLPs on tokens in one row
 
 
 def _divisor(norm: nn.Module, read: Tensor) -> Tensor:

@@ -11,19 +11,18 @@ output of the dense block on the calibration text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from space.models.architectures import architecture_of
 from space.models.block_layout import BlockLayout, Projection
 from space.models.pruned import set_groups
 from space.spec import ModelSpec
-from space.supernet.calibration import Captured
+from space.supernet.hooks import captured
 from space.supernet.importance import damped
 from space.supernet.modules import own_modules, put_parameter
 from space.supernet.units import BlockWeights, joined_rows, own_parameters, split_rows
@@ -75,12 +74,9 @@ def merged_attention(
         """What the projections hand on, and what the output one is given: float32, shape (tokens, columns)."""
         autocast = torch.autocast(device.type, dtype=forward_dtype, enabled=forward_dtype != torch.float32)
         names = [projection.name for projection in projections]
-        with autocast, _outputs(getattr(layer, layout.module), names, layout.output) as outputs:
-            try:
-                layer(state.to(device), **arguments)
-            except Captured:
-                return [outputs[name].flatten(0, -2).float() for name in (*names, layout.output)]
-        raise AssertionError("the layer has no attention")
+        with autocast, captured(getattr(layer, layout.module), layout.output, names) as rows:
+            layer(state.to(device), **arguments)
+        return [rows[name].flatten(0, -2).float() for name in (*names, layout.output)]
 
     own = own_modules(layer)
     moments = _Moments.zeros(spec, device)
@@ -272,24 +268,3 @@ def _with_weights(layer: Any, layout: BlockLayout, weights: BlockWeights, spec: 
             put_parameter(getattr(attention, name), key, tensor)
     set_groups(attention, spec.query_heads, groups)
     return own
-
-
-@contextmanager
-def _outputs(attention: Any, names: Sequence[str], last: str) -> Iterator[dict[str, Tensor]]:
-    """What projections give, and what the last one is given, in the next forward pass, which ends there."""
-    outputs: dict[str, Tensor] = {}
-
-    def record(name: str) -> Any:
-        return lambda module, inputs, output: outputs.update({name: output})
-
-    def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        outputs[last] = inputs[0]
-        raise Captured
-
-    handles = [getattr(attention, name).register_forward_hook(record(name)) for name in names]
-    handles.append(getattr(attention, last).register_forward_pre_hook(stop))
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -25,14 +25,13 @@ from torch.utils.checkpoint import checkpoint
 from space.candidate import Candidate, LayerShape
 from space.models.architectures import architecture_of
 from space.models.stack import stack_of, stream_of, whole
+from space.models.streams import recorded_streams
 from space.supernet.calibration import first_inputs, layer_arguments
 from space.supernet.modules import own_modules
 from space.supernet.placement import Placement
 from space.supernet.refits import MERGED, shared_name
 from space.supernet.supernet import Supernet
 from space.supernet.units import attention_columns, kept_rows, upright
-
-OnStream = Callable[[int, Tensor], None]
 
 
 class SharedWeights:
@@ -81,7 +80,7 @@ class SharedWeights:
                 number, _, rest = inside.partition(".")
                 self._names[int(number)].append((name, rest))
 
-    def hidden(self, candidate: Candidate, tokens: Tensor, on_stream: OnStream | None = None) -> Tensor:
+    def hidden(self, candidate: Candidate, tokens: Tensor, streams: dict[int, Tensor] | None = None) -> Tensor:
         """Normed last hidden states of a subnet, differentiable by the shared weights, `(windows, length, hidden)`.
 
         Where layers wait on the host, each is brought to the device for its forward pass, and once more for the
@@ -90,27 +89,23 @@ class SharedWeights:
         Args:
             candidate: The subnet.
             tokens: What it reads, `(windows, length)`.
-            on_stream: Called with each layer that is left, by its number in the dense model, and the residual stream
-                behind it, `(windows, length, hidden)`.
+            streams: Takes the residual stream behind each layer that is left, by its number in the dense model, of
+                shape `(windows · length, hidden)`; None where none is wanted.
         """
         if self._supernet.place.streamed:
-            return self._passing(candidate, tokens, on_stream)
+            return self._passing(candidate, tokens, streams)
         if candidate not in self._models:
             self._models[candidate] = stack_of(own_modules(self._supernet.view(candidate)))
         model = self._models[candidate]
         arguments = {**whole(model, tokens), "use_cache": False}
-        handles = []
-        if on_stream is not None:
-            for layer, index in zip(model.get_submodule(self._family.stack.layers), candidate.kept, strict=True):
-                handles.append(layer.register_forward_hook(partial(_tell, on_stream, index)))
-        try:
+        places = {} if streams is None else {index: place for place, index in enumerate(candidate.kept)}
+        with recorded_streams(model, places) as recorded:
             hidden: Tensor = functional_call(model, self._of(candidate), (), arguments).last_hidden_state
-        finally:
-            for handle in handles:
-                handle.remove()
+        if streams is not None:
+            streams |= recorded
         return hidden
 
-    def _passing(self, candidate: Candidate, tokens: Tensor, on_stream: OnStream | None) -> Tensor:
+    def _passing(self, candidate: Candidate, tokens: Tensor, streams: dict[int, Tensor] | None) -> Tensor:
         supernet, place = self._supernet, self._supernet.place
         model = supernet.model
         arguments = layer_arguments(model, tokens, model.dtype, place.device)
@@ -119,8 +114,8 @@ class SharedWeights:
             if not shape.gone:
                 run = partial(self._run, index, shape, arguments[index])
                 hidden = checkpoint(run, hidden, use_reentrant=False)
-                if on_stream is not None:
-                    on_stream(index, hidden)
+                if streams is not None:
+                    streams[index] = hidden.flatten(0, 1)
         norm: dict[str, Tensor] = {
             name.rpartition(".")[2]: p for name, p in self.parameters.items() if self._is_of_norm(name)
         }
@@ -196,8 +191,3 @@ class SharedWeights:
                 solved = self._supernet.dropped_map(index, kind, shape)
                 self._maps[key] = solved.to(self._supernet.place.home, dtype)
         return self._maps[key].to(self._supernet.place.device)
-
-
-def _tell(on_stream: OnStream, index: int, module: nn.Module, inputs: Any, output: Any) -> None:
-    """A layer's hook."""
-    on_stream(index, stream_of(output))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import gguf
@@ -20,6 +19,7 @@ from space.models.stack import family_of, layers_of
 from space.rounding.gram_rounding import gram_rounded_together
 from space.rounding.rounded import Rounded
 from space.supernet.calibration import first_inputs, layer_arguments
+from space.supernet.hooks import InputGram
 from space.supernet.importance import damp_
 from space.supernet.placement import Placement
 
@@ -75,18 +75,16 @@ def calibrated(model: Any, tokens: Tensor, batch_size: int = 8) -> Iterator[list
         wide = copy.deepcopy(layer).to(place.device, torch.float32)
         readers = [*_readers(wide, model)]
         first = [wide.get_submodule(names[0]) for names in readers]
-        grams = [torch.zeros(each.in_features, each.in_features, device=place.device) for each in first]
-        handles = [each.register_forward_pre_hook(partial(_add, gram)) for each, gram in zip(first, grams, strict=True)]
+        grams = [InputGram(each, each.in_features, place.device) for each in first]
         states = [wide(state, **arguments[index]) for state in states]
-        for handle in handles:
-            handle.remove()
         for gram in grams:
-            damp_(gram, DAMPING)
+            gram.close()
+            damp_(gram.total, DAMPING)
         weights = [
             {f"model.layers.{index}.{name}.weight": wide.get_submodule(name).weight.detach() for name in names}
             for names in readers
         ]
-        yield [*zip(weights, grams, strict=True)]
+        yield [*zip(weights, (gram.total for gram in grams), strict=True)]
 
 
 def _readers(layer: nn.Module, model: Any) -> Iterator[list[str]]:
@@ -95,8 +93,3 @@ def _readers(layer: nn.Module, model: Any) -> Iterator[list[str]]:
         if hasattr(getattr(layer, layout.module), layout.output):  # the block is there
             yield [f"{layout.module}.{each.name}" for each in layout.inputs]
             yield [f"{layout.module}.{layout.output}"]
-
-
-def _add(gram: Tensor, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    rows = inputs[0].flatten(0, -2)  # (batch · time, columns)
-    gram.addmm_(rows.T, rows)
