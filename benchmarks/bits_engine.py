@@ -5,7 +5,7 @@
 RUN is one with `space.types`. Random designs of its space are written as GGUF files, as an export writes them, and
 llama.cpp gives the probabilities of all tokens behind each of the first tokens of a held-out window. The other side is
 the supernet's view on the same tokens. llama.cpp rounds activations to eight bits where matrices have fewer, which the
-search does not.
+search does not. What llama.cpp itself says is in RUN/llamacpp.log.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import IO
 
 import torch
 from rich.console import Console
@@ -24,42 +25,29 @@ from conf.settings import ended_settings
 from evaluators.paths import Paths
 from evaluators.session import Session
 from search.run.finished import FinishedRun
-from space.candidate import Candidate
-from space.formats.checkpoint import checkpoint_parts
-from space.formats.gguf.file import write_gguf
+from space.formats.gguf.design import design_codes, write_design
 from space.formats.gguf.llamacpp_process import LlamaCppServer
-from space.formats.gguf.rounded_design import design_codes
 from space.formats.gguf.tokenizer import gguf_tokenizer
-from space.formats.gguf.types import FileTypes
 
 FIRST = 8  # tokens in front of the first probabilities
 
 
-def in_llamacpp(file: Path, tokens: list[int], vocab: int) -> Tensor:
+def in_llamacpp(file: Path, tokens: list[int], vocab: int, log: IO[str]) -> Tensor:
     """Log-probabilities of every token behind each prefix, shape (prefixes, vocab).
 
     Args:
         file: A GGUF file.
         tokens: Of the text.
         vocab: Tokens of the model.
+        log: Where llama.cpp's own lines go.
     """
     rows = torch.full((len(tokens) - FIRST, vocab), -torch.inf)
-    with LlamaCppServer(str(file), len(tokens) + FIRST, torch.get_num_threads()) as server:
+    with LlamaCppServer(str(file), len(tokens) + FIRST, torch.get_num_threads(), log) as server:
         for row, end in zip(rows, range(FIRST, len(tokens)), strict=True):
             answer = server.continued(tokens[:end], 1, n_probs=vocab, cache_prompt=True)
             top = answer["completion_probabilities"][0]["top_logprobs"]
             row[torch.tensor([each["id"] for each in top])] = torch.tensor([each["logprob"] for each in top])
     return F.log_softmax(rows, -1)
-
-
-def written(session: Session, candidate: Candidate, directory: Path) -> Path:
-    """A design's file."""
-    supernet, file = session.supernet, directory / f"{candidate.key}.gguf"
-    parts = checkpoint_parts(supernet.view(candidate.unrounded), supernet.model.config, candidate)
-    described = gguf_tokenizer(session.loaded.tokenizer, session.spec.vocab)
-    types = FileTypes.of(candidate, "f16", tied=session.spec.tied_embeddings)
-    write_gguf(file, parts, session.spec, described, types, candidate.key, design_codes(supernet, candidate))
-    return file
 
 
 @torch.inference_mode()
@@ -73,6 +61,7 @@ def main() -> None:
     run = FinishedRun.open(arguments.run_dir)
     session = Session.open(ended_settings(run, run.config), Paths(arguments.run_dir))
     supernet, tokens = session.supernet, session.windows("heldout")[:1, : arguments.tokens]
+    described = gguf_tokenizer(session.loaded.tokenizer, session.spec.vocab)
     places = slice(FIRST - 1, arguments.tokens - 1)
 
     def said(model: torch.nn.Module) -> Tensor:
@@ -82,15 +71,18 @@ def main() -> None:
     table = Table("design", "KL, search", "KL, llama.cpp", "KL between them")
     console = Console(width=100)
     designs = [*session.space.rounded_ladder(), *session.space.samples(arguments.designs)][: arguments.designs]
-    for candidate in designs:
-        own = said(supernet.view(candidate))
-        with tempfile.TemporaryDirectory() as directory:
-            theirs = in_llamacpp(written(session, candidate, Path(directory)), tokens[0].tolist(), session.spec.vocab)
-        between = (own.exp() * (own - theirs)).sum(-1).mean()
-        ours, engines = ((dense.exp() * (dense - each)).sum(-1).mean() for each in (own, theirs))
-        cells = (candidate.key, f"{ours:.4f}", f"{engines:.4f}", f"{between:.4f}")
-        table.add_row(*cells)
-        console.print(*cells, highlight=False)
+    with (arguments.run_dir / "llamacpp.log").open("w") as log:
+        for candidate in designs:
+            own = said(supernet.view(candidate))
+            with tempfile.TemporaryDirectory() as directory:
+                codes = design_codes(supernet, candidate)
+                file = write_design(Path(directory) / "design.gguf", supernet, candidate, "f16", described, codes)
+                theirs = in_llamacpp(file, tokens[0].tolist(), session.spec.vocab, log)
+            between = (own.exp() * (own - theirs)).sum(-1).mean()
+            ours, engines = ((dense.exp() * (dense - each)).sum(-1).mean() for each in (own, theirs))
+            cells = (candidate.key, f"{ours:.4f}", f"{engines:.4f}", f"{between:.4f}")
+            table.add_row(*cells)
+            console.print(*cells, highlight=False)
     console.print(table)
 
 

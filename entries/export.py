@@ -27,7 +27,7 @@ from search.run.picks import candidate_of
 from search.views.watch.run import Watch
 from space.errors import UserError
 from space.formats.checkpoint import Subnet
-from space.formats.gguf.rounded_design import design_codes
+from space.formats.gguf.design import design_codes
 from space.formats.gguf.rounded_layers import rounded_layers
 from space.formats.gguf.types import FileTypes
 from space.formats.model_card import FRONT_MATTER, REPOSITORY

@@ -16,13 +16,12 @@ from evaluators.cost import cost_measure
 from evaluators.divergence import Divergence
 from evaluators.refit_error import refit_error_measure
 from space.candidate import Candidate
-from space.formats.checkpoint import Subnet, checkpoint_parts
+from space.formats.checkpoint import Subnet
+from space.formats.gguf.design import design_codes, write_design
 from space.formats.gguf.export import export_gguf
-from space.formats.gguf.file import write_gguf
-from space.formats.gguf.rounded_design import design_codes
 from space.formats.gguf.sizes import tensor_bytes
 from space.formats.gguf.tokenizer import gguf_tokenizer
-from space.formats.gguf.types import FileTypes, holding
+from space.formats.gguf.types import holding
 from space.formats.hf.reload_check import in_float32
 from space.space import SearchSpace
 from space.supernet.supernet import Supernet
@@ -37,11 +36,8 @@ def space_of(net: Supernet, **changes: bool) -> SearchSpace:
 
 
 def written(net: Supernet, candidate: Candidate, file: Path) -> GGUFReader:
-    tied = net.spec.tied_embeddings
-    parts = checkpoint_parts(net.view(candidate.unrounded), net.model.config, candidate)
-    described, types = gguf_tokenizer(byte_level(), net.spec.vocab), FileTypes.of(candidate, "f16", tied=tied)
-    write_gguf(file, parts, net.spec, described, types, "tiny", design_codes(net, candidate))
-    return GGUFReader(file)
+    described = gguf_tokenizer(byte_level(), net.spec.vocab)
+    return GGUFReader(write_design(file, net, candidate, "f16", described, design_codes(net, candidate)))
 
 
 # A tied Llama; a head of its own; one projection to queries, keys and values.

@@ -13,12 +13,11 @@ from evaluators.latency.clocks import cpu_name
 from evaluators.latency.engine_clock import EngineClock, Times
 from evaluators.latency.workload import Phase, Workload, models_together
 from space.candidate import Candidate
-from space.formats.checkpoint import Subnet, checkpoint_parts
+from space.formats.checkpoint import Subnet
+from space.formats.gguf.design import write_design
 from space.formats.gguf.export import check_gguf
-from space.formats.gguf.file import write_gguf
 from space.formats.gguf.llamacpp import in_llamacpp
 from space.formats.gguf.tokenizer import gguf_tokenizer
-from space.formats.gguf.types import FileTypes
 from space.formats.requirements import require_llamacpp
 from space.size import total_params
 from space.supernet.supernet import Supernet
@@ -86,8 +85,4 @@ class LlamaCppClock(EngineClock):
         return times
 
     def _write(self, file: Path, candidate: Candidate) -> Path:
-        spec = self._supernet.spec
-        parts = checkpoint_parts(self._supernet.view(candidate.unrounded), self._config, candidate)
-        types = FileTypes.of(candidate, self._workload.gguf_type, tied=spec.tied_embeddings)
-        write_gguf(file, parts, spec, self._described, types, candidate.key)
-        return file
+        return write_design(file, self._supernet, candidate, self._workload.gguf_type, self._described)

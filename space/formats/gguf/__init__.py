@@ -4,7 +4,7 @@
 - `families`: which architecture of llama.cpp holds a subnet, in what equal form, and what it takes for granted.
 - `types`: which types a file's matrices have.
 - `rounded_layers`: a model's layers rounded so on some text.
-- `rounded_design`: the codes that a design with types of its own is searched with.
+- `design`: the file of a supernet's design, with the codes that it is searched with.
 - `sizes`: bytes of a file's tensors, without the file.
 - `file`: the file's contents.
 - `tokenizer`: a transformers tokenizer in the terms of a file.

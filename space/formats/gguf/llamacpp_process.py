@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import ExitStack
 from http.client import HTTPConnection
-from typing import Any, Self
+from typing import IO, Any, Self
 from urllib.parse import urlsplit
 
 TOP = 10  # most likely tokens of a step whose log-probabilities are handed back
@@ -26,17 +26,24 @@ class LlamaCppServer:
     cores, and wait for each other asleep (libgomp's GOMP_SPINCOUNT), though the other model's do nothing.
     """
 
-    def __init__(self, file: str, context: int, threads: int) -> None:
+    def __init__(self, file: str, context: int, threads: int, log: IO[str] | None = None) -> None:
         """Loads the file.
+
+        Args:
+            file: Its path.
+            context: Tokens of a prompt and what follows it, at most.
+            threads: Of the CPU.
+            log: Where llama.cpp's own lines go; None for this process's standard error.
 
         Raises:
             SystemExit: llama.cpp cannot.
         """
         command = [sys.executable, "-P", __file__, file, str(context), str(threads)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True)
         assert self._process.stdout is not None
         ready = next((line for line in self._process.stdout if line.startswith(_READY)), None)
-        if ready is None:  # what llama.cpp has said on stderr tells more than a traceback
+        if ready is None:  # what llama.cpp itself has said tells more than a traceback
             raise SystemExit(f"xllamacpp did not load {file}: exit code {self._process.wait()}")
         said = json.loads(ready.removeprefix(_READY))
         self._address, self.load_seconds = urlsplit(said["address"]), float(said["load_seconds"])
