@@ -248,12 +248,22 @@ def test_time_left_counts_from_where_replaying_ended(monkeypatch: pytest.MonkeyP
     assert left == [None, None, pytest.approx(40.0)]
 
 
+def test_the_first_generation_says_nothing_of_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 60.0, 61.0, 71.0])  # what is made in it, later ones find made
+    monkeypatch.setattr("search.views.watch.progress.time.monotonic", lambda: next(times))
+    pace, left = Pace(), list[float | None]()
+    for generation, fraction in [(1, 0.0), (1, 0.01), (1, 0.1), (2, 0.2)]:
+        pace.add(generation, fraction)
+        left.append(pace.seconds_left)
+    assert left == [None, None, None, pytest.approx(80.0)]
+
+
 def test_the_pace_is_that_of_the_last_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, *(1000.0 + number for number in range(PACE))])
     monkeypatch.setattr("search.views.watch.progress.time.monotonic", lambda: next(times))
     pace = Pace()
     for number in range(PACE + 1):
-        pace.add(number / 100)
+        pace.add(2, number / 100)
     assert pace.seconds_left == pytest.approx(50.0)
     pace.pause()
     assert pace.seconds_left is None

@@ -160,8 +160,8 @@ class LiveRun:
             self._news_at = time.monotonic()
         if void or self._follower.held() is False:
             self._pace.pause()
-        if not first and any(evaluation.generation for evaluation in new):
-            self._pace.add(self._spent())
+        if not first and (generation := max((evaluation.generation for evaluation in new), default=0)):
+            self._pace.add(generation, self._spent())
         if self._changed(*AT_THE_END):
             self._changes += 1
             self._problems.pop(FRONT_FILE, None)

@@ -63,8 +63,8 @@ class Searched:
 
     Attributes:
         progress: How far it is.
-        seconds_left: To the end of the budget, as fast as it went since nothing is replayed any more; None as long as
-            that is not known.
+        seconds_left: To the end of the budget, as fast as it went since the first generation, and since nothing is
+            replayed any more; None as long as that is not known.
     """
 
     progress: SearchProgress

@@ -70,7 +70,11 @@ def progress_line(progress: SearchProgress, seconds_left: float | None, remark: 
 
 
 class Pace:
-    """How long a search will take, from how fast its last evaluations spent the budget."""
+    """How long a search will take, from how fast its last evaluations spent the budget.
+
+    The first generation says nothing of it: much of its time goes into what later ones find made, such as the dense
+    model rounded to each type of `space.types`, which costs no more of the budget than other questions.
+    """
 
     def __init__(self) -> None:
         self._points: deque[tuple[float, float]] = deque(maxlen=PACE)  # when, and the part of the budget
@@ -79,8 +83,10 @@ class Pace:
         """What was before says nothing of the pace: a search that stood still, or that replayed its answers."""
         self._points.clear()
 
-    def add(self, fraction: float) -> None:
-        """The part of the budget that is spent now, 0..1."""
+    def add(self, generation: int, fraction: float) -> None:
+        """The latest evaluation's generation, from 1, and the part of the budget that is spent now, 0..1."""
+        if generation <= 1:
+            self.pause()
         self._points.append((time.monotonic(), fraction))
 
     @property

@@ -103,7 +103,7 @@ class Watch:
         if progress.replayed != self._replayed:
             self._pace.pause()  # that was as fast as the disk
             self._replayed = progress.replayed
-        self._pace.add(progress.fraction)
+        self._pace.add(progress.generation, progress.fraction)
         self.send(Searched(progress, self._pace.seconds_left))
 
     @contextmanager
