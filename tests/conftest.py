@@ -30,7 +30,7 @@ from space.supernet.store import is_prepared
 from space.supernet.supernet import Supernet
 from space.task import CAUSAL_LM, TASKS
 
-pytest_plugins = ("helpers_commands",)  # whose runs several files of tests look at
+pytest_plugins = ("helpers_commands", "helpers_loading")  # runs and checkpoints that several files of tests look at
 torch.set_num_threads(1)
 # The same examples every time, and no clock: a busy machine fails no test.
 settings.register_profile(

@@ -21,8 +21,6 @@ from space.candidate import Candidate, LayerShape
 SPEC = replace(toy_spec(layers=4), name="tiny", mlp_channels=96)
 DENSE = Candidate.dense(SPEC)
 OBJECTIVES = metrics_named("kl", "latency_ms")
-
-
 FIDELITIES = ("search-16", "search", "distilled-96")
 
 
@@ -47,6 +45,8 @@ SEARCHED = [
     evaluation(design(16), 0.9, 70.0),
     evaluation(design(0), 2.0, 40.0),
 ]
+KEYS = frozenset(each.candidate.key for each in SEARCHED)
+HOSTILE = "../<script>alert(1)</script>{%config%}{{live}}"
 
 
 def lines(evaluations: list[Evaluation]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import save_dense
 from helpers_embedder import save_embedder
-from test_loading import SIZES, save
+from helpers_loading import SIZES, save
 from transformers import StableLmConfig
 
 from space.models.inspect import main

@@ -1,105 +1,25 @@
-"""front.html: its data, that it needs nothing but itself, and that no name can break out of it."""
+"""The data of front.html: its points, axes, columns and other runs."""
 
 from __future__ import annotations
 
 import json
-import math
 import random
-import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers_front import finished_run, meaning
+from helpers_front import meaning
+from helpers_plot import DENSE, DOMINATED, FACTS, FRONT, KL, LATENCY, figure, point, series
 
 from evaluators.base import Metric
 from evaluators.metrics import metric_named, task_score
-from search.run.finished import FinishedRun, finished_runs
+from search.run.finished import finished_runs
 from search.run.front import Point, front_table, points_table, write_front_csv
-from search.views.page.plot import SCRIPTS, front_figure_data, page_html, unlike
+from search.views.page.plot import page_html, unlike
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
-
-KL = metric_named("kl")
-LATENCY = metric_named("latency_ms")
-DENSE: Point = (
-    Candidate((LayerShape(4, 2, 256),) * 3),
-    {"kl": 0.0, "heldout_ppl": 10.0, "latency_ms": 9.0, "params": 2000.0, "decoder_params": 1000.0},
-)
-
-
-def point(channels: int, **values: float) -> Point:
-    """A pruned point with a whole layer and an attention block gone."""
-    layers = (LayerShape(2, 1, channels), LayerShape(0, 0, 0), LayerShape(0, 0, channels))
-    return Candidate(layers), {**DENSE[1], "decoder_params": 2.0 * channels, **values}
-
-
-FRONT = front_table([point(n, kl=1 / n, latency_ms=n / 10, heldout_ppl=10 + 9 / n) for n in (16, 32, 64)], DENSE)
-DOMINATED = points_table([(c, {k: v for k, v in m.items() if k != "heldout_ppl"}) for c, m in [point(48)]], DENSE)
-HOSTILE = "</script><script>alert(1)</script><!--<script> & \" ' {{data}} \u2028"
-
-
-class Page(HTMLParser):
-    """The page as a browser splits it: elements with attributes, and the text of each script."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_data(self, data: str) -> None:
-        if self.elements and self.elements[-1][0] == "script" and self.scripts:
-            self.scripts[-1] += data
-        self.text += data
-
-    @property
-    def data(self) -> dict[str, Any]:
-        def refuse(constant: str) -> None:
-            raise AssertionError(f"{constant} is not JSON")
-
-        loaded = json.loads(self.scripts[0], parse_constant=refuse)
-        assert isinstance(loaded, dict)
-        return loaded
-
-
-FACTS: dict[str, Any] = {
-    "model": {"name": "tiny", "digest": "r1"},
-    "text": "t",
-    "dtype": "d",
-    "latency": {"device": "cpu"},
-}
-
-
-def figure(
-    front: pd.DataFrame = FRONT,
-    evaluated: pd.DataFrame = DOMINATED,
-    objectives: tuple[Metric, ...] = (KL, LATENCY),
-    title: str = "tiny",
-    run_dir: str = "results/run",
-    compared: tuple[FinishedRun, ...] = (),
-    scores: tuple[Metric, ...] = (),
-    texts: dict[str, list[str]] | None = None,
-) -> dict[str, Any]:
-    facts = {**FACTS, "model": {**FACTS["model"], "name": title}}
-    if texts is not None:
-        facts["samples"] = {"prompts": [HOSTILE], "new_tokens": 3, "texts": texts}
-    run = finished_run(run_dir, front, evaluated, objectives, facts, scores=scores)
-    return front_figure_data(run, compared)
-
-
-def page(**changes: Any) -> Page:
-    """The page of a figure."""
-    return Page(page_html(figure(**changes)))
 
 
 def run_of(directory: Path, front: pd.DataFrame = FRONT, **facts: Any) -> Path:
@@ -110,12 +30,6 @@ def run_of(directory: Path, front: pd.DataFrame = FRONT, **facts: Any) -> Path:
     (directory / "config.yaml").write_text("seed: 0")
     (directory / "summary.json").write_text(json.dumps({**FACTS, **meaning([front], (KL, LATENCY)), **facts}))
     return directory
-
-
-def series(data: dict[str, Any], role: str, run: int = 0) -> dict[str, Any]:
-    (found,) = [one for one in data["series"] if (one["role"], one["run"]) == (role, run)]
-    assert isinstance(found, dict)
-    return found
 
 
 def column(data: dict[str, Any], name: str) -> dict[str, Any]:
@@ -296,11 +210,6 @@ def test_runs_are_compared_by_model_text_and_device(changed: dict[str, Any], wor
     assert (words or "") in "".join(told)
 
 
-def test_numbers_that_are_not_finite_do_not_reach_the_json() -> None:
-    data = page(front=FRONT.assign(heldout_ppl=[10.0, math.nan, math.inf, 12.0])).data
-    assert series(data, "front")["values"]["heldout_ppl"] == [None, None, 12]
-
-
 def test_five_thousand_points_of_eighty_layers_fit_into_six_megabytes() -> None:
     rng = random.Random(0)
     shapes = [LayerShape(heads, 1, 64 * step) for heads in range(1, 10) for step in range(1, 15)]
@@ -319,67 +228,3 @@ def test_five_thousand_points_of_eighty_layers_fit_into_six_megabytes() -> None:
         [layer.query_heads, layer.kv_heads, layer.mlp_channels] for layer in points[0][0].layers
     ]
     assert len(page_html(data).encode()) < 6_000_000
-
-
-def test_the_page_loads_nothing_from_anywhere() -> None:
-    text = page_html(figure())
-    written = Page(text)
-    for tag, attributes in written.elements:
-        assert tag not in ("link", "iframe", "img", "base", "object", "embed")
-        assert not {"src", "href", "srcset"} & set(attributes), tag
-    policy = next(a["content"] for _, a in written.elements if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy is not None
-    assert policy.startswith("default-src 'none'")
-    assert "http" not in policy
-    style = text.split("<style>")[1].split("</style>")[0]
-    assert "@import" not in style
-    assert re.findall(r"url\((?!#)", style) == []
-    assert "Plotly" in written.scripts[1]
-    assert len(written.scripts[1]) > 1_000_000, "plotly.js is inside"
-    assert len(written.scripts) == 3
-
-
-def test_the_page_holds_every_key_and_the_export_command() -> None:
-    data = page().data
-    assert {key for one in data["series"] for key in one["keys"]} == {*FRONT["key"], *DOMINATED["key"]}
-    assert data["runs"][0]["command"] == "python export_subnet.py run_dir=results/run pick="
-
-
-@pytest.mark.parametrize(
-    ("run_dir", "override"),
-    [
-        ("results/a-1.2", "run_dir=results/a-1.2"),
-        ("my runs/a", "\"run_dir='my runs/a'\""),
-        ("a,b", "\"run_dir='a,b'\""),
-        ("$(rm -rf x)`y`", "run_dir="),
-        ("it's", "run_dir="),
-    ],
-)
-def test_the_command_says_the_run_directory_to_shell_and_hydra(run_dir: str, override: str) -> None:
-    import shlex
-
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    command = figure(run_dir=run_dir)["runs"][0]["command"]
-    words = shlex.split(command)
-    assert words[:2] == ["python", "export_subnet.py"]
-    assert OverridesParser.create().parse_override(words[2]).value() == run_dir
-    assert words[3:] == ["pick="]
-    assert shlex.split(override)[0] in words[2]
-
-
-def test_hostile_names_stay_text() -> None:
-    plain, hostile = page(), page(run_dir=HOSTILE, title=HOSTILE, texts={DENSE[0].key: [HOSTILE]})
-    assert hostile.data["runs"][0]["samples"] == {"prompts": [HOSTILE], "texts": {DENSE[0].key: [HOSTILE]}}
-    assert hostile.elements == plain.elements, "a name made an element"
-    assert len(hostile.scripts) == len(plain.scripts)
-    assert (hostile.data["title"], hostile.data["runs"][0]["run_dir"]) == (HOSTILE, HOSTILE)
-    assert hostile.scripts[2] == plain.scripts[2]
-
-
-def test_the_scripts_set_names_as_text_only() -> None:
-    scripts = list((Path(__file__).parents[1] / "search" / "views" / "page").glob("*.js"))
-    assert {script.name for script in scripts} == {*SCRIPTS, "live.js"}  # which is the dashboard's alone
-    for script in scripts:
-        text = script.read_text(encoding="utf-8")
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write\b|eval\(", text), script.name

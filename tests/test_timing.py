@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from test_finish import DENSE, FACTS, MEMBERS, TIMED, Run, heldout_values, keys, latency, replaced, timed_values
+from helpers_finish import DENSE, FACTS, MEMBERS, TIMED, Run, heldout_values, keys, latency, replaced, timed_values
 
 from conf.compose import composed
 from conf.settings import instantiated
