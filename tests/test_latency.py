@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -294,6 +295,26 @@ def test_llama_cpp_times_what_it_will_run(tmp_path: Path) -> None:
     (again,) = end_to_end_here(bench, elsewhere, lambda fidelity: []).evaluate([holes])
     assert again.values.keys() == timed.values.keys()
     assert again.facts["timed_on"]["engine"].startswith("llama.cpp")
+
+
+def test_what_llama_cpp_said_is_told_where_it_does_not_load_a_design(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = helpers_formats.supernet("llama", tmp_path / "supernet")
+    workload = Workload(length=24, threads=1, rounds=1, fit=0, check=0, engine="llamacpp")
+    bench = LatencyBench(net, workload, tokenizer=helpers_formats.byte_level())
+    cut = Candidate.from_rows([[6, 3, 32]] * 4)
+    written = bench.clock._write
+
+    def write(file: Path, candidate: Candidate) -> Path:
+        return file.write_bytes(b"no model") and file if candidate == cut else written(file, candidate)
+
+    monkeypatch.setattr(bench.clock, "_write", write)
+    (failed,) = EndToEnd(bench, {"prefill": 1.0}).evaluate([cut])
+    assert failed.status == "failed"
+    assert f"did not load {Path(tempfile.gettempdir())}" in str(failed.error)
+    assert f"0-{cut.key}.gguf: exit code 1. It said last:\n" in str(failed.error)
+    assert "magic" in str(failed.error)  # of llama.cpp's own lines
 
 
 def test_few_large_models_are_in_memory_at_once() -> None:

@@ -7,6 +7,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from math import inf
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from evaluators.latency.clocks import OnTimings
 from evaluators.latency.workload import Phase
 from space.candidate import Candidate
 
-# Given some designs and a number of rounds: of each, the dense model's milliseconds and its own in every round.
-Times = Callable[[Sequence[Candidate], int], Sequence[Sequence[tuple[float, float]]]]
+# Given some designs, a number of rounds and the seconds after which none but the first is begun: of each design, the
+# dense model's milliseconds and its own in every round.
+Times = Callable[[Sequence[Candidate], int, float], Sequence[Sequence[tuple[float, float]]]]
 
 
 class EngineClock(ABC):
@@ -26,7 +28,7 @@ class EngineClock(ABC):
     together = 1  # models that take turns with the dense one at a time
 
     @abstractmethod
-    def times(self, phase: Phase, place: Path) -> Times:
+    def times(self, phase: Phase, place: Path) -> AbstractContextManager[Times]:
         """What times designs beside the dense model; `place` is an empty directory that is there as long."""
 
     def head_ms(self, phase: Phase) -> dict[str, float]:
@@ -42,17 +44,17 @@ class EngineClock(ABC):
             UserError: The engine does not load or run a model.
         """
         ratios, all_dense, done = dict[str, list[float]](), list[float](), 0
-        most, end, names = rounds, time.monotonic() + seconds, [*models]
-        with tempfile.TemporaryDirectory(prefix="paretoprune-timed-") as place:
-            times = self.times(phase, Path(place))
+        end, names = time.monotonic() + seconds, [*models]
+        with (
+            tempfile.TemporaryDirectory(prefix="paretoprune-timed-") as place,
+            self.times(phase, Path(place)) as times,
+        ):
             for start in range(0, len(names), self.together):
                 group = names[start : start + self.together]
-                begun = time.monotonic()
-                for name, pairs in zip(group, times([models[name] for name in group], rounds), strict=True):
+                share = (end - time.monotonic()) * len(group) / (len(names) - start)
+                for name, pairs in zip(group, times([models[name] for name in group], rounds, share), strict=True):
                     ratios[name] = [subnet_ms / dense_ms for dense_ms, subnet_ms in pairs]
                     all_dense += [dense_ms for dense_ms, _ in pairs]
                 done += len(group)
-                on_timings(done * most, most * len(names))
-                now, others = time.monotonic(), max(1.0, (len(names) - done) / len(group))
-                rounds = max(1, int(min(most, rounds * max(0.0, end - now) / others / (now - begun))))
+                on_timings(done * rounds, rounds * len(names))
         return ratios, statistics.median(all_dense) if all_dense else 0.0

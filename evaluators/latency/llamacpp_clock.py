@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,18 @@ from evaluators.latency.clocks import cpu_name
 from evaluators.latency.engine_clock import EngineClock, Times
 from evaluators.latency.workload import Phase, Workload, models_together
 from space.candidate import Candidate
+from space.errors import UserError
 from space.formats.checkpoint import Subnet
 from space.formats.gguf.design import write_design
 from space.formats.gguf.export import check_gguf
-from space.formats.gguf.llamacpp import in_llamacpp
+from space.formats.gguf.llamacpp_process import LlamaCppServer, ServerError
 from space.formats.gguf.tokenizer import gguf_tokenizer
 from space.formats.requirements import require_llamacpp
 from space.size import total_params
 from space.supernet.supernet import Supernet
 
 _ROOM = 32  # tokens of the context beside those of a phase
+_SHOWN_LINES = 12  # of llama.cpp's, where it fails
 _FORMAT = 2  # as in `evaluators.latency.clocks`
 
 
@@ -60,29 +64,38 @@ class LlamaCppClock(EngineClock):
         check_gguf(Subnet(self._config, self._tokenizer, self._supernet.spec, candidate))
         return {}
 
-    def times(self, phase: Phase, place: Path) -> Times:
-        """See `EngineClock`; a design's file is there while it is timed."""
+    @contextmanager
+    def times(self, phase: Phase, place: Path) -> Iterator[Times]:
+        """See `EngineClock`; the dense model is served all the while, designs and their files while they are timed."""
         generator = torch.Generator().manual_seed(0)
-        dense = self._write(place / "dense.gguf", Candidate.dense(self._supernet.spec))
-        request = {
-            "job": "time",
-            "kind": phase.kind,
-            "prompt": torch.randint(self._supernet.spec.vocab, (phase.tokens,), generator=generator).tolist(),
-            "context": phase.tokens + _ROOM,
-            "threads": self._threads,
-        }
+        prompt = torch.randint(self._supernet.spec.vocab, (phase.tokens,), generator=generator).tolist()
+        said = place / "llama.cpp.log"
 
-        def times(candidates: Sequence[Candidate], rounds: int) -> list[list[tuple[float, float]]]:
-            files = [self._write(place / f"subnet-{n}.gguf", candidate) for n, candidate in enumerate(candidates)]
-            self._supernet.forget()
-            asked = {**request, "files": [str(dense), *map(str, files)], "rounds": rounds}
-            keys = ", ".join(candidate.key for candidate in candidates)
-            ms: list[list[float]] = in_llamacpp(asked, f"llama.cpp did not time {keys}")["ms"]  # a row a round
-            for file in files:
-                file.unlink()
-            return [[(row[0], row[place]) for row in ms] for place in range(1, 1 + len(files))]
+        def served(file: str, candidate: Candidate, stack: ExitStack) -> LlamaCppServer:
+            """A model that has computed once, to be warm: in decoding the prompt, which further tokens follow."""
+            path = self._write(place / file, candidate)
+            stack.callback(path.unlink)
+            server = stack.enter_context(LlamaCppServer(str(path), phase.tokens + _ROOM, self._threads, log))
+            server.milliseconds(phase.kind, prompt)
+            return server
 
-        return times
+        def times(candidates: Sequence[Candidate], rounds: int, seconds: float) -> list[list[tuple[float, float]]]:
+            end = time.monotonic() + seconds
+            with ExitStack() as stack:
+                servers = [served(f"{number}-{each.key}.gguf", each, stack) for number, each in enumerate(candidates)]
+                self._supernet.forget()
+                ms: list[list[float]] = []
+                while len(ms) < rounds and (not ms or time.monotonic() < end):
+                    ms.append([server.milliseconds(phase.kind, prompt) for server in (dense, *servers)])
+            return [[(row[0], row[column]) for row in ms] for column in range(1, 1 + len(servers))]
+
+        with said.open("w", encoding="utf-8") as log, ExitStack() as all_the_while:
+            try:
+                dense = served("dense.gguf", Candidate.dense(self._supernet.spec), all_the_while)
+                yield times
+            except ServerError as error:
+                lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                raise UserError("\n".join([f"{error}. It said last:", *lines[-_SHOWN_LINES:]])) from error
 
     def _write(self, file: Path, candidate: Candidate) -> Path:
         return write_design(file, self._supernet, candidate, self._workload.gguf_type, self._described)

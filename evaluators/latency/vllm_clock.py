@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ class VLLMClock(EngineClock):
         kept_shapes(candidate)
         return {}
 
-    def times(self, phase: Phase, place: Path) -> Times:
+    @contextmanager
+    def times(self, phase: Phase, place: Path) -> Iterator[Times]:
         """See `EngineClock`; outlines stay in the directory."""
         spec, batch = self._spec, phase.batch_size
         prompt = phase.tokens if phase.kind == "prefill" else max(1, phase.tokens - DECODED // 2)
@@ -87,13 +89,13 @@ class VLLMClock(EngineClock):
             "threads": self._threads,
         }
 
-        def times(candidates: Sequence[Candidate], rounds: int) -> list[list[tuple[float, float]]]:
+        def times(candidates: Sequence[Candidate], rounds: int, seconds: float) -> list[list[tuple[float, float]]]:
             models = [dense, *(self._written(place, candidate) for candidate in candidates)]
             keys = ", ".join(candidate.key for candidate in candidates)
-            asked = {**request, "models": models, "rounds": rounds}
+            asked = {**request, "models": models, "rounds": rounds, "seconds": seconds}
             return list(in_vllm(asked, f"vLLM did not time {keys}", self._python)["ms"])
 
-        return times
+        yield times
 
     def _written(self, place: Path, candidate: Candidate) -> dict[str, str]:
         directory = place / str(len([*place.iterdir()]))

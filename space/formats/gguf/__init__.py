@@ -9,5 +9,5 @@
 - `file`: the file's contents.
 - `tokenizer`: a transformers tokenizer in the terms of a file.
 - `llamacpp`: runs a file in llama.cpp and compares it with the model that it came from.
-- `llamacpp_process`: what a fresh process does with files: check one, or time some against each other.
+- `llamacpp_process`: llama.cpp's server with one file; and what a fresh process does that checks one.
 """

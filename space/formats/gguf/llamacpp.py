@@ -64,7 +64,6 @@ def check_in_llamacpp(
     timed = [token for ids in prompts for token in ids] * _TIMED_PROMPT
     timed_new = min(_TIMED_NEW, context // 4)
     request = {
-        "job": "check",
         "file": str(file.resolve()),
         "threads": torch.get_num_threads(),
         "context": min(context, 2 * _TIMED_PROMPT),

@@ -1,4 +1,4 @@
-"""What a fresh process does with GGUF files: have llama.cpp serve them, and check one or time some against each other.
+"""Has llama.cpp serve GGUF files; and what a fresh process does that checks one.
 
 `space.formats.gguf.llamacpp` has this file run by its path, so it imports xllamacpp only. By itself it serves a file.
 """
@@ -9,14 +9,17 @@ import json
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from typing import IO, Any, Self
 from urllib.parse import urlsplit
 
 TOP = 10  # most likely tokens of a step whose log-probabilities are handed back
 DECODED = 16  # tokens of a timing
 _READY = "paretoprune: "  # what a line begins with that says where a file is served
+
+
+class ServerError(Exception):
+    """llama.cpp does not load a file, or has ended; what it said before tells more than a traceback does."""
 
 
 class LlamaCppServer:
@@ -36,15 +39,16 @@ class LlamaCppServer:
             log: Where llama.cpp's own lines go; None for this process's standard error.
 
         Raises:
-            SystemExit: llama.cpp cannot.
+            ServerError: llama.cpp cannot.
         """
+        self._file = file
         command = [sys.executable, "-P", __file__, file, str(context), str(threads)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True)
         assert self._process.stdout is not None
         ready = next((line for line in self._process.stdout if line.startswith(_READY)), None)
         if ready is None:  # what llama.cpp itself has said tells more than a traceback
-            raise SystemExit(f"xllamacpp did not load {file}: exit code {self._process.wait()}")
+            raise ServerError(f"xllamacpp did not load {file}: exit code {self._process.wait()}")
         said = json.loads(ready.removeprefix(_READY))
         self._address, self.load_seconds = urlsplit(said["address"]), float(said["load_seconds"])
 
@@ -58,16 +62,22 @@ class LlamaCppServer:
             process.kill()
 
     def ask(self, path: str, **body: Any) -> dict[str, Any]:
-        """Posts one request; http.client asks no proxy."""
+        """Posts one request; http.client asks no proxy.
+
+        Raises:
+            ServerError: The process has ended, or answers that it cannot.
+        """
         connection = HTTPConnection(self._address.hostname or "", self._address.port)
         try:
             connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
             answer = connection.getresponse()
             text = answer.read()
+        except (OSError, HTTPException) as error:
+            raise ServerError(f"llama.cpp no longer serves {self._file}: {type(error).__name__} {error}") from error
         finally:
             connection.close()
         if answer.status != 200:
-            raise RuntimeError(f"llama.cpp answered {path} with {answer.status}: {text.decode(errors='replace')[:500]}")
+            raise ServerError(f"llama.cpp answered {path} with {answer.status}: {text.decode(errors='replace')[:500]}")
         return dict(json.loads(text))
 
     def continued(self, prompt: list[int], new_tokens: int, **settings: Any) -> dict[str, Any]:
@@ -114,25 +124,12 @@ def checked(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def timed(request: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds of each of some files, in rounds in which they take turns; once before, to be warm."""
-    ask = request["kind"], request["prompt"]
-    with ExitStack() as stack:
-        servers = [
-            stack.enter_context(LlamaCppServer(file, request["context"], request["threads"]))
-            for file in request["files"]
-        ]
-        for server in servers:
-            server.milliseconds(*ask)
-        return {"ms": [[server.milliseconds(*ask) for server in servers] for _ in range(request["rounds"])]}
-
-
-JOBS = {"check": checked, "time": timed}
-
-
 def answer(request: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
-    """Does the job that a request names; there are no tensors."""
-    return JOBS[request["job"]](request)
+    """Checks the file that a request names; there are no tensors."""
+    try:
+        return checked(request)
+    except ServerError as error:
+        raise SystemExit(str(error)) from error
 
 
 def serve(file: str, context: int, threads: int) -> None:

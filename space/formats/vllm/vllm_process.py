@@ -120,7 +120,11 @@ def checked(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def timed(request: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds of the first model and of each other one, in rounds in which both take turns; once before each."""
+    """Milliseconds of the first model and of each other one, in rounds in which both take turns; once before each.
+
+    After a model's share of the seconds that all may take, none but its first round is begun.
+    """
+    end = time.monotonic() + request["seconds"]
     settings = {"sequences": len(request["prompts"]), "cache_bytes": request["cache_bytes"], "made_up": True}
 
     def loaded(model: dict[str, Any]) -> VLLMEngine:
@@ -131,11 +135,15 @@ def timed(request: dict[str, Any]) -> dict[str, Any]:
     dense, *others = request["models"]
     dense, times = loaded(dense), []
     dense.milliseconds(*ask)
-    for model in others:
+    for number, model in enumerate(others):
+        share = time.monotonic() + (end - time.monotonic()) / (len(others) - number)
         subnet = loaded(model)
         subnet.milliseconds(*ask)
         pair = dense, subnet
-        times.append([[engine.milliseconds(*ask) for engine in pair] for _ in range(request["rounds"])])
+        rounds: list[list[float]] = []
+        while len(rounds) < request["rounds"] and (not rounds or time.monotonic() < share):
+            rounds.append([engine.milliseconds(*ask) for engine in pair])
+        times.append(rounds)
         del subnet, pair
         gc.collect()
     return {"ms": times}
