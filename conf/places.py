@@ -1,4 +1,4 @@
-"""Where a run's model and text are, which may change, and by what they are known, which does not."""
+"""Where a run's model and text are, which may change; and by what they are known, and its dtype, which do not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluators.data.places import SUFFIXES
 from evaluators.settings import Settings
+from space.checks import dtype_name
 from space.locations import located
 
 if TYPE_CHECKING:  # settings are read without torch
@@ -30,7 +31,11 @@ def from_the_root(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def gone_on_with(config: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with what a run has stored of its model and text: digests, and the commit of the same hub id."""
+    """A configuration with what a run has stored of its model and text.
+
+    That is digests, the commit of the same hub id, and the dtype that `auto` has come to, as another look at a machine
+    that is busy may come to another one.
+    """
     parts = {part: dict(config[part]) for part in ("model", "data")}
     for part, now in parts.items():
         before = stored.get(part)
@@ -38,7 +43,11 @@ def gone_on_with(config: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[s
             continue
         if now["digest"] is None:
             now["digest"] = before.get("digest")
-        if part == "model" and now["revision"] is None and now["path"] == before.get("path"):
+        if part == "data":
+            continue
+        if now["dtype"] == "auto":
+            now["dtype"] = before.get("dtype", "auto")
+        if now["revision"] is None and now["path"] == before.get("path"):
             now["revision"] = before.get("revision")
     return {**config, **parts}
 
@@ -53,7 +62,8 @@ def known(config: Mapping[str, Any], model: LoadedModel, text: str) -> dict[str,
     """
     return {
         **config,
-        "model": config["model"] | {"revision": model.commit, "digest": model.spec.digest},
+        "model": config["model"]
+        | {"revision": model.commit, "digest": model.spec.digest, "dtype": dtype_name(model.dtype)},
         "data": config["data"] | {"digest": text},
     }
 

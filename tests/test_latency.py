@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -312,9 +311,8 @@ def test_what_llama_cpp_said_is_told_where_it_does_not_load_a_design(
     monkeypatch.setattr(bench.clock, "_write", write)
     (failed,) = EndToEnd(bench, {"prefill": 1.0}).evaluate([cut])
     assert failed.status == "failed"
-    assert f"did not load {Path(tempfile.gettempdir())}" in str(failed.error)
-    assert f"0-{cut.key}.gguf: exit code 1. It said last:\n" in str(failed.error)
-    assert "magic" in str(failed.error)  # of llama.cpp's own lines
+    said = rf"(?s)did not load .*0-{cut.key}\.gguf: exit code 1. It said last:\n.*magic"
+    assert re.search(said, str(failed.error))
 
 
 def test_few_large_models_are_in_memory_at_once() -> None:

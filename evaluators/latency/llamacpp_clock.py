@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from space.supernet.supernet import Supernet
 
 _ROOM = 32  # tokens of the context beside those of a phase
 _SHOWN_LINES = 12  # of llama.cpp's, where it fails
+_TURNS = {"prefill": 1, "decode": 4}  # of a round: of tokens, which take so little, several
 _FORMAT = 2  # as in `evaluators.latency.clocks`
 
 
@@ -69,7 +71,7 @@ class LlamaCppClock(EngineClock):
         """See `EngineClock`; the dense model is served all the while, designs and their files while they are timed."""
         generator = torch.Generator().manual_seed(0)
         prompt = torch.randint(self._supernet.spec.vocab, (phase.tokens,), generator=generator).tolist()
-        said = place / "llama.cpp.log"
+        turns, said = _TURNS[phase.kind], place / "llama.cpp.log"
 
         def served(file: str, candidate: Candidate, stack: ExitStack) -> LlamaCppServer:
             """A model that has computed once, to be warm: in decoding the prompt, which further tokens follow."""
@@ -82,12 +84,15 @@ class LlamaCppClock(EngineClock):
         def times(candidates: Sequence[Candidate], rounds: int, seconds: float) -> list[list[tuple[float, float]]]:
             end = time.monotonic() + seconds
             with ExitStack() as stack:
-                servers = [served(f"{number}-{each.key}.gguf", each, stack) for number, each in enumerate(candidates)]
+                servers = [
+                    dense,
+                    *(served(f"{number}-{each.key}.gguf", each, stack) for number, each in enumerate(candidates)),
+                ]
                 self._supernet.forget()
                 ms: list[list[float]] = []
                 while len(ms) < rounds and (not ms or time.monotonic() < end):
-                    ms.append([server.milliseconds(phase.kind, prompt) for server in (dense, *servers)])
-            return [[(row[0], row[column]) for row in ms] for column in range(1, 1 + len(servers))]
+                    ms.append(_a_round(lambda: [each.milliseconds(phase.kind, prompt) for each in servers], turns))
+            return [[(row[0], row[column]) for row in ms] for column in range(1, len(servers))]
 
         with said.open("w", encoding="utf-8") as log, ExitStack() as all_the_while:
             try:
@@ -99,3 +104,11 @@ class LlamaCppClock(EngineClock):
 
     def _write(self, file: Path, candidate: Candidate) -> Path:
         return write_design(file, self._supernet, candidate, self._workload.gguf_type, self._described)
+
+
+def _a_round(turn: Callable[[], list[float]], turns: int) -> list[float]:
+    """Milliseconds of the dense model and of others, of some turns of all of them: the medians of what each takes
+    relative to the dense model's in the same turn, which a machine that is slower for a second changes little."""
+    rows = [turn() for _ in range(turns)]
+    dense_ms = median(row[0] for row in rows)
+    return [dense_ms * median(row[column] / row[0] for row in rows) for column in range(len(rows[0]))]

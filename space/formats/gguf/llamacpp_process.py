@@ -14,7 +14,7 @@ from typing import IO, Any, Self
 from urllib.parse import urlsplit
 
 TOP = 10  # most likely tokens of a step whose log-probabilities are handed back
-DECODED = 16  # tokens of a timing
+DECODED = 4  # tokens of a timing: short ones, which others follow before a machine's speed is another one
 _READY = "paretoprune: "  # what a line begins with that says where a file is served
 
 
@@ -48,7 +48,8 @@ class LlamaCppServer:
         assert self._process.stdout is not None
         ready = next((line for line in self._process.stdout if line.startswith(_READY)), None)
         if ready is None:  # what llama.cpp itself has said tells more than a traceback
-            raise ServerError(f"xllamacpp did not load {file}: exit code {self._process.wait()}")
+            with self._process as process:
+                raise ServerError(f"xllamacpp did not load {file}: exit code {process.wait()}")
         said = json.loads(ready.removeprefix(_READY))
         self._address, self.load_seconds = urlsplit(said["address"]), float(said["load_seconds"])
 
