@@ -15,7 +15,7 @@ from evaluators.amounts import EPOCHS, GAIN, STEP_GAIN, STEPS, Speeds
 from evaluators.base import GROUP
 from evaluators.closing import long_text
 from evaluators.comparisons import comparison
-from evaluators.latency.clocks import BETWEEN_DENSE
+from evaluators.latency.workload import BETWEEN_DENSE
 from evaluators.samples import Samples
 from evaluators.session import Session
 from evaluators.training.recipes import Distillation, Healing
