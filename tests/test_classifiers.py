@@ -15,7 +15,7 @@ from helpers_classes import searched_and_exported
 from helpers_embedder import save_classifier, save_embedder, save_masked_lm, save_token_classifier
 from helpers_formats import answer_here
 from safetensors.torch import save_file
-from test_encoders import GONE, SHAPES, MakeSupernet
+from test_encoders import GONE, MakeSupernet
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification
 
