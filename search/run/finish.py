@@ -13,14 +13,13 @@ import pandas as pd
 from evaluators.base import Evaluator, Metric
 from evaluators.latency.table_error import TableError
 from evaluators.metrics import BEFORE_TUNING, HELDOUT, HELDOUT_BEFORE_TUNING
-from evaluators.paths import Show
 from search.archive import Archive
 from search.protocol import some_of
 from search.run.directory import CONFIRMED_FILE, SUMMARY_FILE
 from search.run.front import points_table, write_front_csv
 from search.run.front_files import front_facts, write_tables
 from search.run.measured import Measured, device_of, kept_times, told_apart
-from search.run.members import Members, evaluate
+from search.run.members import Members, Show, evaluate
 from search.run.offered import confirmed, thinned, within
 from search.run.recommended import Advice, Recommend
 from search.run.samples import samples_summary

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import pandas as pd
 
 from evaluators.base import Evaluation, Evaluator
 from evaluators.metrics import BEFORE_TUNING
-from evaluators.paths import Show
 from search.agreement import rank_correlation
 from search.archive import Archive
 from search.run.front import Point, front_table
 from space.candidate import Candidate
 from space.errors import UserError
+
+Show = Callable[[int, int], None]
 
 
 def evaluate(

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from evaluators.base import Evaluator
-from evaluators.paths import Show
 from search.archive import Archive
 from search.run.finished import FinishedRun
+from search.run.members import Show
 from search.run.scoring import score_run
 from search.views.pages import write_pages
 from search.views.watch.run import Watch

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from rich.console import Console
 
 from evaluators.base import Evaluator
-from evaluators.paths import Show
 from search.archive import Archive
 from search.run.finished import FinishedRun
 from search.run.measured import error_of
+from search.run.members import Show
 from search.run.timing import time_run
 from search.views.pages import write_pages
 from search.views.text import printable
