@@ -15,10 +15,9 @@ from evaluators.amounts import EPOCHS, GAIN, STEP_GAIN, STEPS, Speeds
 from evaluators.base import GROUP
 from evaluators.closing import long_text
 from evaluators.comparisons import comparison
-from evaluators.latency.clocks import BETWEEN_DENSE
+from evaluators.latency.workload import BETWEEN_DENSE
 from evaluators.samples import Samples
 from evaluators.session import Session
-from evaluators.settings import TOGETHER
 from evaluators.training.recipes import Distillation, Healing
 from evaluators.training.shared_training import SharedTraining
 from evaluators.training.tuning import make_tuning
@@ -60,27 +59,27 @@ def _seconds(work: Callable[[], object]) -> float:
 def _evaluation(session: Session) -> dict[int, float]:
     """Tokens a second by windows of a forward pass, doubled as long as it is worth it and memory allows.
 
-    On a CPU, where it was never worth it, it stays at `TOGETHER`.
+    On a CPU, where it was never worth it, it stays at what the settings say.
 
     Raises:
         UserError: There is no memory for a single window.
     """
-    text, length, given = session.text, session.settings.text.length, session.settings.evaluators.batch_size
+    text, length, told = session.text, session.settings.text.length, session.settings.evaluators
     room = text.room("search", length)
     designs = [design.blocks for design in session.space.samples(GROUP if session.loaded.streamed else 1)]
 
     def speed(windows: int) -> float:
         return _looks(session, text.blocks("search", windows, length), windows, designs)
 
-    first = most = min(given or TOGETHER, room)
-    if given is None and _waits(session):
+    first = most = min(told.together, room)
+    if told.batch_size is None and _waits(session):
         most = room
     while True:
         try:
             return _doubled(speed, first, most, GAIN)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
-            if given is not None or first == 1:
+            if told.batch_size is not None or first == 1:
                 raise UserError(
                     f"Expected memory for {first} windows of data.length={length} tokens at once, got: {error} "
                     "Set a smaller evaluators.batch_size or data.length."

@@ -25,11 +25,10 @@ from pymoo.operators.selection.tournament import TournamentSelection
 from evaluators.base import Evaluation
 from search.pareto import minimised
 from search.protocol import Question, Task
+from search.tables import Genes
 from space.candidate import Candidate
 from space.errors import UserError
 from space.space import SearchSpace
-
-Genes = npt.NDArray[np.int64]
 
 
 class NSGA2:

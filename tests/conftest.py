@@ -269,6 +269,14 @@ def make_supernet(tmp_path: Path, session_place: Path) -> Callable[..., Supernet
 
 
 @pytest.fixture(scope="module")
+def modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """transformers copies modelling files here; not into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        yield
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium by Playwright; what wants it is skipped, with the reason, where one of them is not to be had."""
     playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")

@@ -38,11 +38,12 @@ def save(config, directory):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
+    """A Llama on disk, to be left as it is."""
     return save(LlamaConfig(**SIZES), tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
 @pytest.fixture
-def llama(saved, tmp_path):
+def checkpoint(saved, tmp_path):
     """A copy of the saved Llama for a test to break."""
     return shutil.copytree(saved, tmp_path / "tiny-llama")
 

@@ -15,7 +15,7 @@ from helpers_classes import searched_and_exported
 from helpers_embedder import save_classifier, save_embedder, save_masked_lm, save_token_classifier
 from helpers_formats import answer_here
 from safetensors.torch import save_file
-from test_encoders import GONE, SHAPES, MakeSupernet, modules_cache  # noqa: F401  (a fixture of all tests here)
+from test_encoders import GONE, MakeSupernet
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification
 
@@ -40,6 +40,8 @@ from space.models.loading import load_model
 from space.size import total_params
 from space.supernet.shared import SharedWeights
 from space.task import TASKS
+
+pytestmark = pytest.mark.usefixtures("modules_cache")
 
 TASK = "text_classification"
 CUT = Candidate.from_rows([(6, 6, 48), (4, 4, 32), (0, 0, 16), (2, 2, 0)])

@@ -30,6 +30,8 @@ from space.supernet.placement import Placement
 from space.supernet.shared import SharedWeights
 from space.supernet.supernet import Supernet
 
+pytestmark = pytest.mark.usefixtures("modules_cache")
+
 DENSE = (6, 6, 48)
 GONE = (0, 0, 0)
 SHAPES = {
@@ -41,14 +43,6 @@ SHAPES = {
     "late": [GONE, DENSE, DENSE, DENSE],
 }
 MakeSupernet = Callable[..., Supernet]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """transformers copies modelling files here; not into the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
-        yield
 
 
 @torch.inference_mode()

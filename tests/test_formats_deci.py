@@ -6,7 +6,6 @@ import copy
 import json
 import math
 import pickle
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,8 @@ from space.formats.deci.configuration_decilm import DeciLMConfig, Section
 from space.formats.deci.export import DeciExport, block_config, export_deci, held_shapes
 from space.formats.registry import format_of
 from space.supernet.supernet import Supernet
+
+pytestmark = pytest.mark.usefixtures("modules_cache")
 
 CARD = {"Metrics": {"kl": 0.25}}
 SHAPES = {
@@ -48,14 +49,6 @@ LLAMA3 = {
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Supernet:
     """A Llama with biases in every projection and a tied head."""
     return supernet("llama", tmp_path_factory.mktemp("llama") / "supernet")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """transformers copies configuration files here; not into the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
-        yield
 
 
 @pytest.fixture

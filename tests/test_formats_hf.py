@@ -31,6 +31,8 @@ from space.models.architectures import ARCHITECTURES
 from space.size import total_params
 from space.supernet.supernet import Supernet
 
+pytestmark = pytest.mark.usefixtures("modules_cache")
+
 MakeSupernet = Callable[..., Supernet]
 DENSE = (6, 3, 48)
 GONE = (0, 0, 0)
@@ -45,14 +47,6 @@ UNEQUAL = {
 }
 EQUAL = {"dense": [DENSE] * 4, "narrow": [(2, 1, 16)] * 4, "shallow": [DENSE, GONE, GONE, DENSE]}
 CARD = {"Metrics": {"kl": 0.25}, "Provenance": {"run": "results/tiny"}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """transformers copies modelling files here; not into the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
-        yield
 
 
 def load(directory: Path, *, trust_remote_code: bool, **settings: Any) -> Any:

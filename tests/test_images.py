@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import VISION, random_images, tiny_model
 from helpers_formats import answer_here
-from test_encoders import SHAPES, MakeSupernet, modules_cache  # noqa: F401  (a fixture of all tests here)
+from test_encoders import SHAPES, MakeSupernet
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForImageClassification
 
@@ -29,6 +29,8 @@ from space.size import decoder_params, total_params
 from space.supernet.corrective_refit import correct
 from space.supernet.shared import SharedWeights
 from space.supernet.supernet import Supernet
+
+pytestmark = pytest.mark.usefixtures("modules_cache")
 
 CUT = Candidate.from_rows(SHAPES["holes"])
 

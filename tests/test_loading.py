@@ -23,9 +23,9 @@ def test_biases_are_read_from_the_modules(tmp_path):
     assert (spec.qkv_bias, spec.o_bias, spec.mlp_bias, spec.tied_embeddings) == (True, True, True, True)
 
 
-def test_a_model_is_known_by_its_digest_wherever_it_is(saved, llama):
+def test_a_model_is_known_by_its_digest_wherever_it_is(saved, checkpoint):
     spec = load_model(str(saved)).spec
-    there = llama.rename(llama.with_name("moved"))
+    there = checkpoint.rename(checkpoint.with_name("moved"))
     moved = load_model(str(there), digest=spec.digest).spec
     assert (moved.name, moved.identity) == ("moved", spec.identity)
     edit_config(there, rms_norm_eps=0.1)
@@ -41,12 +41,12 @@ def test_loading_is_quiet_and_leaves_transformers_as_it_was(saved, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_language_part_of_another_model_is_pruned_by_itself(llama, tmp_path):
+def test_the_language_part_of_another_model_is_pruned_by_itself(checkpoint, tmp_path):
     text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     vision = CLIPVisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=LlamaConfig(**SIZES)))
-    shutil.copytree(llama, tmp_path / "whole")  # for its tokenizer
+    shutil.copytree(checkpoint, tmp_path / "whole")  # for its tokenizer
     model.save_pretrained(tmp_path / "whole")
     exec(code.replace("DIRECTORY", str(tmp_path / "whole")).replace("NEW", str(tmp_path / "part")), {})
     tokens = torch.arange(9)[None]

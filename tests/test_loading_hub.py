@@ -18,8 +18,8 @@ def test_hub_not_reachable(tmp_path, monkeypatch):
         load_model("someone/some-model")
 
 
-def test_hub_not_reachable_but_downloaded_before(llama, monkeypatch):
-    commit = llama.rename(llama.with_name("c0ffee"))
+def test_hub_not_reachable_but_downloaded_before(checkpoint, monkeypatch):
+    commit = checkpoint.rename(checkpoint.with_name("c0ffee"))
     monkeypatch.setattr(hub, "snapshot_download", lambda *_, local_files_only=False, **__: str(commit))
     loaded = load_model("someone/some-model")
     assert (loaded.spec.name, loaded.source, loaded.commit) == ("someone/some-model", "someone/some-model", "c0ffee")

@@ -41,33 +41,33 @@ def test_empty_directory(tmp_path):
         load_model(str(tmp_path))
 
 
-def test_pickles_are_not_read(llama):
-    (llama / "model.safetensors").unlink()
-    (llama / "pytorch_model.bin").write_bytes(b"")
+def test_pickles_are_not_read(checkpoint):
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"pytorch_model\.bin is not read: convert it"):
-        load_model(str(llama))
+        load_model(str(checkpoint))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model_type": 3}', "\xff\xfe"])
-def test_garbage_config(llama, content):
-    (llama / "config.json").write_bytes(content.encode("latin-1"))
+def test_garbage_config(checkpoint, content):
+    (checkpoint / "config.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=r"config\.json to be .*JSON"):
-        load_model(str(llama))
+        load_model(str(checkpoint))
 
 
-def test_config_with_values_of_the_wrong_type(llama):
-    edit_config(llama, hidden_size="wide")
+def test_config_with_values_of_the_wrong_type(checkpoint):
+    edit_config(checkpoint, hidden_size="wide")
     with pytest.raises(UserError, match="hidden_size"):
-        load_model(str(llama))
+        load_model(str(checkpoint))
 
 
 @pytest.mark.parametrize(
     ("key", "said"), [("dtype", "AttributeError: .*'wobbly'"), ("hidden_act", "KeyError: 'wobbly'")]
 )
-def test_config_with_names_that_nobody_knows(llama, key, said):
-    edit_config(llama, **{key: "wobbly"})
+def test_config_with_names_that_nobody_knows(checkpoint, key, said):
+    edit_config(checkpoint, **{key: "wobbly"})
     with pytest.raises(UserError, match=rf"transformers can load in .*, but got: {said}\. Mend its config\.json"):
-        load_model(str(llama))
+        load_model(str(checkpoint))
 
 
 def test_wrong_family(tmp_path):
@@ -86,10 +86,10 @@ def test_wrong_family(tmp_path):
         ("num_local_experts", 8),
     ],
 )
-def test_config_that_is_not_supported(llama, key, value):
-    edit_config(llama, **{key: value})
+def test_config_that_is_not_supported(checkpoint, key, value):
+    edit_config(checkpoint, **{key: value})
     with pytest.raises(UserError, match=f"{key} set"):
-        load_model(str(llama))
+        load_model(str(checkpoint))
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,10 @@ def test_config_that_is_not_supported(llama, key, value):
     ],
     ids=["biases by head", "norms behind sums", "vision and language", "delta net"],
 )
-def test_families_that_are_built_otherwise_are_refused_with_the_reason(llama, config, said):
-    config.save_pretrained(llama)
+def test_families_that_are_built_otherwise_are_refused_with_the_reason(checkpoint, config, said):
+    config.save_pretrained(checkpoint)
     with pytest.raises(UserError, match=said):
-        load_model(str(llama))
+        load_model(str(checkpoint))
 
 
 def test_layers_of_unequal_shape(saved, monkeypatch):
@@ -142,31 +142,31 @@ def test_an_encoder_with_a_decoder(kind, tmp_path):
         load_model(str(tmp_path))
 
 
-def test_an_adapter(llama, tmp_path):
-    (llama / "adapter_config.json").write_text("{}")
+def test_an_adapter(checkpoint, tmp_path):
+    (checkpoint / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match=r"one model in .* an adapter.*merge_and_unload"):
-        load_model(str(llama))
+        load_model(str(checkpoint))
     (tmp_path / "alone").mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / "alone" / name).write_text("{}")
     with pytest.raises(UserError, match="An adapter alone is no model: merge it"):
         load_model(str(tmp_path / "alone"))
-    (llama / "adapter_config.json").rename(llama / "adapter_model.safetensors")
+    (checkpoint / "adapter_config.json").rename(checkpoint / "adapter_model.safetensors")
     with pytest.raises(UserError, match=r"one model in .* an adapter, adapter_model\.safetensors.*merge_and_unload"):
-        load_model(str(llama))
+        load_model(str(checkpoint))
 
 
 @pytest.mark.usefixtures("unread")
-def test_lengths_beyond_the_positions(llama):
+def test_lengths_beyond_the_positions(checkpoint):
     lengths = {"data.length=128": 128, "evaluators.context=129": 129, "latency.length=500": 500}
     said = (
         r"at most 128 tokens at once.*, but got evaluators\.context=129, latency\.length=500\. .*lower what is beyond"
     )
     with pytest.raises(UserError, match=said):
-        load_model(str(llama), lengths=lengths)
-    edit_config(llama, rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0})
+        load_model(str(checkpoint), lengths=lengths)
+    edit_config(checkpoint, rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0})
     with pytest.raises(UserError, match=r"at most 256 tokens at once.*, but got latency\.length=500\."):
-        load_model(str(llama), lengths=lengths)
+        load_model(str(checkpoint), lengths=lengths)
 
 
 @pytest.mark.parametrize(
@@ -189,21 +189,21 @@ def test_positions_of_scaled_rotary_embeddings(limit, rope, reach):
     assert positions(SimpleNamespace(max_position_embeddings=limit, rope_parameters=rope)) == reach
 
 
-def test_an_export_of_unequal_layers_is_told_as_such(llama):
-    edit_config(llama, model_type="pruned_llama", per_layer_config={"0": {"skip": ["attention"]}})
+def test_an_export_of_unequal_layers_is_told_as_such(checkpoint):
+    edit_config(checkpoint, model_type="pruned_llama", per_layer_config={"0": {"skip": ["attention"]}})
     with pytest.raises(UserError, match=r"already pruned model.*dense model that it was made from.*format=hf_uniform"):
-        load_model(str(llama))
+        load_model(str(checkpoint))
 
 
-def test_no_tokenizer(llama):
-    for file in llama.glob("tokenizer*"):
+def test_no_tokenizer(checkpoint):
+    for file in checkpoint.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(UserError, match=r"Expected a tokenizer \(tokenizer\.json\)"):
-        load_model(str(llama))
+        load_model(str(checkpoint))
 
 
 @pytest.mark.parametrize("content", ["{", "{}"])
-def test_broken_tokenizer(llama, content):
-    (llama / "tokenizer.json").write_text(content)
+def test_broken_tokenizer(checkpoint, content):
+    (checkpoint / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match=r"Expected a tokenizer \(tokenizer\.json\)"):
-        load_model(str(llama))
+        load_model(str(checkpoint))

@@ -59,76 +59,76 @@ def rewrite_weights(directory, change):
     ],
 )
 @pytest.mark.usefixtures("unread")
-def test_config_and_weights_that_contradict_each_other(llama, changes, said):
-    edit_config(llama, **changes)
+def test_config_and_weights_that_contradict_each_other(checkpoint, changes, said):
+    edit_config(checkpoint, **changes)
     with pytest.raises(UserError, match=said):
-        load_model(str(llama))
+        load_model(str(checkpoint))
 
 
 @pytest.mark.usefixtures("unread")
-def test_untied_config_without_a_head(llama):
-    rewrite_weights(llama, lambda weights: weights.pop("lm_head.weight"))
+def test_untied_config_without_a_head(checkpoint):
+    rewrite_weights(checkpoint, lambda weights: weights.pop("lm_head.weight"))
     with pytest.raises(UserError, match=r"to have an lm_head\.weight.* Set tie_word_embeddings to true"):
-        load_model(str(llama))
+        load_model(str(checkpoint))
 
 
-def test_tied_config_beside_a_copy_of_the_embeddings(llama):
+def test_tied_config_beside_a_copy_of_the_embeddings(checkpoint):
     def copy_head(weights):
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
 
-    rewrite_weights(llama, copy_head)
-    edit_config(llama, tie_word_embeddings=True)
-    loaded = load_model(str(llama))
+    rewrite_weights(checkpoint, copy_head)
+    edit_config(checkpoint, tie_word_embeddings=True)
+    loaded = load_model(str(checkpoint))
     assert loaded.spec.tied_embeddings
     assert loaded.model.get_output_embeddings().weight is loaded.model.get_input_embeddings().weight
 
 
 @pytest.mark.usefixtures("unread")
-def test_whole_numbers_are_no_weights(llama):
+def test_whole_numbers_are_no_weights(checkpoint):
     name = "model.layers.1.mlp.up_proj.weight"
-    rewrite_weights(llama, lambda weights: weights.update({name: (weights[name] * 50).to(torch.int8)}))
+    rewrite_weights(checkpoint, lambda weights: weights.update({name: (weights[name] * 50).to(torch.int8)}))
     with pytest.raises(UserError, match=rf"1 are of whole ones, such as {name} \(I8\): quantised weights"):
-        load_model(str(llama))
+        load_model(str(checkpoint))
 
 
 @pytest.mark.usefixtures("unread")
-def test_truncated_weights(llama):
-    weights = llama / "model.safetensors"
+def test_truncated_weights(checkpoint):
+    weights = checkpoint / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(UserError, match=r"a whole safetensors file.* Copy or download it again"):
-        load_model(str(llama))
+        load_model(str(checkpoint))
 
 
-def test_shards(llama, monkeypatch):
-    whole = load_model(str(llama))
-    weights = llama / "model.safetensors"
+def test_shards(checkpoint, monkeypatch):
+    whole = load_model(str(checkpoint))
+    weights = checkpoint / "model.safetensors"
     weights.unlink()
-    whole.model.save_pretrained(llama, max_shard_size="30KB")
-    shards = sorted(llama.glob("model-*.safetensors"))
+    whole.model.save_pretrained(checkpoint, max_shard_size="30KB")
+    shards = sorted(checkpoint.glob("model-*.safetensors"))
     assert len(shards) > 2
-    torch.testing.assert_close(load_model(str(llama)).model.state_dict(), whole.model.state_dict())
+    torch.testing.assert_close(load_model(str(checkpoint)).model.state_dict(), whole.model.state_dict())
     monkeypatch.setattr(loading, "_read_model", None)
     shards[1].unlink()
     with pytest.raises(UserError, match=f"index.json names, but {shards[1].name} is not there"):
-        load_model(str(llama))
-    (llama / "model.safetensors.index.json").unlink()
+        load_model(str(checkpoint))
+    (checkpoint / "model.safetensors.index.json").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors\.index\.json in .* to say where each tensor is"):
-        load_model(str(llama))
+        load_model(str(checkpoint))
 
 
-def test_weights_that_are_not_finite(llama):
+def test_weights_that_are_not_finite(checkpoint):
     name = "model.layers.1.mlp.down_proj.weight"
-    rewrite_weights(llama, lambda weights: weights[name][3, 4:6].fill_(float("nan")))
+    rewrite_weights(checkpoint, lambda weights: weights[name][3, 4:6].fill_(float("nan")))
     with pytest.raises(UserError, match=rf"2 of 1,536 values in {name} are NaN or infinite\. Get the checkpoint"):
-        load_model(str(llama))
-    rewrite_weights(llama, lambda weights: weights["model.norm.weight"][0].fill_(float("-inf")))
+        load_model(str(checkpoint))
+    rewrite_weights(checkpoint, lambda weights: weights["model.norm.weight"][0].fill_(float("-inf")))
     with pytest.raises(UserError, match=rf"{name} are NaN or infinite, and some in 1 other tensors"):
-        load_model(str(llama))
+        load_model(str(checkpoint))
 
 
-def test_weights_beyond_the_dtype(llama):
+def test_weights_beyond_the_dtype(checkpoint):
     name = "model.layers.0.mlp.up_proj.weight"
-    rewrite_weights(llama, lambda weights: weights[name][0, 0].fill_(-131072))
-    assert load_model(str(llama), dtype="bfloat16").dtype == torch.bfloat16
+    rewrite_weights(checkpoint, lambda weights: weights[name][0, 0].fill_(-131072))
+    assert load_model(str(checkpoint), dtype="bfloat16").dtype == torch.bfloat16
     with pytest.raises(UserError, match=rf"65504, which is where float16 ends, but {name} reaches 131072\. Set model"):
-        load_model(str(llama), dtype="float16")
+        load_model(str(checkpoint), dtype="float16")

@@ -209,10 +209,10 @@ def test_settled_designs_are_within_the_window_and_exchanges_stay_near() -> None
             assert space.contains(space.decode(genes))
             parents.append(genes)
     assert len(parents) > 150
-    steps = np.array([exchange(space, axis.table, 1e9, genes, rng) - genes for genes in parents])
+    steps = np.array([exchange(axis.table, 1e9, genes, rng) - genes for genes in parents])
     assert (steps.sum(axis=1) == 0).all()
     assert (np.abs(steps).sum(axis=1) == 2).all()
-    equal = [exchange(space, axis.table, 1e-6, genes, rng) for genes in parents]
+    equal = [exchange(axis.table, 1e-6, genes, rng) for genes in parents]
     change = axis.table.total(np.array(equal)) - axis.table.total(np.array(parents))
     assert np.mean(np.abs(change) < 1e-6) > 0.9  # blocks of one kind have steps of one size
 

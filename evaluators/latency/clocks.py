@@ -23,16 +23,15 @@ from evaluators.base import Metric
 from evaluators.latency.graphs import at, captured, refusal
 from evaluators.latency.memory import peak_bytes
 from evaluators.latency.standing_cache import made_up
-from evaluators.latency.steps import LONG_CALLS, LONG_S, REPEATS, WARM, Step, Steps
+from evaluators.latency.steps import Step, Steps
 from evaluators.latency.table import UNCAPTURED
-from evaluators.latency.workload import PEAK, Phase, Workload
+from evaluators.latency.workload import BETWEEN_DENSE, LONG_CALLS, LONG_S, PEAK, REPEATS, WARM, Phase, Workload
 from space.candidate import Candidate
 from space.checks import dtype_name
 from space.errors import UserError
 from space.size import total_params
 from space.supernet.supernet import Supernet
 
-BETWEEN_DENSE = 6  # so many models are timed between two timings of the dense one
 LEAST_S = 0.02  # that replays of a CUDA graph take in one timing
 HEAD_REPEATS = 5  # of the LM head alone
 # That compiled code is kept of, and CUDA graphs recorded

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import Cache, StaticCache
 
 from evaluators.latency.standing_cache import CacheMemory, Place, made_up, standing_cache
-from evaluators.latency.workload import Phase, Workload
+from evaluators.latency.workload import REPEATS, WARM, Phase, Workload
 from space.candidate import Candidate
 from space.errors import UserError
 from space.formats.trimmed import trimmed_model
@@ -20,10 +20,6 @@ from space.size import vocabulary_size
 from space.supernet.supernet import Supernet
 
 Step = partial[Any]  # of a model
-REPEATS = {"prefill": 3, "decode": 8}  # forward passes of one timing, at least
-WARM = 2  # those before it: the first compiles where that is asked, the second records CUDA graphs
-LONG_S = 0.5  # a pass that takes so long is warm after one, and needs fewer to be told apart from others:
-LONG_CALLS = 3  # so many, the first one included
 
 
 class Steps:

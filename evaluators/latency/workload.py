@@ -17,6 +17,11 @@ LATENCY = metric_named("latency_ms")
 LATENCY_E2E = metric_named("latency_e2e_ms")
 THROUGHPUT = metric_named("tokens_per_s")
 PEAK = metric_named("peak_bytes")
+REPEATS = {"prefill": 3, "decode": 8}  # forward passes of one timing in torch, at least
+WARM = 2  # those before it: the first compiles where that is asked, the second records CUDA graphs
+LONG_S = 0.5  # a pass that takes so long is warm after one, and needs fewer to be told apart from others:
+LONG_CALLS = 3  # so many, the first one included
+BETWEEN_DENSE = 6  # so many models are timed between two timings of the dense one
 _MOST, _TOGETHER_BYTES = 4, 2 << 30  # subnets that llama.cpp times in turns, and what their files may take
 PHASE_METRICS = {name: metric_named(f"{name}_ms") for name in ("prefill", "decode")}
 

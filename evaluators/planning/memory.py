@@ -26,7 +26,7 @@ from evaluators.planning.parts import (
     weights,
 )
 from evaluators.settings import Settings
-from evaluators.training.recipes import POLISH_BYTES, STATE_BYTES, Distillation, Healing, Recovery
+from evaluators.training.recipes import CORRECTED_AT_ONCE, POLISH_BYTES, STATE_BYTES, Distillation, Healing, Recovery
 from space.size import decoder_params, total_params
 from space.spec import ModelSpec
 from space.supernet.sizes import (
@@ -43,7 +43,6 @@ from space.supernet.sizes import (
     total,
 )
 
-CORRECTED = 4  # designs that are refit together, see `evaluators.training.tuning.CORRECTED_AT_ONCE`
 _SMALLER = {"all": "distillation.trainable=outputs", "outputs": "distillation.trainable=norms", "norms": ""}
 HEALED = 12  # designs that a supernet is healed through, where nothing says it
 
@@ -187,7 +186,7 @@ def _tuning(job: Job) -> list[Stage]:
     work: list[Part] = []
     if (correction := told.correction) is not None:
         tokens, channels = correction.windows * text.length, spec.mlp_columns or spec.query_heads * spec.head_dim
-        streams = job.item * tokens * ((CORRECTED + 2) * spec.hidden + channels)
+        streams = job.item * tokens * ((CORRECTED_AT_ONCE + 2) * spec.hidden + channels)
         home = [*home, Part("residual streams of the corrective refit", streams, "correction.windows")]
         columns = round(job.share * channels)  # halves, both and what float64 solves with
         moments = 28 * columns**2 + 36 * spec.hidden * columns

@@ -14,6 +14,7 @@ from math import ceil, inf
 
 from evaluators.amounts import Speeds
 from evaluators.base import GROUP
+from evaluators.latency.workload import BETWEEN_DENSE, LONG_CALLS, LONG_S, REPEATS, WARM
 from evaluators.planning.job import Job
 from evaluators.training.recipes import Distillation
 from space.size import attention_weights, decoder_params, mlp_products
@@ -23,10 +24,7 @@ EFFICIENCY = 0.4
 IMPORTS_S = 10.0  # that a command takes before it reads anything
 READ_BYTES = 1e9  # of a checkpoint that are read in a second, each twice: for its digest, and for what is no number
 ASKING_S = 0.1  # that a surrogate takes for a question, about, with its fits
-CALLS = {"prefill": 5, "decode": 10}  # passes of one timing, with those that warm up,
-LONG_S, LONG_CALLS = 0.5, 3  # or so many of passes that take so long
 SWEPT = 0.25  # of the whole stack, that a block's stack takes, on average over its levels
-BETWEEN_DENSE = 6  # models are timed between two timings of the dense one
 LEARNED = 3  # times the operations of a forward pass that it takes with its backward pass
 
 
@@ -97,7 +95,7 @@ def timed_s(job: Job, pace: Pace) -> float:
     seconds = 0.0
     for phase in job.settings.latency.phases.values():
         passed = passed_s(job, pace, phase.kind, phase.batch_size, phase.tokens)
-        seconds += passed * (CALLS[phase.kind] if passed < LONG_S else LONG_CALLS)
+        seconds += passed * (WARM + REPEATS[phase.kind] if passed < LONG_S else LONG_CALLS)
     return seconds
 
 

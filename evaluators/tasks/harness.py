@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from evaluators.base import AUTO, STDERR, Evaluation, Measure, MeasureEvaluator, ModelOf
+from evaluators.paths import Show
 from evaluators.settings import ACC, TaskSettings
 from evaluators.tasks.harness_tasks import (
     ACCURACIES,
@@ -31,8 +32,6 @@ from evaluators.training.tuning import Tuning, finished_model
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
-
-Show = Callable[[int, int], None]
 
 BOOTSTRAP = 1000  # resamples for the standard error of a metric that is no mean
 

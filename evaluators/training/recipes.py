@@ -18,6 +18,7 @@ GPU_PART = 0.7  # of a GPU's memory, that they may take of it
 STATE_BYTES = 12  # of a shared weight in training, besides itself: its float32 master, and two moments of AdamW
 POLISH_BYTES = 16  # of a weight in a pick's training: in float32, its gradient, and two moments of AdamW
 HEALING_TOKENS = 120_000  # where neither settings nor minutes say how many
+CORRECTED_AT_ONCE = 4  # subnets whose hidden states a corrective refit has in memory
 MODES = ("off", "final", "loop")  # of `search.distillation`
 LAST_RATE = 0.1  # of the learning rate of healing is left at the end of its cosine
 DECAY_STEPS = 16  # after so many, the learning rate of distillation has fallen by the root of 2

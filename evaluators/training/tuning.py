@@ -20,7 +20,7 @@ from torch import Tensor
 from evaluators.base import ModelOf
 from evaluators.data.splits import TokenSplits
 from evaluators.training.distillation import Student
-from evaluators.training.recipes import CorrectiveRefit, Distillation
+from evaluators.training.recipes import CORRECTED_AT_ONCE, CorrectiveRefit, Distillation
 from evaluators.training.states import State, TunedStates
 from evaluators.training.teacher import Teacher, spread_layers
 from space.candidate import Candidate
@@ -28,7 +28,6 @@ from space.supernet.correction import Correction
 from space.supernet.corrective_refit import correct
 from space.supernet.supernet import Supernet
 
-CORRECTED_AT_ONCE = 4  # how many subnets' hidden states are in memory
 SAVED_EVERY = 16  # steps of a student between two states on disk: what a killed run loses at most
 _TUNED = "tuned"
 

@@ -147,5 +147,5 @@ class Evolution(Rival):
 
     def _mutated(self, genes: Genes, window: Window) -> Genes:
         for _ in range(int(self._rng.integers(1, self._exchanges + 1, 2).min())):
-            genes = exchange(self.space, self._axis.table, window.high - window.low, genes, self._rng)
+            genes = exchange(self._axis.table, window.high - window.low, genes, self._rng)
         return genes

@@ -89,11 +89,10 @@ def settle(space: SearchSpace, table: Table, window: Window, genes: Genes, rng: 
     return genes if window.holds(float(table.total(genes))) else None
 
 
-def exchange(space: SearchSpace, table: Table, width: float, genes: Genes, rng: np.random.Generator) -> Genes:
+def exchange(table: Table, width: float, genes: Genes, rng: np.random.Generator) -> Genes:
     """One gene a level down and another one a level up, at nearly the same cost: EvoPress's level switch.
 
     Args:
-        space: The genes.
         table: The cost of genes.
         width: By how much two steps may differ in cost; where no step up is as near, any is taken.
         genes: `(genes,)`, each within its levels; returned as they are when no gene can go down.

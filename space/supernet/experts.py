@@ -43,7 +43,7 @@ class ExpertSums:
 
 
 class ExpertHook:
-    """Sums over the tokens that reach a module of experts while it is on, see `space.models.layout.Routed`."""
+    """Sums over the tokens that reach a module of experts while it is on, see `space.models.block_layout.Routed`."""
 
     def __init__(self, experts: Any) -> None:
         """Begins with a module, of which each expert runs once more, alone, for what it adds."""

@@ -14,8 +14,8 @@ from space.candidate import Candidate, LayerShape
 from space.errors import ShapeError, UserError
 from space.formats.llama_arithmetic import longest_context, require_llama_arithmetic
 from space.spec import ModelSpec
+from space.types import BLOCK
 
-BLOCK = 32  # values of a row that Q8_0 stores with one scale
 GEMMA = "gemma3_text"
 
 
