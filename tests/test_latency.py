@@ -309,10 +309,9 @@ def test_what_llama_cpp_said_is_told_where_it_does_not_load_a_design(
         return file.write_bytes(b"no model") and file if candidate == cut else written(file, candidate)
 
     monkeypatch.setattr(bench.clock, "_write", write)
-    (failed,) = EndToEnd(bench, {"prefill": 1.0}).evaluate([cut])
-    assert failed.status == "failed"
     said = rf"(?s)did not load .*0-{cut.key}\.gguf: exit code 1. It said last:\n.*magic"
-    assert re.search(said, str(failed.error))
+    with pytest.raises(UserError, match=said):
+        [*EndToEnd(bench, {"prefill": 1.0}).evaluate([cut])]
 
 
 def test_few_large_models_are_in_memory_at_once() -> None:
