@@ -20,8 +20,8 @@ import numpy as np
 
 from serving.controllers import DENSE, Controller, Offer, require_nats
 from serving.difficulty import FEATURES, Floats
+from serving.load import Load
 from serving.requests import Choice, Request
-from serving.speeds import Load
 from space.errors import UserError
 from space.files import write_whole
 
@@ -166,7 +166,7 @@ class Bandit(Controller):
     def _times(self, request: Request, load: Load) -> dict[str, float]:
         """The part of the dense model's time that each measured point takes, as the queue stands."""
         ms = {
-            point: load.forecast(point, len(request.prompt)).whole_ms(request.new_tokens)
+            point: load.forecast(point, len(request.prompt), request.new_tokens).whole_ms(request.new_tokens)
             for point in (DENSE, *self._beliefs)
         }
         if math.isinf(ms[DENSE]):

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from serving.api.answers import ChatForm, CompletionForm, Form, Tokens
-from serving.api.asking import Asking, unless_gone
+from serving.api.asking import Asking, Events, unless_gone
 from serving.api.errors import ApiError, busy
 from serving.api.metrics import TYPE, Metrics
 from serving.api.prompts import Prompts
@@ -170,23 +172,28 @@ def make_app(service: Service, metrics: Metrics) -> FastAPI:
     desk, scheduler = Desk(service), service.scheduler
     _tell_errors(app, metrics)
 
-    async def answer(http: Request, asked: Asked, wanted: tuple[str, list[Wanted], Form]) -> Response:
-        point, requests, form = wanted
-        asking = Asking(scheduler, point, requests)
+    one_by_one = asyncio.Lock()  # of a burst, each sees in the queue who came before it
+
+    async def answer(http: Request, asked: Asked, made: Callable[[], tuple[str, list[Wanted], Form]]) -> Response:
+        came = scheduler.clock()
+        async with one_by_one if asked.model == AUTO else nullcontext():
+            point, requests, form = await run_in_threadpool(made)
+            asking = Asking(scheduler, point, requests, came)
         if asked.stream:
-            counts = asked.stream_options is not None and asked.stream_options.include_usage
-            events = asking.events(form, counts)
-            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        body = await unless_gone(asyncio.ensure_future(asking.whole(form)), http)
+            return Events(asking, form, asked.stream_options is not None and asked.stream_options.include_usage)
+        try:
+            body = await unless_gone(asyncio.ensure_future(asking.whole(form)), http)
+        finally:
+            asking.give_up()
         return Response(status_code=499) if body is None else JSONResponse(body)
 
     @app.post("/v1/completions")
     async def completions(http: Request, asked: CompletionAsked) -> Response:
-        return await answer(http, asked, await run_in_threadpool(desk.completion, asked))
+        return await answer(http, asked, partial(desk.completion, asked))
 
     @app.post("/v1/chat/completions")
     async def chats(http: Request, asked: ChatAsked) -> Response:
-        return await answer(http, asked, await run_in_threadpool(desk.chat, asked))
+        return await answer(http, asked, partial(desk.chat, asked))
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
