@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # which needs torch
     from serving.senses import Senses
 
 AUTO, DENSE = "auto", "dense"  # ids of no point, and of the dense model
-COMERS = 24  # requests that may still come, for which there is to be time
+COMERS = 12  # requests that may still come, for which there is to be time
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class Scheduler:
             self.require_room(len(jobs))
             self._waiting.extend(jobs)
             for request, _ in requests:
-                self._demand.come(len(request.prompt), request.new_tokens)
+                self._demand.come(len(request.prompt), request.new_tokens, came)
             self._changed.notify()
         return jobs
 

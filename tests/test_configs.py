@@ -40,8 +40,9 @@ from search.run.recommended import Recommend
 from serving.controllers import Controller, Offer
 from serving.difficulty import FEATURES, Fit, Look, LossModel
 from serving.limits import Limits
+from serving.load import Load
 from serving.requests import Request
-from serving.speeds import Load, Speeds
+from serving.speeds import Speeds
 from space.candidate import Candidate
 from space.errors import UserError
 from space.formats.registry import format_of

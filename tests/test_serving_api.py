@@ -11,17 +11,22 @@ from typing import Any
 
 import pytest
 from helpers_serving import Gated, Points, make_points, running
+from helpers_waiting import until
 
 pytest.importorskip("fastapi", reason="the package fastapi is not installed")
 from httpx2 import ASGITransport, AsyncClient, Response  # what the openai package speaks HTTP with
 
+from serving.api.answers import CompletionForm, Tokens
 from serving.api.app import Service
+from serving.api.asking import Asking, Events
 from serving.api.log import RequestLog
 from serving.api.metrics import Metrics
 from serving.api.server import guarded_app
 from serving.controllers import Offer, SloKeeper, Static
 from serving.limits import Limits
-from serving.requests import Served
+from serving.load import Load
+from serving.requests import Choice, Served
+from serving.requests import Request as Wanted
 from serving.scheduler import Scheduler
 
 OFFERS = (Offer("dense", ("s0",), 0.0, {}), Offer("cut", ("fastest",), 0.5, {"heldout_kl": 0.5}))
@@ -269,6 +274,54 @@ def test_a_controller_chooses_for_auto(points: Points) -> None:
         assert good(server.post("/v1/completions", asked | {"slo_ms": 60_000}))["model"] == "cut"
         text = server.get("/metrics").text
     assert 'paretoprune_slo_requests_total{kept="true",point="cut"} 1.0' in text
+
+
+def test_of_a_burst_each_sees_who_came_before(points: Points) -> None:
+    model, seen = Gated(points.models["cut"]), list[int]()
+
+    class Watching(Static):
+        def choose(self, request: Wanted, load: Load) -> Choice:
+            seen.append(len(load.waiting) + len(load.writing))
+            return super().choose(request, load)
+
+    with running(points, None, {"cut": model}) as scheduler:
+        server = serving(points, scheduler, Metrics(), Watching(OFFERS, "cut"))
+
+        async def talk(client: AsyncClient) -> None:
+            asked = [client.post("/v1/completions", json=COMPLETION | {"model": "auto"}) for _ in range(5)]
+            tasks = [asyncio.create_task(each) for each in asked]
+            while len(seen) < 5:
+                await asyncio.sleep(0.01)
+            model.open()
+            await asyncio.gather(*tasks)
+
+        server.run(talk)
+    assert seen == [0, 1, 2, 3, 4]
+
+
+def test_who_hangs_up_before_the_first_event_is_given_up(points: Points) -> None:
+    model, records = Gated(points.models["cut"]), list[Served]()
+    with running(points, None, {"cut": model}, records.append, ends=()) as scheduler:
+
+        async def hang_up() -> None:
+            asking = Asking(scheduler, "cut", [Wanted((1, 2), 1000)], scheduler.clock())
+            gone = asyncio.Event()
+
+            async def receive() -> Any:
+                await gone.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message: Any) -> None:
+                gone.set()
+                await asyncio.Event().wait()  # a connection that takes nothing
+
+            scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
+            await Events(asking, CompletionForm("cut", Tokens(points.tokenizer), False), False)(scope, receive, send)
+
+        asyncio.run(hang_up())
+        model.open()
+        until(lambda: records)
+    assert [record.outcome for record in records] == ["cancelled"]
 
 
 def test_a_full_queue_and_a_failing_point(points: Points) -> None:

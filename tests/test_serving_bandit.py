@@ -12,8 +12,9 @@ import pytest
 from serving.bandit import COMPARING, Bandit, Belief
 from serving.controllers import Offer
 from serving.difficulty import Look
+from serving.load import Load
 from serving.requests import Request
-from serving.speeds import Load, Speeds
+from serving.speeds import Speeds
 from space.errors import UserError
 
 OFFERS = (Offer("dense", (), 0.0, {}), Offer("mid", (), 0.05, {}), Offer("small", (), 0.4, {}))
