@@ -3,11 +3,12 @@
     python -m benchmarks.pacing [--loads 0.3 0.6 0.9 1.2] [--slacks 4 8 16] [--requests 200] [--seeds 2]
         [--keep 0.99] [--margin 0.1] [--fronts NAME ...]
 
-Requests come as `benchmarks.serving` sends them, at parts of the rate at which the dense model answers them, with limits of
-time of so many times (`--slacks`) what it takes alone. `serving.scheduler` and `serving.controllers` do what they do in
-a server; a forward pass gives the same logits always, and takes the time that its front (`FRONTS`) says, give or take
-`NOISE`, of a clock that nobody waits for. So a change of who answers is judged in a minute, and the same command gives
-the same figures. What is not simulated: clients and the web server that share the machine, and answers that end early.
+Requests come as `benchmarks.serving` sends them, at parts of the rate at which the dense model answers them, with
+limits of time of so many times (`--slacks`) what it takes alone. `serving.scheduler` and `serving.controllers` do what
+they do in a server; a forward pass gives the same logits always, and takes the time that its front (`FRONTS`) says,
+give or take `NOISE`, of a clock that nobody waits for. So a change of who answers is judged in minutes, and a command
+gives the same figures again. What is not simulated: clients and the web server that share the machine, answers that end
+early.
 
 Said of each cell: how many requests kept their limits, and the mean loss of the points that answered. At the end, where
 the dense model keeps less than 60 % and the fastest point 99 %: in how many cells `slo` keeps 99 %; and where the dense
@@ -222,8 +223,8 @@ def verdicts(rows: Sequence[Mapping[str, Cell]]) -> list[str]:
         lost = fmean(row["slo"].loss / row["fastest"].loss for row in easy)
         kept = fmean(row["slo"].kept for row in easy)
         words.append(
-            f"where dense keeps {KEPT:.0%}, in {len(easy)} cells: slo keeps {kept:.1%}, and loses {lost:.2f} times what "
-            "the fastest does"
+            f"where dense keeps {KEPT:.0%}, in {len(easy)} cells: slo keeps {kept:.1%}, and loses {lost:.2f} times "
+            "what the fastest does"
         )
     return words
 

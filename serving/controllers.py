@@ -7,7 +7,8 @@ A controller is a row in `conf/controller/`: a class that is made of the points,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -147,38 +148,42 @@ class Timed(Controller):
         self._fastest = offers[-1].id
         self._keep, self._most = keep, 1 - margin
 
-    def _in_time(self, request: Request, load: Load) -> Iterator[str]:
-        """The points that may answer, best first; those by which the least is late, where something has to be.
+    def _in_time(self, request: Request, load: Load) -> list[str]:
+        """The points that may answer, best first; the one by which the least is late, where something has to be.
 
         Points that are not measured may not, but where none is: then it is the fastest one of the run's front.
         """
-        known = [point for point in self._ids if load.speeds.known(point)]
-        if not known:
-            yield self._fastest
-            return
-        fastest = min(known, key=lambda point: _work_ms(point, request, load))
-        least = self._late(fastest, fastest, request, load)
-        if least:
-            late = {point: self._late(point, fastest, request, load) for point in known}
-            least = min(late.values())
-            yield from (point for point in known if late[point] == least)
-            return
-        yield from (point for point in known if point == fastest or not self._late(point, fastest, request, load))
+        points = [point for point in self._ids if load.speeds.known(point)]
+        if not points:
+            return [self._fastest]
+        fastest = min(points, key=lambda point: _work_ms(point, request, load))
+        late = self._lateness(fastest, request, load)
+        if late(fastest):  # which it might not be beside those who are written by another one already
+            return [
+                min({fastest: None} | {each.point: None for each in load.writing if each.point in points}, key=late)
+            ]
+        points = points[: points.index(fastest) + 1]
+        first = bisect_left(points, True, hi=len(points) - 1, key=lambda point: not late(point))  # ever faster ones
+        return points[first:]
 
-    def _late(self, point: str, fastest: str, request: Request, load: Load) -> float:
-        """How late everybody is, in parts of their limits, if a point answers a request, and one who comes later."""
+    def _lateness(self, fastest: str, request: Request, load: Load) -> Callable[[str], float]:
+        """How late everybody is, in parts of their limits, by who answers a request; `fastest` who comes later."""
         expected, slo = load.expected, request.slo
         length, prompt = expected.length(request.new_tokens), max(round(expected.prompt), 1)
         new = expected.length(round(expected.new_tokens))
-        underway = [*load.writing, *load.waiting, Underway(point, len(request.prompt), length, slo=slo)]
-        for ms in expected.times_ms(COMERS, self._keep):
-            underway.append(Underway(fastest, prompt, new, age_ms=-ms, slo=slo))
-        parts = (
-            each.slo.part(forecast.first_token_ms, forecast.token_ms)
-            for each, forecast in zip(underway, load.ahead(underway), strict=True)
-            if each.slo is not None
-        )
-        return sum(max(part - self._most, 0.0) for part in parts)
+        before = [*load.writing, *load.waiting]
+        comers = [Underway(fastest, prompt, new, age_ms=-ms, slo=slo) for ms in expected.times_ms(COMERS, self._keep)]
+
+        def late(point: str) -> float:
+            underway = [*before, Underway(point, len(request.prompt), length, slo=slo), *comers]
+            parts = (
+                each.slo.part(forecast.first_token_ms, forecast.token_ms)
+                for each, forecast in zip(underway, load.ahead(underway), strict=True)
+                if each.slo is not None
+            )
+            return sum(max(part - self._most, 0.0) for part in parts)
+
+        return late
 
 
 def _work_ms(point: str, request: Request, load: Load) -> float:
@@ -194,7 +199,7 @@ class SloKeeper(Timed):
 
     def choose(self, request: Request, load: Load) -> Choice:
         """See `Controller`."""
-        return Choice(self._ids[0] if request.slo is None else next(self._in_time(request, load)))
+        return Choice(self._ids[0] if request.slo is None else self._in_time(request, load)[0])
 
 
 class Difficulty(Timed):
@@ -237,7 +242,7 @@ class Difficulty(Timed):
     def choose(self, request: Request, load: Load) -> Choice:
         """See `Controller`."""
         losses = self._model.losses(self._senses.look(request.prompt)) | {DENSE: 0.0}
-        points = self._ids if request.slo is None else [*self._in_time(request, load)]
+        points = self._ids if request.slo is None else self._in_time(request, load)
         times = {
             point: load.forecast(point, len(request.prompt), request.new_tokens).whole_ms(request.new_tokens)
             for point in reversed(points)  # of two that are not measured, the run's front has the faster one

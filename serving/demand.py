@@ -14,7 +14,7 @@ SPAN_S = 20.0  # in which what has come is forgotten, but for 37 % of it
 LEAST_S = 1.0  # that demand is averaged over, at a server's beginning
 RECENT = 128  # arrivals, of which bursts are known, and answers, whose lengths are
 AT_ONCE = 0.05  # of the mean time between two requests, within which they come at once
-SPREAD = 2.0  # variance of how many come in a while, as a part of its mean; 1 were each to come by itself
+SPREAD = 2.0  # variance of how many come in a while, as a part of its mean: 1 if each did so alone, at a known rate
 
 
 @dataclass(frozen=True)

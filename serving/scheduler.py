@@ -111,10 +111,7 @@ class Scheduler:
         Raises:
             BusyError: The queue is full, or the server is about to end.
         """
-        jobs = [
-            Job(point, request, listener, self._tokenizer, self._ends, self.clock, came)
-            for request, listener in requests
-        ]
+        jobs = [Job(point, *each, self._tokenizer, self._ends, self.clock, came) for each in requests]
         with self._changed:
             self.require_room(len(jobs))
             self._waiting.extend(jobs)

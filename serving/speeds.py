@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any, TypeVar
-
-import numpy as np
 
 WEIGHT = 0.2  # of a new measurement, once there are as many as its inverse; before, all weigh alike
 _Mean = tuple[float, float, int]  # of measurements: tokens or sequences, milliseconds, and how many there were
@@ -46,13 +46,16 @@ class Speeds:
         means = [*self._read.get(point, {}).copy().values()]  # a copy: the scheduler goes on measuring
         if not means:
             return 0.0
-        size, ms, weight = np.array(means, float).T
-        weight = np.minimum(weight, 1 / WEIGHT)
-        centre, level = np.average(size, weights=weight), np.average(ms, weights=weight)
-        spread = (weight * (size - centre) ** 2).sum()
-        slope = (weight * (size - centre) * (ms - level)).sum() / spread if spread else level / centre
-        slope = min(max(slope, 0.0), level / centre)
-        return float(level + slope * (tokens - centre))
+        weights = [min(count, 1 / WEIGHT) for _, _, count in means]
+        whole = sum(weights)
+        centre = sum(weight * size for weight, (size, _, _) in zip(weights, means, strict=True)) / whole
+        level = sum(weight * ms for weight, (_, ms, _) in zip(weights, means, strict=True)) / whole
+        spread = sum(weight * (size - centre) ** 2 for weight, (size, _, _) in zip(weights, means, strict=True))
+        slope = most = level / centre
+        if spread:
+            rows = zip(weights, means, strict=True)
+            slope = sum(weight * (size - centre) * (ms - level) for weight, (size, ms, _) in rows) / spread
+        return level + min(max(slope, 0.0), most) * (tokens - centre)
 
     def step_ms(self, point: str, sequences: int = 1) -> float:
         """Of a step; 0 before one was measured.
@@ -62,8 +65,10 @@ class Speeds:
         means = sorted(self._step.get(point, {}).copy().values())
         if not means:
             return 0.0
-        sizes, ms, _ = zip(*means, strict=True)
-        return float(np.interp(sequences, sizes, ms))
+        at = bisect_left(means, sequences, key=itemgetter(0))
+        (size, ms, _), (larger, larger_ms, _) = means[max(at - 1, 0)], means[min(at, len(means) - 1)]
+        part = (sequences - size) / (larger - size) if larger > size else 1.0
+        return ms + min(max(part, 0.0), 1.0) * (larger_ms - ms)
 
     def to_json(self) -> dict[str, Any]:
         """All that is measured."""

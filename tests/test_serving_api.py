@@ -16,6 +16,7 @@ from helpers_waiting import until
 pytest.importorskip("fastapi", reason="the package fastapi is not installed")
 from httpx2 import ASGITransport, AsyncClient, Response  # what the openai package speaks HTTP with
 
+import serving.api.asking
 from serving.api.answers import CompletionForm, Tokens
 from serving.api.app import Service
 from serving.api.asking import Asking, Events
@@ -70,7 +71,7 @@ class Server:
         return self.run(lambda client: client.get(path), **headers)  # type: ignore[no-any-return]
 
 
-def serving(
+def serving_points(
     points: Points, scheduler: Scheduler, metrics: Metrics, controller: Any = None, token: str | None = None
 ) -> Server:
     service = Service("tiny", OFFERS, controller or Static(OFFERS), scheduler, points.tokenizer, 64, 128)
@@ -81,7 +82,7 @@ def serving(
 def server(points: Points) -> Iterator[Server]:
     metrics = Metrics()
     with running(points, Limits(new_tokens=100, queue=8), on_served=metrics.served, ends=()) as scheduler:
-        yield serving(points, scheduler, metrics)
+        yield serving_points(points, scheduler, metrics)
 
 
 COMPLETION = {"model": "cut", "prompt": "Ein Text", "max_tokens": 6, "temperature": 0}
@@ -267,7 +268,7 @@ def test_a_controller_chooses_for_auto(points: Points) -> None:
         for point, ms in (("dense", 1000.0), ("cut", 0.001)):
             scheduler.speeds.read(point, 1, ms)
             scheduler.speeds.stepped(point, 1, 0.001)
-        server = serving(points, scheduler, metrics, SloKeeper(OFFERS))
+        server = serving_points(points, scheduler, metrics, SloKeeper(OFFERS))
         asked = COMPLETION | {"model": "auto"}
         assert good(server.post("/v1/completions", asked))["model"] == "dense"
         scheduler.speeds.read("dense", 1, 1e6)
@@ -285,7 +286,7 @@ def test_of_a_burst_each_sees_who_came_before(points: Points) -> None:
             return super().choose(request, load)
 
     with running(points, None, {"cut": model}) as scheduler:
-        server = serving(points, scheduler, Metrics(), Watching(OFFERS, "cut"))
+        server = serving_points(points, scheduler, Metrics(), Watching(OFFERS, "cut"))
 
         async def talk(client: AsyncClient) -> None:
             asked = [client.post("/v1/completions", json=COMPLETION | {"model": "auto"}) for _ in range(5)]
@@ -299,11 +300,15 @@ def test_of_a_burst_each_sees_who_came_before(points: Points) -> None:
     assert seen == [0, 1, 2, 3, 4]
 
 
-def test_who_hangs_up_before_the_first_event_is_given_up(points: Points) -> None:
+@pytest.mark.parametrize("hangs_up", [True, False])
+def test_who_hangs_up_or_reads_nothing_is_given_up(
+    points: Points, hangs_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving.api.asking, "UNREAD_S", 60.0 if hangs_up else 0.05)
     model, records = Gated(points.models["cut"]), list[Served]()
     with running(points, None, {"cut": model}, records.append, ends=()) as scheduler:
 
-        async def hang_up() -> None:
+        async def connected() -> None:
             asking = Asking(scheduler, "cut", [Wanted((1, 2), 1000)], scheduler.clock())
             gone = asyncio.Event()
 
@@ -312,13 +317,14 @@ def test_who_hangs_up_before_the_first_event_is_given_up(points: Points) -> None
                 return {"type": "http.disconnect"}
 
             async def send(message: Any) -> None:
-                gone.set()
+                if hangs_up:  # before anything went out
+                    gone.set()
                 await asyncio.Event().wait()  # a connection that takes nothing
 
             scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
             await Events(asking, CompletionForm("cut", Tokens(points.tokenizer), False), False)(scope, receive, send)
 
-        asyncio.run(hang_up())
+        asyncio.run(connected())
         model.open()
         until(lambda: records)
     assert [record.outcome for record in records] == ["cancelled"]
@@ -328,7 +334,7 @@ def test_a_full_queue_and_a_failing_point(points: Points) -> None:
     model, metrics = Gated(points.models["cut"]), Metrics()
     limits = Limits(active=1, queue=1)
     with running(points, limits, {"cut": model, "dense": points.models["dense"]}, metrics.served) as scheduler:
-        server = serving(points, scheduler, metrics)
+        server = serving_points(points, scheduler, metrics)
 
         async def talk(client: AsyncClient) -> list[Response]:
             first = asyncio.create_task(client.post("/v1/completions", json=COMPLETION))

@@ -11,13 +11,14 @@ from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from serving.api.answers import Form, Written, usage
 from serving.api.errors import ApiError, busy
 from serving.requests import BusyError, End, Piece, Request
 from serving.scheduler import Scheduler
 
+UNREAD_S = 60.0  # that a client may leave events unread, once its connection takes no more
 STATUS = {"timeout": 504, "cancelled": 503, "error": 500}
 
 
@@ -118,9 +119,15 @@ class Events(StreamingResponse):
         self._asking = asking
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """See ASGI; a client that reads nothing for too long is left, as it would keep its place for ever."""
+
+        async def in_time(message: Message) -> None:
+            async with asyncio.timeout(UNREAD_S):
+                await send(message)
+
         try:
-            await super().__call__(scope, receive, send)
+            with suppress(TimeoutError):
+                await super().__call__(scope, receive, in_time)
         finally:
             self._asking.give_up()
 
