@@ -153,7 +153,7 @@ class Trial:
         try:
             self._scheduler.require_room(1)
             who = self._who
-            point = who if isinstance(who, str) else who.choose(request, self._scheduler.load()).point
+            point = who if isinstance(who, str) else who.choose(request, self._scheduler.load).point
             self._scheduler.submit(point, [(request, lambda message: None)])
         except BusyError:
             self._refused += 1

@@ -63,12 +63,12 @@ class Controller(ABC):
         return
 
     @abstractmethod
-    def choose(self, request: Request, load: Load) -> Choice:
+    def choose(self, request: Request, load: Callable[[], Load]) -> Choice:
         """Who answers.
 
         Args:
             request: What is asked; of several prompts the longest one.
-            load: What is going on.
+            load: Says what is going on.
         """
 
     def figures(self) -> Mapping[str, float]:
@@ -100,7 +100,7 @@ class Static(Controller):
             raise UserError(f"controller.point: expected a point that is served, one of {served}, got {point}.")
         self._point = ids[0]
 
-    def choose(self, request: Request, load: Load) -> Choice:
+    def choose(self, request: Request, load: Callable[[], Load]) -> Choice:
         """See `Controller`."""
         return Choice(self._point)
 
@@ -158,24 +158,22 @@ class Timed(Controller):
             return [self._fastest]
         fastest = min(points, key=lambda point: _work_ms(point, request, load))
         late = self._lateness(fastest, request, load)
-        if late(fastest):  # which it might not be beside those who are written by another one already
-            return [
-                min({fastest: None} | {each.point: None for each in load.writing if each.point in points}, key=late)
-            ]
+        if late(fastest):  # perhaps less beside its like is one that writes already
+            used = {each.point: None for each in load.writing if each.point in points}
+            return [min({fastest: None, **used}, key=late)]
         points = points[: points.index(fastest) + 1]
-        first = bisect_left(points, True, hi=len(points) - 1, key=lambda point: not late(point))  # ever faster ones
+        first = bisect_left(points, True, hi=len(points) - 1, key=lambda point: not late(point))  # they get ever faster
         return points[first:]
 
     def _lateness(self, fastest: str, request: Request, load: Load) -> Callable[[str], float]:
         """How late everybody is, in parts of their limits, by who answers a request; `fastest` who comes later."""
         expected, slo = load.expected, request.slo
-        length, prompt = expected.length(request.new_tokens), max(round(expected.prompt), 1)
-        new = expected.length(round(expected.new_tokens))
+        prompt, new = max(round(expected.prompt), 1), expected.length(round(expected.new_tokens))
         before = [*load.writing, *load.waiting]
         comers = [Underway(fastest, prompt, new, age_ms=-ms, slo=slo) for ms in expected.times_ms(COMERS, self._keep)]
 
         def late(point: str) -> float:
-            underway = [*before, Underway(point, len(request.prompt), length, slo=slo), *comers]
+            underway = [*before, load.asked(request, point), *comers]
             parts = (
                 each.slo.part(forecast.first_token_ms, forecast.token_ms)
                 for each, forecast in zip(underway, load.ahead(underway), strict=True)
@@ -197,9 +195,9 @@ class SloKeeper(Timed):
 
     name = "slo"
 
-    def choose(self, request: Request, load: Load) -> Choice:
+    def choose(self, request: Request, load: Callable[[], Load]) -> Choice:
         """See `Controller`."""
-        return Choice(self._ids[0] if request.slo is None else self._in_time(request, load)[0])
+        return Choice(self._ids[0] if request.slo is None else self._in_time(request, load())[0])
 
 
 class Difficulty(Timed):
@@ -239,12 +237,13 @@ class Difficulty(Timed):
         """See `Controller`; fits its prediction, where that was not done before."""
         self._senses, (self._model, self._fit) = senses, senses.fit()
 
-    def choose(self, request: Request, load: Load) -> Choice:
+    def choose(self, request: Request, load: Callable[[], Load]) -> Choice:
         """See `Controller`."""
         losses = self._model.losses(self._senses.look(request.prompt)) | {DENSE: 0.0}
-        points = self._ids if request.slo is None else self._in_time(request, load)
+        now = load()  # after the look, which may have taken a while
+        points = self._ids if request.slo is None else self._in_time(request, now)
         times = {
-            point: load.forecast(point, len(request.prompt), request.new_tokens).whole_ms(request.new_tokens)
+            point: now.whole_ms(request, point)
             for point in reversed(points)  # of two that are not measured, the run's front has the faster one
             if losses[point] <= self._loss
         }

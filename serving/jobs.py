@@ -32,7 +32,6 @@ class Job:
         tokenizer: Any,
         ends: Collection[int],
         clock: Callable[[], float],
-        came: float | None = None,
     ) -> None:
         """Arrives.
 
@@ -43,7 +42,6 @@ class Job:
             tokenizer: Decodes.
             ends: Tokens by which the model ends a text.
             clock: Seconds.
-            came: When it came, by the clock; None for now.
         """
         self.point, self.request = point, request
         self.tokens: list[int] = []
@@ -53,7 +51,7 @@ class Job:
         self._writing = Writing(tokenizer, request.prompt, request.stop)
         self._cancelled = False
         self._clock = clock
-        self._arrived = clock() if came is None else came
+        self._arrived = clock() if request.came is None else request.came
         self._begun: float | None = None
         self._first: float | None = None
         self._last = 0.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from serving.demand import Expected
-from serving.requests import Slo
+from serving.requests import Request, Slo
 from serving.speeds import Speeds
 
 
@@ -21,8 +21,7 @@ class Forecast:
 
     def whole_ms(self, new_tokens: int) -> float:
         """From arrival to the last one of so many tokens."""
-        later = new_tokens - 1
-        return self.first_token_ms + (later * self.token_ms if later else 0.0)  # which may be infinite
+        return self.first_token_ms + (new_tokens - 1) * self.token_ms
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,7 @@ class Load:
         active: Requests that are read or written at a time.
         prefill_tokens: Of a prompt, that are read between two steps.
         expected: Who is likely to come.
+        now: Seconds, by the scheduler's clock.
     """
 
     speeds: Speeds
@@ -67,21 +67,22 @@ class Load:
     active: int
     prefill_tokens: int
     expected: Expected = field(default_factory=Expected)
+    now: float = 0.0
     _step_ms: dict[tuple[str, int], float] = field(default_factory=dict, repr=False, compare=False)
     _read_ms: dict[tuple[str, int], float] = field(default_factory=dict, repr=False, compare=False)
 
-    def forecast(self, point: str, tokens: int, new_tokens: int) -> Forecast:
-        """What a request that comes now has to expect of a point if nobody comes later; infinite for one not measured.
+    def asked(self, request: Request, point: str) -> Underway:
+        """A request that is to be answered by some point, as it would be at the end of the queue."""
+        age_ms = 0.0 if request.came is None else 1e3 * (self.now - request.came)
+        length = self.expected.length(request.new_tokens)
+        return Underway(point, len(request.prompt), length, age_ms=age_ms, slo=request.slo)
 
-        Args:
-            point: Whose it would be.
-            tokens: Of its prompt.
-            new_tokens: To be written, at most.
-        """
+    def whole_ms(self, request: Request, point: str) -> float:
+        """Milliseconds from a request's arrival to its last token if nobody comes later; infinite if not measured."""
         if not self.speeds.known(point):
-            return Forecast(math.inf, math.inf)
-        asked = Underway(point, tokens, self.expected.length(new_tokens))
-        return self.ahead([*self.writing, *self.waiting, asked])[-1]
+            return math.inf
+        asked = self.asked(request, point)
+        return self.ahead([*self.writing, *self.waiting, asked])[-1].whole_ms(asked.unwritten)
 
     def wait_ms(self) -> float:
         """Milliseconds until a request that comes now is read; points that were not measured count as nothing."""

@@ -70,6 +70,7 @@ class Request:
         stop: Texts at which it ends, without them.
         slo: How fast the answer is to be; None where that is left open.
         choice: Who answers, where a controller has chosen.
+        came: When it did, in seconds by the scheduler's clock; None for when that is told of it.
     """
 
     prompt: tuple[int, ...]
@@ -78,6 +79,7 @@ class Request:
     stop: tuple[str, ...] = ()
     slo: Slo | None = None
     choice: Choice | None = None
+    came: float | None = None
 
 
 @dataclass(frozen=True)

@@ -97,13 +97,12 @@ class Scheduler:
         """Whether requests are worked on."""
         return self._thread.is_alive()
 
-    def submit(self, point: str, requests: Sequence[tuple[Request, Listener]], came: float | None = None) -> list[Job]:
+    def submit(self, point: str, requests: Sequence[tuple[Request, Listener]]) -> list[Job]:
         """Takes requests on, all or none.
 
         Args:
             point: Who answers.
             requests: What is asked, and who is told, in the scheduler's thread, of each piece and of the end.
-            came: When they came, by the clock; None for now.
 
         Returns:
             Their jobs, to be cancelled where nobody waits for one any more.
@@ -111,12 +110,12 @@ class Scheduler:
         Raises:
             BusyError: The queue is full, or the server is about to end.
         """
-        jobs = [Job(point, *each, self._tokenizer, self._ends, self.clock, came) for each in requests]
+        jobs = [Job(point, *each, self._tokenizer, self._ends, self.clock) for each in requests]
         with self._changed:
             self.require_room(len(jobs))
             self._waiting.extend(jobs)
             for request, _ in requests:
-                self._demand.come(len(request.prompt), request.new_tokens, came)
+                self._demand.come(len(request.prompt), request.new_tokens, request.came)
             self._changed.notify()
         return jobs
 
@@ -155,7 +154,8 @@ class Scheduler:
         writing = [job for group in self._groups.values() for job in [*group.jobs]]  # last: so nobody goes unseen
         waiting = [job.underway(left, expected) for job, left in jobs.items() if left and job not in writing]
         written = [job.underway(0, expected) for job in writing]
-        return Load(self.speeds, waiting, written, self.limits.active, self.limits.prefill_tokens, expected)
+        most, piece = self.limits.active, self.limits.prefill_tokens
+        return Load(self.speeds, waiting, written, most, piece, expected, self.clock())
 
     @torch.inference_mode()
     def _work(self) -> None:

@@ -281,8 +281,8 @@ def test_of_a_burst_each_sees_who_came_before(points: Points) -> None:
     model, seen = Gated(points.models["cut"]), list[int]()
 
     class Watching(Static):
-        def choose(self, request: Wanted, load: Load) -> Choice:
-            seen.append(len(load.waiting) + len(load.writing))
+        def choose(self, request: Wanted, load: Callable[[], Load]) -> Choice:
+            seen.append(len(load().waiting) + len(load().writing))
             return super().choose(request, load)
 
     with running(points, None, {"cut": model}) as scheduler:
@@ -309,7 +309,7 @@ def test_who_hangs_up_or_reads_nothing_is_given_up(
     with running(points, None, {"cut": model}, records.append, ends=()) as scheduler:
 
         async def connected() -> None:
-            asking = Asking(scheduler, "cut", [Wanted((1, 2), 1000)], scheduler.clock())
+            asking = Asking(scheduler, "cut", [Wanted((1, 2), 1000)])
             gone = asyncio.Event()
 
             async def receive() -> Any:

@@ -34,16 +34,16 @@ def asked(tokens: int, slo: Slo | None = None, new: int = 1) -> Request:
 
 
 def test_static_takes_the_recommended_point_or_the_one_it_is_told() -> None:
-    assert Static(OFFERS).choose(asked(10), load()).point == "s1"
-    assert Static(OFFERS[::2]).choose(asked(10), load()).point == "dense"
-    assert Static(OFFERS, "smallest").choose(asked(10), load()).point == "s2"
+    assert Static(OFFERS).choose(asked(10), load).point == "s1"
+    assert Static(OFFERS[::2]).choose(asked(10), load).point == "dense"
+    assert Static(OFFERS, "smallest").choose(asked(10), load).point == "s2"
     assert not Static(OFFERS).takes_slo
     with pytest.raises(UserError, match=r"one of dense, s0, s1, recommended, s2, fastest, smallest, got s9"):
         Static(OFFERS, "s9")
 
 
 def chosen(slo: Slo | None, now: Load, new: int = 1, **settings: float) -> str:
-    return SloKeeper(OFFERS, **settings).choose(asked(100, slo, new), now).point  # type: ignore[arg-type]
+    return SloKeeper(OFFERS, **settings).choose(asked(100, slo, new), lambda: now).point  # type: ignore[arg-type]
 
 
 def test_the_best_point_in_time_answers() -> None:
@@ -92,7 +92,7 @@ def test_points_that_are_not_measured_are_taken_where_no_other_is() -> None:
     speeds, slo = Speeds(), Slo(first_token_ms=60.0)
 
     def one(slo: Slo | None) -> str:
-        return SloKeeper(OFFERS).choose(asked(100, slo), Load(speeds, (), (), 4, 100)).point
+        return SloKeeper(OFFERS).choose(asked(100, slo), lambda: Load(speeds, (), (), 4, 100)).point
 
     assert (one(None), one(slo)) == ("dense", "s2")
     for ms in (100.0, 50.0):  # too late, but what is known; and in time
@@ -102,7 +102,7 @@ def test_points_that_are_not_measured_are_taken_where_no_other_is() -> None:
 
 
 def test_order_is_by_loss() -> None:
-    assert SloKeeper(OFFERS[::-1]).choose(asked(1), load()).point == "dense"
+    assert SloKeeper(OFFERS[::-1]).choose(asked(1), load).point == "dense"
 
 
 @pytest.mark.parametrize(

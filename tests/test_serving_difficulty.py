@@ -131,7 +131,7 @@ def test_the_fastest_point_within_the_loss_answers() -> None:
     def chosen(speeds: Speeds, loss: float, **losses: float) -> tuple[str, float | None]:
         controller = Difficulty(OFFERS, loss)
         controller.begin(Known(**losses))  # type: ignore[arg-type]
-        choice = controller.choose(Request((1, 2), 10), Load(speeds, (), (), 4, 100))
+        choice = controller.choose(Request((1, 2), 10), lambda: Load(speeds, (), (), 4, 100))
         return choice.point, choice.loss
 
     speeds = Speeds()
@@ -159,7 +159,7 @@ def test_limits_of_time_come_before_the_loss() -> None:
         controller = Difficulty(OFFERS, loss, margin=0.0)
         controller.begin(Known(**losses))  # type: ignore[arg-type]
         now = Load(speeds, (), (), 4, 1000, Expected(rate, prompt=100.0, new_tokens=1.0))
-        choice = controller.choose(Request((1,) * 100, 1, slo=Slo(limit)), now)
+        choice = controller.choose(Request((1,) * 100, 1, slo=Slo(limit)), lambda: now)
         return choice.point, choice.loss
 
     easy, hard = {"s1": 0.1, "s2": 0.2, "s3": 0.9}, {"s1": 0.4, "s2": 0.5, "s3": 0.9}

@@ -10,6 +10,7 @@ import pytest
 
 from serving.demand import RECENT, SPAN_S, SPREAD, Demand, Expected
 from serving.load import Forecast, Load, Underway
+from serving.requests import Request, Slo
 from serving.speeds import WEIGHT, Speeds
 
 SPEEDS = Speeds()
@@ -155,9 +156,19 @@ def test_forecasts_by_hand(
         active,
         prefill_tokens=100,
     )
-    close(now.forecast("s1", 100, 11), *expected)
-    assert now.wait_ms() == pytest.approx(expected[0] - 50.0)
-    assert math.isinf(now.forecast("s9", 100, 11).first_token_ms)
+    request = Request((0,) * 100, 11)
+    first_token_ms, token_ms = expected
+    close(now.ahead([*now.writing, *now.waiting, now.asked(request, "s1")])[-1], first_token_ms, token_ms)
+    assert now.whole_ms(request, "s1") == pytest.approx(first_token_ms + 10 * token_ms)
+    assert now.wait_ms() == pytest.approx(first_token_ms - 50.0)
+    assert math.isinf(now.whole_ms(request, "s9"))
+
+
+def test_a_request_is_as_old_as_it_is() -> None:
+    now = Load(SPEEDS, [], [], 4, 100, Expected(written=0.5), now=12.0)
+    request = Request((0,) * 100, 10, slo=Slo(5.0), came=11.5)
+    assert now.asked(request, "s1") == Underway("s1", 100, 5, age_ms=500.0, slo=Slo(5.0))
+    assert now.whole_ms(request, "s1") == pytest.approx(500 + 50 + 4 * 6)
 
 
 def test_what_was_and_what_is_to_come_are_parts_of_a_forecast() -> None:

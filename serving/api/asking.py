@@ -25,14 +25,13 @@ STATUS = {"timeout": 504, "cancelled": 503, "error": 500}
 class Asking:
     """The answers to the texts of one request over HTTP; made and read in the event loop."""
 
-    def __init__(self, scheduler: Scheduler, point: str, requests: Sequence[Request], came: float) -> None:
+    def __init__(self, scheduler: Scheduler, point: str, requests: Sequence[Request]) -> None:
         """Asks; whoever does has to `give_up` at the end, whatever that was.
 
         Args:
             scheduler: Whom.
             point: Who is to answer.
             requests: What, one or more.
-            came: When they came, by the scheduler's clock.
 
         Raises:
             ApiError: The queue is full, or the server has ended.
@@ -44,7 +43,7 @@ class Asking:
         self._prompt_tokens, self._new_tokens = sum(len(each.prompt) for each in requests), 0
         listeners = [(request, partial(self._hear, index)) for index, request in enumerate(requests)]
         try:
-            self._jobs = scheduler.submit(point, listeners, came)
+            self._jobs = scheduler.submit(point, listeners)
         except BusyError as error:
             raise busy(error) from error
 
