@@ -198,7 +198,7 @@ def cells(front: Front, arguments: argparse.Namespace) -> dict[tuple[float, floa
             lost += [losses[each.point] for each in served]
         return Cell(kept / len(prompts) / arguments.seeds, fmean(lost))
 
-    table = {}
+    table = dict[tuple[float, float], dict[str, Cell]]()
     for slack in arguments.slacks:
         slo = Slo(slack * first_ms, slack * token_ms)
         for load in arguments.loads:

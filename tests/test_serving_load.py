@@ -122,7 +122,7 @@ def test_in_virtual_time_slo_keeps_what_the_dense_model_does_not() -> None:
     assert first == again
     calm, busy = first.values()
     assert calm["slo"].kept == 1
-    assert calm["slo"].loss < 0.3 * calm["fastest"].loss
+    assert calm["slo"].loss < 0.5 * calm["fastest"].loss
     assert busy["slo"].kept > max(busy["dense"].kept, 0.97)
     assert busy["slo"].loss < busy["fastest"].loss
     words = pacing.verdicts([calm, busy])

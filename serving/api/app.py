@@ -7,7 +7,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -185,7 +185,8 @@ def make_app(service: Service, metrics: Metrics) -> FastAPI:
     one_by_one = asyncio.Lock()  # of a burst, each sees in the queue who came before it
 
     async def answer(http: Request, asked: Asked, made: Callable[[], tuple[str, list[Wanted], Form]]) -> Response:
-        async with one_by_one if asked.model == AUTO else nullcontext():
+        in_turn: AbstractAsyncContextManager[Any] = one_by_one if asked.model == AUTO else nullcontext()
+        async with in_turn:
             point, requests, form = await run_in_threadpool(made)
             asking = Asking(scheduler, point, requests)
         if asked.stream:
