@@ -7,8 +7,7 @@ A controller is a row in `conf/controller/`: a class that is made of the points,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -148,22 +147,20 @@ class Timed(Controller):
         self._fastest = offers[-1].id
         self._keep, self._most = keep, 1 - margin
 
-    def _in_time(self, request: Request, load: Load) -> list[str]:
+    def _in_time(self, request: Request, load: Load) -> Iterator[str]:
         """The points that may answer, best first; the one by which the least is late, where something has to be.
 
         Points that are not measured may not, but where none is: then it is the fastest one of the run's front.
         """
         points = [point for point in self._ids if load.speeds.known(point)]
         if not points:
-            return [self._fastest]
+            return iter([self._fastest])
         fastest = min(points, key=lambda point: _work_ms(point, request, load))
         late = self._lateness(fastest, request, load)
         if late(fastest):  # perhaps less beside its like is one that writes already
             used = {each.point: None for each in load.writing if each.point in points}
-            return [min({fastest: None, **used}, key=late)]
-        points = points[: points.index(fastest) + 1]
-        first = bisect_left(points, True, hi=len(points) - 1, key=lambda point: not late(point))  # they get ever faster
-        return points[first:]
+            return iter([min({fastest: None, **used}, key=late)])
+        return (point for point in points if point == fastest or not late(point))
 
     def _lateness(self, fastest: str, request: Request, load: Load) -> Callable[[str], float]:
         """How late everybody is, in parts of their limits, by who answers a request; `fastest` who comes later."""
@@ -197,7 +194,7 @@ class SloKeeper(Timed):
 
     def choose(self, request: Request, load: Callable[[], Load]) -> Choice:
         """See `Controller`."""
-        return Choice(self._ids[0] if request.slo is None else self._in_time(request, load())[0])
+        return Choice(self._ids[0] if request.slo is None else next(self._in_time(request, load())))
 
 
 class Difficulty(Timed):
@@ -241,7 +238,7 @@ class Difficulty(Timed):
         """See `Controller`."""
         losses = self._model.losses(self._senses.look(request.prompt)) | {DENSE: 0.0}
         now = load()  # after the look, which may have taken a while
-        points = self._ids if request.slo is None else self._in_time(request, now)
+        points = self._ids if request.slo is None else [*self._in_time(request, now)]
         times = {
             point: now.whole_ms(request, point)
             for point in reversed(points)  # of two that are not measured, the run's front has the faster one

@@ -285,14 +285,20 @@ def test_of_a_burst_each_sees_who_came_before(points: Points) -> None:
             seen.append(len(load().waiting) + len(load().writing))
             return super().choose(request, load)
 
-    with running(points, None, {"cut": model}) as scheduler:
-        server = serving_points(points, scheduler, Metrics(), Watching(OFFERS, "cut"))
+    with running(points, None, {"cut": model}, ends=()) as scheduler:
+        service = Service("tiny", OFFERS[1:], Watching(OFFERS, "cut"), scheduler, points.tokenizer, 64, 128)
+        server = Server(service, Metrics())
 
         async def talk(client: AsyncClient) -> None:
             asked = [client.post("/v1/completions", json=COMPLETION | {"model": "auto"}) for _ in range(5)]
             tasks = [asyncio.create_task(each) for each in asked]
             while len(seen) < 5:
                 await asyncio.sleep(0.01)
+            model.gate.release()  # one prompt
+            text, end = "", time.monotonic() + 30
+            while 'active{point="cut"} 1.0' not in text and time.monotonic() < end:
+                text = (await client.get("/metrics")).text
+            assert "paretoprune_queue 4.0" in text
             model.open()
             await asyncio.gather(*tasks)
 
