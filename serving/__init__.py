@@ -6,8 +6,9 @@
 - `batch`: the sequences of one point that share a key-value cache; `jobs`: a request on its way; `scheduler`: all of
   them, in one thread.
 - `speeds`: what the server has measured of itself; `warming`: at first, kept beside the run.
+- `load`: what it has to do, rolled forward with these speeds; `demand`: who is likely to come.
 - `live`: what the server does now, told beside the run.
-- `controllers`: which point answers; `pace`: how good it may be under load; `bandit`: one that learns.
+- `controllers`: which point answers; `bandit`: one that learns.
 - `difficulty`: what points lose on a prompt, predicted; `fitting` of that; `senses`: what the models are asked for it.
 
 Rooms: `api` (the same over HTTP, as OpenAI's clients ask it).

@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,8 @@ import numpy as np
 
 from serving.controllers import DENSE, Controller, Offer, require_nats
 from serving.difficulty import FEATURES, Floats
+from serving.load import Load
 from serving.requests import Choice, Request
-from serving.speeds import Load
 from space.errors import UserError
 from space.files import write_whole
 
@@ -137,9 +137,10 @@ class Bandit(Controller):
                 f"{type(error).__name__}: {error}. Delete it; it is learned again."
             ) from error
 
-    def choose(self, request: Request, load: Load) -> Choice:
+    def choose(self, request: Request, load: Callable[[], Load]) -> Choice:
         """See `Controller`."""
-        row, times = self._senses.look(request.prompt).row, self._times(request, load)
+        row = self._senses.look(request.prompt).row
+        times = self._times(request, load())
         with self._lock:
             explores = self._generator.random() < self._share
             means = self._losses(row, drawn=False)
@@ -165,10 +166,7 @@ class Bandit(Controller):
 
     def _times(self, request: Request, load: Load) -> dict[str, float]:
         """The part of the dense model's time that each measured point takes, as the queue stands."""
-        ms = {
-            point: load.forecast(point, len(request.prompt)).whole_ms(request.new_tokens)
-            for point in (DENSE, *self._beliefs)
-        }
+        ms = {point: load.whole_ms(request, point) for point in (DENSE, *self._beliefs)}
         if math.isinf(ms[DENSE]):
             return {DENSE: 1.0}
         return {point: each / ms[DENSE] for point, each in ms.items() if math.isfinite(each)}

@@ -40,8 +40,9 @@ class Prefill:
         tokens = self._prompt[self.read : self.read + most]
         device = self._model.device
         positions = torch.arange(self.read, self.read + len(tokens), device=device)[None]
+        logits = _logits(self._model, torch.tensor([tokens], device=device), None, positions, self.cache)[0]
         self.read += len(tokens)
-        return _logits(self._model, torch.tensor([tokens], device=device), None, positions, self.cache)[0]
+        return logits
 
 
 class Batch:

@@ -6,24 +6,21 @@ A controller is a row in `conf/controller/`: a class that is made of the points,
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from serving.pace import Pace
+from serving.load import Load, Underway
 from serving.requests import Choice, Request, Slo
-from serving.speeds import Load
 from space.errors import UserError
 
 if TYPE_CHECKING:  # which needs torch
     from serving.senses import Senses
 
 AUTO, DENSE = "auto", "dense"  # ids of no point, and of the dense model
-RECENT = 48  # requests, whose predicted losses say how busy points will be
+COMERS = 12  # requests that may still come, for which there is to be time
 
 
 @dataclass(frozen=True)
@@ -65,12 +62,12 @@ class Controller(ABC):
         return
 
     @abstractmethod
-    def choose(self, request: Request, load: Load) -> Choice:
+    def choose(self, request: Request, load: Callable[[], Load]) -> Choice:
         """Who answers.
 
         Args:
             request: What is asked; of several prompts the longest one.
-            load: What is going on.
+            load: Says what is going on.
         """
 
     def figures(self) -> Mapping[str, float]:
@@ -102,13 +99,19 @@ class Static(Controller):
             raise UserError(f"controller.point: expected a point that is served, one of {served}, got {point}.")
         self._point = ids[0]
 
-    def choose(self, request: Request, load: Load) -> Choice:
+    def choose(self, request: Request, load: Callable[[], Load]) -> Choice:
         """See `Controller`."""
         return Choice(self._point)
 
 
 class Timed(Controller):
-    """Keeps limits of time, where there are such."""
+    """Keeps limits of time, where there are such.
+
+    It looks ahead, with the speeds that are measured: how everybody who waits or is being written will fare beside the
+    request, and those who may come before it has ended, if the fastest point answers them. A point may answer where
+    nobody is late with it whom another point would keep in time. So there is always a way back: by the next request the
+    fastest one can still save what has come.
+    """
 
     takes_slo = True
 
@@ -118,7 +121,7 @@ class Timed(Controller):
         first_token_ms: float | None = None,
         token_ms: float | None = None,
         keep: float = 0.99,
-        room: float = 0.8,
+        margin: float = 0.1,
     ) -> None:
         """Begins with the best one.
 
@@ -126,59 +129,72 @@ class Timed(Controller):
             offers: The points that are served, in any order.
             first_token_ms: Limit to the first token of requests that say none; None for no such limit.
             token_ms: The same from token to token.
-            keep: See `serving.pace.Pace`.
-            room: See there.
+            keep: The probability with which no more requests come than there is time for.
+            margin: The part of each limit that a forecast leaves free, as it is not exact.
 
         Raises:
-            UserError: A limit is not above 0, or see `serving.pace.Pace`.
+            UserError: A limit is not above 0, `keep` is not between 0 and 1, or the margin not from 0 to below 1.
         """
         for name, limit in (("first_token_ms", first_token_ms), ("token_ms", token_ms)):
             if limit is not None and not limit > 0:
                 raise UserError(f"controller.{name}: expected milliseconds above 0, or null for any, got {limit}.")
+        if not 0 < keep < 1:
+            raise UserError(f"controller.keep: expected a probability between 0 and 1, got {keep}.")
+        if not 0 <= margin < 1:
+            raise UserError(f"controller.margin: expected a part from 0 to below 1, got {margin}.")
         self.slo = None if first_token_ms is None and token_ms is None else Slo(first_token_ms, token_ms)
         self._ids = [offer.id for offer in sorted(offers, key=lambda offer: offer.loss)]
         self._fastest = offers[-1].id
-        self._pace = Pace(keep, room)
+        self._keep, self._most = keep, 1 - margin
 
-    def figures(self) -> Mapping[str, float]:
-        """See `Controller`: the part of its time that a point may be busy, as it was learned."""
-        return {"busy_limit": self._pace.most}
+    def _in_time(self, request: Request, load: Load) -> Iterator[str]:
+        """The points that may answer, best first; the one by which the least is late, where something has to be.
 
-    def _in_time(self, request: Request, load: Load, begin: int) -> str:
-        """The best point in time, as the queue stands; where none is, the one that is least late.
-
-        Args:
-            request: What is asked, with limits.
-            load: What is going on.
-            begin: The first one that may answer, of `_ids`.
+        Points that are not measured may not, but where none is: then it is the fastest one of the run's front.
         """
-        assert request.slo is not None
-        times = [load.forecast(point, len(request.prompt)) for point in self._ids]
-        parts = [request.slo.part(each.first_token_ms, each.token_ms) for each in times]
-        if math.isinf(min(parts)):  # none is measured: the run's front says which is the fastest
-            return self._fastest
-        kept = (at for at, part in enumerate(parts) if at >= begin and part <= 1)
-        return self._ids[next(kept, parts.index(min(parts)))]
+        points = [point for point in self._ids if load.speeds.known(point)]
+        if not points:
+            return iter([self._fastest])
+        fastest = min(points, key=lambda point: _work_ms(point, request, load))
+        late = self._lateness(fastest, request, load)
+        if late(fastest):  # perhaps less beside its like is one that writes already
+            used = {each.point: None for each in load.writing if each.point in points}
+            return iter([min({fastest: None, **used}, key=late)])
+        return (point for point in points if point == fastest or not late(point))
 
-    def _learner(self, point: str) -> Callable[[float], None]:
-        """What a choice is to be told of its limits: the fastest point is late whatever others may do."""
-        return lambda part: self._pace.told(part) if part <= 1 or point != self._ids[-1] else None
+    def _lateness(self, fastest: str, request: Request, load: Load) -> Callable[[str], float]:
+        """How late everybody is, in parts of their limits, by who answers a request; `fastest` who comes later."""
+        expected, slo = load.expected, request.slo
+        prompt, new = max(round(expected.prompt), 1), expected.length(round(expected.new_tokens))
+        before = [*load.writing, *load.waiting]
+        comers = [Underway(fastest, prompt, new, age_ms=-ms, slo=slo) for ms in expected.times_ms(COMERS, self._keep)]
+
+        def late(point: str) -> float:
+            underway = [*before, load.asked(request, point), *comers]
+            parts = (
+                each.slo.part(forecast.first_token_ms, forecast.token_ms)
+                for each, forecast in zip(underway, load.ahead(underway), strict=True)
+                if each.slo is not None
+            )
+            return sum(max(part - self._most, 0.0) for part in parts)
+
+        return late
+
+
+def _work_ms(point: str, request: Request, load: Load) -> float:
+    """Milliseconds of a point's time that a request takes where as many are written together as may be."""
+    speeds, steps = load.speeds, load.expected.length(request.new_tokens) - 1
+    return speeds.read_ms(point, len(request.prompt)) + steps * speeds.step_ms(point, load.active) / load.active
 
 
 class SloKeeper(Timed):
-    """The best point that is fast enough, for what is asked for and as the queue stands; the fastest where none is.
-
-    Points whose speed is not measured yet are taken where no other is, the fastest one of the run's front first.
-    """
+    """The best point that is fast enough, for all who wait and may come; where none is, the one that is least late."""
 
     name = "slo"
 
-    def choose(self, request: Request, load: Load) -> Choice:
+    def choose(self, request: Request, load: Callable[[], Load]) -> Choice:
         """See `Controller`."""
-        if request.slo is None:
-            return Choice(self._ids[0])
-        point = self._in_time(request, load, self._pace.first([load.busy(point) for point in self._ids]))
-        return Choice(point, took=self._learner(point))
+        return Choice(self._ids[0] if request.slo is None else next(self._in_time(request, load())))
 
 
 class Difficulty(Timed):
@@ -193,7 +209,7 @@ class Difficulty(Timed):
         first_token_ms: float | None = None,
         token_ms: float | None = None,
         keep: float = 0.99,
-        room: float = 0.8,
+        margin: float = 0.1,
     ) -> None:
         """Predicts nothing yet.
 
@@ -203,50 +219,37 @@ class Difficulty(Timed):
             first_token_ms: See `Timed`.
             token_ms: See there.
             keep: See there.
-            room: See there.
+            margin: See there.
 
         Raises:
             UserError: The loss is not above 0, or there is no point but the dense model; or see `Timed`.
         """
-        super().__init__(offers, first_token_ms, token_ms, keep, room)
+        super().__init__(offers, first_token_ms, token_ms, keep, margin)
         require_nats("loss", loss)
         if len(offers) == 1:
             raise UserError("controller=difficulty: expected points beside the dense model, got none. See points=.")
-        self._most = loss
-        self._recent: deque[Mapping[str, float]] = deque(maxlen=RECENT)
+        self._loss = loss
 
     def begin(self, senses: Senses) -> None:
         """See `Controller`; fits its prediction, where that was not done before."""
         self._senses, (self._model, self._fit) = senses, senses.fit()
 
-    def choose(self, request: Request, load: Load) -> Choice:
+    def choose(self, request: Request, load: Callable[[], Load]) -> Choice:
         """See `Controller`."""
         losses = self._model.losses(self._senses.look(request.prompt)) | {DENSE: 0.0}
-        if request.slo is None:
-            times = {
-                point: load.forecast(point, len(request.prompt)).whole_ms(request.new_tokens)
-                for point in reversed(self._ids)  # of two that are not measured, the run's front has the faster one
-                if losses[point] <= self._most
-            }
-            point = min(times, key=times.__getitem__)
-            return Choice(point, losses[point])
-        busy = {point: load.busy(point) for point in self._ids}
-        self._recent.append(losses)  # of its last requests follows how busy it would be
-        recent = [*self._recent]
-        mean = [fmean(busy[self._within(each, busy, at)] for each in recent) for at in range(len(self._ids))]
-        point = self._within(losses, busy, self._pace.first(mean))
-        point = self._in_time(request, load, self._ids.index(point))
-        return Choice(point, losses[point], took=self._learner(point))
-
-    def _within(self, losses: Mapping[str, float], busy: Mapping[str, float], begin: int) -> str:
-        """The least busy of the points from one on that loses little enough; where none does, that one."""
-        within = [point for point in reversed(self._ids[begin:]) if losses[point] <= self._most]  # as above
-        return min(within, key=busy.__getitem__, default=self._ids[begin])
+        now = load()  # after the look, which may have taken a while
+        points = self._ids if request.slo is None else [*self._in_time(request, now)]
+        times = {
+            point: now.whole_ms(request, point)
+            for point in reversed(points)  # of two that are not measured, the run's front has the faster one
+            if losses[point] <= self._loss
+        }
+        point = min(times, key=times.__getitem__) if times else min(points, key=losses.__getitem__)
+        return Choice(point, losses[point])
 
     def figures(self) -> Mapping[str, float]:
-        """See `Timed`; and how well its prediction holds on held-out text, the means over points."""
-        fit = {"r2": fmean(self._fit.r2.values()), "rank_correlation": fmean(self._fit.rank.values())}
-        return {**super().figures(), **fit}
+        """See `Controller`: how well its prediction holds on held-out text, the means over points."""
+        return {"r2": fmean(self._fit.r2.values()), "rank_correlation": fmean(self._fit.rank.values())}
 
 
 def smallest_of(offers: Sequence[Offer]) -> str:

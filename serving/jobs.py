@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import Tensor
 
+from serving.demand import Expected
+from serving.load import Underway
 from serving.requests import End, Listener, Outcome, Piece, Request, Served
 from serving.sampling import Sampler
 from serving.writing import Writing
@@ -24,7 +24,15 @@ class Job:
         outcome: Of its end; None before.
     """
 
-    def __init__(self, point: str, request: Request, listener: Listener, tokenizer: Any, ends: Collection[int]) -> None:
+    def __init__(
+        self,
+        point: str,
+        request: Request,
+        listener: Listener,
+        tokenizer: Any,
+        ends: Collection[int],
+        clock: Callable[[], float],
+    ) -> None:
         """Arrives.
 
         Args:
@@ -33,6 +41,7 @@ class Job:
             listener: Told of each piece, and of the end.
             tokenizer: Decodes.
             ends: Tokens by which the model ends a text.
+            clock: Seconds.
         """
         self.point, self.request = point, request
         self.tokens: list[int] = []
@@ -41,9 +50,11 @@ class Job:
         self._sampler = Sampler(request.sampling)
         self._writing = Writing(tokenizer, request.prompt, request.stop)
         self._cancelled = False
-        self._arrived = time.monotonic()
+        self._clock = clock
+        self._arrived = clock() if request.came is None else request.came
         self._begun: float | None = None
-        self._first = self._last = 0.0
+        self._first: float | None = None
+        self._last = 0.0
 
     def cancel(self) -> None:
         """Says that nobody waits for it any more; from any thread."""
@@ -51,7 +62,25 @@ class Job:
 
     def begin(self) -> None:
         """Says that work on it begins."""
-        self._begun = time.monotonic()
+        self._begun = self._clock()
+
+    def underway(self, unread: int, expected: Expected) -> Underway:
+        """What it is for forecasts; from any thread.
+
+        Args:
+            unread: Tokens of its prompt that are not read.
+            expected: How much is likely to be written.
+        """
+        written, first = len(self.tokens), self._first
+        return Underway(
+            point=self.point,
+            unread=unread,
+            unwritten=max(expected.length(self.request.new_tokens) - written, 1),
+            written=written,
+            age_ms=1e3 * (self._clock() - self._arrived),
+            first_ms=0.0 if first is None else 1e3 * (first - self._arrived),
+            slo=self.request.slo,
+        )
 
     def lost(self, timeout_s: float) -> Outcome | None:
         """Why it is to be ended before its time, if it is.
@@ -61,7 +90,7 @@ class Job:
         """
         if self._cancelled:
             return "cancelled"
-        return "timeout" if time.monotonic() > self._arrived + timeout_s else None
+        return "timeout" if self._clock() > self._arrived + timeout_s else None
 
     def take(self, logits: Tensor) -> None:
         """Draws the next token and tells of it; see `outcome` then.
@@ -74,8 +103,8 @@ class Job:
         """
         token, likely = self._sampler.draw(logits)
         self.tokens.append(token)
-        self._last = time.monotonic()
-        self._first = self._first or self._last
+        self._last = self._clock()
+        self._first = self._last if self._first is None else self._first
         if token in self._ends:
             self.outcome, likely, text = "stop", None, self._writing.end()
         else:
@@ -91,20 +120,20 @@ class Job:
     def end(self, outcome: Outcome, error: str = "") -> Served:
         """Tells of its end, and gives what is known of it."""
         self.outcome = outcome
-        now = time.monotonic()
-        first_s = self._first - self._arrived if self._first else None
-        token_s = (self._last - self._first) / (len(self.tokens) - 1) if len(self.tokens) > 1 else None
-        slo, choice, part = self.request.slo, self.request.choice, None
+        now = self._clock()
+        first_s = None if self._first is None else self._first - self._arrived
+        token_s = None
+        if self._first is not None and len(self.tokens) > 1:
+            token_s = (self._last - self._first) / (len(self.tokens) - 1)
+        slo, choice, kept = self.request.slo, self.request.choice, None
         whole = outcome in ("stop", "length")
         if slo is not None and whole and first_s is not None:
-            part = slo.part(1e3 * first_s, 1e3 * (token_s or 0.0))
+            kept = slo.part(1e3 * first_s, 1e3 * (token_s or 0.0)) <= 1
         elif slo is not None and outcome in ("timeout", "error"):
-            part = math.inf
+            kept = False
         self._listener(End(outcome, len(self.tokens), error))
         if whole and choice is not None and choice.learn is not None:
             choice.learn(self.request.prompt, self.tokens)
-        if part is not None and choice is not None and choice.took is not None:
-            choice.took(part)
         return Served(
             point=self.point,
             prompt_tokens=len(self.request.prompt),
@@ -114,7 +143,7 @@ class Job:
             waited_s=(now if self._begun is None else self._begun) - self._arrived,
             first_token_s=first_s,
             token_s=token_s,
-            slo_kept=None if part is None else part <= 1,
+            slo_kept=kept,
             predicted_loss=choice.loss if choice else None,
             error=error,
         )

@@ -52,14 +52,11 @@ class Choice:
         point: Its id.
         loss: Nats a token that it is expected to lose against the dense model; None where nobody predicts that.
         learn: Told the prompt and the whole answer in tokens, in the scheduler's thread; None where nobody learns.
-        took: Told there which part of its limits of time the answer took, above 1 where it was late; None where nobody
-            learns from that.
     """
 
     point: str
     loss: float | None = None
     learn: Callable[[Sequence[int], Sequence[int]], None] | None = None
-    took: Callable[[float], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +70,7 @@ class Request:
         stop: Texts at which it ends, without them.
         slo: How fast the answer is to be; None where that is left open.
         choice: Who answers, where a controller has chosen.
+        came: When it did, in seconds by the scheduler's clock; None for when that is told of it.
     """
 
     prompt: tuple[int, ...]
@@ -81,6 +79,7 @@ class Request:
     stop: tuple[str, ...] = ()
     slo: Slo | None = None
     choice: Choice | None = None
+    came: float | None = None
 
 
 @dataclass(frozen=True)

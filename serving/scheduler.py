@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
@@ -19,10 +20,12 @@ from typing import Any, TypeVar
 import torch
 
 from serving.batch import Batch, Prefill
+from serving.demand import Demand
 from serving.jobs import Job
 from serving.limits import Limits
+from serving.load import Load
 from serving.requests import BusyError, Listener, Outcome, Request, Served
-from serving.speeds import Demand, Load, Speeds, Waiting, timed
+from serving.speeds import Speeds
 
 LONGEST_RETRY_S = 600
 _T = TypeVar("_T")
@@ -43,6 +46,7 @@ class Scheduler:
     Attributes:
         speeds: What it measures as it goes.
         limits: What it takes on.
+        clock: Seconds, by which it goes.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Scheduler:
         ends: Collection[int],
         limits: Limits,
         on_served: Callable[[Served], None] = lambda served: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Works on nothing yet.
 
@@ -61,9 +66,10 @@ class Scheduler:
             ends: Tokens by which a text ends.
             limits: What it takes on.
             on_served: Told of each request at its end, in the scheduler's thread.
+            clock: See above.
         """
-        self.speeds, self.limits = Speeds(), limits
-        self._demand = Demand()
+        self.speeds, self.limits, self.clock = Speeds(), limits, clock
+        self._demand = Demand(clock)
         self._groups = {point: _Group(model, Batch(model)) for point, model in models.items()}
         self._tokenizer, self._ends, self._on_served = tokenizer, frozenset(ends), on_served
         self._waiting: deque[Job] = deque()
@@ -104,12 +110,12 @@ class Scheduler:
         Raises:
             BusyError: The queue is full, or the server is about to end.
         """
-        jobs = [Job(point, request, listener, self._tokenizer, self._ends) for request, listener in requests]
+        jobs = [Job(point, *each, self._tokenizer, self._ends, self.clock) for each in requests]
         with self._changed:
             self.require_room(len(jobs))
             self._waiting.extend(jobs)
             for request, _ in requests:
-                self._demand.come(len(request.prompt), request.new_tokens)
+                self._demand.come(len(request.prompt), request.new_tokens, request.came)
             self._changed.notify()
         return jobs
 
@@ -141,27 +147,21 @@ class Scheduler:
     def load(self) -> Load:
         """What is going on now."""
         with self._changed:
-            jobs = [Waiting(job.point, len(job.request.prompt), job.request.new_tokens) for job in self._waiting]
-            rates = self._demand.rates()
+            jobs = {job: len(job.request.prompt) for job in self._waiting}
+            expected = self._demand.expected()
         if reading := self._reading:
-            jobs.insert(0, Waiting(reading[0].point, reading[1].left, reading[0].request.new_tokens))
-        writing = [
-            (point, job.request.new_tokens - len(job.tokens))
-            for point, group in self._groups.items()
-            for job in [*group.jobs]
-        ]
-        return Load(self.speeds, jobs, writing, self.limits.active, self.limits.prefill_tokens, rates)
+            jobs = {reading[0]: reading[1].left} | jobs
+        writing = [job for group in self._groups.values() for job in [*group.jobs]]  # last: so nobody goes unseen
+        waiting = [job.underway(left, expected) for job, left in jobs.items() if left and job not in writing]
+        written = [job.underway(0, expected) for job in writing]
+        most, piece = self.limits.active, self.limits.prefill_tokens
+        return Load(self.speeds, waiting, written, most, piece, expected, self.clock())
 
     @torch.inference_mode()
     def _work(self) -> None:
         try:
             while self._wait():
-                self._tidy()
-                self._answer_call()
-                self._read()
-                for point, group in self._groups.items():
-                    if group.jobs:
-                        self._write(point, group)
+                self.turn()
         finally:  # also where the scheduler itself is wrong: nobody is to wait for it for ever
             with self._changed:
                 self._closed = True
@@ -176,6 +176,15 @@ class Scheduler:
             ends = [job.end("cancelled", "The server has ended.") for job in left if job.outcome is None]
             for served in ends:  # when all are told
                 self._on_served(served)
+
+    def turn(self) -> None:
+        """All once; for its own thread, or for whoever never starts that."""
+        self._tidy()
+        self._answer_call()
+        self._read()
+        for point, group in self._groups.items():
+            if group.jobs:
+                self._write(point, group)
 
     def _wait(self) -> bool:
         """Waits for work; False at the end."""
@@ -238,16 +247,17 @@ class Scheduler:
                 self._reading = job, Prefill(self._groups[job.point].model, job.request.prompt)
             job.begin()
         job, prefill = self._reading
-        group, tokens = self._groups[job.point], min(prefill.left, self.limits.prefill_tokens)
+        group, tokens, begun = self._groups[job.point], min(prefill.left, self.limits.prefill_tokens), self.clock()
         try:
-            logits, ms = timed(prefill.step, tokens)
-            self.speeds.read(job.point, tokens, ms)
+            logits = prefill.step(tokens)
+            if not prefill.left:
+                job.take(logits)
+                if job.outcome is None:
+                    group.batch.join(prefill)
+                    group.jobs.append(job)
+            self.speeds.read(job.point, tokens, 1e3 * (self.clock() - begun))
             if prefill.left:
                 return
-            job.take(logits)
-            if job.outcome is None:
-                group.batch.join(prefill)
-                group.jobs.append(job)
         except Exception as error:  # of one request, or of the device: it is told, and others go on
             self._end(job, "error", f"{type(error).__name__}: {error}")
         else:
@@ -257,10 +267,9 @@ class Scheduler:
 
     def _write(self, point: str, group: _Group) -> None:
         """One more token for every sequence of a point."""
-        tokens = [job.tokens[-1] for job in group.jobs]
+        tokens, begun = [job.tokens[-1] for job in group.jobs], self.clock()
         try:
-            logits, ms = timed(group.batch.step, tokens)
-            self.speeds.stepped(point, len(tokens), ms)
+            logits = group.batch.step(tokens)
         except Exception as error:  # as above, but whoever shares the cache has lost it
             for job in group.jobs:
                 self._end(job, "error", f"{type(error).__name__}: {error}")
@@ -275,6 +284,7 @@ class Scheduler:
                 if job.outcome is not None:
                     self._end(job, job.outcome)
         self._keep(group)
+        self.speeds.stepped(point, len(tokens), 1e3 * (self.clock() - begun))  # with what comes of the logits
 
     def _keep(self, group: _Group) -> None:
         """Leaves out who has ended."""
@@ -282,4 +292,7 @@ class Scheduler:
         group.jobs = [job for job in group.jobs if job.outcome is None]
 
     def _end(self, job: Job, outcome: Outcome, error: str = "") -> None:
+        if outcome in ("stop", "length"):
+            with self._changed:
+                self._demand.wrote(len(job.tokens), job.request.new_tokens)
         self._on_served(job.end(outcome, error))

@@ -22,8 +22,8 @@ from space.checks import dtype_name
 from space.errors import UserError
 from space.files import write_whole
 
-TOKENS, STEPS = 32, 3  # of the prompt that a point is measured with, and behind it
-_FORMAT = 1  # raised when what is measured becomes another thing
+TOKENS, STEPS = (8, 64), 3  # of the prompts that a point is measured with, and how often each number is
+_FORMAT = 2  # raised when what is measured becomes another thing
 _log = logging.getLogger(__name__)
 
 
@@ -51,8 +51,8 @@ class Warming:
     def begin(self) -> int:
         """Begins, before or after the scheduler does; how many points are to be measured."""
         points = [point for point in self._models if not self._scheduler.speeds.known(point)]
-        if points:
-            self._call(self._passes(points))
+        if points:  # the best one first, and then the fastest: between them there is something to choose
+            self._call(self._passes(points[:1] + points[:0:-1]))
         return len(points)
 
     def _call(self, passes: Iterator[None]) -> None:
@@ -68,10 +68,12 @@ class Warming:
         speeds, most = self._scheduler.speeds, self._scheduler.limits.active
         for point in points:
             model = self._models[point]
-            Prefill(model, [0] * TOKENS).step(TOKENS)  # with what the first pass alone has to do
-            yield
-            prefill, batch = Prefill(model, [0] * TOKENS), Batch(model)
-            speeds.read(point, TOKENS, timed(prefill.step, TOKENS)[1])
+            Prefill(model, [0] * TOKENS[0]).step(TOKENS[0])  # with what the first pass alone has to do
+            for tokens in TOKENS * STEPS:
+                yield
+                prefill = Prefill(model, [0] * tokens)
+                speeds.read(point, tokens, timed(prefill.step, tokens)[1])
+            batch = Batch(model)
             batch.join(prefill)
             for sequences in sorted({1, most}):
                 batch.keep([0] * sequences)

@@ -36,8 +36,9 @@ from search.run.recommended import Recommend
 from serving.controllers import Controller, Offer
 from serving.difficulty import FEATURES, Fit, Look, LossModel
 from serving.limits import Limits
+from serving.load import Load
 from serving.requests import Request
-from serving.speeds import Load, Speeds
+from serving.speeds import Speeds
 from space.candidate import Candidate
 from space.errors import UserError
 from space.formats.registry import format_of
@@ -307,7 +308,7 @@ def test_every_controller_composes_and_is_made_of_points(option: str, tmp_path: 
     fit = model, Fit({"s1": 1}, {"s1": 1})
     controller.begin(Mock(look=lambda prompt: Look(0.1, 0.5, 0.5, 0.5), fit=lambda: fit, place=tmp_path))
     request = Request((1,) * 5, 1, slo=controller.slo)
-    assert controller.choose(request, Load(Speeds(), (), (), 8, 256)).point in ("dense", "s1")
+    assert controller.choose(request, lambda: Load(Speeds(), (), (), 8, 256)).point in ("dense", "s1")
     assert all(isinstance(figure, int | float) for figure in controller.figures().values())
     assert keys_of(part) == arguments_of(resolve_name(part["_target_"]), "offers")
 

@@ -11,17 +11,23 @@ from typing import Any
 
 import pytest
 from helpers_serving import Gated, Points, make_points, running
+from helpers_waiting import until
 
 pytest.importorskip("fastapi", reason="the package fastapi is not installed")
 from httpx2 import ASGITransport, AsyncClient, Response  # what the openai package speaks HTTP with
 
+import serving.api.asking
+from serving.api.answers import CompletionForm, Tokens
 from serving.api.app import Service
+from serving.api.asking import Asking, Events
 from serving.api.log import RequestLog
 from serving.api.metrics import Metrics
 from serving.api.server import guarded_app
 from serving.controllers import Offer, SloKeeper, Static
 from serving.limits import Limits
-from serving.requests import Served
+from serving.load import Load
+from serving.requests import Choice, Served
+from serving.requests import Request as Wanted
 from serving.scheduler import Scheduler
 
 OFFERS = (Offer("dense", ("s0",), 0.0, {}), Offer("cut", ("fastest",), 0.5, {"heldout_kl": 0.5}))
@@ -65,7 +71,7 @@ class Server:
         return self.run(lambda client: client.get(path), **headers)  # type: ignore[no-any-return]
 
 
-def serving(
+def serving_points(
     points: Points, scheduler: Scheduler, metrics: Metrics, controller: Any = None, token: str | None = None
 ) -> Server:
     service = Service("tiny", OFFERS, controller or Static(OFFERS), scheduler, points.tokenizer, 64, 128)
@@ -76,7 +82,7 @@ def serving(
 def server(points: Points) -> Iterator[Server]:
     metrics = Metrics()
     with running(points, Limits(new_tokens=100, queue=8), on_served=metrics.served, ends=()) as scheduler:
-        yield serving(points, scheduler, metrics)
+        yield serving_points(points, scheduler, metrics)
 
 
 COMPLETION = {"model": "cut", "prompt": "Ein Text", "max_tokens": 6, "temperature": 0}
@@ -262,7 +268,7 @@ def test_a_controller_chooses_for_auto(points: Points) -> None:
         for point, ms in (("dense", 1000.0), ("cut", 0.001)):
             scheduler.speeds.read(point, 1, ms)
             scheduler.speeds.stepped(point, 1, 0.001)
-        server = serving(points, scheduler, metrics, SloKeeper(OFFERS))
+        server = serving_points(points, scheduler, metrics, SloKeeper(OFFERS))
         asked = COMPLETION | {"model": "auto"}
         assert good(server.post("/v1/completions", asked))["model"] == "dense"
         scheduler.speeds.read("dense", 1, 1e6)
@@ -271,11 +277,70 @@ def test_a_controller_chooses_for_auto(points: Points) -> None:
     assert 'paretoprune_slo_requests_total{kept="true",point="cut"} 1.0' in text
 
 
+def test_of_a_burst_each_sees_who_came_before(points: Points) -> None:
+    model, seen = Gated(points.models["cut"]), list[int]()
+
+    class Watching(Static):
+        def choose(self, request: Wanted, load: Callable[[], Load]) -> Choice:
+            seen.append(len(load().waiting) + len(load().writing))
+            return super().choose(request, load)
+
+    with running(points, None, {"cut": model}, ends=()) as scheduler:
+        service = Service("tiny", OFFERS[1:], Watching(OFFERS, "cut"), scheduler, points.tokenizer, 64, 128)
+        server = Server(service, Metrics())
+
+        async def talk(client: AsyncClient) -> None:
+            asked = [client.post("/v1/completions", json=COMPLETION | {"model": "auto"}) for _ in range(5)]
+            tasks = [asyncio.create_task(each) for each in asked]
+            while len(seen) < 5:
+                await asyncio.sleep(0.01)
+            model.gate.release()  # one prompt
+            text, end = "", time.monotonic() + 30
+            while 'active{point="cut"} 1.0' not in text and time.monotonic() < end:
+                text = (await client.get("/metrics")).text
+            assert "paretoprune_queue 4.0" in text
+            model.open()
+            await asyncio.gather(*tasks)
+
+        server.run(talk)
+    assert seen == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("hangs_up", [True, False])
+def test_who_hangs_up_or_reads_nothing_is_given_up(
+    points: Points, hangs_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving.api.asking, "UNREAD_S", 60.0 if hangs_up else 0.05)
+    model, records = Gated(points.models["cut"]), list[Served]()
+    with running(points, None, {"cut": model}, records.append, ends=()) as scheduler:
+
+        async def connected() -> None:
+            asking = Asking(scheduler, "cut", [Wanted((1, 2), 1000)])
+            gone = asyncio.Event()
+
+            async def receive() -> Any:
+                await gone.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message: Any) -> None:
+                if hangs_up:  # before anything went out
+                    gone.set()
+                await asyncio.Event().wait()  # a connection that takes nothing
+
+            scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
+            await Events(asking, CompletionForm("cut", Tokens(points.tokenizer), False), False)(scope, receive, send)
+
+        asyncio.run(connected())
+        model.open()
+        until(lambda: records)
+    assert [record.outcome for record in records] == ["cancelled"]
+
+
 def test_a_full_queue_and_a_failing_point(points: Points) -> None:
     model, metrics = Gated(points.models["cut"]), Metrics()
     limits = Limits(active=1, queue=1)
     with running(points, limits, {"cut": model, "dense": points.models["dense"]}, metrics.served) as scheduler:
-        server = serving(points, scheduler, metrics)
+        server = serving_points(points, scheduler, metrics)
 
         async def talk(client: AsyncClient) -> list[Response]:
             first = asyncio.create_task(client.post("/v1/completions", json=COMPLETION))

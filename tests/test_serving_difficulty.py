@@ -16,13 +16,14 @@ from torch.nn import functional
 
 import serving.fitting
 from evaluators.data.splits import TokenSplits
-from serving.controllers import Difficulty, Offer, smallest_of
+from serving.controllers import COMERS, Difficulty, Offer, smallest_of
+from serving.demand import Expected
 from serving.difficulty import Fit, Look, LossModel
 from serving.fitting import fitted_losses, losses_of
-from serving.pace import BEGIN
+from serving.load import Load
 from serving.requests import Request, Slo
 from serving.senses import LOOK_TOKENS, Senses, first_look
-from serving.speeds import Load, Speeds
+from serving.speeds import Speeds
 from space.errors import UserError
 
 OFFERS = (
@@ -130,7 +131,7 @@ def test_the_fastest_point_within_the_loss_answers() -> None:
     def chosen(speeds: Speeds, loss: float, **losses: float) -> tuple[str, float | None]:
         controller = Difficulty(OFFERS, loss)
         controller.begin(Known(**losses))  # type: ignore[arg-type]
-        choice = controller.choose(Request((1, 2), 10), Load(speeds, (), (), 4, 100))
+        choice = controller.choose(Request((1, 2), 10), lambda: Load(speeds, (), (), 4, 100))
         return choice.point, choice.loss
 
     speeds = Speeds()
@@ -144,7 +145,7 @@ def test_the_fastest_point_within_the_loss_answers() -> None:
     assert chosen(speeds, 1.0, s1=0.4, s2=0.5, s3=0.9) == ("s3", 0.9)
     controller = Difficulty(OFFERS)
     controller.begin(Known())  # type: ignore[arg-type]
-    assert controller.figures() == pytest.approx({"busy_limit": BEGIN, "r2": 0.4, "rank_correlation": 0.7})
+    assert controller.figures() == pytest.approx({"r2": 0.4, "rank_correlation": 0.7})
     assert (smallest_of(OFFERS), smallest_of(OFFERS[:2])) == ("s2", "s1")
 
 
@@ -155,11 +156,10 @@ def test_limits_of_time_come_before_the_loss() -> None:
         speeds.stepped(point, 1, 1.0)
 
     def chosen(limit: float, loss: float, rate: float = 0.0, **losses: float) -> tuple[str, float | None]:
-        controller = Difficulty(OFFERS, loss)
+        controller = Difficulty(OFFERS, loss, margin=0.0)
         controller.begin(Known(**losses))  # type: ignore[arg-type]
-        now = Load(speeds, (), (), 4, 1000, (rate, 0.0))
-        choice = controller.choose(Request((1,) * 100, 1, slo=Slo(limit)), now)
-        assert choice.took is not None
+        now = Load(speeds, (), (), 4, 1000, Expected(rate, prompt=100.0, new_tokens=1.0))
+        choice = controller.choose(Request((1,) * 100, 1, slo=Slo(limit)), lambda: now)
         return choice.point, choice.loss
 
     easy, hard = {"s1": 0.1, "s2": 0.2, "s3": 0.9}, {"s1": 0.4, "s2": 0.5, "s3": 0.9}
@@ -168,28 +168,9 @@ def test_limits_of_time_come_before_the_loss() -> None:
     assert chosen(999.0, 0.3, **hard) == ("s1", 0.4)  # none within it is in time: the best that is
     assert chosen(250.0, 0.3, **easy) == ("s3", 0.9)
     assert chosen(1.0, 0.3, **hard) == ("s3", 0.9)  # the fastest, where none is in time
-    assert chosen(1000.0, 0.3, rate=BEGIN * 100 + 1, **hard) == ("s1", 0.4)  # it has room for who comes later
-    assert chosen(1000.0, 0.3, rate=BEGIN * 100 + 1, **easy) == ("s2", 0.2)
-
-
-def test_easy_prompts_leave_room_for_hard_ones() -> None:
-    speeds = Speeds()
-    for point, read in (("dense", 10.0), ("s1", 1.0)):
-        speeds.read(point, 1, read)
-        speeds.stepped(point, 1, 1.0)
-
-    def hard_after(easy: int) -> str:
-        known = Known(s1=0.1)
-        controller = Difficulty(OFFERS[:2], 0.3)
-        controller.begin(known)  # type: ignore[arg-type]
-        now, asked = Load(speeds, (), (), 4, 1000, (120.0 * BEGIN, 0.0)), Request((1,) * 10, 1, slo=Slo(1e6))
-        for _ in range(easy):
-            assert controller.choose(asked, now).point == "s1"
-        known._losses = {"s1": 0.4}
-        return controller.choose(asked, now).point
-
-    assert hard_after(0) == "s1"  # the dense model would be busy for longer than it may be
-    assert hard_after(3) == "dense"  # with one request of four
+    last = Expected(4.0).times_ms(COMERS, 0.99)[-1]  # whom the fastest point answers in 200 ms
+    assert chosen(1000.0 + 200.0 * COMERS - last - 1.0, 0.3, 4.0, **hard) == ("s1", 0.4)  # it is to have time too
+    assert chosen(1000.0 + 200.0 * COMERS - last - 1.0, 0.3, 4.0, **easy) == ("s2", 0.2)
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -1,17 +1,24 @@
-"""The load generator: when requests come, and what answers come to, by hand."""
+"""The load generator: when requests come, and what answers come to, by hand; and the same in virtual time."""
 
 from __future__ import annotations
 
 import json
+from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from benchmarks import pacing
+from benchmarks.pacing import FRONTS, Trial
 from benchmarks.served import Answer
 from benchmarks.serving import Cell, arrivals, cell_of, times_ms, verdicts
 from benchmarks.soak import fault
+from serving.limits import Limits
+from serving.load import Forecast, Load
+from serving.requests import Choice, Request
 
 
 def stream(model: str, *times: float) -> Answer:
@@ -73,3 +80,50 @@ def test_faults_of_answers_are_seen() -> None:
         ("whole", None),
     ):
         assert fault(kind, answer) is not None
+
+
+class Forecasting:
+    """Takes points in turns, and says what the last request has to expect."""
+
+    def __init__(self, points: int) -> None:
+        self._ids = [offer.id for offer in FRONTS["cpu, to 2.5x"].offers][:points]
+        self._asked = 0
+        self.forecast: Forecast | None = None
+
+    def choose(self, request: Request, load: Callable[[], Load]) -> Choice:
+        point = self._ids[self._asked % len(self._ids)]
+        self._asked += 1
+        now = load()
+        self.forecast = now.ahead([*now.writing, *now.waiting, now.asked(request, point)])[-1]
+        return Choice(point)
+
+
+@pytest.mark.parametrize("points", [1, 3])
+@pytest.mark.parametrize("count", [1, 2, 7, 12, 30])
+def test_forecasts_are_what_the_scheduler_does(points: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "NOISE", 0.0)
+    prompts, forecasting = [20 + 31 * number for number in range(count)], Forecasting(points)
+    trial = Trial(FRONTS["cpu, to 2.5x"], Limits(), 0)
+    served, _ = trial.run([0.0] * count, prompts, 9, forecasting)  # type: ignore[arg-type]
+    (last,) = [each for each in served if each.prompt_tokens == prompts[-1]]
+    forecast = forecasting.forecast
+    assert forecast is not None
+    assert last.first_token_s is not None
+    assert last.token_s is not None
+    assert forecast.first_token_ms == pytest.approx(1e3 * last.first_token_s, rel=1e-6)
+    within = 1e-6 if points == 1 else 0.2  # in its last turn other points may make their steps behind it
+    assert forecast.token_ms == pytest.approx(1e3 * last.token_s, rel=within)
+
+
+def test_in_virtual_time_slo_keeps_what_the_dense_model_does_not() -> None:
+    told = {"requests": 60, "seeds": 1, "loads": [0.3, 1.2], "slacks": [16.0], "new_tokens": 16}
+    arguments = Namespace(**told, keep=0.99, margin=0.1)
+    first, again = (pacing.cells(FRONTS["cpu, to 2.5x"], arguments) for _ in range(2))
+    assert first == again
+    calm, busy = first.values()
+    assert calm["slo"].kept == 1
+    assert calm["slo"].loss < 0.5 * calm["fastest"].loss
+    assert busy["slo"].kept > max(busy["dense"].kept, 0.97)
+    assert busy["slo"].loss < busy["fastest"].loss
+    words = pacing.verdicts([calm, busy])
+    assert "in 1 cells: slo keeps 100.0%" in words[-1]

@@ -18,7 +18,7 @@ from helpers_waiting import until
 
 from serving.limits import Limits
 from serving.requests import BusyError, Choice, Likely, Request, Sampling, Served, Slo
-from serving.warming import Warming
+from serving.warming import STEPS, TOKENS, Warming
 from space.errors import UserError
 
 NEW = 24
@@ -113,7 +113,7 @@ def test_a_full_queue_says_when_to_come_again(points: Points) -> None:
     with running(points, Limits(active=1, queue=2), {"cut": model}) as scheduler:
         request = Request(prompts(1)[0], 2, GREEDY)
         first = ask(scheduler, "cut", request)
-        until(lambda: len(scheduler.load().waiting) == 1 and scheduler.load().waiting[0].tokens > 0)
+        until(lambda: len(scheduler.load().waiting) == 1 and scheduler.load().waiting[0].unread > 0)
         until(lambda: not scheduler._waiting)  # it is being read
         waiting = [ask(scheduler, "cut", request) for _ in range(2)]
         with pytest.raises(BusyError) as busy:
@@ -224,7 +224,7 @@ def test_calls_are_made_between_steps_and_their_errors_are_the_callers(points: P
 def test_points_are_measured_while_others_are_served_and_never_again(points: Points, tmp_path: Path) -> None:
     def stored() -> bool:
         texts = [file.read_text() for file in tmp_path.glob("speeds-*.json")]
-        return any({*json.loads(text)["read_ms"]} == {"dense", "cut"} for text in texts)
+        return any({*json.loads(text)["step"]} == {"dense", "cut"} for text in texts)
 
     with running(points, Limits(active=3), ends=()) as scheduler:
         assert Warming(points.models, scheduler, tmp_path).begin() == 2
@@ -233,10 +233,11 @@ def test_points_are_measured_while_others_are_served_and_never_again(points: Poi
     (file,) = tmp_path.iterdir()
     content = json.loads(file.read_text())
     assert (content["about"]["dtype"], content["about"]["threads"]) == ("float32", torch.get_num_threads())
-    assert {*content["step_ms"]["dense"]} == {"1", "3"}
+    assert [size for size, _, _ in content["read"]["cut"]] == [*TOKENS]
+    assert [(size, count) for size, _, count in content["step"]["cut"]] == [(1, STEPS), (3, STEPS)]
     with running(points) as again:
         assert Warming(points.models, again, tmp_path).begin() == 0
-        assert again.speeds.step_ms("dense", 3) == content["step_ms"]["dense"]["3"]
+        assert json.loads(json.dumps(again.speeds.to_json())) == {part: content[part] for part in ("read", "step")}
         file.write_text("{}")
         with pytest.raises(UserError, match=r"to be a server's speeds, got: KeyError.*Delete it"):
             Warming(points.models, again, tmp_path)

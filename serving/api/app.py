@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from serving.api.answers import ChatForm, CompletionForm, Form, Tokens
-from serving.api.asking import Asking, unless_gone
+from serving.api.asking import Asking, Events, unless_gone
 from serving.api.errors import ApiError, busy
 from serving.api.metrics import TYPE, Metrics
 from serving.api.prompts import Prompts
@@ -85,8 +87,12 @@ class Desk:
                 param="model",
             )
 
-    def completion(self, asked: CompletionAsked) -> tuple[str, list[Wanted], Form]:
+    def completion(self, asked: CompletionAsked, came: float) -> tuple[str, list[Wanted], Form]:
         """The point that is to answer, what it is asked, and the form of its answer.
+
+        Args:
+            asked: By a client.
+            came: When, by the scheduler's clock.
 
         Raises:
             ApiError: It cannot be asked.
@@ -96,19 +102,25 @@ class Desk:
         most = self._service.scheduler.limits.queue
         if len(prompts) > most:
             raise ApiError(400, f"prompt: expected at most {most} texts, got {len(prompts)}.", param="prompt")
-        point, wanted = self._wanted(asked, prompts, asked.max_tokens, COMPLETION_TOKENS, asked.logprobs)
+        point, wanted = self._wanted(asked, came, prompts, asked.max_tokens, COMPLETION_TOKENS, asked.logprobs)
         return point, wanted, CompletionForm(point, self.tokens, asked.logprobs is not None)
 
-    def chat(self, asked: ChatAsked) -> tuple[str, list[Wanted], Form]:
+    def chat(self, asked: ChatAsked, came: float) -> tuple[str, list[Wanted], Form]:
         """The same of a chat."""
         self.require_model(asked.model)
         prompt = self._prompts.chat(asked.messages)
-        given = asked.max_completion_tokens or asked.max_tokens
-        point, wanted = self._wanted(asked, [prompt], given, self._service.scheduler.limits.new_tokens, asked.top)
+        given, most = asked.max_completion_tokens or asked.max_tokens, self._service.scheduler.limits.new_tokens
+        point, wanted = self._wanted(asked, came, [prompt], given, most, asked.top)
         return point, wanted, ChatForm(point, self.tokens, asked.top is not None)
 
     def _wanted(
-        self, asked: Asked, prompts: Sequence[tuple[int, ...]], given: int | None, usual: int, top: int | None
+        self,
+        asked: Asked,
+        came: float,
+        prompts: Sequence[tuple[int, ...]],
+        given: int | None,
+        usual: int,
+        top: int | None,
     ) -> tuple[str, list[Wanted]]:
         service, longest = self._service, max(map(len, prompts))
         slo = self._slo(asked)
@@ -125,13 +137,13 @@ class Desk:
             )
         count = min(usual, most, room) if given is None else given
         sampling = Sampling(asked.temperature, asked.top_p, asked.seed, top)
-        wanted = [Wanted(prompt, count, sampling, asked.stops, slo) for prompt in prompts]
+        wanted = [Wanted(prompt, count, sampling, asked.stops, slo, came=came) for prompt in prompts]
         if (point := self._ids.get(asked.model)) is not None:
             return point, wanted
         longest_one = max(wanted, key=lambda each: len(each.prompt))
         try:
             service.scheduler.require_room(len(wanted))  # before anybody looks at the prompt
-            choice = service.controller.choose(longest_one, service.scheduler.load())
+            choice = service.controller.choose(longest_one, service.scheduler.load)
         except BusyError as error:
             raise busy(error) from error
         except CancelledError as error:
@@ -170,23 +182,28 @@ def make_app(service: Service, metrics: Metrics) -> FastAPI:
     desk, scheduler = Desk(service), service.scheduler
     _tell_errors(app, metrics)
 
-    async def answer(http: Request, asked: Asked, wanted: tuple[str, list[Wanted], Form]) -> Response:
-        point, requests, form = wanted
-        asking = Asking(scheduler, point, requests)
+    one_by_one = asyncio.Lock()  # of a burst, each sees in the queue who came before it
+
+    async def answer(http: Request, asked: Asked, made: Callable[[], tuple[str, list[Wanted], Form]]) -> Response:
+        in_turn: AbstractAsyncContextManager[Any] = one_by_one if asked.model == AUTO else nullcontext()
+        async with in_turn:
+            point, requests, form = await run_in_threadpool(made)
+            asking = Asking(scheduler, point, requests)
         if asked.stream:
-            counts = asked.stream_options is not None and asked.stream_options.include_usage
-            events = asking.events(form, counts)
-            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        body = await unless_gone(asyncio.ensure_future(asking.whole(form)), http)
+            return Events(asking, form, asked.stream_options is not None and asked.stream_options.include_usage)
+        try:
+            body = await unless_gone(asyncio.ensure_future(asking.whole(form)), http)
+        finally:
+            asking.give_up()
         return Response(status_code=499) if body is None else JSONResponse(body)
 
     @app.post("/v1/completions")
     async def completions(http: Request, asked: CompletionAsked) -> Response:
-        return await answer(http, asked, await run_in_threadpool(desk.completion, asked))
+        return await answer(http, asked, partial(desk.completion, asked, scheduler.clock()))
 
     @app.post("/v1/chat/completions")
     async def chats(http: Request, asked: ChatAsked) -> Response:
-        return await answer(http, asked, await run_in_threadpool(desk.chat, asked))
+        return await answer(http, asked, partial(desk.chat, asked, scheduler.clock()))
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -10,12 +10,15 @@ from functools import partial
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
+from starlette.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from serving.api.answers import Form, Written, usage
 from serving.api.errors import ApiError, busy
 from serving.requests import BusyError, End, Piece, Request
 from serving.scheduler import Scheduler
 
+UNREAD_S = 60.0  # that a client may leave events unread, once its connection takes no more
 STATUS = {"timeout": 504, "cancelled": 503, "error": 500}
 
 
@@ -23,7 +26,7 @@ class Asking:
     """The answers to the texts of one request over HTTP; made and read in the event loop."""
 
     def __init__(self, scheduler: Scheduler, point: str, requests: Sequence[Request]) -> None:
-        """Asks.
+        """Asks; whoever does has to `give_up` at the end, whatever that was.
 
         Args:
             scheduler: Whom.
@@ -48,27 +51,28 @@ class Asking:
         with suppress(RuntimeError):  # the loop has ended, and with it whoever listened
             self._loop.call_soon_threadsafe(self._inbox.put_nowait, (index, message))
 
+    def give_up(self) -> None:
+        """Says that nobody waits for the answers any more, which changes nothing where they have ended."""
+        for job in self._jobs:
+            job.cancel()
+
     async def _pieces(self) -> AsyncIterator[tuple[int, Written]]:
-        """All pieces as they come, by the number of the answer; whoever stops reading gives up what is left.
+        """All pieces as they come, by the number of the answer.
 
         Raises:
             ApiError: The answer could not be made.
         """
         left = len(self._jobs)
-        try:
-            while left:
-                index, message = await self._inbox.get()
-                if isinstance(message, Piece):
-                    yield index, Written(message.text, [message.likely] if message.likely else [])
-                    continue
-                if message.outcome in STATUS:
-                    raise ApiError(STATUS[message.outcome], message.error, code=message.outcome)
-                left -= 1
-                self._new_tokens += message.new_tokens
-                yield index, Written(finish=message.outcome)
-        finally:
-            for job in self._jobs:
-                job.cancel()  # which changes nothing where it has ended
+        while left:
+            index, message = await self._inbox.get()
+            if isinstance(message, Piece):
+                yield index, Written(message.text, [message.likely] if message.likely else [])
+                continue
+            if message.outcome in STATUS:
+                raise ApiError(STATUS[message.outcome], message.error, code=message.outcome)
+            left -= 1
+            self._new_tokens += message.new_tokens
+            yield index, Written(finish=message.outcome)
 
     async def whole(self, form: Form) -> dict[str, object]:
         """All answers, when they are complete.
@@ -103,6 +107,28 @@ class Asking:
         if counts:
             yield _event(form.counts(usage(self._prompt_tokens, self._new_tokens)))
         yield "data: [DONE]\n\n"
+
+
+class Events(StreamingResponse):
+    """Server-sent events, which are given up with the connection, even where none has gone out."""
+
+    def __init__(self, asking: Asking, form: Form, counts: bool) -> None:
+        """See `Asking.events`."""
+        super().__init__(asking.events(form, counts), 200, {"Cache-Control": "no-store"}, "text/event-stream")
+        self._asking = asking
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI; a client that reads nothing for too long is left, as it would keep its place for ever."""
+
+        async def in_time(message: Message) -> None:
+            async with asyncio.timeout(UNREAD_S):
+                await send(message)
+
+        try:
+            with suppress(TimeoutError):
+                await super().__call__(scope, receive, in_time)
+        finally:
+            self._asking.give_up()
 
 
 def _event(body: object) -> str:

@@ -86,7 +86,7 @@ class Metrics:
 
 
 def _writing(scheduler: Scheduler, point: str) -> float:
-    return sum(each == point for each, _ in scheduler.load().writing)
+    return sum(each.point == point for each in scheduler.load().writing)
 
 
 def _figure(controller: Controller, name: str) -> float:
