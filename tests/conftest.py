@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,10 @@ _SLIDING = {
     "sliding_window": 7,
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
 }
+# Of sizes that products of all experts at once are made for, and of plain MLPs, where there are such.
+_FEW_EXPERTS = {
+    **{"hidden_size": 40, "head_dim": 8, "moe_intermediate_size": 8, "intermediate_size": 56, "num_experts_per_tok": 3}
+}
 # What is special in the configuration of a family's model.
 _SPECIAL: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
@@ -106,7 +111,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     },
     # of sizes that products of all experts at once are made for
     "mixtral": {"hidden_size": 40, "head_dim": 8, "intermediate_size": 8},
-    "qwen3_moe": {"hidden_size": 40, "head_dim": 8, "moe_intermediate_size": 8, "num_experts_per_tok": 3},
+    "qwen3_moe": {**_FEW_EXPERTS, "mlp_only_layers": [2]},
     "olmoe": {"hidden_size": 48, "intermediate_size": 8, "num_experts_per_tok": 4, "norm_topk_prob": True},
     "qwen2_moe": {
         **{"hidden_size": 48, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 24},
@@ -118,6 +123,12 @@ _SPECIAL: dict[str, dict[str, Any]] = {
             **{"rope_type": "yarn", "rope_theta": 1e5, "factor": 4.0, "original_max_position_embeddings": 64}
         },
     },
+    "glm4_moe": {**_FEW_EXPERTS, "attention_bias": True, "routed_scaling_factor": 1.5},
+    "glm4_moe:normed": {**_FEW_EXPERTS, "routed_scaling_factor": 1.5},
+    "dots1": {**_FEW_EXPERTS, **_SLIDING, "n_shared_experts": 2, "first_k_dense_replace": 1, "norm_topk_prob": True},
+    "ernie4_5_moe": {**_FEW_EXPERTS, "moe_k": 3, "moe_num_shared_experts": 1, "use_bias": True},
+    "exaone_moe": {**_FEW_EXPERTS, **_SLIDING, "mlp_layer_types": ["dense", "sparse", "dense", "sparse"]},
+    "hy_v3": _FEW_EXPERTS,
     "dinov2": {"hidden_size": 16, "head_dim": 4},  # of which MLP channels are a multiple
     "roberta": {"type_vocab_size": 1},
     "xlm-roberta": {"type_vocab_size": 1},
@@ -179,15 +190,30 @@ def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn
             parameter.copy_(noise * 1.2 / parameter.shape[-1] ** 0.5)
         else:
             parameter.copy_(noise * 0.6)
+    for name, buffer in model.named_buffers():
+        if name.endswith("bias"):  # which no gradient reaches
+            buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
     spec = read_spec(model, f"tiny-{family}", "0", family)
     return model, replace(spec, mask_token=VOCAB - 1 if use.masks else None)
 
 
+@cache
+def _tiny_spec(family: str) -> ModelSpec:
+    return tiny_model(family)[1]
+
+
 def fitting(family: str, design: Candidate | Iterable[Sequence[int]]) -> Candidate:
-    """A candidate, or one of these rows; without groups in its family, query heads have keys and values each."""
-    sizes = ARCHITECTURES[family].sizes
-    rows = [shape.row for shape in design.layers] if isinstance(design, Candidate) else design
-    return Candidate.from_rows([row if sizes.grouped else (row[0], sizes.groups(row[0]), row[2]) for row in rows])
+    """A candidate, or one of these rows; without groups in its family, query heads have keys and values each.
+
+    Plain MLPs among mixtures are whole where anything is to be left of them.
+    """
+    sizes, spec = ARCHITECTURES[family].sizes, _tiny_spec(family)
+    rows = [shape.row for shape in design.layers] if isinstance(design, Candidate) else [*design]
+    grouped = [row if sizes.grouped else (row[0], sizes.groups(row[0]), row[2]) for row in rows]
+    for layer in spec.plain_mlps:
+        heads, groups, channels = grouped[layer]
+        grouped[layer] = (heads, groups, spec.plain_channels if channels else 0)
+    return Candidate.from_rows(grouped)
 
 
 def random_tokens(windows: int, length: int, seed: int = 0) -> torch.Tensor:

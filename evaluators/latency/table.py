@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from evaluators.base import Measure
 from evaluators.latency.labels import label, numbers_of, option_of
 from evaluators.latency.table_error import UNCHECKED, TableError
 from evaluators.latency.workload import Workload
-from space.candidate import Candidate, Option, widths
+from space.candidate import Candidate, Option
 from space.errors import UserError
 from space.spec import ModelSpec, mlp_units
 from space.task import CAUSAL_LM, TASKS
@@ -195,17 +196,21 @@ class LatencyTable:
         lines = []
         for name, table in self.phases.items():
             parts = table.parts(dense)
-            whole, layers, shape = sum(parts.values()), len(dense.layers), dense.layers[0]
+            whole = sum(parts.values())
             lines.append(f"{name}: {whole:.2f} ms, sum of blocks (end to end {table.dense_ms:.2f} ms)")
             units = mlp_units(self.model).rpartition(" ")[2]
+            sizes = {
+                kind: Counter(shape.option(kind) for shape in dense.layers).most_common() for kind in table.block_ms
+            }
             words = {
-                kind: f"{layers} {_WORDS[kind][0].format(*shape.option(kind), units=units)}" for kind in table.block_ms
+                kind: f"{count} {_WORDS[kind][0].format(*option, units=units)}" + " and others" * bool(others)
+                for kind, ((option, count), *others) in sizes.items()
             }
             for part, ms in parts.items():
                 without, said = whole / max(whole - ms, 1e-9), words.get(part, "embedding, last norm and LM head")
                 lines.append(f"  {said:<48} {ms:8.2f} ms {ms / whole:5.0%}   {without:.2f} x as fast without")
             for kind, options in table.block_ms.items():
-                largest = options[max(option for option in options if option == widths(kind, option))] or 1
+                largest = options[sizes[kind][0][0]] or 1
                 rows = sorted(options.items(), reverse=True)
                 shares = ", ".join(f"{label(kind, option)} {ms / largest:.0%}" for option, ms in rows)
                 lines.append(f"  time of these blocks by {_WORDS[kind][1].format(units=units)}: {shares}")

@@ -57,7 +57,7 @@ def lines_of(seen: Understood) -> Iterator[tuple[str, str]]:
     yield "LM head" if spec.use.writes else "head", _head(config, spec)
     yield "positions", _positions(config, spec)
     heads = f"{spec.query_heads} query heads in {spec.kv_heads} groups, each {spec.head_dim} wide"
-    yield "every layer", f"{heads}; {_mlp(spec)}{', gated' * spec.gated}"
+    yield "every layer", f"{heads}; {_mlp(spec)}"
     for first, last, kind in _kinds(config, spec.layers):
         yield f"layers {first}-{last}" if last > first else f"layer {first}", kind
     for kind, layout in row.blocks.items():
@@ -107,7 +107,13 @@ def _kinds(config: Any, layers: int) -> Iterator[tuple[int, int, str]]:
 def _mlp(spec: ModelSpec) -> str:
     count = f"{spec.mlp_channels:,} {spec.mlp_units}"
     each = f" of {spec.expert_channels:,} channels, {spec.active_experts} of them for each token"
-    return count + each * spec.routed
+    plain = f"; but {_plain(spec)}" if spec.plain_mlps else ""
+    return count + each * spec.routed + ", gated" * spec.gated + plain
+
+
+def _plain(spec: ModelSpec) -> str:
+    layers = ", ".join(map(str, spec.plain_mlps))
+    return f"a plain MLP of {spec.plain_channels:,} channels in layer{'s' * (len(spec.plain_mlps) > 1)} {layers}"
 
 
 def _block(layout: BlockLayout) -> str:
@@ -130,16 +136,16 @@ def _prunable(spec: ModelSpec) -> str:
         parts.append(f"KV groups (dropped{f', or merged to {merged}' if merged else '; they are not merged'})")
     if spec.queries_per_group > 1:
         parts.append("query heads inside groups")
-    return ", ".join([*parts, spec.mlp_units, "blocks", "layers"])
+    whole = ["plain MLPs whole"] if spec.plain_mlps else []
+    return ", ".join([*parts, spec.mlp_units, *whole, "blocks", "layers"])
 
 
 def _formats(seen: Understood) -> Iterator[tuple[str, str]]:
     """What each format says of the dense model, and of one whose layers differ."""
     spec, dense = seen.spec, Candidate.dense(seen.spec)
-    first, *others = dense.layers
-    uneven = replace(
-        dense, layers=(replace(first, mlp_channels=max(spec.least_mlp_channels, first.mlp_channels // 2)), *others)
-    )
+    place = next(layer for layer in range(spec.layers) if layer not in spec.plain_mlps)
+    half = replace(dense.layers[place], mlp_channels=max(spec.least_mlp_channels, spec.mlp_channels // 2))
+    uneven = replace(dense, layers=(*dense.layers[:place], half, *dense.layers[place + 1 :]))
     subnets = [Subnet(seen.outline.config, seen.tokenizer, spec, each) for each in (dense, uneven)]
     for name, check in checks().items():
         equal, any_size = (_refusal(name, check, subnet) for subnet in subnets)

@@ -245,7 +245,8 @@ def place_layer(
     family = architecture_of(spec.family)
     attention, mlp = (layer.get_submodule(layout.module) for layout in (family.attention, family.mlp))
     permute_attention(attention, family.attention, spec, AttentionOrder(groups, heads))
-    permute_mlp(mlp, family.mlp, spec, channels)
+    if len(channels):  # a plain MLP among mixtures has none
+        permute_mlp(mlp, family.mlp, spec, channels)
     _settle(layer, dtype, place.home)
 
 
