@@ -77,7 +77,7 @@ def shared_of(layer: Any, layout: BlockLayout) -> list[str]:
 
 def correction_of(layer: Any, layout: BlockLayout) -> Tensor | None:
     """What is added to the scores of a layer's experts where these are chosen; None for nothing."""
-    if layout.routed is None or layout.routed.correction is None:
+    if layout.routed is None or layout.routed.correction is None or experts_of(layer, layout) is None:
         return None
     place, _, name = layout.path(layout.routed.correction).rpartition(".")
     tensor: Tensor = getattr(layer.get_submodule(place), name)
