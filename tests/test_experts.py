@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import MIXTURES, fitting, random_tokens, save_dense, tiny_model
+from helpers_formats import answer_here
 from helpers_latency import WORKLOAD
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
 
 from evaluators.applicable import require_of_model
 from evaluators.cost import cost_measure
@@ -188,8 +191,6 @@ def test_only_the_experts_that_a_token_goes_through_cost_products() -> None:
 def test_equal_layers_have_each_expert_by_itself_as_other_programs_read_it(
     family: str, name: str, make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from helpers_formats import answer_here
-
     monkeypatch.setattr("space.formats.verify.answer_of", answer_here)
     supernet, candidate = make_supernet(family), Candidate.from_rows([(6, 3, 16)] * 4)
     subnet = Subnet(supernet.model.config, None, supernet.spec, candidate)
@@ -348,3 +349,31 @@ def test_what_a_row_cannot_say_of_its_layers_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"n_group": 8, "topk_group": 4}))
     with pytest.raises(UserError, match=r"says n_group=8, topk_group=4: they are chosen in groups of equal size"):
         load_model(str(file.parent))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", ["glm4_moe", "ernie4_5_moe"])
+def test_corrections_stay_in_float32_among_weights_in_bfloat16(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("space.formats.verify.answer_of", answer_here)
+    file = save_dense(family, tmp_path / "model") / "model.safetensors"
+    stored = {name: tensor if "correction" in name else tensor.bfloat16() for name, tensor in load_file(file).items()}
+    save_file(stored, file, {"format": "pt"})
+    loaded = load_model(str(file.parent), dtype="bfloat16")
+    assert loaded.model.dtype == torch.bfloat16  # and not float32, which would hold all tensors
+    tokens = random_tokens(12, 24)
+    supernet = Supernet.prepare(loaded.model, loaded.spec, tokens, tmp_path / "supernet", dtype=torch.bfloat16)
+    view = supernet.view(candidate := fitting(family, CUT))
+    layout = ARCHITECTURES[family].mlp.routed
+    assert layout is not None
+    correction = attrgetter(layout.correction or "")(layers_of(view)[-1].mlp)
+    (original,) = (tensor for name, tensor in stored.items() if "correction" in name and "layers.3." in name)
+    assert correction.dtype == torch.float32
+    assert torch.isin(correction, original).all()
+    subnet = Subnet(supernet.model.config, None, supernet.spec, candidate)
+    done = export_checkpoint(view, subnet, tmp_path / "pruned", card={})
+    model = AutoModelForCausalLM.from_pretrained(done.directory, trust_remote_code=True, dtype="auto")
+    assert torch.equal(attrgetter(layout.correction or "")(layers_of(model)[-1].mlp), correction)
+    torch.testing.assert_close(model(tokens).logits, view(tokens).logits)
