@@ -86,7 +86,7 @@ class ModelSpec:
         sinks: Whether each query head has a number of what attends to nothing.
         block_scales: Whether what a block adds is scaled by a weight for each value, which leaves with the block.
         image_size: Height and width of images in pixels, where the configuration says others; else 0.
-        image_tokens: Tokens of such an image; else 0.
+        image_tokens: Tokens of an image, where these are others than the positions; else 0.
     """
 
     name: str

@@ -129,7 +129,17 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "ernie4_5_moe": {**_FEW_EXPERTS, "moe_k": 3, "moe_num_shared_experts": 1, "use_bias": True},
     "exaone_moe": {**_FEW_EXPERTS, **_SLIDING, "mlp_layer_types": ["dense", "sparse", "dense", "sparse"]},
     "hy_v3": _FEW_EXPERTS,
+    "flex_olmo": {"hidden_size": 48, "intermediate_size": 8, "num_experts_per_tok": 4},
+    "granitemoe": {
+        **{"hidden_size": 40, "head_dim": 8, "intermediate_size": 8, "num_experts_per_tok": 3},
+        **{"embedding_multiplier": 3.0, "residual_multiplier": 0.6, "attention_multiplier": 0.3, "logits_scaling": 2.5},
+    },
+    "minimax_m2": {"hidden_size": 40, "head_dim": 8, "intermediate_size": 8, "num_experts_per_tok": 3},
+    "solar_open": {**_FEW_EXPERTS, "routed_scaling_factor": 1.5},
+    "cwm": {"head_dim": 8, **_SLIDING},
+    "camembert": {"type_vocab_size": 1},
     "dinov2": {"hidden_size": 16, "head_dim": 4},  # of which MLP channels are a multiple
+    "dinov2_with_registers": {"hidden_size": 16, "head_dim": 4, "num_register_tokens": 3},
     "roberta": {"type_vocab_size": 1},
     "xlm-roberta": {"type_vocab_size": 1},
 }

@@ -44,7 +44,14 @@ from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
 DENSE = (6, 3, 48)
-SIGMOID = ("glm4_moe", "dots1", "exaone_moe", "hy_v3")  # families whose scores are no probabilities
+SIGMOID = (
+    "glm4_moe",
+    "dots1",
+    "exaone_moe",
+    "hy_v3",
+    "minimax_m2",
+    "solar_open",
+)  # families whose scores are no probabilities
 PLAIN = tuple(name for name in MIXTURES if tiny_model(name)[1].plain_mlps)
 CUT = [(6, 3, 9), DENSE, (6, 3, 5), (4, 2, 20)]
 
@@ -54,7 +61,7 @@ def routed(family: str, config: Any, mlp: Any, states: Tensor, kept: int) -> tup
     router, layout, active = router_of(family, mlp), ARCHITECTURES[family].mlp.routed, config.num_experts_per_tok
     logits = F.linear(states.reshape(-1, states.shape[-1]), router.weight, getattr(router, "bias", None))
     logits[:, kept:] = -torch.inf
-    if config.model_type == "gpt_oss":
+    if config.model_type in ("gpt_oss", "granitemoe"):
         chosen_logits, chosen = logits.topk(active)
         return logits, chosen_logits.softmax(-1), chosen
     scores = logits.sigmoid() if config.model_type in SIGMOID else logits.softmax(-1)
@@ -88,6 +95,10 @@ def replaced(candidate: Candidate, layer: int, channels: int) -> Candidate:
     return replace(candidate, layers=tuple(shapes))
 
 
+def mlp_of(family: str, layer: Any) -> Any:
+    return layer.get_submodule(ARCHITECTURES[family].mlp.module)
+
+
 def router_of(family: str, mlp: Any) -> Any:
     row = ARCHITECTURES[family].mlp.routed
     assert row is not None
@@ -100,11 +111,11 @@ def test_scores_are_those_of_each_experts_outputs_by_hand(family: str) -> None:
     model, spec = tiny_model(family)
     tokens, inputs = random_tokens(5, 16), list[Tensor]()
     for layer in layers_of(model):
-        layer.mlp.register_forward_pre_hook(lambda module, given: inputs.append(given[0].flatten(0, 1)))
+        mlp_of(family, layer).register_forward_pre_hook(lambda module, given: inputs.append(given[0].flatten(0, 1)))
     model(tokens)
     place = Placement(torch.device("cpu"))
     for found in gather(model, tokens, forward_dtype=torch.float32, place=place, batch_size=2):
-        mlp, states = layers_of(model)[found.index].mlp, inputs[found.index]
+        mlp, states = mlp_of(family, layers_of(model)[found.index]), inputs[found.index]
         if found.index in spec.plain_mlps:
             assert found.experts is None
             continue
@@ -144,8 +155,9 @@ def test_tokens_of_dropped_experts_go_to_the_next_best_of_those_that_are_left(
     model, config = supernet.model, supernet.model.config
     for index, layer in enumerate(layers_of(model)):
         if index not in supernet.spec.plain_mlps:
-            router_of(family, layer.mlp).register_forward_hook(
-                lambda _, given, output, mlp=layer.mlp, kept=rows[index][2]: routed(family, config, mlp, given[0], kept)
+            mlp = mlp_of(family, layer)
+            router_of(family, mlp).register_forward_hook(
+                lambda _, given, output, mlp=mlp, kept=rows[index][2]: routed(family, config, mlp, given[0], kept)
             )
     view = supernet.view(fitting(family, rows))
     expected = model(tokens, use_cache=False).logits

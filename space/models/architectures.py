@@ -62,6 +62,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "hunyuan_v1_dense", StockClasses.alike("HunYuanDenseV1"), ("query_layernorm", "key_layernorm")
     ),
     "ministral": _pre_norm("ministral", StockClasses.alike("Ministral")),
+    "cwm": _pre_norm("cwm", StockClasses.alike("Cwm", classifier=False)),
     "helium": _pre_norm("helium", StockClasses.alike("Helium"), heads_fill=True, neighbours=True),
     "olmo": _pre_norm("olmo", StockClasses.alike("Olmo", classifier=False)),
     "granite": _pre_norm("granite", StockClasses.alike("Granite", classifier=False)),
@@ -79,6 +80,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         replace(MLP, inputs=(Projection("c_fc", ("up",)),), output="c_proj"),
     ),
     "nemotron": Architecture("nemotron", StockClasses.alike("Nemotron"), ATTENTION, replace(MLP, inputs=GATED[1:])),
+    "jais2": Architecture(
+        "jais2", StockClasses.alike("Jais2", classifier=False), ATTENTION, replace(MLP, inputs=GATED[1:])
+    ),
     "phi3": Architecture(
         "phi3",
         StockClasses.alike("Phi3"),

@@ -16,6 +16,8 @@ _LISTED = Plain(listed="mlp_only_layers", rest=(("decoder_sparse_step", 1),))
 _SHARED = Routed(channels=_OF_THEIR_OWN, shared=("shared_experts",))
 _CORRECTED = _SHARED._replace(correction="gate.e_score_correction_bias")
 
+_MIXED = BlockLayout("mlp", (), "", before="post_attention_layernorm")
+
 
 def _mixture(
     name: str,
@@ -24,13 +26,13 @@ def _mixture(
     *,
     count: str = "num_local_experts",
     attention: BlockLayout = ATTENTION,
-    paired: bool = False,
+    mlp: BlockLayout = _MIXED,
     **rest: Any,
 ) -> Architecture:
     """A family with layers like Llama's, but for experts in place of MLPs, which transformers 5 has in one tensor."""
-    mlp = BlockLayout("mlp", (), "", before="post_attention_layernorm", paired=paired, routed=routed)
     sizes, classes = SizeNames(mlp_channels=count), StockClasses.alike(name, classifier=False)
-    return Architecture(family, classes, attention, mlp, sizes=sizes, transformers=(5, 23), **rest)
+    blocks = (attention, replace(mlp, routed=routed))
+    return Architecture(family, classes, *blocks, sizes=sizes, transformers=(5, 23), **rest)
 
 
 _GLM4 = _mixture(
@@ -63,12 +65,30 @@ EXPERTS: dict[str, Architecture] = {
         attention=replace(ATTENTION, row_norms=WIDE_NORMS),
         heads_fill=True,
     ),
+    "flex_olmo": _mixture(
+        "FlexOlmo",
+        "flex_olmo",
+        Routed(),
+        count="num_experts",
+        attention=replace(ATTENTION, before=None, after="post_attention_layernorm", row_norms=WIDE_NORMS),
+        mlp=replace(_MIXED, before=None, after="post_feedforward_layernorm"),
+    ),
+    "granitemoe": _mixture(
+        "GraniteMoe", "granitemoe", Routed("router"), mlp=replace(_MIXED, module="block_sparse_moe")
+    ),
+    "minimax_m2": _mixture(
+        "MiniMaxM2",
+        "minimax_m2",
+        Routed(correction="e_score_correction_bias"),
+        attention=replace(ATTENTION, row_norms=WIDE_NORMS),
+    ),
+    "solar_open": _mixture("SolarOpen", "solar_open", _CORRECTED, count="n_routed_experts"),
     "gpt_oss": _mixture(
         "GptOss",
         "gpt_oss",
         Routed("router"),
         attention=replace(ATTENTION, sinks=True),
-        paired=True,
+        mlp=replace(_MIXED, paired=True),
     ),
     "glm4_moe": _GLM4,
     "glm4_moe:normed": replace(_GLM4, qk_norms=QK_NORMS, when=(("use_qk_norm", True),)),

@@ -86,6 +86,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
                 )
     head, places = model.get_output_embeddings(), architecture.stack.positions
     table = None if places is None else _table(stack_of(model), places)
+    registers = getattr(config, architecture.stack.registers) if architecture.stack.registers is not None else 0
     task = architecture.task_of([type(model).__name__])  # a class of remote code is another
     writes = TASKS[task].writes
     embedding = _table(stack_of(model), architecture.stack.embedding) if TASKS[task].reads == "text" else None
@@ -128,6 +129,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         wide_qk_norm=bool(architecture.attention.row_norms),
         parallel=parallel if isinstance(parallel, bool) else getattr(config, parallel),
         positions=0 if table is None else table.shape[-2],
+        image_tokens=table.shape[-2] + registers if table is not None and registers else 0,
         merges=names.grouped
         and not inside
         and not architecture.attention.sinks

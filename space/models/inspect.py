@@ -1,14 +1,15 @@
 """Prints how a checkpoint is understood, or the first thing in it that is not: `python -m space.models.inspect DIR`.
 
 It reads what loading reads before the weights, and refuses what loading refuses; only whether weights are finite is not
-looked at. It stands above the formats, whose refusals it prints.
+looked at. Of a model that lacks a row it prints what one would be written from. It stands above the formats, whose
+refusals it prints.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -19,8 +20,11 @@ from space.errors import UserError
 from space.formats.checkpoint import Subnet
 from space.formats.registry import checks
 from space.formats.requirements import require_format_of_task
+from space.locations import is_local, model_directory
+from space.models.anatomy import anatomy
 from space.models.architectures import architecture_of
 from space.models.block_layout import BlockLayout
+from space.models.hub import config_snapshot
 from space.models.loading import Understood, understood
 from space.models.pruned import logit_cap, logit_scale
 from space.models.refusals import positions
@@ -38,10 +42,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seen = understood(told.path, None, told.trust_remote_code, {}, None)
     except UserError as error:
         print(f"not understood: {error}", file=sys.stderr)
+        _print(_anatomy(told.path, told.trust_remote_code))
         return 1
-    for title, text in lines_of(seen):
-        print(f"{title + ':':<16} {text}")
+    _print(lines_of(seen))
     return 0
+
+
+def _print(lines: Iterable[tuple[str, str]]) -> None:
+    for title, text in lines:
+        print(f"{title + ':':<16} {text}")
+
+
+def _anatomy(path: str, trust_remote_code: bool) -> Iterator[tuple[str, str]]:
+    """What a row of a model that is not understood would be written from, if it is a row that it lacks."""
+    try:
+        directory = model_directory(path) if is_local(path) else config_snapshot(path, None, trust_remote_code, "")
+    except UserError:  # which has been said
+        return
+    for number, line in enumerate(anatomy(directory, trust_remote_code)):
+        if not number:
+            yield "a row for it", "docs/families.md says what it is made of; the model's parts are these"
+        yield line
 
 
 def lines_of(seen: Understood) -> Iterator[tuple[str, str]]:
