@@ -222,7 +222,7 @@ def fitting(family: str, design: Candidate | Iterable[Sequence[int]]) -> Candida
     grouped = [row if sizes.grouped else (row[0], sizes.groups(row[0]), row[2]) for row in rows]
     for layer in spec.plain_mlps:
         heads, groups, channels = grouped[layer]
-        grouped[layer] = (heads, groups, spec.plain_channels if channels else 0)
+        grouped[layer] = (heads, groups, channels and spec.plain_channels)
     return Candidate.from_rows(grouped)
 
 
@@ -236,14 +236,14 @@ def inputs_of(family: str, windows: int, seed: int = 0) -> torch.Tensor:
     return random_images(windows, seed) if family in VISION else random_tokens(windows, 24, seed)
 
 
-def save_dense(family: str, directory: Path) -> Path:
-    """A tiny model of a family as a checkpoint, with a tokenizer or an image processor."""
+def save_dense(family: str, directory: Path, **changes: Any) -> Path:
+    """A tiny model of a family as a checkpoint, with a tokenizer or an image processor; changes as of `tiny_model`."""
     reader: Any = ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.25])
     if family not in VISION:
         words = Tokenizer(WordLevel({f"w{number}": number for number in range(VOCAB)}, unk_token="w0"))
         reader = PreTrainedTokenizerFast(tokenizer_object=words)
     with quiet_transformers():
-        for part in (tiny_model(family)[0], reader):
+        for part in (tiny_model(family, **changes)[0], reader):
             part.save_pretrained(directory)
     return directory
 

@@ -52,6 +52,7 @@ SIGMOID = (
     "minimax_m2",
     "solar_open",
 )  # families whose scores are no probabilities
+CORRECTED = tuple(name for name in MIXTURES if (routed := ARCHITECTURES[name].mlp.routed) and routed.correction)
 PLAIN = tuple(name for name in MIXTURES if tiny_model(name)[1].plain_mlps)
 CUT = [(6, 3, 9), DENSE, (6, 3, 5), (4, 2, 20)]
 
@@ -259,7 +260,7 @@ def test_weights_in_mxfp4_are_refused_with_how_to_have_others(tmp_path: Path) ->
         load_model(str(place))
 
 
-@pytest.mark.parametrize("family", [name for name in MIXTURES if (ARCHITECTURES[name].mlp.routed or ()).correction])
+@pytest.mark.parametrize("family", CORRECTED)
 def test_corrections_of_scores_go_with_their_experts(family: str, make_supernet: MakeSupernet) -> None:
     dense, supernet = tiny_model(family)[0], make_supernet(family)
     layout = ARCHITECTURES[family].mlp.routed
@@ -364,13 +365,13 @@ def test_what_a_row_cannot_say_of_its_layers_is_refused(tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("family", ["glm4_moe", "ernie4_5_moe"])
+@pytest.mark.parametrize(("family", "changes"), [("glm4_moe", {}), ("ernie4_5_moe", {"use_bias": False})])
 def test_corrections_stay_in_float32_among_weights_in_bfloat16(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr("space.formats.verify.answer_of", answer_here)
-    file = save_dense(family, tmp_path / "model") / "model.safetensors"
+    file = save_dense(family, tmp_path / "model", **changes) / "model.safetensors"
     stored = {name: tensor if "correction" in name else tensor.bfloat16() for name, tensor in load_file(file).items()}
     save_file(stored, file, {"format": "pt"})
     loaded = load_model(str(file.parent), dtype="bfloat16")

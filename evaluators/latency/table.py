@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -198,31 +198,18 @@ class LatencyTable:
             parts = table.parts(dense)
             whole = sum(parts.values())
             lines.append(f"{name}: {whole:.2f} ms, sum of blocks (end to end {table.dense_ms:.2f} ms)")
-            dense_options = {kind: [shape.option(kind) for shape in dense.layers] for kind in table.block_ms}
-            words = {kind: self._blocks(kind, options) for kind, options in dense_options.items()}
+            units, plain = mlp_units(self.model).rpartition(" ")[2], (int(self.model.get("plain_channels", 0)),)
+            wholes = {kind: Counter(shape.option(kind) for shape in dense.layers) for kind in table.block_ms}
+            words = {kind: _blocks(kind, counts, {plain: "channels"}, units) for kind, counts in wholes.items()}
             for part, ms in parts.items():
                 without, said = whole / max(whole - ms, 1e-9), words.get(part, "embedding, last norm and LM head")
                 lines.append(f"  {said:<48} {ms:8.2f} ms {ms / whole:5.0%}   {without:.2f} x as fast without")
             for kind, options in table.block_ms.items():
-                largest = options[min(dense_options[kind])] or 1
+                largest = options[min(wholes[kind])] or 1
                 rows = sorted(options.items(), reverse=True)
                 shares = ", ".join(f"{label(kind, option)} {ms / largest:.0%}" for option, ms in rows)
-                lines.append(f"  time of these blocks by {_WORDS[kind][1].format(units=self._units)}: {shares}")
+                lines.append(f"  time of these blocks by {_WORDS[kind][1].format(units=units)}: {shares}")
         return lines
-
-    @property
-    def _units(self) -> str:
-        """What an MLP keeps some of, in a word."""
-        return mlp_units(self.model).rpartition(" ")[2]
-
-    def _blocks(self, kind: str, options: Sequence[Option]) -> str:
-        """How many blocks of a kind there are of each option, in words."""
-        plain = (self.model.get("plain_channels", 0),)
-        parts = [
-            f"{count} {_WORDS[kind][0].format(*option, units='channels' if option == plain else self._units)}"
-            for option, count in sorted(Counter(options).items())
-        ]
-        return " and ".join(parts)
 
     def require_device(self, here: Mapping[str, Any], path: Path) -> None:
         """Checks that it was measured as timings now would be.
@@ -297,6 +284,12 @@ class LatencyTable:
                 f"Expected a latency table, got text that does not read as one ({type(error).__name__}: {error}). "
                 "Start a new run; evaluations that used this table cannot be compared with others."
             ) from error
+
+
+def _blocks(kind: str, counts: Mapping[Option, int], special: Mapping[Option, str], units: str) -> str:
+    """How many blocks of a kind there are of each option, in words; of some options in units of their own."""
+    each = [_WORDS[kind][0].format(*option, units=special.get(option, units)) for option in sorted(counts)]
+    return " and ".join(f"{counts[option]} {told}" for option, told in zip(sorted(counts), each, strict=True))
 
 
 def model_shapes(spec: ModelSpec) -> dict[str, Any]:
