@@ -25,13 +25,8 @@ from space.size import total_params
 from space.task import TASKS
 
 _NEAREST = 3  # rows that are named where none fits
-_MISFITS = (
-    UserError,
-    AttributeError,
-    ValueError,
-    TypeError,
-    IndexError,
-)  # what reading a model by another's row raises
+# What reading a model by another's row raises.
+_MISFITS = (UserError, AttributeError, ValueError, TypeError, IndexError)
 
 Modules = dict[str, str]  # of a layer: what has tensors of its own, by path, and its class and their shapes
 
@@ -103,7 +98,7 @@ def _lines(model: Any) -> Iterator[tuple[str, str]]:
         first, *others = run
         yield f"layers {first}-{others[-1]}" if others else f"layer {first}", type(layers[first]).__name__
         yield from ((f"  {place}", what) for place, what in form.items())
-    yield from _rows(model, forms[0])
+    yield from _rows(model, max(forms, key=forms.count))
 
 
 def _lists(stack: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
@@ -136,10 +131,7 @@ def _rows(model: Any, layer: Modules) -> Iterator[tuple[str, str]]:
     """Which rows have layers like a model's, by names and shapes of their modules and by all parameters."""
     fitting = [name for name in ARCHITECTURES if _fits(model, name)]
     if fitting:
-        yield (
-            "rows that fit",
-            f"{', '.join(fitting)}; by names and shapes: the layer's code says whether by what it does",
-        )
+        yield "rows that fit", f"{', '.join(fitting)}; by names and shapes, of which the layer's code says what they do"
         return
     distances = {name: {*layer} ^ _paths(row) for name, row in ARCHITECTURES.items()}
     for name in sorted(distances, key=lambda each: len(distances[each]))[:_NEAREST]:
