@@ -62,7 +62,7 @@ def mlp_params(spec: ModelSpec, mlp_channels: int) -> int:
     norms = spec.mlp_norms * norm_params(spec) + spec.block_scales * spec.hidden
     if spec.is_plain(mlp_channels):
         return spec.plain_params + norms
-    count = mlp_weights(spec, mlp_channels) + norms + spec.score_bias * mlp_channels
+    count = mlp_weights(spec, mlp_channels) + norms + spec.shared_biases + spec.score_bias * mlp_channels
     if spec.mlp_bias and spec.routed:
         count += mlp_channels * ((1 + spec.gated) * spec.expert_channels + spec.hidden + 1)
     elif spec.mlp_bias:

@@ -22,6 +22,7 @@ _SELDOM = (
     "expert_channels",
     "active_experts",
     "shared_weights",
+    "shared_biases",
     "score_bias",
     "plain_mlps",
     "plain_channels",
@@ -77,7 +78,8 @@ class ModelSpec:
         mask_token: What stands in the place of a hidden word, of a model that guesses these.
         expert_channels: Intermediate channels of an expert; 0 where MLPs are no mixtures of such.
         active_experts: Experts that each token goes through; 0 likewise.
-        shared_weights: Parameters of what every token goes through beside the experts of a mixture; 0 likewise.
+        shared_weights: Elements of matrices of what every token goes through beside experts; 0 likewise.
+        shared_biases: Its other parameters.
         score_bias: Whether a mixture has a parameter for each expert that is added where experts are chosen.
         plain_mlps: Layers with a plain MLP among others with mixtures: it is kept whole, or leaves. None likewise.
         plain_channels: Intermediate channels of such an MLP, more than a mixture has experts: a layer's `mlp_channels`
@@ -125,6 +127,7 @@ class ModelSpec:
     expert_channels: int = 0
     active_experts: int = 0
     shared_weights: int = 0
+    shared_biases: int = 0
     score_bias: bool = False
     plain_mlps: tuple[int, ...] = ()
     plain_channels: int = 0

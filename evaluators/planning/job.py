@@ -108,6 +108,7 @@ class Job:
             qkv_bias=False,
             o_bias=False,
             mlp_bias=False,
+            shared_biases=0,
             attention_norms=0,
             mlp_norms=0,
             layer_norms=0,

@@ -133,18 +133,22 @@ def _rows(model: Any, layer: Modules) -> Iterator[tuple[str, str]]:
     if fitting:
         yield "rows that fit", f"{', '.join(fitting)}; by names and shapes, of which the layer's code says what they do"
         return
-    distances = {name: {*layer} ^ _paths(row) for name, row in ARCHITECTURES.items()}
-    for name in sorted(distances, key=lambda each: len(distances[each]))[:_NEAREST]:
-        more, less = distances[name] & {*layer}, distances[name] - {*layer}
-        told = [f"lacks {', '.join(sorted(more))}"] * bool(more) + [f"has {', '.join(sorted(less))}"] * bool(less)
-        yield f"not {name}", " and ".join(told) or "other sizes, or other modules around the layers"
+    apart = {name: _apart(row, layer) for name, row in ARCHITECTURES.items()}
+    for name in sorted(apart, key=lambda each: sum(map(len, apart[each])))[:_NEAREST]:
+        told = [f"{what} {', '.join(sorted(paths))}" for what, paths in zip(("lacks", "has"), apart[name], strict=True)]
+        said = " and ".join(each for each, paths in zip(told, apart[name], strict=True) if paths)
+        yield f"not {name}", f"its row {said}" if said else "other sizes, or other modules around the layers"
 
 
-def _paths(row: Architecture) -> set[str]:
-    """The modules of a layer that a row names."""
-    inside = {layout.path(name) for layout in row.blocks.values() for name in layout.weighted}
-    norms = {*row.norms, *(norm for layout in row.blocks.values() for norm in layout.norms)}
-    return inside | norms | {row.attention.path(name) for name in row.qk_norms}
+def _apart(row: Architecture, layer: Modules) -> tuple[set[str], set[str]]:
+    """The modules of a layer that a row does not name, and those that it names and the layer lacks."""
+    blocks, routed = row.blocks.values(), row.mlp.routed
+    named = {layout.path(name) for layout in blocks for name in layout.weighted}
+    named |= {*row.norms, *(norm for layout in blocks for norm in layout.norms)}
+    named |= {row.attention.path(name) for name in row.qk_norms}
+    named |= {row.mlp.path(routed.correction).rpartition(".")[0]} if routed and routed.correction else set()
+    carried = tuple(map(row.mlp.path, routed.shared)) if routed else ()
+    return {path for path in layer if path not in named and not path.startswith(carried)}, named - {*layer}
 
 
 def _fits(model: Any, name: str) -> bool:

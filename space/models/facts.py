@@ -86,6 +86,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
                 )
     head, places = model.get_output_embeddings(), architecture.stack.positions
     table = None if places is None else _table(stack_of(model), places)
+    shared = [p for path in shared_of(first, architecture.mlp) for p in first.get_submodule(path).parameters()]
     registers = getattr(config, architecture.stack.registers) if architecture.stack.registers is not None else 0
     task = architecture.task_of([type(model).__name__])  # a class of remote code is another
     writes = TASKS[task].writes
@@ -111,9 +112,8 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         gated=routed is not None or "gate" in (part for each in architecture.mlp.inputs for part in each.parts),
         attention_norms=len(architecture.attention.leaving) - architecture.attention.scaled,
         mlp_norms=len(architecture.mlp.leaving) - architecture.mlp.scaled,
-        shared_weights=sum(
-            p.numel() for path in shared_of(first, architecture.mlp) for p in first.get_submodule(path).parameters()
-        ),
+        shared_weights=sum(p.numel() for p in shared if p.ndim > 1),
+        shared_biases=sum(p.numel() for p in shared if p.ndim == 1),
         score_bias=isinstance(correction_of(first, architecture.mlp), nn.Parameter),
         plain_mlps=plain.layers,
         plain_channels=plain.channels,
