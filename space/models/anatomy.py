@@ -134,7 +134,8 @@ def _rows(model: Any, layer: Modules) -> Iterator[tuple[str, str]]:
         yield "rows that fit", f"{', '.join(fitting)}; by names and shapes, of which the layer's code says what they do"
         return
     apart = {name: _apart(row, layer) for name, row in ARCHITECTURES.items()}
-    for name in sorted(apart, key=lambda each: sum(map(len, apart[each])))[:_NEAREST]:
+    own = model.config.model_type  # of which there may be rows that do not fit
+    for name in sorted(apart, key=lambda each: (model_type_of(each) != own, sum(map(len, apart[each]))))[:_NEAREST]:
         told = [f"{what} {', '.join(sorted(paths))}" for what, paths in zip(("lacks", "has"), apart[name], strict=True)]
         said = " and ".join(each for each, paths in zip(told, apart[name], strict=True) if paths)
         yield f"not {name}", f"its row {said}" if said else "other sizes, or other modules around the layers"
