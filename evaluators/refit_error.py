@@ -24,7 +24,7 @@ def refit_error_measure(supernet: Supernet) -> Measure:
     family = architecture_of(supernet.spec.family)
 
     @cache
-    def lost(index: int) -> tuple[dict[tuple[int, int], float], list[float]]:
+    def lost(index: int) -> tuple[dict[tuple[int, int], float], dict[int, float]]:
         return supernet.lost_energy(index)
 
     @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -109,13 +109,29 @@ def block_options(blocks: Sequence[Block]) -> dict[str, tuple[Option, ...]]:
 
 
 def make_blocks(
-    spec: ModelSpec, kind: str, options: Sequence[Option], frozen: frozenset[int], *, shared: bool
+    spec: ModelSpec,
+    kind: str,
+    options: Sequence[Option],
+    frozen: frozenset[int],
+    *,
+    shared: bool,
+    other: Mapping[int, Sequence[Option]],
 ) -> list[Block]:
-    """One block a layer, or one for all layers that are not frozen; frozen layers keep the last, dense option only."""
-    free = [layer for layer in range(spec.layers) if layer not in frozen]
+    """One block a layer, or one for all layers that are not frozen; frozen layers keep the last, dense option only.
+
+    Args:
+        spec: The dense model.
+        kind: What is chosen, a key of `CHOICES`.
+        options: Of a layer.
+        frozen: Layers that stay dense.
+        shared: Whether there is one block for all layers.
+        other: Of layers that have other options; where the rest shares one block, these stay dense.
+    """
+    free = [layer for layer in range(spec.layers) if layer not in frozen and not (shared and layer in other)]
     groups = [tuple(free)] if shared and free else [(layer,) for layer in free]
-    return [_block(spec, kind, group, options) for group in groups] + [
-        _block(spec, kind, (layer,), options[-1:]) for layer in sorted(frozen)
+    dense = [layer for layer in range(spec.layers) if layer not in free]
+    return [_block(spec, kind, group, other.get(group[0], options)) for group in groups] + [
+        _block(spec, kind, (layer,), other.get(layer, options)[-1:]) for layer in dense
     ]
 
 

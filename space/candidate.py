@@ -174,7 +174,8 @@ class Candidate:
     @classmethod
     def dense(cls, spec: ModelSpec) -> Candidate:
         """The candidate that keeps everything."""
-        return cls((LayerShape(spec.query_heads, spec.kv_heads, spec.mlp_channels),) * spec.layers)
+        heads, groups = spec.query_heads, spec.kv_heads
+        return cls(tuple(LayerShape(heads, groups, spec.whole_mlp(layer)) for layer in range(spec.layers)))
 
     @property
     def blocks(self) -> Candidate:

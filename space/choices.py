@@ -16,6 +16,7 @@ from space.options import (
     layer_options,
     least_mlp_step,
     mlp_options,
+    plain_options,
     require_types_fit,
     typed,
 )
@@ -89,11 +90,15 @@ def choices(
     if types:
         require_types_fit(spec, attention, mlp)
     if whole_layers:
-        layer = typed(layer_options(spec), types, fields=2)
-        blocks = make_blocks(spec, LAYER, layer, frozen_attention | frozen_mlp, shared=False)
+        layer = typed(layer_options(spec, spec.mlp_channels), types, fields=2)
+        plain = dict.fromkeys(spec.plain_mlps, layer_options(spec, spec.plain_channels))
+        blocks = make_blocks(spec, LAYER, layer, frozen_attention | frozen_mlp, shared=False, other=plain)
     else:
-        blocks = make_blocks(spec, "attention", typed(attention, types), frozen_attention, shared=same_for_all_layers)
-        blocks += make_blocks(spec, "mlp", typed(mlp, types), frozen_mlp, shared=same_for_all_layers)
+        blocks = make_blocks(
+            spec, "attention", typed(attention, types), frozen_attention, shared=same_for_all_layers, other={}
+        )
+        plain = dict.fromkeys(spec.plain_mlps, plain_options(spec, remove=remove_mlp))
+        blocks += make_blocks(spec, "mlp", typed(mlp, types), frozen_mlp, shared=same_for_all_layers, other=plain)
     blocks.sort(key=lambda block: (block.layers[0], block.kind))
     if not any(block.free for block in blocks):
         raise UserError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from space.blocks import LAYER, Block
-from space.candidate import EMBEDDING, HEAD, Candidate, LayerShape, widths
+from space.candidate import EMBEDDING, HEAD, KINDS, Candidate, LayerShape, Option, widths
 from space.limits import Genes
 from space.repair import Rules
 from space.types import GGUF_TYPES
@@ -19,7 +19,7 @@ def uniform_genes(free: Sequence[Block], rules: Rules) -> list[Genes]:
     """Genes of designs with one shape in all layers that are not frozen, the largest first.
 
     All MLP levels at dense attention and at about three quarters and half of it, and all attention levels at dense
-    MLPs. None where a gene stands for a whole layer.
+    MLPs. None where a gene stands for a whole layer. Plain MLPs among mixtures, which have no levels, stay dense.
 
     Args:
         free: The blocks that are genes.
@@ -34,7 +34,12 @@ def uniform_genes(free: Sequence[Block], rules: Rules) -> list[Genes]:
     ]
     pairs = {(a, m) for a in crossed for m in mlp} | {(a, max(mlp)) for a in attention}
     pairs.remove((max(attention), max(mlp)))
-    ladder = [np.array([{"attention": a, "mlp": m}.get(b.kind, len(b.options) - 1) for b in free]) for a, m in pairs]
+    levelled = {kind: _levelled(free, kind) for kind in KINDS}
+
+    def level(block: Block, levels: dict[str, int]) -> int:
+        return levels[block.kind] if block.options == levelled.get(block.kind) else len(block.options) - 1
+
+    ladder = [np.array([level(block, {"attention": a, "mlp": m}) for block in free]) for a, m in pairs]
     ladder = [genes for genes in ladder if rules.valid(genes)]
     return sorted(ladder, key=lambda genes: (-rules.total(genes), genes.tolist()))
 
@@ -42,10 +47,15 @@ def uniform_genes(free: Sequence[Block], rules: Rules) -> list[Genes]:
 def _kept_levels(free: Sequence[Block], kind: str) -> dict[int, int]:
     """Levels that leave something, in the first type, and their parameters; without such a gene, one nothing reads."""
     for block in free:
-        if block.kind == kind:
+        if block.kind == kind and block.options == _levelled(free, kind):
             kept = {level: option for level, option in enumerate(block.options) if option[0]}
             return {level: block.params[level] for level, option in kept.items() if option == widths(kind, option)}
     return {0: 0}
+
+
+def _levelled(free: Sequence[Block], kind: str) -> tuple[Option, ...]:
+    """The options of those of some blocks that have most; none without a gene of the kind."""
+    return max((block.options for block in free if block.kind == kind), key=len, default=())
 
 
 def rounded_genes(free: Sequence[Block], types: Sequence[int], *, tied: bool) -> list[Genes]:

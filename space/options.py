@@ -95,9 +95,14 @@ def vocabulary_options(spec: ModelSpec, levels: Sequence[float]) -> list[int]:
     return sorted(counts)
 
 
-def layer_options(spec: ModelSpec) -> list[Option]:
-    """All blocks of a layer at once, in the order of `KINDS`: gone, or dense."""
-    shapes = LayerShape.of(), LayerShape(spec.query_heads, spec.kv_heads, spec.mlp_channels)
+def plain_options(spec: ModelSpec, *, remove: bool) -> list[Option]:
+    """Those of a plain MLP among mixtures, which is kept whole, or leaves."""
+    return [*([(0,)] if remove else []), (spec.plain_channels,)]
+
+
+def layer_options(spec: ModelSpec, mlp_channels: int) -> list[Option]:
+    """All blocks of a layer at once, in the order of `KINDS`: gone, or dense, with so many units of its MLP."""
+    shapes = LayerShape.of(), LayerShape(spec.query_heads, spec.kv_heads, mlp_channels)
     return [shape.row for shape in shapes]
 
 

@@ -16,10 +16,11 @@ def attention_weights(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
 def mlp_weights(spec: ModelSpec, mlp_channels: int) -> int:
     """Elements of the matrices of one MLP block: up, down and, where there is one, the gate.
 
-    Of a mixture, those of so many experts, the router's, and of what every token goes through besides.
+    Of a mixture, those of so many experts, the router's, and of what every token goes through besides; a plain MLP
+    among mixtures is known by its channels.
     """
     matrices = 2 + spec.gated
-    if spec.routed:
+    if spec.routed and not spec.is_plain(mlp_channels):
         routed = (matrices * spec.expert_channels + 1) * spec.hidden * mlp_channels
         return routed + spec.shared_weights if mlp_channels else 0
     return matrices * spec.hidden * mlp_channels
@@ -27,7 +28,7 @@ def mlp_weights(spec: ModelSpec, mlp_channels: int) -> int:
 
 def mlp_products(spec: ModelSpec, mlp_channels: int) -> int:
     """Multiply-accumulates of one MLP block for a token: of a mixture, those of the experts that it goes through."""
-    if spec.routed:
+    if spec.routed and not spec.is_plain(mlp_channels):
         active = min(spec.active_experts, mlp_channels)
         own = (2 + spec.gated) * spec.expert_channels * spec.hidden * active + spec.hidden * mlp_channels
         return own + spec.shared_weights if mlp_channels else 0
@@ -58,7 +59,10 @@ def mlp_params(spec: ModelSpec, mlp_channels: int) -> int:
     """Parameters of one MLP block with its biases and norms; 0 for a removed one, which takes its norms along."""
     if mlp_channels == 0:
         return 0
-    count = mlp_weights(spec, mlp_channels) + spec.mlp_norms * norm_params(spec) + spec.block_scales * spec.hidden
+    norms = spec.mlp_norms * norm_params(spec) + spec.block_scales * spec.hidden
+    if spec.is_plain(mlp_channels):
+        return spec.plain_params + norms
+    count = mlp_weights(spec, mlp_channels) + norms + spec.shared_biases + spec.score_bias * mlp_channels
     if spec.mlp_bias and spec.routed:
         count += mlp_channels * ((1 + spec.gated) * spec.expert_channels + spec.hidden + 1)
     elif spec.mlp_bias:

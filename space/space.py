@@ -151,7 +151,7 @@ class SearchSpace:
         self.kinds: tuple[str, ...] = tuple(block.kind for block in self._free)
         self.block_options: dict[str, tuple[Option, ...]] = block_options(blocks)
         dense = decoder_params(spec, Candidate.dense(spec))
-        self._dense_layer = asdict(Candidate.dense(spec).layers[0])
+        self._dense_layers = [asdict(shape) for shape in Candidate.dense(spec).layers]
         self._smallest, self._witness = reach(self._rules, dense, least, most)
 
     def limited(self, name: str, base: float, steps: npt.NDArray[np.float64], maximum: float) -> SearchSpace:
@@ -187,7 +187,7 @@ class SearchSpace:
                 f"SearchSpace.decode: expected genes of at least 0 and below {self.levels.tolist()}, "
                 f"got {array.tolist()}. Repair them first."
             )
-        layers = [self._dense_layer.copy() for _ in range(self.spec.layers)]
+        layers = [fields.copy() for fields in self._dense_layers]
         whole: dict[str, int] = {}
         for block, level in zip(self._free, array.tolist(), strict=True):
             for layer in block.layers:

@@ -9,6 +9,7 @@ from typing import Any
 from space.task import CAUSAL_LM, TASKS, Task
 
 MOST_MERGES = 3
+Fact = str | int | bool | list[int] | None  # of a model, as JSON has it
 
 # What models were like before there were these is still said as it was: digests and old runs stay.
 _SELDOM = (
@@ -21,6 +22,11 @@ _SELDOM = (
     "expert_channels",
     "active_experts",
     "shared_weights",
+    "shared_biases",
+    "score_bias",
+    "plain_mlps",
+    "plain_channels",
+    "plain_params",
     "sinks",
     "block_scales",
     "image_size",
@@ -72,11 +78,17 @@ class ModelSpec:
         mask_token: What stands in the place of a hidden word, of a model that guesses these.
         expert_channels: Intermediate channels of an expert; 0 where MLPs are no mixtures of such.
         active_experts: Experts that each token goes through; 0 likewise.
-        shared_weights: Parameters of what every token goes through beside the experts of a mixture; 0 likewise.
+        shared_weights: Elements of matrices of what every token goes through beside experts; 0 likewise.
+        shared_biases: Its other parameters.
+        score_bias: Whether a mixture has a parameter for each expert that is added where experts are chosen.
+        plain_mlps: Layers with a plain MLP among others with mixtures: it is kept whole, or leaves. None likewise.
+        plain_channels: Intermediate channels of such an MLP, more than a mixture has experts: a layer's `mlp_channels`
+            say which of the two it has.
+        plain_params: Parameters of such an MLP, without its norms.
         sinks: Whether each query head has a number of what attends to nothing.
         block_scales: Whether what a block adds is scaled by a weight for each value, which leaves with the block.
         image_size: Height and width of images in pixels, where the configuration says others; else 0.
-        image_tokens: Tokens of such an image; else 0.
+        image_tokens: Tokens of an image, where these are others than the positions; else 0.
     """
 
     name: str
@@ -115,6 +127,11 @@ class ModelSpec:
     expert_channels: int = 0
     active_experts: int = 0
     shared_weights: int = 0
+    shared_biases: int = 0
+    score_bias: bool = False
+    plain_mlps: tuple[int, ...] = ()
+    plain_channels: int = 0
+    plain_params: int = 0
     sinks: bool = False
     block_scales: bool = False
     image_size: int = 0
@@ -132,6 +149,13 @@ class ModelSpec:
             raise ValueError(
                 f"ModelSpec: expected active_experts and expert_channels of a mixture, or 0 for both, got "
                 f"{self.active_experts} of {self.mlp_channels}, each of {self.expert_channels} channels."
+            )
+        object.__setattr__(self, "plain_mlps", tuple(self.plain_mlps))  # a list where the facts were JSON
+        if (self.plain_mlps and not self.routed) or 0 < self.plain_channels <= self.mlp_channels:
+            raise ValueError(
+                f"ModelSpec: expected plain MLPs among mixtures alone, of more channels than there are experts, got "
+                f"{self.plain_channels} channels and {self.mlp_channels} experts in a model of {self.expert_channels} "
+                "channels an expert."
             )
         if self.query_heads % self.kv_heads:
             raise ValueError(
@@ -170,8 +194,17 @@ class ModelSpec:
 
     @property
     def token_channels(self) -> int:
-        """Intermediate channels of an MLP that each token goes through."""
-        return self.active_experts * self.expert_channels if self.routed else self.mlp_channels
+        """Intermediate channels of an MLP that each token goes through, at its most."""
+        routed = self.active_experts * self.expert_channels
+        return max(routed, self.plain_channels) if self.routed else self.mlp_channels
+
+    def whole_mlp(self, layer: int) -> int:
+        """Units of a layer's MLP as it came."""
+        return self.plain_channels if layer in self.plain_mlps else self.mlp_channels
+
+    def is_plain(self, mlp_channels: int) -> bool:
+        """Whether an MLP of so many units is a plain one among mixtures."""
+        return self.plain_channels > 0 and mlp_channels == self.plain_channels
 
     @property
     def merged_kv_heads(self) -> tuple[int, ...]:
@@ -208,12 +241,13 @@ class ModelSpec:
         return head + (self.norm_weight + self.norm_bias) * self.hidden
 
     @property
-    def identity(self) -> dict[str, str | int | bool | None]:
+    def identity(self) -> dict[str, Fact]:
         """What the model is, ready for JSON: the fields but its name."""
         return {field: value for field, value in self.to_json().items() if field != "name"}
 
-    def to_json(self) -> dict[str, str | int | bool | None]:
+    def to_json(self) -> dict[str, Fact]:
         """The fields as a JSON-ready mapping, those that few models have where they say something."""
         defaults = {field.name: field.default for field in fields(self)}
         values = asdict(self).items()
-        return {name: value for name, value in values if name not in _SELDOM or value != defaults[name]}
+        said = {name: value for name, value in values if name not in _SELDOM or value != defaults[name]}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,10 @@ _SLIDING = {
     "sliding_window": 7,
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
 }
+# Of sizes that products of all experts at once are made for, and of plain MLPs, where there are such.
+_FEW_EXPERTS = {
+    **{"hidden_size": 40, "head_dim": 8, "moe_intermediate_size": 8, "intermediate_size": 56, "num_experts_per_tok": 3}
+}
 # What is special in the configuration of a family's model.
 _SPECIAL: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
@@ -106,7 +111,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     },
     # of sizes that products of all experts at once are made for
     "mixtral": {"hidden_size": 40, "head_dim": 8, "intermediate_size": 8},
-    "qwen3_moe": {"hidden_size": 40, "head_dim": 8, "moe_intermediate_size": 8, "num_experts_per_tok": 3},
+    "qwen3_moe": {**_FEW_EXPERTS, "mlp_only_layers": [2]},
     "olmoe": {"hidden_size": 48, "intermediate_size": 8, "num_experts_per_tok": 4, "norm_topk_prob": True},
     "qwen2_moe": {
         **{"hidden_size": 48, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 24},
@@ -118,7 +123,23 @@ _SPECIAL: dict[str, dict[str, Any]] = {
             **{"rope_type": "yarn", "rope_theta": 1e5, "factor": 4.0, "original_max_position_embeddings": 64}
         },
     },
+    "glm4_moe": {**_FEW_EXPERTS, "attention_bias": True, "routed_scaling_factor": 1.5},
+    "glm4_moe:normed": {**_FEW_EXPERTS, "routed_scaling_factor": 1.5},
+    "dots1": {**_FEW_EXPERTS, **_SLIDING, "n_shared_experts": 2, "first_k_dense_replace": 1, "norm_topk_prob": True},
+    "ernie4_5_moe": {**_FEW_EXPERTS, "moe_k": 3, "moe_num_shared_experts": 1, "use_bias": True},
+    "exaone_moe": {**_FEW_EXPERTS, **_SLIDING, "mlp_layer_types": ["dense", "sparse", "dense", "sparse"]},
+    "hy_v3": _FEW_EXPERTS,
+    "flex_olmo": {"hidden_size": 48, "intermediate_size": 8, "num_experts_per_tok": 4},
+    "granitemoe": {
+        **{"hidden_size": 40, "head_dim": 8, "intermediate_size": 8, "num_experts_per_tok": 3},
+        **{"embedding_multiplier": 3.0, "residual_multiplier": 0.6, "attention_multiplier": 0.3, "logits_scaling": 2.5},
+    },
+    "minimax_m2": {"hidden_size": 40, "head_dim": 8, "intermediate_size": 8, "num_experts_per_tok": 3},
+    "solar_open": {**_FEW_EXPERTS, "routed_scaling_factor": 1.5},
+    "cwm": {"head_dim": 8, **_SLIDING},
+    "camembert": {"type_vocab_size": 1},
     "dinov2": {"hidden_size": 16, "head_dim": 4},  # of which MLP channels are a multiple
+    "dinov2_with_registers": {"hidden_size": 16, "head_dim": 4, "num_register_tokens": 3},
     "roberta": {"type_vocab_size": 1},
     "xlm-roberta": {"type_vocab_size": 1},
 }
@@ -179,15 +200,30 @@ def tiny_model(family: str, task: str | None = None, **changes: Any) -> tuple[nn
             parameter.copy_(noise * 1.2 / parameter.shape[-1] ** 0.5)
         else:
             parameter.copy_(noise * 0.6)
+    for name, buffer in model.named_buffers():
+        if name.endswith("bias"):  # which no gradient reaches
+            buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
     spec = read_spec(model, f"tiny-{family}", "0", family)
     return model, replace(spec, mask_token=VOCAB - 1 if use.masks else None)
 
 
+@cache
+def _tiny_spec(family: str) -> ModelSpec:
+    return tiny_model(family)[1]
+
+
 def fitting(family: str, design: Candidate | Iterable[Sequence[int]]) -> Candidate:
-    """A candidate, or one of these rows; without groups in its family, query heads have keys and values each."""
-    sizes = ARCHITECTURES[family].sizes
-    rows = [shape.row for shape in design.layers] if isinstance(design, Candidate) else design
-    return Candidate.from_rows([row if sizes.grouped else (row[0], sizes.groups(row[0]), row[2]) for row in rows])
+    """A candidate, or one of these rows; without groups in its family, query heads have keys and values each.
+
+    Plain MLPs among mixtures are whole where anything is to be left of them.
+    """
+    sizes, spec = ARCHITECTURES[family].sizes, _tiny_spec(family)
+    rows = [shape.row for shape in design.layers] if isinstance(design, Candidate) else [*design]
+    grouped = [row if sizes.grouped else (row[0], sizes.groups(row[0]), row[2]) for row in rows]
+    for layer in spec.plain_mlps:
+        heads, groups, channels = grouped[layer]
+        grouped[layer] = (heads, groups, channels and spec.plain_channels)
+    return Candidate.from_rows(grouped)
 
 
 def random_tokens(windows: int, length: int, seed: int = 0) -> torch.Tensor:
@@ -200,14 +236,14 @@ def inputs_of(family: str, windows: int, seed: int = 0) -> torch.Tensor:
     return random_images(windows, seed) if family in VISION else random_tokens(windows, 24, seed)
 
 
-def save_dense(family: str, directory: Path) -> Path:
-    """A tiny model of a family as a checkpoint, with a tokenizer or an image processor."""
+def save_dense(family: str, directory: Path, **changes: Any) -> Path:
+    """A tiny model of a family as a checkpoint, with a tokenizer or an image processor; changes as of `tiny_model`."""
     reader: Any = ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.25])
     if family not in VISION:
         words = Tokenizer(WordLevel({f"w{number}": number for number in range(VOCAB)}, unk_token="w0"))
         reader = PreTrainedTokenizerFast(tokenizer_object=words)
     with quiet_transformers():
-        for part in (tiny_model(family)[0], reader):
+        for part in (tiny_model(family, **changes)[0], reader):
             part.save_pretrained(directory)
     return directory
 

@@ -49,7 +49,7 @@ def test_the_permuted_model_computes_the_dense_function(family: str, make_supern
     torch.testing.assert_close(logits_of(supernet.model, images), expected, atol=2e-5, rtol=1e-4)
     whole = Candidate.dense(spec)
     assert torch.equal(logits_of(supernet.view(whole), images), logits_of(supernet.model, images))
-    assert spec.tokens_of(images.shape) == {"vit": 17, "deit": 18, "dinov2": 17}[family]
+    assert spec.tokens_of(images.shape) == stack_of(dense)(images).last_hidden_state.shape[1]
     assert (spec.vocab, kv_bytes(spec, whole, context=17)) == (0, 0)
     for rows in SHAPES.values():
         candidate = Candidate.from_rows(rows)
@@ -88,7 +88,7 @@ def test_divergences_are_those_of_the_models_own_logits(
 ) -> None:
     supernet, images = make_supernet(family), random_images(7)
     asked = ClassDivergence(supernet, images, batch_size=3, cache_bytes=cache_bytes)
-    assert asked.tokens == 7 * supernet.spec.positions
+    assert asked.tokens == 7 * supernet.spec.image_length
     assert asked.divergence(Candidate.dense(supernet.spec)) == pytest.approx(0, abs=1e-6)
     teacher, student = (logits_of(each, images) for each in (supernet.model, supernet.view(CUT)))
     expected = F.kl_div(student.log_softmax(-1), teacher.softmax(-1), reduction="batchmean").item()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from conftest import save_dense
 from helpers_embedder import save_embedder
 from helpers_loading import SIZES, save
-from transformers import StableLmConfig
+from transformers import DiffLlamaConfig, HyperCLOVAXConfig, StableLmConfig
 
 from space.models.inspect import main
 
@@ -64,3 +65,38 @@ def test_parameters_that_no_row_has_are_named(tmp_path: Path, capsys: pytest.Cap
     config = StableLmConfig(**SIZES, use_parallel_residual=True)  # without the second norm
     assert main([str(save(config, tmp_path / "parallel"))]) == 1
     assert "post_attention_layernorm" in capsys.readouterr().err
+
+
+def test_of_a_model_without_a_row_it_prints_what_one_would_be_written_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = untold(save(HyperCLOVAXConfig(**SIZES, use_post_norm=False), tmp_path / "clone"), capsys)
+    assert lines["module"] == "hyperclovax"
+    assert lines["classes"] == "HyperCLOVAXConfig, HyperCLOVAXDecoderLayer, HyperCLOVAXModel, HyperCLOVAXForCausalLM"
+    assert re.fullmatch(r".*/modeling_hyperclovax\.py:\d+: what of it .*", lines["layer's code"])
+    assert lines["stack"] == "model; in it"
+    assert lines["layers"] == f"layers, {SIZES['num_hidden_layers']} of them"
+    assert lines["norm"] == f"norm: HyperCLOVAXRMSNorm, weight ({SIZES['hidden_size']},)"
+    assert lines["head"] == "lm_head"
+    assert f"hidden_size={SIZES['hidden_size']}, " in lines["sizes"]
+    assert lines["mlp.down_proj"] == f"Linear, weight ({SIZES['hidden_size']}, {SIZES['intermediate_size']})"
+    fitting = lines["rows that fit"].partition(";")[0].split(", ")
+    assert {"llama", "mistral", "granite"} <= {*fitting}
+    assert {"qwen3", "gpt2", "bert", "phi3"}.isdisjoint(fitting)
+
+
+def test_rows_that_nearly_fit_are_told_with_what_they_lack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = untold(save(DiffLlamaConfig(**SIZES), tmp_path / "other"), capsys)
+    assert "rows that fit" not in lines
+    assert re.search(r"DiffLlamaAttention, lambda_q1 \(\d+,\), ", lines["self_attn"])
+    assert lines["not llama"] == "its row lacks self_attn"
+    lines = untold(save(StableLmConfig(**SIZES, qk_layernorm=True), tmp_path / "normed"), capsys)  # which no row says
+    assert lines["not stablelm"].startswith("its row lacks self_attn.k_layernorm.norms.0, ")
+
+
+def untold(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """The lines of a model that is refused, by their titles."""
+    assert main([str(path)]) == 1
+    told = capsys.readouterr()
+    assert "not understood: Expected " in told.err
+    return {title.strip(): text.strip() for title, _, text in (line.partition(":") for line in told.out.splitlines())}

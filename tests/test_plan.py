@@ -85,12 +85,16 @@ def test_so_is_what_is_stored_for_types(tmp_path: Path) -> None:
 
 def require_known(supernet: Supernet, name: str, *, read: bool = False) -> None:
     directory = supernet._files.directory
-    file = directory / "layer-000.safetensors"
-    with safe_open(file, framework="pt") as stored:
-        slices = {key: stored.get_slice(key) for key in stored.keys()}  # noqa: SIM118
-        there = {(key, each.get_dtype(), tuple(each.get_shape())) for key, each in slices.items()}
-    assert there == {(each.name, each.dtype, each.shape) for each in stored_tensors(supernet.spec, name, read=read)}
-    assert layer_file_bytes(supernet.spec, name, read=read) == pytest.approx(file.stat().st_size, abs=16)
+    for index in (0, supernet.spec.layers - 1):
+        file, how = (
+            directory / f"layer-{index:03}.safetensors",
+            {"read": read, "plain": index in supernet.spec.plain_mlps},
+        )
+        with safe_open(file, framework="pt") as stored:
+            slices = {key: stored.get_slice(key) for key in stored.keys()}  # noqa: SIM118
+            there = {(key, each.get_dtype(), tuple(each.get_shape())) for key, each in slices.items()}
+        assert there == {(each.name, each.dtype, each.shape) for each in stored_tensors(supernet.spec, name, **how)}
+        assert layer_file_bytes(supernet.spec, name, **how) == pytest.approx(file.stat().st_size, abs=16)
     whole = sum(each.stat().st_size for each in directory.iterdir())
     assert supernet_bytes(supernet.spec, name, read=read) == pytest.approx(whole, rel=0.02)
 

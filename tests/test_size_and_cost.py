@@ -78,8 +78,8 @@ def test_a_layer_is_the_sum_of_its_blocks() -> None:
 def test_macs_and_kv_bytes_equal_a_counted_decode_step(family: str, tokens: str) -> None:
     context = int(tokens)
     _, spec = tiny_model(family)
-    shape = fitting(family, [(4, 2, 20)]).layers[0]
-    model = shrunk_model(family, spec, shape)
+    design = fitting(family, [(4, 2, 20)] * spec.layers)
+    model = shrunk_model(family, spec, design.layers[-1])
     # scores, sums of values and experts are matrix products then that are counted
     model.config._attn_implementation = model.config._experts_implementation = "eager"
     text = random_tokens(1, context)
@@ -92,7 +92,7 @@ def test_macs_and_kv_bytes_equal_a_counted_decode_step(family: str, tokens: str)
     by_module = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     # the rotary angles are an outer product of one number with the frequencies: no product with weights or keys
     rotary = sum(flops for name, flops in by_module.items() if name.endswith(".rotary_emb"))
-    values = cost_measure(spec, context=context, bytes_per_element=4).values(Candidate((shape,) * spec.layers))
+    values = cost_measure(spec, context=context, bytes_per_element=4).values(design)
     assert 2 * values["macs_per_token"] == by_module["Global"] - rotary
     assert values["kv_bytes"] == sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 

@@ -1,10 +1,10 @@
 """Timing of subnets on the device: block shapes for the latency table, and whole models beside the dense one.
 
-A block's entry is measured in place: the time of a whole stack with that shape in every layer and the other block gone,
-less the empty stack's, a layer's share. Weights thus stream from memory as they do in use, and no block is timed in a
-warm cache of its own. Types of matrices are timed at the full width alone: a narrower block gains by one as much, in
-part, as the full one does. All times are relative to the dense model's, timed in turns with the others: a machine that
-becomes slower or faster changes neither ratios nor ranks.
+A block's entry is measured in place: the time of a whole stack with that shape in every layer that can have it and the
+other block gone, less the empty stack's, a layer's share. Weights thus stream from memory as they do in use, and no
+block is timed in a warm cache of its own. Types of matrices are timed at the full width alone: a narrower block gains
+by one as much, in part, as the full one does. All times are relative to the dense model's, timed in turns with the
+others: a machine that becomes slower or faster changes neither ratios nor ranks.
 """
 
 from __future__ import annotations
@@ -78,18 +78,18 @@ class LatencyBench:
             vocabulary: Counts of tokens that designs may have in place of all.
             types: Of matrices, but the first, that designs may have.
         """
-        layers = self._spec.layers
+        spec, layers = self._spec, self._spec.layers
         # One layer must keep attention, so the empty stack is one block of the smallest shape, taken off again below.
         smallest = min(block_options["attention"])
         standing = f"on {_name('attention', smallest)}"  # times are kept by name from run to run; smallest ones differ
-        models = {standing: _stack(layers, {}, smallest)}
+        models = {standing: _stack(spec, "attention", None, smallest)}
         measured = {kind: _timed(kind, options) for kind, options in block_options.items()}
         for kind, options in measured.items():
             if kind == "attention":
-                models |= {_name(kind, option): _stack(layers, {kind: option}, None) for option in options}
+                models |= {_name(kind, option): _stack(spec, kind, option, None) for option in options}
             else:
                 models |= {
-                    f"{_name(kind, option)} {standing}": _stack(layers, {kind: option}, smallest) for option in options
+                    f"{_name(kind, option)} {standing}": _stack(spec, kind, option, smallest) for option in options
                 }
         few = {count: f"vocabulary {count} {standing}" for count in vocabulary}
         models |= {name: replace(models[standing], vocabulary=count) for count, name in few.items()}
@@ -109,7 +109,11 @@ class LatencyBench:
                 kind: {
                     option: max(0.0, (times[_name(kind, option)] - base) / layers)
                     if kind == "attention"
-                    else max(0.0, (times[f"{_name(kind, option)} {standing}"] - times[standing]) / layers)
+                    else max(
+                        0.0,
+                        (times[f"{_name(kind, option)} {standing}"] - times[standing])
+                        / len(_places(spec, kind, option)),
+                    )
                     for option in options
                 }
                 for kind, options in measured.items()
@@ -209,11 +213,22 @@ def _name(kind: str, option: Option) -> str:
     return f"{kind} {label(kind, option)}"
 
 
-def _stack(layers: int, options: Mapping[str, Option], carrier: Option | None) -> Candidate:
-    """A model with nothing but these blocks in all layers; the first layer has an attention block besides, if any."""
-    shape = LayerShape.of(**options)
-    first = shape if carrier is None else LayerShape.of(**options, attention=carrier)
-    return Candidate((first, *(shape,) * (layers - 1)))
+def _places(spec: ModelSpec, kind: str, option: Option) -> list[int]:
+    """The layers whose block of a kind can have an option."""
+    plain = kind == "mlp" and spec.is_plain(option[0])
+    return [layer for layer in range(spec.layers) if kind != "mlp" or (layer in spec.plain_mlps) == plain]
+
+
+def _stack(spec: ModelSpec, kind: str, option: Option | None, carrier: Option | None) -> Candidate:
+    """A model with nothing but such blocks, if any, in all layers that can have them.
+
+    The first layer has an attention block besides, if there is a `carrier`.
+    """
+    places = _places(spec, kind, option) if option is not None else []
+    blocks = [{kind: option} if option is not None and layer in places else {} for layer in range(spec.layers)]
+    if carrier is not None:
+        blocks[0] = blocks[0] | {"attention": carrier}
+    return Candidate(tuple(LayerShape.of(**options) for options in blocks))
 
 
 def _split(designs: Sequence[Candidate], first: int) -> tuple[Sequence[Candidate], Sequence[Candidate]]:

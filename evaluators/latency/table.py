@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from evaluators.base import Measure
 from evaluators.latency.labels import label, numbers_of, option_of
 from evaluators.latency.table_error import UNCHECKED, TableError
 from evaluators.latency.workload import Workload
-from space.candidate import Candidate, Option, widths
+from space.candidate import Candidate, Option
 from space.errors import UserError
 from space.spec import ModelSpec, mlp_units
 from space.task import CAUSAL_LM, TASKS
@@ -195,17 +196,16 @@ class LatencyTable:
         lines = []
         for name, table in self.phases.items():
             parts = table.parts(dense)
-            whole, layers, shape = sum(parts.values()), len(dense.layers), dense.layers[0]
+            whole = sum(parts.values())
             lines.append(f"{name}: {whole:.2f} ms, sum of blocks (end to end {table.dense_ms:.2f} ms)")
-            units = mlp_units(self.model).rpartition(" ")[2]
-            words = {
-                kind: f"{layers} {_WORDS[kind][0].format(*shape.option(kind), units=units)}" for kind in table.block_ms
-            }
+            units, plain = mlp_units(self.model).rpartition(" ")[2], (int(self.model.get("plain_channels", 0)),)
+            wholes = {kind: Counter(shape.option(kind) for shape in dense.layers) for kind in table.block_ms}
+            words = {kind: _blocks(kind, counts, {plain: "channels"}, units) for kind, counts in wholes.items()}
             for part, ms in parts.items():
                 without, said = whole / max(whole - ms, 1e-9), words.get(part, "embedding, last norm and LM head")
                 lines.append(f"  {said:<48} {ms:8.2f} ms {ms / whole:5.0%}   {without:.2f} x as fast without")
             for kind, options in table.block_ms.items():
-                largest = options[max(option for option in options if option == widths(kind, option))] or 1
+                largest = options[min(wholes[kind])] or 1
                 rows = sorted(options.items(), reverse=True)
                 shares = ", ".join(f"{label(kind, option)} {ms / largest:.0%}" for option, ms in rows)
                 lines.append(f"  time of these blocks by {_WORDS[kind][1].format(units=units)}: {shares}")
@@ -284,6 +284,12 @@ class LatencyTable:
                 f"Expected a latency table, got text that does not read as one ({type(error).__name__}: {error}). "
                 "Start a new run; evaluations that used this table cannot be compared with others."
             ) from error
+
+
+def _blocks(kind: str, counts: Mapping[Option, int], special: Mapping[Option, str], units: str) -> str:
+    """How many blocks of a kind there are of each option, in words; of some options in units of their own."""
+    each = [_WORDS[kind][0].format(*option, units=special.get(option, units)) for option in sorted(counts)]
+    return " and ".join(f"{counts[option]} {told}" for option, told in zip(sorted(counts), each, strict=True))
 
 
 def model_shapes(spec: ModelSpec) -> dict[str, Any]:

@@ -101,23 +101,24 @@ class Job:
     @cached_property
     def trained(self) -> dict[str, int]:
         """Parameters that each row of `SHARED_TRAINABLE` trains, without those of merged groups."""
-        spec, layer = self.spec, self.dense.layers[0]
-        every = layer_params(spec, layer)
+        spec, layers = self.spec, self.dense.layers
+        every = sum(layer_params(spec, layer) for layer in layers)
         matrices = replace(
             spec,
             qkv_bias=False,
             o_bias=False,
             mlp_bias=False,
+            shared_biases=0,
             attention_norms=0,
             mlp_norms=0,
             layer_norms=0,
             block_scales=False,
             qk_norm=False,
         )
-        small = every - layer_params(matrices, layer)
-        outputs = spec.hidden * (spec.query_heads * spec.head_dim + spec.mlp_columns)
+        small = every - sum(layer_params(matrices, layer) for layer in layers)
+        outputs = spec.layers * spec.hidden * (spec.query_heads * spec.head_dim + spec.mlp_columns)
         rows = {"all": every, "outputs": outputs + small, "norms": small}
-        return {row: spec.layers * count + norm_params(spec) for row, count in rows.items()}
+        return {row: count + norm_params(spec) for row, count in rows.items()}
 
     def trainable(self, healing: Healing) -> str:
         """The row that healing trains, as `evaluators.training.shared_training.trainable_row` chooses it."""

@@ -48,9 +48,10 @@ class Pace:
 def forward_work(job: Job, share: float = 1.0) -> float:
     """Operations of a token's pass through the decoder layers of which a share is left."""
     spec = job.spec
-    layer = attention_weights(spec, spec.query_heads, spec.kv_heads) + mlp_products(spec, spec.mlp_channels)
+    attention = spec.layers * attention_weights(spec, spec.query_heads, spec.kv_heads)
+    layers = attention + sum(mlp_products(spec, shape.mlp_channels) for shape in job.dense.layers)
     scores = 2 * spec.query_heads * spec.head_dim * job.settings.text.length / 2  # the average token sees half of them
-    return 2 * spec.layers * share * (layer + scores)
+    return 2 * share * (layers + spec.layers * scores)
 
 
 def head_work(job: Job) -> float:

@@ -86,7 +86,8 @@ def write_card(
         "## Architecture",
         f"![What is left of each layer]({PICTURE_FILE})",
         f"Hidden size {spec.hidden}, head width {spec.head_dim}; the dense model has {spec.layers} layers of "
-        f"{spec.query_heads} query heads, {spec.kv_heads} KV heads and {spec.mlp_channels} {spec.mlp_units}.",
+        f"{spec.query_heads} query heads, {spec.kv_heads} KV heads and {spec.mlp_channels} {spec.mlp_units}"
+        f"{_plain(spec)}.",
         table(
             (
                 *("layer", "layer of the dense model", "query heads", "KV heads", spec.mlp_units),
@@ -98,6 +99,12 @@ def write_card(
     for title, rows in sections.items():
         parts += [f"## {title}", _named(rows) if isinstance(rows, Mapping) else _texts(rows)]
     ModelCard("\n\n".join(parts) + "\n").save(directory / "README.md")
+
+
+def _plain(spec: ModelSpec) -> str:
+    """What is said of plain MLPs among mixtures, if there are any."""
+    layers = ", ".join(map(str, spec.plain_mlps))
+    return f", but a plain MLP of {spec.plain_channels} channels in each of layers {layers}" if layers else ""
 
 
 def _placed(repository: object, *blocks: str) -> list[str]:

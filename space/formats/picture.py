@@ -32,14 +32,15 @@ def layers_svg(spec: ModelSpec, candidate: Candidate) -> str:
     ]
     for row, (name, colour) in enumerate(zip(("query heads", spec.mlp_units), _COLOURS, strict=True)):
         floor = _TOP + (row + 1) * _HEIGHT + row * _BETWEEN
-        dense = (spec.query_heads, spec.mlp_channels)[row]
+        most = (spec.query_heads, spec.mlp_channels)[row]
         parts += [
-            f'<text x="{_LEFT - 10}" y="{floor - _HEIGHT + 10}" text-anchor="end">{dense:,}</text>',
+            f'<text x="{_LEFT - 10}" y="{floor - _HEIGHT + 10}" text-anchor="end">{most:,}</text>',
             f'<text x="{_LEFT - 10}" y="{floor - _HEIGHT / 2 + 4:g}" text-anchor="end" fill="{colour}">{name}</text>',
             f'<text x="{_LEFT - 10}" y="{floor}" text-anchor="end">0</text>',
         ]
         for index, shape in enumerate(candidate.layers):
             kept = (shape.query_heads, shape.mlp_channels)[row]
+            dense = (spec.query_heads, spec.whole_mlp(index))[row]
             x, bar = _LEFT + index * (_COLUMN + _GAP), round(_HEIGHT * kept / dense, 1)
             parts += [
                 f'<rect x="{x}" y="{floor - _HEIGHT}" width="{_COLUMN}" height="{_HEIGHT}" fill="{_DENSE}"/>',

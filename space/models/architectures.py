@@ -9,27 +9,22 @@ from dataclasses import replace
 from typing import Any
 
 from space.errors import UserError
-from space.models.block_layout import BlockLayout, Projection, Routed
+from space.models.block_layout import Projection
 from space.models.earlier import EARLIER
 from space.models.encoders import ENCODERS
-from space.models.layout import Architecture, SizeNames, StockClasses
-
-_QK_NORMS = ("q_norm", "k_norm")
-_QKV = tuple(Projection(name, (part,)) for name, part in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")))
-_GATED = (Projection("gate_proj", ("gate",)), Projection("up_proj", ("up",)))
-_ATTENTION = BlockLayout("self_attn", _QKV, "o_proj", before="input_layernorm")
-_MLP = BlockLayout("mlp", _GATED, "down_proj", before="post_attention_layernorm")
+from space.models.experts import EXPERTS
+from space.models.layout import Architecture, StockClasses
+from space.models.llama_blocks import ATTENTION, GATED, MLP, QK_NORMS, WIDE_NORMS
 
 
 def _pre_norm(module: str, classes: StockClasses, qk_norms: tuple[str, ...] = (), **rest: Any) -> Architecture:
     """A family with the layers of Llama."""
-    return Architecture(module, classes, _ATTENTION, _MLP, qk_norms, **rest)
+    return Architecture(module, classes, ATTENTION, MLP, qk_norms, **rest)
 
 
-_FUSED_MLP = replace(_MLP, inputs=(Projection("gate_up_proj", ("gate", "up")),))
-_GEMMA_ATTENTION = replace(_ATTENTION, after="post_attention_layernorm")
-_GEMMA_MLP = replace(_MLP, before="pre_feedforward_layernorm", after="post_feedforward_layernorm")
-_WIDE_NORMS = (Projection("q_norm", ("query",)), Projection("k_norm", ("key",)))
+_FUSED_MLP = replace(MLP, inputs=(Projection("gate_up_proj", ("gate", "up")),))
+_GEMMA_ATTENTION = replace(ATTENTION, after="post_attention_layernorm")
+_GEMMA_MLP = replace(MLP, before="pre_feedforward_layernorm", after="post_feedforward_layernorm")
 
 
 def _parallel(module: str, name: str, *, heads_fill: bool = False) -> Architecture:
@@ -37,8 +32,8 @@ def _parallel(module: str, name: str, *, heads_fill: bool = False) -> Architectu
     return Architecture(
         module,
         StockClasses.alike(name, classifier=False),
-        replace(_ATTENTION, before=None),
-        replace(_MLP, before=None),
+        replace(ATTENTION, before=None),
+        replace(MLP, before=None),
         norms=("input_layernorm",),
         parallel=True,
         heads_fill=heads_fill,
@@ -51,77 +46,58 @@ def _behind(module: str, name: str) -> Architecture:
     return Architecture(
         module,
         StockClasses.alike(name, classifier=False),  # which transformers 4 has none of
-        replace(_ATTENTION, before=None, after="post_attention_layernorm", row_norms=_WIDE_NORMS),
-        replace(_MLP, before=None, after="post_feedforward_layernorm"),
+        replace(ATTENTION, before=None, after="post_attention_layernorm", row_norms=WIDE_NORMS),
+        replace(MLP, before=None, after="post_feedforward_layernorm"),
     )
-
-
-_EXPERTS = BlockLayout("mlp", (), "", before="post_attention_layernorm", routed=Routed())
-
-
-_ALL_ROUTED: tuple[tuple[Any, ...], ...] = (
-    ("mlp_only_layers", []),
-    ("decoder_sparse_step", 1),
-)  # else some layers have no experts
-
-
-def _mixture(
-    name: str,
-    family: str,
-    *,
-    attention: BlockLayout = _ATTENTION,
-    mlp: BlockLayout = _EXPERTS,
-    count: str = "num_local_experts",
-    **rest: Any,
-) -> Architecture:
-    """A family with layers like Llama's, but for experts in place of MLPs, which transformers 5 has in one tensor."""
-    sizes, classes = SizeNames(mlp_channels=count), StockClasses.alike(name, classifier=False)
-    return Architecture(family, classes, attention, mlp, sizes=sizes, transformers=(5, 23), **rest)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": _pre_norm("llama", StockClasses.alike("Llama")),
     "mistral": _pre_norm("mistral", StockClasses.alike("Mistral")),
     "qwen2": _pre_norm("qwen2", StockClasses.alike("Qwen2")),
-    "qwen3": _pre_norm("qwen3", StockClasses.alike("Qwen3"), _QK_NORMS),
+    "qwen3": _pre_norm("qwen3", StockClasses.alike("Qwen3"), QK_NORMS),
     "smollm3": _pre_norm("smollm3", StockClasses.alike("SmolLM3")),
     "seed_oss": _pre_norm("seed_oss", StockClasses.alike("SeedOss")),
     "hunyuan_v1_dense": _pre_norm(
         "hunyuan_v1_dense", StockClasses.alike("HunYuanDenseV1"), ("query_layernorm", "key_layernorm")
     ),
     "ministral": _pre_norm("ministral", StockClasses.alike("Ministral")),
+    "cwm": _pre_norm("cwm", StockClasses.alike("Cwm", classifier=False)),
     "helium": _pre_norm("helium", StockClasses.alike("Helium"), heads_fill=True, neighbours=True),
     "olmo": _pre_norm("olmo", StockClasses.alike("Olmo", classifier=False)),
     "granite": _pre_norm("granite", StockClasses.alike("Granite", classifier=False)),
     "exaone4": Architecture(
         "exaone4",
         StockClasses.alike("Exaone4"),
-        replace(_ATTENTION, before=None, after="post_attention_layernorm"),
-        replace(_MLP, before=None, after="post_feedforward_layernorm"),
-        _QK_NORMS,
+        replace(ATTENTION, before=None, after="post_attention_layernorm"),
+        replace(MLP, before=None, after="post_feedforward_layernorm"),
+        QK_NORMS,
     ),
     "starcoder2": Architecture(
         "starcoder2",
         StockClasses.alike("Starcoder2"),
-        _ATTENTION,
-        replace(_MLP, inputs=(Projection("c_fc", ("up",)),), output="c_proj"),
+        ATTENTION,
+        replace(MLP, inputs=(Projection("c_fc", ("up",)),), output="c_proj"),
     ),
-    "nemotron": Architecture("nemotron", StockClasses.alike("Nemotron"), _ATTENTION, replace(_MLP, inputs=_GATED[1:])),
+    "nemotron": Architecture("nemotron", StockClasses.alike("Nemotron"), ATTENTION, replace(MLP, inputs=GATED[1:])),
+    "jais2": Architecture(
+        "jais2", StockClasses.alike("Jais2", classifier=False), ATTENTION, replace(MLP, inputs=GATED[1:])
+    ),
     "phi3": Architecture(
         "phi3",
         StockClasses.alike("Phi3"),
-        replace(_ATTENTION, inputs=(Projection("qkv_proj", ("query", "key", "value")),)),
+        replace(ATTENTION, inputs=(Projection("qkv_proj", ("query", "key", "value")),)),
         _FUSED_MLP,
     ),
     **EARLIER,
     "stablelm": _pre_norm("stablelm", StockClasses.alike("StableLm"), heads_fill=True),
-    "arcee": Architecture("arcee", StockClasses.alike("Arcee"), _ATTENTION, replace(_MLP, inputs=_GATED[1:])),
+    "arcee": Architecture("arcee", StockClasses.alike("Arcee"), ATTENTION, replace(MLP, inputs=GATED[1:])),
     "ernie4_5": _pre_norm("ernie4_5", StockClasses.alike("Ernie4_5", classifier=False), neighbours=True),
-    "glm": Architecture("glm", StockClasses.alike("Glm"), _ATTENTION, _FUSED_MLP, neighbours=True),
+    "glm": Architecture("glm", StockClasses.alike("Glm"), ATTENTION, _FUSED_MLP, neighbours=True),
     "glm4": Architecture(
         "glm4",
         StockClasses.alike("Glm4"),
-        replace(_ATTENTION, after="post_self_attn_layernorm"),
+        replace(ATTENTION, after="post_self_attn_layernorm"),
         replace(_FUSED_MLP, after="post_mlp_layernorm"),
         neighbours=True,
     ),
@@ -142,39 +118,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         _GEMMA_ATTENTION,
         _GEMMA_MLP,
-        _QK_NORMS,
+        QK_NORMS,
     ),
-    "mixtral": _mixture("Mixtral", "mixtral"),
-    "qwen2_moe": _mixture(
-        "Qwen2Moe",
-        "qwen2_moe",
-        mlp=replace(
-            _EXPERTS,
-            routed=Routed(channels="moe_intermediate_size", shared=("shared_expert", "shared_expert_gate")),
-        ),
-        count="num_experts",
-        when=_ALL_ROUTED,
-    ),
-    "qwen3_moe": _mixture(
-        "Qwen3Moe",
-        "qwen3_moe",
-        mlp=replace(_EXPERTS, routed=Routed(channels="moe_intermediate_size")),
-        qk_norms=_QK_NORMS,
-        when=_ALL_ROUTED,
-    ),
-    "olmoe": _mixture(
-        "Olmoe",
-        "olmoe",
-        attention=replace(_ATTENTION, row_norms=_WIDE_NORMS),
-        count="num_experts",
-        heads_fill=True,
-    ),
-    "gpt_oss": _mixture(
-        "GptOss",
-        "gpt_oss",
-        attention=replace(_ATTENTION, sinks=True),
-        mlp=replace(_EXPERTS, routed=Routed("router"), paired=True),
-    ),
+    **EXPERTS,
     **ENCODERS,
 }
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from space.candidate import LayerShape
 
@@ -42,6 +42,29 @@ class Projection:
 SINKS = Projection("", ("sink",))
 
 
+class Plain(NamedTuple):
+    """How a configuration says which layers have a plain MLP in the place of a mixture.
+
+    Those that have a list of kinds, `mlp_layer_types`, need no more.
+
+    Attributes:
+        first: The key of how many first layers have.
+        listed: The key of a list of them all.
+        rest: Keys and what they have to be so that all others have mixtures.
+    """
+
+    first: str | None = None
+    listed: str | None = None
+    rest: tuple[tuple[str, Any], ...] = ()
+
+    def says(self, layers: Sequence[int]) -> dict[str, Any] | None:
+        """What a configuration says where these layers have one, of those that are left; None where it cannot."""
+        rest = dict(self.rest)
+        if self.first is not None:
+            return rest | {self.first: len(layers)} if [*layers] == [*range(len(layers))] else None
+        return rest | {self.listed: [*layers]} if self.listed is not None else rest
+
+
 class Routed(NamedTuple):
     """A mixture of experts, whose units are these: every tensor of two modules has an entry for each of them first.
 
@@ -51,7 +74,10 @@ class Routed(NamedTuple):
             each, and their weights, both `(tokens, active)`.
         channels: What a configuration calls the channels of an expert.
         active: And the experts that each token goes through.
-        shared: What every token goes through besides, which is carried whole.
+        shared: What every token goes through besides, where there is such, which is carried whole.
+        correction: What is added to scores of experts where these are chosen, by its place in the block: a buffer or a
+            parameter that no gradient reaches, with an entry for each expert last.
+        plain: What says of layers that they have a plain MLP in its place; None where all have mixtures.
     """
 
     router: str = "gate"
@@ -59,11 +85,17 @@ class Routed(NamedTuple):
     channels: str = "intermediate_size"
     active: str = "num_experts_per_tok"
     shared: tuple[str, ...] = ()
+    correction: str | None = None
+    plain: Plain | None = None
 
     @property
     def modules(self) -> tuple[str, str]:
         """The two modules."""
         return self.router, self.experts
+
+    def axis(self, module: str, name: str) -> int:
+        """Which axis of a tensor of a module in the block has an entry for each expert."""
+        return -1 if ".".join(filter(None, (module, name))) == self.correction else 0
 
 
 @dataclass(frozen=True)

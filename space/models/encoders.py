@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from space.models.block_layout import BlockLayout, Projection
 from space.models.layout import Architecture, SizeNames, StackNames, StockClasses
+from space.models.llama_blocks import ATTENTION, MLP
 
 _ENCODING = ("embeddings", "text_classification", "token_classification", "masked_lm")
 
@@ -50,7 +51,7 @@ def _post_norm_encoder(
     )
 
 
-def _vision(module: str, name: str) -> Architecture:
+def _vision(module: str, name: str, *, stack: str | None = None) -> Architecture:
     """A family with the layers of ViT."""
     inputs = tuple(Projection(f"{part[0]}_proj", (part,)) for part in ("query", "key", "value"))
     return Architecture(
@@ -63,7 +64,7 @@ def _vision(module: str, name: str) -> Architecture:
             "layernorm",
             "embeddings.patch_embeddings",
             "embeddings.position_embeddings",
-            module,
+            stack or module,
             entry="embeddings",
         ),
         sizes=SizeNames(kv_heads=None),
@@ -73,14 +74,14 @@ def _vision(module: str, name: str) -> Architecture:
     )
 
 
-def _dino(vision: Architecture) -> Architecture:
+def _dino(vision: Architecture, *, registers: str | None = None) -> Architecture:
     """DINOv2, of which what each block adds is scaled, and an MLP's width is a multiple of the stream's."""
     attention, mlp = vision.blocks.values()
     return replace(
         vision,
         attention=replace(attention, before="norm1", after="layer_scale1", scaled=True),
         mlp=replace(mlp, before="norm2", after="layer_scale2", scaled=True),
-        stack=vision.stack._replace(layers="encoder.layer"),
+        stack=vision.stack._replace(layers="encoder.layer", registers=registers),
         sizes=vision.sizes._replace(ratio="mlp_ratio"),
         when=(("use_swiglu_ffn", False),),  # else of widths that its configuration cannot say
         any_size=True,
@@ -93,6 +94,7 @@ ENCODERS: dict[str, Architecture] = {
     "xlm-roberta": _post_norm_encoder(
         "xlm_roberta", "XLMRoberta", "lm_head.decoder", stack="roberta", behind_padding=True
     ),
+    "camembert": _post_norm_encoder("camembert", "Camembert", "lm_head.decoder", stack="roberta", behind_padding=True),
     "distilbert": Architecture(
         "distilbert",
         _encoding("DistilBert", "TransformerBlock"),
@@ -132,7 +134,20 @@ ENCODERS: dict[str, Architecture] = {
         tasks=_ENCODING,
         transformers=(5, 19),
     ),
+    "eurobert": Architecture(
+        "eurobert",
+        _encoding("EuroBert", "EuroBertDecoderLayer"),
+        ATTENTION,
+        MLP,
+        tasks=_ENCODING,
+        transformers=(5, 19),
+    ),
     "vit": _vision("vit", "ViT"),
     "deit": _vision("deit", "DeiT"),
+    "vit_msn": _vision("vit_msn", "ViTMSN", stack="vit"),
+    "ijepa": _vision("ijepa", "IJepa"),
     "dinov2": _dino(_vision("dinov2", "Dinov2")),
+    "dinov2_with_registers": _dino(
+        _vision("dinov2_with_registers", "Dinov2WithRegisters"), registers="num_register_tokens"
+    ),
 }

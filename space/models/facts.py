@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from space.candidate import LayerShape
 from space.errors import UserError
 from space.models.architectures import architecture_of
-from space.models.block_layout import BlockLayout
 from space.models.layout import Architecture
-from space.models.stack import layers_of, stack_of
+from space.models.mixtures import check_experts, correction_of, have_bias, plain_mlps, shared_of
+from space.models.stack import experts_of, layers_of, stack_of
 from space.spec import ModelSpec
 from space.task import TASKS, Task
 
@@ -44,7 +44,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
     """
     config: Any = model.config
     architecture = architecture_of(family)
-    names, hidden = architecture.sizes, config.hidden_size
+    names, hidden, routed = architecture.sizes, config.hidden_size, architecture.mlp.routed
     heads = getattr(config, names.query_heads)
     kv_heads = getattr(config, names.kv_heads) if isinstance(names.kv_heads, str) else names.groups(heads)
     channels = names.channels(config)
@@ -69,10 +69,12 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
     weighed = getattr(norm, "weight", None) is not None
     normed = {name for path in inside for name, _ in layers[0].get_submodule(path).named_parameters()}
     biases = {path: layers[0].get_submodule(path).bias is not None for path in expected}
-    _check_modules(layers[0], architecture)
-    routed = architecture.mlp.routed
+    plain = plain_mlps(layers, architecture.mlp, hidden)
+    first = next(layer for index, layer in enumerate(layers) if index not in plain.layers)
+    for layer in (first, *(layers[index] for index in plain.layers)):
+        _check_modules(layer, architecture)
     if routed is not None:
-        _check_experts(layers, architecture.mlp, channels)
+        check_experts(layers, architecture.mlp, channels)
     for index, layer in enumerate(layers):
         for path, shape in expected.items():
             projection: Any = layer.get_submodule(path)
@@ -84,6 +86,8 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
                 )
     head, places = model.get_output_embeddings(), architecture.stack.positions
     table = None if places is None else _table(stack_of(model), places)
+    shared = [p for path in shared_of(first, architecture.mlp) for p in first.get_submodule(path).parameters()]
+    registers = getattr(config, architecture.stack.registers) if architecture.stack.registers is not None else 0
     task = architecture.task_of([type(model).__name__])  # a class of remote code is another
     writes = TASKS[task].writes
     embedding = _table(stack_of(model), architecture.stack.embedding) if TASKS[task].reads == "text" else None
@@ -104,13 +108,16 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         head_bias=writes and getattr(head, "bias", None) is not None,
         qkv_bias=biases[architecture.attention.path(architecture.attention.inputs[0].name)],
         o_bias=biases[outputs["attention"]],
-        mlp_bias=biases[outputs["mlp"]] if routed is None else _have_bias(layers[0], architecture.mlp),
+        mlp_bias=biases[outputs["mlp"]] if routed is None else have_bias(first, architecture.mlp),
         gated=routed is not None or "gate" in (part for each in architecture.mlp.inputs for part in each.parts),
         attention_norms=len(architecture.attention.leaving) - architecture.attention.scaled,
         mlp_norms=len(architecture.mlp.leaving) - architecture.mlp.scaled,
-        shared_weights=sum(
-            p.numel() for path in _shared(architecture.mlp) for p in layers[0].get_submodule(path).parameters()
-        ),
+        shared_weights=sum(p.numel() for p in shared if p.ndim > 1),
+        shared_biases=sum(p.numel() for p in shared if p.ndim == 1),
+        score_bias=isinstance(correction_of(first, architecture.mlp), nn.Parameter),
+        plain_mlps=plain.layers,
+        plain_channels=plain.channels,
+        plain_params=plain.params,
         sinks=architecture.attention.sinks,
         block_scales=architecture.attention.scaled,
         layer_norms=len(architecture.staying),
@@ -122,6 +129,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         wide_qk_norm=bool(architecture.attention.row_norms),
         parallel=parallel if isinstance(parallel, bool) else getattr(config, parallel),
         positions=0 if table is None else table.shape[-2],
+        image_tokens=table.shape[-2] + registers if table is not None and registers else 0,
         merges=names.grouped
         and not inside
         and not architecture.attention.sinks
@@ -164,50 +172,26 @@ def _check_modules(layer: nn.Module, architecture: Architecture) -> None:
         AttributeError: It lacks a norm.
         ValueError: It has parameters in other modules.
     """
+    mlp, plain = architecture.mlp, architecture.mlp.routed is not None and experts_of(layer, architecture.mlp) is None
     held = {*architecture.norms, *(norm for layout in architecture.blocks.values() for norm in layout.norms)}
-    for layout in architecture.blocks.values():
+    for layout in (architecture.attention,) if plain else architecture.blocks.values():
         held |= {layout.path(name) for name in layout.weighted}
     held |= {architecture.attention.path(name) for name in architecture.qk_norms}
     for name in held:
         layer.get_submodule(name)
-    shared = [f"{path}." for path in _shared(architecture.mlp)]
+    if mlp.routed is not None and mlp.routed.correction is not None:
+        held.add(mlp.path(mlp.routed.correction).rpartition(".")[0])
+    carried = tuple(f"{path}." for path in ([mlp.module] if plain else shared_of(layer, mlp)))
     others = sorted(
         name
         for name, _ in layer.named_parameters()
-        if name.rpartition(".")[0] not in held and not name.startswith(tuple(shared))
+        if name.rpartition(".")[0] not in held and not name.startswith(carried)
     )
     if others:
         raise ValueError(
             f"a layer has parameters that its family's others lack, such as {others[0]}; models with them are not "
             "supported."
         )
-
-
-def _check_experts(layers: nn.ModuleList, layout: BlockLayout, count: int) -> None:
-    """Looks for mixtures of so many experts in all layers.
-
-    Raises:
-        AttributeError: A layer has none.
-        ValueError: One has others.
-    """
-    assert layout.routed is not None
-    for index, layer in enumerate(layers):
-        for name in layout.routed.modules:
-            for key, tensor in layer.get_submodule(layout.path(name)).named_parameters():
-                if len(tensor) != count:
-                    raise ValueError(f"in layer {index} {name}.{key} is of {len(tensor)} experts, not of {count}.")
-
-
-def _shared(layout: BlockLayout) -> list[str]:
-    """Where in a layer that is which tokens go through beside experts."""
-    return [layout.path(name) for name in layout.routed.shared] if layout.routed else []
-
-
-def _have_bias(layer: nn.Module, layout: BlockLayout) -> bool:
-    """Whether a mixture's router and experts have biases."""
-    assert layout.routed is not None
-    held = [layer.get_submodule(layout.path(name)).named_parameters() for name in layout.routed.modules]
-    return all(any("bias" in key for key, _ in each) for each in held)
 
 
 def _is_partly_rotary(config: Any) -> bool:

@@ -49,7 +49,7 @@ def with_image_size(spec: ModelSpec, config: Any, processor: Any) -> ModelSpec:
         )
     if (side, side) == (height, width):
         return spec
-    before = spec.positions - (height // down) * (width // across)  # tokens before those of patches
+    before = spec.image_length - (height // down) * (width // across)  # tokens before those of patches
     return replace(spec, image_size=side, image_tokens=(side // down) * (side // across) + before)
 
 

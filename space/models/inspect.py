@@ -1,14 +1,15 @@
 """Prints how a checkpoint is understood, or the first thing in it that is not: `python -m space.models.inspect DIR`.
 
 It reads what loading reads before the weights, and refuses what loading refuses; only whether weights are finite is not
-looked at. It stands above the formats, whose refusals it prints.
+looked at. Of a model that lacks a row it prints what one would be written from. It stands above the formats, whose
+refusals it prints.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -19,8 +20,11 @@ from space.errors import UserError
 from space.formats.checkpoint import Subnet
 from space.formats.registry import checks
 from space.formats.requirements import require_format_of_task
+from space.locations import is_local, model_directory
+from space.models.anatomy import anatomy
 from space.models.architectures import architecture_of
 from space.models.block_layout import BlockLayout
+from space.models.hub import config_snapshot
 from space.models.loading import Understood, understood
 from space.models.pruned import logit_cap, logit_scale
 from space.models.refusals import positions
@@ -38,10 +42,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seen = understood(told.path, None, told.trust_remote_code, {}, None)
     except UserError as error:
         print(f"not understood: {error}", file=sys.stderr)
+        _print(_anatomy(told.path, told.trust_remote_code))
         return 1
-    for title, text in lines_of(seen):
-        print(f"{title + ':':<16} {text}")
+    _print(lines_of(seen))
     return 0
+
+
+def _print(lines: Iterable[tuple[str, str]]) -> None:
+    for title, text in lines:
+        print(f"{title + ':':<16} {text}")
+
+
+def _anatomy(path: str, trust_remote_code: bool) -> Iterator[tuple[str, str]]:
+    """What a row of a model that is not understood would be written from, if it is a row that it lacks."""
+    try:
+        directory = model_directory(path) if is_local(path) else config_snapshot(path, None, trust_remote_code, "")
+    except UserError:  # which has been said
+        return
+    for number, line in enumerate(anatomy(directory, trust_remote_code)):
+        if not number:
+            yield "a row for it", "docs/families.md says what it is made of; the model's parts are these"
+        yield line
 
 
 def lines_of(seen: Understood) -> Iterator[tuple[str, str]]:
@@ -57,7 +78,7 @@ def lines_of(seen: Understood) -> Iterator[tuple[str, str]]:
     yield "LM head" if spec.use.writes else "head", _head(config, spec)
     yield "positions", _positions(config, spec)
     heads = f"{spec.query_heads} query heads in {spec.kv_heads} groups, each {spec.head_dim} wide"
-    yield "every layer", f"{heads}; {_mlp(spec)}{', gated' * spec.gated}"
+    yield "every layer", f"{heads}; {_mlp(spec)}"
     for first, last, kind in _kinds(config, spec.layers):
         yield f"layers {first}-{last}" if last > first else f"layer {first}", kind
     for kind, layout in row.blocks.items():
@@ -107,7 +128,13 @@ def _kinds(config: Any, layers: int) -> Iterator[tuple[int, int, str]]:
 def _mlp(spec: ModelSpec) -> str:
     count = f"{spec.mlp_channels:,} {spec.mlp_units}"
     each = f" of {spec.expert_channels:,} channels, {spec.active_experts} of them for each token"
-    return count + each * spec.routed
+    plain = f"; but {_plain(spec)}" if spec.plain_mlps else ""
+    return count + each * spec.routed + ", gated" * spec.gated + plain
+
+
+def _plain(spec: ModelSpec) -> str:
+    layers = ", ".join(map(str, spec.plain_mlps))
+    return f"a plain MLP of {spec.plain_channels:,} channels in layer{'s' * (len(spec.plain_mlps) > 1)} {layers}"
 
 
 def _block(layout: BlockLayout) -> str:
@@ -130,16 +157,16 @@ def _prunable(spec: ModelSpec) -> str:
         parts.append(f"KV groups (dropped{f', or merged to {merged}' if merged else '; they are not merged'})")
     if spec.queries_per_group > 1:
         parts.append("query heads inside groups")
-    return ", ".join([*parts, spec.mlp_units, "blocks", "layers"])
+    whole = ["plain MLPs whole"] if spec.plain_mlps else []
+    return ", ".join([*parts, spec.mlp_units, *whole, "blocks", "layers"])
 
 
 def _formats(seen: Understood) -> Iterator[tuple[str, str]]:
     """What each format says of the dense model, and of one whose layers differ."""
     spec, dense = seen.spec, Candidate.dense(seen.spec)
-    first, *others = dense.layers
-    uneven = replace(
-        dense, layers=(replace(first, mlp_channels=max(spec.least_mlp_channels, first.mlp_channels // 2)), *others)
-    )
+    place = next(layer for layer in range(spec.layers) if layer not in spec.plain_mlps)
+    half = replace(dense.layers[place], mlp_channels=max(spec.least_mlp_channels, spec.mlp_channels // 2))
+    uneven = replace(dense, layers=(*dense.layers[:place], half, *dense.layers[place + 1 :]))
     subnets = [Subnet(seen.outline.config, seen.tokenizer, spec, each) for each in (dense, uneven)]
     for name, check in checks().items():
         equal, any_size = (_refusal(name, check, subnet) for subnet in subnets)

@@ -57,6 +57,13 @@ def check_kind(values: Mapping[str, Any], file: Path) -> None:
         )
     row = ARCHITECTURES.get(kind)
     mixture = row is not None and row.mlp.routed is not None
+    groups = {key: values[key] for key in ("n_group", "topk_group") if values.get(key) not in (None, 1)}
+    if mixture and groups:
+        told = ", ".join(f"{key}={count}" for key, count in groups.items())
+        raise UserError(
+            f"Expected a mixture whose experts are chosen among all (n_group=1, topk_group=1), but {file} says {told}: "
+            "they are chosen in groups of equal size, which dropping some would not leave. Use another model."
+        )
     quantised = values.get("quantization_config")
     if isinstance(quantised, dict) and quantised.get("quant_method") == "mxfp4":  # of whose source there is no other
         raise UserError(

@@ -21,7 +21,8 @@ class StackNames(NamedTuple):
 
     `module` is what a model with a head calls the stack itself. `entry` is what makes the residual stream of the
     embeddings of tokens, where that is not the stack itself. `behind_padding` says that positions are counted from the
-    padding token's id, and so is what `max_position_embeddings` allows.
+    padding token's id, and so is what `max_position_embeddings` allows. `registers` is the configuration's key of
+    how many tokens of an image have no position.
     """
 
     layers: str = "layers"
@@ -31,6 +32,7 @@ class StackNames(NamedTuple):
     module: str = "model"
     entry: str | None = None
     behind_padding: bool = False
+    registers: str | None = None
 
 
 class SizeNames(NamedTuple):

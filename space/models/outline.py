@@ -87,7 +87,7 @@ def outlined(
     if list(directory.glob(WEIGHT_FILES)):
         headers = headers_of(directory)
         sizes = tuple(file.stat().st_size for file in sorted({header.file for header in headers.values()}))
-        return Outline(spec, config, lossless_dtype(headers.values()), sizes, there=True)
+        return Outline(spec, config, lossless_dtype(headers, type(model)), sizes, there=True)
     dtype = config.dtype or torch.float32
     whole = total_params(spec, Candidate.dense(spec)) * dtype.itemsize
     full, rest = divmod(whole, _SHARD_BYTES)

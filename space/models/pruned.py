@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from space.models.stack import PRUNED, family_of
 from space.spec import ModelSpec
 from space.task import TASKS
 
-LISTS = ("layer_types", "no_rope_layers")  # of a configuration, with an entry for every layer
+LISTS = ("layer_types", "no_rope_layers", "mlp_layer_types")  # of a configuration, with an entry for every layer
 _BY_NUMBER = ("out_features", "out_indices", "stage_names")  # layers that are read of a backbone, which no export is
 
 
@@ -113,10 +114,11 @@ class PrunedConfigs:
 
     def __init__(self, dense_config: Any, spec: ModelSpec) -> None:
         """Takes the dense model's own, which is not changed."""
-        self._dense = Candidate.dense(spec).layers[0]
+        self._spec, self._dense = spec, Candidate.dense(spec).layers
         family = architecture_of(spec.family)
         self._sizes, self._depth, self._bare_first = family.sizes, family.depth, spec.bare_first
-        values = _values(dense_config) | layer_values(self._dense, self._sizes)
+        every = LayerShape(spec.query_heads, spec.kv_heads, spec.mlp_channels)
+        values = _values(dense_config) | layer_values(every, self._sizes)
         values |= {
             "model_type": f"{PRUNED}{model_type_of(spec.family)}",
             "head_dim": spec.head_dim,
@@ -140,12 +142,11 @@ class PrunedConfigs:
         """What config.json says of a candidate without its first `start` layers; layers that are gone do not count."""
         layers = [index for index in range(start, len(candidate.layers)) if not candidate.layers[index].gone]
         depth = dict.fromkeys((self._depth, "num_hidden_layers"), len(layers))  # transformers reads the latter of any
-        values = {**self._values, **depth, **_lists(self._values, layers)}
-        shapes = (candidate.layers[index] for index in layers)
+        values = {**self._values, **depth, **_by_layer(self._values, layers, self._spec)}
         values["per_layer_config"] = {
-            str(place): layer_values(shape, self._sizes, self._dense)
-            for place, shape in enumerate(shapes)
-            if shape != self._dense
+            str(place): layer_values(candidate.layers[index], self._sizes, self._dense[index])
+            for place, index in enumerate(layers)
+            if candidate.layers[index] != self._dense[index]
         }
         if self._bare_first and layers[0] != 0:
             values["per_layer_config"].setdefault("0", {})["normed"] = True
@@ -154,15 +155,14 @@ class PrunedConfigs:
     def of(self, candidate: Candidate, start: int = 0) -> Any:
         """The same as a configuration, made from the dense one's copy, which takes a part of a millisecond."""
         values, config = self.json_values(candidate, start), copy.deepcopy(self.dense)
-        for name in (self._depth, *LISTS, "per_layer_config"):
-            if name in values:
-                setattr(config, name, values[name])
+        for name in (self._depth, *_by_layer(values, (), self._spec), "per_layer_config"):
+            setattr(config, name, values[name])
         return config
 
-    def layer(self, shape: LayerShape) -> Any:
-        """The configuration of a layer alone, as its constructor takes it."""
+    def layer(self, index: int, shape: LayerShape) -> Any:
+        """The configuration of one of the dense model's layers at a shape, as its constructor takes it."""
         config = copy.copy(self.dense)
-        for name, value in layer_values(shape, self._sizes, self._dense).items():
+        for name, value in layer_values(shape, self._sizes, self._dense[index]).items():
             setattr(config, name, value)
         return config
 
@@ -175,15 +175,16 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
         candidate: The layers to describe, some with attention; those that are gone do not count as layers any more.
         spec: The dense model.
     """
-    kept = candidate.kept
-    shapes = [candidate.layers[index] for index in kept]
-    family, dense = architecture_of(spec.family), Candidate.dense(spec).layers[0]
+    kept, family = candidate.kept, architecture_of(spec.family)
+    shape = next((candidate.layers[index] for index in kept if index not in spec.plain_mlps), LayerShape.of())
+    plain = replace(shape, mlp_channels=spec.plain_channels)  # an MLP among mixtures, which is whole
+    alike = all(candidate.layers[index] == (plain if index in spec.plain_mlps else shape) for index in kept)
     # what the stock class cannot be: of fewer heads, where these fill the stream; with a norm that first layers lack
-    other = (family.heads_fill and shapes[0].query_heads != dense.query_heads) or (spec.bare_first and kept[0])
-    sizes = family.sizes.stock(layer_values(shapes[0], family.sizes), spec.hidden)
-    if len(set(shapes)) == 1 and shapes[0].mlp_channels and not other and sizes is not None:
+    other = (family.heads_fill and shape.query_heads != spec.query_heads) or (spec.bare_first and kept[0])
+    sizes = family.sizes.stock(layer_values(shape, family.sizes), spec.hidden)
+    if alike and shape.mlp_channels and not other and sizes is not None:
         values = _values(dense_config) | sizes
-        values |= {family.depth: len(kept), **_lists(values, kept)}
+        values |= {family.depth: len(kept), **_by_layer(values, kept, spec)}
         if not isinstance(getattr(type(dense_config), "head_dim", None), property):
             values["head_dim"] = spec.head_dim
         values["architectures"] = [family.classes.of(spec.use)]
@@ -198,9 +199,14 @@ def _values(dense_config: Any) -> dict[str, Any]:
     return {name: value for name, value in dense_config.to_diff_dict().items() if name not in _BY_NUMBER}
 
 
-def _lists(values: Mapping[str, Any], layers: Sequence[int]) -> dict[str, list[Any]]:
-    """What a configuration lists by layer, of the ones that are left."""
-    return {name: [values[name][index] for index in layers] for name in LISTS if values.get(name) is not None}
+def _by_layer(values: Mapping[str, Any], layers: Sequence[int], spec: ModelSpec) -> dict[str, Any]:
+    """What a configuration lists by layer, of the ones that are left, or says of some of them."""
+    routed = architecture_of(spec.family).mlp.routed
+    plain = [place for place, index in enumerate(layers) if index in spec.plain_mlps]
+    said = routed.plain.says(plain) if routed is not None and routed.plain is not None else {}
+    assert said is not None, f"{spec.family}: layers that are gone change no order"
+    lists = {name: [values[name][index] for index in layers] for name in LISTS if values.get(name) is not None}
+    return lists | said
 
 
 def _is_valid(config_class: Any, values: dict[str, Any], head_dim: int) -> bool:

@@ -182,7 +182,7 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool, task: s
                 None,
                 config=config,
                 state_dict={name: torch.empty(header.shape, device="meta") for name, header in headers.items()},
-                dtype=lossless_dtype(headers.values()),
+                dtype=lossless_dtype(headers, model_class),
                 device_map="meta",
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from space.errors import UserError
 from space.models.architectures import architecture_of, rows_of
+from space.models.block_layout import BlockLayout
 from space.models.layout import Architecture
 from space.task import TASKS
 
@@ -63,6 +64,14 @@ def whole(model: Any, batch: Any) -> dict[str, Any]:
 def midway(model: Any, stream: Any) -> dict[str, Any]:
     """A residual stream as arguments of a model, or of its stack, that takes one: after `start_midway`."""
     return {"inputs_embeds" if model.main_input_name == "input_ids" else model.main_input_name: stream}
+
+
+def experts_of(layer: Any, layout: BlockLayout) -> Any:
+    """The module with all experts of a layer's mixture; None where its MLP is none."""
+    if layout.routed is None:
+        return None
+    block = layer.get_submodule(layout.module)
+    return block.get_submodule(layout.routed.experts) if hasattr(block, layout.routed.experts) else None
 
 
 def put_stack(model: Any, stack: Any) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,9 +26,16 @@ class Header:
     dtype: str  # as safetensors names it
 
 
-def lossless_dtype(headers: Iterable[Header]) -> torch.dtype:
-    """The dtype that holds all of these tensors; float32 stands for all that are not of one 16-bit kind."""
-    (first, *others) = {header.dtype for header in headers} or {"F32"}
+def lossless_dtype(headers: Mapping[str, Header], model_class: Any) -> torch.dtype:
+    """The dtype that holds all of these tensors; float32 stands for all that are not of one 16-bit kind.
+
+    Args:
+        headers: By the name of their tensor.
+        model_class: Of transformers, which keeps some in float32 whatever the others are in.
+    """
+    apart = tuple(getattr(model_class, "_keep_in_fp32_modules_strict", None) or ())
+    kinds = {header.dtype for name, header in headers.items() if not any(part in name for part in apart)}
+    (first, *others) = kinds or {"F32"}
     return torch.float32 if others else _HALVES.get(first, torch.float32)
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from space.errors import UserError
 from space.models.layout import Architecture
-from space.models.stack import family_of, layers_of, norm_of, stack_of, stream_of, whole
+from space.models.stack import experts_of, family_of, layers_of, norm_of, stack_of, stream_of, whole
 from space.supernet.experts import ExpertHook, ExpertSums
 from space.supernet.hooks import InputGram
 from space.supernet.modules import own_modules, put_module, twin
@@ -34,7 +34,7 @@ class LayerStatistics:
         layer: A copy of it with float32 weights, the caller's to change.
         grams: By kind of block, XᵀX / tokens of its output projection's input, float32, shape (query_heads · head_dim,)
             * 2 or (mlp_channels,) * 2; the caller's to take out. Mixtures of experts have none.
-        experts: What is known of the experts of its mixture; None where there is none.
+        experts: What is known of the experts of its mixture; None where its MLP is none.
         read: By kind of block, the same of what its input projections read, shape (hidden,) * 2; or nothing.
         influence: 1 − mean cosine of the residual stream before and after the layer (Block Influence of ShortGPT,
             Men et al. 2024, eq. 1): small for a layer that changes little.
@@ -188,8 +188,8 @@ def _learned(
         for kind, block, each in blocks
         if read and each.inputs
     }
-    routed = family.mlp.routed
-    experts = ExpertHook(layer.get_submodule(family.mlp.path(routed.experts))) if routed else None
+    mixture = experts_of(layer, family.mlp)
+    experts = ExpertHook(mixture) if mixture is not None else None
     after = list[Tensor]()
     count, cosine = 0, torch.zeros((), device=device)
     try:

@@ -16,7 +16,7 @@ from space.types import GGUF_TYPES
 _ROWS = 64  # of a matrix, by which its errors are known to some per cent
 
 
-def lost_energy(files: StoredLayers, index: int) -> tuple[dict[tuple[int, int], float], list[float]]:
+def lost_energy(files: StoredLayers, index: int) -> tuple[dict[tuple[int, int], float], dict[int, float]]:
     """What a layer's blocks lose of their output at every level, refit included.
 
     Args:
@@ -24,7 +24,7 @@ def lost_energy(files: StoredLayers, index: int) -> tuple[dict[tuple[int, int], 
         index: The layer.
 
     Returns:
-        For attention by (query_heads, kv_heads), and for the MLP by channels kept, (mlp_channels + 1,): fractions of
+        For attention by (query_heads, kv_heads), and for the MLP by channels kept, from none to all: fractions of
         the dense output's energy on the calibration text, see `space.supernet.compensation.lost_energy`.
     """
     spec = files.spec
@@ -39,7 +39,8 @@ def lost_energy(files: StoredLayers, index: int) -> tuple[dict[tuple[int, int], 
             attention[groups * kept, groups] = lost[groups * kept * spec.head_dim].item()
     for groups in spec.merged_kv_heads:
         attention[spec.query_heads, groups] = stored(lost_name(groups)).item()
-    return attention, stored("mlp_lost").tolist()
+    channels = (0, spec.plain_channels) if index in spec.plain_mlps else range(spec.mlp_channels + 1)
+    return attention, dict(zip(channels, stored("mlp_lost").tolist(), strict=True))
 
 
 def lost_by_rounding(weights: Sequence[Tensor], number: int) -> float:

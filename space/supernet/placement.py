@@ -69,6 +69,8 @@ class Passing:
                 for name, tensor in module._parameters.items():
                     if tensor is not None:
                         put_parameter(module, name, self._placed(tensor.detach(), dense))
+                moved = {name: tensor.to(self.device) for name, tensor in module._buffers.items() if tensor is not None}
+                module._buffers.update(moved)
         return own
 
     def _placed(self, tensor: Tensor, dense: Any) -> Tensor:

@@ -78,7 +78,8 @@ def _mlp_tensors(
 
 def _expert_tensors(statistics: LayerStatistics, spec: ModelSpec, rule: str) -> dict[str, Tensor]:
     layout, sums = architecture_of(spec.family).mlp, statistics.experts
-    assert sums is not None
+    if sums is None:  # a plain MLP among mixtures, which has no order, and is there or not
+        return {"mlp_order": torch.arange(0), "mlp_lost": torch.tensor([1.0, 0.0], dtype=torch.float64)}
     order = expert_order(sums, rule)
     permute_mlp(statistics.layer.get_submodule(layout.module), layout, spec, order)
     return {"mlp_order": order, "mlp_lost": sums.reordered(order).lost}

@@ -52,7 +52,7 @@ class SharedWeights:
         """
         self._supernet = supernet
         self._spec = supernet.spec
-        self._dense = Candidate.dense(supernet.spec).layers[0]
+        self._dense = Candidate.dense(supernet.spec).layers
         self._family = architecture_of(supernet.spec.family)
         self._kinds = {name: kind for kind, layout in self._family.blocks.items() for name in layout.modules}
         self._layers = f"{self._family.stack.layers}."
@@ -63,7 +63,7 @@ class SharedWeights:
         held = {
             name: parameter
             for name, parameter in stack_of(supernet.model).named_parameters()
-            if name.startswith(self._layers) or self._is_of_norm(name)
+            if (name.startswith(self._layers) and not self._is_correction(name)) or self._is_of_norm(name)
         }
         for index in range(supernet.spec.layers):
             for groups in {c.layers[index].kv_heads for c in candidates if self._merges(c.layers[index])}:
@@ -131,6 +131,12 @@ class SharedWeights:
         """Whether a shared weight is of the norm behind the last layer."""
         return name.rpartition(".")[0] == self._family.stack.norm
 
+    def _is_correction(self, name: str) -> bool:
+        """Whether a parameter decides alone which experts are chosen, so that no gradient reaches it."""
+        mlp = self._family.mlp
+        correction = mlp.routed.correction if mlp.routed is not None else None
+        return correction is not None and name.endswith(f".{mlp.path(correction)}")
+
     def _merges(self, shape: LayerShape) -> bool:
         return shape.queries_per_group > self._spec.queries_per_group
 
@@ -164,7 +170,7 @@ class SharedWeights:
         return parameters
 
     def _kept(self, index: int, kind: str, shape: LayerShape, name: str, dense: Tensor) -> Tensor:
-        if shape.option(kind) == self._dense.option(kind):
+        if shape.option(kind) == self._dense[index].option(kind):
             return dense
         layout, (projection, _, key) = self._family.blocks[kind], name.rpartition(".")
         if layout.routed:

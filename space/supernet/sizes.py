@@ -70,20 +70,21 @@ class StoredTensor:
         return _BYTES[self.dtype] * prod(self.shape)
 
 
-def stored_tensors(spec: ModelSpec, dtype: str, *, read: bool = False) -> list[StoredTensor]:
+def stored_tensors(spec: ModelSpec, dtype: str, *, read: bool = False, plain: bool = False) -> list[StoredTensor]:
     """What `prepared_layer` makes of a layer of a model that runs in a dtype, such as `bfloat16`.
 
     Args:
         spec: The model.
         dtype: See above.
         read: Whether what input projections read is kept too.
+        plain: Whether the layer has a plain MLP among mixtures.
     """
-    channels, columns = spec.mlp_channels, spec.query_heads * spec.head_dim
+    channels, columns = 0 if plain else spec.mlp_channels, spec.query_heads * spec.head_dim
     layout = architecture_of(spec.family).attention
     maps = [] if spec.routed else [*_packed("mlp_maps", channels)]
     tensors = [
         StoredTensor("mlp_order", "I64", (channels,)),
-        StoredTensor("mlp_lost", "F64", (channels + 1,)),
+        StoredTensor("mlp_lost", "F64", (2 if plain else channels + 1,)),
         *maps,
         StoredTensor("group_order", "I64", (spec.kv_heads,)),
         StoredTensor("head_order", "I64", (spec.kv_heads, spec.queries_per_group)),
@@ -112,11 +113,11 @@ def _packed(name: str, columns: int) -> Iterator[StoredTensor]:
         yield StoredTensor(f"{name}.{start}", "F32", (end - start, end))
 
 
-def layer_file_bytes(spec: ModelSpec, dtype: str, *, read: bool = False) -> int:
+def layer_file_bytes(spec: ModelSpec, dtype: str, *, read: bool = False, plain: bool = False) -> int:
     """Of a layer's safetensors, with the header; see `stored_tensors`."""
     header, end = {}, 0
     for tensor in sorted(
-        stored_tensors(spec, dtype, read=read), key=lambda tensor: (-_BYTES[tensor.dtype], tensor.name)
+        stored_tensors(spec, dtype, read=read, plain=plain), key=lambda tensor: (-_BYTES[tensor.dtype], tensor.name)
     ):
         start, end = end, end + tensor.bytes
         header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end]}
@@ -126,13 +127,15 @@ def layer_file_bytes(spec: ModelSpec, dtype: str, *, read: bool = False) -> int:
 def supernet_bytes(spec: ModelSpec, dtype: str, *, read: bool = False) -> int:
     """Of all that a prepared supernet keeps on disk; see `stored_tensors`."""
     head = sum(tensor.bytes for tensor in _packed(read_name(HEAD), spec.hidden)) if read else 0
-    layers = spec.layers * layer_file_bytes(spec, dtype, read=read)
+    plain = len(spec.plain_mlps)
+    layers = (spec.layers - plain) * layer_file_bytes(spec, dtype, read=read)
+    layers += plain * layer_file_bytes(spec, dtype, read=read, plain=True) if plain else 0
     return layers + head + len(json.dumps(spec.to_json(), indent=1)) + 24 * spec.layers
 
 
 def layer_bytes(spec: ModelSpec, dtype: str) -> int:
-    """Of a dense decoder layer."""
-    return ITEM_BYTES[dtype] * layer_params(spec, Candidate.dense(spec).layers[0])
+    """Of the largest decoder layer of the dense model."""
+    return ITEM_BYTES[dtype] * max(layer_params(spec, shape) for shape in {*Candidate.dense(spec).layers})
 
 
 def calibration_parts(

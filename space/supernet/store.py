@@ -24,7 +24,8 @@ from space.errors import UserError
 from space.files import whole_directory
 from space.locations import CACHE_ADVICE
 from space.models.architectures import architecture_of
-from space.models.stack import layers_of, outside
+from space.models.mixtures import correction_of
+from space.models.stack import family_of, layers_of, outside
 from space.spec import ModelSpec
 from space.supernet.calibration import gather
 from space.supernet.compensation import chosen_map, dropped_map, factor
@@ -229,8 +230,9 @@ def place_rest(model: Any, dtype: torch.dtype, place: Placement) -> None:
 def place_as_it_came(model: Any, dtype: torch.dtype, place: Placement) -> None:
     """Puts a model where and in what it runs, its units in the order that they came in."""
     place_rest(model, dtype, place)
+    layout = family_of(model).mlp
     for layer in layers_of(model):
-        _settle(layer, dtype, place.home)
+        _settle(layer, dtype, place.home, correction_of(layer, layout))
 
 
 @torch.no_grad()
@@ -245,15 +247,17 @@ def place_layer(
     family = architecture_of(spec.family)
     attention, mlp = (layer.get_submodule(layout.module) for layout in (family.attention, family.mlp))
     permute_attention(attention, family.attention, spec, AttentionOrder(groups, heads))
-    permute_mlp(mlp, family.mlp, spec, channels)
-    _settle(layer, dtype, place.home)
+    if len(channels):  # a plain MLP among mixtures has none
+        permute_mlp(mlp, family.mlp, spec, channels)
+    _settle(layer, dtype, place.home, correction_of(layer, family.mlp))
 
 
-def _settle(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
-    """Moves a module, and casts its parameters; buffers such as RoPE's frequencies stay in float32."""
+def _settle(module: nn.Module, dtype: torch.dtype, device: torch.device, kept: Tensor | None = None) -> None:
+    """Moves a module, and casts its parameters but one; buffers such as RoPE's frequencies stay in float32."""
     module.to(device)
     for parameter in module.parameters():
-        parameter.data = parameter.data.to(dtype)
+        if parameter is not kept:  # what chooses experts, whose differences are small, as transformers keeps it
+            parameter.data = parameter.data.to(dtype)
 
 
 def _layer_file(index: int) -> str:

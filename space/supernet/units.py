@@ -42,12 +42,18 @@ def attention_columns(spec: ModelSpec, queries_per_group: int) -> Tensor:
 def require_part(spec: ModelSpec, index: int, shape: LayerShape) -> None:
     """Raises ValueError where a layer's shape is no part of the dense model's layer, merged groups included."""
     merged = shape.query_heads == spec.query_heads and shape.kv_heads in spec.merged_kv_heads
+    whole = spec.whole_mlp(index)
     if (
         shape.kv_heads > spec.kv_heads
         or (shape.queries_per_group > spec.queries_per_group and not merged)
-        or shape.mlp_channels > spec.mlp_channels
+        or shape.mlp_channels > whole
     ):
         raise ValueError(f"Supernet: layer {index}: {shape} is no part of the dense model's layer.")
+    if 0 < shape.mlp_channels < whole and index in spec.plain_mlps:
+        raise ValueError(
+            f"Supernet: layer {index}: expected all {whole} channels of its MLP, which is none of experts, or none, "
+            f"got {shape.mlp_channels}."
+        )
     if 0 < shape.mlp_channels < spec.least_mlp_channels:
         raise ValueError(
             f"Supernet: layer {index}: expected at least {spec.least_mlp_channels} experts, as each token goes through "
@@ -116,9 +122,10 @@ def permute_attention(attention: Any, layout: BlockLayout, spec: ModelSpec, orde
 def permute_mlp(mlp: Any, layout: BlockLayout, spec: ModelSpec, order: Tensor) -> None:
     """Puts an MLP's channels, or the experts of a mixture, in the given order; its function is unchanged."""
     if layout.routed:
-        for tensors in expert_tensors(mlp, layout).values():
-            for tensor in tensors.values():
-                tensor.copy_(tensor[order])
+        for place, tensors in expert_tensors(mlp, layout).items():
+            for key, tensor in tensors.items():
+                rows = tensor.movedim(layout.routed.axis(place, key), 0)
+                rows.copy_(rows[order])
         return
     for projection in layout.inputs:
         for _, parameter in own_parameters(mlp.get_submodule(projection.name)):
@@ -129,16 +136,23 @@ def permute_mlp(mlp: Any, layout: BlockLayout, spec: ModelSpec, order: Tensor) -
 
 
 def expert_tensors(mlp: Any, layout: BlockLayout) -> dict[str, dict[str, Tensor]]:
-    """All tensors of a mixture, by module and name; each has an entry for every expert first."""
+    """All tensors of a mixture, by module and name; each has an entry for every expert, see `Routed.axis`."""
     assert layout.routed is not None
-    return {name: dict(own_parameters(mlp.get_submodule(name))) for name in layout.routed.modules}
+    held = {name: dict(own_parameters(mlp.get_submodule(name))) for name in layout.routed.modules}
+    if layout.routed.correction is not None:
+        place, _, key = layout.routed.correction.rpartition(".")
+        held.setdefault(place, {})[key] = getattr(mlp.get_submodule(place), key).detach()
+    return held
 
 
 def first_experts(mlp: Any, layout: BlockLayout, shape: LayerShape) -> BlockWeights:
     """A mixture with the first experts alone, among which the router chooses: views of its tensors."""
-    tensors = expert_tensors(mlp, layout)
+    assert layout.routed is not None
     parameters = {
-        name: {key: tensor[: shape.mlp_channels] for key, tensor in held.items()} for name, held in tensors.items()
+        place: {
+            key: tensor.narrow(layout.routed.axis(place, key), 0, shape.mlp_channels) for key, tensor in held.items()
+        }
+        for place, held in expert_tensors(mlp, layout).items()
     }
     return BlockWeights(parameters, 0)
 

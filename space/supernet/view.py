@@ -59,7 +59,7 @@ class Views:
             passing: Brings layers to the device; None where they are on it.
         """
         self._spec = spec
-        self._dense = Candidate.dense(spec).layers[0]
+        self._dense = Candidate.dense(spec).layers
         self._classes = modeling_of(spec.family)
         self._family = architecture_of(spec.family)
         self._configs = PrunedConfigs(model.config, spec)
@@ -177,7 +177,7 @@ class Views:
         for kind, layout in self._family.blocks.items():
             if not shape.keeps(kind):
                 layer.skip(kind, layout.modules, position)
-            elif shape.option(kind) != self._dense.option(kind):
+            elif shape.option(kind) != self._dense[index].option(kind):
                 for name, child in self._block(index, kind, shape.option(kind)).named_children():
                     setattr(layer, name, child)
         name = self._family.attention.module
@@ -203,20 +203,24 @@ class Views:
         layout, dense = self._family.blocks[kind], self._layers[index]
         with torch.inference_mode(False), torch.no_grad():  # whoever asks first, for whatever use
             weights = self._weights(index, kind, LayerShape.of(**{kind: option}))
-        options = {other: self._dense.option(other) for other in KINDS} | {kind: option}
+        options = {other: self._dense[index].option(other) for other in KINDS} | {kind: option}
+        config = self._configs.layer(index, LayerShape.of(**options).unrounded)
         with torch.device("meta"):
-            layer = self._classes.PrunedDecoderLayer(self._configs.layer(LayerShape.of(**options).unrounded), index)
+            layer = self._classes.PrunedDecoderLayer(config, index)
         block = nn.ModuleDict({name: getattr(layer, name) for name in layout.children})
         projections = {layout.path(name): tensors for name, tensors in weights.parameters.items()}
         for path, module in [*block.named_modules()][1:]:
             own: Any = module
             if hasattr(own, "config"):
                 own.config = self._classes.seen_config(dense.get_submodule(path).config, own.config)
+            given = projections.get(path, {})
+            for key, tensor in given.items():
+                said, made = f"{path}.{key}: {tuple(tensor.shape)} by the row of {self._spec.family}", getattr(own, key)
+                assert made.shape == tensor.shape, f"{said}, and here {tuple(made.shape)}"
+                if key in own._parameters:
+                    put_parameter(own, key, tensor)
             own._buffers.update(dense.get_submodule(path)._buffers)
-            for key, tensor in projections.get(path, {}).items():
-                said = f"{path}.{key}: {tuple(tensor.shape)} by the row of {self._spec.family}, and here"
-                assert own._parameters[key].shape == tensor.shape, f"{said} {tuple(own._parameters[key].shape)}"
-                put_parameter(own, key, tensor)
+            own._buffers.update({key: tensor for key, tensor in given.items() if key in own._buffers})
             if path not in projections and not own._modules:  # norms of queries and keys, activations
                 parent, _, name = path.rpartition(".")
                 setattr(block.get_submodule(parent), name, dense.get_submodule(path))

@@ -20,7 +20,8 @@ const sameShape = (one, other) => one !== undefined && other !== undefined
  * @param other Of the design beside it, or null; then the picture is narrow and layers that differ are tinted.
  */
 const picture = (layers, dense, { units, types }, other) => {
-  const [denseQuery, denseGroups, denseChannels] = [0, 1, 2].map((at) => Math.max(1, ...dense.map((layer) => layer[at])));
+  const [denseQuery, denseGroups] = [0, 1].map((at) => Math.max(1, ...dense.map((layer) => layer[at])));
+  const fewest = Math.min(...dense.map((layer) => layer[2])); // of a mixture; a plain MLP among such has more channels
   const pitch = Math.min(16, Math.max(9.5, 340 / layers.length));
   const [tall, top, left] = [pitch - 2.8, 15, 20];
   const typed = layers.some(([, , , ...chosen]) => chosen.some((number) => number > 0));
@@ -43,8 +44,10 @@ const picture = (layers, dense, { units, types }, other) => {
   if (!other) svg.append(svgNode("text", { x: left + attentionWide + 5, y: 9 }, "Q / KV"));
   layers.forEach(([query, groups, channels, attentionType, mlpType], index) => {
     const y = top + index * pitch;
+    const denseChannels = dense[index][2];
+    const own = denseChannels > fewest ? "MLP channels" : units;
     const row = svgNode("g");
-    row.append(svgNode("title", {}, `Layer ${index}: ${query} query heads in ${groups} ${query > groups * (denseQuery / denseGroups) ? "merged " : ""}KV groups${typeOf(query, attentionType)}, ${channels} ${units}${typeOf(channels, mlpType)}`));
+    row.append(svgNode("title", {}, `Layer ${index}: ${query} query heads in ${groups} ${query > groups * (denseQuery / denseGroups) ? "merged " : ""}KV groups${typeOf(query, attentionType)}, ${channels} ${own}${typeOf(channels, mlpType)}`));
     if (other && !sameShape(layers[index], other[index])) {
       row.append(svgNode("rect", { class: "differs", x: 0, y: y - 1.4, width: wide, height: pitch }));
     }

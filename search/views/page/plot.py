@@ -63,7 +63,9 @@ def front_figure_data(run: FinishedRun, compared: Sequence[FinishedRun] = ()) ->
     front, evaluated, objectives = run.front, run.points, run.objectives
     dense = str(dense_row(front)["key"])
     others = evaluated[~evaluated["key"].isin(front["key"])]
-    same_in_all = others[CANDIDATE].map(lambda candidate: len(set(candidate.layers)) == 1).astype(bool)
+    whole = dense_row(front)[CANDIDATE].layers  # not all alike where some MLPs are no mixtures
+    changes = others[CANDIDATE].map(lambda candidate: {*zip(candidate.layers, whole, strict=True)})
+    same_in_all = changes.map(lambda pairs: len(pairs) == len({*whole})).astype(bool)
     speeds = speed_ups(objectives, [*front, *evaluated])
     others = over_dense(others, dense_row(front), speeds)
     front, *fronts = (over_dense(one.front, dense_row(one.front), speeds) for one in (run, *compared))
