@@ -138,6 +138,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "solar_open": {**_FEW_EXPERTS, "routed_scaling_factor": 1.5},
     "cwm": {"head_dim": 8, **_SLIDING},
     "camembert": {"type_vocab_size": 1},
+    "eurobert": dict.fromkeys(("attention_bias", "mlp_bias", "tie_word_embeddings"), True),
     "dinov2": {"hidden_size": 16, "head_dim": 4},  # of which MLP channels are a multiple
     "dinov2_with_registers": {"hidden_size": 16, "head_dim": 4, "num_register_tokens": 3},
     "roberta": {"type_vocab_size": 1},
@@ -215,11 +216,15 @@ def _tiny_spec(family: str) -> ModelSpec:
 def fitting(family: str, design: Candidate | Iterable[Sequence[int]]) -> Candidate:
     """A candidate, or one of these rows; without groups in its family, query heads have keys and values each.
 
-    Plain MLPs among mixtures are whole where anything is to be left of them.
+    Query heads that are to have more groups than a model has are in as many as it has them in. Plain MLPs among
+    mixtures are whole where anything is to be left of them.
     """
     sizes, spec = ARCHITECTURES[family].sizes, _tiny_spec(family)
     rows = [shape.row for shape in design.layers] if isinstance(design, Candidate) else [*design]
     grouped = [row if sizes.grouped else (row[0], sizes.groups(row[0]), row[2]) for row in rows]
+    grouped = [
+        (row[0], row[0] // spec.queries_per_group, *row[2:]) if row[1] > spec.kv_heads else row for row in grouped
+    ]
     for layer in spec.plain_mlps:
         heads, groups, channels = grouped[layer]
         grouped[layer] = (heads, groups, channels and spec.plain_channels)

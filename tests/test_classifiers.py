@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import ENCODERS, VOCAB, random_tokens, tiny_model
+from conftest import ENCODERS, VOCAB, fitting, random_tokens, tiny_model
 from helpers_classes import searched_and_exported
 from helpers_embedder import save_classifier, save_embedder, save_masked_lm, save_token_classifier
 from helpers_formats import answer_here
@@ -90,7 +90,7 @@ def test_views_are_the_dense_model_and_its_exports_with_the_whole_head(
     dense, use = tiny_model(family, task)[0], TASKS[task]
     assert (supernet.spec.task, supernet.spec.tied_embeddings) == (task, use.masks)
     torch.testing.assert_close(logits_of(supernet.model, tokens), logits_of(dense, tokens), atol=2e-5, rtol=1e-4)
-    for candidate, stock in ((CUT, False), (WHOLE, True)):
+    for candidate, stock in ((fitting(family, CUT), False), (fitting(family, WHOLE), True)):
         view = supernet.view(candidate)
         assert sum(p.numel() for p in view.parameters()) == total_params(supernet.spec, candidate)
         place = tmp_path / candidate.key

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ENCODERS, random_tokens, tiny_model
+from conftest import ENCODERS, fitting, random_tokens, tiny_model
 from helpers_formats import answer_here
 from transformers import AutoModel
 
@@ -80,14 +80,15 @@ def test_models_in_bfloat16_are_calibrated_as_in_float32(family: str, make_super
 def test_sizes_are_those_of_the_modules(family: str, make_supernet: MakeSupernet) -> None:
     supernet = make_supernet(family)
     for rows in SHAPES.values():
-        candidate = Candidate.from_rows(rows)
+        candidate = fitting(family, rows)
         view = supernet.view(candidate)
         assert sum(p.numel() for p in view.parameters()) == total_params(supernet.spec, candidate)
         assert sum(p.numel() for p in layers_of(view).parameters()) == decoder_params(supernet.spec, candidate)
     dense = Candidate.dense(supernet.spec)
     assert kv_bytes(supernet.spec, dense, context=8) == 0
     matrices = 3 if supernet.spec.gated else 2
-    assert macs_per_token(supernet.spec, dense, context=8) == 4 * (4 * 36 * 36 + 2 * 36 * 8 + matrices * 36 * 48)
+    attention = 2 * 36 * 6 * (6 + supernet.spec.kv_heads)
+    assert macs_per_token(supernet.spec, dense, context=8) == 4 * (attention + 2 * 36 * 8 + matrices * 36 * 48)
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
@@ -108,11 +109,12 @@ def test_exports_reload(
     family: str, rows: Any, make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("space.formats.verify.answer_of", answer_here)
-    supernet, candidate = make_supernet(family), Candidate.from_rows(rows)
+    supernet, candidate = make_supernet(family), fitting(family, rows)
     companions = {"modules.json": b"[]", "1_Pooling/config.json": b"{}"}
     subnet = Subnet(supernet.model.config, None, supernet.spec, candidate, companions=companions)
     done = export_checkpoint(supernet.view(candidate), subnet, tmp_path / "out", card={})
-    whole = all(row in (DENSE, GONE, (6, 6, 16)) for row in rows) and not (supernet.spec.bare_first and rows[0] == GONE)
+    stock = (DENSE, GONE, (6, 6, 16), *([] if architecture_of(family).heads_fill else [(2, 2, 16)]))
+    whole = all(row in stock for row in rows) and not (supernet.spec.bare_first and rows[0] == GONE)
     assert done.trust_remote_code != whole
     assert done.verification.caches == {}
     assert (tmp_path / "out" / "1_Pooling" / "config.json").read_bytes() == b"{}"
@@ -139,7 +141,7 @@ def test_first_layers_that_candidates_share_are_run_once(family: str, make_super
     supernet, tokens = make_supernet(family), random_tokens(3, 12)
     forward = PrefixForward(supernet, tokens, batch_size=2)
     for rows in ([DENSE] * 4, [DENSE, DENSE, (2, 2, 16), DENSE], [DENSE, DENSE, (2, 2, 16), GONE]):
-        candidate = Candidate.from_rows(rows)
+        candidate = fitting(family, rows)
         states = torch.cat([*forward(candidate)])
         torch.testing.assert_close(states, states_of(supernet.view(candidate), tokens), atol=1e-6, rtol=1e-6)
     assert forward.layers_run < forward.layers_total
@@ -161,7 +163,7 @@ def test_a_corrective_refit_comes_nearer_to_the_dense_model(make_supernet: MakeS
 def test_shared_weights_give_the_view_and_take_gradients(family: str, make_supernet: MakeSupernet) -> None:
     supernet, tokens = make_supernet(family), random_tokens(2, 12)
     for name in ("narrow", "holes"):
-        candidate = Candidate.from_rows(SHAPES[name])
+        candidate = fitting(family, SHAPES[name])
         shared = SharedWeights(supernet, [candidate], lambda name: True)
         hidden = shared.hidden(candidate, tokens)
         torch.testing.assert_close(hidden, states_of(supernet.view(candidate), tokens), atol=2e-5, rtol=1e-4)
@@ -178,7 +180,7 @@ def test_the_norm_behind_a_block_stays_where_the_block_is_gone(family: str, make
     """A hole is the same as a block that adds nothing."""
     supernet, tokens = make_supernet(family), random_tokens(2, 12)
     for kind, gone in (("attention", (0, 0, 48)), ("mlp", (6, 6, 0))):
-        view = supernet.view(Candidate.from_rows([DENSE, gone, DENSE, DENSE]))
+        view = supernet.view(fitting(family, [DENSE, gone, DENSE, DENSE]))
         zeroed = supernet.view(Candidate.dense(supernet.spec), own=True)
         layout = architecture_of(family).blocks[kind]
         output: Any = layers_of(zeroed)[1].get_submodule(layout.path(layout.output))

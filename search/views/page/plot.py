@@ -64,7 +64,7 @@ def front_figure_data(run: FinishedRun, compared: Sequence[FinishedRun] = ()) ->
     dense = str(dense_row(front)["key"])
     others = evaluated[~evaluated["key"].isin(front["key"])]
     whole = dense_row(front)[CANDIDATE].layers  # not all alike where some MLPs are no mixtures
-    changes = others[CANDIDATE].map(lambda candidate: {*zip(candidate.layers, whole, strict=True)})
+    changes = others[CANDIDATE].map(lambda candidate: {*zip(candidate.layers, whole, strict=False)})
     same_in_all = changes.map(lambda pairs: len(pairs) == len({*whole})).astype(bool)
     speeds = speed_ups(objectives, [*front, *evaluated])
     others = over_dense(others, dense_row(front), speeds)
