@@ -1,7 +1,7 @@
 """`controller=slo` against static points in virtual time: the product's scheduler and controller, without a model.
 
     python -m benchmarks.pacing [--loads 0.3 0.6 0.9 1.2] [--slacks 4 8 16] [--requests 200] [--seeds 2]
-        [--keep 0.99] [--margin 0.1] [--fronts NAME ...]
+        [--bursts 0.1] [--keep 0.99] [--margin 0.1] [--fronts NAME ...]
 
 Requests come as `benchmarks.serving` sends them, at parts of the rate at which the dense model answers them, with
 limits of time of so many times (`--slacks`) what it takes alone. `serving.scheduler` and `serving.controllers` do what
@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig
 
-from benchmarks.serving import DENSE_KEPT, KEPT, PROMPT, arrivals
+from benchmarks.serving import BURSTS, DENSE_KEPT, KEPT, PROMPT, arrivals
 from serving.controllers import DENSE, Controller, Offer, SloKeeper
 from serving.limits import Limits
 from serving.requests import BusyError, Request, Sampling, Served, Slo
@@ -192,7 +192,7 @@ def cells(front: Front, arguments: argparse.Namespace) -> dict[tuple[float, floa
     def cell(who: Callable[[], Controller | str], slo: Slo, load: float) -> Cell:
         kept, lost = 0, list[float]()
         for seed in range(arguments.seeds):
-            times = arrivals(load * rate, len(prompts), np.random.default_rng(100 + seed))
+            times = arrivals(load * rate, len(prompts), np.random.default_rng(100 + seed), arguments.bursts)
             served, _ = Trial(front, limits, seed).run(times, prompts, new, who(), slo)
             kept += sum(bool(each.slo_kept) for each in served)
             lost += [losses[each.point] for each in served]
@@ -238,6 +238,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--bursts", type=float, default=BURSTS, help="the part of arrivals that are bursts")
     parser.add_argument("--keep", type=float, default=0.99)
     parser.add_argument("--margin", type=float, default=0.1)
     arguments = parser.parse_args()

@@ -77,12 +77,12 @@ class Cell:
     points: Mapping[str, int]
 
 
-def arrivals(rate: float, count: int, generator: np.random.Generator) -> list[float]:
+def arrivals(rate: float, count: int, generator: np.random.Generator, bursts: float = BURSTS) -> list[float]:
     """Seconds at which so many requests come, in bursts and alone; `rate` is the mean number a second."""
-    mean, times, now = 1 + BURSTS * (BURST - 1), list[float](), 0.0
+    mean, times, now = 1 + bursts * (BURST - 1), list[float](), 0.0
     while len(times) < count:
         now += generator.exponential(mean / rate)
-        times += [now] * (BURST if generator.random() < BURSTS else 1)
+        times += [now] * (BURST if generator.random() < bursts else 1)
     return times[:count]
 
 

@@ -163,7 +163,7 @@ def test_it_ends_when_it_is_told_to_with_a_line_for_each_request(server: Server)
         ("points=[nobody]", "pick=nobody"),
         ("limits.active=0", "limits.active"),
         ("controller.point=nobody", "controller.point"),
-        ("controller=slo controller.room=2", "controller.room"),
+        ("controller=slo controller.margin=2", "controller.margin"),
         ("controller=difficulty controller.loss=-1", "controller.loss"),
         ("controller=bandit controller.share=2", "controller.share"),
     ],

@@ -116,7 +116,7 @@ def test_forecasts_are_what_the_scheduler_does(points: int, count: int, monkeypa
 
 
 def test_in_virtual_time_slo_keeps_what_the_dense_model_does_not() -> None:
-    told = {"requests": 60, "seeds": 1, "loads": [0.3, 1.2], "slacks": [16.0], "new_tokens": 16}
+    told = {"requests": 60, "seeds": 1, "loads": [0.3, 1.2], "slacks": [16.0], "new_tokens": 16, "bursts": 0.1}
     arguments = Namespace(**told, keep=0.99, margin=0.1)
     first, again = (pacing.cells(FRONTS["cpu, to 2.5x"], arguments) for _ in range(2))
     assert first == again
