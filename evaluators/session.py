@@ -193,13 +193,9 @@ class Session:
         settings = self.settings.distillation
         if self.settings.training == "off" or not isinstance(settings, Healing):
             return None
-        return Healer(
-            lambda: self.supernet,
-            settings,
-            self._training_windows,
-            self.paths.healed,
-            lambda: self._stage("healing the supernet"),
-        )
+        supernet, windows, marks = lambda: self.supernet, self._training_windows, lambda: self.text.marks
+        stage = partial(self._stage, "healing the supernet")
+        return Healer(supernet, settings, windows, marks, self.paths.healed, stage)
 
     def newest(self) -> Supernet:
         """The supernet whose subnets are exported.

@@ -34,6 +34,7 @@ class Task:
         healing_rate: The learning rate of healing, where none is set.
         polish_windows: Of a forward pass of a pick's polish, where none are set.
         polish_rate: The learning rate of a pick's polish, where none is set.
+        refit_windows: Of the corrective refit before it, at most, where none are set.
         scenarios: Of `latency.scenario`.
         engines: Of `latency.engine`.
         formats: Of exports; None for all.
@@ -64,6 +65,7 @@ class Task:
     healing_rate: float = 3e-4
     polish_windows: int = 2
     polish_rate: float = 2e-4
+    refit_windows: int = 256
 
     @property
     def classifies(self) -> bool:
@@ -91,6 +93,7 @@ _EMBEDDINGS = Task(
     healing_rate=5e-4,
     polish_windows=16,
     polish_rate=1e-3,
+    refit_windows=1024,  # of 64 tokens each
     scenarios=("prefill",),
     engines=("torch",),
     formats=("hf", "hf_uniform"),
@@ -178,6 +181,7 @@ TASKS: dict[str, Task] = {
         companions=("preprocessor_config.json",),
         reads="images",
         pools="cls",
+        refit_windows=256,
     ),
 }
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +42,10 @@ TOKENS = random_tokens(4, LENGTH, seed=6)
 SETTINGS = Healing(tokens=48 * LENGTH, learning_rate=1e-3, save_steps=16)
 
 
+def unmarked() -> tuple[bool, bool]:
+    return False, False
+
+
 def designs_of(family: str) -> list[Candidate]:
     merges = tiny_model(family)[1].merged_kv_heads
     return [*(fitting(family, design) for design in (CUT, GONE)), *([MERGED] if merges else [])]
@@ -55,7 +60,7 @@ def healer_of(
     def windows(count: int) -> torch.Tensor:
         return random_tokens(40, LENGTH, seed=5)[:count]
 
-    return Healer(lambda: supernet, settings, windows, directory, lambda: nullcontext(show))
+    return Healer(lambda: supernet, settings, windows, unmarked, directory, lambda: nullcontext(show))
 
 
 def kl(supernet: Supernet, candidate: Candidate) -> float:
@@ -175,7 +180,8 @@ def test_every_design_meets_every_source(
 
     monkeypatch.setattr(SharedWeights, "hidden", noting)
     settings = Healing(tokens=64 * LENGTH, trainable="norms", learning_rate=3e-4)
-    Healer(lambda: supernet, settings, windows, tmp_path, lambda: nullcontext(lambda done, of: None)).heal(designs)
+    stage = partial(nullcontext, lambda done, of: None)
+    Healer(lambda: supernet, settings, windows, unmarked, tmp_path, stage).heal(designs)
     assert {*met} == {(design, source) for design in designs for source in range(sources)}
 
 

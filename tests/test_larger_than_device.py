@@ -61,12 +61,16 @@ def windows(count: int) -> torch.Tensor:
     return random_tokens(20, LENGTH, seed=5)[:count]
 
 
+def unmarked() -> tuple[bool, bool]:
+    return False, False
+
+
 def stage() -> AbstractContextManager[Callable[[int, int], None]]:
     return nullcontext(lambda done, of: None)
 
 
 def healed(supernet: Supernet, settings: Healing, directory: Path) -> Supernet:
-    return Healer(lambda: supernet, settings, windows, directory, stage).heal(designs_of(supernet))
+    return Healer(lambda: supernet, settings, windows, unmarked, directory, stage).heal(designs_of(supernet))
 
 
 def logits(model: Any) -> torch.Tensor:

@@ -16,6 +16,7 @@ from conftest import random_tokens
 from helpers_data import stream_of
 
 from evaluators.data.splits import TokenSplits
+from evaluators.training.objectives import WORDS
 from evaluators.training.polish import Polished, polish
 from evaluators.training.recipes import Polish, Recovery
 from space.candidate import Candidate
@@ -140,6 +141,13 @@ def test_what_the_run_has_taught_a_pick_is_not_refit(pick: Pick, how: dict[str, 
     done = pick.polish(Polish(windows=30), replace(TRAINING, tokens=20 * STEP))
     assert not any("corrective refit" in line for line in [*pick.said, *done.facts])
     assert "training" in done.facts
+
+
+def test_what_has_learned_the_residual_streams_is_refit_to_them(pick: Pick, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluators.training.polish.objective_of", lambda spec: replace(WORDS, streams=1.0))
+    pick.session.healer = object()
+    done = pick.polish(Polish(windows=30), replace(TRAINING, tokens=0))
+    assert done.facts["corrective refit"] == f"{30 * LENGTH} tokens"
 
 
 def test_no_two_polishes_are_mixed(pick: Pick) -> None:

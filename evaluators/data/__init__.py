@@ -7,6 +7,7 @@
 - `shards`: the documents of a file or of a part of a hub data set.
 - `sources`: the sources of a text, and a run's own share of each.
 - `splits`: that share in tokens, its parts, and windows drawn evenly over sources.
+- `cutting`: windows cut into shorter texts for training.
 - `labels`: labels of held-out texts and words; `masking`: windows with hidden words; `images`: images in place of text.
 - `reading`: text or images, by what a model reads.
 - `stream`: windows without an end, of text that need not fit in memory.

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from evaluators.data.chats import renderer
+from evaluators.data.cutting import Marks
 from evaluators.data.places import Part, TextPlace
 from evaluators.data.sources import read_documents
 from space.errors import UserError
@@ -151,9 +152,14 @@ class TokenSplits:
         return torch.cat([ends[0], torch.stack(rows), ends[1]], 1)  # no column without a mark
 
     @property
+    def marks(self) -> Marks:
+        """Whether windows begin, and whether they end, with a token that is no text."""
+        return self.start is not None, self.end is not None
+
+    @property
     def _marks(self) -> int:
         """How many tokens of a window are no text."""
-        return (self.start is not None) + (self.end is not None)
+        return sum(self.marks)
 
     def _rooms(self, part: Part, length: int) -> dict[str, int]:
         own = length - self._marks  # of the text

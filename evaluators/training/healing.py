@@ -32,6 +32,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evaluators.comparisons import comparison
+from evaluators.data.cutting import Marks
+from evaluators.training.objectives import objective_of
 from evaluators.training.recipes import Healing
 from evaluators.training.shared_training import SharedTraining, trainable_row
 from space.candidate import Candidate
@@ -55,6 +57,7 @@ class Healer:
         supernet: Callable[[], Supernet],
         settings: Healing,
         windows: Callable[[int], Tensor],
+        marks: Callable[[], Marks],
         directory: Path,
         stage: Callable[[], AbstractContextManager[Callable[[int, int], None]]],
     ) -> None:
@@ -64,6 +67,7 @@ class Healer:
             supernet: Gives the supernet as it was prepared.
             settings: How, and how long.
             windows: Gives so many windows of training text, `(windows, length)`, or all that there are.
+            marks: Gives what windows begin and end with.
             directory: Where the healed weights are kept.
             stage: Opened around the training; gives a function to call with how many steps are done, of how many.
         """
@@ -72,6 +76,7 @@ class Healer:
         self._windows = windows
         self._directory = directory
         self._stage = stage
+        self._marks = marks
         self._healed: Supernet | None = None
 
     @property
@@ -156,13 +161,14 @@ class Healer:
         return trained[order], windows[spare][:held]
 
     def _train(self, training: SharedTraining, text: Tensor, show: Callable[[int, int], None]) -> None:
-        settings, length = self.settings, self._supernet().spec.tokens_of(text.shape)
-        steps, size, file = settings.steps(length), settings.step_windows, self._directory / _STATE
+        settings, spec = self.settings, self._supernet().spec
+        steps, size, file = settings.steps(spec.tokens_of(text.shape)), settings.step_windows, self._directory / _STATE
+        objective, marks = objective_of(spec), self._marks()
         if file.exists():
             training.restore(torch.load(file, map_location="cpu", weights_only=True))
         for step in range(training.step, steps):
             rows = torch.arange(step * size, (step + 1) * size) % len(text)
-            training.learn(text[rows], settings.rate(step, steps))
+            training.learn(objective.texts_of(text[rows], step, marks), settings.rate(step, steps))
             if training.step % settings.save_steps == 0 and training.step < steps:
                 self._write(_STATE, lambda file: torch.save(training.state(), file))
             show(training.step, steps)

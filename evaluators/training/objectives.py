@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evaluators.classes import asked, class_divergence, class_head
+from evaluators.data.cutting import Marks, cut
 from evaluators.embeddings import pooled
 from evaluators.output_head import OutputHead
 from evaluators.training.distillation import cross_entropy, stream_loss
@@ -42,10 +43,22 @@ class Objective:
     Attributes:
         lesson: Gives the loss of last hidden states.
         streams: Weight of the match of residual streams.
+        texts: Into how many texts the windows of a step are cut, step by step in turn.
     """
 
     lesson: Lesson
     streams: float = 0.0
+    texts: tuple[int, ...] = (1,)
+
+    def texts_of(self, windows: Tensor, step: int, marks: Marks) -> Tensor:
+        """What a step reads of its windows, see `evaluators.data.cutting`.
+
+        Args:
+            windows: The windows, `(windows, length)`.
+            step: Its number, from 0.
+            marks: Of the windows.
+        """
+        return cut(windows, self.texts[step % len(self.texts)], marks)
 
     def loss_of(self, teacher: Any, tokens: Tensor, kept: Sequence[int]) -> Callable[[Tensor, Streams], Tensor]:
         """The loss of a student on some windows, of its last hidden states and the streams behind its layers.
@@ -132,7 +145,7 @@ def of_classes(spec: ModelSpec) -> Lesson:
 WORDS = Objective(of_words)
 _OBJECTIVES: Mapping[str, Callable[[ModelSpec], Objective]] = {
     CAUSAL_LM: lambda spec: WORDS,
-    "embeddings": lambda spec: Objective(of_embeddings(spec.pooling), streams=1.0),
+    "embeddings": lambda spec: Objective(of_embeddings(spec.pooling), streams=1.0, texts=(1, 2, 4)),
     "image_features": lambda spec: Objective(of_embeddings(spec.pooling), streams=1.0),
     "text_classification": lambda spec: Objective(of_classes(spec)),
     "image_classification": lambda spec: Objective(of_classes(spec)),

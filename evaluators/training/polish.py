@@ -116,7 +116,7 @@ def polish(
     """A pick's own model after its polish, which goes on after a kill to the same end.
 
     Where the run has healed its supernet or trained the pick there is no refit: towards the dense model's residual
-    stream, it would take back some of what was taught.
+    stream, it would take back some of what was taught, unless that was the stream itself.
 
     Args:
         session: Of the run.
@@ -133,15 +133,16 @@ def polish(
     """
     if candidate == session.dense or not settings.wanted(recovery):
         return Polished(front)
-    recovery = recovery.of_task(session.spec.use)
+    settings, recovery = settings.of_task(session.spec.use), recovery.of_task(session.spec.use)
     text, length, stream = session.text, session.settings.text.length, session.stream(recovery.data, recovery.seed)
     recipe = {"pick": candidate.key, "text": text.digest, "stream": stream.digest, "length": length}
     _claim(directory, recipe | asdict(settings) | asdict(recovery))
     if stream.without:
         say(f"no text to train on in {', '.join(stream.without)}: all of it is for the search or held out")
     judge = _Judge(session, candidate, front, say)
-    windows, tuning = min(settings.windows, text.room("calibration", length)), session.tuning
+    windows, tuning = min(settings.windows or 0, text.room("calibration", length)), session.tuning
     taught = session.healer is not None or (tuning is not None and bool(tuning.stage_tokens))
+    taught &= not objective_of(session.spec).streams
     if windows > 1 and not taught:
         with stage("corrective refit") as show:
             layers = session.spec.layers

@@ -267,17 +267,22 @@ class Polish:
     Attributes:
         minutes: Of training on this machine, by a speed that is measured before it; 0 for the model of the front's row.
             `Recovery.tokens` stands in place of it.
-        windows: Of calibration text for the corrective refit in place of the front's one, at most; 0 to keep that.
+        windows: Of calibration text for the corrective refit in place of the front's one, at most; 0 to keep that, None
+            for what the task says.
     """
 
     minutes: float = 4.0
-    windows: int = 256
+    windows: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.minutes < math.inf:
             raise UserError(f"polish.minutes: expected at least 0, got {self.minutes}.")
-        if self.windows < 0 or self.windows == 1:
+        if self.windows is not None and (self.windows < 0 or self.windows == 1):
             raise UserError(f"polish.windows: expected 0 or at least 2, got {self.windows}.")
+
+    def of_task(self, use: Task) -> Polish:
+        """With what a task says where nothing is set."""
+        return replace(self, windows=use.refit_windows if self.windows is None else self.windows)
 
     def wanted(self, recovery: Recovery) -> bool:
         """Whether there is anything to do."""

@@ -56,6 +56,7 @@ class _Distiller(Trainer):
     teacher: Any
     objective: Objective
     kept: Sequence[int]
+    marks: tuple[bool, bool]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """That of the arguments, whose steps are as large a part of each tensor, see `evaluators.training.rates`."""
@@ -69,7 +70,7 @@ class _Distiller(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """That of the task, see `evaluators.training.objectives`."""
-        tokens = inputs["input_ids"]
+        tokens = self.objective.texts_of(inputs["input_ids"], self.state.global_step, self.marks)
         with torch.autocast(tokens.device.type, enabled=False):
             loss_of = self.objective.loss_of(self.teacher, tokens, self.kept)
         places = {layer: place for place, layer in enumerate(self.kept)} if self.objective.streams else {}
@@ -283,6 +284,7 @@ def _trainer(
     trainer = _Distiller(stack_of(student), arguments, train_dataset=windows)
     trainer.add_callback(KeepsPosition(windows))
     trainer.teacher, trainer.objective = teacher, objective
+    trainer.marks = stream.start is not None, stream.end is not None
     trainer.kept = range(len(layers_of(student))) if kept is None else kept
     trainer.remove_callback(PrinterCallback)
     return trainer
