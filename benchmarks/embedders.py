@@ -82,7 +82,7 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> None:
             place = scratch / f"{name}-{rate}"
             stream = session.stream(recipe.data, recipe.seed)
             recover(student, supernet.dense(), stream, recipe, place, objective=objective_of(spec), kept=design.kept)
-            say(f"  polished with {arguments.polish} tokens at {recipe.rate:g}: {cosines(student)}")
+            say(f"  polished with {arguments.polish} tokens at {recipe.learning_rate:g}: {cosines(student)}")
 
 
 def main() -> None:
