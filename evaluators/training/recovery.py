@@ -234,8 +234,7 @@ def _trainer(
     kept: Sequence[int] | None,
 ) -> _Distiller:
     """A trainer of so many steps from the stream's beginning, with a checkpoint after `every` of them, if any."""
-    processes, dtype = Processes.here(), next(student.parameters()).dtype
-    assert settings.learning_rate is not None
+    processes, dtype, rate = Processes.here(), next(student.parameters()).dtype, settings.learning_rate
     if settings.together % processes.count:
         raise UserError(
             f"recover.batch_size: expected a multiple of {processes.count}, as there are so many processes, got "
@@ -259,7 +258,7 @@ def _trainer(
         activation_checkpointing_kwargs={"use_reentrant": False},
         torch_compile=settings.compile,
         optim="adamw_torch_fused",
-        learning_rate=settings.learning_rate,
+        learning_rate=rate,
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(settings.warmup * steps),
         weight_decay=0.0,
