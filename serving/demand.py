@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
 SPAN_S = 20.0  # in which what has come is forgotten, but for 37 % of it
-LATELY = 16  # requests, the last ones: where they came faster than that, as they did
+LATELY = 16  # requests: where the last ones came faster than on average, theirs is the rate
 LEAST_S = 1.0  # that demand is averaged over, at a server's beginning
 RECENT = 128  # arrivals, of which bursts are known, and answers, whose lengths are
 AT_ONCE = 0.05  # of the mean time between two requests, within which they come at once
-_MOMENT_S = 1e-3
 SPREAD = 2.0  # variance of how many come in a while, as a part of its mean: 1 if each did so alone, at a known rate
+_MOMENT_S = 1e-3  # of no length
 
 
 @dataclass(frozen=True)
