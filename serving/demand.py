@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
 SPAN_S = 20.0  # in which what has come is forgotten, but for 37 % of it
+LATELY = 16  # requests: where the last ones came faster than on average, theirs is the rate
 LEAST_S = 1.0  # that demand is averaged over, at a server's beginning
 RECENT = 128  # arrivals, of which bursts are known, and answers, whose lengths are
 AT_ONCE = 0.05  # of the mean time between two requests, within which they come at once
 SPREAD = 2.0  # variance of how many come in a while, as a part of its mean: 1 if each did so alone, at a known rate
+_MOMENT_S = 1e-3  # of no length
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,11 @@ class Demand:
         if not count:
             return Expected(written=fmean(self._written))
         span = SPAN_S * (1 - math.exp(-max(now - self._begun, LEAST_S) / SPAN_S))
-        came, at_once = sorted(self._came), AT_ONCE * span / count
+        came, at_once, rate = sorted(self._came), AT_ONCE * span / count, count / span
+        if (lately := min(LATELY, len(came) - 1)) >= LATELY / 2:  # a rise is not to be averaged away
+            rate = max(rate, lately / max(now - came[-lately - 1], _MOMENT_S))
         followers = (bisect_right(came, each + at_once) - number for number, each in enumerate(came, start=1))
-        return Expected(count / span, prompts / count, news / count, fmean(self._written), sorted(followers))
+        return Expected(rate, prompts / count, news / count, fmean(self._written), sorted(followers))
 
     def _left(self, now: float) -> tuple[float, float, float]:
         part = math.exp((self._at - now) / SPAN_S)

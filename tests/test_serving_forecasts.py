@@ -83,6 +83,10 @@ def test_demand_is_what_came_of_late() -> None:
     assert (expected.rate, expected.prompt, expected.new_tokens) == pytest.approx((10, 50, 10), rel=0.01)
     now[0] += SPAN_S
     assert demand.expected().rate == pytest.approx(10 / math.e, rel=0.01)
+    for number in range(20):  # a rise is seen at once
+        now[0] += 0.1
+        demand.come(50, 10)
+        assert number < 16 or demand.expected().rate == pytest.approx(10, rel=0.01)
     early = Demand(lambda: now[0])
     early.come(50, 10)
     assert early.expected().rate == pytest.approx(1, rel=0.05)  # one request is not yet many a second
