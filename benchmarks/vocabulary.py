@@ -1,17 +1,17 @@
-"""What smaller vocabularies of a dense model lose on unseen text in bits a byte, and how they cut it.
+"""What smaller vocabularies of a dense model lose on unseen text in bits a byte, and how they cut it; nothing trained.
 
     python -m benchmarks.vocabulary --count CORPUS ... --unseen TEXT --levels 41000 33000
-        [--model embedded:gemma-3-270m] [--documents 3] [--length 1200] [--characters 5e7] [--heal]
+        [--model embedded:gemma-3-270m] [--documents 3] [--length 1200] [--characters 5e7]
 
 Tokens are ranked by their uses in CORPUS, alike of all its sources. Of every source of TEXT the first documents are
-scored, each as a context of its own and to so many characters. All runs in float32. With --heal output rows learn from
-CORPUS, as those of an export do; else nothing is trained.
+scored, each as a context of its own and to so many characters. All runs in float32.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 
@@ -21,10 +21,7 @@ from rich.table import Table
 
 from evaluators.data.places import TextPlace
 from evaluators.data.sources import text_sources
-from evaluators.paths import unseen
 from evaluators.vocabulary.bits import bits_per_byte
-from evaluators.vocabulary.output_rows import learned_rows
-from evaluators.vocabulary.pieces import Pieces
 from evaluators.vocabulary.ranked import Vocabulary, cut
 from space.candidate import Candidate
 from space.formats.trimmed import trimmed_model
@@ -43,20 +40,18 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=3, help="of each source of the unseen text")
     parser.add_argument("--length", type=int, default=1200, help="characters of a document")
     parser.add_argument("--characters", type=float, default=5e7, help="that are counted, at most")
-    parser.add_argument("--heal", action="store_true", help="score with healed output rows too")
     arguments = parser.parse_args()
     console = Console(width=120)
     loaded = load_model(arguments.model, dtype="float32")
     model, spec = loaded.model.to(loaded.device, torch.float32), loaded.spec
     whole = Vocabulary(loaded, "--levels")
     place = TextPlace(path=arguments.count)
-    ranked = whole.ranked(place, {}, arguments.characters, cache_dir(), unseen)
+    ranked = whole.ranked(place, {}, arguments.characters, cache_dir(), lambda what: nullcontext(lambda done, of: None))
     texts = unseen_texts(arguments.unseen, arguments.documents, arguments.length)
     size = sum(len(text.encode()) for text in texts)
     console.print(f"{spec.name}; {ranked.tokens:,} tokens counted; {len(texts)} unseen texts of {size:,} bytes")
     dense = bits_per_byte(model, cut(whole.tokenizer, texts), texts, whole.start)
-    heading = ("tokens kept", "parameters", "of all", "bits a byte", "more", "words cut otherwise", "more tokens")
-    table = Table(*heading, *(["more, healed"] if arguments.heal else []))
+    table = Table("tokens kept", "parameters", "of all", "bits a byte", "more", "words cut otherwise", "more tokens")
     candidate = Candidate.dense(spec)
     params = total_params(spec, candidate)
     table.add_row(f"{spec.vocab:,}", f"{params:,}", "1.000", f"{dense:.4f}", "", "", "")
@@ -64,19 +59,12 @@ def main() -> None:
         kept = ranked.levels.kept(ranked.levels.count(level, "--levels"))
         small = whole.small(kept)
         comparison = whole.compared(small, kept, texts)
-        fewer, start = trimmed_model(model, kept), kept.index(whole.start)
-        bits = bits_per_byte(fewer, cut(small, texts), texts, start)
+        bits = bits_per_byte(trimmed_model(model, kept), cut(small, texts), texts, kept.index(whole.start))
         left = total_params(spec, replace(candidate, vocabulary=len(kept)))
         share, longer = f"{comparison.recut_share:.1%}", f"{comparison.longer:.1%}"
-        cells = [f"{len(kept):,}", f"{left:,}", f"{left / params:.3f}", f"{bits:.4f}", f"{bits / dense - 1:+.2%}"]
-        cells += [share, longer]
-        if arguments.heal:
-            pieces = Pieces.between(whole.tokenizer, small, kept)
-            contexts = whole.contexts(pieces, place, {}, arguments.characters, unseen)
-            learned_rows(model, fewer, pieces, contexts, start).apply(fewer)
-            cells.append(f"{bits_per_byte(fewer, cut(small, texts), texts, start) / dense - 1:+.2%}")
-        table.add_row(*cells)
-        console.print(*cells, highlight=False)
+        cells = (f"{len(kept):,}", f"{left:,}", f"{left / params:.3f}", f"{bits:.4f}", f"{bits / dense - 1:+.1%}")
+        table.add_row(*cells, share, longer)
+        console.print(*cells, share, longer, highlight=False)
     console.print(table)
 
 

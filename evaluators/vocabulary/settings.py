@@ -17,13 +17,11 @@ class VocabularySettings:
         keep: The part of the tokens that stay, above 1 how many; None for all.
         characters: Of text in which tokens are counted, at most; a minute counts some 50 million.
         data: Where that text is; without a path, the run's own but for what it searches with or holds out.
-        heal: Whether output rows of what stands for dropped tokens learn from that text when to be expected.
     """
 
     keep: float | None = None
     characters: float = 50_000_000
     data: TextPlace = field(default_factory=TextPlace)
-    heal: bool = True
 
     def require_none(self, own: int) -> None:
         """Raises UserError where anything is chosen here, for a design that has a vocabulary of its own."""

@@ -6,17 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from evaluators.classes import class_divergence, classified
-from evaluators.data.places import TextPlace
 from evaluators.embeddings import embedded
 from evaluators.paths import Stage
 from evaluators.session import Session
 from evaluators.vocabulary.bits import bits_per_byte
-from evaluators.vocabulary.contexts import Contexts
-from evaluators.vocabulary.output_rows import can_heal, learned_rows
-from evaluators.vocabulary.pieces import Pieces
 from evaluators.vocabulary.ranked import Ranked, Vocabulary, cut, texts_of
 from evaluators.vocabulary.settings import VocabularySettings
 from space.errors import UserError
@@ -26,7 +20,6 @@ from space.task import CAUSAL_LM
 from space.vocabulary.check import Comparison
 
 _WINDOWS = 32  # at most, of held-out text
-_READ = 100  # windows of the counted text, that are to lose no more with rows that have learned
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,6 @@ class Trim:
         texts: Held-out ones.
         comparison: How the trimmed tokenizer cuts these.
         whole: The whole vocabulary.
-        places: What stands for dropped tokens, and where text uses these; None where no rows are to be healed.
     """
 
     subnet: Subnet
@@ -49,17 +41,14 @@ class Trim:
     texts: tuple[str, ...]
     comparison: Comparison
     whole: Vocabulary
-    places: tuple[Pieces, Contexts] | None = None
 
     def trimmed(self, model: Any, say: Callable[[str], None]) -> tuple[Any, dict[str, object]]:
         """A model with the level's tokens alone, and what its card should say of them."""
         small = trimmed_model(model, self.kept)
-        healed = self._healed(model, small, say) if self.places else {}
         rows = {
             "tokens kept": f"{len(self.kept)} of {self.whole.rows}",
             "chosen by": f"{self.ranked.tokens} tokens of {', '.join(self.ranked.sources)}",
             **_LOSSES[self.subnet.spec.task](self, model, small),
-            **healed,
             "words of that text cut otherwise": f"{self.comparison.recut_share:.1%}",
             "tokens of that text": f"{self.comparison.tokens_now}, {self.comparison.longer:+.1%}",
         }
@@ -67,28 +56,6 @@ class Trim:
             say(f"vocabulary {remark}")
         say("; ".join(f"{what} {value}" for what, value in rows.items()))
         return small, dict(rows)
-
-    def _healed(self, model: Any, small: Any, say: Callable[[str], None]) -> dict[str, str]:
-        """Has rows of a trimmed model learn, and says what that gave."""
-        assert self.places is not None
-        pieces, contexts = self.places
-        if not contexts.are_enough:
-            say(f"output rows are not healed: the text has {len(contexts.tokens)} uses of dropped tokens to learn from")
-            return {}
-        start, tokenizer = self.kept.index(self.whole.start), self.subnet.tokenizer
-        read = texts_of(self.whole.tokenizer, torch.tensor(contexts.windows[:_READ]), None)
-        before, first = (bits_per_byte(small, cut(tokenizer, each), each, start) for each in (self.texts, read))
-        change = learned_rows(model, small, pieces, contexts, start)
-        change.apply(small)
-        # where the output matrix is the embedding too, what is read changes with it, which rows do not learn
-        if change.after > change.before or bits_per_byte(small, cut(tokenizer, read), read, start) > first:
-            change.take_back(small)
-            say("output rows are not healed: what they learned did not hold for running text")
-            return {}
-        return {
-            "bits a byte of held-out text, this one before output rows were healed": f"{before:.4f}",
-            "output rows healed": f"{len(change.rows)}, by {change.uses} uses of dropped tokens",
-        }
 
 
 def prepared_trim(
@@ -107,7 +74,6 @@ def prepared_trim(
         UserError: The tokenizer is of no kind that can be trimmed, or there are too few tokens left, or the trimmed
             tokenizer does not pass its check; or both the design and the settings choose.
     """
-    place: TextPlace = session.settings.text
     if own:
         settings.require_none(own)
         few = session.vocabulary
@@ -121,19 +87,14 @@ def prepared_trim(
             )
         whole = Vocabulary(session.loaded, "vocabulary.keep")
         count = whole.count(settings.keep)  # refused before text is read
-        place = place if settings.data.path is None else settings.data
+        place = session.settings.text if settings.data.path is None else settings.data
         ranked = whole.ranked(place, session.text.reserved, settings.characters, session.paths.cache, stage)
     else:
         return None
     kept = ranked.levels.kept(count)
     small = trimmed_subnet(subnet, kept)
     texts = heldout_texts(session)
-    comparison = whole.compared(small.tokenizer, kept, texts)
-    places = None
-    if settings.heal and session.spec.task == CAUSAL_LM and can_heal(session.loaded.model):
-        pieces = Pieces.between(whole.tokenizer, small.tokenizer, kept)
-        places = pieces, whole.contexts(pieces, place, session.text.reserved, settings.characters, stage)
-    return Trim(small, kept, ranked, texts, comparison, whole, places)
+    return Trim(small, kept, ranked, texts, whole.compared(small.tokenizer, kept, texts), whole)
 
 
 def heldout_texts(session: Session) -> tuple[str, ...]:
