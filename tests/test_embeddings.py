@@ -23,7 +23,7 @@ from evaluators.data.splits import split_tokens
 from evaluators.embeddings import EmbeddingDistance, pooled
 from evaluators.fidelities import fidelities
 from evaluators.training.objectives import handed_on, objective_of
-from evaluators.training.recipes import Healing, Recovery
+from evaluators.training.recipes import Healing, Polish, Recovery
 from evaluators.training.shared_training import SharedTraining
 from search.run.front import is_dense, read_front_csv
 from space.candidate import Candidate
@@ -125,6 +125,8 @@ def test_embedders_are_trained_in_larger_steps_than_models_that_write() -> None:
     words = Recovery().of_task(TASKS["causal_lm"])
     assert (words.step_windows, words.learning_rate) == (2, 2e-4)
     assert use.polish_windows > 2
+    assert [Polish(windows=count).of_task(use).windows for count in (None, 0, 3)] == [use.refit_windows, 0, 3]
+    assert Polish().of_task(TASKS["causal_lm"]).windows == 256
 
 
 def test_what_is_learned_together_is_what_views_of_the_healed_supernet_compute(make_supernet: MakeSupernet) -> None:
