@@ -74,7 +74,9 @@ def test_wrong_family(tmp_path):
     AutoModelForCausalLM.from_config(BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=2)).save_pretrained(
         tmp_path
     )
-    with pytest.raises(UserError, match=r"glm4, gpt2, gpt_bigcode, .*, granite, .*hunyuan_v1_dense, llama.*'bloom'"):
+    with pytest.raises(
+        UserError, match=r"families arcee, bert, .*, gpt2, .*, llama, .*, xlm-roberta, got model_type='bloom'"
+    ):
         load_model(str(tmp_path))
 
 
