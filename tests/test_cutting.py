@@ -51,12 +51,15 @@ def test_embedders_are_healed_on_texts_of_several_lengths(
 ) -> None:
     supernet, shapes, hidden = make_supernet("bert"), list[tuple[int, ...]](), SharedWeights.hidden
 
-    def noting(self: SharedWeights, design: Candidate, tokens: torch.Tensor, on_stream: Any) -> torch.Tensor:
+    def noting(self: SharedWeights, design: Candidate, tokens: torch.Tensor, streams: Any) -> torch.Tensor:
         shapes.append(tuple(tokens.shape))
-        return hidden(self, design, tokens, on_stream)
+        return hidden(self, design, tokens, streams)
 
     monkeypatch.setattr(SharedWeights, "hidden", noting)
-    text, settings = random_tokens(80, 14, seed=5), Healing(tokens=6 * 4 * 14, batch_size=4, trainable="norms")
+    text, settings = (
+        random_tokens(80, 14, seed=5),
+        Healing(tokens=6 * 4 * 14, batch_size=4, trainable="norms", learning_rate=3e-4),
+    )
     stage = partial(nullcontext, lambda done, of: None)
     Healer(lambda: supernet, settings, lambda count: text[:count], lambda: (True, True), tmp_path, stage).heal([CUT])
     assert objective_of(supernet.spec).texts == (1, 2, 4)
