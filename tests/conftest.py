@@ -138,7 +138,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "solar_open": {**_FEW_EXPERTS, "routed_scaling_factor": 1.5},
     "cwm": {"head_dim": 8, **_SLIDING},
     "camembert": {"type_vocab_size": 1},
-    "eurobert": dict.fromkeys(("attention_bias", "mlp_bias", "tie_word_embeddings"), True),
+    "eurobert": dict.fromkeys(("attention_bias", "mlp_bias", "tie_word_embeddings"), True) | {"mask_token_id": 3},
     "dinov2": {"hidden_size": 16, "head_dim": 4},  # of which MLP channels are a multiple
     "dinov2_with_registers": {"hidden_size": 16, "head_dim": 4, "num_register_tokens": 3},
     "roberta": {"type_vocab_size": 1},
