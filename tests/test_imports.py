@@ -51,7 +51,10 @@ TORCH_FREE = (
     "evaluators.metrics",
     "evaluators.cost",
     "evaluators.latency.table",
-    *(f"serving.{name}" for name in ("limits", "requests", "speeds", "pace", "controllers", "difficulty", "bandit")),
+    *(
+        f"serving.{name}"
+        for name in ("limits", "requests", "speeds", "demand", "load", "controllers", "difficulty", "bandit")
+    ),
     "space.supernet.sizes",
     *(f"evaluators.planning.{name}" for name in ("job", "parts", "memory", "times", "fit")),
 )
