@@ -172,8 +172,7 @@ def measured(settings: ServeSettings, arguments: argparse.Namespace) -> dict[str
     for point in losses[0]:
         print(f"{point}: {fmean(each[point] for each in losses):.3f} nats on the prompts' own text", flush=True)
     load, rows = Load(prompts, arguments.new_tokens), dict[str, dict[float, Cell]]()
-    overrides = [f"points=[{','.join(arguments.points)}]"] * bool(arguments.points) + arguments.settings
-    with server(arguments.run_dir, overrides) as at:
+    with server(arguments.run_dir, arguments.settings) as at:
         print(f"ready after {at.ready_s:.1f} s")
         alone = [asyncio.run(load.one(at, DENSE, number)) for number in range(ALONE)]
         first, token = (median(each) for each in zip(*map(times_ms, alone), strict=True))
@@ -196,7 +195,7 @@ def measured(settings: ServeSettings, arguments: argparse.Namespace) -> dict[str
             rows[f"static {offer.id}"] = row(at, offer.id)
             print(rows[f"static {offer.id}"], flush=True)
     for controller in arguments.controllers:
-        with server(arguments.run_dir, [*f"controller={controller}".split(), *overrides]) as at:
+        with server(arguments.run_dir, [*f"controller={controller}".split(), *arguments.settings]) as at:
             print(f"ready after {at.ready_s:.1f} s")
             timed = controller.startswith(("slo", "difficulty"))
             rows[controller] = row(at, AUTO, **({"slo_ms": limits[0], "slo_token_ms": limits[1]} if timed else {}))
@@ -255,8 +254,9 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", default=[], help="further Hydra overrides of all servers")
     parser.add_argument("--out", type=Path, help="a JSON file for the numbers")
     arguments = parser.parse_args()
-    points = [f"points=[{','.join(arguments.points)}]"] * bool(arguments.points)
-    overrides = [f"run_dir={arguments.run_dir}", *points, *arguments.settings]
+    if arguments.points:  # quoted, so that what Hydra cannot read is told as a point that is not there
+        arguments.settings = [f"points=[{','.join(map(repr, arguments.points))}]", *arguments.settings]
+    overrides = [f"run_dir={arguments.run_dir}", *arguments.settings]
     try:
         rows = measured(serve_settings(composed(*overrides, name="serve"), overrides), arguments)
     except UserError as error:
