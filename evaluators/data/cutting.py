@@ -7,6 +7,11 @@ from torch import Tensor
 Marks = tuple[bool, bool]  # whether windows begin, and whether they end, with a token that is no text
 
 
+def marks_of(start: int | None, end: int | None) -> Marks:
+    """Those of windows that begin and end with these tokens, if any."""
+    return start is not None, end is not None
+
+
 def cut(windows: Tensor, texts: int, marks: Marks) -> Tensor:
     """Texts of equal length out of windows, each between the tokens that windows begin and end with.
 

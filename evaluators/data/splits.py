@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from evaluators.data.chats import renderer
-from evaluators.data.cutting import Marks
+from evaluators.data.cutting import Marks, marks_of
 from evaluators.data.places import Part, TextPlace
 from evaluators.data.sources import read_documents
 from space.errors import UserError
@@ -154,7 +154,7 @@ class TokenSplits:
     @property
     def marks(self) -> Marks:
         """Whether windows begin, and whether they end, with a token that is no text."""
-        return self.start is not None, self.end is not None
+        return marks_of(self.start, self.end)
 
     @property
     def _marks(self) -> int:

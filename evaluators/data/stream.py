@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from evaluators.data.chats import renderer
+from evaluators.data.cutting import marks_of
 from evaluators.data.places import TextPlace
 from evaluators.data.shards import no_text
 from evaluators.data.sources import Source, text_sources
@@ -69,7 +70,7 @@ class TokenStream:
 
     Attributes:
         length: Tokens in a window.
-        start: Token that every window begins with; None for none.
+        start, end, marks: Tokens that every window begins and ends with, None for none; and whether there are such.
         without: Sources of which nothing is for training.
         new_windows: How many windows there were before any text came again; None while none did.
     """
@@ -100,10 +101,10 @@ class TokenStream:
         Raises:
             UserError: The text can not be read, nothing of it is for training, or a window has no room for text.
         """
-        own = length - (start is not None) - (end is not None)
+        self.length, self.start, self.end, self.marks = length, start, end, marks_of(start, end)
+        own = length - sum(self.marks)
         if own < 1:
             raise UserError(f"Expected training windows of at least {length - own + 1} tokens, got {length}.")
-        self.length, self.start, self.end = length, start, end
         self._own, self._seed, self._reserved = own, seed, dict(reserved or {})
         shuffled = max(SHUFFLED // len(sources), 1)
         readers = [_Reader(source, encode, self._reserved, seed, shuffled) for source in sources]

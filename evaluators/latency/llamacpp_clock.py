@@ -18,6 +18,7 @@ from evaluators.latency.workload import Phase, Workload, models_together
 from space.candidate import Candidate
 from space.errors import UserError
 from space.formats.checkpoint import Subnet
+from space.formats.child import last_lines
 from space.formats.gguf.design import write_design
 from space.formats.gguf.export import check_gguf
 from space.formats.gguf.llamacpp_process import LlamaCppServer, ServerError
@@ -27,7 +28,6 @@ from space.size import total_params
 from space.supernet.supernet import Supernet
 
 _ROOM = 32  # tokens of the context beside those of a phase
-_SHOWN_LINES = 12  # of llama.cpp's, where it fails
 _TURNS = {"prefill": 1, "decode": 4}  # of a round: of tokens, which take so little, several
 _FORMAT = 2  # as in `evaluators.latency.clocks`
 
@@ -99,8 +99,8 @@ class LlamaCppClock(EngineClock):
                 dense = served("dense.gguf", Candidate.dense(self._supernet.spec), all_the_while)
                 yield times
             except ServerError as error:
-                lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                raise UserError("\n".join([f"{error}. It said last:", *lines[-_SHOWN_LINES:]])) from error
+                lines = last_lines(said.read_text(encoding="utf-8", errors="replace"))
+                raise UserError(f"{error}. It said last:\n{lines}") from error
 
     def _write(self, file: Path, candidate: Candidate) -> Path:
         return write_design(file, self._supernet, candidate, self._workload.gguf_type, self._described)

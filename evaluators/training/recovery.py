@@ -234,7 +234,8 @@ def _trainer(
     kept: Sequence[int] | None,
 ) -> _Distiller:
     """A trainer of so many steps from the stream's beginning, with a checkpoint after `every` of them, if any."""
-    processes, dtype, rate = Processes.here(), next(student.parameters()).dtype, settings.learning_rate
+    processes, dtype = Processes.here(), next(student.parameters()).dtype
+    assert settings.learning_rate is not None
     if settings.together % processes.count:
         raise UserError(
             f"recover.batch_size: expected a multiple of {processes.count}, as there are so many processes, got "
@@ -258,7 +259,7 @@ def _trainer(
         activation_checkpointing_kwargs={"use_reentrant": False},
         torch_compile=settings.compile,
         optim="adamw_torch_fused",
-        learning_rate=rate,
+        learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(settings.warmup * steps),
         weight_decay=0.0,
@@ -282,8 +283,7 @@ def _trainer(
     windows = StreamWindows(stream, settings.step_windows)
     trainer = _Distiller(stack_of(student), arguments, train_dataset=windows)
     trainer.add_callback(KeepsPosition(windows))
-    trainer.teacher, trainer.objective = teacher, objective
-    trainer.marks = stream.start is not None, stream.end is not None
+    trainer.teacher, trainer.objective, trainer.marks = teacher, objective, stream.marks
     trainer.kept = range(len(layers_of(student))) if kept is None else kept
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -24,7 +24,7 @@ from space.formats import child_process
 from space.models import vector_math
 
 PROJECT_PACKAGES = ("conf", "entries", "evaluators", "search", "serving", "space")
-_SHOWN_ERROR_LINES = 12
+_SHOWN_LINES = 12  # of what a process that failed has said
 
 
 def answer_of(
@@ -73,6 +73,10 @@ def answer_of(
             check=False,
         )
         if done.returncode:
-            last_lines = "\n".join(done.stderr.strip().splitlines()[-_SHOWN_ERROR_LINES:])
-            raise UserError(f"{failure} (exit code {done.returncode}):\n{last_lines}")
+            raise UserError(f"{failure} (exit code {done.returncode}):\n{last_lines(done.stderr)}")
         return dict(json.loads((work / child_process.ANSWER).read_text(encoding="utf-8")))
+
+
+def last_lines(said: str) -> str:
+    """The end of what a process that failed has said, as far as a message has room for it."""
+    return "\n".join(said.strip().splitlines()[-_SHOWN_LINES:])
