@@ -117,8 +117,14 @@ class Job:
         if text or likely is not None:
             self._listener(Piece(text, likely))
 
-    def end(self, outcome: Outcome, error: str = "") -> Served:
-        """Tells of its end, and gives what is known of it."""
+    def end(self, outcome: Outcome, on_served: Callable[[Served], None], error: str = "") -> None:
+        """Ends.
+
+        Args:
+            outcome: See above.
+            on_served: Told what is known of it, before the listener, who may look at once at what was counted.
+            error: Why, in words.
+        """
         self.outcome = outcome
         now = self._clock()
         first_s = None if self._first is None else self._first - self._arrived
@@ -131,10 +137,7 @@ class Job:
             kept = slo.part(1e3 * first_s, 1e3 * (token_s or 0.0)) <= 1
         elif slo is not None and outcome in ("timeout", "error"):
             kept = False
-        self._listener(End(outcome, len(self.tokens), error))
-        if whole and choice is not None and choice.learn is not None:
-            choice.learn(self.request.prompt, self.tokens)
-        return Served(
+        served = Served(
             point=self.point,
             prompt_tokens=len(self.request.prompt),
             new_tokens=len(self.tokens),
@@ -147,3 +150,9 @@ class Job:
             predicted_loss=choice.loss if choice else None,
             error=error,
         )
+        try:
+            on_served(served)
+        finally:
+            self._listener(End(outcome, len(self.tokens), error))
+        if whole and choice is not None and choice.learn is not None:
+            choice.learn(self.request.prompt, self.tokens)

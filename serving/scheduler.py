@@ -151,11 +151,11 @@ class Scheduler:
             expected = self._demand.expected()
         if reading := self._reading:
             jobs = {reading[0]: reading[1].left} | jobs
-        writing = [job for group in self._groups.values() for job in [*group.jobs]]  # last: so nobody goes unseen
-        waiting = [job.underway(left, expected) for job, left in jobs.items() if left and job not in writing]
-        written = [job.underway(0, expected) for job in writing]
-        most, piece = self.limits.active, self.limits.prefill_tokens
-        return Load(self.speeds, waiting, written, most, piece, expected, self.clock())
+        placed = [job for group in self._groups.values() for job in [*group.jobs]]  # last: so nobody goes unseen
+        waiting = [job.underway(left, expected) for job, left in jobs.items() if left and job not in placed]
+        written = [job.underway(0, expected) for job in placed if job.outcome is None]
+        limits = self.limits
+        return Load(self.speeds, waiting, written, limits.active, limits.prefill_tokens, expected, self.clock())
 
     @torch.inference_mode()
     def _work(self) -> None:
@@ -173,7 +173,9 @@ class Scheduler:
                     calls.clear()
             left += [self._reading[0]] if self._reading else []
             left += [job for group in self._groups.values() for job in group.jobs]
-            ends = [job.end("cancelled", "The server has ended.") for job in left if job.outcome is None]
+            ends: list[Served] = []
+            for job in (job for job in left if job.outcome is None):
+                job.end("cancelled", ends.append, "The server has ended.")
             for served in ends:  # when all are told
                 self._on_served(served)
 
@@ -295,4 +297,4 @@ class Scheduler:
         if outcome in ("stop", "length"):
             with self._changed:
                 self._demand.wrote(len(job.tokens), job.request.new_tokens)
-        self._on_served(job.end(outcome, error))
+        job.end(outcome, self._on_served, error)

@@ -261,6 +261,18 @@ def test_limits_have_to_be_some(wrong: dict[str, float], words: str) -> None:
         Limits(**wrong)  # type: ignore[arg-type]
 
 
+def test_what_is_counted_is_counted_before_its_client_is_told(points: Points) -> None:
+    heard, counted = Heard(), list[tuple[str, bool, int]]()
+
+    def count(served: Served) -> None:
+        counted.append((served.outcome, heard.end is None, len(scheduler.load().writing)))
+
+    with running(points, on_served=count, ends=()) as scheduler:
+        scheduler.submit("cut", [(Request((1,), 3, GREEDY), heard)])
+        heard.wait()
+        assert counted == [("length", True, 0)]
+
+
 def test_where_the_scheduler_itself_is_wrong_nobody_waits_for_ever(
     points: Points, monkeypatch: pytest.MonkeyPatch
 ) -> None:
