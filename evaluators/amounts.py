@@ -211,7 +211,7 @@ def _end_s(windows: int, points: int, speeds: Speeds, work: Work, *, long: bool)
 def _ending(windows: int, minutes: float, speeds: Speeds, work: Work) -> tuple[int, bool, float]:
     """Points of the end of the run, whether longer windows, and seconds: half of what is left, or the least."""
     half, least = (USED * 60 * minutes - speeds.elapsed_s) / 2, min(POINTS, work.points)
-    choices = [*((points, True) for points in range(work.points, least - 1, -1)), (least, False)]
+    choices = [*((points, True) for points in range(work.points, least - 1, -1)), *[(least, False)] * bool(work.long)]
     ends = [(points, long, _end_s(windows, points, speeds, work, long=long)) for points, long in choices]
     return next((end for end in ends if end[2] <= half), ends[-1])
 

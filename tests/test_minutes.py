@@ -126,6 +126,7 @@ def test_short_minutes_have_fewer_points_to_score_so_that_half_of_what_is_left_i
     assert amounts.end_s <= (USED * 12 * 60 - SPEEDS.elapsed_s) / 2
     assert amounts.tokens > amounts_of(5, SPEEDS, WORK).tokens
     assert amounts_of(5, SPEEDS, replace(WORK, points=3)).points == 3
+    assert len(Settled.of(5, SPEEDS, replace(WORK, long=0)).remarks()) == 2  # and there are none to leave out
 
 
 def test_a_faster_device_asks_more_on_more_text_of_which_there_is_enough() -> None:

@@ -89,7 +89,8 @@ class Views:
     ) -> Any:
         """See `space.supernet.supernet.Supernet.view`."""
         kept = [index for index in range(start, self._spec.layers) if not candidate.layers[index].gone]
-        blocks = [] if self._passing else [each for index in kept for each in self._narrower(index, candidate)]
+        held = [] if self._passing else kept
+        blocks = [block for index in held for block in self._narrower(index, candidate.layers[index])]
         layers: list[Any] = []
         for position, index in enumerate(kept):
             outputs = correction.weights[index] if correction is not None else {}
@@ -182,9 +183,9 @@ class Views:
         for kind, layout in self._family.blocks.items():
             if not shape.keeps(kind):
                 layer.skip(kind, layout.modules, position)
-            elif shape.option(kind) != self._dense[index].option(kind):
-                for name, child in self._block(index, kind, shape.option(kind)).named_children():
-                    setattr(layer, name, child)
+        for block in self._narrower(index, shape):
+            for name, child in block.named_children():
+                setattr(layer, name, child)
         name = self._family.attention.module
         attention = getattr(layer, name)
         if getattr(attention, "layer_idx", position) != position:  # which tells places in a KV cache apart
@@ -207,9 +208,8 @@ class Views:
             self._alive[key[1:]] = block
         return block
 
-    def _narrower(self, index: int, candidate: Candidate) -> Iterator[nn.Module]:
-        """The blocks of a layer of a candidate that are neither as they came nor gone."""
-        shape = candidate.layers[index]
+    def _narrower(self, index: int, shape: LayerShape) -> Iterator[nn.Module]:
+        """The blocks of a layer at a shape that are neither as they came nor gone."""
         for kind in self._family.blocks:
             if shape.keeps(kind) and shape.option(kind) != self._dense[index].option(kind):
                 yield self._block(index, kind, shape.option(kind))
