@@ -11,8 +11,8 @@ from transformers import (
     BloomConfig,
     FalconConfig,
     LlamaConfig,
-    LlavaConfig,
     OPTConfig,
+    Qwen2VLConfig,
     Qwen3_5TextConfig,
 )
 
@@ -99,7 +99,7 @@ def test_config_that_is_not_supported(checkpoint, key, value):
     [
         (FalconConfig(alibi=True), r"falcon model whose config\.json says alibi=.*got one with alibi=True"),
         (OPTConfig(do_layer_norm_before=False), r"says do_layer_norm_before=True, got one with do_layer_norm_before=F"),
-        (LlavaConfig(text_config=LlamaConfig(**SIZES)), r"of a llava, .* a llama, which is of a family .*families\.md"),
+        (Qwen2VLConfig(), r"of a qwen2_vl, of which language is a part, a qwen2_vl_text, which has no .*families\.md"),
         (Qwen3_5TextConfig(**SIZES), r"has layers of linear_attention \(layer_types\), which are not supported"),
     ],
     ids=["biases by head", "norms behind sums", "vision and language", "delta net"],
