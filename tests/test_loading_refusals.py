@@ -10,7 +10,6 @@ from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
     FalconConfig,
-    LlamaConfig,
     OPTConfig,
     Qwen2VLConfig,
     Qwen3_5TextConfig,
@@ -149,9 +148,11 @@ def test_an_adapter(checkpoint, tmp_path):
     with pytest.raises(UserError, match=r"one model in .* an adapter.*merge_and_unload"):
         load_model(str(checkpoint))
     (tmp_path / "alone").mkdir()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (tmp_path / "alone" / name).write_text("{}")
-    with pytest.raises(UserError, match="An adapter alone is no model: merge it"):
+    (tmp_path / "alone" / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"An adapter without .* is not merged here: merge it"):
+        load_model(str(tmp_path / "alone"))
+    (tmp_path / "alone" / "adapter_model.safetensors").touch()
+    with pytest.raises(UserError, match=r"to say peft_type and base_model_name_or_path, got: KeyError"):
         load_model(str(tmp_path / "alone"))
     (checkpoint / "adapter_config.json").rename(checkpoint / "adapter_model.safetensors")
     with pytest.raises(UserError, match=r"one model in .* an adapter, adapter_model\.safetensors.*merge_and_unload"):

@@ -8,6 +8,7 @@
 - `stack`: where a model keeps its layers, by its row; `streams`: what these hand on.
 - `language_part`: what is pruned of a model that reads images too, and what of it is carried.
 - `loading`: a hub id, a directory or the default to a model, its tokenizer and its facts.
+- `adapters`: a LoRA adapter and its base to one checkpoint.
 - `device`: where a model runs, in what numbers, and what of it fits there.
 - `facts`: what the search knows of a model, from its configuration and modules; `mixtures`: of its experts.
 - `outline`: what a configuration says of a model that need not be there.

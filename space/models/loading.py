@@ -17,6 +17,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, Pre
 
 from space.errors import UserError
 from space.locations import is_local, model_directory
+from space.models.adapters import is_adapter, merged
 from space.models.base_card import base_card
 from space.models.device import is_streamed, resolve_device, resolve_dtype
 from space.models.digest import checkpoint_digest
@@ -106,6 +107,8 @@ def understood(
     check = partial(checked_config, trust_remote_code=trust_remote_code, lengths=lengths, task=task)
     place = given_or_default(path, task or CAUSAL_LM)
     directory, name, commit = _locate(place, revision, trust_remote_code, check)
+    if is_adapter(directory):
+        directory = merged(directory, task, trust_remote_code)
     check_files(directory)
     config = check(directory)
     own = language_config(config)
@@ -135,8 +138,8 @@ def load_model(
     """Loads a dense model.
 
     Args:
-        path: Local directory with `config.json` and safetensors, hub id, or `embedded:` and the name of an embedded
-            model; None is the embedded default of the task.
+        path: Local directory with `config.json` and safetensors, or with a LoRA adapter whose base is at hand, hub id,
+            or `embedded:` and the name of an embedded model; None is the embedded default of the task.
         task: What it is for, a row of `space.task.TASKS`.
         revision: Branch, tag or commit of a hub id.
         digest: That the checkpoint must have, see `space.models.digest`; None for any.

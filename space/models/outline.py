@@ -11,6 +11,7 @@ import torch
 from space.candidate import Candidate
 from space.errors import UserError
 from space.locations import is_local, model_directory
+from space.models.adapters import base_of, is_adapter
 from space.models.embedded import embedded_model, given_or_default, quiet_transformers
 from space.models.facts import checked_spec
 from space.models.hub import PROCESSOR_FILE, WEIGHT_FILES, config_snapshot
@@ -73,6 +74,7 @@ def outlined(
     elif is_local(path):
         directory = model_directory(path)
         name = directory.resolve().name
+        directory = base_of(directory) if is_adapter(directory) else directory  # of equal size
     else:
         directory, name = config_snapshot(path, revision, trust_remote_code, WITHOUT_HUB), path
     whole = checked_config(directory, trust_remote_code, lengths, task)
