@@ -60,8 +60,8 @@ def base_of(directory: Path) -> Path:
     except (HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"Expected the base model of the adapter in {directory}, {base}, on this machine, to merge the two, but it "
-            f"is neither a directory here nor among the hub's downloads. Download it, or set base_model_name_or_path in "
-            f"{CONFIG} to where it is."
+            "is neither a directory here nor among the hub's downloads. Download it, or set base_model_name_or_path "
+            f"in {CONFIG} to where it is."
         ) from error
 
 

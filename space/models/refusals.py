@@ -48,8 +48,8 @@ def check_files(directory: Path) -> None:
     unread = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf"))]
     if not {*_ADAPTERS}.isdisjoint(names):
         hint = (
-            "An adapter without adapter_config.json and adapter_model.safetensors is not merged here: merge it into its "
-            "base model (merge_and_unload of peft) and save that."
+            "An adapter without adapter_config.json and adapter_model.safetensors is not merged here: merge it into "
+            "its base model (merge_and_unload of peft) and save that."
         )
     elif unread:
         hint = f"{unread[0]} is not read: convert it with save_pretrained, which writes safetensors."
