@@ -25,24 +25,26 @@ VOCAB, IMAGE = 104, 100  # tokens, and the one that stands for a piece of an ima
 _LAYERS = {"intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_channels": 3}
 _SEES = {"hidden_size": 16, **_LAYERS, "image_size": 16, "patch_size": 4}
 _INDEX = {"image_token_index": IMAGE}
-# By transformers' name of a model: the family of its language part, what sees, and what else its configuration says.
-WHOLES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "llava": (
-        "llama",
-        {"model_type": "clip_vision_model", **_SEES, "image_size": 8},
-        {**_INDEX, "image_seq_length": 4},
+_CLIP = {"model_type": "clip_vision_model", **_SEES, "image_size": 8}
+# Models by name: transformers' name, the family of the language part, what sees, and what else the configuration says.
+WHOLES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "llava": ("llava", "llama", _CLIP, _INDEX),
+    "llava with experts": ("llava", "qwen3_moe", _CLIP, _INDEX),
+    "llava with scaled logits": ("llava", "granite", _CLIP, _INDEX),
+    "mistral3": ("mistral3", "mistral", {"model_type": "pixtral", **_SEES, "head_dim": 8}, _INDEX),
+    "gemma3": (
+        *("gemma3", "gemma3_text"),
+        {"model_type": "siglip_vision_model", **_SEES},
+        {**_INDEX, "mm_tokens_per_image": 4},
     ),
-    "mistral3": ("mistral", {"model_type": "pixtral", **_SEES, "head_dim": 8}, _INDEX),
-    "gemma3": ("gemma3_text", {"model_type": "siglip_vision_model", **_SEES}, {**_INDEX, "mm_tokens_per_image": 4}),
-    "idefics3": ("llama", _SEES, {"image_token_id": IMAGE, "scale_factor": 2}),
-    "llava_next": ("qwen3_moe", {"model_type": "clip_vision_model", **_SEES}, _INDEX),
+    "idefics3": ("idefics3", "llama", _SEES, {"image_token_id": IMAGE, "scale_factor": 2}),
 }
 
 
-def around(part: Any, kind: str, image: int = IMAGE) -> Any:
+def around(part: Any, name: str, image: int = IMAGE) -> Any:
     """A random model with a language model as its part, all parameters drawn anew but that one's."""
-    _, sees, more = WHOLES[kind]
-    more = {name: image if value == IMAGE else value for name, value in more.items()}
+    kind, _, sees, more = WHOLES[name]
+    more = {key: image if value == IMAGE else value for key, value in more.items()}
     tied = {"tie_word_embeddings": part.config.tie_word_embeddings}
     config = AutoConfig.for_model(kind, text_config=part.config.to_dict(), vision_config=sees, **tied, **more)
     whole = AutoModelForImageTextToText.from_config(config).eval().requires_grad_(False)
@@ -60,9 +62,10 @@ def language_of(whole: Any, part: Any) -> Any:
     return stack
 
 
-def save_whole(kind: str, directory: Path) -> Any:
+def save_whole(name: str, directory: Path) -> Any:
     """Such a model around a tiny one as a checkpoint with a tokenizer; of llava, with what reads images too."""
-    whole = around(tiny_model(WHOLES[kind][0], vocab_size=VOCAB)[0], kind)
+    kind, family, *_ = WHOLES[name]
+    whole = around(tiny_model(family, vocab_size=VOCAB)[0], name)
     words = {f"w{number}": number for number in range(VOCAB)}
     words["<image>"] = words.pop(f"w{IMAGE}")
     backend = Tokenizer(WordLevel(words, unk_token="w0"))
@@ -78,11 +81,12 @@ def save_whole(kind: str, directory: Path) -> Any:
     return whole
 
 
-def seen(kind: str) -> dict[str, Any]:
+def seen(name: str) -> dict[str, Any]:
     """What such a model is asked of a text with an image in it, of four tokens."""
     tokens = random_tokens(1, 12, seed=5)
     tokens[:, 3:7] = IMAGE
-    size = WHOLES[kind][1]["image_size"]
+    kind, _, sees, _ = WHOLES[name]
+    size = sees["image_size"]
     pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(6))
     asked: dict[str, Any] = {"input_ids": tokens, "pixel_values": pixels}
     if kind == "mistral3":

@@ -83,7 +83,7 @@ class Surroundings:
         """
         config = self.model.config
         whole = {name: _without_dtype(value) for name, value in config.to_diff_dict().items()}
-        own = {name: value for name, value in part.items() if name != "auto_map"}
+        own = {name: value for name, value in _without_dtype(part).items() if name != "auto_map"}
         values = {**whole, "architectures": [type(self.model).__name__], "text_config": own}
         if "auto_map" not in part:
             return values
@@ -139,7 +139,7 @@ def separated(whole: Any) -> tuple[Any, Surroundings | None]:
     part.config.architectures = [type(part).__name__]
     put_stack(part, stack)
     part.set_output_embeddings(head)
-    part.generation_config = whole.generation_config
+    part.generation_config = getattr(whole, "generation_config", None)
     _require_alike(whole, part)
     for name in (place, head_place):
         parent, _, last = name.rpartition(".")
@@ -188,6 +188,6 @@ def _children(model: Any) -> Iterator[tuple[str, nn.Module]]:
 
 def _without_dtype(value: Any) -> Any:
     """What a configuration says of a part, which is in the dtype of the whole."""
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         return value
     return {name: each for name, each in value.items() if name not in ("dtype", "torch_dtype")}
