@@ -189,8 +189,10 @@ def export_checkpoint(
     if around is not None:
         state = around.tensors(parts.state, architecture_of(spec.family), stock=not own_code)
         written = around.values(written)
-        card = {**card, FRONT_MATTER: {"pipeline_tag": PIPELINE, **dict(card.get(FRONT_MATTER, {}))}}
-        card = {**card, "Around the language part": {"carried as it is": around.remark}}
+        front = card.get(FRONT_MATTER, {})
+        assert isinstance(front, Mapping)
+        about = {"Around the language part": {"carried as it is": around.remark}}
+        card = {**card, FRONT_MATTER: {"pipeline_tag": PIPELINE, **front}, **about}
     else:
         state = dict(parts.state) if own_code else _as_stored(parts.state, spec, written)
     with revealed_when_complete(out_dir) as directory:
