@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ def adapted(base: Path, directory: Path, modules: tuple[str, ...] = ("q_proj", "
     """A model with a random adapter, which is saved."""
     torch.manual_seed(1)
     config = peft.LoraConfig(r=3, target_modules=[*modules], init_lora_weights=False, task_type="CAUSAL_LM")
-    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).eval()
-    model.save_pretrained(directory)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of what peft asks transformers
+        model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).eval()
+        model.save_pretrained(directory)
     return model
 
 

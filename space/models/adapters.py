@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,8 @@ def _merge(base: Path, directory: Path, target: Path, task: str | None, trust_re
 
     trusted: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
-        with quiet_transformers():
+        with quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of what peft asks transformers
             config = AutoConfig.from_pretrained(base, **trusted)
             loader = loader_for(config, task or task_of(language_config(config)))
             model = loader.from_pretrained(base, dtype="auto", use_safetensors=True, **trusted)
