@@ -13,7 +13,6 @@ import torch
 from conftest import random_images, tiny_model
 from helpers_classes import searched_and_exported
 from helpers_images import save_folder, save_image_classifier
-from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessorPil
 
 from conf.compose import composed
@@ -93,7 +92,8 @@ def rows_like(folder: Path) -> datasets.Dataset:
     files = sorted(folder.rglob("*.png"))
     names = sorted({file.parent.name for file in files})
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
-    rows = {"image": [Image.open(file) for file in files], "label": [file.parent.name for file in files]}
+    encoded = [{"bytes": file.read_bytes(), "path": None} for file in files]
+    rows = {"image": encoded, "label": [file.parent.name for file in files]}
     return datasets.Dataset.from_dict(rows, features=features)
 
 
