@@ -181,7 +181,7 @@ def test_a_run_of_the_language_part_ends_in_the_whole(tmp_path: Path) -> None:
         around(part, "llava", image=len(CHARACTERS) - 1).save_pretrained(model)
     places = {"cwd": tmp_path, "cache": tmp_path / "cache"}
     settings = (f"model.path={model}", f"data.path={model / 'text.txt'}", "budget.evaluations=12")
-    few = ("search.algorithm.generations=2", "search.distillation=none", "correction=none", "distillation=none")
+    few = ("search.algorithm.generations=2", "search.distillation=off", "correction=none", "distillation=none")
     kept = [item for item in TINY_RUN if not item.startswith(("distillation", "search.dist", "correction"))]
     done = ended(start("run_search.py", *kept, *settings, *few, "run_dir=run", **places))
     assert done.returncode == 0, done.stderr
