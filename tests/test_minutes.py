@@ -42,6 +42,7 @@ WORK = Work(
     tuning=0,
     points=16,
     plain=9,
+    rounded=0,
     heldout=8192,
     long=8192,
 )
@@ -63,6 +64,13 @@ def test_minutes_are_spent_by_the_speeds_and_divided_as_the_defaults_in_tokens()
     spent = seconds_of(SPEEDS, WORK, looked_at, amounts.healing) + SPEEDS.asking_s(round(questions))
     assert amounts.seconds == pytest.approx(spent, rel=1e-3)
     assert spent == pytest.approx(USED * 20 * 60, abs=4)  # a question takes some seconds
+
+
+def test_what_healing_has_changed_is_made_anew_and_asked_again() -> None:
+    made = amounts_of(20, replace(SPEEDS, making_s=2.0), WORK)
+    assert made.end_s == pytest.approx(amounts_of(20, SPEEDS, WORK).end_s + 16 * 2.0)
+    rounded = amounts_of(20, replace(SPEEDS, making_s=2.0), replace(WORK, rounded=3))
+    assert rounded.end_s == pytest.approx(made.end_s + 3 * (2.0 + 4 * 512 / 2000))
 
 
 def test_healing_at_the_end_takes_its_time_and_none_of_the_searchs_tokens() -> None:
@@ -99,7 +107,8 @@ def test_too_few_minutes_leave_the_least_search_and_say_so() -> None:
     looked_at = settled.amounts.tokens - settled.amounts.healing
     assert looked_at == pytest.approx(LEAST * 4 * 224, rel=1e-3)
     assert settled.amounts.seconds > 5 * 60
-    told, warning = settled.remarks()
+    told, left_out, warning = settled.remarks()
+    assert "no longer windows" in left_out
     assert "budget of 5 minutes: 3.0 are gone" in told
     needed = math.ceil(settled.amounts.seconds / 60)
     assert f"WARNING: budget.minutes: expected at least {needed} for this run" in warning
@@ -107,9 +116,13 @@ def test_too_few_minutes_leave_the_least_search_and_say_so() -> None:
 
 
 def test_short_minutes_have_fewer_points_to_score_so_that_half_of_what_is_left_is_searched() -> None:
-    points = {minutes: amounts_of(minutes, SPEEDS, WORK).points for minutes in (5, 12, 20)}
+    settled = {minutes: amounts_of(minutes, SPEEDS, WORK) for minutes in (5, 12, 20)}
+    points = {minutes: amounts.points for minutes, amounts in settled.items()}
     assert points[5] == POINTS < points[12] < points[20] == WORK.points
-    amounts = amounts_of(12, SPEEDS, WORK)
+    assert [amounts.long for amounts in settled.values()] == [False, True, True]
+    closed = (POINTS + 1) * (SPEEDS.timing_s + SPEEDS.writing_s) + 5
+    assert settled[5].end_s == pytest.approx(closed + (9 * 2048 + (POINTS + 1) * 8192 + POINTS * 2048) / 2000)
+    amounts = settled[12]
     assert amounts.end_s <= (USED * 12 * 60 - SPEEDS.elapsed_s) / 2
     assert amounts.tokens > amounts_of(5, SPEEDS, WORK).tokens
     assert amounts_of(5, SPEEDS, replace(WORK, points=3)).points == 3
