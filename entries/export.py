@@ -70,7 +70,8 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     session = Session.open(told, Paths(run.run_dir), watch.stage)
     loaded = session.loaded
     config, generation = loaded.model.config, getattr(loaded.model, "generation_config", None)
-    subnet = Subnet(config, loaded.tokenizer, loaded.spec, written, generation, loaded.companions)
+    around = loaded.surroundings
+    subnet = Subnet(config, loaded.tokenizer, loaded.spec, written, generation, loaded.companions, around)
     run.require_held(candidate, lambda each: form.check(replace(subnet, candidate=each.blocks.unrounded)))
     trim = prepared_trim(session, subnet, settings.vocabulary, candidate.vocabulary, watch.stage)
     _ = session.supernet

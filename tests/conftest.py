@@ -104,6 +104,11 @@ _SPECIAL: dict[str, dict[str, Any]] = {
         **_SLIDING,
     },
     "gemma3_text": {"head_dim": 10, "query_pre_attn_scalar": 10, **_SLIDING},
+    "vaultgemma": {
+        **{"head_dim": 10, "query_pre_attn_scalar": 10, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0},
+        **_SLIDING,
+    },
+    "ernie": {"use_task_id": True},
     "modernbert": {
         "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
         **dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -34,10 +36,14 @@ RUN = (
 
 
 def splits(path: Path, channels: int = 3) -> ImageSplits:
+    return splits_of(TextPlace(str(path)), channels)
+
+
+def splits_of(place: TextPlace, channels: int = 3) -> ImageSplits:
     processor = ViTImageProcessorPil(
         size={"height": 8, "width": 8}, image_mean=[0.5] * channels, image_std=[0.5] * channels
     )
-    return ImageSplits.read(TextPlace(str(path)), processor, (channels, 8, 8), 17)
+    return ImageSplits.read(place, processor, (channels, 8, 8), 17)
 
 
 def test_parts_share_no_image_and_folders_are_classes(tmp_path: Path) -> None:
@@ -79,6 +85,69 @@ def test_what_is_no_set_of_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty" / "broken.png").write_text("no image")
     with pytest.raises(UserError, match=r"Expected an image in .*broken\.png"):
         splits(tmp_path / "empty").pixels([0])
+
+
+def rows_like(folder: Path) -> datasets.Dataset:
+    """The images of a folder as rows of a data set, with its sub-folders as classes."""
+    files = sorted(folder.rglob("*.png"))
+    names = sorted({file.parent.name for file in files})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    encoded = [{"bytes": file.read_bytes(), "path": None} for file in files]
+    rows = {"image": encoded, "label": [file.parent.name for file in files]}
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+@pytest.mark.parametrize("kind", ["table", "tables", "saved", "splits", "hub"])
+def test_rows_of_a_data_set_are_read_as_a_folder_of_them_is(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARETOPRUNE_CACHE", str(tmp_path / "cache"))
+    folder = splits(save_folder(tmp_path / "images"))
+    rows, place = rows_like(tmp_path / "images"), TextPlace(str(tmp_path / "rows"))
+    if kind == "table":
+        place = TextPlace(str(tmp_path / "rows.parquet"))
+        rows.to_parquet(place.path)
+    elif kind == "tables":
+        (tmp_path / "rows").mkdir()
+        for number in range(2):
+            rows.select(range(10 * number, 10 * number + 10)).to_parquet(tmp_path / "rows" / f"{number}.parquet")
+    elif kind == "saved":
+        rows.save_to_disk(place.path)
+    elif kind == "splits":
+        datasets.DatasetDict({"train": rows.select(range(2)), "held": rows}).save_to_disk(place.path)
+        with pytest.raises(UserError, match=r"data\.split to be one of train, held, .* got other"):
+            splits_of(replace(place, split="other"))
+        place = replace(place, split="held")
+    else:
+        place = TextPlace("somebody/some-images")
+        monkeypatch.setattr("evaluators.data.image_sources.HfApi.dataset_info", lambda *_, **__: None)
+        monkeypatch.setattr(datasets, "load_dataset", lambda path, name, split: rows)
+    images = splits_of(place)
+    assert images.sources == {str(place.path).rpartition("/")[2] if kind != "hub" else place.path: 20 * 17}
+    for part in ("calibration", "search", "heldout"):
+        count = folder.room(part, 17)
+        assert torch.equal(images.blocks(part, count, 17), folder.blocks(part, count, 17))
+    ((_, classes),), ((_, expected),) = images.labelled(CLASSES, 4), folder.labelled(CLASSES, 4)
+    assert torch.equal(classes, expected)
+    assert images.digest == splits_of(place).digest
+    assert ImageSplits.read(place, None, (3, 8, 8), 17).digest == images.digest
+
+
+def test_what_is_no_data_set_of_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARETOPRUNE_CACHE", str(tmp_path / "cache"))
+    datasets.Dataset.from_dict({"text": ["a"], "label": [0]}).to_parquet(tmp_path / "texts.parquet")
+    (tmp_path / "broken.parquet").write_text("no table")
+    encoded = {"photo": [{"bytes": b"no image", "path": None}], "label": [3]}
+    datasets.Dataset.from_dict(encoded).to_parquet(tmp_path / "encoded.parquet")
+    with pytest.raises(UserError, match=r"one column of images in texts\.parquet.* got 0 among text, label"):
+        splits(tmp_path / "texts.parquet")
+    with pytest.raises(UserError, match=r"Expected tables of images in .*broken\.parquet"):
+        splits(tmp_path / "broken.parquet")
+    images = splits(tmp_path / "encoded.parquet")
+    assert images.images is not None
+    assert images.images.labels == ["3"]
+    with pytest.raises(UserError, match=r"Expected an image in row 0 of encoded\.parquet"):
+        images.pixels([0])
 
 
 def test_training_reads_each_image_of_calibration_before_any_comes_again(tmp_path: Path) -> None:

@@ -10,9 +10,8 @@ from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
     FalconConfig,
-    LlamaConfig,
-    LlavaConfig,
     OPTConfig,
+    Qwen2VLConfig,
     Qwen3_5TextConfig,
 )
 
@@ -99,7 +98,7 @@ def test_config_that_is_not_supported(checkpoint, key, value):
     [
         (FalconConfig(alibi=True), r"falcon model whose config\.json says alibi=.*got one with alibi=True"),
         (OPTConfig(do_layer_norm_before=False), r"says do_layer_norm_before=True, got one with do_layer_norm_before=F"),
-        (LlavaConfig(text_config=LlamaConfig(**SIZES)), r"of a llava, .* a llama, which is of a family .*families\.md"),
+        (Qwen2VLConfig(), r"of a qwen2_vl, of which language is a part, a qwen2_vl_text, which has no .*families\.md"),
         (Qwen3_5TextConfig(**SIZES), r"has layers of linear_attention \(layer_types\), which are not supported"),
     ],
     ids=["biases by head", "norms behind sums", "vision and language", "delta net"],
@@ -149,9 +148,11 @@ def test_an_adapter(checkpoint, tmp_path):
     with pytest.raises(UserError, match=r"one model in .* an adapter.*merge_and_unload"):
         load_model(str(checkpoint))
     (tmp_path / "alone").mkdir()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (tmp_path / "alone" / name).write_text("{}")
-    with pytest.raises(UserError, match="An adapter alone is no model: merge it"):
+    (tmp_path / "alone" / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"An adapter without .* is not merged here: merge it"):
+        load_model(str(tmp_path / "alone"))
+    (tmp_path / "alone" / "adapter_model.safetensors").touch()
+    with pytest.raises(UserError, match=r"to say peft_type and base_model_name_or_path, got: KeyError"):
         load_model(str(tmp_path / "alone"))
     (checkpoint / "adapter_config.json").rename(checkpoint / "adapter_model.safetensors")
     with pytest.raises(UserError, match=r"one model in .* an adapter, adapter_model\.safetensors.*merge_and_unload"):

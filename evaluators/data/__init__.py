@@ -8,7 +8,8 @@
 - `sources`: the sources of a text, and a run's own share of each.
 - `splits`: that share in tokens, its parts, and windows drawn evenly over sources.
 - `cutting`: windows cut into shorter texts for training.
-- `labels`: labels of held-out texts and words; `masking`: windows with hidden words; `images`: images in place of text.
+- `labels`: labels of held-out texts and words; `masking`: windows with hidden words; `images`: images in place of text,
+  and `image_sources`: where these are.
 - `reading`: text or images, by what a model reads.
 - `stream`: windows without an end, of text that need not fit in memory.
 """

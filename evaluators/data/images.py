@@ -1,4 +1,4 @@
-"""A run's images: of a folder, whose sub-folders may be their classes, or of arrays in a .npz file."""
+"""A run's images in its parts, and as a model reads them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from evaluators.data.image_sources import SUFFIXES, Images, image_source
 from evaluators.data.labels import class_of
 from evaluators.data.places import Part, TextPlace
 from evaluators.data.shards import Shard
@@ -21,69 +20,7 @@ from evaluators.data.splits import TokenSplits
 from evaluators.data.stream import TokenStream
 from space.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _BATCH = 16  # images that a model with labels is asked about at once
-
-
-class _Folder:
-    """Image files in a folder and in those in it."""
-
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
-        self._path = path
-        self._files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        within = [file.relative_to(path).parts[:-1] for file in self._files]
-        self.labels: list[str] | None = [parts[0] for parts in within] if all(within) else None
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def raw(self, index: int) -> Any:
-        from PIL import Image  # only wanted here
-
-        try:
-            with Image.open(self._files[index]) as image:
-                return image.convert("RGB")
-        except OSError as error:
-            raise UserError(f"Expected an image in {self._files[index]}, but got: {error}. Take it out.") from error
-
-    def contents(self) -> Iterator[bytes]:
-        for file in self._files:
-            yield file.relative_to(self._path).as_posix().encode()
-            yield hashlib.sha256(file.read_bytes()).digest()
-
-
-class _Arrays:
-    """`images` (n, height, width, channels), uint8, and perhaps `labels` (n,), of an .npz file."""
-
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
-        try:
-            with np.load(path) as stored:
-                found = {name: stored[name] for name in ("images", "labels") if name in stored}
-        except (OSError, ValueError) as error:
-            raise UserError(f"Expected arrays in {path}, as numpy.savez writes them, but got: {error}.") from error
-        images, labels = found.get("images"), found.get("labels")
-        if images is None or images.ndim != 4 or images.dtype != np.uint8:
-            got = "none" if images is None else f"{images.dtype} of shape {images.shape}"
-            raise UserError(
-                f"Expected `images` in {path} to be uint8 of shape (images, height, width, channels), got {got}."
-            )
-        if labels is not None and labels.shape != (len(images),):
-            raise UserError(f"Expected `labels` in {path} to be one an image, got shape {labels.shape}.")
-        self._images = images
-        self.labels = None if labels is None else [str(label) for label in labels.tolist()]
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def raw(self, index: int) -> Any:
-        return self._images[index]
-
-    def contents(self) -> Iterator[bytes]:
-        yield repr(self._images.shape).encode()
-        yield self._images.tobytes()
-        yield repr(self.labels).encode()
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +36,7 @@ class ImageSplits(TokenSplits):
         patches: Tokens that an image is to the model.
     """
 
-    images: _Folder | _Arrays | None = None
+    images: Images | None = None
     processor: Any = None
     size: tuple[int, int, int] = (3, 224, 224)
     patches: int = 1
@@ -109,12 +46,11 @@ class ImageSplits(TokenSplits):
         """The images of a place, of which none is read yet.
 
         Raises:
-            UserError: There are none, or the arrays are others than expected.
+            UserError: See `image_source`; or there are none.
         """
-        path = place.require_images()
-        images = _Folder(path) if path.is_dir() else _Arrays(path)
+        images = image_source(place)
         if not len(images):
-            raise UserError(f"Expected images ({', '.join(SUFFIXES)}) in {path}, found none.")
+            raise UserError(f"Expected images ({', '.join(SUFFIXES)}) in {place.path}, found none.")
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
         return cls({images.name: order}, images=images, processor=processor, size=size, patches=patches)
 

@@ -12,7 +12,7 @@ from space.errors import UserError
 from space.locations import absolute, is_local
 
 SUFFIXES = (".txt", ".raw", *READERS)
-ARRAYS = ".npz"  # of images
+ARRAYS, PARQUET = ".npz", ".parquet"  # of images
 FIELD = "text"  # unless told otherwise
 Part = Literal["calibration", "search", "heldout"]  # of a run's text
 
@@ -36,7 +36,7 @@ class Entry:
     @property
     def is_local(self) -> bool:
         """Whether the path is one of this machine."""
-        return is_local(self.path, SUFFIXES)
+        return is_local(self.path, (*SUFFIXES, ARRAYS))
 
     def files(self) -> list[Path]:
         """The text files at a path of this machine, in order of name.
@@ -107,19 +107,25 @@ class TextPlace:
             entries.append(replace(common, **values))
         return tuple(entries)
 
-    def require_images(self) -> Path:
-        """Where images are.
+    def require_images(self) -> Entry:
+        """Where images are: a folder, a file of arrays or of rows, each from the root on, or a data set of the hub.
 
         Raises:
             UserError: Nowhere, or in several places.
         """
-        path = absolute(self.path) if isinstance(self.path, str) else None
-        if path is None or not (path.is_dir() or (path.is_file() and path.suffix == ARRAYS)):
+        (entry, *others) = self.entries or (Entry(""),)
+        path = absolute(entry.path) if entry.path and entry.is_local else None
+        if path is not None and (path.is_dir() or (path.is_file() and path.suffix in (ARRAYS, PARQUET))):
+            entry = replace(entry, path=str(path))
+        elif path is not None or not entry.path:
+            others = [entry]
+        if others:
             raise UserError(
-                "data.path: expected a folder of images, whose sub-folders may be named as the model's classes, or an "
-                f"{ARRAYS} file with an array `images`, got {self.path}."
+                "data.path: expected a folder of images, whose sub-folders may be named as the model's classes, an "
+                f"{ARRAYS} file with an array `images`, a {PARQUET} file or a data set of the hub with a column of "
+                f"images, got {self.path}."
             )
-        return path
+        return entry
 
     def require_files(self) -> None:
         """Refuses paths of this machine where no text files are, without reading any.

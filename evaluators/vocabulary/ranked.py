@@ -91,6 +91,11 @@ class Vocabulary:
         tokenizer, rows, model = loaded.tokenizer, loaded.spec.vocab, loaded.model
         if tokenizer is None:
             raise UserError(f"{name}: expected a model with a tokenizer, got none. Leave it out.")
+        if loaded.surroundings is not None:
+            raise UserError(
+                f"{name}: expected a model that is all language, whose tokens may have other numbers then, got the "
+                "language part of another one, which has tokens of images too. Leave it out."
+            )
         contents = tokenizer_contents(tokenizer)
         always = named_tokens(model.config, getattr(model, "generation_config", None)) | _of_chats(tokenizer)
         self.tokenizer, self.rows, self._name, self._contents = tokenizer, rows, name, contents

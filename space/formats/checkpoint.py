@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from space.candidate import Candidate, LayerShape
 from space.checks import dtype_name
 from space.errors import ShapeError
+from space.models.language_part import Surroundings
 from space.models.modeling_pruned import rope_of_transformers_4
 from space.spec import ModelSpec
 
@@ -30,6 +31,7 @@ class Subnet:
         candidate: What is written of it.
         generation_config: The dense model's, or None.
         companions: Files of the dense model's directory that go beside the weights, by their path there.
+        surroundings: What the dense model is a part of, or None.
     """
 
     config: Any
@@ -38,6 +40,7 @@ class Subnet:
     candidate: Candidate
     generation_config: Any = None
     companions: Mapping[str, bytes] = field(default_factory=dict)
+    surroundings: Surroundings | None = None
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ CHECKPOINT = "path/to/this/directory"  # what stands for the checkpoint in the l
 _NO_BLOCK = "none"
 
 
-def _versions(spec: ModelSpec) -> str:
-    if spec.use.reads != "text" or spec.routed:
+def _versions(spec: ModelSpec, whole: bool) -> str:
+    if spec.use.reads != "text" or spec.routed or not whole:
         return "Older versions may call its weights otherwise, and not load it."
     least = ".".join(map(str, architecture_of(spec.family).transformers))
     return (
@@ -47,6 +47,7 @@ def write_card(
     library: str,
     use: str,
     serve: str | None = None,
+    whole: bool = True,
 ) -> None:
     """Writes README.md, and the picture that it shows, into the directory of a checkpoint.
 
@@ -59,6 +60,7 @@ def write_card(
         library: What loads it.
         use: Lines of Python that load it from `CHECKPOINT`.
         serve: A command that serves it from `CHECKPOINT`.
+        whole: Whether the dense model is all that is in it.
     """
     (directory / PICTURE_FILE).write_text(layers_svg(spec, candidate), encoding="utf-8")
     sections: dict[str, Any] = dict(card)
@@ -82,7 +84,7 @@ def write_card(
         f"Licence: {licence}.",
         "## Use",
         *_placed(repository, f"```python\n{use}\n```", *([f"```bash\n{serve}\n```"] if serve else [])),
-        f"Saved with transformers {version('transformers')} and torch {version('torch')}. {_versions(spec)}",
+        f"Saved with transformers {version('transformers')} and torch {version('torch')}. {_versions(spec, whole)}",
         "## Architecture",
         f"![What is left of each layer]({PICTURE_FILE})",
         f"Hidden size {spec.hidden}, head width {spec.head_dim}; the dense model has {spec.layers} layers of "

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from torch import nn
 
+from space.errors import UserError
 from space.formats.checkpoint import Subnet
 from space.formats.deci.export import check_deci, export_deci
 from space.formats.gguf.export import check_gguf, export_gguf
@@ -50,6 +51,21 @@ class Format:
     rounds: str | None = None
 
 
+def _alone(name: str, check: Callable[[Subnet], object]) -> Callable[[Subnet], object]:
+    """The check of a format that holds a language model alone."""
+
+    def checked(subnet: Subnet) -> None:
+        if subnet.surroundings is not None:
+            raise UserError(
+                f"format: expected hf or hf_uniform for a model of which language is a part, got {name}, which would "
+                f"lack {subnet.surroundings.remark}. Save the language part by itself, see docs/families.md, and "
+                "search that."
+            )
+        check(subnet)
+
+    return checked
+
+
 def _gguf(kind: str) -> Format:
     """The row of a type of GGUF file, which has tolerances of its own."""
 
@@ -64,7 +80,7 @@ def _gguf(kind: str) -> Format:
     ) -> Exported:
         return export_gguf(model, subnet, out_dir, kind=kind, card=card, rounded=rounded)
 
-    return Format(f"-gguf-{kind}", check_gguf, export, rounds=None if kind == "f16" else kind)
+    return Format(f"-gguf-{kind}", _alone("gguf", check_gguf), export, rounds=None if kind == "f16" else kind)
 
 
 def _traced(engine: str) -> Format:
@@ -73,7 +89,7 @@ def _traced(engine: str) -> Format:
     def export(model: nn.Module, subnet: Subnet, out_dir: Path, *, card: Card, tolerance: float = 0.0) -> Exported:
         return export_traced(engine, model, subnet, out_dir, card=card)
 
-    return Format(f"-{engine}", partial(check_traced, engine), export)
+    return Format(f"-{engine}", _alone(engine, partial(check_traced, engine)), export)
 
 
 _ROWS = {
@@ -82,7 +98,7 @@ _ROWS = {
     **{engine: _traced(engine) for engine in ENGINES},
 }
 _DECI_ROWS = {
-    flavour: Format(f"-deci{ending}", partial(check_deci, flavour), partial(export_deci, flavour))
+    flavour: Format(f"-deci{ending}", _alone("deci", partial(check_deci, flavour)), partial(export_deci, flavour))
     for flavour, ending in zip(DECI_FLAVOURS, ("", "-ffn_mult"), strict=True)
 }
 _GGUF_ROWS = {kind: _gguf(kind) for kind in GGUF_TYPES}

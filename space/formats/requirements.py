@@ -20,11 +20,16 @@ DECI_FLAVOURS = ("vllm", "ffn_mult")  # which loaders read a `block_configs` che
 ENGINES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 
 
-def checked_in(spec: ModelSpec) -> str:
-    """Versions of transformers in which exports of a model hold; older ones know image models and experts otherwise."""
+def checked_in(spec: ModelSpec, *, whole: bool = True) -> str:
+    """Versions of transformers in which exports of a model hold; older ones know image models and experts otherwise.
+
+    Args:
+        spec: The dense model.
+        whole: Whether that is all; older ones know otherwise what it may be a part of.
+    """
     least = architecture_of(spec.family).transformers
     known = [each for each in TRANSFORMERS if tuple(int(part) for part in each.split(".")[:2]) >= least]
-    if spec.use.reads != "text" or spec.routed:
+    if spec.use.reads != "text" or spec.routed or not whole:
         known = [version("transformers")]
     return f"transformers {' and '.join(filter(None, (', '.join(known[:-1]), known[-1])))}"
 

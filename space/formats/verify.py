@@ -85,6 +85,7 @@ def verify_checkpoint(
     trust_remote_code: bool,
     tolerance: float = 1e-4,
     task: Task = TASKS[CAUSAL_LM],
+    loader: str | None = None,
 ) -> Verification:
     """Loads a checkpoint in a process that cannot import this project, and compares what it computes.
 
@@ -94,6 +95,7 @@ def verify_checkpoint(
         trust_remote_code: Whether the checkpoint brings its own modelling file.
         tolerance: Largest difference that passes: absolute for what it gives, relative for the caches.
         task: What it is for.
+        loader: transformers' automatic class that loads it; None for the task's.
 
     Raises:
         UserError: It does not load, a weight is missing or left over, or a difference is above the tolerance.
@@ -103,7 +105,7 @@ def verify_checkpoint(
         {
             "directory": str(directory.resolve()),
             "trust_remote_code": trust_remote_code,
-            "loader": task.loader,
+            "loader": loader or task.loader,
             "output": task.output,
             "new_tokens": NEW_TOKENS if task.writes else 0,
         },

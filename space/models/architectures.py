@@ -106,6 +106,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "cohere": _parallel("cohere", "Cohere"),
     "cohere2": _parallel("cohere2", "Cohere2", heads_fill=True),
     "gemma": _pre_norm("gemma", StockClasses.alike("Gemma")),
+    "vaultgemma": Architecture(
+        "vaultgemma",
+        StockClasses.alike("VaultGemma", classifier=False),
+        ATTENTION,
+        replace(MLP, before="pre_feedforward_layernorm"),
+    ),
     "gemma2": Architecture("gemma2", StockClasses.alike("Gemma2"), _GEMMA_ATTENTION, _GEMMA_MLP),
     "gemma3_text": Architecture(
         "gemma3",

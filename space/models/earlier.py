@@ -114,6 +114,19 @@ EARLIER: dict[str, Architecture] = {
         stack=StackNames(norm="final_layernorm"),
         when=(("qk_layernorm", False),),
     ),
+    "persimmon": Architecture(
+        "persimmon",
+        StockClasses.alike("Persimmon"),
+        BlockLayout(
+            "self_attn", (Projection("query_key_value", _FUSED, grouped=True),), "dense", before="input_layernorm"
+        ),
+        BlockLayout("mlp", (Projection("dense_h_to_4h", ("up",)),), "dense_4h_to_h", before="post_attention_layernorm"),
+        ("q_layernorm", "k_layernorm"),
+        stack=StackNames(norm="final_layernorm"),
+        sizes=SizeNames(kv_heads=None),
+        heads_fill=True,
+        when=(("qk_layernorm", True),),
+    ),
     "gpt_bigcode": Architecture(
         "gpt_bigcode",
         StockClasses(

@@ -95,6 +95,7 @@ ENCODERS: dict[str, Architecture] = {
         "xlm_roberta", "XLMRoberta", "lm_head.decoder", stack="roberta", behind_padding=True
     ),
     "camembert": _post_norm_encoder("camembert", "Camembert", "lm_head.decoder", stack="roberta", behind_padding=True),
+    "ernie": _post_norm_encoder("ernie", "Ernie", "cls.predictions.decoder"),
     "distilbert": Architecture(
         "distilbert",
         _encoding("DistilBert", "TransformerBlock"),

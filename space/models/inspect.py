@@ -70,6 +70,8 @@ def lines_of(seen: Understood) -> Iterator[tuple[str, str]]:
     spec, config = seen.spec, seen.outline.config
     row, dense = architecture_of(spec.family), Candidate.dense(spec)
     yield "model", f"{spec.name}, in {seen.directory}"
+    if seen.surroundings is not None:
+        yield "of which", f"the language part is pruned, and around it {seen.surroundings.remark}"
     yield "family", f"{spec.family}: {row.classes.of(spec.use)} of transformers.models.{row.module}"
     count, layers = total_params(spec, dense), decoder_params(spec, dense)
     dtype = dtype_name(seen.outline.dtype)
@@ -167,7 +169,8 @@ def _formats(seen: Understood) -> Iterator[tuple[str, str]]:
     place = next(layer for layer in range(spec.layers) if layer not in spec.plain_mlps)
     half = replace(dense.layers[place], mlp_channels=max(spec.least_mlp_channels, spec.mlp_channels // 2))
     uneven = replace(dense, layers=(*dense.layers[:place], half, *dense.layers[place + 1 :]))
-    subnets = [Subnet(seen.outline.config, seen.tokenizer, spec, each) for each in (dense, uneven)]
+    whole = Subnet(seen.outline.config, seen.tokenizer, spec, dense, surroundings=seen.surroundings)
+    subnets = [whole, replace(whole, candidate=uneven)]
     for name, check in checks().items():
         equal, any_size = (_refusal(name, check, subnet) for subnet in subnets)
         held = "layers of any size" if any_size is None else "designs of equal layers" if equal is None else ""

@@ -13,6 +13,7 @@ from transformers.models.auto.modeling_auto import (
 
 from space.errors import UserError
 from space.models.architectures import ARCHITECTURES
+from space.models.language_part import language_values
 
 _PRUNED = (
     "layers of unequal shape (an already pruned model); search the dense model that it was made from, which the "
@@ -45,8 +46,8 @@ def check_kind(values: Mapping[str, Any], file: Path) -> None:
         file: Where it is.
 
     Raises:
-        UserError: An encoder with a decoder, a pruned or otherwise special model, one whose language part is one of
-            several, or one whose layers do not all have attention.
+        UserError: An encoder with a decoder, a pruned or otherwise special model, one whose language part is none that
+            is pruned here, or one whose layers, or whose language part's, do not all have attention.
     """
     kind = values["model_type"]
     if kind in _ENCODER_DECODERS or values.get("is_encoder_decoder"):
@@ -73,13 +74,18 @@ def check_kind(values: Mapping[str, Any], file: Path) -> None:
     for key, meaning in (_REFUSED_CONFIG | ({} if mixture else _REFUSED_EXPERTS)).items():
         if values.get(key):
             raise UserError(f"Expected a plain dense model, but {file} has {key} set: {meaning}.")
+    language = language_values(values)
+    if language is not None:
+        check_kind(language, file)
+        return
     part = values.get("text_config")
     if isinstance(part, dict) and row is None:
         own = part.get("model_type")
         known = "is of a family that is pruned here" if own in ARCHITECTURES else "has no row here either"
         raise UserError(
-            f"Expected a language model, but {file} is of a {kind}, of which that is a part, a {own}, "
-            f"which {known}. Save the language part by itself, see docs/families.md, and set model.path to that."
+            f"Expected a language model, or one that reads images too, but {file} is of a {kind}, of which language is "
+            f"a part, a {own}, which {known}. Save the language part by itself, see docs/families.md, and set "
+            "model.path to that."
         )
     others = sorted({*map(str, values.get("layer_types") or ())} - _ATTENTION)
     if others:

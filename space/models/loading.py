@@ -17,6 +17,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, Pre
 
 from space.errors import UserError
 from space.locations import is_local, model_directory
+from space.models.adapters import is_adapter, merged
 from space.models.base_card import base_card
 from space.models.device import is_streamed, resolve_device, resolve_dtype
 from space.models.digest import checkpoint_digest
@@ -24,8 +25,9 @@ from space.models.embedded import embedded_model, given_or_default, quiet_transf
 from space.models.facts import checked_spec, mask_token
 from space.models.hub import PROCESSOR_FILE, model_snapshot
 from space.models.images import with_image_size
+from space.models.language_part import COMPANIONS, Surroundings, language_config, loader_for, separated
 from space.models.refusals import UNREADABLE, check_files, check_weights, checked_config, require_lengths, unloadable
-from space.models.stack import loader_of, row_of, task_of
+from space.models.stack import row_of, task_of
 from space.models.vector_math import settle_vector_math
 from space.models.weights import check_finite
 from space.spec import ModelSpec
@@ -52,6 +54,7 @@ class LoadedModel:
         card: What of its model card's front matter holds for a pruned one too.
         companions: Files of its directory that go into exports as they are, by their path there.
         processor: transformers' image processor of a model that reads images, else None.
+        surroundings: What the model is a part of, and is carried into exports; None where it is all that there is.
     """
 
     model: PreTrainedModel
@@ -65,6 +68,7 @@ class LoadedModel:
     card: Mapping[str, Any] = field(default_factory=dict)
     companions: Mapping[str, bytes] = field(default_factory=dict)
     processor: Any = None
+    surroundings: Surroundings | None = None
 
 
 @dataclass(frozen=True)
@@ -73,19 +77,23 @@ class Understood:
 
     Attributes:
         directory: Where it is.
-        outline: The model on the meta device, in the checkpoint's dtype.
+        config: transformers' configuration.
+        outline: The model, or the language part that is pruned, on the meta device, in the checkpoint's dtype.
         tokenizer: Its tokenizer, or None.
         spec: Its facts, without a digest.
         commit: Of a hub id; None for a directory.
         processor: Its image processor, or None.
+        surroundings: What the outline is a part of, without weights, or None.
     """
 
     directory: Path
+    config: Any
     outline: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     spec: ModelSpec
     commit: str | None
     processor: Any = None
+    surroundings: Surroundings | None = None
 
 
 def understood(
@@ -99,16 +107,19 @@ def understood(
     check = partial(checked_config, trust_remote_code=trust_remote_code, lengths=lengths, task=task)
     place = given_or_default(path, task or CAUSAL_LM)
     directory, name, commit = _locate(place, revision, trust_remote_code, check)
+    if is_adapter(directory):
+        directory = merged(directory, task, trust_remote_code)
     check_files(directory)
     config = check(directory)
-    use = TASKS[task or task_of(config)]
+    own = language_config(config)
+    use = TASKS[task or task_of(own)]
     text = use.reads == "text"
     tokenizer = _read(AutoTokenizer, "a tokenizer (tokenizer.json)", directory, trust_remote_code) if text else None
     processor = None if text else read_processor(directory, trust_remote_code)
-    outline = check_weights(directory, config, trust_remote_code, task or task_of(config))
-    spec = with_image_size(checked_spec(outline, name, "", row_of(config)), config, processor)
+    outline, surroundings = check_weights(directory, config, trust_remote_code, task or task_of(own))
+    spec = with_image_size(checked_spec(outline, name, "", row_of(own)), own, processor)
     require_lengths(spec, lengths)
-    return Understood(directory, outline, tokenizer, spec, commit, processor)
+    return Understood(directory, config, outline, tokenizer, spec, commit, processor, surroundings)
 
 
 def load_model(
@@ -127,8 +138,8 @@ def load_model(
     """Loads a dense model.
 
     Args:
-        path: Local directory with `config.json` and safetensors, hub id, or `embedded:` and the name of an embedded
-            model; None is the embedded default of the task.
+        path: Local directory with `config.json` and safetensors, or with a LoRA adapter whose base is at hand, hub id,
+            or `embedded:` and the name of an embedded model; None is the embedded default of the task.
         task: What it is for, a row of `space.task.TASKS`.
         revision: Branch, tag or commit of a hub id.
         digest: That the checkpoint must have, see `space.models.digest`; None for any.
@@ -157,7 +168,7 @@ def load_model(
             "other weights or another config.json. Set model.path to where the run's model is now (of a hub id, also "
             "model.revision to its commit; config.yaml of the run says both), or start a new run."
         )
-    model = _read_model(directory, trust_remote_code, seen.outline, task)
+    model, surroundings = _read_model(seen, trust_remote_code, task)
     spec = replace(
         checked_spec(model, name, own_digest, family),
         image_size=seen.spec.image_size,
@@ -173,7 +184,7 @@ def load_model(
     card = embedded.card if embedded else base_card(directory, name if commit else None)
     companions = {
         file.relative_to(directory).as_posix(): file.read_bytes()
-        for pattern in spec.use.companions
+        for pattern in (*spec.use.companions, *(COMPANIONS if surroundings else ()))
         for file in sorted(directory.glob(pattern))
     }
     spec = replace(
@@ -182,6 +193,7 @@ def load_model(
     return LoadedModel(
         *(model, seen.tokenizer, spec, run_dtype, run_device, source, commit, streamed, card, companions),
         processor=seen.processor,
+        surroundings=surroundings,
     )
 
 
@@ -238,18 +250,18 @@ def _read(kind: Any, what: str, directory: Path, trust_remote_code: bool) -> Any
         raise UserError(f"Expected {what} in {directory}, but got: {error}") from error
 
 
-def _read_model(directory: Path, trust_remote_code: bool, outline: PreTrainedModel, task: str) -> PreTrainedModel:
+def _read_model(seen: Understood, trust_remote_code: bool, task: str) -> tuple[PreTrainedModel, Surroundings | None]:
     """The model with its weights; its attention is PyTorch's, where that can do what the family's does."""
     try:
         with quiet_transformers():
-            model: PreTrainedModel = loader_of(task).from_pretrained(
-                directory,
-                dtype=outline.dtype,
+            whole = loader_for(seen.config, task).from_pretrained(
+                seen.directory,
+                dtype=seen.outline.dtype,
                 use_safetensors=True,
-                attn_implementation="sdpa" if outline._supports_sdpa else "eager",
+                attn_implementation="sdpa" if seen.outline._supports_sdpa else "eager",
                 trust_remote_code=trust_remote_code,
                 local_files_only=True,
             )
-            return model
+            return separated(whole)
     except UNREADABLE as error:
-        raise unloadable(directory, error) from error
+        raise unloadable(seen.directory, error) from error

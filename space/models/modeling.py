@@ -15,6 +15,7 @@ from space.models.layout import Architecture
 from space.task import CAUSAL_LM, TASKS
 
 MODELING_FILE = "modeling_pruned"
+WHOLE_FILE = "modeling_whole"  # of a model of which that of a family is the language part
 _CLASSIFIER = TASKS["text_classification"].pruned
 
 
@@ -120,3 +121,23 @@ def auto_map(family_name: str) -> dict[str, str]:
     if family.writes and family.classes.classifier is not None:
         classes[TASKS["text_classification"].loader] = _CLASSIFIER
     return {auto: f"{MODELING_FILE}.{name}" for auto, name in classes.items()}
+
+
+def whole_text(config_class: type, model_class: type) -> str:
+    """The modelling file of a model around a pruned language part: `modeling_whole.py` with its own stock classes.
+
+    Args:
+        config_class: Of the stock model's configuration.
+        model_class: Of the stock model.
+    """
+    text = resources.files("space.models").joinpath(f"{WHOLE_FILE}.py").read_text(encoding="utf-8")
+    text = _replaced(text, f"from space.models.{MODELING_FILE} import", f"from .{MODELING_FILE} import")
+    for stock, name in ((config_class, "StockWholeConfig"), (model_class, "StockWhole")):
+        (line,) = (line for line in text.splitlines() if line.endswith(f" as {name}"))
+        text = _replaced(text, line, f"from {stock.__module__} import {stock.__name__} as {name}")
+    return text
+
+
+def whole_auto_map(loader: str) -> dict[str, str]:
+    """Which class of that file transformers' automatic classes take."""
+    return {"AutoConfig": f"{WHOLE_FILE}.PrunedWholeConfig", loader: f"{WHOLE_FILE}.PrunedWhole"}

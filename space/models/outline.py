@@ -11,10 +11,12 @@ import torch
 from space.candidate import Candidate
 from space.errors import UserError
 from space.locations import is_local, model_directory
+from space.models.adapters import base_of, is_adapter
 from space.models.embedded import embedded_model, given_or_default, quiet_transformers
 from space.models.facts import checked_spec
 from space.models.hub import PROCESSOR_FILE, WEIGHT_FILES, config_snapshot
 from space.models.images import with_image_size
+from space.models.language_part import language_config
 from space.models.loading import WITHOUT_HUB, read_processor
 from space.models.refusals import UNREADABLE, checked_config, require_lengths
 from space.models.stack import loader_of, row_of
@@ -72,9 +74,11 @@ def outlined(
     elif is_local(path):
         directory = model_directory(path)
         name = directory.resolve().name
+        directory = base_of(directory) if is_adapter(directory) else directory  # of equal size
     else:
         directory, name = config_snapshot(path, revision, trust_remote_code, WITHOUT_HUB), path
-    config = checked_config(directory, trust_remote_code, lengths, task)
+    whole = checked_config(directory, trust_remote_code, lengths, task)
+    config = language_config(whole)
     try:
         with quiet_transformers(), torch.device("meta"):
             model = loader_of(task).from_config(config, trust_remote_code=trust_remote_code)
@@ -88,7 +92,7 @@ def outlined(
         headers = headers_of(directory)
         sizes = tuple(file.stat().st_size for file in sorted({header.file for header in headers.values()}))
         return Outline(spec, config, lossless_dtype(headers, type(model)), sizes, there=True)
-    dtype = config.dtype or torch.float32
+    dtype = whole.dtype or torch.float32
     whole = total_params(spec, Candidate.dense(spec)) * dtype.itemsize
     full, rest = divmod(whole, _SHARD_BYTES)
     return Outline(spec, config, dtype, (_SHARD_BYTES,) * full + (rest,), there=False)

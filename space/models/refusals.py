@@ -17,7 +17,8 @@ from space.models.architectures import ARCHITECTURES, rows_of
 from space.models.embedded import quiet_transformers
 from space.models.hub import WEIGHT_FILES
 from space.models.kinds import check_classes, check_kind
-from space.models.stack import family_of, loader_of, row_of
+from space.models.language_part import Surroundings, language_config, language_values, loader_for, separated
+from space.models.stack import family_of, row_of
 from space.models.weights import Header, headers_of, lossless_dtype
 from space.spec import ModelSpec
 from space.task import TASKS
@@ -46,7 +47,10 @@ def check_files(directory: Path) -> None:
         return
     unread = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf"))]
     if not {*_ADAPTERS}.isdisjoint(names):
-        hint = "An adapter alone is no model: merge it into its base model (merge_and_unload of peft) and save that."
+        hint = (
+            "An adapter without adapter_config.json and adapter_model.safetensors is not merged here: merge it into "
+            "its base model (merge_and_unload of peft) and save that."
+        )
     elif unread:
         hint = f"{unread[0]} is not read: convert it with save_pretrained, which writes safetensors."
     else:
@@ -58,7 +62,7 @@ def check_files(directory: Path) -> None:
 
 
 def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[str, int], task: str | None) -> Any:
-    """The transformers config of a checkpoint that can be searched; needs no weights.
+    """The transformers config of a checkpoint that can be searched, whole or only in part; needs no weights.
 
     Args:
         directory: With config.json.
@@ -77,8 +81,8 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
         raise UserError(f"Expected {file} to be JSON, but got: {error}.") from error
     if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
         raise UserError(f"Expected {file} to be a JSON object with a model_type, as transformers writes it.")
-    kind = values["model_type"]
     check_kind(values, file)
+    kind = (language_values(values) or values)["model_type"]
     family, *_ = rows_of(kind).values()
     if task is not None and task not in family.tasks:
         titles, said = [TASKS[each].title for each in family.tasks], values.get("architectures") or ()
@@ -99,10 +103,11 @@ def checked_config(directory: Path, trust_remote_code: bool, lengths: Mapping[st
             config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
     except UNREADABLE as error:
         raise unloadable(directory, error) from error
-    row_of(config)  # which may not be as any row of the family
+    own = language_config(config)
+    row_of(own)  # which may not be as any row of the family
     if task is not None and TASKS[task].classifies:
-        check_classes(config, directory)
-    limit = positions(config)
+        check_classes(own, directory)
+    limit = positions(own)
     beyond = [setting for setting, tokens in lengths.items() if limit is not None and tokens > limit]
     if beyond:
         raise UserError(
@@ -146,7 +151,9 @@ def positions(config: Any) -> int | None:
     return max(limit, int(scaled * (rope.get("factor") or 1)))
 
 
-def check_weights(directory: Path, config: Any, trust_remote_code: bool, task: str) -> PreTrainedModel:
+def check_weights(
+    directory: Path, config: Any, trust_remote_code: bool, task: str
+) -> tuple[PreTrainedModel, Surroundings | None]:
     """Compares a configuration with the names and shapes that the weights' headers state, by transformers' own rules.
 
     Args:
@@ -156,7 +163,8 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool, task: s
         task: What the model is for.
 
     Returns:
-        The model without its weights, on the meta device, in the dtype that holds all of them without loss.
+        The model without its weights, on the meta device, in the dtype that holds all of them without loss; and where
+        it is a part of another, what that has besides.
 
     Raises:
         UserError: A header cannot be read, transformers makes no model of the configuration, tensors are missing, left
@@ -177,8 +185,8 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool, task: s
     try:
         with quiet_transformers():
             with torch.device("meta"):
-                model_class = type(loader_of(task).from_config(config, trust_remote_code=trust_remote_code))
-            model, report = model_class.from_pretrained(
+                model_class = type(loader_for(config, task).from_config(config, trust_remote_code=trust_remote_code))
+            whole, report = model_class.from_pretrained(
                 None,
                 config=config,
                 state_dict={name: torch.empty(header.shape, device="meta") for name, header in headers.items()},
@@ -187,6 +195,7 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool, task: s
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
+            model, surroundings = separated(whole)
     except UNREADABLE as error:
         raise unloadable(directory, error) from error
     mismatched = report["mismatched_keys"]
@@ -224,10 +233,10 @@ def check_weights(directory: Path, config: Any, trust_remote_code: bool, task: s
                 f"{min(keys)}. Use a checkpoint of {TASKS[task].title} whose config.json belongs to it."
             )
     head = model.get_output_embeddings()
-    if head is not None and config.tie_word_embeddings and model.get_input_embeddings().weight is not head.weight:
+    if head is not None and model.config.tie_word_embeddings and model.get_input_embeddings().weight is not head.weight:
         family = family_of(model)
         _check_tied(directory, headers, family.stack.embedding, family.head)
-    return model
+    return model, surroundings
 
 
 def unloadable(directory: Path, error: Exception) -> UserError:

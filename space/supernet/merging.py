@@ -35,7 +35,7 @@ class Merged:
     """An attention block with merged groups.
 
     Attributes:
-        parameters: By projection and name, such as `q_proj.weight` of a Llama, float32.
+        parameters: By the projection's name and the tensor's, with a dot between them, float32.
         lost: Fraction of the dense output's energy that is lost on the calibration text.
     """
 

@@ -38,8 +38,7 @@ class SharedWeights:
     """The weights that a supernet's subnets share, in the model's dtype, to be trained.
 
     Attributes:
-        parameters: By name, such as `layers.3.mlp.up_proj.weight`, `norm.weight` or, of merged groups,
-            `layers.3.merged_1.q_proj.weight`.
+        parameters: By their names in the stack; of merged groups, `layers.3.merged_1` stands for the block.
     """
 
     def __init__(self, supernet: Supernet, candidates: list[Candidate], trainable: Callable[[str], bool]) -> None:

@@ -24,14 +24,15 @@ from space.formats.checkpoint import (
 )
 from space.formats.hf.reload_check import in_float32
 from space.formats.llama_arithmetic import longest_context
-from space.formats.model_card import CHECKPOINT, Card, write_card
+from space.formats.model_card import CHECKPOINT, FRONT_MATTER, Card, write_card
 from space.formats.reference import reference_of
 from space.formats.requirements import checked_in
 from space.formats.reveal import revealed_when_complete
 from space.formats.verify import Verification, verify_checkpoint
 from space.formats.vllm.check import VLLMCheck, check_in_vllm, implementation_of, serve_command
 from space.models.architectures import architecture_of
-from space.models.modeling import MODELING_FILE, modeling_text
+from space.models.language_part import LOADER, PIPELINE, Surroundings
+from space.models.modeling import MODELING_FILE, WHOLE_FILE, modeling_text, whole_text
 from space.models.pruned import checkpoint_config
 from space.models.stack import loader_of
 from space.spec import ModelSpec
@@ -54,6 +55,7 @@ class Export:
         serve: The command that serves it in vLLM; empty where none does.
         versions: Of transformers, in which that holds.
         in_vllm: What vLLM did with it, where that was asked for.
+        carried: What it has beside the language part that was pruned, in words; empty where it is all that there is.
     """
 
     directory: Path
@@ -63,6 +65,7 @@ class Export:
     serve: str
     versions: str
     in_vllm: VLLMCheck | None = None
+    carried: str = ""
 
     def remarks(self) -> list[str]:
         """What a person should know of it, in lines."""
@@ -72,6 +75,7 @@ class Export:
         return [
             *self.verification.remarks(),
             *(self.in_vllm.remarks() if self.in_vllm else unchecked),
+            *([f"around the language part: {self.carried}; checked on text alone"] if self.carried else []),
             f"{load}; serve with: {self.serve}" if self.serve else load,
         ]
 
@@ -136,9 +140,15 @@ def _as_stored(state: Mapping[str, Tensor], spec: ModelSpec, config: Mapping[str
     return {name + key.removeprefix("lm_head") if key == "lm_head.weight" else key: state[key] for key in state}
 
 
-def _write_code(directory: Path, written: Mapping[str, Any], spec: ModelSpec) -> None:
-    if "auto_map" in written:
-        (directory / f"{MODELING_FILE}.py").write_text(modeling_text(spec.family), encoding="utf-8")
+def _write_code(
+    directory: Path, written: Mapping[str, Any], spec: ModelSpec, surroundings: Surroundings | None = None
+) -> None:
+    if "auto_map" not in written:
+        return
+    (directory / f"{MODELING_FILE}.py").write_text(modeling_text(spec.family), encoding="utf-8")
+    if surroundings is not None:
+        whole = whole_text(type(surroundings.model.config), type(surroundings.model))
+        (directory / f"{WHOLE_FILE}.py").write_text(whole, encoding="utf-8")
 
 
 def export_checkpoint(
@@ -168,23 +178,33 @@ def export_checkpoint(
         UserError: `out_dir` is taken or cannot be written, or the checkpoint does not load or computes something else,
             in vLLM where that is asked for.
     """
-    config, candidate, spec = subnet.config, subnet.candidate, subnet.spec
+    config, candidate, spec, around = subnet.config, subnet.candidate, subnet.spec, subnet.surroundings
     parts = checkpoint_parts(model, config, candidate)
     written = checkpoint_config(config, candidate, spec)
-    own_code, loader = "auto_map" in written, spec.use.loader
-    state = parts.state if own_code else _as_stored(parts.state, spec, written)
-    if own_code and spec.routed and vllm is not None:
+    own_code, loader = "auto_map" in written, spec.use.loader if around is None else LOADER
+    if vllm is not None and own_code and spec.routed:
         raise UserError(f"verify: expected null for {candidate.key}, whose layers of unlike experts vLLM does not run.")
+    if vllm is not None and around is not None:
+        raise UserError("verify: expected null for the language part of a model, which vLLM does not run here.")
+    if around is not None:
+        state = around.tensors(parts.state, architecture_of(spec.family), stock=not own_code)
+        written = around.values(written)
+        front = card.get(FRONT_MATTER, {})
+        assert isinstance(front, Mapping)
+        about = {"Around the language part": {"carried as it is": around.remark}}
+        card = {**card, FRONT_MATTER: {"pipeline_tag": PIPELINE, **front}, **about}
+    else:
+        state = dict(parts.state) if own_code else _as_stored(parts.state, spec, written)
     with revealed_when_complete(out_dir) as directory:
         write_checkpoint(directory, state, written, subnet.tokenizer, subnet.generation_config)
-        _write_code(directory, written, spec)
+        _write_code(directory, written, spec, around)
         write_companions(directory, subnet.companions)
         reference = reference_of(model, spec)
         if release is not None and vllm is None:
             del parts, state
             release()
         verification = verify_checkpoint(
-            directory, reference, trust_remote_code=own_code, tolerance=tolerance, task=spec.use
+            directory, reference, trust_remote_code=own_code, tolerance=tolerance, task=spec.use, loader=loader
         )
         checks = {**card, "Checked on export, in float32": verification.rows()}
         in_vllm = None
@@ -204,7 +224,9 @@ def export_checkpoint(
             library="transformers",
             use=f'from transformers import {loader}\n\nmodel = {loader}.from_pretrained("{CHECKPOINT}"{argument})',
             serve=serve_command(CHECKPOINT, written, spec.hidden) if in_vllm else None,
+            whole=around is None,
         )
-    served = spec.use.writes and not (own_code and spec.routed)
+    served = spec.use.writes and around is None and not (own_code and spec.routed)
     serve = serve_command(str(out_dir), written, spec.hidden) if served else ""
-    return Export(out_dir, own_code, verification, loader, serve, checked_in(spec), in_vllm)
+    versions, carried = checked_in(spec, whole=around is None), around.remark if around else ""
+    return Export(out_dir, own_code, verification, loader, serve, versions, in_vllm, carried)

@@ -24,9 +24,10 @@ def in_float32(model: Any) -> Iterator[None]:
     Afterwards its tensors are what they were.
 
     Args:
-        model: Its decoder layers are its own to hook.
+        model: Its layers are its own to hook.
     """
-    layers = [*next(module for module in model.base_model.modules() if isinstance(module, torch.nn.ModuleList))]
+    lists = (module for module in model.base_model.modules() if isinstance(module, torch.nn.ModuleList))
+    layers = [*max(lists, key=lambda each: sum(p.numel() for p in each.parameters()))]  # there may be others of images
     inside = {id(tensor) for layer in layers for tensor in _tensors(layer)}
     rest = _widen([tensor for tensor in _tensors(model) if id(tensor) not in inside])
     handles: list[Any] = []
