@@ -111,7 +111,7 @@ def test_dropped_tokens_are_spelt_as_the_trimmed_tokenizer_cuts_them(make: Any) 
 
 def calm(family: str, **changes: Any) -> Any:
     """A tiny model that expects all tokens about alike: what a random one is sure of, text does not have."""
-    model, spec = tiny_model(family, max_position_embeddings=1024, **changes)
+    model, spec = tiny_model(family, **changes)
     model.model.norm.weight.data *= 0.05
     return model, spec
 
@@ -229,11 +229,11 @@ def test_a_trim_keeps_what_was_learned_where_it_is_better_and_takes_it_back_else
 
 
 def test_what_cannot_be_taught_is_refused() -> None:
-    require_spelling(tiny_model("llama", max_position_embeddings=1024)[0])
+    require_spelling(tiny_model("llama")[0])
     for family in ("gemma2", "phi"):  # capped, and with a bias
         with pytest.raises(UserError, match="whose logits are capped or have a bias"):
-            require_spelling(tiny_model(family, max_position_embeddings=1024)[0])
-    with pytest.raises(UserError, match="expected a model of at least 512 positions"):
-        require_spelling(tiny_model("gpt2", max_position_embeddings=256)[0])
+            require_spelling(tiny_model(family)[0])
+    with pytest.raises(UserError, match="expected a model of at least 256 positions"):
+        require_spelling(tiny_model("gpt2", max_position_embeddings=128)[0])
     with pytest.raises(UserError, match=r"vocabulary\.tokens: expected at least 0"):
         VocabularySettings(tokens=-1)

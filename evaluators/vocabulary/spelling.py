@@ -39,7 +39,7 @@ Rows = Sequence[Sequence[int]]
 
 _USES, _RUNNING = 32, 1  # places of either kind that make a step
 _STEP = _USES * (BEFORE + 1 + AFTER) + _RUNNING * LENGTH  # their tokens
-_PLACES = 4 * LENGTH  # that the longest text may take in pieces
+_PLACES = 2 * LENGTH  # that the longest text may take in pieces
 FURTHER = 0.3  # weight of second and further pieces
 
 
@@ -175,11 +175,11 @@ class Speller:
         )
         with torch.autocast(new.device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
             hidden = stack_of(self._small)(new[:, :-1], use_cache=False).last_hidden_state[written]
-        firsts = firsts.to(hidden.device)
-        labels = self._head.words(new[:, 1:][written])
-        labels[firsts] = known
-        losses, gradient = self._head.cross_entropy(hidden.detach().float(), labels)
-        weights = torch.where(firsts, 1.0, FURTHER) / tokens
+        with torch.no_grad():
+            firsts, labels = firsts.to(hidden.device), self._head.words(new[:, 1:][written])
+            labels[firsts] = known
+            losses, gradient = self._head.cross_entropy(hidden.detach().float(), labels)
+            weights = torch.where(firsts, 1.0, FURTHER) / tokens
         hidden.backward((gradient * weights[:, None]).to(hidden.dtype))
         return (losses * weights).sum().item()
 
