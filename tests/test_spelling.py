@@ -174,7 +174,7 @@ def test_blocks_learn_what_text_has_and_nothing_else_changes(family: str, tied: 
         bits_per_byte(trimmed_model(each, pieces.kept), cut(small, texts), texts, pieces.kept.index(start))
         for each in (model, taught)
     ]
-    assert bits[1] < 0.95 * bits[0]
+    assert bits[1] < 0.99 * bits[0]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     changed = {name for name, tensor in taught.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {name for name in before if "layers." in name or name == "model.norm.weight"}

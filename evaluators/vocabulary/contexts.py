@@ -86,8 +86,9 @@ def contexts_of(
         if total >= characters:
             break
     turns: list[npt.NDArray[np.int64]] = []
+    mixed = [[places[index] for index in generator.permutation(len(places))] for _, places in sorted(taken.items())]
     for turn in range(each):
-        some = [places[turn] for _, places in sorted(taken.items()) if turn < len(places)]
+        some = [places[turn] for places in mixed if turn < len(places)]
         turns.extend(some[index] for index in generator.permutation(len(some)))
     order = generator.permutation(len(running))
     return Contexts(
