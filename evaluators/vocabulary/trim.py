@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluators.classes import class_divergence, classified
-from evaluators.data.places import TextPlace
-from evaluators.data.splits import Part
+from evaluators.data.places import Part, TextPlace
 from evaluators.embeddings import embedded
 from evaluators.paths import Stage
 from evaluators.session import Session
