@@ -89,7 +89,9 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     )
     if not Processes.here().first:
         return
-    model = copy.deepcopy(polished.model).to("cpu") if loaded.streamed else polished.model
+    model = whole = copy.deepcopy(polished.model).to("cpu") if loaded.streamed else polished.model
+    if trim is not None:
+        model = trim.taught(model, settings.recover.of_task(use), lambda line: watch.say([line]), watch.stage)
     rounded = {}
     types = FileTypes.of(written, form.rounds or GGUF_TYPES[0], tied=loaded.spec.tied_embeddings)
     if in_types and polished.model is front:
@@ -109,7 +111,7 @@ def export(settings: ExportSettings, watch: Watch) -> None:
     writer = polished.model
     if trim is not None:
         with watch.stage("smaller vocabulary"):
-            model, sections["Vocabulary"] = trim.trimmed(model, lambda line: watch.say([line]))
+            model, sections["Vocabulary"] = trim.trimmed(whole, model, lambda line: watch.say([line]))
         subnet, writer = replace(trim.subnet, candidate=candidate), model
         own = Samples(subnet.tokenizer, told.samples)
         if not candidate.vocabulary:

@@ -38,7 +38,9 @@ def test_designs_choose_their_vocabularies_and_an_export_has_its_own(tmp_path: P
     assert refused.returncode == 1
     assert "is asked with one tokenizer. Set evaluate.tasks=[], and score an export" in refused.stderr
 
-    done, out = good(ended(place.export("run", f"pick={key}"))), run / "exports" / key
+    done = good(ended(place.export("run", f"pick={key}", "vocabulary.tokens=2000")))
+    out = run / "exports" / key
+    assert "tokens around dropped ones: bits a byte of the search's text" in done.stdout
     assert "tokens kept 56 of 64" in done.stdout
     assert len(AutoTokenizer.from_pretrained(out, trust_remote_code=True)) == 56
     assert json.loads((out / "config.json").read_text())["vocab_size"] == 56

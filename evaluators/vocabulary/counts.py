@@ -71,7 +71,7 @@ def token_counts(
     def counted() -> str:
         counts: Counter[int] = Counter()
         total = 0
-        for source, text in _in_turns(sources):
+        for source, text in in_turns(sources):
             ids = encode(text, source)
             free = reserved.get(digest_of(text), len(ids)) if reserved else len(ids)
             counts.update(ids[:free])
@@ -86,7 +86,7 @@ def token_counts(
     return TokenCounts(tuple(form["counts"]), form["characters"], tuple(source.name for source in sources))
 
 
-def _in_turns(sources: Sequence[Source]) -> Iterator[tuple[str, str]]:
+def in_turns(sources: Sequence[Source]) -> Iterator[tuple[str, str]]:
     """Name and text of every document of all sources."""
     readers = {source.name: _documents(source) for source in sources}
     given = dict.fromkeys(readers, 0)

@@ -17,7 +17,9 @@ from evaluators.data.places import TextPlace
 from evaluators.data.sources import text_sources
 from evaluators.data.splits import encoder
 from evaluators.paths import Stage
+from evaluators.vocabulary.contexts import Contexts, contexts_of
 from evaluators.vocabulary.counts import token_counts
+from evaluators.vocabulary.pieces import Pieces
 from space.errors import UserError
 from space.formats.trimmed import named_tokens, tokenizer_contents, trimmed_tokenizer
 from space.models.loading import LoadedModel
@@ -144,6 +146,44 @@ class Vocabulary:
                 show=show,
             )
         return Ranked(self._levels(counts.counts), counts.tokens, counts.sources)
+
+    def contexts(
+        self,
+        pieces: Pieces,
+        place: TextPlace,
+        reserved: Mapping[bytes, int],
+        characters: float,
+        stage: Stage,
+        *,
+        uses: int,
+        windows: int,
+    ) -> Contexts:
+        """Where a text uses dropped tokens, and some of its running text.
+
+        Args:
+            pieces: What stands for dropped tokens.
+            place: See `ranked`, as the next three.
+            reserved: Documents of which the first tokens alone are read.
+            characters: The most that is read.
+            stage: Opened around the reading.
+            uses: Of dropped tokens, at most.
+            windows: Of running text, at most.
+
+        Raises:
+            UserError: The text cannot be read.
+        """
+        with stage("finding dropped tokens") as show:
+            return contexts_of(
+                text_sources(place, render=renderer(self.tokenizer)),
+                encoder(self.tokenizer, self.rows),
+                self.rows,
+                pieces.of,
+                uses=uses,
+                windows=windows,
+                reserved=reserved,
+                characters=int(characters),
+                show=show,
+            )
 
     def small(self, kept: Sequence[int]) -> Any:
         """The tokenizer with some tokens alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,11 +18,14 @@ class VocabularySettings:
         keep: The part of the tokens that stay, above 1 how many; None for all.
         characters: Of text in which tokens are counted, at most; a minute counts some 50 million.
         data: Where that text is; without a path, the run's own but for what it searches with or holds out.
+        tokens: Of that text, around uses of dropped tokens, in which the model learns to write these in pieces, see
+            `evaluators.vocabulary.spelling`; 0 for none.
     """
 
     keep: float | None = None
     characters: float = 50_000_000
     data: TextPlace = field(default_factory=TextPlace)
+    tokens: float = 0
 
     def require_none(self, own: int) -> None:
         """Raises UserError where anything is chosen here, for a design that has a vocabulary of its own."""
@@ -36,6 +40,8 @@ class VocabularySettings:
             raise UserError(f"vocabulary.keep: expected a part of the tokens or how many, above 0, got {self.keep}.")
         if self.characters < 1:
             raise UserError(f"vocabulary.characters: expected at least 1, got {self.characters}.")
+        if not 0 <= self.tokens < math.inf:
+            raise UserError(f"vocabulary.tokens: expected at least 0, got {self.tokens}.")
 
 
 def require_bits(objectives: Sequence[str], engine: str, tasks: Sequence[str]) -> None:

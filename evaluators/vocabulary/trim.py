@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evaluators.classes import class_divergence, classified
+from evaluators.data.places import Part, TextPlace
 from evaluators.embeddings import embedded
 from evaluators.paths import Stage
 from evaluators.session import Session
+from evaluators.training.recipes import Recovery
 from evaluators.vocabulary.bits import bits_per_byte
+from evaluators.vocabulary.contexts import Contexts
+from evaluators.vocabulary.pieces import Pieces
 from evaluators.vocabulary.ranked import Ranked, Vocabulary, cut, texts_of
 from evaluators.vocabulary.settings import VocabularySettings
+from evaluators.vocabulary.spelling import Amount, learned_spelling, require_spelling
 from space.errors import UserError
 from space.formats.checkpoint import Subnet
 from space.formats.trimmed import trimmed_model, trimmed_subnet
@@ -20,6 +25,23 @@ from space.task import CAUSAL_LM
 from space.vocabulary.check import Comparison
 
 _WINDOWS = 32  # at most, of held-out text
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a trimmed model is to learn.
+
+    Attributes:
+        pieces: What stands for dropped tokens.
+        contexts: Where text uses these.
+        amount: How much of it.
+        judged: Texts that nothing is learned from, of which the model must lose less after it.
+    """
+
+    pieces: Pieces
+    contexts: Contexts
+    amount: Amount
+    judged: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -33,6 +55,7 @@ class Trim:
         texts: Held-out ones.
         comparison: How the trimmed tokenizer cuts these.
         whole: The whole vocabulary.
+        lessons: What is learned; None for nothing.
     """
 
     subnet: Subnet
@@ -41,14 +64,47 @@ class Trim:
     texts: tuple[str, ...]
     comparison: Comparison
     whole: Vocabulary
+    lessons: Lessons | None = None
 
-    def trimmed(self, model: Any, say: Callable[[str], None]) -> tuple[Any, dict[str, object]]:
-        """A model with the level's tokens alone, and what its card should say of them."""
-        small = trimmed_model(model, self.kept)
+    def taught(self, model: Any, recovery: Recovery, say: Callable[[str], None], stage: Stage) -> Any:
+        """A model whose blocks have learned to do with the level's tokens, where that is better; else the given one.
+
+        Args:
+            model: With the whole vocabulary, as what is returned; it stays as it is.
+            recovery: How it is trained, as filled in for a task.
+            say: Called with a line of what came of it.
+            stage: Opened around the training.
+
+        Raises:
+            UserError: Training diverged.
+        """
+        if self.lessons is None:
+            return model
+        lessons = self.lessons
+        with stage("learning to write dropped tokens") as show:
+            taught = learned_spelling(
+                model, lessons.pieces, lessons.contexts, self.whole.start, lessons.amount, recovery, show
+            )
+        before, after = (self._bits(each, lessons.judged) for each in (model, taught))
+        better = after < before
+        line = f"bits a byte of the search's text {before:.4f} before it, {after:.4f} after it"
+        say(f"{lessons.amount.tokens} tokens around dropped ones: {line}" + ("" if better else "; it is taken back"))
+        return taught if better else model
+
+    def trimmed(self, model: Any, taught: Any, say: Callable[[str], None]) -> tuple[Any, dict[str, object]]:
+        """A model with the level's tokens alone, and what its card should say of them.
+
+        Args:
+            model: With the whole vocabulary.
+            taught: See `taught`.
+            say: Called with a line for people.
+        """
+        small = trimmed_model(taught, self.kept)
         rows = {
             "tokens kept": f"{len(self.kept)} of {self.whole.rows}",
             "chosen by": f"{self.ranked.tokens} tokens of {', '.join(self.ranked.sources)}",
             **_LOSSES[self.subnet.spec.task](self, model, small),
+            **self._learned(model, taught),
             "words of that text cut otherwise": f"{self.comparison.recut_share:.1%}",
             "tokens of that text": f"{self.comparison.tokens_now}, {self.comparison.longer:+.1%}",
         }
@@ -56,6 +112,21 @@ class Trim:
             say(f"vocabulary {remark}")
         say("; ".join(f"{what} {value}" for what, value in rows.items()))
         return small, dict(rows)
+
+    def _learned(self, model: Any, taught: Any) -> dict[str, str]:
+        """What a card should say of training."""
+        if self.lessons is None:
+            return {}
+        tokens = f"{self.lessons.amount.tokens} tokens"
+        if taught is model:
+            return {"learning to write dropped tokens": f"taken back, after {tokens}"}
+        before = f"{self._bits(model, self.texts):.4f} bits a byte of held-out text before it"
+        return {"learned to write dropped tokens": f"from {tokens}; {before}"}
+
+    def _bits(self, model: Any, texts: Sequence[str]) -> float:
+        """Bits a byte of texts, by a model without the tokens that are dropped."""
+        tokens, start = cut(self.subnet.tokenizer, texts), self.kept.index(self.whole.start)
+        return bits_per_byte(trimmed_model(model, self.kept), tokens, texts, start)
 
 
 def prepared_trim(
@@ -74,6 +145,9 @@ def prepared_trim(
         UserError: The tokenizer is of no kind that can be trimmed, or there are too few tokens left, or the trimmed
             tokenizer does not pass its check; or both the design and the settings choose.
     """
+    place: TextPlace = session.settings.text
+    if settings.tokens:
+        _require_lessons(session, chosen=bool(own) or settings.keep is not None)
     if own:
         settings.require_none(own)
         few = session.vocabulary
@@ -87,20 +161,52 @@ def prepared_trim(
             )
         whole = Vocabulary(session.loaded, "vocabulary.keep")
         count = whole.count(settings.keep)  # refused before text is read
-        place = session.settings.text if settings.data.path is None else settings.data
+        place = place if settings.data.path is None else settings.data
         ranked = whole.ranked(place, session.text.reserved, settings.characters, session.paths.cache, stage)
     else:
         return None
     kept = ranked.levels.kept(count)
     small = trimmed_subnet(subnet, kept)
-    texts = heldout_texts(session)
-    return Trim(small, kept, ranked, texts, whole.compared(small.tokenizer, kept, texts), whole)
+    texts, lessons = texts_of_part(session, "heldout"), None
+    comparison = whole.compared(small.tokenizer, kept, texts)
+    if settings.tokens:
+        pieces, amount = Pieces.between(whole.tokenizer, small.tokenizer, kept), Amount.of(settings.tokens)
+        contexts = whole.contexts(
+            pieces,
+            place,
+            session.text.reserved,
+            settings.characters,
+            stage,
+            uses=amount.uses,
+            windows=amount.windows,
+        )
+        if not len(contexts.uses):
+            raise UserError(
+                "vocabulary.tokens: expected text that uses tokens which are dropped, but there is none in "
+                f"{', '.join(ranked.sources)}. Leave it 0, or set vocabulary.data.path."
+            )
+        lessons = Lessons(pieces, contexts, amount, texts_of_part(session, "search"))
+    return Trim(small, kept, ranked, texts, comparison, whole, lessons)
 
 
-def heldout_texts(session: Session) -> tuple[str, ...]:
-    """Held-out windows as text."""
+def _require_lessons(session: Session, *, chosen: bool) -> None:
+    """Raises UserError where nothing can be learned of dropped tokens, or none are dropped."""
+    if not chosen:
+        raise UserError(
+            "vocabulary.tokens: expected 0 where all tokens stay: what is learned is to do without some. Leave it 0, "
+            "or set vocabulary.keep."
+        )
+    if session.spec.task != CAUSAL_LM:
+        raise UserError(
+            f"vocabulary.tokens: expected 0 for {session.spec.use.title}: what is learned is to write. Leave it 0."
+        )
+    require_spelling(session.loaded.model)
+
+
+def texts_of_part(session: Session, part: Part) -> tuple[str, ...]:
+    """Windows of a part of a run's text, as text."""
     length, text = session.settings.text.length, session.text
-    windows = text.blocks("heldout", min(_WINDOWS, text.room("heldout", length)), length)
+    windows = text.blocks(part, min(_WINDOWS, text.room(part, length)), length)
     return texts_of(session.loaded.tokenizer, windows, text.start, text.end)
 
 
