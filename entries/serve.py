@@ -21,6 +21,7 @@ from serving.points import ends_of, open_points
 from serving.requests import Served
 from serving.scheduler import Scheduler
 from serving.senses import Senses
+from serving.switching import Switching
 from serving.warming import Warming
 from space.listening import address_of, listening_socket
 from space.locations import LIVE_FILE, SERVING_DIRECTORY
@@ -48,7 +49,12 @@ def serve(settings: ServeSettings, watch: Watch) -> None:
 
         loaded, limits = session.loaded, settings.limits
         ends = ends_of(loaded.model, loaded.tokenizer)
-        scheduler = Scheduler(points.models, copy.deepcopy(loaded.tokenizer), ends, limits, served)
+        controller, switching = settings.controller, None
+        if controller.switching:
+            able = {(offer.id, heir): there for offer in settings.offers for heir, there in offer.heirs.items()}
+            switching = Switching(able, controller.again)
+        tokenizer = copy.deepcopy(loaded.tokenizer)
+        scheduler = Scheduler(points.models, tokenizer, ends, limits, served, switching=switching)
         smallest = smallest_of(settings.offers)
 
         def fit() -> tuple[LossModel, Fit]:
@@ -58,7 +64,7 @@ def serve(settings: ServeSettings, watch: Watch) -> None:
             watch.say([fitted[1].remark()])
             return fitted
 
-        settings.controller.begin(Senses(points.models, smallest, scheduler, fit, place))
+        controller.begin(Senses(points.models, smallest, scheduler, fit, place))
         if unmeasured := Warming(points.models, scheduler, place).begin():
             watch.say([f"the speeds of {unmeasured} points are measured between requests"])
         scheduler.start()
@@ -67,7 +73,7 @@ def serve(settings: ServeSettings, watch: Watch) -> None:
             service = Service(
                 name=loaded.spec.name,
                 offers=settings.offers,
-                controller=settings.controller,
+                controller=controller,
                 scheduler=scheduler,
                 tokenizer=loaded.tokenizer,
                 vocab=loaded.spec.vocab,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,12 +23,13 @@ from serving.api.asking import Asking, Events
 from serving.api.log import RequestLog
 from serving.api.metrics import Metrics
 from serving.api.server import guarded_app
-from serving.controllers import Offer, SloKeeper, Static
+from serving.controllers import Offer, Static
 from serving.limits import Limits
 from serving.load import Load
 from serving.requests import Choice, Served
 from serving.requests import Request as Wanted
 from serving.scheduler import Scheduler
+from serving.timed import SloKeeper
 
 OFFERS = (Offer("dense", ("s0",), 0.0, {}), Offer("cut", ("fastest",), 0.5, {"heldout_kl": 0.5}))
 TEMPLATE = (
@@ -281,9 +282,9 @@ def test_of_a_burst_each_sees_who_came_before(points: Points) -> None:
     model, seen = Gated(points.models["cut"]), list[int]()
 
     class Watching(Static):
-        def choose(self, request: Wanted, load: Callable[[], Load]) -> Choice:
+        def choose(self, requests: Sequence[Wanted], load: Callable[[], Load]) -> Choice:
             seen.append(len(load().waiting) + len(load().writing))
-            return super().choose(request, load)
+            return super().choose(requests, load)
 
     with running(points, None, {"cut": model}, ends=()) as scheduler:
         service = Service("tiny", OFFERS[1:], Watching(OFFERS, "cut"), scheduler, points.tokenizer, 64, 128)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 
@@ -90,11 +90,11 @@ class Forecasting:
         self._asked = 0
         self.forecast: Forecast | None = None
 
-    def choose(self, request: Request, load: Callable[[], Load]) -> Choice:
+    def choose(self, requests: Sequence[Request], load: Callable[[], Load]) -> Choice:
         point = self._ids[self._asked % len(self._ids)]
         self._asked += 1
         now = load()
-        self.forecast = now.ahead([*now.writing, *now.waiting, now.asked(request, point)])[-1]
+        self.forecast = now.ahead([*now.writing, *now.waiting, now.asked(requests[0], point)])[-1]
         return Choice(point)
 
 
