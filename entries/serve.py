@@ -49,12 +49,8 @@ def serve(settings: ServeSettings, watch: Watch) -> None:
 
         loaded, limits = session.loaded, settings.limits
         ends = ends_of(loaded.model, loaded.tokenizer)
-        controller, switching = settings.controller, None
-        if controller.switching:
-            able = {(offer.id, heir): there for offer in settings.offers for heir, there in offer.heirs.items()}
-            switching = Switching(able, controller.again)
-        tokenizer = copy.deepcopy(loaded.tokenizer)
-        scheduler = Scheduler(points.models, tokenizer, ends, limits, served, switching=switching)
+        controller, tokenizer = settings.controller, copy.deepcopy(loaded.tokenizer)
+        scheduler = Scheduler(points.models, tokenizer, ends, limits, served, switching=_switching(settings))
         smallest = smallest_of(settings.offers)
 
         def fit() -> tuple[LossModel, Fit]:
@@ -84,3 +80,11 @@ def serve(settings: ServeSettings, watch: Watch) -> None:
         finally:
             live.close()
             scheduler.close()
+
+
+def _switching(settings: ServeSettings) -> Switching | None:
+    """Who goes on with whose texts; None where that is not wanted."""
+    if not settings.controller.switching:
+        return None
+    able = {(offer.id, heir): there for offer in settings.offers for heir, there in offer.heirs.items()}
+    return Switching(able, settings.controller.again)

@@ -62,6 +62,13 @@ def test_the_best_point_in_time_answers() -> None:
     assert SloKeeper(OFFERS, first_token_ms=120.0).slo == Slo(120.0, None)
 
 
+def test_several_prompts_are_all_to_be_in_time() -> None:
+    def chosen_for(count: int) -> str:
+        return SloKeeper(OFFERS).choose([asked(100, Slo(first_token_ms=112.0))] * count, load).point
+
+    assert [chosen_for(count) for count in (1, 2, 3)] == ["dense", "s1", "s2"]  # in 100, 2 x 50 and 3 x 20 ms
+
+
 def test_nobody_else_is_made_late() -> None:
     def beside(token_ms: float) -> str:
         other = Underway("s2", 0, 5, written=1, slo=Slo(token_ms=token_ms))  # reading a prompt keeps it waiting too
