@@ -59,7 +59,7 @@ def greedy_handed_over(
 
 def test_who_can_go_on_with_whom() -> None:
     dense = Candidate.from_rows([[6, 3, 48]] * 4)
-    assert sources(FACTS, dense, dense) == ((0, 3),) * 4
+    assert sources(FACTS, dense, dense) == tuple((place, 3) for place in range(4))
     assert sources(FACTS, dense, CUT) == ((0, 2), None, (2, 3), (3, 3))
     assert sources(FACTS, CUT, dense) is None  # whose second layer it has not
     assert sources(FACTS, NARROW, WIDE) == sources(FACTS, WIDE, NARROW) == ((0, 3), (1, 3), (2, 2), None)
