@@ -4,15 +4,19 @@
         [--bursts 0.1] [--keep 0.99] [--margin 0.1] [--fronts NAME ...]
 
 Requests come as `benchmarks.serving` sends them, at parts of the rate at which the dense model answers them, with
-limits of time of so many times (`--slacks`) what it takes alone. `serving.scheduler` and `serving.controllers` do what
+limits of time of so many times (`--slacks`) what it takes alone. `serving.scheduler` and `serving.timed` do what
 they do in a server; a forward pass gives the same logits always, and takes the time that its front (`FRONTS`) says,
 give or take `NOISE`, of a clock that nobody waits for. So a change of who answers is judged in minutes, and a command
 gives the same figures again. What is not simulated: clients and the web server that share the machine, answers that end
-early.
+early, and what a text loses by being handed over (`benchmarks.switching`).
 
-Said of each cell: how many requests kept their limits, and the mean loss of the points that answered. At the end, where
-the dense model keeps less than 60 % and the fastest point 99 %: in how many cells `slo` keeps 99 %; and where the dense
-model keeps 99 %: how many `slo` keeps, and what it loses as a part of the fastest point's loss.
+Beside `slo` as it is there are two rows in which answers go on with other points: `down`, where each point can go on
+with what better ones have written, as on fronts that keep ever less of the same attention; and `both`, where all have
+the same attention.
+
+Said of each cell: how many requests kept their limits, and the mean loss of the points that wrote, token by token. At
+the end, where the dense model keeps less than 60 % and the fastest point 99 %: in how many cells each row keeps 99 %;
+where the dense model keeps 99 %: how many it keeps; and what it loses as a part of the fastest point's loss.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ from __future__ import annotations
 import argparse
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import permutations
 from statistics import fmean, median
 from types import SimpleNamespace
 from typing import Any
@@ -32,12 +38,16 @@ from rich.table import Table
 from transformers import LlamaConfig
 
 from benchmarks.serving import BURSTS, DENSE_KEPT, KEPT, PROMPT, arrivals
-from serving.controllers import DENSE, Controller, Offer, SloKeeper
+from serving.controllers import DENSE, Controller, Offer
 from serving.limits import Limits
+from serving.load import Load
 from serving.requests import BusyError, Request, Sampling, Served, Slo
 from serving.scheduler import Scheduler
+from serving.switching import Move, Switching
+from serving.timed import SloKeeper
 from serving.warming import STEPS, TOKENS
 
+ROWS = ("slo", "down", "both")  # see above
 NOISE = 0.1  # standard deviation of the logarithm of a forward pass's time
 TOGETHER = 64  # requests by which the dense model's rate is measured
 _ALONE_S = 1e4  # between two requests that are alone
@@ -118,7 +128,10 @@ class Trial:
         self._served: list[Served] = []
         offers = front.offers
         models = {each.id: Model(part, front, self._work) for each, part in zip(offers, front.times, strict=True)}
-        self._scheduler = Scheduler(models, Letters(), (), limits, self._served.append, lambda: self._now)
+        switching = Switching(dict.fromkeys(permutations(models, 2), ()), self._again)
+        self._scheduler = Scheduler(
+            models, Letters(), (), limits, self._served.append, lambda: self._now, switching=switching
+        )
         for point, part in zip(models, front.times, strict=True):
             for tokens in TOKENS * STEPS:
                 ms = part * (front.read_ms[0] + front.read_ms[1] * tokens) * self._noise()
@@ -152,11 +165,15 @@ class Trial:
         request = Request((0,) * self._coming.popleft()[1], self._new, Sampling(temperature=0.0), slo=self._slo)
         try:
             self._scheduler.require_room(1)
-            who = self._who
-            point = who if isinstance(who, str) else who.choose(request, self._scheduler.load).point
+            if not isinstance(who := self._who, str):
+                request = replace(request, choice=who.choose([request], self._scheduler.load))
+            point = request.choice.point if request.choice else str(who)
             self._scheduler.submit(point, [(request, lambda message: None)])
         except BusyError:
             self._refused += 1
+
+    def _again(self, load: Load) -> Move | None:
+        return self._who.again(load) if isinstance(self._who, Controller) and self._who.switching else None
 
     def _work(self, ms: float) -> None:
         """Lets time pass, in which requests come."""
@@ -195,8 +212,16 @@ def cells(front: Front, arguments: argparse.Namespace) -> dict[tuple[float, floa
             times = arrivals(load * rate, len(prompts), np.random.default_rng(100 + seed), arguments.bursts)
             served, _ = Trial(front, limits, seed).run(times, prompts, new, who(), slo)
             kept += sum(bool(each.slo_kept) for each in served)
-            lost += [losses[each.point] for each in served]
+            lost += [_loss(each, losses) for each in served]
         return Cell(kept / len(prompts) / arguments.seeds, fmean(lost))
+
+    def keeper(row: str) -> SloKeeper:
+        heirs = {
+            each.id: {other.id: () for other in (offers if row == "both" else offers[place:]) if other is not each}
+            for place, each in enumerate(offers)
+        }
+        related = [replace(each, heirs=heirs[each.id]) for each in offers]
+        return SloKeeper(related, keep=arguments.keep, margin=arguments.margin, switching=row != "slo")
 
     table = dict[tuple[float, float], dict[str, Cell]]()
     for slack in arguments.slacks:
@@ -205,28 +230,38 @@ def cells(front: Front, arguments: argparse.Namespace) -> dict[tuple[float, floa
             table[slack, load] = {
                 DENSE: cell(lambda: DENSE, slo, load),
                 "fastest": cell(lambda: offers[-1].id, slo, load),
-                "slo": cell(lambda: SloKeeper(offers, keep=arguments.keep, margin=arguments.margin), slo, load),
+                **{row: cell(partial(keeper, row), slo, load) for row in ROWS},
             }
     return table
+
+
+def _loss(served: Served, losses: Mapping[str, float]) -> float:
+    """The mean of those who wrote an answer."""
+    own = served.new_tokens - sum(served.others.values())
+    counts = {served.point: own, **served.others}
+    return sum(count * losses[point] for point, count in counts.items()) / served.new_tokens
 
 
 def verdicts(rows: Sequence[Mapping[str, Cell]]) -> list[str]:
     """What cells come to, in words."""
     hard = [row for row in rows if row[DENSE].kept < DENSE_KEPT and row["fastest"].kept >= KEPT]
-    met = [row for row in hard if row["slo"].kept >= KEPT]
-    easy = [row for row in rows if row[DENSE].kept >= KEPT]
-    words = [
-        f"where dense keeps under {DENSE_KEPT:.0%} and the fastest {KEPT:.0%}: slo keeps {KEPT:.0%} in {len(met)} of "
-        f"{len(hard)} cells"
-    ]
-    if easy:
-        lost = fmean(row["slo"].loss / row["fastest"].loss for row in easy)
-        kept = fmean(row["slo"].kept for row in easy)
-        words.append(
-            f"where dense keeps {KEPT:.0%}, in {len(easy)} cells: slo keeps {kept:.1%}, and loses {lost:.2f} times "
-            "what the fastest does"
-        )
+    easy, words = [row for row in rows if row[DENSE].kept >= KEPT], list[str]()
+    for who in ROWS:
+        met = [row for row in hard if row[who].kept >= KEPT]
+        said = f"where dense keeps under {DENSE_KEPT:.0%} and the fastest {KEPT:.0%}: {who} keeps {KEPT:.0%} in"
+        part = f", and loses {_part(hard, who):.2f} times what the fastest does" if hard else ""
+        words.append(f"{said} {len(met)} of {len(hard)} cells{part}")
+        if easy:
+            kept = fmean(row[who].kept for row in easy)
+            words.append(
+                f"where dense keeps {KEPT:.0%}, in {len(easy)} cells: {who} keeps {kept:.1%}, and loses "
+                f"{_part(easy, who):.2f} times what the fastest does"
+            )
     return words
+
+
+def _part(rows: Sequence[Mapping[str, Cell]], who: str) -> float:
+    return fmean(row[who].loss / row["fastest"].loss for row in rows)
 
 
 def main() -> None:
@@ -244,7 +279,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = list[Mapping[str, Cell]]()
     for name in arguments.fronts:
-        table = Table("slack", "load", DENSE, "fastest", "slo", title=name)
+        table = Table("slack", "load", DENSE, "fastest", *ROWS, title=name)
         for (slack, load), row in cells(FRONTS[name], arguments).items():
             table.add_row(f"{slack:g}", f"{load:g}", *(f"{c.kept:.1%}, {c.loss:.3f} nats" for c in row.values()))
             rows.append(row)

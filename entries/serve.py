@@ -21,6 +21,7 @@ from serving.points import ends_of, open_points
 from serving.requests import Served
 from serving.scheduler import Scheduler
 from serving.senses import Senses
+from serving.switching import Switching
 from serving.warming import Warming
 from space.listening import address_of, listening_socket
 from space.locations import LIVE_FILE, SERVING_DIRECTORY
@@ -48,7 +49,8 @@ def serve(settings: ServeSettings, watch: Watch) -> None:
 
         loaded, limits = session.loaded, settings.limits
         ends = ends_of(loaded.model, loaded.tokenizer)
-        scheduler = Scheduler(points.models, copy.deepcopy(loaded.tokenizer), ends, limits, served)
+        controller, tokenizer = settings.controller, copy.deepcopy(loaded.tokenizer)
+        scheduler = Scheduler(points.models, tokenizer, ends, limits, served, switching=_switching(settings))
         smallest = smallest_of(settings.offers)
 
         def fit() -> tuple[LossModel, Fit]:
@@ -58,7 +60,7 @@ def serve(settings: ServeSettings, watch: Watch) -> None:
             watch.say([fitted[1].remark()])
             return fitted
 
-        settings.controller.begin(Senses(points.models, smallest, scheduler, fit, place))
+        controller.begin(Senses(points.models, smallest, scheduler, fit, place))
         if unmeasured := Warming(points.models, scheduler, place).begin():
             watch.say([f"the speeds of {unmeasured} points are measured between requests"])
         scheduler.start()
@@ -67,7 +69,7 @@ def serve(settings: ServeSettings, watch: Watch) -> None:
             service = Service(
                 name=loaded.spec.name,
                 offers=settings.offers,
-                controller=settings.controller,
+                controller=controller,
                 scheduler=scheduler,
                 tokenizer=loaded.tokenizer,
                 vocab=loaded.spec.vocab,
@@ -78,3 +80,11 @@ def serve(settings: ServeSettings, watch: Watch) -> None:
         finally:
             live.close()
             scheduler.close()
+
+
+def _switching(settings: ServeSettings) -> Switching | None:
+    """Who goes on with whose texts; None where that is not wanted."""
+    if not settings.controller.switching:
+        return None
+    able = {(offer.id, heir): there for offer in settings.offers for heir, there in offer.heirs.items()}
+    return Switching(able, settings.controller.again)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from search.run.front import is_dense, latency_column, quality_column
 from search.run.picks import candidate_of, require_unrounded, require_whole_vocabulary
 from serving.controllers import DENSE, Controller, Offer
 from serving.limits import Limits
+from serving.switching import sources
 from space.candidate import Candidate
 from space.errors import UserError
 from space.listening import choose_token, require_port
@@ -95,7 +97,7 @@ def serve_settings(config: Config, arguments: Sequence[str]) -> ServeSettings:
     rows = _rows(run, given["points"])
     require_whole_vocabulary(map(candidate_of, _each(rows)), "to serve from one model (points=[...] chooses)")
     require_unrounded(map(candidate_of, _each(rows)), "to serve from one model (points=[...] chooses)")
-    offers = [_offer(run, row) for _, row in rows.iterrows()]
+    offers = _with_heirs(run, [_offer(run, row) for row in _each(rows)], [candidate_of(row) for row in _each(rows)])
     return ServeSettings(
         run=run,
         session=replace(settings, model=model),
@@ -139,6 +141,17 @@ def _offer(run: FinishedRun, row: pd.Series[Any]) -> Offer:
     }
     loss = 0.0 if dense or quality is None else float(row[quality])
     return Offer(DENSE if dense else key, (key, *names) if dense else tuple(names), loss, figures)
+
+
+def _with_heirs(run: FinishedRun, offers: Sequence[Offer], candidates: Sequence[Candidate]) -> list[Offer]:
+    """Offers that know who can go on with what they have written."""
+    served, facts = dict(zip((offer.id for offer in offers), candidates, strict=True)), run.summary["model"]
+    pairs = {(one, other): sources(facts, served[one], served[other]) for one, other in permutations(served, 2)}
+    able = {pair: there for pair, there in pairs.items() if there is not None}
+    return [
+        replace(each, heirs={other: able[each.id, other] for other in served if (each.id, other) in able})
+        for each in offers
+    ]
 
 
 def _each(rows: pd.DataFrame) -> list[pd.Series[Any]]:

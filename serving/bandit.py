@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serving.controllers import DENSE, Controller, Offer, require_nats
+from serving.controllers import DENSE, Controller, Offer, longest_of, require_nats
 from serving.difficulty import FEATURES, Floats
 from serving.load import Load
 from serving.requests import Choice, Request
@@ -137,8 +137,9 @@ class Bandit(Controller):
                 f"{type(error).__name__}: {error}. Delete it; it is learned again."
             ) from error
 
-    def choose(self, request: Request, load: Callable[[], Load]) -> Choice:
+    def choose(self, requests: Sequence[Request], load: Callable[[], Load]) -> Choice:
         """See `Controller`."""
+        request = longest_of(requests)
         row = self._senses.look(request.prompt).row
         times = self._times(request, load())
         with self._lock:

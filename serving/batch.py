@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
 
+from serving.switching import Sources
+
 
 class Prefill:
     """One sequence whose prompt is being read, some tokens at a time; without others, so that none changes it."""
@@ -60,16 +62,45 @@ class Batch:
     def join(self, prefill: Prefill) -> None:
         """Takes in a sequence whose prompt is read, as the last one."""
         assert not prefill.left
+        self._join(prefill.cache, [prefill.read])
+
+    def hand_over(self, which: Sequence[int], to: Batch, sources: Sources) -> None:
+        """Has another model go on with sequences, by their places, as the last ones of its batch.
+
+        Args:
+            which: In rising order, one or more.
+            to: The other batch.
+            sources: Where each of its layers finds its keys and values here.
+        """
+        cache, longest = DynamicCache(config=to._model.config), max(self._lengths)
+        index = torch.tensor(which, device=self._model.device)
+        for layer, source in zip(cache.layers, sources, strict=True):
+            if source is None:  # a hole has places without anything in them
+                places = min(longest, layer.sliding_window - 1) if layer.is_sliding else longest
+                keys = torch.zeros(len(which), 1, places, 1, dtype=self._model.dtype, device=self._model.device)
+                values = keys.clone()
+            else:
+                place, heads = source
+                here = self._cache.layers[place]
+                keys, values = here.keys[index, :heads], here.values[index, :heads]  # copies
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
+            _resize(layer, longest)
+        to._join(cache, [self._lengths[place] for place in which])
+        self.keep([place for place in range(len(self)) if place not in {*which}])
+
+    def _join(self, cache: Any, lengths: Sequence[int]) -> None:
+        longest = max([*self._lengths, *lengths])
+        for layer in cache.layers:
+            _resize(layer, longest)
         if self._cache is None:
-            self._cache, self._lengths = prefill.cache, [prefill.read]
-            return
-        longest = max(*self._lengths, prefill.read)
-        for layer, other in zip(self._cache.layers, prefill.cache.layers, strict=True):
-            for each in (layer, other):
-                _resize(each, longest)
-            layer.keys = torch.cat([layer.keys, other.keys])
-            layer.values = torch.cat([layer.values, other.values])
-        self._lengths.append(prefill.read)
+            self._cache = cache
+        else:
+            for layer, other in zip(self._cache.layers, cache.layers, strict=True):
+                _resize(layer, longest)
+                layer.keys = torch.cat([layer.keys, other.keys])
+                layer.values = torch.cat([layer.values, other.values])
+        self._lengths += lengths
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Reads one more token of each sequence; logits of what follows, shape (sequences, vocab).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -11,6 +12,7 @@ from serving.demand import Expected
 from serving.load import Underway
 from serving.requests import End, Listener, Outcome, Piece, Request, Served
 from serving.sampling import Sampler
+from serving.switching import Move
 from serving.writing import Writing
 
 
@@ -18,7 +20,7 @@ class Job:
     """One request of one point; all but `cancel` is for the scheduler alone.
 
     Attributes:
-        point: Who answers.
+        point: Who answers now.
         request: What was asked.
         tokens: That were drawn.
         outcome: Of its end; None before.
@@ -48,6 +50,8 @@ class Job:
         self.outcome: Outcome | None = None
         self._listener, self._ends = listener, ends
         self._sampler = Sampler(request.sampling)
+        self._by: Counter[str] = Counter()  # tokens that each point has drawn
+        self._moves: list[Move] = []
         self._writing = Writing(tokenizer, request.prompt, request.stop)
         self._cancelled = False
         self._clock = clock
@@ -59,6 +63,16 @@ class Job:
     def cancel(self) -> None:
         """Says that nobody waits for it any more; from any thread."""
         self._cancelled = True
+
+    @property
+    def free(self) -> bool:
+        """Whether it was left open who answers."""
+        return self.request.choice is not None
+
+    def go_on(self, point: str) -> None:
+        """Says that another point goes on with it."""
+        self._moves.append((self.point, point))
+        self.point = point
 
     def begin(self) -> None:
         """Says that work on it begins."""
@@ -80,6 +94,7 @@ class Job:
             age_ms=1e3 * (self._clock() - self._arrived),
             first_ms=0.0 if first is None else 1e3 * (first - self._arrived),
             slo=self.request.slo,
+            free=self.free,
         )
 
     def lost(self, timeout_s: float) -> Outcome | None:
@@ -103,6 +118,7 @@ class Job:
         """
         token, likely = self._sampler.draw(logits)
         self.tokens.append(token)
+        self._by[self.point] += 1
         self._last = self._clock()
         self._first = self._last if self._first is None else self._first
         if token in self._ends:
@@ -137,8 +153,9 @@ class Job:
             kept = slo.part(1e3 * first_s, 1e3 * (token_s or 0.0)) <= 1
         elif slo is not None and outcome in ("timeout", "error"):
             kept = False
+        began = self._moves[0][0] if self._moves else self.point
         served = Served(
-            point=self.point,
+            point=began,
             prompt_tokens=len(self.request.prompt),
             new_tokens=len(self.tokens),
             outcome=outcome,
@@ -149,6 +166,8 @@ class Job:
             slo_kept=kept,
             predicted_loss=choice.loss if choice else None,
             error=error,
+            others={point: count for point, count in self._by.items() if point != began},
+            moves=tuple(self._moves),
         )
         try:
             on_served(served)

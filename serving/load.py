@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
@@ -29,13 +30,15 @@ class Underway:
     """A request, as far as it is.
 
     Attributes:
-        point: Who answers.
+        point: Who answers; who writes, where another one reads.
         unread: Tokens of its prompt that are still to be read; 0 where it is being written.
         unwritten: Tokens that are still to be written, one or more.
         written: Those that are.
         age_ms: Since it came; below 0 where it is still to come.
         first_ms: From its arrival to its first token; of no meaning before that.
         slo: How fast its answer is to be; None where that is left open.
+        free: Whether it is left open who answers.
+        reader: Who reads its prompt; empty for the point.
     """
 
     point: str
@@ -45,6 +48,8 @@ class Underway:
     age_ms: float = 0.0
     first_ms: float = 0.0
     slo: Slo | None = None
+    free: bool = False
+    reader: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Load:
         """A request that is to be answered by some point, as it would be at the end of the queue."""
         age_ms = 0.0 if request.came is None else 1e3 * (self.now - request.came)
         length = self.expected.length(request.new_tokens)
-        return Underway(point, len(request.prompt), length, age_ms=age_ms, slo=request.slo)
+        return Underway(point, len(request.prompt), length, age_ms=age_ms, slo=request.slo, free=True)
 
     def whole_ms(self, request: Request, point: str) -> float:
         """Milliseconds from a request's arrival to its last token if nobody comes later; infinite if not measured."""
@@ -115,7 +120,7 @@ class Load:
                 if -each.age_ms <= now:
                     turns, unread = 1, unread or each.unread
                     piece = min(unread, self.prefill_tokens)
-                    now, unread = now + self._piece_ms(each.point, piece), unread - piece
+                    now, unread = now + self._piece_ms(each.reader or each.point, piece), unread - piece
                     if not unread:
                         first_at[at] = now
                         forecasts[at] = Forecast(now + each.age_ms, 0.0)
@@ -141,7 +146,11 @@ class Load:
                 turn_ms = self._turn_ms(sizes)
         return forecasts
 
-    def _turn_ms(self, sizes: dict[str, int]) -> float:
+    def turn_ms(self, underway: Sequence[Underway]) -> float:
+        """Milliseconds in which all that are being written get a token."""
+        return self._turn_ms(Counter(each.point for each in underway if not each.unread))
+
+    def _turn_ms(self, sizes: Mapping[str, int]) -> float:
         """Milliseconds in which each of some points makes a step."""
         return sum(_kept(self._step_ms, (point, size), self.speeds.step_ms) for point, size in sizes.items() if size)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -130,7 +130,7 @@ class Served:
     """What a server knows of a request when that has ended: what it logs and counts.
 
     Attributes:
-        point: Who answered.
+        point: Who answered, or began to.
         prompt_tokens: Of the prompt.
         new_tokens: That were written.
         outcome: See `End`.
@@ -141,6 +141,8 @@ class Served:
         slo_kept: Whether it was as fast as was asked for; None where nothing was, or no answer came.
         predicted_loss: See `Choice.loss`.
         error: See `End`.
+        others: New tokens that other points wrote, by point.
+        moves: From which point to which other one it went, in order.
     """
 
     point: str
@@ -154,6 +156,8 @@ class Served:
     slo_kept: bool | None
     predicted_loss: float | None = None
     error: str = ""
+    others: Mapping[str, int] = field(default_factory=dict)
+    moves: Sequence[tuple[str, str]] = ()
 
 
 Listener = Callable[[Piece | End], None]  # called in the scheduler's thread: it only passes on what it is told

@@ -14,30 +14,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 
-from serving.batch import Batch, Prefill
+from serving.batch import Prefill
+from serving.calls import Calls
 from serving.demand import Demand
+from serving.groups import Group, told
 from serving.jobs import Job
 from serving.limits import Limits
 from serving.load import Load
 from serving.requests import BusyError, Listener, Outcome, Request, Served
 from serving.speeds import Speeds
+from serving.switching import Switching
 
 LONGEST_RETRY_S = 600
 _T = TypeVar("_T")
-
-
-@dataclass
-class _Group:
-    """A point's model, and who is being written by it, in the order of its batch."""
-
-    model: Any
-    batch: Batch
-    jobs: list[Job] = field(default_factory=list)
 
 
 class Scheduler:
@@ -57,6 +50,7 @@ class Scheduler:
         limits: Limits,
         on_served: Callable[[Served], None] = lambda served: None,
         clock: Callable[[], float] = time.monotonic,
+        switching: Switching | None = None,
     ) -> None:
         """Works on nothing yet.
 
@@ -67,16 +61,16 @@ class Scheduler:
             limits: What it takes on.
             on_served: Told of each request at its end, in the scheduler's thread.
             clock: See above.
+            switching: Who goes on with whose texts; None where each ends as it began.
         """
         self.speeds, self.limits, self.clock = Speeds(), limits, clock
         self._demand = Demand(clock)
-        self._groups = {point: _Group(model, Batch(model)) for point, model in models.items()}
+        self._groups = {point: Group(point, model) for point, model in models.items()}
         self._tokenizer, self._ends, self._on_served = tokenizer, frozenset(ends), on_served
         self._waiting: deque[Job] = deque()
-        self._soon: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._later: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._reading: tuple[Job, Prefill] | None = None
         self._changed = threading.Condition()
+        self._calls, self._switching = Calls(self._changed), switching
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
 
@@ -135,12 +129,10 @@ class Scheduler:
         Returns:
             What it gives or raises; cancelled where the server ends before.
         """
-        future: Future[_T] = Future()
         with self._changed:
+            future = self._calls.add(work, soon=soon)
             if self._closed:
-                future.cancel()
-            else:
-                (self._soon if soon else self._later).append((work, future))
+                self._calls.cancel()
             self._changed.notify()
         return future
 
@@ -151,7 +143,9 @@ class Scheduler:
             expected = self._demand.expected()
         if reading := self._reading:
             jobs = {reading[0]: reading[1].left} | jobs
-        placed = [job for group in self._groups.values() for job in [*group.jobs]]  # last: so nobody goes unseen
+        placed = dict.fromkeys(
+            job for group in self._groups.values() for job in [*group.jobs]
+        )  # last: nobody goes unseen
         waiting = [job.underway(left, expected) for job, left in jobs.items() if left and job not in placed]
         written = [job.underway(0, expected) for job in placed if job.outcome is None]
         limits = self.limits
@@ -167,10 +161,7 @@ class Scheduler:
                 self._closed = True
                 left = [*self._waiting]
                 self._waiting.clear()
-                for calls in (self._soon, self._later):
-                    for _, future in calls:
-                        future.cancel()
-                    calls.clear()
+                self._calls.cancel()
             left += [self._reading[0]] if self._reading else []
             left += [job for group in self._groups.values() for job in group.jobs]
             ends: list[Served] = []
@@ -182,17 +173,18 @@ class Scheduler:
     def turn(self) -> None:
         """All once; for its own thread, or for whoever never starts that."""
         self._tidy()
-        self._answer_call()
+        self._calls.answer()
         self._read()
-        for point, group in self._groups.items():
+        self._switch()
+        for group in self._groups.values():
             if group.jobs:
-                self._write(point, group)
+                self._write(group)
 
     def _wait(self) -> bool:
         """Waits for work; False at the end."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closed or self._waiting or self._soon or self._later or self._reading or self._active
+                lambda: self._closed or self._waiting or self._calls or self._reading or self._active
             )
             return not self._closed
 
@@ -215,7 +207,7 @@ class Scheduler:
             for job in group.jobs:
                 if self._lost(job):
                     self._give_up(job)
-            self._keep(group)
+            group.keep()
 
     def _lost(self, job: Job) -> Outcome | None:
         return job.lost(self.limits.timeout_s)
@@ -225,19 +217,6 @@ class Scheduler:
         assert outcome is not None
         late = f"The answer was not there {self.limits.timeout_s:g} seconds after the request."
         self._end(job, outcome, late if outcome == "timeout" else "")
-
-    def _answer_call(self) -> None:
-        """Does what has been called for the longest."""
-        with self._changed:
-            if not self._soon and not self._later:
-                return
-            work, future = (self._soon or self._later).popleft()
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(work())
-        except Exception as error:  # of whoever called
-            future.set_exception(error)
 
     def _read(self) -> None:
         """Reads a piece of the first prompt for which there is a place."""
@@ -261,37 +240,25 @@ class Scheduler:
             if prefill.left:
                 return
         except Exception as error:  # of one request, or of the device: it is told, and others go on
-            self._end(job, "error", f"{type(error).__name__}: {error}")
+            self._end(job, "error", told(error))
         else:
             if job.outcome is not None:
                 self._end(job, job.outcome)
         self._reading = None
 
-    def _write(self, point: str, group: _Group) -> None:
-        """One more token for every sequence of a point."""
-        tokens, begun = [job.tokens[-1] for job in group.jobs], self.clock()
-        try:
-            logits = group.batch.step(tokens)
-        except Exception as error:  # as above, but whoever shares the cache has lost it
-            for job in group.jobs:
-                self._end(job, "error", f"{type(error).__name__}: {error}")
-            group.batch, group.jobs = Batch(group.model), []
+    def _switch(self) -> None:
+        """Has a point go on with what another one writes, where that is better now."""
+        if self._switching is None or not any(job.free for group in self._groups.values() for job in group.jobs):
             return
-        for job, row in zip(group.jobs, logits, strict=True):
-            try:
-                job.take(row)
-            except Exception as error:  # as above
-                self._end(job, "error", f"{type(error).__name__}: {error}")
-            else:
-                if job.outcome is not None:
-                    self._end(job, job.outcome)
-        self._keep(group)
-        self.speeds.stepped(point, len(tokens), 1e3 * (self.clock() - begun))  # with what comes of the logits
+        if move := self._switching.again(self.load()):
+            one, other = (self._groups[point] for point in move)
+            one.hand_over(other, self._switching.sources[move], self._end)
 
-    def _keep(self, group: _Group) -> None:
-        """Leaves out who has ended."""
-        group.batch.keep([index for index, job in enumerate(group.jobs) if job.outcome is None])
-        group.jobs = [job for job in group.jobs if job.outcome is None]
+    def _write(self, group: Group) -> None:
+        """One more token for every sequence of a point."""
+        count, begun = len(group.jobs), self.clock()
+        if group.write(self._end):
+            self.speeds.stepped(group.point, count, 1e3 * (self.clock() - begun))  # with what comes of the logits
 
     def _end(self, job: Job, outcome: Outcome, error: str = "") -> None:
         if outcome in ("stop", "length"):

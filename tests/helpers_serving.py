@@ -15,6 +15,7 @@ from helpers_run import CHARACTERS, save_tiny
 from serving.limits import Limits
 from serving.requests import End, Likely, Piece, Request, Sampling, Served
 from serving.scheduler import Scheduler
+from serving.switching import Switching
 from space.candidate import Candidate
 from space.models.loading import load_model
 from space.supernet.supernet import Supernet
@@ -83,9 +84,11 @@ def running(
     models: Mapping[str, Any] | None = None,
     on_served: Callable[[Served], None] = lambda served: None,
     ends: Sequence[int] | None = None,
+    switching: Switching | None = None,
 ) -> Iterator[Scheduler]:
     stops = points.ends if ends is None else ends
-    scheduler = Scheduler(models or points.models, points.tokenizer, stops, limits or Limits(), on_served)
+    served, limits = models or points.models, limits or Limits()
+    scheduler = Scheduler(served, points.tokenizer, stops, limits, on_served, switching=switching)
     scheduler.start()
     try:
         yield scheduler

@@ -53,7 +53,18 @@ TORCH_FREE = (
     "evaluators.latency.table",
     *(
         f"serving.{name}"
-        for name in ("limits", "requests", "speeds", "demand", "load", "controllers", "difficulty", "bandit")
+        for name in (
+            "limits",
+            "requests",
+            "switching",
+            "speeds",
+            "demand",
+            "load",
+            "controllers",
+            "timed",
+            "difficulty",
+            "bandit",
+        )
     ),
     "space.supernet.sizes",
     *(f"evaluators.planning.{name}" for name in ("job", "parts", "memory", "times", "fit")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,12 +23,14 @@ from serving.api.asking import Asking, Events
 from serving.api.log import RequestLog
 from serving.api.metrics import Metrics
 from serving.api.server import guarded_app
-from serving.controllers import Offer, SloKeeper, Static
+from serving.controllers import Offer, Static
 from serving.limits import Limits
-from serving.load import Load
+from serving.load import Load, Underway
 from serving.requests import Choice, Served
 from serving.requests import Request as Wanted
 from serving.scheduler import Scheduler
+from serving.speeds import Speeds
+from serving.timed import SloKeeper
 
 OFFERS = (Offer("dense", ("s0",), 0.0, {}), Offer("cut", ("fastest",), 0.5, {"heldout_kl": 0.5}))
 TEMPLATE = (
@@ -281,9 +283,9 @@ def test_of_a_burst_each_sees_who_came_before(points: Points) -> None:
     model, seen = Gated(points.models["cut"]), list[int]()
 
     class Watching(Static):
-        def choose(self, request: Wanted, load: Callable[[], Load]) -> Choice:
+        def choose(self, requests: Sequence[Wanted], load: Callable[[], Load]) -> Choice:
             seen.append(len(load().waiting) + len(load().writing))
-            return super().choose(request, load)
+            return super().choose(requests, load)
 
     with running(points, None, {"cut": model}, ends=()) as scheduler:
         service = Service("tiny", OFFERS[1:], Watching(OFFERS, "cut"), scheduler, points.tokenizer, 64, 128)
@@ -382,6 +384,32 @@ def test_metrics_and_the_log_say_what_was_served(server: Server, points: Points)
     assert count(text) == count(before.text) + 1
     for name in ("queue", 'active{point="dense"}', 'first_token_seconds_count{point="cut"}', "token_seconds_bucket"):
         assert f"\nparetoprune_{name}" in text
+
+
+def test_metrics_look_once_and_count_who_wrote_what() -> None:
+    class Looked:
+        looks = 0
+
+        def load(self) -> Load:
+            self.looks += 1
+            return Load(Speeds(), [Underway("cut", 3, 1)], [Underway("cut", 0, 1), Underway("cut", 0, 5)], 4, 100)
+
+    scheduler, metrics = Looked(), Metrics()
+    metrics.watch(scheduler, Static(OFFERS), ["dense", "cut"])  # type: ignore[arg-type]
+    moves = (("dense", "cut"),)
+    metrics.served(Served("dense", 3, 12, "length", 1.0, 0.0, 0.5, 0.1, None, others={"cut": 7}, moves=moves))
+    lines = metrics.text().decode().splitlines()
+    assert scheduler.looks == 1
+    for line in (
+        "queue 1.0",
+        'active{point="cut"} 2.0',
+        'active{point="dense"} 0.0',
+        'new_tokens_total{point="dense"} 5.0',
+        'new_tokens_total{point="cut"} 7.0',
+        'switches_total{origin="dense",target="cut"} 1.0',
+        'requests_total{outcome="length",point="dense"} 1.0',
+    ):
+        assert f"paretoprune_{line}" in lines
 
 
 def test_the_log_has_a_line_a_request_and_none_of_its_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,7 @@ class World:
 def served(bandit: Bandit, prompts: Sequence[tuple[int, ...]], speeds: Speeds = SPEEDS) -> list[str]:
     points = []
     for prompt in prompts:
-        choice = bandit.choose(Request(prompt, 10), lambda: Load(speeds, (), (), 4, 100))
+        choice = bandit.choose([Request(prompt, 10)], lambda: Load(speeds, (), (), 4, 100))
         points.append(choice.point)
         if choice.learn is not None:
             choice.learn(prompt, (1, 2, 3))
@@ -95,7 +95,7 @@ def test_a_seed_explores_the_same(tmp_path: Path) -> None:
 def test_only_measured_points_are_weighed_and_few_answers_wait(tmp_path: Path) -> None:
     world = World(tmp_path)
     assert {*served(begun(world, share=1.0), [EASY] * 9, Speeds())} == {"dense"}
-    assert begun(world).choose(Request(EASY, 1), lambda: Load(Speeds(), (), (), 4, 100)).point == "dense"
+    assert begun(world).choose([Request(EASY, 1)], lambda: Load(Speeds(), (), (), 4, 100)).point == "dense"
     world.held = []
     bandit = begun(world, share=1.0)
     points = served(bandit, [EASY] * 60)

@@ -155,6 +155,21 @@ def test_it_ends_when_it_is_told_to_with_a_line_for_each_request(server: Server)
     assert "Ein Text" not in done.stderr
 
 
+def test_points_that_merge_nothing_can_go_on_with_what_the_dense_model_has_begun(llama: Place) -> None:
+    overrides = [f"run_dir={llama.run('run')}", "controller=slo", "controller.switching=true"]
+    settings = serve_settings(composed(*overrides, name="serve"), overrides)
+    assert settings.controller.switching
+    (dense,) = [offer for offer in settings.offers if offer.id == "dense"]
+    whole = settings.candidates["dense"].layers[0].queries_per_group
+    heirs = {
+        point: len(candidate.kept)
+        for point, candidate in settings.candidates.items()
+        if point != "dense" and all(shape.queries_per_group <= whole for shape in candidate.layers)
+    }
+    assert heirs
+    assert {point: len(there) for point, there in dense.heirs.items()} == heirs
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -164,6 +179,7 @@ def test_it_ends_when_it_is_told_to_with_a_line_for_each_request(server: Server)
         ("limits.active=0", "limits.active"),
         ("controller.point=nobody", "controller.point"),
         ("controller=slo controller.margin=2", "controller.margin"),
+        ("controller=slo controller.switching=true points=[]", "controller.switching"),
         ("controller=difficulty controller.loss=-1", "controller.loss"),
         ("controller=bandit controller.share=2", "controller.share"),
     ],

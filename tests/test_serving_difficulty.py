@@ -16,7 +16,7 @@ from torch.nn import functional
 
 import serving.fitting
 from evaluators.data.splits import TokenSplits
-from serving.controllers import COMERS, Difficulty, Offer, smallest_of
+from serving.controllers import Offer, smallest_of
 from serving.demand import Expected
 from serving.difficulty import Fit, Look, LossModel
 from serving.fitting import fitted_losses, losses_of
@@ -24,6 +24,7 @@ from serving.load import Load
 from serving.requests import Request, Slo
 from serving.senses import LOOK_TOKENS, Senses, first_look
 from serving.speeds import Speeds
+from serving.timed import COMERS, Difficulty
 from space.errors import UserError
 
 OFFERS = (
@@ -131,7 +132,7 @@ def test_the_fastest_point_within_the_loss_answers() -> None:
     def chosen(speeds: Speeds, loss: float, **losses: float) -> tuple[str, float | None]:
         controller = Difficulty(OFFERS, loss)
         controller.begin(Known(**losses))  # type: ignore[arg-type]
-        choice = controller.choose(Request((1, 2), 10), lambda: Load(speeds, (), (), 4, 100))
+        choice = controller.choose([Request((1, 2), 10)], lambda: Load(speeds, (), (), 4, 100))
         return choice.point, choice.loss
 
     speeds = Speeds()
@@ -159,7 +160,7 @@ def test_limits_of_time_come_before_the_loss() -> None:
         controller = Difficulty(OFFERS, loss, margin=0.0)
         controller.begin(Known(**losses))  # type: ignore[arg-type]
         now = Load(speeds, (), (), 4, 1000, Expected(rate, prompt=100.0, new_tokens=1.0))
-        choice = controller.choose(Request((1,) * 100, 1, slo=Slo(limit)), lambda: now)
+        choice = controller.choose([Request((1,) * 100, 1, slo=Slo(limit))], lambda: now)
         return choice.point, choice.loss
 
     easy, hard = {"s1": 0.1, "s2": 0.2, "s3": 0.9}, {"s1": 0.4, "s2": 0.5, "s3": 0.9}

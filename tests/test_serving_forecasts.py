@@ -171,7 +171,7 @@ def test_forecasts_by_hand(
 def test_a_request_is_as_old_as_it_is() -> None:
     now = Load(SPEEDS, [], [], 4, 100, Expected(written=0.5), now=12.0)
     request = Request((0,) * 100, 10, slo=Slo(5.0), came=11.5)
-    assert now.asked(request, "s1") == Underway("s1", 100, 5, age_ms=500.0, slo=Slo(5.0))
+    assert now.asked(request, "s1") == Underway("s1", 100, 5, age_ms=500.0, slo=Slo(5.0), free=True)
     assert now.whole_ms(request, "s1") == pytest.approx(500 + 50 + 4 * 6)
 
 

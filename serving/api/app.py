@@ -140,10 +140,9 @@ class Desk:
         wanted = [Wanted(prompt, count, sampling, asked.stops, slo, came=came) for prompt in prompts]
         if (point := self._ids.get(asked.model)) is not None:
             return point, wanted
-        longest_one = max(wanted, key=lambda each: len(each.prompt))
         try:
             service.scheduler.require_room(len(wanted))  # before anybody looks at the prompt
-            choice = service.controller.choose(longest_one, service.scheduler.load)
+            choice = service.controller.choose(wanted, service.scheduler.load)
         except BusyError as error:
             raise busy(error) from error
         except CancelledError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -28,6 +28,8 @@ class Metrics:
         self._requests = Counter(f"{_NAME}requests", "Requests that have ended.", (*by, "outcome"), registry=own)
         self._prompt = Counter(f"{_NAME}prompt_tokens", "Tokens of their prompts.", by, registry=own)
         self._new = Counter(f"{_NAME}new_tokens", "Tokens that were written.", by, registry=own)
+        words = "Times that a point went on with an answer that another one had begun, or gone on with."
+        self._moves = Counter(f"{_NAME}switches", words, ("origin", "target"), registry=own)
         words = "Requests with a limit of time, by whether it was kept."
         self._slo = Counter(f"{_NAME}slo_requests", words, (*by, "kept"), registry=own)
         self._refused = Counter(
@@ -45,8 +47,9 @@ class Metrics:
         self._controller = Gauge(f"{_NAME}controller", words, ("figure",), registry=own)
         self._queue = Gauge(f"{_NAME}queue", "Requests that wait or are being read.", registry=own)
         self._active = Gauge(f"{_NAME}active", "Requests that are being written.", by, registry=own)
+        self._watched: tuple[Scheduler, Controller, Sequence[str]] | None = None
 
-    def watch(self, scheduler: Scheduler, controller: Controller, points: list[str]) -> None:
+    def watch(self, scheduler: Scheduler, controller: Controller, points: Sequence[str]) -> None:
         """Shows a scheduler's load, and a controller's figures, whenever somebody looks.
 
         Args:
@@ -54,18 +57,18 @@ class Metrics:
             controller: Whose.
             points: The ids of all that it serves.
         """
-        for figure in controller.figures():
-            self._controller.labels(figure).set_function(partial(_figure, controller, figure))
-        self._queue.set_function(lambda: len(scheduler.load().waiting))
-        for point in points:
-            self._active.labels(point).set_function(partial(_writing, scheduler, point))
+        self._watched = scheduler, controller, points
 
     def served(self, served: Served) -> None:
         """Counts a request that has ended."""
         point = served.point
         self._requests.labels(point, served.outcome).inc()
         self._prompt.labels(point).inc(served.prompt_tokens)
-        self._new.labels(point).inc(served.new_tokens)
+        own = served.new_tokens - sum(served.others.values())
+        for writer, count in {point: own, **served.others}.items():
+            self._new.labels(writer).inc(count)
+        for origin, target in served.moves:
+            self._moves.labels(origin, target).inc()
         self._waited.labels(point).observe(served.waited_s)
         if served.slo_kept is not None:
             self._slo.labels(point, str(served.slo_kept).lower()).inc()
@@ -82,12 +85,12 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of it, as it is now."""
+        if self._watched is not None:
+            scheduler, controller, points = self._watched
+            for figure, value in controller.figures().items():
+                self._controller.labels(figure).set(value)
+            load = scheduler.load()
+            self._queue.set(len(load.waiting))
+            for point in points:
+                self._active.labels(point).set(sum(each.point == point for each in load.writing))
         return generate_latest(self._registry)
-
-
-def _writing(scheduler: Scheduler, point: str) -> float:
-    return sum(each.point == point for each in scheduler.load().writing)
-
-
-def _figure(controller: Controller, name: str) -> float:
-    return controller.figures()[name]
