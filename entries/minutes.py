@@ -113,10 +113,13 @@ def _work(settings: RunSettings, session: Session) -> Work:
         healing_text=text.room("calibration", length) * length,
         tuning=session.tuning.all_tokens if session.tuning else 0,
         long=0 if long is None else long.numel(),
+        rounded=len(session.space.rounded_ladder()),
     )
 
 
-def work_of(settings: RunSettings, told: Settings, *, room: int, healing_text: int, tuning: int, long: int) -> Work:
+def work_of(
+    settings: RunSettings, told: Settings, *, room: int, healing_text: int, tuning: int, long: int, rounded: int
+) -> Work:
     """What a run has to do.
 
     Args:
@@ -126,6 +129,7 @@ def work_of(settings: RunSettings, told: Settings, *, room: int, healing_text: i
         healing_text: Tokens.
         tuning: Tokens of a design.
         long: Tokens of a member.
+        rounded: See `Work`.
     """
     length, given = told.text.length, told.distillation
     healing = told.training != "off" and isinstance(given, Healing)
@@ -141,6 +145,7 @@ def work_of(settings: RunSettings, told: Settings, *, room: int, healing_text: i
         tuning=tuning,
         points=settings.front_points,
         plain=REFERENCE_POINTS + 1,
+        rounded=rounded,
         heldout=told.text.heldout_windows * length,
         long=long,
     )

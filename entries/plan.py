@@ -86,7 +86,8 @@ def _timed(
     limit, long = positions(outline.config), told.text.long or 0
     long = LONG_TOKENS if told.text.length < long <= (limit or long) else 0
     length = told.text.length
-    work = work_of(settings, told, room=_ROOM, healing_text=_ROOM * length, tuning=tuned_tokens(job), long=long)
+    room, rounded = _ROOM * length, len(job.space.rounded_ladder())
+    work = work_of(settings, told, room=_ROOM, healing_text=room, tuning=tuned_tokens(job), long=long, rounded=rounded)
     file = None if settings.run_dir is None else Paths(settings.run_dir).budget
     times: Times = {}
     if file is not None and file.exists():

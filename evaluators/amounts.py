@@ -52,6 +52,7 @@ class Speeds:
         training: Tokens a second of whatever follows the cached refit, by windows of a step; empty where nothing does.
         timing_s: To time one model end to end.
         writing_s: In which one model writes its samples.
+        making_s: In which a subnet of a healed supernet is made, of which nothing is remembered; 0 without one.
         asking: Rising, from (0, 0) on.
     """
 
@@ -61,6 +62,7 @@ class Speeds:
     training: Mapping[int, float]
     timing_s: float
     writing_s: float
+    making_s: float = 0.0
     asking: Asking = ((0, 0.0),)
 
     @property
@@ -107,6 +109,7 @@ class Work:
         tuning: Tokens of the tuning of a design.
         points: Of the front, at most.
         plain: Designs that are evaluated beside it.
+        rounded: How many of these are the dense model in another type, which healing changes too.
         heldout: Tokens of the held-out score of a member.
         long: Tokens of its score in longer windows.
     """
@@ -122,6 +125,7 @@ class Work:
     tuning: int
     points: int
     plain: int
+    rounded: int
     heldout: int
     long: int
 
@@ -192,8 +196,9 @@ def _end_s(windows: int, points: int, speeds: Speeds, work: Work) -> float:
     members, evaluation, tunes = points + 1, speeds.evaluation[speeds.batch_size], work.kind == "tuning"
     text = work.plain * windows * work.sizes[-1] + members * work.heldout * (2 if tunes else 1)
     if work.kind and work.in_search:  # members are asked about as they were before it
-        text += points * windows * work.sizes[-1]
+        text += (points + work.rounded) * windows * work.sizes[-1]
     seconds = text / evaluation + PAGES_S + members * (speeds.timing_s + speeds.writing_s)
+    seconds += (points + work.rounded) * speeds.making_s
     if work.long:
         seconds += members * work.long / speeds.long
     if tunes and not work.in_search:

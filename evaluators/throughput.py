@@ -38,13 +38,15 @@ def measured_speeds(session: Session, elapsed: Callable[[], float]) -> Speeds:
         elapsed: Seconds since the command began.
     """
     settings, designs = session.settings, [design.blocks for design in session.space.samples(DESIGNS)]
-    long = long_text(session).windows
+    long, supernet = long_text(session).windows, session.supernet
+    making_s = _seconds(lambda: supernet.view(designs[0])) if session.healer else 0.0  # first: nothing is remembered
     return Speeds(
         evaluation=_evaluation(session),
         long=0.0 if long is None else _looks(session, long[:1], 1, designs[:1]),
         training=_training(session, designs),
         timing_s=0.0 if settings.latency.table else _timing_s(session, designs[0]),
         writing_s=_writing_s(session),
+        making_s=making_s,
         elapsed_s=elapsed(),
     )
 

@@ -42,6 +42,7 @@ WORK = Work(
     tuning=0,
     points=16,
     plain=9,
+    rounded=0,
     heldout=8192,
     long=8192,
 )
@@ -63,6 +64,13 @@ def test_minutes_are_spent_by_the_speeds_and_divided_as_the_defaults_in_tokens()
     spent = seconds_of(SPEEDS, WORK, looked_at, amounts.healing) + SPEEDS.asking_s(round(questions))
     assert amounts.seconds == pytest.approx(spent, rel=1e-3)
     assert spent == pytest.approx(USED * 20 * 60, abs=4)  # a question takes some seconds
+
+
+def test_what_healing_has_changed_is_made_anew_and_asked_again() -> None:
+    made = amounts_of(20, replace(SPEEDS, making_s=2.0), WORK)
+    assert made.end_s == pytest.approx(amounts_of(20, SPEEDS, WORK).end_s + 16 * 2.0)
+    rounded = amounts_of(20, replace(SPEEDS, making_s=2.0), replace(WORK, rounded=3))
+    assert rounded.end_s == pytest.approx(made.end_s + 3 * (2.0 + 4 * 512 / 2000))
 
 
 def test_healing_at_the_end_takes_its_time_and_none_of_the_searchs_tokens() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from space.models.modeling import modeling_of
 from space.models.pruned import PrunedConfigs
 from space.models.stack import layers_of
 from space.size import total_params
+from space.supernet.modules import own_modules
 from space.supernet.recipe import RULES
 from space.supernet.supernet import Supernet
 
@@ -231,6 +233,23 @@ def test_a_small_refit_cache_changes_nothing(candidate: Candidate, make_supernet
     large, small = make_supernet("qwen3"), make_supernet("qwen3", refit_bytes=1)
     for _ in range(2):
         assert torch.equal(logits_of(large.view(candidate), tokens), logits_of(small.view(candidate), tokens))
+
+
+def test_what_a_view_holds_is_not_made_twice_whatever_the_limit(make_supernet: MakeSupernet) -> None:
+    supernet = make_supernet("llama", refit_bytes=1)
+
+    def weight(stack: torch.nn.Module) -> torch.Tensor:
+        weight = stack.get_submodule("layers.1.mlp.down_proj").weight
+        assert isinstance(weight, torch.Tensor)
+        return weight
+
+    narrow, other = (Candidate.from_rows([DENSE, (4, 2, 16), last, DENSE]) for last in (DENSE, (4, 2, 32)))
+    stack = own_modules(supernet.view(narrow).model)  # as healing holds them
+    assert weight(supernet.view(other).model) is weight(stack)
+    assert weight(supernet.view(narrow, own=True).model) is not weight(stack)
+    alive = weakref.ref(weight(stack))
+    del stack
+    assert alive() is None
 
 
 def test_misfits_are_refused(make_supernet: MakeSupernet, tmp_path: Path) -> None:

@@ -1,17 +1,17 @@
 """Views: model objects of the classes that an export ships, whose tensors are the supernet's.
 
 What is dear about a subnet, its narrower blocks with their refits, is kept as modules by (layer, block, option) in a
-`BlockMemory`. A view puts such modules, and the dense model's own for what is whole, into containers
-of its own: it copies no tensor, and nothing of the supernet or of another view changes. Modules below a block are
-shared, and so not to be hooked or changed; `layer` and `view(own=True)` give modules of one's own. Where layers wait on
-the host, see `placement`, those of a view come to the device when they run.
+`BlockMemory`, and beyond its limit for as long as a view has them. A view puts such modules, and the dense model's own
+for what is whole, into containers of its own: it copies no tensor, and nothing of the supernet or of another view
+changes. Modules below a block are shared, and so not to be hooked or changed; `layer` and `view(own=True)` give modules
+of one's own. Where layers wait on the host, see `placement`, those of a view come to the device when they run.
 """
 
 from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -65,6 +65,7 @@ class Views:
         self._configs = PrunedConfigs(model.config, spec)
         self._weights, self._outer = weights, outer
         self._memory, self._name = memory, object()
+        self._alive = weakref.WeakValueDictionary[tuple[int, str, Option], nn.Module]()  # that views have
         self._passing = passing
         self._home = next(layers_of(model).parameters()).device
         weakref.finalize(self, memory.forget, self._name)
@@ -88,6 +89,7 @@ class Views:
     ) -> Any:
         """See `space.supernet.supernet.Supernet.view`."""
         kept = [index for index in range(start, self._spec.layers) if not candidate.layers[index].gone]
+        blocks = [] if self._passing else [each for index in kept for each in self._narrower(index, candidate)]
         layers: list[Any] = []
         for position, index in enumerate(kept):
             outputs = correction.weights[index] if correction is not None else {}
@@ -112,7 +114,10 @@ class Views:
                 put_module(stack, names.embedding, HomeEmbedding(embedding, self._passing.device))
         if start:
             start_midway(stack)
-        return self._owned(model).to(self._home) if own else model
+        if own:
+            return self._owned(model).to(self._home)
+        vars(stack)["_narrower_blocks"] = blocks  # another view finds them, whatever the memory has room for
+        return model
 
     def _put_outer(self, model: Any, stack: Any, candidate: Candidate) -> None:
         """Gives a model the embedding and the LM head of its types."""
@@ -193,10 +198,21 @@ class Views:
     def _block(self, index: int, kind: str, option: Option) -> nn.Module:
         """A narrower block, by the children of a layer that it is made of: remembered, or made now."""
         key = (self._name, index, kind, option)
-        if (block := self._memory.get(key)) is None:
+        block = self._memory.get(key)
+        if block is None:
+            block = self._alive.get(key[1:])
+        if block is None:
             block, size = self._new_block(index, kind, option)
             self._memory.put(key, block, size)
+            self._alive[key[1:]] = block
         return block
+
+    def _narrower(self, index: int, candidate: Candidate) -> Iterator[nn.Module]:
+        """The blocks of a layer of a candidate that are neither as they came nor gone."""
+        shape = candidate.layers[index]
+        for kind in self._family.blocks:
+            if shape.keeps(kind) and shape.option(kind) != self._dense[index].option(kind):
+                yield self._block(index, kind, shape.option(kind))
 
     def _new_block(self, index: int, kind: str, option: Option) -> tuple[nn.Module, int]:
         """A stock block made in the candidate's widths without memory, and given its tensors; and what it holds."""
