@@ -79,17 +79,17 @@ def test_what_goes_wrong_in_a_look_is_raised() -> None:
 
 
 def test_all_rows_have_the_same_requests_and_the_same_figures_again() -> None:
-    arguments = Namespace(requests=40, seeds=1, loads=[0.3, 1.2], slack=16.0, new_tokens=8)
+    arguments = Namespace(requests=60, seeds=1, loads=[0.3, 1.6], slack=6.0, new_tokens=8)
     controllers = {"slo": partial(SloKeeper, OFFERS), "difficulty": partial(Difficulty, OFFERS)}
     first, again = (cells(FRONT, known(), controllers, arguments) for _ in range(2))
     assert first == again
     assert [*first] == ["static dense", "static s1", "static s2", "slo", "difficulty"]
     calm = {name: row[0.3] for name, row in first.items()}
     assert calm["static dense"].loss == 0.0
-    assert calm["static s2"].points == {"s2": 40}
-    mean = np.mean([known().losses[number]["s2"] for number in numbers(40)])
+    assert calm["static s2"].points == {"s2": 60}
+    mean = np.mean([known().losses[number]["s2"] for number in numbers(60)])
     assert calm["static s2"].loss == pytest.approx(mean)
-    assert first["slo"][1.2].attainment > first["static dense"][1.2].attainment
+    assert first["slo"][1.6].attainment > first["static dense"][1.6].attainment
 
 
 def test_answers_by_hand() -> None:
