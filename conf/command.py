@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.compose import plain, refusal, require_changes
 from search.run.commands import quoted
 from space.errors import UserError, mendable
+from space.openmp import wait_shortly
 
 _RAISES = "HYDRA_FULL_ERROR"  # with it Hydra raises its errors, which else it prints
 
@@ -57,6 +58,7 @@ def command(name: str, *, read: str, work: str) -> Callable[[], None]:
     composing = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=name)(job)
 
     def entry() -> None:
+        wait_shortly()  # before torch is imported
         sys.argv[1:] = quoted(sys.argv[1:], "pick")
         if os.environ.get(_RAISES) == "1":  # somebody looks for the cause in Hydra
             composing()

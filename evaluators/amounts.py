@@ -4,11 +4,11 @@
 
 The search sends candidates' text at the measured speed and pays what its algorithm takes to ask; training has its own
 speed; the end of a run is known but for how many points its front will have, of which the most is taken. Where minutes
-are short these are fewer, so that the end takes half of what is left at most, but not below `POINTS`. What the end
-leaves is divided as the defaults in tokens divide theirs: of 440,000 tokens 120,000 heal and the others are looked at,
-so 3 tokens of healing come with 8 of candidates. Healing sees each window of its text `EPOCHS` times at most (repeating
-text up to four times is about as good as new text: Muennighoff et al., "Scaling data-constrained language models",
-2023); what it leaves, the search has.
+are short these are fewer, so that the end takes half of what is left at most, but not below `POINTS`; where that is not
+enough, longer windows are not scored. What the end leaves is divided as the defaults in tokens divide theirs: of
+440,000 tokens 120,000 heal and the others are looked at, so 3 tokens of healing come with 8 of candidates. Healing sees
+each window of its text `EPOCHS` times at most (repeating text up to four times is about as good as new text:
+Muennighoff et al., "Scaling data-constrained language models", 2023); what it leaves, the search has.
 
 A faster device asks more questions, and each on more text: the windows that a candidate is asked on grow with the root
 of the search's tokens, from `WINDOWS` at `TOKENS` on, as far as there is text. Where a search would ask more than
@@ -28,13 +28,13 @@ TOKENS = 320_000  # of candidates' text, by default
 HEALED = 3 / 8  # tokens of healing to one of candidates' text
 EPOCHS = 4
 QUESTIONS = 800
-LEAST = 64  # questions that a search asks however short its minutes are
+LEAST = 48  # questions that a search asks however short its minutes are
 CHEAP = 3 / 4  # of the questions, about, are at the cheapest fidelity, the others at the full one
 USED = 0.97  # of the minutes, that are planned with
 GAIN = 1.1  # times the speed that twice the windows of an evaluation must bring
 STEP_GAIN = 1.6  # the same of a step of healing, of which larger ones are fewer
 STEPS = 200  # of healing, that all of its text must make where more than one window go together
-POINTS = 6  # of the front, beside the dense model, that are scored and timed however short minutes are
+POINTS = 4  # of the front, beside the dense model, that are scored and timed however short minutes are
 TABLE = 1 / 5  # of the minutes, in which the rounds of the latency table end; one round is timed in any case
 PAGES_S = 5.0  # to write front and pages
 
@@ -141,6 +141,7 @@ class Amounts:
         step_windows: Of a step of healing; 0 where there is none.
         batch_size: Windows of a forward pass of an evaluation.
         points: Of the front, at most.
+        long: Whether these are scored in longer windows, where there are any.
         end_s: Seconds that the end of the run takes, by estimate.
         seconds: Of the whole command, by estimate.
     """
@@ -153,6 +154,7 @@ class Amounts:
     points: int
     end_s: float
     seconds: float
+    long: bool = True
 
 
 def amounts_of(minutes: float, speeds: Speeds, work: Work) -> Amounts:
@@ -191,7 +193,7 @@ def _split(windows: int, questions: int, work: Work) -> tuple[float, float]:
     return looked_at, 0.0
 
 
-def _end_s(windows: int, points: int, speeds: Speeds, work: Work) -> float:
+def _end_s(windows: int, points: int, speeds: Speeds, work: Work, *, long: bool) -> float:
     """Seconds of the end of a run: so many points and the dense model scored, tuned, timed and written."""
     members, evaluation, tunes = points + 1, speeds.evaluation[speeds.batch_size], work.kind == "tuning"
     text = work.plain * windows * work.sizes[-1] + members * work.heldout * (2 if tunes else 1)
@@ -199,18 +201,19 @@ def _end_s(windows: int, points: int, speeds: Speeds, work: Work) -> float:
         text += (points + work.rounded) * windows * work.sizes[-1]
     seconds = text / evaluation + PAGES_S + members * (speeds.timing_s + speeds.writing_s)
     seconds += (points + work.rounded) * speeds.making_s
-    if work.long:
+    if work.long and long:
         seconds += members * work.long / speeds.long
     if tunes and not work.in_search:
         seconds += points * work.tuning / speeds.training[speeds.step_windows]
     return seconds
 
 
-def _points(windows: int, minutes: float, speeds: Speeds, work: Work) -> int:
-    """How many points the end of the run has time for in half of what is left."""
-    half = (USED * 60 * minutes - speeds.elapsed_s) / 2
-    enough = (points for points in range(work.points, POINTS, -1) if _end_s(windows, points, speeds, work) <= half)
-    return next(enough, min(POINTS, work.points))
+def _ending(windows: int, minutes: float, speeds: Speeds, work: Work) -> tuple[int, bool, float]:
+    """Points of the end of the run, whether longer windows, and seconds: half of what is left, or the least."""
+    half, least = (USED * 60 * minutes - speeds.elapsed_s) / 2, min(POINTS, work.points)
+    choices = [*((points, True) for points in range(work.points, least - 1, -1)), (least, False)]
+    ends = [(points, long, _end_s(windows, points, speeds, work, long=long)) for points, long in choices]
+    return next((end for end in ends if end[2] <= half), ends[-1])
 
 
 def _search_s(windows: int, questions: int, speeds: Speeds, work: Work) -> float:
@@ -222,8 +225,7 @@ def _search_s(windows: int, questions: int, speeds: Speeds, work: Work) -> float
 
 def _questions(windows: int, minutes: float, speeds: Speeds, work: Work) -> int:
     """How many questions there is time for, `LEAST` at the least."""
-    points = _points(windows, minutes, speeds, work)
-    left = USED * 60 * minutes - speeds.elapsed_s - _end_s(windows, points, speeds, work)
+    left = USED * 60 * minutes - speeds.elapsed_s - _ending(windows, minutes, speeds, work)[2]
     low, high = LEAST, LEAST
     while _search_s(windows, high, speeds, work) <= left:
         low, high = high, 2 * high
@@ -234,8 +236,8 @@ def _questions(windows: int, minutes: float, speeds: Speeds, work: Work) -> int:
 
 
 def _with_windows(windows: int, minutes: float, speeds: Speeds, work: Work) -> Amounts:
-    questions, points = _questions(windows, minutes, speeds, work), _points(windows, minutes, speeds, work)
-    end = _end_s(windows, points, speeds, work)
+    questions = _questions(windows, minutes, speeds, work)
+    points, long, end = _ending(windows, minutes, speeds, work)
     looked_at, training = _split(windows, questions, work)
     return Amounts(
         tokens=round(looked_at + (training if work.in_search else 0.0)),
@@ -244,6 +246,7 @@ def _with_windows(windows: int, minutes: float, speeds: Speeds, work: Work) -> A
         step_windows=speeds.step_windows if work.kind == "healing" else 0,
         batch_size=speeds.batch_size,
         points=points,
+        long=long,
         end_s=end,
         seconds=speeds.elapsed_s + _search_s(windows, questions, speeds, work) + end,
     )

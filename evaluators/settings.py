@@ -201,6 +201,8 @@ class Settings:
         text, evaluators, distillation = self.text, self.evaluators, self.distillation
         if text.search_windows is None:
             text = replace(text, search_windows=amounts.search_windows)
+        if not amounts.long:
+            text = replace(text, long=None)
         if evaluators.batch_size is None:
             evaluators = replace(evaluators, batch_size=amounts.batch_size)
         if isinstance(distillation, Healing) and amounts.healing:

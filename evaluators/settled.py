@@ -49,6 +49,8 @@ class Settled:
             f"up to {amounts.points} points, takes some {amounts.end_s / 60:.1f}; at {', '.join(paces)} this leaves "
             f"{' and '.join(left)}"
         ]
+        if not amounts.long:
+            lines.append("no longer windows are scored, as minutes are short")
         if amounts.seconds > 60 * self.minutes:
             needed = math.ceil(amounts.seconds / 60)
             lines.append(

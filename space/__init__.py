@@ -8,7 +8,8 @@ can run where the model will be served.
 Which genes are valid: `repair` mends them; `limits`, upper ones on sums over blocks; `bounds`, what is left of a space;
 `ladders`, regular designs.
 For all rooms: `errors` of users; `locations`, of what users name and of the cache; `files`, written whole or not at
-all; `directory_lock`, who works in a directory; `markdown`, text that stays text; `listening`, who may ask a server.
+all; `directory_lock`, who works in a directory; `markdown`, text that stays text; `listening`, who may ask a server;
+`openmp`, how threads wait.
 
 Rooms: `models` loads dense models, `supernet` makes views of one permuted model, `formats` writes checkpoints.
 `rounding` rounds matrices to types of fewer bits.

@@ -107,7 +107,8 @@ def test_too_few_minutes_leave_the_least_search_and_say_so() -> None:
     looked_at = settled.amounts.tokens - settled.amounts.healing
     assert looked_at == pytest.approx(LEAST * 4 * 224, rel=1e-3)
     assert settled.amounts.seconds > 5 * 60
-    told, warning = settled.remarks()
+    told, left_out, warning = settled.remarks()
+    assert "no longer windows" in left_out
     assert "budget of 5 minutes: 3.0 are gone" in told
     needed = math.ceil(settled.amounts.seconds / 60)
     assert f"WARNING: budget.minutes: expected at least {needed} for this run" in warning
@@ -115,9 +116,13 @@ def test_too_few_minutes_leave_the_least_search_and_say_so() -> None:
 
 
 def test_short_minutes_have_fewer_points_to_score_so_that_half_of_what_is_left_is_searched() -> None:
-    points = {minutes: amounts_of(minutes, SPEEDS, WORK).points for minutes in (5, 12, 20)}
+    settled = {minutes: amounts_of(minutes, SPEEDS, WORK) for minutes in (5, 12, 20)}
+    points = {minutes: amounts.points for minutes, amounts in settled.items()}
     assert points[5] == POINTS < points[12] < points[20] == WORK.points
-    amounts = amounts_of(12, SPEEDS, WORK)
+    assert [amounts.long for amounts in settled.values()] == [False, True, True]
+    closed = (POINTS + 1) * (SPEEDS.timing_s + SPEEDS.writing_s) + 5
+    assert settled[5].end_s == pytest.approx(closed + (9 * 2048 + (POINTS + 1) * 8192 + POINTS * 2048) / 2000)
+    amounts = settled[12]
     assert amounts.end_s <= (USED * 12 * 60 - SPEEDS.elapsed_s) / 2
     assert amounts.tokens > amounts_of(5, SPEEDS, WORK).tokens
     assert amounts_of(5, SPEEDS, replace(WORK, points=3)).points == 3

@@ -24,6 +24,7 @@ from space.formats.gguf.export import check_gguf
 from space.formats.gguf.llamacpp_process import LlamaCppServer, ServerError
 from space.formats.gguf.tokenizer import gguf_tokenizer
 from space.formats.requirements import require_llamacpp
+from space.openmp import environment
 from space.size import total_params
 from space.supernet.supernet import Supernet
 
@@ -77,7 +78,9 @@ class LlamaCppClock(EngineClock):
             """A model that has computed once, to be warm: in decoding the prompt, which further tokens follow."""
             path = self._write(place / file, candidate)
             stack.callback(path.unlink)
-            server = stack.enter_context(LlamaCppServer(str(path), phase.tokens + _ROOM, self._threads, log))
+            server = stack.enter_context(
+                LlamaCppServer(str(path), phase.tokens + _ROOM, self._threads, log, environment())
+            )
             server.milliseconds(phase.kind, prompt)
             return server
 

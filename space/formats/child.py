@@ -7,7 +7,6 @@ a checkpoint and not this project. `space.formats.child_process` is the other si
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from torch import Tensor
 from space.errors import UserError
 from space.formats import child_process
 from space.models import vector_math
+from space.openmp import environment
 
 PROJECT_PACKAGES = ("conf", "entries", "evaluators", "search", "serving", "space")
 _SHOWN_LINES = 12  # of what a process that failed has said
@@ -66,7 +66,7 @@ def answer_of(
         done = subprocess.run(
             [*interpreter, child_process.__file__, str(work)],
             cwd=work,
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(work / "modules")},
+            env=environment() | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(work / "modules")},
             capture_output=True,
             text=True,
             errors="replace",

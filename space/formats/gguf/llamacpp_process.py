@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException
 from typing import IO, Any, Self
 from urllib.parse import urlsplit
@@ -29,7 +30,14 @@ class LlamaCppServer:
     cores, and wait for each other asleep (libgomp's GOMP_SPINCOUNT), though the other model's do nothing.
     """
 
-    def __init__(self, file: str, context: int, threads: int, log: IO[str] | None = None) -> None:
+    def __init__(
+        self,
+        file: str,
+        context: int,
+        threads: int,
+        log: IO[str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Loads the file.
 
         Args:
@@ -37,6 +45,7 @@ class LlamaCppServer:
             context: Tokens of a prompt and what follows it, at most.
             threads: Of the CPU.
             log: Where llama.cpp's own lines go; None for this process's standard error.
+            environment: Of the process; None for this one's.
 
         Raises:
             ServerError: llama.cpp cannot.
@@ -44,7 +53,7 @@ class LlamaCppServer:
         self._file = file
         command = [sys.executable, "-P", __file__, file, str(context), str(threads)]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True)
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=environment)
         assert self._process.stdout is not None
         ready = next((line for line in self._process.stdout if line.startswith(_READY)), None)
         if ready is None:  # what llama.cpp itself has said tells more than a traceback
