@@ -126,11 +126,10 @@ class Choosing(Trial):
     ) -> list[tuple[int, Served]]:
         """Which requests were answered, by the numbers of their prompts, and how; `slo` for who takes that."""
         with TemporaryDirectory() as place:
-            taken = slo
             if isinstance(who, Controller):
                 who.begin(KnownSenses(self._known, self._compare, Path(place)))
-                taken = slo if who.takes_slo else None
-            served, _ = self.run(times, numbers, new, who, taken)
+            takes = isinstance(who, str) or who.takes_slo
+            served, _ = self.run(times, numbers, new, who, slo if takes else None)
         return [*zip(self._ended, served, strict=True)]
 
     def _arrive(self) -> None:
@@ -226,7 +225,7 @@ def known_of(settings: ServeSettings, text: str) -> Known:
 
 def cells(
     front: Front, known: Known, controllers: Mapping[str, Callable[[], Controller]], arguments: argparse.Namespace
-):
+) -> dict[str, dict[float, Cell]]:
     """By who answers, and load."""
     numbers = [number % len(known.prompts) for number in range(arguments.requests)]
     lengths = [len(each.tokens) for each in known.prompts]
