@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
@@ -126,6 +127,7 @@ class Trial:
         self._now, self._generator = 0.0, np.random.default_rng(seed)
         self._coming: deque[tuple[float, int]] = deque()
         self._served: list[Served] = []
+        self._calls: list[Future[None]] = []  # what controllers have called for beside requests
         offers = front.offers
         models = {each.id: Model(part, front, self._work) for each, part in zip(offers, front.times, strict=True)}
         switching = Switching(dict.fromkeys(permutations(models, 2), ()), self._again)
@@ -155,7 +157,8 @@ class Trial:
         self._new, self._who, self._slo, self._refused = new, who, slo, 0
         self._coming.extend(zip(times, prompts, strict=True))
         while len(self._served) + self._refused < len(times):
-            if len(self._served) + self._refused + len(self._coming) == len(times):  # there is nothing to do
+            self._calls = [call for call in self._calls if not _over(call)]
+            if not self._calls and len(self._served) + self._refused + len(self._coming) == len(times):  # nothing to do
                 self._now = max(self._now, self._coming[0][0])
                 self._arrive()
             self._scheduler.turn()
@@ -187,6 +190,22 @@ class Trial:
         return float(np.exp(NOISE * self._generator.standard_normal()))
 
 
+def _over(call: Future[None]) -> bool:
+    """Whether a call was answered; raises what went wrong with it."""
+    if done := call.done():
+        call.result()
+    return done
+
+
+def alone(front: Front, prompts: Sequence[int], new: int) -> tuple[float, float, float]:
+    """Of the dense model: requests a second that it answers together, and milliseconds to the first and next token."""
+    many = Trial(front, Limits(queue=TOGETHER), 0).run([0.0] * TOGETHER, ([*prompts] * TOGETHER)[:TOGETHER], new, DENSE)
+    times = [_ALONE_S * number for number in range(len(prompts[:9]))]
+    served = Trial(front, Limits(), 0).run(times, prompts[:9], new, DENSE)[0]
+    first_ms = 1e3 * median(each.first_token_s or 0.0 for each in served)
+    return TOGETHER / many[1], first_ms, 1e3 * median(each.token_s or 0.0 for each in served)
+
+
 @dataclass(frozen=True)
 class Cell:
     """What became of the requests of one row at one load: the part that kept the limits, and the mean loss."""
@@ -199,11 +218,7 @@ def cells(front: Front, arguments: argparse.Namespace) -> dict[tuple[float, floa
     """By slack and load, and by who answers."""
     prompts = np.random.default_rng(0).integers(*PROMPT, arguments.requests, endpoint=True).tolist()
     offers, limits, new = front.offers, Limits(), arguments.new_tokens
-    many = Trial(front, Limits(queue=TOGETHER), 0).run([0.0] * TOGETHER, (prompts * TOGETHER)[:TOGETHER], new, DENSE)
-    rate = TOGETHER / many[1]
-    alone = Trial(front, limits, 0).run([_ALONE_S * number for number in range(9)], prompts[:9], new, DENSE)[0]
-    first_ms = 1e3 * median(each.first_token_s or 0.0 for each in alone)
-    token_ms = 1e3 * median(each.token_s or 0.0 for each in alone)
+    rate, first_ms, token_ms = alone(front, prompts, new)
     losses = {offer.id: offer.loss for offer in offers}
 
     def cell(who: Callable[[], Controller | str], slo: Slo, load: float) -> Cell:

@@ -240,6 +240,20 @@ def _difficulty_verdict(name: str, load: float, cell: Cell, points: Sequence[Cel
     return f"{told}, {part:.2f} times the best point's {best:.3f}: {'met' if part <= PART_LOST else 'NOT MET'}"
 
 
+def tell(rows: Mapping[str, Mapping[float, Cell]], out: Path | None) -> None:
+    """Prints the table and what it says of the targets, and stores the numbers in a file, if one is given."""
+    table = Table("who answers", *(f"load {part:g}" for part in next(iter(rows.values()))))
+    for name, cells in rows.items():
+        table.add_row(
+            name, *(f"{c.attainment:.1%} kept, {c.loss:.3f} nats, {c.refused} refused" for c in cells.values())
+        )
+    Console(width=160).print(table)
+    print(*verdicts(rows), sep="\n")
+    if out:
+        numbers = {name: {str(part): asdict(cell) for part, cell in cells.items()} for name, cells in rows.items()}
+        out.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+
+
 def main() -> None:
     """Measures, prints the table and what it says of the targets, and stores the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -261,16 +275,7 @@ def main() -> None:
         rows = measured(serve_settings(composed(*overrides, name="serve"), overrides), arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
-    table = Table("who answers", *(f"load {part:g}" for part in arguments.loads))
-    for name, cells in rows.items():
-        table.add_row(
-            name, *(f"{c.attainment:.0%} kept, {c.loss:.3f} nats, {c.refused} refused" for c in cells.values())
-        )
-    Console(width=160).print(table)
-    print(*verdicts(rows), sep="\n")
-    if arguments.out:
-        numbers = {name: {str(part): asdict(cell) for part, cell in cells.items()} for name, cells in rows.items()}
-        arguments.out.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+    tell(rows, arguments.out)
 
 
 if __name__ == "__main__":

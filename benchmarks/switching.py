@@ -109,9 +109,9 @@ def main() -> None:
             continue
         switched = measured(one, other, there)
         more = switched - alone[other]
-        error = more.std(ddof=1) / np.sqrt(len(more))
+        spread = more.std(ddof=1) / np.sqrt(len(more))
         numbers = [each.mean() for each in (alone[one] - dense, alone[other] - dense, switched - dense)]
-        table.add_row(one, other, *(f"{n:.3f}" for n in numbers), f"{more.mean():+.3f} ± {error:.3f}")
+        table.add_row(one, other, *(f"{n:.3f}" for n in numbers), f"{more.mean():+.3f} ± {spread:.3f}")
     print(f"dense: {dense.mean():.3f} nats a token on {len(windows)} windows; all others are beyond that")
     Console(width=140).print(table)
 

@@ -79,6 +79,10 @@ class Healer:
         self._marks = marks
         self._healed: Supernet | None = None
 
+    def anew(self, settings: Healing, directory: Path) -> Healer:
+        """One that heals the same supernet on the same text, by other settings and into another directory."""
+        return Healer(self._supernet, settings, self._windows, self._marks, directory, self._stage)
+
     @property
     def designs(self) -> list[Candidate]:
         """What the supernet is, or is to be, healed through; none before that is known."""
