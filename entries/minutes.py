@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import inf
 
 from entries.settings import RunSettings
-from evaluators.amounts import TABLE, Work
+from evaluators.amounts import Work
 from evaluators.closing import long_text
 from evaluators.session import Session
 from evaluators.settings import Settings
@@ -61,9 +61,9 @@ def in_tokens(settings: RunSettings, session: Session, task: Task, watch: Watch)
     return replace(settings, budget=budget, front_points=settled.amounts.points)
 
 
-def table_seconds(budget: Budget) -> float:
-    """Seconds that the latency table may take, as far as its rounds can be fewer."""
-    return TABLE * 60 * budget.minutes if budget.in_minutes and budget.minutes is not None else inf
+def minutes_of(budget: Budget) -> float:
+    """Minutes that decide; without an end where tokens or evaluations do."""
+    return budget.minutes if budget.in_minutes and budget.minutes is not None else inf
 
 
 def spent(budget: Budget, told: Settings) -> dict[str, float | None]:

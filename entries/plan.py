@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from entries.minutes import table_seconds, work_of
+from entries.minutes import minutes_of, work_of
 from entries.settings import RunSettings
+from evaluators.amounts import CALIBRATION, TABLE
 from evaluators.long_context import TOKENS as LONG_TOKENS
 from evaluators.paths import Paths
 from evaluators.planning.fit import disk_misfits, gigabytes, listed, misfits
@@ -97,12 +98,13 @@ def _timed(
         known, lines = settled.speeds, [f"speeds as {file} has them, which the run has measured"]
     else:
         pace = measured_pace(job.spec, dtype, device)
-        table = table_s(job, pace, table_seconds(settings.budget))
-        known = speeds(job, pace, bool(long), table)
+        seconds = 60 * minutes_of(settings.budget)
+        calibration, table = calibration_s(job, pace, CALIBRATION * seconds), table_s(job, pace, TABLE * seconds)
+        known = speeds(job, pace, bool(long), calibration + table)
         settled = Settled.of((minutes if settings.budget.in_minutes else None) or _LONG, known, work)
         times = {
             "load": (load_s(job), 0.0),
-            "calibration": (calibration_s(job, pace), 0.0),
+            "calibration": (calibration, 0.0),
             "latency table": (table, 0.0),
         }
         lines = [

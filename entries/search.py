@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.places import known
-from entries.minutes import in_tokens, spent, table_seconds
+from entries.minutes import in_tokens, minutes_of, spent
 from entries.plan import plan
 from entries.settings import RunSettings
 from evaluators.actor import EvaluatorActor
@@ -33,7 +33,7 @@ from search.views.scoring import watched_scores
 from search.views.watch.events import SearchEnded
 from search.views.watch.run import Watch
 from space.space import SearchSpace
-from space.supernet.preparation import disk_remarks
+from space.supernet.preparation import disk_remarks, window_remarks
 
 
 def search(settings: RunSettings, watch: Watch) -> None:
@@ -48,7 +48,7 @@ def search(settings: RunSettings, watch: Watch) -> None:
 
 def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     """The job, start to end, as docs/how-it-works.md numbers it."""
-    session = Session.open(settings.session, Paths(run_dir), watch.stage, table_seconds(settings.budget))
+    session = Session.open(settings.session, Paths(run_dir), watch.stage, minutes_of(settings.budget))
     with watch.stage("model and text"):
         session.check()
         require_streamable(settings.session, session.loaded)
@@ -62,6 +62,7 @@ def run(settings: RunSettings, run_dir: Path, watch: Watch) -> None:
     watch.say(disk_remarks(session.loaded, session.paths.supernet, read=bool(session.space.types)))
     # 1 and 2: the supernet, whose units are ordered and whose output projections are refit; then the latency table
     table = session.table
+    watch.say(window_remarks(session.supernet, text.windows["calibration"]))
     if (elsewhere := settings.session.latency.table) is not None:
         watch.say([f"latency table of {elsewhere}: the search goes by that device, and nothing is timed here"])
     watch.say([*table.remarks(), *(table.profile(session.dense) if settings.profile_only else [])])

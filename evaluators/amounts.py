@@ -6,9 +6,10 @@ The search sends candidates' text at the measured speed and pays what its algori
 speed; the end of a run is known but for how many points its front will have, of which the most is taken. Where minutes
 are short these are fewer, so that the end takes half of what is left at most, but not below `POINTS`; where that is not
 enough, longer windows are not scored. What the end leaves is divided as the defaults in tokens divide theirs: of
-440,000 tokens 120,000 heal and the others are looked at, so 3 tokens of healing come with 8 of candidates. Healing sees
-each window of its text `EPOCHS` times at most (repeating text up to four times is about as good as new text:
-Muennighoff et al., "Scaling data-constrained language models", 2023); what it leaves, the search has.
+440,000 tokens 120,000 heal and the others are looked at, so 3 tokens of healing come with 8 of candidates; where that
+is too much for the least search, healing is shorter, down to a half. Healing sees each window of its text `EPOCHS`
+times at most (repeating text up to four times is about as good as new text: Muennighoff et al., "Scaling
+data-constrained language models", 2023); what it leaves, the search has.
 
 A faster device asks more questions, and each on more text: the windows that a candidate is asked on grow with the root
 of the search's tokens, from `WINDOWS` at `TOKENS` on, as far as there is text. Where a search would ask more than
@@ -29,12 +30,14 @@ HEALED = 3 / 8  # tokens of healing to one of candidates' text
 EPOCHS = 4
 QUESTIONS = 800
 LEAST = 48  # questions that a search asks however short its minutes are
+LEAST_HEALED = 1 / 2  # of the healing that comes with these, however short
 CHEAP = 3 / 4  # of the questions, about, are at the cheapest fidelity, the others at the full one
 USED = 0.97  # of the minutes, that are planned with
 GAIN = 1.1  # times the speed that twice the windows of an evaluation must bring
 STEP_GAIN = 1.6  # the same of a step of healing, of which larger ones are fewer
 STEPS = 200  # of healing, that all of its text must make where more than one window go together
 POINTS = 4  # of the front, beside the dense model, that are scored and timed however short minutes are
+CALIBRATION = 1 / 5  # of the minutes, in which calibration ends; a quarter of its text is read in any case
 TABLE = 1 / 5  # of the minutes, in which the rounds of the latency table end; one round is timed in any case
 PAGES_S = 5.0  # to write front and pages
 
@@ -219,8 +222,15 @@ def _ending(windows: int, minutes: float, speeds: Speeds, work: Work) -> tuple[i
 def _search_s(windows: int, questions: int, speeds: Speeds, work: Work) -> float:
     """Seconds of the search, and of training wherever that comes."""
     looked_at, training = _split(windows, questions, work)
-    seconds = looked_at / speeds.evaluation[speeds.batch_size] + speeds.asking_s(questions)
-    return seconds + (training / speeds.training[speeds.step_windows] if training else 0.0)
+    return _asked_s(looked_at, questions, speeds) + _trained_s(training, speeds)
+
+
+def _asked_s(looked_at: float, questions: int, speeds: Speeds) -> float:
+    return looked_at / speeds.evaluation[speeds.batch_size] + speeds.asking_s(questions)
+
+
+def _trained_s(training: float, speeds: Speeds) -> float:
+    return training / speeds.training[speeds.step_windows] if training else 0.0
 
 
 def _questions(windows: int, minutes: float, speeds: Speeds, work: Work) -> int:
@@ -239,6 +249,10 @@ def _with_windows(windows: int, minutes: float, speeds: Speeds, work: Work) -> A
     questions = _questions(windows, minutes, speeds, work)
     points, long, end = _ending(windows, minutes, speeds, work)
     looked_at, training = _split(windows, questions, work)
+    asked = speeds.elapsed_s + end + _asked_s(looked_at, questions, speeds)
+    if questions == LEAST and work.kind == "healing" and work.healing is None:
+        left = max(0.0, USED * 60 * minutes - asked) * speeds.training[speeds.step_windows]
+        training = min(training, max(left, training * LEAST_HEALED))
     return Amounts(
         tokens=round(looked_at + (training if work.in_search else 0.0)),
         search_windows=windows,
@@ -248,5 +262,5 @@ def _with_windows(windows: int, minutes: float, speeds: Speeds, work: Work) -> A
         points=points,
         long=long,
         end_s=end,
-        seconds=speeds.elapsed_s + _search_s(windows, questions, speeds, work) + end,
+        seconds=asked + _trained_s(training, speeds),
     )

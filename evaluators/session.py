@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from evaluators.amounts import CALIBRATION, TABLE
 from evaluators.applicable import require_of_model
 from evaluators.base import OPTIMISED, Evaluator, Metric
 from evaluators.data.places import Part, TextPlace
@@ -49,22 +50,22 @@ class Session:
     Settings and paths can be pickled, so that another process opens the same session: it answers alike.
     """
 
-    def __init__(self, settings: Settings, paths: Paths, stage: Stage = unseen, table_s: float = inf) -> None:
+    def __init__(self, settings: Settings, paths: Paths, stage: Stage = unseen, minutes: float = inf) -> None:
         """See `open`."""
-        self.paths, self._given, self._stage, self._table_s = paths, settings, stage, table_s
+        self.paths, self._given, self._stage, self._minutes = paths, settings, stage, minutes
         self.settle()
 
     @classmethod
-    def open(cls, settings: Settings, paths: Paths, stage: Stage = unseen, table_s: float = inf) -> Self:
+    def open(cls, settings: Settings, paths: Paths, stage: Stage = unseen, minutes: float = inf) -> Self:
         """A session in which nothing is made yet.
 
         Args:
             settings: What the run was told.
             paths: Where it lives.
             stage: Opened around what takes long: by a title, a context that gives a function to tell of progress with.
-            table_s: Seconds of a latency table, if it is measured, see `evaluators.latency.bench.LatencyBench.table`.
+            minutes: Of the run, of which calibration and the latency table may take a part each, see `amounts`.
         """
-        return cls(settings, paths, stage, table_s)
+        return cls(settings, paths, stage, minutes)
 
     def settle(self) -> None:
         """Takes in what minutes have come to, where the run's directory says so; what depends on it is made anew."""
@@ -141,7 +142,10 @@ class Session:
             tokens, on_layer = lambda: self.windows("calibration"), lambda index: show(index + 1, layers)
             channels = [option[0] for option in self.space.block_options.get("mlp", ())]
             how = place, on_layer, self.paths.cache, channels
-            return prepared_supernet(preparation, self.loaded, tokens, *how, read=bool(self.space.types))
+            seconds = CALIBRATION * 60 * self._minutes
+            return prepared_supernet(
+                preparation, self.loaded, tokens, *how, read=bool(self.space.types), seconds=seconds
+            )
 
     @cached_property
     def bench(self) -> LatencyBench:
@@ -171,9 +175,9 @@ class Session:
         workload, space, bench = self.settings.latency, self.space, self.bench
         designs = space.samples(workload.fit + workload.check)
         with self._stage("latency table") as show:
-            return bench.table(
-                space.block_options, designs, show, self._table_s, space.vocabulary, space.types
-            ).to_json()
+            seconds = TABLE * 60 * self._minutes
+            how = space.block_options, designs, show, seconds, space.vocabulary, space.types
+            return bench.table(*how).to_json()
 
     @cached_property
     def tuning(self) -> Tuning | None:

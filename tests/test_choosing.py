@@ -12,10 +12,11 @@ import pytest
 from benchmarks.choosing import Choosing, Known, RunFront, cell_of, cells
 from benchmarks.serving import Prompt
 from serving.bandit import Bandit
-from serving.controllers import DENSE, Difficulty, Offer, SloKeeper
+from serving.controllers import DENSE, Offer
 from serving.difficulty import Look, LossModel
 from serving.limits import Limits
 from serving.requests import Served, Slo
+from serving.timed import Difficulty, SloKeeper
 
 OFFERS = (
     Offer(DENSE, (), 0.0, {}),

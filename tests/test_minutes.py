@@ -13,7 +13,19 @@ import torch
 from helpers_commands import Place, archived, good
 from helpers_run import ended
 
-from evaluators.amounts import EPOCHS, GAIN, LEAST, POINTS, QUESTIONS, STEP_GAIN, USED, Speeds, Work, amounts_of
+from evaluators.amounts import (
+    EPOCHS,
+    GAIN,
+    LEAST,
+    LEAST_HEALED,
+    POINTS,
+    QUESTIONS,
+    STEP_GAIN,
+    USED,
+    Speeds,
+    Work,
+    amounts_of,
+)
 from evaluators.settled import Settled
 from evaluators.throughput import _doubled
 from search.loop import TOKENS, Budget
@@ -113,6 +125,20 @@ def test_too_few_minutes_leave_the_least_search_and_say_so() -> None:
     needed = math.ceil(settled.amounts.seconds / 60)
     assert f"WARNING: budget.minutes: expected at least {needed} for this run" in warning
     assert len(Settled.of(20, SPEEDS, WORK).remarks()) == 1
+
+
+def test_healing_is_shorter_where_the_least_search_has_no_more_time_for_it() -> None:
+    looked_at = LEAST * 4 * 224
+    few = amounts_of(0.1, SPEEDS, WORK)  # which are over
+    assert few.healing == pytest.approx(LEAST_HEALED * 3 / 8 * looked_at, abs=1)
+    needed = few.seconds / 60 / USED
+    assert amounts_of(needed, SPEEDS, WORK).healing == pytest.approx(few.healing, rel=1e-3)
+    some = amounts_of(needed + 8 / 60, SPEEDS, WORK)
+    assert some.tokens - some.healing == pytest.approx(looked_at, rel=1e-3)
+    assert few.healing < some.healing < 3 / 8 * looked_at
+    assert some.seconds == pytest.approx(USED * 60 * (needed + 8 / 60), rel=1e-3)
+    given = amounts_of(0.1, SPEEDS, replace(WORK, healing=30_000))
+    assert given.healing == 30_000
 
 
 def test_short_minutes_have_fewer_points_to_score_so_that_half_of_what_is_left_is_searched() -> None:
@@ -233,7 +259,7 @@ def asked(run: Path) -> list[tuple[str, str]]:
 def test_a_run_in_minutes_spends_what_its_file_says(few: Path) -> None:
     amounts = Settled.read(few / BUDGET_FILE).amounts
     question = 4 * (0.75 * 8 + 0.25 * 32)
-    assert amounts.tokens == pytest.approx(LEAST * question * 11 / 8, abs=1)
+    assert amounts.tokens == pytest.approx(LEAST * question * (1 + LEAST_HEALED * 3 / 8), abs=1)
     spent = sum(e.tokens for fidelity in ("search-8", "search", "healed") for e in archived(few, fidelity))
     assert spent >= amounts.tokens
     designs: Any = json.loads((few / "healed" / "designs.json").read_text())

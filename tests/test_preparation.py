@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from helpers_formats import byte_level
 from space.candidate import Candidate
 from space.errors import UserError
 from space.models.loading import LoadedModel, load_model
-from space.supernet.preparation import prepared_supernet
+from space.spec import ModelSpec
+from space.supernet import preparation
+from space.supernet.preparation import prepared_supernet, window_remarks
 from space.supernet.recipe import Preparation
 from space.supernet.store import is_prepared
 from space.supernet.supernet import Supernet
@@ -178,6 +181,38 @@ def test_activations_that_say_nothing(tmp_path: Path, weight: str, factor: float
     with pytest.raises(UserError, match=said):
         prepared_supernet(Preparation(), loaded, lambda: TOKENS, tmp_path / "run")
     assert not is_prepared(tmp_path / "run")
+
+
+def test_short_minutes_read_less_text_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, layers, timed = tmp_path / "run", list[int](), list[int]()
+    seen = preparation.first_layer_s
+
+    def first_layer_s(model: Any, spec: ModelSpec, tokens: torch.Tensor, **how: Any) -> float:
+        timed.append(len(tokens))
+        assert seen(model, spec, tokens, **how) > 0.0
+        return float(len(tokens))
+
+    monkeypatch.setattr(preparation, "first_layer_s", first_layer_s)
+
+    def prepared(run: Path, seconds: float) -> Supernet:
+        model, spec = tiny_model("llama")
+        loaded = LoadedModel(model, None, spec, torch.float32, torch.device("cpu"), "nowhere")
+        return prepared_supernet(Preparation(), loaded, lambda: TOKENS, run, layers.append, seconds=seconds)
+
+    few = prepared(place, 0.0)
+    count = len(TOKENS)
+    assert few.calibration_windows == count // 4
+    assert timed == [count // 4, count // 4, count // 2]
+    assert window_remarks(few, count) == [
+        f"calibrated on {count // 4} of {count} windows of text, as minutes are short"
+    ]
+    assert prepared(place, 0.0).calibration_windows == count // 4  # as the directory has it, with nothing timed again
+    whole = prepared(tmp_path / "other", inf)
+    assert len(timed) == 3
+    assert window_remarks(whole, count) == []
+    assert layers == [*range(4)] * 2
+    assert prepared(tmp_path / "third", 0.0).calibration_windows == count  # as the cache has all by now
+    assert len(timed) == 3
 
 
 @pytest.mark.parametrize("settings", [{"importance": "luck"}, {"damping": 0.0}, {"steps": 0}, {"batch_size": 0}])

@@ -198,7 +198,7 @@ def supernet_of(family: str, place: Path, **changes: Any) -> tuple[Supernet, Run
     tokenizer = byte_level("llama-bpe")
     model, spec = tiny_model(family, vocab_size=len(tokenizer) + 4, **changes)
     model.config.bos_token_id, model.config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-    loaded: Any = SimpleNamespace(tokenizer=tokenizer, spec=spec, model=model)
+    loaded: Any = SimpleNamespace(tokenizer=tokenizer, spec=spec, model=model, surroundings=None)
     whole = Vocabulary(loaded, "space.vocabulary")
     ranked = Ranked.from_json(Ranked(whole._levels(()), 0, ()).to_json())
     ids = tokenizer("the other weather gathered: there they are, together with the rest of them. " * 8)["input_ids"]

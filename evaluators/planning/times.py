@@ -18,6 +18,7 @@ from evaluators.latency.workload import BETWEEN_DENSE, LONG_CALLS, LONG_S, REPEA
 from evaluators.planning.job import Job
 from evaluators.training.recipes import Distillation
 from space.size import attention_weights, decoder_params, mlp_products
+from space.supernet.recipe import STRIDES
 from space.supernet.sizes import layer_bytes, map_bytes
 
 EFFICIENCY = 0.4
@@ -64,10 +65,21 @@ def load_s(job: Job) -> float:
     return IMPORTS_S + 2 * sum(job.files) / READ_BYTES
 
 
-def calibration_s(job: Job, pace: Pace) -> float:
-    """Seconds of the calibration."""
-    spec, text = job.spec, job.settings.text
-    tokens, channels = text.calibration_windows * text.length, spec.mlp_columns
+def calibration_s(job: Job, pace: Pace, most: float = inf) -> float:
+    """Seconds of the calibration, were it not in the cache.
+
+    Args:
+        job: The run.
+        pace: Of the device.
+        most: For which it reads less text, see `space.supernet.affordable`.
+    """
+    text = job.settings.text
+    times = [_calibration_s(job, pace, text.calibration_windows * text.length / stride) for stride in STRIDES]
+    return next((time for time in times if time <= most), times[-1])
+
+
+def _calibration_s(job: Job, pace: Pace, tokens: float) -> float:
+    spec, channels = job.spec, job.spec.mlp_columns
     columns, merges = spec.query_heads * spec.head_dim, len(spec.merged_kv_heads)
     attention = 2.0 * attention_weights(spec, spec.query_heads, spec.kv_heads)
     passes = tokens * (forward_work(job) / spec.layers + (2 + merges) * attention * bool(merges))
@@ -160,22 +172,21 @@ def _corrected_s(job: Job, pace: Pace, tokens: int) -> float:
     return (passes / pace.products + 2 * solving / pace.exact / tokens) / EFFICIENCY
 
 
-def speeds(job: Job, pace: Pace, long: bool, table: float) -> Speeds:
+def speeds(job: Job, pace: Pace, long: bool, prepared: float) -> Speeds:
     """Speeds as a run measures them before its search, from operations instead.
 
     Args:
         job: The run.
         pace: Of the device.
         long: Whether held-out text has long windows too.
-        table: Seconds of the latency table, see `table_s`.
+        prepared: Seconds of calibration and latency table, see `calibration_s` and `table_s`.
     """
     workload, told = job.settings.latency, job.settings
     evaluation = evaluation_speed(job, pace)
     token = passed_s(job, pace, "decode", 1, 1)
     writing = len(told.samples.prompts) * told.samples.tokens * token / EFFICIENCY
-    elapsed = load_s(job) + calibration_s(job, pace) + table
     return Speeds(
-        elapsed_s=elapsed,
+        elapsed_s=load_s(job) + prepared,
         evaluation={told.evaluators.together: evaluation},
         long=evaluation if long else 0.0,
         training=training_speed(job, pace),

@@ -1,7 +1,7 @@
 """The permuted dense model, its refits, and the views that are its subnets.
 
 - `supernet`: prepare it once, then view any candidate.
-- `recipe`: settings of that; `preparation` calibrates only what no earlier run has.
+- `recipe`: settings of that; `preparation` calibrates only what no earlier run has, on as much text as is `affordable`.
 - `store`: what a prepared supernet keeps on disk; `sizes`: how large that is, and what is in memory.
 - `refits`: weights of narrower blocks, of the dense model or of what subnets have learned; `slices`: plain ones, to be
   timed. `solved` keeps on disk what memory has no room for.

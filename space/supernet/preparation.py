@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from space.files import free_disk_bytes
 from space.locations import CACHE_ADVICE, cache_dir
 from space.models.loading import LoadedModel
 from space.size import total_params
+from space.supernet.affordable import affordable
 from space.supernet.placement import Placement
 from space.supernet.recipe import Preparation
 from space.supernet.sizes import ITEM_BYTES, supernet_bytes
 from space.supernet.solved import OnDisk
-from space.supernet.store import FORMAT, is_prepared
+from space.supernet.store import FORMAT, first_layer_s, is_prepared
 from space.supernet.supernet import Supernet
 
 _LARGE_BYTES = 1_000_000_000  # of files, which a person is told of
@@ -37,6 +39,7 @@ def prepared_supernet(
     channels: Sequence[int] = (),
     *,
     read: bool = False,
+    seconds: float = inf,
 ) -> Supernet:
     """The supernet, with what it needs from disk in `directory`.
 
@@ -52,33 +55,51 @@ def prepared_supernet(
         cache: Where calibrations are kept; None for the user's cache.
         channels: MLP levels that will be asked for, see `space.supernet.solved`.
         read: See `Supernet.prepare`.
+        seconds: That a calibration may take; on fewer windows where it takes longer, see `affordable`.
     """
-    place = directory
-    if not is_prepared(directory):
-        place = (cache or cache_dir()) / "supernets" / _digest(preparation, loaded, tokens(), read)
-    placement = Placement(loaded.device, loaded.streamed)
+    placement, recipe = Placement(loaded.device, loaded.streamed), _recipe(preparation)
+
+    def at(windows: Tensor) -> Path:
+        return (cache or cache_dir()) / "supernets" / _digest(preparation, loaded, windows, read)
+
+    def layer_s(windows: Tensor) -> float:
+        return first_layer_s(loaded.model, loaded.spec, windows, dtype=loaded.dtype, place=placement, **recipe)
+
     how: dict[str, Any] = {"dtype": loaded.dtype, "place": placement, "refit_bytes": refit_limit(preparation, loaded)}
     how["on_disk"] = OnDisk(preparation.disk_limit(_weight_bytes(loaded)), tuple(channels))
-    if is_prepared(place):
+    if is_prepared(directory):
+        return Supernet.load(loaded.model, loaded.spec, directory, **how)
+    windows = tokens()
+    if seconds < inf and not is_prepared(at(windows)):
+        windows = affordable(windows, loaded.spec.layers, seconds, layer_s)
+    if is_prepared(place := at(windows)):
         supernet = Supernet.load(loaded.model, loaded.spec, place, **how)
     else:
         _require_room(loaded, place, read)
         supernet = Supernet.prepare(
             loaded.model,
             loaded.spec,
-            tokens(),
+            windows,
             place,
-            importance=preparation.importance,
-            experts=preparation.experts,
-            damping=preparation.damping,
-            steps=preparation.steps,
-            batch_size=preparation.batch_size,
             read=read,
             on_layer=on_layer,
+            **recipe,
             **how,
         )
     supernet.link_to(directory)
     return supernet
+
+
+def window_remarks(supernet: Supernet, windows: int) -> list[str]:
+    """What a person should know of a calibration that was to read so many windows of text, in lines."""
+    few = supernet.calibration_windows
+    if few is None or few >= windows:
+        return []
+    return [f"calibrated on {few} of {windows} windows of text, as minutes are short"]
+
+
+def _recipe(preparation: Preparation) -> dict[str, Any]:
+    return {name: getattr(preparation, name) for name in ("importance", "experts", "damping", "steps", "batch_size")}
 
 
 def disk_remarks(loaded: LoadedModel, directory: Path, *, read: bool = False) -> list[str]:

@@ -9,6 +9,7 @@ from space.errors import UserError
 _REFIT_BYTES = 3 << 27  # at least
 RULES = ("obs", "wanda", "magnitude")  # rows of `space.supernet.importance`
 EXPERT_RULES = ("reap", "energy")  # rows of `space.supernet.experts`
+STRIDES = (1, 2, 4)  # of calibration windows: the first one that there is time for is taken, or the last
 
 
 def require_rule(name: str) -> None:

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.benchmark.utils.timer import timer
 
 from space.candidate import HEAD, LayerShape
 from space.checks import dtype_name
@@ -54,14 +55,23 @@ class StoredLayers:
         spec: The dense model.
         influence: Block influence of every layer on the calibration text; small means that it changes little.
         reads: Whether it says what input projections and the LM head read.
+        windows: Of the calibration text; None where earlier versions stored it.
     """
 
-    def __init__(self, directory: Path, spec: ModelSpec, influence: tuple[float, ...], reads: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        spec: ModelSpec,
+        influence: tuple[float, ...],
+        reads: bool = False,
+        windows: int | None = None,
+    ) -> None:
         """Takes what is known to be there; use `make` or `open`."""
         self.directory = directory
         self.spec = spec
         self.influence = influence
         self.reads = reads
+        self.windows = windows
 
     @classmethod
     def make(
@@ -111,9 +121,9 @@ class StoredLayers:
                 lower = factor(damp_(head, damping))
                 save_file(packed(read_name(HEAD), lower), unfinished / _HEAD_FILE)
             meta = {"format": FORMAT, "spec": spec.to_json(), "dtype": str(dtype), "influence": influence}
-            meta |= {"read": True} if read else {}
+            meta |= {"windows": len(tokens)} | ({"read": True} if read else {})
             (unfinished / META_FILE).write_text(json.dumps(meta, indent=1))
-        return cls(directory, spec, tuple(influence), read)
+        return cls(directory, spec, tuple(influence), read, len(tokens))
 
     @classmethod
     def open(cls, directory: Path, spec: ModelSpec, dtype: torch.dtype) -> StoredLayers:
@@ -142,7 +152,7 @@ class StoredLayers:
                 f"The supernet in {directory} was prepared in {stored}, but the model runs in "
                 f"{dtype_name(dtype)}. Set model.dtype={stored}, or start a new run."
             )
-        return cls(directory, spec, tuple(meta["influence"]), meta.get("read", False))
+        return cls(directory, spec, tuple(meta["influence"]), meta.get("read", False), meta.get("windows"))
 
     def place(self, model: Any, dtype: torch.dtype, place: Placement) -> None:
         """Puts a dense model's units in their order, and the model where and in what it runs, layer after layer."""
@@ -216,6 +226,27 @@ class StoredLayers:
                 except OSError:  # another file system
                     shutil.copy2(file, unfinished / file.name)
         self.directory = directory
+
+
+def first_layer_s(
+    model: Any,
+    spec: ModelSpec,
+    tokens: Tensor,
+    *,
+    dtype: torch.dtype,
+    place: Placement,
+    importance: str,
+    experts: str,
+    damping: float,
+    steps: int,
+    batch_size: int,
+) -> float:
+    """Seconds in which the first layer is calibrated and put in order; nothing of it stays. See `Supernet.prepare`."""
+    place_rest(model, dtype, place)
+    begun = timer()
+    statistics = next(gather(model, tokens, forward_dtype=dtype, place=place, batch_size=batch_size))
+    prepared_layer(statistics, spec, rule_of(importance), experts=experts, damping=damping, steps=steps, dtype=dtype)
+    return timer() - begun
 
 
 def place_rest(model: Any, dtype: torch.dtype, place: Placement) -> None:

@@ -68,6 +68,7 @@ class Supernet:
         self.spec = files.spec
         self.place = place
         self.influence = files.influence
+        self.calibration_windows = files.windows
         self.healed = False
         self.solved: defaultdict[float, Solved] = defaultdict(dict)
         self._dense = Candidate.dense(files.spec)
