@@ -67,9 +67,18 @@ def fault(kind: str, answer: Answer | None) -> str | None:
             return None if keys == {"message", "type", "param", "code"} else f"an error of {sorted(keys)}"
         if kind == "whole":
             return None if json.loads(answer.body)["choices"][0]["finish_reason"] else "no end"
-        return None if answer.events and b"data: [DONE]" in answer.body else "a stream without an end"
+        return _fault_of_stream(answer)
     except (ValueError, KeyError, IndexError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
+
+
+def _fault_of_stream(answer: Answer) -> str | None:
+    if not answer.body.endswith(b"\r\n0\r\n\r\n"):  # the last chunk
+        return "a stream that was cut off"
+    if b"data: [DONE]" in answer.body:
+        return None if answer.events else "a stream of nothing"
+    last = answer.events[-1] if answer.events else {}
+    return f"a stream that ends in an error ({last['error']['code']})" if "error" in last else "a stream without an end"
 
 
 async def soak(at: Server, count: int, together: int, generator: np.random.Generator) -> Counter[str]:

@@ -76,7 +76,7 @@ def serve(settings: ServeSettings, watch: Watch) -> None:
                 context=limits.context or loaded.model.config.max_position_embeddings,
             )
             app = guarded_app(service, metrics, settings.host, settings.token)
-            serve_until_stopped(app, listening, settings.host, settings.token, watch.say)
+            serve_until_stopped(app, listening, settings.host, settings.token, scheduler.close, watch.say)
         finally:
             live.close()
             scheduler.close()

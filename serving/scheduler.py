@@ -224,8 +224,9 @@ class Scheduler:
             with self._changed:
                 if not self._waiting or self._active >= self.limits.active:
                     return
-                job = self._waiting.popleft()
+                job = self._waiting[0]
                 self._reading = job, Prefill(self._groups[job.point].model, job.request.prompt)
+                self._waiting.popleft()  # last: whatever goes wrong, it is somewhere, and is told of the end
             job.begin()
         job, prefill = self._reading
         group, tokens, begun = self._groups[job.point], min(prefill.left, self.limits.prefill_tokens), self.clock()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from helpers_front import finished_run
 from helpers_toy import default_config, toy_spec
+from helpers_watch import KL, LATENCY, answer, narrow, search_ended
 from markdown_it import MarkdownIt
-from test_watch import KL, LATENCY, answer, narrow, search_ended
 
 from evaluators.base import Evaluation
 from search.agreement import unseen_agreement

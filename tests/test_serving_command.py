@@ -9,6 +9,7 @@ import signal
 import socket
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from helpers_run import ended
 from helpers_waiting import until
 
 from benchmarks import served
-from benchmarks.soak import soak
+from benchmarks import soak as soaking
 from conf.compose import composed
 from entries.serve_settings import serve_settings
 from search.run.finished import FinishedRun
@@ -43,6 +44,14 @@ class Server:
     @property
     def address(self) -> str:
         return self.said[-1].split()[1]
+
+    @property
+    def at(self) -> served.Server:
+        """For a bare client."""
+        address = urlsplit(self.address)
+        assert address.hostname
+        assert address.port
+        return served.Server(self.process, address.hostname, address.port, 0.0)
 
     def client(self) -> Any:
         return openai.OpenAI(base_url=self.address, api_key="none", max_retries=0)
@@ -127,11 +136,7 @@ def test_a_client_that_hangs_up_is_forgotten(server: Server, stream: bool) -> No
 
 
 def test_hostile_clients_get_answers_that_are_well_formed(server: Server) -> None:
-    address = urlsplit(server.address)
-    assert address.hostname
-    assert address.port
-    at = served.Server(server.process, address.hostname, address.port, 0.0)
-    results = asyncio.run(soak(at, 80, 12, np.random.default_rng(0)))
+    results = asyncio.run(soaking.soak(server.at, 80, 12, np.random.default_rng(0)))
     assert [name for name in results if name.startswith("FAULT")] == []
     assert {"whole: 200", "stream: 200", "hang up: gone", "broken: 400", "megabyte: 413"} <= {*results}
     metrics = server.metrics()
@@ -146,8 +151,24 @@ def cancelled(server: Server) -> float:
 
 
 def test_it_ends_when_it_is_told_to_with_a_line_for_each_request(server: Server) -> None:
-    server.process.send_signal(signal.SIGTERM)
-    done = ended(server.process)
+    asked = {"model": "dense", "prompt": "a", "max_tokens": 5000, "temperature": 0}
+
+    async def both() -> list[served.Answer | None]:
+        contents = [served.as_json(asked | {"stream": stream}) for stream in (True, False)]
+        return await asyncio.gather(*(served.ask(server.at, "/v1/completions", content) for content in contents))
+
+    with ThreadPoolExecutor() as pool:
+        answers = pool.submit(asyncio.run, both())
+        until(lambda: 'active{point="dense"} 2.0' in server.metrics())
+        server.process.send_signal(signal.SIGTERM)
+        done = ended(server.process)
+    stream, whole = answers.result()  # of which nobody waits for the end
+    assert stream is not None
+    assert whole is not None
+    assert len(stream.events) > 1
+    assert stream.events[-1]["error"]["code"] == "cancelled"
+    assert soaking.fault("stream", stream) == "a stream that ends in an error (cancelled)"
+    assert (whole.status, json.loads(whole.body)["error"]["message"]) == (503, "The server has ended.")
     assert (done.returncode, done.stdout) == (0, "stopped\n")
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert {line["event"] for line in lines} == {"request"}

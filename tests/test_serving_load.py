@@ -20,6 +20,8 @@ from serving.limits import Limits
 from serving.load import Forecast, Load
 from serving.requests import Choice, Request
 
+LAST_CHUNK = b"\r\n0\r\n\r\n"
+
 
 def stream(model: str, *times: float) -> Answer:
     event = b"data: " + json.dumps({"model": model}).encode() + b"\n"
@@ -70,16 +72,25 @@ def test_targets_are_held_against_what_was_measured() -> None:
 def test_faults_of_answers_are_seen() -> None:
     error = json.dumps({"error": {"message": "", "type": "", "param": None, "code": None}}).encode()
     assert fault("noise", Answer(400, error)) is None
-    assert fault("stream", stream("s1", 0.1)) is None
+    done = stream("s1", 0.1).body
+    assert fault("stream", Answer(200, done + LAST_CHUNK)) is None
     assert fault("hang up", None) is None
     for kind, answer in (
         ("noise", Answer(500, error)),
         ("noise", Answer(400, b"Bad Request")),
         ("whole", Answer(200, b"{")),
-        ("stream", Answer(200, b"data: {}\n", (0.1,))),
         ("whole", None),
     ):
         assert fault(kind, answer) is not None
+    late = b"data: " + json.dumps({"error": {"code": "timeout"}}).encode() + b"\n"
+    for body, words in (
+        (done, "cut off"),
+        (LAST_CHUNK, "without an end"),
+        (b"data: {}\n" + LAST_CHUNK, "without an end"),
+        (b"data: {}\n" + late + LAST_CHUNK, "ends in an error (timeout)"),
+        (b"data: [DONE]\n" + LAST_CHUNK, "of nothing"),
+    ):
+        assert words in str(fault("stream", Answer(200, body)))
 
 
 class Forecasting:

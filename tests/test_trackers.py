@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from helpers_trackers import STORES, Store, double_of_mlflow, double_of_wandb
-from test_watch import NAME, PROGRESS, search_ended
+from helpers_watch import NAME, PROGRESS, search_ended
 
 from search.run.directory import REPORT_FILE
 from search.views.watch.events import Failed, Searched, SearchEnded

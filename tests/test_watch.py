@@ -1,111 +1,26 @@
-"""What a person or a program sees of a run: live, in lines, quietly, as JSON; and every way in which a run ends."""
+"""What a person or a program sees of a run: live, in lines, quietly, as JSON."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import pty
 import re
-import select
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers_toy import toy_spec
+from helpers_watch import DENSE, EVENTS, PROGRESS, RUN_DIR, answer, search_ended
 from rich.console import Console
 
-from evaluators.base import Evaluation
-from evaluators.latency.table_error import TableError
-from evaluators.metrics import metric_named
-from search.loop import Budget, SearchProgress
 from search.run.commands import next_commands, override, search_commands
-from search.run.finish import Finish
-from search.run.front import front_table
-from search.run.measured import Measured
-from search.run.recommended import Advice
 from search.views.text import clock, duration, printable
-from search.views.watch.events import (
-    Event,
-    Failed,
-    Opened,
-    Remarks,
-    Searched,
-    SearchEnded,
-    StageBegun,
-    StageEnded,
-    StageStep,
-)
+from search.views.watch.events import Event, Failed, Searched, StageStep
 from search.views.watch.json_lines import JsonLines
 from search.views.watch.lines import Lines
 from search.views.watch.progress import PACE, Pace, sparkline, standouts
-from search.views.watch.run import VIEWS, Watch, watched
+from search.views.watch.run import Watch
 from search.views.watch.screen import Screen, screen
-from space.candidate import Candidate, LayerShape
-from space.errors import UserError
-
-KL, LATENCY = metric_named("kl"), metric_named("latency_ms")
-DENSE = Candidate.dense(toy_spec(3))
-NAME = "model\x1b[31m [bold]x[/bold] " + "long" * 30
-RUN_DIR = Path("results/a run")
-
-
-def narrow(channels: int) -> Candidate:
-    return Candidate((LayerShape(4, 2, channels),) * 3)
-
-
-def answer(channels: int, fidelity: str = "search") -> Evaluation:
-    removed = 1 - channels / 16
-    values = {"kl": removed**2, "latency_ms": 200.0 + channels, "decoder_params_removed": removed}
-    candidate = DENSE if channels == 16 else narrow(channels)
-    return Evaluation(candidate, fidelity, values=values, tokens=100, predicted={"kl": removed})
-
-
-PROGRESS = SearchProgress(
-    budget=Budget(tokens=1_000_000),
-    objectives=(KL, LATENCY),
-    generation=3,
-    generation_done=True,
-    latest=answer(4),
-    counts={"search-128": 500, "search": 40},
-    replayed=7,
-    failed=2,
-    tokens=250_000,
-    seconds=60.0,
-    fidelity="search",
-    hypervolume=0.75,
-    front=tuple(answer(channels) for channels in (16, 14, 8, 4)),
-    remark="kl by gp (cross-validated tau 0.91): tau 0.87; fidelity 0 to 1: tau 0.95",
-)
-
-
-def search_ended() -> SearchEnded:
-    size = {"decoder_params": 1000.0, "params": 2000.0, "heldout_ppl": 10.0, "latency_e2e_ms": 200.0}
-    faster = {n: {"decoder_params": 60.0 * n, "latency_e2e_ms": 150.0 + n} for n in (8, 4)}
-    points = [(answer(n).candidate, {**answer(n).values, **size, **faster[n]}) for n in faster]
-    front = front_table(points, (DENSE, {**answer(16).values, **size}))
-    advice = Advice.of(front, (KL, LATENCY), 0.15)
-    error, taus = TableError(0.02, 0.05, float("nan")), {"kl, heldout_kl": float("nan")}
-    result = Finish(front, advice, error, 1, taus, Measured({"device": "toy"}, {"device": "toy"}))
-    return SearchEnded(RUN_DIR, NAME, (KL, LATENCY), result)
-
-
-EVENTS: tuple[Event, ...] = (
-    StageBegun("latency table"),
-    StageStep("latency table", 3, 12),
-    StageEnded("latency table", 12.0),
-    Opened(RUN_DIR, NAME),
-    Remarks(["the table is good", "WARNING: it is not"]),
-    StageBegun("search"),
-    Searched(PROGRESS, 120.0),
-    Searched(replace(PROGRESS, tokens=500_000, hypervolume=0.9), 60.0),
-)
 
 
 def printed(*events: Event, quiet: bool = False) -> list[str]:
@@ -277,92 +192,3 @@ def test_small_texts() -> None:
     assert sparkline([(5, 1)], 8) == "▅"
     assert sparkline([], 8) == ""
     assert printable("a\x1b[0m\nb·") == "a?[0m?b·"
-
-
-@contextmanager
-def seen(mode: str) -> Iterator[None]:
-    with watched(mode) as watch:
-        watch.opened(RUN_DIR, NAME, {}, "none")
-        yield
-
-
-@pytest.mark.parametrize("mode", VIEWS)
-def test_mistakes_and_interrupts_are_told_to_all_who_listen(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="expected x"), seen(mode):
-        raise UserError("expected x")
-    with pytest.raises(SystemExit, match=r"stopped; give the same command with .*results/a run.* to go on"), seen(mode):
-        raise KeyboardInterrupt
-    with pytest.raises(ZeroDivisionError), seen(mode):
-        _ = 1 / 0
-    out = capsys.readouterr().out
-    if mode == "json":
-        kinds = [json.loads(line)["event"] for line in out.splitlines()]
-        assert kinds == ["run", "error", "run", "stopped", "run", "crash"]
-
-
-def test_an_unknown_mode_is_a_mistake() -> None:
-    with (
-        pytest.raises(UserError, match="progress: expected auto, live, lines, quiet, json, got loud"),
-        watched("loud"),
-    ):
-        pass
-
-
-TERMINATED = """
-import signal
-from search.views.watch.run import watched
-before = signal.getsignal(signal.SIGTERM)
-try:
-    with watched("lines"):
-        signal.raise_signal(signal.SIGTERM)
-finally:
-    print(signal.getsignal(signal.SIGTERM) is before)
-"""
-
-
-def test_sigterm_is_an_interrupt_while_a_run_is_watched() -> None:  # in a main thread, which a worker's may not be
-    command, root = [sys.executable, "-c", TERMINATED], Path(__file__).parents[1]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stdout) == (1, "True\n")
-    assert "stopped" in done.stderr
-
-
-LIVE = """
-import signal
-from search.views.watch.run import watched
-signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in a shell's background, it is ignored
-with watched("auto") as watch, watch.stage("sleeping") as show:
-    show(1, 2)
-    print("from elsewhere", flush=True)
-    input()
-"""
-
-
-def test_ctrl_c_on_a_terminal_leaves_it_in_order() -> None:
-    main, other = pty.openpty()
-    root = Path(__file__).parents[1]
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "30"}
-    command = [sys.executable, "-c", LIVE]
-    process = subprocess.Popen(command, stdin=other, stdout=other, stderr=other, cwd=root, env=environment)
-    os.close(other)
-    text = ""
-    interrupted = False
-    try:
-        end = time.monotonic() + 60  # the screen is drawn again and again, so that there is always something to read
-        while time.monotonic() < end and select.select([main], [], [], 60)[0]:
-            try:
-                text += os.read(main, 65536).decode()
-            except OSError:  # Linux's word for the end of a terminal
-                break
-            if "1 of 2" in text and "from elsewhere" in text and not interrupted:
-                process.send_signal(signal.SIGINT)
-                interrupted = True
-    finally:
-        process.kill()
-        code = process.wait()
-        os.close(main)
-    assert interrupted
-    assert code == 1
-    assert "stopped; give the same command with the same run_dir= to go on" in text.splitlines()[-1]
-    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")
-    assert "Traceback" not in text

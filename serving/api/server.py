@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +14,8 @@ from serving.api.guard import App, Guard
 from serving.api.metrics import Metrics
 from space.listening import address_of
 
-CLOSING_S = 5  # in which answers that are under way may end
+CLOSING_S = 5  # in which answers that are under way may end, before they are ended
+LEAVING_S = 5  # in which those who asked are then told so
 
 
 def guarded_app(service: Service, metrics: Metrics, host: str, token: str | None) -> App:
@@ -30,8 +32,29 @@ def guarded_app(service: Service, metrics: Metrics, host: str, token: str | None
     return Guard(app, host, token, limits.body_bytes, 2 * (limits.active + limits.queue) + 16, metrics.refused)
 
 
+class _Server(uvicorn.Server):
+    """Ends what is still being written before it cuts connections: so answers that do not end in time say why."""
+
+    def __init__(self, config: uvicorn.Config, close: Callable[[], None]) -> None:
+        """See `serve_until_stopped`."""
+        super().__init__(config)
+        self._close = close
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn."""
+        loop = asyncio.get_running_loop()
+        closing = loop.call_later(CLOSING_S, loop.run_in_executor, None, self._close)  # which waits for a step to end
+        await super().shutdown(sockets)
+        closing.cancel()
+
+
 def serve_until_stopped(
-    app: App, listening: socket.socket, host: str, token: str | None, tell: Callable[[list[str]], None]
+    app: App,
+    listening: socket.socket,
+    host: str,
+    token: str | None,
+    close: Callable[[], None],
+    tell: Callable[[list[str]], None],
 ) -> None:
     """Serves until Ctrl-C or SIGTERM.
 
@@ -40,14 +63,16 @@ def serve_until_stopped(
         listening: A socket that listens.
         host: What it is bound to.
         token: What a client must know.
+        close: Ends all answers; called from another thread where they take too long at the end.
         tell: Called with lines for the person who started it.
     """
+    grace = CLOSING_S + LEAVING_S
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, lifespan="off", timeout_graceful_shutdown=CLOSING_S
+        app, log_config=None, access_log=False, server_header=False, lifespan="off", timeout_graceful_shutdown=grace
     )
     address = address_of(host, listening.getsockname()[1])
     secret = "" if token is None else f" with the key {token}, to be kept to yourself"
     tell([f"serving: {address}v1{secret} (Ctrl-C ends it)"])
     with suppress(KeyboardInterrupt):  # raised again when all is closed
-        uvicorn.Server(config).run(sockets=[listening])
+        _Server(config, close).run(sockets=[listening])
     tell(["stopped"])
