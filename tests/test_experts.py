@@ -137,7 +137,8 @@ def test_scores_are_those_of_each_experts_outputs_by_hand(family: str) -> None:
 
 def test_an_expert_of_few_strong_outputs_is_kept_by_reap_and_not_by_energy() -> None:
     sums = ExpertSums(
-        *(torch.tensor(values, dtype=torch.float64) for values in ([2, 0, 90], [20, 0, 90], [200, 0, 300]))
+        *(torch.tensor(values, dtype=torch.float64) for values in ([2, 0, 90], [20, 0, 90], [200, 0, 300])),
+        channels=torch.tensor([[20.0, 60.0], [0.0, 0.0], [90.0, 10.0]], dtype=torch.float64),
     )
     assert expert_order(sums, "reap").tolist() == [0, 2, 1]
     assert expert_order(sums, "energy").tolist() == [2, 0, 1]
@@ -293,7 +294,8 @@ def test_a_plain_mlp_among_mixtures_is_kept_whole_or_leaves(family: str, make_su
         supernet.require_fit(replaced(whole, first, 48))
     without = [cost_measure(spec, context=8).values(each) for each in (whole, replaced(whole, first, 0))]
     assert without[0]["macs_per_token"] - without[1]["macs_per_token"] == 3 * 56 * spec.hidden
-    assert supernet.lost_energy(first)[1] == {0: 1.0, 56: 0.0}
+    lost = supernet.lost_energy(first)[1]
+    assert [lost(LayerShape(0, 0, channels)) for channels in (0, 56)] == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("family", ["glm4_moe", "exaone_moe"])

@@ -21,7 +21,7 @@ from space.supernet.placement import Placement
 from space.supernet.recipe import Preparation
 from space.supernet.sizes import ITEM_BYTES, supernet_bytes
 from space.supernet.solved import OnDisk
-from space.supernet.store import FORMAT, is_prepared
+from space.supernet.store import format_of, is_prepared
 from space.supernet.supernet import Supernet
 
 _LARGE_BYTES = 1_000_000_000  # of files, which a person is told of
@@ -118,7 +118,7 @@ def _weight_bytes(loaded: LoadedModel) -> int:
 
 def _digest(preparation: Preparation, loaded: LoadedModel, tokens: Tensor, read: bool) -> str:
     settings = {
-        "format": FORMAT,
+        "format": format_of(loaded.spec),
         "spec": loaded.spec.identity,
         "dtype": str(loaded.dtype),
         "device": loaded.device.type,
