@@ -15,7 +15,7 @@ from space.size import attention_params, block_params
 from space.spec import ModelSpec
 from space.types import require_whole_blocks
 
-MULTIPLE = 8  # of which a count of tokens is one, where it can: 16 bytes of bfloat16, as fast matrix products want
+MULTIPLE = 8  # of which counts of tokens and of experts' channels are one: 16 bytes of bfloat16, as fast products want
 TILE = 64  # channels; whole tiles of tensor cores in half precision, and of the matrix units of CPUs
 MLP_LEVELS = 12
 EXPERT_LEVELS = 4  # of the channels of a mixture's experts, which come with each level of these
@@ -59,7 +59,8 @@ def expert_step_of(spec: ModelSpec, step: int | None) -> int | None:
     """The channels of experts between two levels, a default for None; None where experts keep all of theirs.
 
     Raises:
-        UserError: A step is given where there is nothing to choose, or it is more than all channels.
+        UserError: A step is given where there is nothing to choose, or it is more than all channels, or no multiple of
+            what fast products want.
     """
     if not spec.narrow_experts:
         if step is not None:
@@ -70,7 +71,13 @@ def expert_step_of(spec: ModelSpec, step: int | None) -> int | None:
         return None
     if step is None:
         return default_mlp_step(spec.expert_channels, 1, EXPERT_LEVELS)
-    return check_count("expert_step", step, 1, spec.expert_channels)
+    step = check_count("expert_step", step, 1, spec.expert_channels)
+    if step % MULTIPLE and step != spec.expert_channels:
+        raise UserError(
+            f"space.expert_step: expected a multiple of {MULTIPLE}, of which products of all experts at once want "
+            f"counts of channels to be, got {step}. Set it to one, or to null."
+        )
+    return step
 
 
 def least_mlp_step(step: int, channels: int, multiple: int, deploy: str) -> int:
