@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import MIXTURES, fitting, random_tokens, save_dense, tiny_model
+from helpers_experts import of_expert
 from helpers_formats import answer_here
 from helpers_latency import WORKLOAD
 from safetensors import safe_open
@@ -26,8 +26,6 @@ from transformers import AutoModelForCausalLM
 from evaluators.applicable import require_of_model
 from evaluators.cost import cost_measure
 from evaluators.latency.bench import LatencyBench
-from evaluators.latency.labels import timed_options, times_of_all
-from evaluators.refit_error import refit_error_measure
 from space.candidate import Candidate, LayerShape
 from space.errors import UserError
 from space.formats.checkpoint import Subnet
@@ -37,14 +35,12 @@ from space.models.architectures import ARCHITECTURES
 from space.models.facts import checked_spec
 from space.models.loading import load_model
 from space.models.pruned import checkpoint_config
-from space.models.stack import experts_of, layers_of
+from space.models.stack import layers_of
 from space.options import mlp_options
-from space.size import mlp_params
 from space.space import SearchSpace
 from space.supernet.calibration import gather
 from space.supernet.experts import ExpertSums, expert_order
 from space.supernet.placement import Placement
-from space.supernet.sizes import owned_bytes
 from space.supernet.supernet import Supernet
 
 MakeSupernet = Callable[..., Supernet]
@@ -59,7 +55,6 @@ SIGMOID = (
 )  # families whose scores are no probabilities
 CORRECTED = tuple(name for name in MIXTURES if (routed := ARCHITECTURES[name].mlp.routed) and routed.correction)
 PLAIN = tuple(name for name in MIXTURES if tiny_model(name)[1].plain_mlps)
-NARROW = tuple(name for name in MIXTURES if tiny_model(name)[1].narrow_experts)
 CUT = [(6, 3, 9), DENSE, (6, 3, 5), (4, 2, 20)]
 
 
@@ -82,17 +77,6 @@ def routed(family: str, config: Any, mlp: Any, states: Tensor, kept: int) -> tup
         weights = weights / weights.sum(-1, keepdim=True)
     scale = getattr(config, "routed_scaling_factor", getattr(config, "router_scaling_factor", 1.0))
     return logits, weights * scale, chosen
-
-
-def of_expert(experts: Any, number: int, state: Tensor) -> Tensor:
-    """What an expert gives for one token, from the definition."""
-    if not hasattr(experts, "down_proj_bias"):
-        gate, up = (experts.gate_up_proj[number] @ state).chunk(2)
-        return torch.as_tensor(experts.down_proj[number] @ (F.silu(gate) * up))
-    both = state @ experts.gate_up_proj[number] + experts.gate_up_proj_bias[number]
-    gate, up = both[::2].clamp(max=7.0), both[1::2].clamp(-7.0, 7.0)
-    inside = (up + 1) * gate * torch.sigmoid(1.702 * gate)
-    return torch.as_tensor(inside @ experts.down_proj[number] + experts.down_proj_bias[number])
 
 
 def replaced(candidate: Candidate, layer: int, channels: int) -> Candidate:
@@ -151,137 +135,6 @@ def test_an_expert_of_few_strong_outputs_is_kept_by_reap_and_not_by_energy() -> 
     assert sums.reordered(torch.tensor([2, 0, 1])).lost.tolist() == [1.0, 0.4, 0.0, 0.0]
     with pytest.raises(UserError, match=r"supernet\.experts: expected one of reap, energy, got 'luck'"):
         expert_order(sums, "luck")
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("family", MIXTURES)
-def test_channels_of_experts_have_the_energy_of_what_each_adds_alone(family: str) -> None:
-    """Told by what is lacking where a channel's column of the down projection is zero and all else is not."""
-    model, _ = tiny_model(family)
-    tokens, place = random_tokens(4, 16), Placement(torch.device("cpu"))
-    learned = next(
-        each
-        for each in gather(model, tokens, forward_dtype=torch.float32, place=place, batch_size=2)
-        if each.experts is not None
-    )
-    assert learned.experts is not None
-    seen = list[tuple[Tensor, Tensor, Tensor]]()
-    experts = experts_of(layers_of(model)[learned.index], ARCHITECTURES[family].mlp)
-    handle = experts.register_forward_pre_hook(lambda module, given: seen.append(given))
-    model(tokens)
-    handle.remove()
-    ((states, chosen, weights),) = seen
-    for expert, channel in ((int(chosen[0, 0]), 0), (int(chosen[-1, -1]), 7)):
-        token, at = torch.where(chosen == expert)
-        added = list[Tensor]()
-        for column in (1.0, 0.0):
-            down = experts.down_proj[expert]
-            (down[channel] if experts.is_transposed else down[:, channel]).mul_(column)
-            each = [weights[t, a] * of_expert(experts, expert, states[t]) for t, a in zip(token, at, strict=True)]
-            added.append(torch.stack(each))
-        energy = (added[0] - added[1]).double().square().sum()
-        torch.testing.assert_close(learned.experts.channels[expert, channel], energy, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("family", NARROW)
-@torch.inference_mode()
-def test_experts_keep_their_first_channels_as_if_the_others_gave_nothing(
-    family: str, make_supernet: MakeSupernet
-) -> None:
-    supernet, tokens = make_supernet(family), random_tokens(3, 20)
-    candidate = fitting(family, [(6, 3, 48, 0, 0, 4), DENSE, (6, 3, 48, 0, 0, 4), (6, 3, 48, 0, 0, 4)])
-    whole = supernet.view(Candidate.dense(supernet.spec), own=True)
-    for layer, shape in zip(layers_of(whole), candidate.layers, strict=True):
-        if shape.expert_channels:
-            experts = experts_of(layer, ARCHITECTURES[family].mlp)
-            down = experts.down_proj.mT if experts.is_transposed else experts.down_proj
-            down[:, :, shape.expert_channels :] = 0
-    view = supernet.view(candidate)
-    expected = whole(tokens, use_cache=False).logits
-    torch.testing.assert_close(view(tokens, use_cache=False).logits, expected, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(supernet.model(tokens, use_cache=False).logits, expected, atol=1e-2)
-    for layer, shape in zip(layers_of(view), candidate.layers, strict=True):
-        if shape.expert_channels:
-            experts = experts_of(layer, ARCHITECTURES[family].mlp)
-            assert all(tensor.is_contiguous() for tensor in experts.parameters())
-
-
-@pytest.mark.parametrize("family", NARROW)
-def test_what_narrower_experts_hold_and_lose_is_what_is_said(family: str, make_supernet: MakeSupernet) -> None:
-    supernet = make_supernet(family)
-    spec, index = supernet.spec, next(i for i in range(4) if i not in supernet.spec.plain_mlps)
-    held = {tensor.untyped_storage().data_ptr() for tensor in supernet.model.parameters()}
-    rows = [(6, 3, 16, 0, 0, 4) if layer == index else DENSE for layer in range(4)]
-    view = supernet.view(fitting(family, rows))
-    owned = sum(p.nbytes for p in view.parameters() if p.untyped_storage().data_ptr() not in held)
-    assert owned == owned_bytes(spec, "float32", "mlp", (16, 0, 4))
-    _, lost = supernet.lost_energy(index)
-    pairs = [[lost(LayerShape(0, 0, experts, 0, 0, channels)) for channels in range(1, 8)] for experts in (3, 16, 48)]
-    assert all(a > b for row in pairs for a, b in itertools.pairwise(row))
-    assert all(a > b for column in zip(*pairs, strict=True) for a, b in itertools.pairwise(column))
-    assert all(row[-1] > lost(LayerShape(0, 0, n)) for row, n in zip(pairs, (3, 16, 48), strict=True))
-    measure = refit_error_measure(supernet)
-    whole, cut = (measure.values(fitting(family, each))["refit_error"] for each in ([DENSE] * 4, rows))
-    assert cut - whole == pytest.approx(lost(LayerShape(0, 0, 16, 0, 0, 4)))
-
-
-def test_channels_of_experts_are_a_choice_of_each_layer_beside_their_number() -> None:
-    _, spec = tiny_model("qwen3_moe", moe_intermediate_size=20)
-    space = SearchSpace(spec, mlp_step=24, expert_widths=True, expert_step=8)
-    counts = [3, 24, 48]
-    expected = [(count, *width) for count in counts for width in ((0, 8), (0, 16), ())]
-    params = [mlp_params(spec, option[0], option[2] if option[2:] else 0) for option in space.block_options["mlp"]]
-    assert {*space.block_options["mlp"]} == {*expected, (56,)}
-    (block,) = {block for block in space._blocks if block.kind == "mlp" and block.layers == (0,)}
-    assert [*block.params] == sorted(block.params)
-    assert len({*params}) == len(params)
-    designs = space.samples(40)
-    assert {shape.expert_channels for design in designs for shape in design.layers} == {0, 8, 16}
-    assert all(space.decode(space.encode(design)) == design for design in designs)
-    assert all(Candidate.from_json(design.to_json()) == design for design in designs)
-    assert not any(design.layers[2].expert_channels for design in designs)  # a plain MLP
-    uniform = SearchSpace(spec, deploy="uniform", mlp_step=24, expert_widths=True, expert_step=8)
-    shapes = {shape for design in uniform.samples(40) for shape in design.layers if shape.mlp_channels != 56}
-    assert {shape.expert_channels for shape in shapes} == {0, 8, 16}
-    assert SearchSpace(spec, expert_widths=True).expert_step == 20  # all of them: there is nothing to choose
-    assert SearchSpace(spec, expert_step=8).expert_step is None
-    _, wide = tiny_model("qwen3_moe", moe_intermediate_size=768)
-    assert SearchSpace(wide, expert_widths=True).expert_step == 192
-    for step, said in ((12, "a multiple of 8, of which.* got 12"), (21, "a whole number from 1 to 20, got 21")):
-        with pytest.raises(UserError, match=f"expert_step: expected {said}"):
-            SearchSpace(spec, expert_widths=True, expert_step=step)
-
-
-def test_channels_of_experts_cost_what_a_token_goes_through() -> None:
-    _, spec = tiny_model("gpt_oss")
-    dense, cut = (Candidate.from_rows([row] * 4) for row in (DENSE, (6, 3, 48, 0, 0, 6)))
-    whole, fewer = (cost_measure(spec, context=8).values(each) for each in (dense, cut))
-    assert whole["macs_per_token"] - fewer["macs_per_token"] == 4 * 3 * 3 * 2 * spec.hidden
-    assert whole["params"] - fewer["params"] == 4 * 48 * (3 * 2 * spec.hidden + 2 * 2)  # with biases of gates and ups
-
-
-def test_experts_are_timed_with_all_their_channels_and_most_of_them_with_each() -> None:
-    options: list[tuple[int, ...]] = [(3,), (48,), (56,), (3, 0, 3), (48, 0, 3), (48, 0, 6), (3, 0, 6)]
-    timed = timed_options("mlp", options)
-    assert timed == [(3,), (48,), (56,), (48, 0, 3), (48, 0, 6)]
-    ms = dict(zip(timed, (2.0, 4.0, 5.0, 1.0, 3.0), strict=True))
-    assert times_of_all("mlp", ms, options) == ms | {(3, 0, 3): 0.5, (3, 0, 6): 1.5}
-
-
-@pytest.mark.parametrize("family", ["glm4_moe", "ernie4_5_moe"])
-def test_experts_keep_their_channels_where_shared_ones_have_theirs_by_the_same_number(
-    family: str, make_supernet: MakeSupernet
-) -> None:
-    supernet = make_supernet(family)
-    space = SearchSpace(supernet.spec, expert_widths=True)
-    assert space.expert_step is None
-    assert not any(option[2:] for option in space.block_options["mlp"])
-    with pytest.raises(
-        UserError, match=r"space\.expert_step: expected null for .*, got 8\. docs/families\.md says which"
-    ):
-        SearchSpace(supernet.spec, expert_step=8)
-    with pytest.raises(ValueError, match="expected fewer channels of experts than 0, or 0 for all, got 4"):
-        supernet.view(fitting(family, [DENSE, DENSE, DENSE, (6, 3, 48, 0, 0, 4)]))
 
 
 @torch.inference_mode()
