@@ -5,15 +5,17 @@
 DIR gets a small Mixtral, unless there is one, trained for some minutes on the embedded text: 4 layers of 8 experts, two
 for each token. Then all layers keep fewer experts, or fewer channels of each, and are compared on held-out text, before
 any healing. Beside dropped experts, whose tokens go to others, stands what MoNE does: the router chooses among all
-as before, and one that is gone gives the mean of its outputs on the calibration text.
+as before, and those whose outputs differ least from their mean on the calibration text give that mean.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -32,6 +34,7 @@ from space.models.architectures import architecture_of
 from space.models.embedded import default_texts
 from space.models.stack import experts_of, layers_of
 from space.size import removed_params
+from space.supernet.supernet import Supernet
 
 EXPERTS, CHANNELS, VOCABULARY = 8, 256, 1024
 _STEPS, _BATCH, _LENGTH, _RATE = 1200, 8, 128, 3e-3
@@ -54,16 +57,16 @@ def main() -> None:
     session = Session.open(session_settings(composed(*overrides)), Paths(arguments.out / "run"))
     spec, supernet = session.spec, session.supernet
     divergence = Divergence(supernet, session.windows("heldout"))
-    means = mean_outputs(supernet.dense(), session.windows("calibration"))
+    outputs = gathered(supernet.dense(), session.windows("calibration"))
     title = ("kept in all layers", "decoder parameters", "KL", "perplexity", "KL, constants", "perplexity, constants")
     table = Table(*title, title=f"held-out text, {spec.name}, 8 experts of 256 channels, before any training")
-    designs = [(EXPERTS, 0), (6, 0), (EXPERTS, 192), (4, 0), (EXPERTS, 128), (6, 192), (2, 0), (EXPERTS, 64)]
+    designs = [(EXPERTS, 0), (6, 0), (EXPERTS, 192), (4, 0), (EXPERTS, 128), (6, 160), (2, 0), (EXPERTS, 64)]
     for experts, channels in designs:
         shape = LayerShape(spec.query_heads, spec.kv_heads, experts, expert_channels=channels)
         candidate = Candidate((shape,) * spec.layers)
         values = [*divergence(candidate)]
-        if experts < EXPERTS:
-            values += divergence(candidate, with_constants(supernet, experts, means))
+        if experts < EXPERTS and not channels:
+            values += divergence(candidate, with_constants(supernet, experts, outputs))
         cells = [
             f"{number:.3f}" if place % 2 == 0 else f"{math.exp(number):.1f}" for place, number in enumerate(values)
         ]
@@ -117,42 +120,74 @@ def _experts(model: Any) -> list[Any]:
     return [experts_of(layer, layout) for layer in layers_of(model)]
 
 
+class Outputs(NamedTuple):
+    """What the experts of a layer give for the tokens routed to them.
+
+    Attributes:
+        mean: Shape (experts, hidden).
+        spread: The sum of squared distances from the mean, each times the expert's squared weight for the token,
+            shape (experts,): what is lost where the mean stands for them.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+
 @torch.inference_mode()
-def mean_outputs(model: Any, windows: Tensor) -> list[Tensor]:
-    """By layer, the mean of what each expert gives for the tokens routed to it, shape (experts, hidden)."""
-    sums = [torch.zeros(EXPERTS, model.config.hidden_size) for _ in layers_of(model)]
-    counts = [torch.zeros(EXPERTS, 1) for _ in sums]
-    handles = []
-    for place, experts in enumerate(_experts(model)):
+def gathered(model: Any, windows: Tensor) -> list[Outputs]:
+    """By layer; in two passes over the text."""
+    layers = range(len(layers_of(model)))
+    sums = [torch.zeros(EXPERTS, model.config.hidden_size) for _ in layers]
+    counts, spreads = [torch.zeros(EXPERTS, 1) for _ in layers], [torch.zeros(EXPERTS) for _ in layers]
 
-        def add(module: Any, given: tuple[Tensor, ...], _: Tensor, place: int = place) -> None:
-            states, chosen, _ = given
-            for expert in chosen.unique().tolist():
-                own = states[(chosen == expert).any(-1)]
-                number = chosen.new_full((len(own), 1), expert)
-                sums[place][expert] += module.forward(own, number, own.new_ones(len(own), 1)).sum(0)
-                counts[place][expert] += len(own)
+    def passed(learn: Callable[[int, int, Tensor, Tensor], None]) -> None:
+        handles = [
+            experts.register_forward_hook(partial(_each_expert, partial(learn, place)))
+            for place, experts in enumerate(_experts(model))
+        ]
+        for batch in windows.split(8):
+            model(batch, use_cache=False)
+        for handle in handles:
+            handle.remove()
 
-        handles.append(experts.register_forward_hook(add))
-    for batch in windows.split(8):
-        model(batch, use_cache=False)
-    for handle in handles:
-        handle.remove()
-    return [total / count.clamp_min(1) for total, count in zip(sums, counts, strict=True)]
+    def add(place: int, expert: int, outputs: Tensor, shares: Tensor) -> None:
+        sums[place][expert] += outputs.sum(0)
+        counts[place][expert] += len(outputs)
+
+    passed(add)
+    means = [total / count.clamp_min(1) for total, count in zip(sums, counts, strict=True)]
+
+    def spread(place: int, expert: int, outputs: Tensor, shares: Tensor) -> None:
+        spreads[place][expert] += ((outputs - means[place][expert]) * shares[:, None]).square().sum()
+
+    passed(spread)
+    return [Outputs(*pair) for pair in zip(means, spreads, strict=True)]
 
 
-def with_constants(supernet: Any, kept: int, means: list[Tensor]) -> Any:
-    """The dense model of which all but the first experts give their mean output."""
+def _each_expert(
+    learn: Callable[[int, Tensor, Tensor], None], module: Any, given: tuple[Tensor, ...], _: Tensor
+) -> None:
+    """Hands on what each expert gives for its tokens, before their weights for it, and these."""
+    states, chosen, weights = given
+    for expert in chosen.unique().tolist():
+        token, place = torch.where(chosen == expert)
+        ones = weights.new_ones(len(token), 1)
+        learn(expert, module.forward(states[token], chosen[token, place][:, None], ones), weights[token, place])
+
+
+def with_constants(supernet: Supernet, kept: int, outputs: Sequence[Outputs]) -> Any:
+    """The dense model of which all but so many experts give their mean output: those of the least spread do."""
     model = supernet.view(Candidate.dense(supernet.spec), own=True)
-    for experts, constant in zip(_experts(model), means, strict=True):
+    for experts, (mean, spread) in zip(_experts(model), outputs, strict=True):
+        gone = spread.argsort()[: EXPERTS - kept]
+        constant = torch.zeros_like(mean)
+        constant[gone] = mean[gone]
         with torch.no_grad():
-            experts.down_proj[kept:] = 0
-        gone = constant.clone()
-        gone[:kept] = 0
+            experts.down_proj[gone] = 0
 
-        def add(module: Any, given: tuple[Tensor, ...], output: Tensor, gone: Tensor = gone) -> Tensor:
+        def add(module: Any, given: tuple[Tensor, ...], output: Tensor, constant: Tensor = constant) -> Tensor:
             _, chosen, weights = given
-            return output + (gone[chosen] * weights[..., None]).sum(1)
+            return output + (constant[chosen] * weights[..., None]).sum(1)
 
         experts.register_forward_hook(add)
     return model
