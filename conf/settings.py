@@ -21,7 +21,7 @@ from space.errors import UserError
 from space.space import SearchSpace
 
 # Of the space, what depends on the model.
-OF_THE_MODEL = ("mlp_step", "freeze_layers", "freeze_attention", "freeze_mlp", "min_layers")
+OF_THE_MODEL = ("mlp_step", "expert_step", "freeze_layers", "freeze_attention", "freeze_mlp", "min_layers")
 # Field of `Settings` to the key of a configuration that it is made of.
 PARTS: Mapping[str, str] = {
     "model": "model",

@@ -121,6 +121,7 @@ def finished(
         "long_context": closing.long_context,
         "latency_table": table.remarks(),
         "mlp_step": space.mlp_step,
+        **({"expert_step": space.expert_step} if space.expert_step else {}),
         "latency": {**table.device, "scenario": session.settings.latency.scenario},
         "arguments": settings.arguments,
         "budget": spent(settings.budget, session.settings),

@@ -26,7 +26,7 @@ def macs_per_token(spec: ModelSpec, candidate: Candidate, *, context: int) -> in
     for shape in candidate.layers:
         count += attention_weights(spec, shape.query_heads, shape.kv_heads)
         count += 2 * shape.query_heads * spec.head_dim * context
-        count += mlp_products(spec, shape.mlp_channels)
+        count += mlp_products(spec, shape.mlp_channels, shape.expert_channels)
     return count
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 
 from evaluators.base import Measure
 from evaluators.metrics import metric_named
-from space.candidate import KINDS, Candidate
+from space.candidate import KINDS, Candidate, LayerShape
 from space.models.architectures import architecture_of
 from space.models.stack import layers_of
 from space.supernet.lost import lost_by_rounding
@@ -24,7 +24,7 @@ def refit_error_measure(supernet: Supernet) -> Measure:
     family = architecture_of(supernet.spec.family)
 
     @cache
-    def lost(index: int) -> tuple[dict[tuple[int, int], float], dict[int, float]]:
+    def lost(index: int) -> tuple[dict[tuple[int, int], float], Callable[[LayerShape], float]]:
         return supernet.lost_energy(index)
 
     @cache
@@ -37,7 +37,7 @@ def refit_error_measure(supernet: Supernet) -> Measure:
         total = 0.0
         for index, shape in zip(range(supernet.spec.layers), candidate.layers, strict=True):
             attention, mlp = lost(index)
-            total += attention[shape.query_heads, shape.kv_heads] + mlp[shape.mlp_channels]
+            total += attention[shape.query_heads, shape.kv_heads] + mlp(shape)
             total += sum(rounded(index, kind, shape.type_of(kind)) for kind in KINDS if shape.type_of(kind))
         return {REFIT_ERROR.name: total}
 

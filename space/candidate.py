@@ -19,11 +19,11 @@ from space.types import GGUF_TYPES
 
 Option = tuple[int, ...]
 
-# The fields that a block of each kind has in its layer's shape. Where the first of them is 0, the block is gone; the
-# last is the type of its matrices.
+# The fields that a block of each kind has in its layer's shape. Where the first of them is 0, the block is gone; those
+# with defaults stand behind the others, the type of its matrices, `<kind>_type`, first.
 KINDS: dict[str, tuple[str, ...]] = {
     "attention": ("query_heads", "kv_heads", "attention_type"),
-    "mlp": ("mlp_channels", "mlp_type"),
+    "mlp": ("mlp_channels", "mlp_type", "expert_channels"),
 }
 
 # The kinds of genes of the whole model.
@@ -43,6 +43,7 @@ class LayerShape:
         attention_type: The type of the attention block's matrices, a row of `space.types.GGUF_TYPES`; 0 where it is
             gone.
         mlp_type: That of the MLP block's.
+        expert_channels: Of a mixture, the intermediate channels that each expert keeps; 0 for all of them.
     """
 
     query_heads: int
@@ -50,10 +51,13 @@ class LayerShape:
     mlp_channels: int
     attention_type: int = 0
     mlp_type: int = 0
+    expert_channels: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.query_heads, self.kv_heads, self.mlp_channels) < 0:
+        if min(self.query_heads, self.kv_heads, self.mlp_channels, self.expert_channels) < 0:
             raise ValueError(f"LayerShape: expected counts of at least 0, got {self}.")
+        if self.expert_channels and not self.mlp_channels:
+            raise ValueError(f"LayerShape: expected no channels of experts where these are gone, got {self}.")
         for size, kind in ((self.query_heads, self.attention_type), (self.mlp_channels, self.mlp_type)):
             _require_type(kind, "LayerShape")
             if kind and not size:
@@ -74,18 +78,20 @@ class LayerShape:
         """The layer whose blocks have these options, by kind of block; blocks of other kinds are gone.
 
         Raises:
-            ValueError: An option does not have one value for each field of its kind, the type apart.
+            ValueError: An option does not have one value for each field of its kind, those with defaults apart.
         """
         values = {name: 0 for name, default in _defaults(cls).items() if default is MISSING}
         for kind, option in options.items():
-            names = KINDS[kind]
-            values |= zip(names if len(option) == len(names) else names[:-1], option, strict=True)
+            least, most = required(kind), len(KINDS[kind])
+            if not least <= len(option) <= most:
+                raise ValueError(f"LayerShape: expected {least} to {most} values of {kind}, got {option}.")
+            values |= zip(KINDS[kind], option, strict=False)
         return cls(**values)
 
     def option(self, kind: str) -> Option:
         """The values of the fields of a block: `(query_heads, kv_heads)` of `attention`, `(mlp_channels,)` of `mlp`.
 
-        The type of its matrices stands behind them where it is not 0.
+        The type of its matrices, and what has a default besides, stand behind them as far as one is not 0.
         """
         return shortened(KINDS[kind], [getattr(self, name) for name in KINDS[kind]])
 
@@ -95,7 +101,7 @@ class LayerShape:
 
     def type_of(self, kind: str) -> int:
         """The type of the matrices of the layer's block of a kind."""
-        return int(getattr(self, KINDS[kind][-1]))
+        return int(getattr(self, _type_of(kind)))
 
     @property
     def unrounded(self) -> LayerShape:
@@ -127,9 +133,19 @@ def shortened(names: Sequence[str], values: Sequence[int], form: type[LayerShape
     return tuple(kept)
 
 
+def required(kind: str) -> int:
+    """How many values an option of a block of a kind has at least: those of its fields without a default."""
+    return sum(_SHAPE_DEFAULTS[name] is MISSING for name in KINDS[kind])
+
+
 def widths(kind: str, option: Option) -> Option:
     """An option of a block of a kind without the type of its matrices."""
-    return option[: len(KINDS[kind]) - 1]
+    names = KINDS[kind]
+    return shortened(names, [0 if name == _type_of(kind) else n for name, n in zip(names, option, strict=False)])
+
+
+def _type_of(kind: str) -> str:
+    return f"{kind}_type"
 
 
 def _require_type(number: int, what: str) -> None:
@@ -216,9 +232,9 @@ class Candidate:
         """The one form of a candidate in files.
 
         Returns:
-            `layers`, a list of `[query_heads, kv_heads, mlp_channels]`, one a layer, with the types of its matrices
-            behind them where there are any; and the choices of the whole model that do not have their default values,
-            by name.
+            `layers`, a list of `[query_heads, kv_heads, mlp_channels]`, one a layer, with the types of its matrices and
+            the channels of its experts behind them where there are any; and the choices of the whole model that do not
+            have their default values, by name.
         """
         values = {name: getattr(self, name) for name in _defaults(type(self)) if name != "layers"}
         chosen = {name: value for name, value in values.items() if value != _defaults(type(self))[name]}

@@ -11,7 +11,7 @@ from space.errors import UserError
 from space.types import check_types
 
 DTYPES = ("float32", "bfloat16", "float16")
-_NO_WHOLE_LAYERS = ("attention_widths", "merge_groups", "mlp_widths", "same_for_all_layers")
+_NO_WHOLE_LAYERS = ("attention_widths", "merge_groups", "mlp_widths", "expert_widths", "same_for_all_layers")
 
 
 def dtype_name(dtype: object) -> str:
@@ -104,7 +104,7 @@ def check_space(
             f"space.types: expected [] where space.vocabulary has levels, got {list(types)}. Search one of the two; an "
             "export of a point with types can be trimmed no more, one with a vocabulary takes any gguf.type."
         )
-    clashes = [name for name in _NO_WHOLE_LAYERS if flags[name]]
+    clashes = [name for name in _NO_WHOLE_LAYERS if flags.get(name)]
     if whole_layers and clashes:
         raise UserError(
             f"space.whole_layers: expected it alone, got it with {', '.join(clashes)}. A layer is then dense or "

@@ -13,6 +13,7 @@ from space.options import (
     attention_options,
     default_expert_step,
     default_mlp_step,
+    expert_step_of,
     layer_options,
     least_mlp_step,
     mlp_options,
@@ -30,28 +31,32 @@ def choices(
     attention_widths: bool,
     merge_groups: bool,
     mlp_widths: bool,
+    expert_widths: bool,
     remove_attention: bool,
     remove_mlp: bool,
     whole_layers: bool,
     same_for_all_layers: bool,
     deploy: str,
     mlp_step: int | None,
+    expert_step: int | None,
     frozen: tuple[Sequence[int], Sequence[int], Sequence[int]],
     types: Sequence[int],
-) -> tuple[list[Block], int | None]:
-    """All blocks in the order of their layers, those that stay dense too, and the channels between two levels of MLPs.
+) -> tuple[list[Block], int | None, int | None]:
+    """All blocks in the order of their layers, those that stay dense too, and the steps of MLPs and of experts.
 
     Args:
         spec: The dense model.
         attention_widths: See `space.space.SearchSpace`, as those up to `mlp_step`.
         merge_groups: Whether KV groups may be merged.
         mlp_widths: Whether MLP channels, or experts, may be dropped.
+        expert_widths: Whether channels inside experts may.
         remove_attention: Whether an attention block may be removed.
         remove_mlp: Whether an MLP block may be removed.
         whole_layers: Whether a layer is dense or gone.
         same_for_all_layers: Whether all layers have one shape.
         deploy: By what the model is to be served.
         mlp_step: MLP channels, or experts, between two levels, None for a default.
+        expert_step: Channels of each expert between two levels, None likewise.
         frozen: Layers that stay dense, those whose attention does, and those whose MLP does.
         types: Of matrices, but the first: rows of `space.types.GGUF_TYPES`, rising.
 
@@ -86,7 +91,10 @@ def choices(
         merge=merge_groups and deployment.merged_groups,
         remove=remove_attention,
     )
-    mlp = mlp_options(spec, step=step, remove=remove_mlp)
+    narrower = expert_step_of(spec, expert_step)
+    if not expert_widths:
+        narrower = None
+    mlp = mlp_options(spec, step=step, remove=remove_mlp, expert_step=narrower)
     if types:
         require_types_fit(spec, attention, mlp)
     if whole_layers:
@@ -105,4 +113,4 @@ def choices(
             "space: expected at least one block with more than one option, got only blocks that stay dense. Allow "
             "attention_widths, mlp_widths, remove_attention, remove_mlp or whole_layers, or freeze fewer layers."
         )
-    return blocks, step
+    return blocks, step, narrower

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from space.candidate import LayerShape, Option
 from space.checks import check_count
 from space.errors import UserError
-from space.size import attention_params
+from space.size import attention_params, block_params
 from space.spec import ModelSpec
 from space.types import require_whole_blocks
 
-MULTIPLE = 8  # of which a count of tokens is one, where it can: 16 bytes of bfloat16, as fast matrix products want
+MULTIPLE = 8  # of which counts of tokens and of experts' channels are one: 16 bytes of bfloat16, as fast products want
 TILE = 64  # channels; whole tiles of tensor cores in half precision, and of the matrix units of CPUs
 MLP_LEVELS = 12
+EXPERT_LEVELS = 4  # of the channels of a mixture's experts, which come with each level of these
 
 
 def attention_options(spec: ModelSpec, *, widths: bool, merge: bool, remove: bool) -> list[Option]:
@@ -37,20 +38,46 @@ def attention_options(spec: ModelSpec, *, widths: bool, merge: bool, remove: boo
     return [(0, 0), *pairs] if remove else [*pairs]
 
 
-def default_mlp_step(channels: int, multiple: int) -> int:
-    """The smallest step that makes at most `MLP_LEVELS` levels of so many channels; all of them where that is less.
+def default_mlp_step(channels: int, multiple: int, levels: int = MLP_LEVELS) -> int:
+    """The smallest step that makes at most so many levels of so many channels; all of them where that is less.
 
     Args:
         channels: The dense model's.
         multiple: What an engine wants a multiple of; it is one of that and of `TILE`.
+        levels: At most.
     """
     tile = math.lcm(TILE, multiple)
-    return min(channels, tile * math.ceil(channels / (MLP_LEVELS * tile)))
+    return min(channels, tile * math.ceil(channels / (levels * tile)))
 
 
 def default_expert_step(experts: int) -> int:
     """The smallest power of two that makes at most `MLP_LEVELS` levels of so many experts."""
     return 1 << max(0, math.ceil(math.log2(experts / MLP_LEVELS)))
+
+
+def expert_step_of(spec: ModelSpec, step: int | None) -> int | None:
+    """The channels of experts between two levels, a default for None; None where experts keep all of theirs.
+
+    Raises:
+        UserError: A step is given where there is nothing to choose, or it is more than all channels, or no multiple of
+            what fast products want.
+    """
+    if not spec.narrow_experts:
+        if step is not None:
+            raise UserError(
+                f"space.expert_step: expected null for {spec.name}, whose family {spec.family} has no experts that can "
+                f"have fewer channels, got {step}. docs/families.md says which have."
+            )
+        return None
+    if step is None:
+        return default_mlp_step(spec.expert_channels, 1, EXPERT_LEVELS)
+    step = check_count("expert_step", step, 1, spec.expert_channels)
+    if step % MULTIPLE and step != spec.expert_channels:
+        raise UserError(
+            f"space.expert_step: expected a multiple of {MULTIPLE}, of which products of all experts at once want "
+            f"counts of channels to be, got {step}. Set it to one, or to null."
+        )
+    return step
 
 
 def least_mlp_step(step: int, channels: int, multiple: int, deploy: str) -> int:
@@ -65,17 +92,23 @@ def least_mlp_step(step: int, channels: int, multiple: int, deploy: str) -> int:
     return common
 
 
-def mlp_options(spec: ModelSpec, *, step: int | None, remove: bool) -> list[Option]:
+def mlp_options(spec: ModelSpec, *, step: int | None, remove: bool, expert_step: int | None = None) -> list[Option]:
     """Counts of MLP channels, or of experts, as 1-tuples: the multiples of `step` (none without a step), and all.
 
     There are never fewer experts than each token goes through, and this many are always an option beside the multiples.
+    With an `expert_step`, each count of experts is there with each multiple of that as the channels of an expert, too.
     """
     least, most = spec.least_mlp_channels, spec.mlp_channels
     counts = {most}
     if step:
         counts |= {count for count in range(step, most, step) if count >= least}
         counts |= {least} if spec.routed else set()
-    return [(count,) for count in sorted(counts | {0} if remove else counts)]
+    options: list[Option] = [(count,) for count in sorted(counts)]
+    if expert_step:
+        widths = range(expert_step, spec.expert_channels, expert_step)
+        options += [(count, 0, width) for count in counts for width in widths]
+        options.sort(key=lambda option: (block_params(spec, "mlp", option), option))
+    return [(0,), *options] if remove else options
 
 
 def vocabulary_options(spec: ModelSpec, levels: Sequence[float]) -> list[int]:

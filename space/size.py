@@ -13,24 +13,29 @@ def attention_weights(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
     return 2 * spec.hidden * spec.head_dim * (query_heads + kv_heads)
 
 
-def mlp_weights(spec: ModelSpec, mlp_channels: int) -> int:
+def mlp_weights(spec: ModelSpec, mlp_channels: int, expert_channels: int = 0) -> int:
     """Elements of the matrices of one MLP block: up, down and, where there is one, the gate.
 
     Of a mixture, those of so many experts, the router's, and of what every token goes through besides; a plain MLP
     among mixtures is known by its channels.
+
+    Args:
+        spec: The dense model.
+        mlp_channels: That are kept, or experts.
+        expert_channels: That each of these keeps; 0 for all.
     """
     matrices = 2 + spec.gated
     if spec.routed and not spec.is_plain(mlp_channels):
-        routed = (matrices * spec.expert_channels + 1) * spec.hidden * mlp_channels
+        routed = (matrices * (expert_channels or spec.expert_channels) + 1) * spec.hidden * mlp_channels
         return routed + spec.shared_weights if mlp_channels else 0
     return matrices * spec.hidden * mlp_channels
 
 
-def mlp_products(spec: ModelSpec, mlp_channels: int) -> int:
+def mlp_products(spec: ModelSpec, mlp_channels: int, expert_channels: int = 0) -> int:
     """Multiply-accumulates of one MLP block for a token: of a mixture, those of the experts that it goes through."""
     if spec.routed and not spec.is_plain(mlp_channels):
-        active = min(spec.active_experts, mlp_channels)
-        own = (2 + spec.gated) * spec.expert_channels * spec.hidden * active + spec.hidden * mlp_channels
+        active, width = min(spec.active_experts, mlp_channels), expert_channels or spec.expert_channels
+        own = (2 + spec.gated) * width * spec.hidden * active + spec.hidden * mlp_channels
         return own + spec.shared_weights if mlp_channels else 0
     return mlp_weights(spec, mlp_channels)
 
@@ -55,16 +60,17 @@ def attention_params(spec: ModelSpec, query_heads: int, kv_heads: int) -> int:
     return count + spec.sinks * query_heads
 
 
-def mlp_params(spec: ModelSpec, mlp_channels: int) -> int:
+def mlp_params(spec: ModelSpec, mlp_channels: int, expert_channels: int = 0) -> int:
     """Parameters of one MLP block with its biases and norms; 0 for a removed one, which takes its norms along."""
     if mlp_channels == 0:
         return 0
     norms = spec.mlp_norms * norm_params(spec) + spec.block_scales * spec.hidden
     if spec.is_plain(mlp_channels):
         return spec.plain_params + norms
-    count = mlp_weights(spec, mlp_channels) + norms + spec.shared_biases + spec.score_bias * mlp_channels
+    count = mlp_weights(spec, mlp_channels, expert_channels) + norms
+    count += spec.shared_biases + spec.score_bias * mlp_channels
     if spec.mlp_bias and spec.routed:
-        count += mlp_channels * ((1 + spec.gated) * spec.expert_channels + spec.hidden + 1)
+        count += mlp_channels * ((1 + spec.gated) * (expert_channels or spec.expert_channels) + spec.hidden + 1)
     elif spec.mlp_bias:
         count += (1 + spec.gated) * mlp_channels + spec.hidden
     return count
@@ -75,7 +81,9 @@ _PARAMS: dict[str, Callable[..., int]] = {"attention": attention_params, "mlp": 
 
 def block_params(spec: ModelSpec, kind: str, option: Option) -> int:
     """Parameters of one block of a kind, a key of `space.candidate.KINDS`, with this option; 0 where it is gone."""
-    return _PARAMS[kind](spec, *widths(kind, option))
+    values = dict(zip(KINDS[kind], widths(kind, option), strict=False))
+    values.pop(f"{kind}_type", None)
+    return _PARAMS[kind](spec, **values)
 
 
 def layer_params(spec: ModelSpec, shape: LayerShape) -> int:

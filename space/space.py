@@ -41,6 +41,7 @@ class SearchSpace:
     Attributes:
         spec: The dense model.
         mlp_step: MLP channels between two levels; None where MLPs have no widths.
+        expert_step: Channels of an expert between two levels; None where experts have no widths.
         levels: `(genes,)` int64, options of each gene; option 0 is the smallest, the last is dense.
         kinds: What each gene chooses: `attention`, `mlp` or `layer`, in the order of their layers; then a row of
             `space.candidate.WHOLE`.
@@ -56,12 +57,14 @@ class SearchSpace:
         attention_widths: bool = True,
         merge_groups: bool = False,
         mlp_widths: bool = True,
+        expert_widths: bool = False,
         remove_attention: bool = True,
         remove_mlp: bool = True,
         whole_layers: bool = False,
         same_for_all_layers: bool = False,
         deploy: str = "any",
         mlp_step: int | None = None,
+        expert_step: int | None = None,
         freeze_layers: Sequence[int] = (),
         freeze_attention: Sequence[int] = (),
         freeze_mlp: Sequence[int] = (),
@@ -78,6 +81,8 @@ class SearchSpace:
             attention_widths: Whether KV groups, and query heads evenly in each group, may be dropped.
             merge_groups: Whether KV groups may be merged, all query heads kept; see `space.supernet.merging`.
             mlp_widths: Whether MLP channels, or the experts of mixtures, may be dropped.
+            expert_widths: Whether channels inside experts may be, as many in each of a layer's; it says nothing of
+                models without such, see `ModelSpec.narrow_experts`.
             remove_attention: Whether an attention block may be removed.
             remove_mlp: Whether an MLP block may be removed.
             whole_layers: Whether a layer is dense or gone, and nothing else; `remove_attention` and `remove_mlp` then
@@ -88,6 +93,7 @@ class SearchSpace:
             mlp_step: MLP channels between two levels, None for a multiple of 64 that makes at most 12 levels; of
                 mixtures, experts, None for a power of two. It says nothing without `mlp_widths`. Where the engine wants
                 a multiple of something, the least common multiple.
+            expert_step: Channels of an expert between two levels, None for a multiple of 64 with at most 4 levels.
             freeze_layers: Layers that stay dense; indices from 0, negative ones count from the end.
             freeze_attention: Layers whose attention stays dense.
             freeze_mlp: Layers whose MLP stays dense.
@@ -105,6 +111,7 @@ class SearchSpace:
             attention_widths=attention_widths,
             merge_groups=merge_groups,
             mlp_widths=mlp_widths,
+            expert_widths=expert_widths,
             remove_attention=remove_attention,
             remove_mlp=remove_mlp,
             whole_layers=whole_layers,
@@ -116,17 +123,19 @@ class SearchSpace:
             types=types,
         )
         self.types: tuple[int, ...] = rounded_types(types)
-        blocks, step = choices(
+        blocks, self.mlp_step, self.expert_step = choices(
             spec,
             attention_widths=attention_widths,
             merge_groups=merge_groups,
             mlp_widths=mlp_widths,
+            expert_widths=expert_widths,
             remove_attention=remove_attention,
             remove_mlp=remove_mlp,
             whole_layers=whole_layers,
             same_for_all_layers=same_for_all_layers,
             deploy=deploy,
             mlp_step=mlp_step,
+            expert_step=expert_step,
             frozen=(freeze_layers, freeze_attention, freeze_mlp),
             types=self.types,
         )
@@ -140,7 +149,6 @@ class SearchSpace:
             matrices = (EMBEDDING,) if spec.tied_embeddings else (EMBEDDING, HEAD)
             blocks += [type_block(kind, self.types) for kind in matrices]
         self.spec = spec
-        self.mlp_step = step
         self._blocks = tuple(blocks)
         self._free = tuple(block for block in blocks if block.free)
         self._rules = make_rules(

@@ -31,6 +31,7 @@ _SELDOM = (
     "block_scales",
     "image_size",
     "image_tokens",
+    "whole_experts",
 )
 
 
@@ -89,6 +90,8 @@ class ModelSpec:
         block_scales: Whether what a block adds is scaled by a weight for each value, which leaves with the block.
         image_size: Height and width of images in pixels, where the configuration says others; else 0.
         image_tokens: Tokens of an image, where these are others than the positions; else 0.
+        whole_experts: Whether experts keep all of their channels, as a configuration says by one number how many these
+            and what is shared beside them have.
     """
 
     name: str
@@ -136,6 +139,7 @@ class ModelSpec:
     block_scales: bool = False
     image_size: int = 0
     image_tokens: int = 0
+    whole_experts: bool = False
 
     def __post_init__(self) -> None:
         for field in ("layers", "hidden", "query_heads", "kv_heads", "head_dim", "mlp_channels"):
@@ -174,8 +178,13 @@ class ModelSpec:
 
     @property
     def routed(self) -> bool:
-        """Whether MLPs are mixtures of experts, which are kept or dropped whole."""
+        """Whether MLPs are mixtures of experts."""
         return self.expert_channels > 0
+
+    @property
+    def narrow_experts(self) -> bool:
+        """Whether experts may keep fewer channels."""
+        return self.routed and not self.whole_experts
 
     @property
     def mlp_units(self) -> str:

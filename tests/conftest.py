@@ -231,7 +231,7 @@ def fitting(family: str, design: Candidate | Iterable[Sequence[int]]) -> Candida
         (row[0], row[0] // spec.queries_per_group, *row[2:]) if row[1] > spec.kv_heads else row for row in grouped
     ]
     for layer in spec.plain_mlps:
-        heads, groups, channels = grouped[layer]
+        heads, groups, channels, *_ = grouped[layer]
         grouped[layer] = (heads, groups, channels and spec.plain_channels)
     return Candidate.from_rows(grouped)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import MIXTURES, fitting, random_tokens, save_dense, tiny_model
-from helpers_experts import CUT, DENSE, mlp_of, router_of
+from helpers_experts import CUT, DENSE, mlp_of, of_expert, router_of
 from helpers_formats import answer_here
 from safetensors import safe_open
 from torch import Tensor
@@ -67,17 +67,6 @@ def routed(family: str, config: Any, mlp: Any, states: Tensor, kept: int) -> tup
     return logits, weights * scale, chosen
 
 
-def of_expert(experts: Any, number: int, state: Tensor) -> Tensor:
-    """What an expert gives for one token, from the definition."""
-    if not hasattr(experts, "down_proj_bias"):
-        gate, up = (experts.gate_up_proj[number] @ state).chunk(2)
-        return torch.as_tensor(experts.down_proj[number] @ (F.silu(gate) * up))
-    both = state @ experts.gate_up_proj[number] + experts.gate_up_proj_bias[number]
-    gate, up = both[::2].clamp(max=7.0), both[1::2].clamp(-7.0, 7.0)
-    inside = (up + 1) * gate * torch.sigmoid(1.702 * gate)
-    return torch.as_tensor(inside @ experts.down_proj[number] + experts.down_proj_bias[number])
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("family", MIXTURES)
 def test_scores_are_those_of_each_experts_outputs_by_hand(family: str) -> None:
@@ -109,7 +98,8 @@ def test_scores_are_those_of_each_experts_outputs_by_hand(family: str) -> None:
 
 def test_an_expert_of_few_strong_outputs_is_kept_by_reap_and_not_by_energy() -> None:
     sums = ExpertSums(
-        *(torch.tensor(values, dtype=torch.float64) for values in ([2, 0, 90], [20, 0, 90], [200, 0, 300]))
+        *(torch.tensor(values, dtype=torch.float64) for values in ([2, 0, 90], [20, 0, 90], [200, 0, 300])),
+        channels=torch.tensor([[20.0, 60.0], [0.0, 0.0], [90.0, 10.0]], dtype=torch.float64),
     )
     assert expert_order(sums, "reap").tolist() == [0, 2, 1]
     assert expert_order(sums, "energy").tolist() == [2, 0, 1]

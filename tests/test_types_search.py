@@ -11,8 +11,7 @@ import pytest
 
 from evaluators.base import Evaluation
 from evaluators.cost import cost_measure
-from evaluators.latency.bench import _timed, _with_types
-from evaluators.latency.labels import label, option_of, outer_types
+from evaluators.latency.labels import label, option_of, outer_types, timed_options, times_of_all
 from evaluators.latency.table import LatencyTable, PhaseTable
 from evaluators.latency.workload import Workload
 from evaluators.metrics import metrics_named
@@ -105,8 +104,12 @@ def test_a_sweep_asks_about_types_at_the_dense_width_and_adds_what_widths_lose()
 def test_a_table_prices_types_and_reads_back() -> None:
     assert outer_types(SPEC, (Q8, Q4)) == [(Q8, 0), (Q4, 0)]
     assert len(outer_types(replace(SPEC, tied_embeddings=False), (Q8, Q4))) == 8
-    for kind, option, text in (("mlp", (128, Q4), "128 q4_0"), ("attention", (4, 2), "4/2"), ("mlp", (128,), "128")):
-        assert (label(kind, option), option_of(text)) == (text, option)
+    told: list[tuple[str, tuple[int, ...], str]] = [
+        *(("mlp", (128, Q4), "128 q4_0"), ("mlp", (128,), "128"), ("mlp", (16, 0, 24), "16/24")),
+        *(("attention", (4, 2), "4/2"), ("attention", (4, 2, Q4), "4/2 q4_0")),
+    ]
+    for kind, option, text in told:
+        assert (label(kind, option), option_of(kind, text)) == (text, option)
     blocks = {"attention": {(4, 2): 2.0, (4, 2, Q8): 1.5}, "mlp": {(128,): 3.0, (128, Q4): 1.0}}
     table = PhaseTable(20.0, 5.0, blocks, 0.01, outer_ms={(Q4, 0): 4.0})
     whole = LatencyTable({"prefill": table}, {}, Workload())
@@ -122,13 +125,13 @@ def test_a_table_prices_types_and_reads_back() -> None:
 
 def test_types_are_timed_at_the_full_width_alone() -> None:
     options: list[tuple[int, ...]] = [(32,), (64,), (32, Q4), (64, Q4), (64, Q8), (32, Q8)]
-    timed = _timed("mlp", options)
+    timed = timed_options("mlp", options)
     assert timed == [(32,), (64,), (64, Q4), (64, Q8)]
     ms = dict(zip(timed, (2.0, 3.0, 1.0, 1.5), strict=True))
-    assert _with_types("mlp", ms, options) == ms | {(32, Q4): pytest.approx(2 / 3), (32, Q8): 1.0}
-    assert _with_types("mlp", ms | {(64,): 0.0}, options)[32, Q4] == 0
+    assert times_of_all("mlp", ms, options) == ms | {(32, Q4): pytest.approx(2 / 3), (32, Q8): 1.0}
+    assert times_of_all("mlp", ms | {(64,): 0.0}, options)[32, Q4] == 0
     heads: list[tuple[int, ...]] = [(9, 1), (9, 3), (9, 1, Q4), (9, 3, Q4)]
-    assert _timed("attention", heads) == [(9, 1), (9, 3), (9, 3, Q4)]
+    assert timed_options("attention", heads) == [(9, 1), (9, 3), (9, 3, Q4)]
 
 
 def test_a_limit_is_met_where_a_narrower_block_in_more_bits_has_more_of_it() -> None:

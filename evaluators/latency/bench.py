@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.latency.clocks import Clock, OnTimings, TorchClock
-from evaluators.latency.labels import label, outer_types
+from evaluators.latency.labels import label, outer_types, timed_options, times_of_all
 from evaluators.latency.llamacpp_clock import LlamaCppClock
 from evaluators.latency.table import NOISY, LatencyTable, PhaseTable, model_shapes
 from evaluators.latency.timings import Timings
 from evaluators.latency.vllm_clock import VLLMClock
 from evaluators.latency.workload import Phase, Workload
-from space.candidate import Candidate, LayerShape, Option, widths
+from space.candidate import Candidate, LayerShape, Option
 from space.spec import ModelSpec
 from space.supernet.supernet import Supernet
 from space.types import GGUF_TYPES
@@ -83,7 +83,7 @@ class LatencyBench:
         smallest = min(block_options["attention"])
         standing = f"on {_name('attention', smallest)}"  # times are kept by name from run to run; smallest ones differ
         models = {standing: _stack(spec, "attention", None, smallest)}
-        measured = {kind: _timed(kind, options) for kind, options in block_options.items()}
+        measured = {kind: timed_options(kind, options) for kind, options in block_options.items()}
         for kind, options in measured.items():
             if kind == "attention":
                 models |= {_name(kind, option): _stack(spec, kind, option, None) for option in options}
@@ -121,7 +121,7 @@ class LatencyBench:
             table = PhaseTable(
                 dense_ms=dense_ms,
                 base_ms=base,
-                block_ms={kind: _with_types(kind, block_ms[kind], options) for kind, options in block_options.items()},
+                block_ms={kind: times_of_all(kind, block_ms[kind], options) for kind, options in block_options.items()},
                 spread=timings.spread(),
                 rounds=timings.rounds,
                 head_ms=timings.head_ms,
@@ -182,23 +182,6 @@ class LatencyBench:
         if whole and timings.spread() <= NOISY:
             timings.save()
         return timings
-
-
-def _timed(kind: str, options: Sequence[Option]) -> list[Option]:
-    """The options of a block, of some, that are timed: all in the first type, and the widest in each of the others."""
-    widest = max(widths(kind, option) for option in options)
-    return [option for option in options if widths(kind, option) in (option, widest)]
-
-
-def _with_types(kind: str, timed: Mapping[Option, float], options: Sequence[Option]) -> dict[Option, float]:
-    """Milliseconds of all options of a block, from those that `_timed` gives."""
-    widest = max(widths(kind, option) for option in options)
-
-    def scaled(option: Option) -> float:
-        plain = widths(kind, option)
-        return timed[plain] * timed[widest + option[len(plain) :]] / (timed[widest] or inf)
-
-    return {option: timed[option] if option in timed else scaled(option) for option in options}
 
 
 def _with_logits(candidate: Candidate, number: int, spec: ModelSpec) -> Candidate:

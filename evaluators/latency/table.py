@@ -208,7 +208,8 @@ class LatencyTable:
                 largest = options[min(wholes[kind])] or 1
                 rows = sorted(options.items(), reverse=True)
                 shares = ", ".join(f"{label(kind, option)} {ms / largest:.0%}" for option, ms in rows)
-                lines.append(f"  time of these blocks by {_WORDS[kind][1].format(units=units)}: {shares}")
+                narrow = "/channels of each" * (kind == "mlp" and any("/" in label(kind, each) for each in options))
+                lines.append(f"  time of these blocks by {_WORDS[kind][1].format(units=units)}{narrow}: {shares}")
         return lines
 
     def require_device(self, here: Mapping[str, Any], path: Path) -> None:
@@ -268,7 +269,7 @@ class LatencyTable:
                     **phase
                     | {
                         "block_ms": {
-                            kind: {option_of(text): ms for text, ms in options.items()}
+                            kind: {option_of(kind, text): ms for text, ms in options.items()}
                             for kind, options in phase["block_ms"].items()
                         },
                         "error": TableError(**phase["error"]),

@@ -14,6 +14,7 @@ from math import ceil, inf
 
 from evaluators.amounts import Speeds
 from evaluators.base import GROUP
+from evaluators.latency.labels import timed_options
 from evaluators.latency.workload import BETWEEN_DENSE, LONG_CALLS, LONG_S, REPEATS, WARM
 from evaluators.planning.job import Job
 from evaluators.training.recipes import Distillation
@@ -123,7 +124,7 @@ def table_s(job: Job, pace: Pace, most: float = inf) -> float:
     workload = job.settings.latency
     if not job.timed:
         return 0.0
-    stacks = sum(map(len, job.space.block_options.values())) + 1
+    stacks = sum(len(timed_options(kind, options)) for kind, options in job.space.block_options.items()) + 1
     whole = (workload.fit + workload.check) * job.share
     passes = stacks * (SWEPT + 1 / BETWEEN_DENSE) + whole + 1
     round_s = passes * timed_s(job, pace)

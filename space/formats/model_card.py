@@ -93,9 +93,10 @@ def write_card(
         table(
             (
                 *("layer", "layer of the dense model", "query heads", "KV heads", spec.mlp_units),
+                *(("channels of each",) if _narrow(candidate) else ()),
                 *(("type of attention", "type of MLP") if candidate.is_rounded else ()),
             ),
-            ([str(cell) for cell in row] for row in _layer_rows(candidate)),
+            ([str(cell) for cell in row] for row in _layer_rows(spec, candidate)),
         ),
     ]
     for title, rows in sections.items():
@@ -121,17 +122,25 @@ def _placed(repository: object, *blocks: str) -> list[str]:
     return download + (list(blocks) if files else [block.replace(CHECKPOINT, str(repository)) for block in blocks])
 
 
-def _layer_rows(candidate: Candidate) -> list[tuple[object, ...]]:
+def _narrow(candidate: Candidate) -> bool:
+    """Whether experts of any layer have fewer channels."""
+    return any(shape.expert_channels for shape in candidate.layers)
+
+
+def _layer_rows(spec: ModelSpec, candidate: Candidate) -> list[tuple[object, ...]]:
     """A row for each run of equal neighbours; layers that are gone have no number in the checkpoint."""
     rows: list[tuple[object, ...]] = []
     new = 0
     for shape, group in groupby(enumerate(candidate.layers), key=lambda item: item[1]):
         old = [index for index, _ in group]
         if shape.gone:
-            missing = [_NO_BLOCK] * (5 if candidate.is_rounded else 3)
+            missing = [_NO_BLOCK] * (3 + 2 * candidate.is_rounded + _narrow(candidate))
             rows.append(("removed", _span(old[0], len(old)), *missing))
             continue
-        sizes = (shape.query_heads, shape.kv_heads, shape.mlp_channels)
+        sizes = [shape.query_heads, shape.kv_heads, shape.mlp_channels]
+        if _narrow(candidate):
+            experts = shape.mlp_channels and not spec.is_plain(shape.mlp_channels)
+            sizes.append((shape.expert_channels or spec.expert_channels) if experts else 0)
         types = [GGUF_TYPES[shape.type_of(kind)].upper() if shape.keeps(kind) else _NO_BLOCK for kind in KINDS]
         cells = [*(size or _NO_BLOCK for size in sizes), *(types if candidate.is_rounded else [])]
         rows.append((_span(new, len(old)), _span(old[0], len(old)), *cells))

@@ -41,11 +41,13 @@ def layers_svg(spec: ModelSpec, candidate: Candidate) -> str:
         for index, shape in enumerate(candidate.layers):
             kept = (shape.query_heads, shape.mlp_channels)[row]
             dense = (spec.query_heads, spec.whole_mlp(index))[row]
-            x, bar = _LEFT + index * (_COLUMN + _GAP), round(_HEIGHT * kept / dense, 1)
+            part = shape.expert_channels / spec.expert_channels if row and shape.expert_channels else 1.0
+            each = f", each of {shape.expert_channels:,} of {spec.expert_channels:,} channels" * (part < 1)
+            x, bar = _LEFT + index * (_COLUMN + _GAP), round(_HEIGHT * kept / dense * part, 1)
             parts += [
                 f'<rect x="{x}" y="{floor - _HEIGHT}" width="{_COLUMN}" height="{_HEIGHT}" fill="{_DENSE}"/>',
                 f'<rect x="{x}" y="{floor - bar:g}" width="{_COLUMN}" height="{bar:g}" fill="{colour}">'
-                f"<title>layer {index}: {kept:,} of {dense:,} {name}</title></rect>",
+                f"<title>layer {index}: {kept:,} of {dense:,} {name}{each}</title></rect>",
                 f'<text x="{x + _COLUMN / 2:g}" y="{floor + 14}" text-anchor="middle">{index}</text>',
             ]
     return "\n".join([*parts, "</svg>"]) + "\n"

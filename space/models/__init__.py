@@ -10,7 +10,8 @@
 - `loading`: a hub id, a directory or the default to a model, its tokenizer and its facts.
 - `adapters`: a LoRA adapter and its base to one checkpoint.
 - `device`: where a model runs, in what numbers, and what of it fits there.
-- `facts`: what the search knows of a model, from its configuration and modules; `mixtures`: of its experts.
+- `facts`: what the search knows of a model, from its configuration and modules; `mixtures`: of its experts;
+  `expert_tensors`: how these are stored, and what one computes inside.
 - `outline`: what a configuration says of a model that need not be there.
 - `refusals`: what is refused of a checkpoint before its weights are read; `kinds`: by what its configuration says.
 - `weights`: what the files of a checkpoint hold.

@@ -78,6 +78,8 @@ class Routed(NamedTuple):
         correction: What is added to scores of experts where these are chosen, by its place in the block: a buffer or a
             parameter that no gradient reaches, with an entry for each expert last.
         plain: What says of layers that they have a plain MLP in its place; None where all have mixtures.
+        tied: Whether a configuration has what is shared be a number of times as wide as an expert, so that experts keep
+            all of their channels.
     """
 
     router: str = "gate"
@@ -87,6 +89,7 @@ class Routed(NamedTuple):
     shared: tuple[str, ...] = ()
     correction: str | None = None
     plain: Plain | None = None
+    tied: bool = False
 
     @property
     def modules(self) -> tuple[str, str]:

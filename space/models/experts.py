@@ -13,7 +13,7 @@ _OF_THEIR_OWN = "moe_intermediate_size"  # channels of experts, where plain MLPs
 _KINDS = Plain()  # `mlp_layer_types` says of each layer which MLP it has
 _FIRST = Plain(first="first_k_dense_replace")
 _LISTED = Plain(listed="mlp_only_layers", rest=(("decoder_sparse_step", 1),))
-_SHARED = Routed(channels=_OF_THEIR_OWN, shared=("shared_experts",))
+_SHARED = Routed(channels=_OF_THEIR_OWN, shared=("shared_experts",), tied=True)
 _CORRECTED = _SHARED._replace(correction="gate.e_score_correction_bias")
 
 _MIXED = BlockLayout("mlp", (), "", before="post_attention_layernorm")
@@ -30,7 +30,8 @@ def _mixture(
     **rest: Any,
 ) -> Architecture:
     """A family with layers like Llama's, but for experts in place of MLPs, which transformers 5 has in one tensor."""
-    sizes, classes = SizeNames(mlp_channels=count), StockClasses.alike(name, classifier=False)
+    sizes = SizeNames(mlp_channels=count, expert_channels=None if routed.tied else routed.channels)
+    classes = StockClasses.alike(name, classifier=False)
     blocks = (attention, replace(mlp, routed=routed))
     return Architecture(family, classes, *blocks, sizes=sizes, transformers=(5, 23), **rest)
 

@@ -140,6 +140,7 @@ def read_spec(model: PreTrainedModel, name: str, digest: str, family: str) -> Mo
         task=task,
         expert_channels=getattr(config, routed.channels) if routed else 0,
         active_experts=getattr(config, routed.active) if routed else 0,
+        whole_experts=routed is not None and routed.tied,
     )
 
 

@@ -160,7 +160,8 @@ def _prunable(spec: ModelSpec) -> str:
     if spec.queries_per_group > 1:
         parts.append("query heads inside groups")
     whole = ["plain MLPs whole"] if spec.plain_mlps else []
-    return ", ".join([*parts, spec.mlp_units, *whole, "blocks", "layers"])
+    inside = ["channels inside experts"] if spec.narrow_experts else []
+    return ", ".join([*parts, spec.mlp_units, *inside, *whole, "blocks", "layers"])
 
 
 def _formats(seen: Understood) -> Iterator[tuple[str, str]]:

@@ -40,13 +40,15 @@ class SizeNames(NamedTuple):
 
     There may be no name for groups: as many as query heads then, None, or one, 1. `mlp_channels` is the name of the
     number of experts where an MLP is a mixture of them. Where stock configurations have a `ratio` in its place, the
-    channels are so many times the residual stream's width, and only those of layers that differ have the name.
+    channels are so many times the residual stream's width, and only those of layers that differ have the name. There is
+    no name for the channels of experts where there are none, or where these are to keep all of theirs.
     """
 
     query_heads: str = "num_attention_heads"
     kv_heads: str | int | None = "num_key_value_heads"
     mlp_channels: str = "intermediate_size"
     ratio: str | None = None
+    expert_channels: str | None = None
 
     @property
     def grouped(self) -> bool:
@@ -56,16 +58,19 @@ class SizeNames(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """Those that there are."""
-        return tuple(name for name in self[:3] if isinstance(name, str))
+        names = (self.query_heads, self.kv_heads, self.mlp_channels, self.expert_channels)
+        return tuple(name for name in names if isinstance(name, str))
 
     def groups(self, query_heads: int) -> int:
         """How many there are under so many query heads, where that is no size of its own."""
         return min(1, query_heads) if self.kv_heads == 1 else query_heads
 
     def of(self, shape: LayerShape) -> dict[str, int]:
-        """The sizes of a shape by these names."""
+        """The sizes of a shape by these names, but for the channels of experts that keep all."""
         fields = zip(self._fields[:3], self[:3], strict=True)
-        return {name: getattr(shape, field) for field, name in fields if isinstance(name, str)}
+        sizes = {name: getattr(shape, field) for field, name in fields if isinstance(name, str)}
+        narrow = {} if self.expert_channels is None else {self.expert_channels: shape.expert_channels}
+        return sizes | {name: size for name, size in narrow.items() if size}
 
     def channels(self, config: Any) -> int:
         """How many channels, or experts, a stock configuration says."""

@@ -103,7 +103,7 @@ def layer_values(shape: LayerShape, names: SizeNames, dense: LayerShape | None =
     whole = names.of(dense) if dense else {}
     for name, kept in names.of(shape).items():
         size = kept or (0 if name == names.mlp_channels else 1)
-        if dense is None or (size and size != whole[name]):
+        if dense is None or (size and size != whole.get(name)):
             values[name] = size
     skip = [name for name, size in (("attention", shape.query_heads), ("mlp", shape.mlp_channels)) if not size]
     return values | ({"skip": skip} if skip else {})
@@ -177,7 +177,8 @@ def checkpoint_config(dense_config: Any, candidate: Candidate, spec: ModelSpec) 
     """
     kept, family = candidate.kept, architecture_of(spec.family)
     shape = next((candidate.layers[index] for index in kept if index not in spec.plain_mlps), LayerShape.of())
-    plain = replace(shape, mlp_channels=spec.plain_channels)  # an MLP among mixtures, which is whole
+    # an MLP among mixtures, which is whole
+    plain = replace(shape, mlp_channels=spec.plain_channels, expert_channels=0)
     alike = all(candidate.layers[index] == (plain if index in spec.plain_mlps else shape) for index in kept)
     # what the stock class cannot be: of fewer heads, where these fill the stream; with a norm that first layers lack
     other = (family.heads_fill and shape.query_heads != spec.query_heads) or (spec.bare_first and kept[0])

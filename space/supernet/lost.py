@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from space.candidate import LayerShape
 from space.rounding.rounded import GGML
 from space.supernet.rounded_blocks import nearest
 from space.supernet.sizes import lost_name
@@ -16,7 +18,7 @@ from space.types import GGUF_TYPES
 _ROWS = 64  # of a matrix, by which its errors are known to some per cent
 
 
-def lost_energy(files: StoredLayers, index: int) -> tuple[dict[tuple[int, int], float], dict[int, float]]:
+def lost_energy(files: StoredLayers, index: int) -> tuple[dict[tuple[int, int], float], Callable[[LayerShape], float]]:
     """What a layer's blocks lose of their output at every level, refit included.
 
     Args:
@@ -24,8 +26,9 @@ def lost_energy(files: StoredLayers, index: int) -> tuple[dict[tuple[int, int], 
         index: The layer.
 
     Returns:
-        For attention by (query_heads, kv_heads), and for the MLP by channels kept, from none to all: fractions of
-        the dense output's energy on the calibration text, see `space.supernet.compensation.lost_energy`.
+        For attention by (query_heads, kv_heads), and for the MLP of a layer of any shape: fractions of the dense
+        output's energy on the calibration text, see `space.supernet.compensation.lost_energy`. What experts lose is
+        the sum of what each of them does, see `space.supernet.experts.ExpertSums`.
     """
     spec = files.spec
 
@@ -40,7 +43,19 @@ def lost_energy(files: StoredLayers, index: int) -> tuple[dict[tuple[int, int], 
     for groups in spec.merged_kv_heads:
         attention[spec.query_heads, groups] = stored(lost_name(groups)).item()
     channels = (0, spec.plain_channels) if index in spec.plain_mlps else range(spec.mlp_channels + 1)
-    return attention, dict(zip(channels, stored("mlp_lost").tolist(), strict=True))
+    mlp = dict(zip(channels, stored("mlp_lost").tolist(), strict=True))
+
+    @cache
+    def in_experts() -> Tensor:  # energy of each, and the part of it that is kept, shape (experts, channels + 1)
+        return stored("expert_energy")[:, None] * (1 - stored("expert_lost"))
+
+    def of_mlp(shape: LayerShape) -> float:
+        if not shape.expert_channels:
+            return mlp[shape.mlp_channels]
+        kept = in_experts()[: shape.mlp_channels, shape.expert_channels].sum()
+        return 1 - (kept / in_experts()[:, -1].sum()).item()
+
+    return attention, of_mlp
 
 
 def lost_by_rounding(weights: Sequence[Tensor], number: int) -> float:

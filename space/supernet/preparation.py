@@ -18,12 +18,12 @@ from space.files import free_disk_bytes
 from space.locations import CACHE_ADVICE, cache_dir
 from space.models.loading import LoadedModel
 from space.size import total_params
-from space.supernet.affordable import affordable
+from space.supernet.affordable import affordable, first_layer_s
 from space.supernet.placement import Placement
 from space.supernet.recipe import Preparation
 from space.supernet.sizes import ITEM_BYTES, supernet_bytes
 from space.supernet.solved import OnDisk
-from space.supernet.store import FORMAT, first_layer_s, is_prepared
+from space.supernet.store import format_of, is_prepared
 from space.supernet.supernet import Supernet
 
 _LARGE_BYTES = 1_000_000_000  # of files, which a person is told of
@@ -139,7 +139,7 @@ def _weight_bytes(loaded: LoadedModel) -> int:
 
 def _digest(preparation: Preparation, loaded: LoadedModel, tokens: Tensor, read: bool) -> str:
     settings = {
-        "format": FORMAT,
+        "format": format_of(loaded.spec),
         "spec": loaded.spec.identity,
         "dtype": str(loaded.dtype),
         "device": loaded.device.type,

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from space.errors import UserError
 from space.models.architectures import architecture_of
+from space.models.expert_tensors import permute_channels
+from space.models.stack import experts_of
 from space.spec import ModelSpec
 from space.supernet.calibration import LayerStatistics
 from space.supernet.compensation import factor, lost_energy, maps, reordered, solving_dtype
-from space.supernet.experts import expert_order
+from space.supernet.experts import channel_order, expert_order
 from space.supernet.importance import Rule, attention_order, damp_, mlp_order
 from space.supernet.merging import merged_attention
 from space.supernet.sizes import MOVED_ROWS, PACKED_ROWS, lost_name, merged_name, read_name
@@ -81,8 +83,18 @@ def _expert_tensors(statistics: LayerStatistics, spec: ModelSpec, rule: str) -> 
     if sums is None:  # a plain MLP among mixtures, which has no order, and is there or not
         return {"mlp_order": torch.arange(0), "mlp_lost": torch.tensor([1.0, 0.0], dtype=torch.float64)}
     order = expert_order(sums, rule)
+    sums = sums.reordered(order)
     permute_mlp(statistics.layer.get_submodule(layout.module), layout, spec, order)
-    return {"mlp_order": order, "mlp_lost": sums.reordered(order).lost}
+    tensors = {"mlp_order": order, "mlp_lost": sums.lost}
+    if spec.narrow_experts:
+        within = channel_order(sums)
+        permute_channels(experts_of(statistics.layer, layout), within)
+        tensors |= {
+            "expert_energy": sums.energy,
+            "expert_order": within,
+            "expert_lost": sums.inside(within).lost_inside,
+        }
+    return tensors
 
 
 def _attention_tensors(statistics: LayerStatistics, spec: ModelSpec, rule: Rule, damping: float) -> dict[str, Tensor]:

@@ -24,7 +24,8 @@ from torch.utils.checkpoint import checkpoint
 
 from space.candidate import Candidate, LayerShape
 from space.models.architectures import architecture_of
-from space.models.stack import stack_of, stream_of, whole
+from space.models.expert_tensors import first_channels
+from space.models.stack import experts_of, layers_of, stack_of, stream_of, whole
 from space.models.streams import recorded_streams
 from space.supernet.calibration import first_inputs, layer_arguments
 from space.supernet.modules import own_modules
@@ -174,7 +175,11 @@ class SharedWeights:
         layout, (projection, _, key) = self._family.blocks[kind], name.rpartition(".")
         if layout.routed:
             of_experts = projection in map(layout.path, layout.routed.modules)
-            return dense[: shape.mlp_channels] if of_experts else dense
+            kept = dense[: shape.mlp_channels] if of_experts else dense
+            if not shape.expert_channels or projection != layout.path(layout.routed.experts):
+                return kept
+            experts = experts_of(layers_of(self._supernet.model)[index], layout)
+            return first_channels(experts, key, kept, shape.expert_channels)
         if projection != layout.path(layout.output):
             by_rows = {layout.path(each): projection for each, projection in layout.by_rows.items()}
             known = by_rows.get(projection)  # None of another norm

@@ -86,6 +86,7 @@ def stored_tensors(spec: ModelSpec, dtype: str, *, read: bool = False, plain: bo
         StoredTensor("mlp_order", "I64", (channels,)),
         StoredTensor("mlp_lost", "F64", (2 if plain else channels + 1,)),
         *maps,
+        *([] if plain or not spec.narrow_experts else _of_experts(spec)),
         StoredTensor("group_order", "I64", (spec.kv_heads,)),
         StoredTensor("head_order", "I64", (spec.kv_heads, spec.queries_per_group)),
         *_packed("attention_factor", columns),
@@ -104,6 +105,16 @@ def stored_tensors(spec: ModelSpec, dtype: str, *, read: bool = False, plain: bo
             if biased:
                 tensors.append(StoredTensor(merged_name(groups, f"{name}.bias"), _STORED[dtype], (rows,)))
     return tensors
+
+
+def _of_experts(spec: ModelSpec) -> list[StoredTensor]:
+    """The order of the channels of experts, and what these lose with fewer."""
+    experts, channels = spec.mlp_channels, spec.expert_channels
+    return [
+        StoredTensor("expert_energy", "F64", (experts,)),
+        StoredTensor("expert_order", "I64", (experts, channels)),
+        StoredTensor("expert_lost", "F64", (experts, channels + 1)),
+    ]
 
 
 def _packed(name: str, columns: int) -> Iterator[StoredTensor]:
@@ -211,8 +222,11 @@ def merges(spec: ModelSpec, kind: str, shape: LayerShape) -> bool:
 def owned_bytes(spec: ModelSpec, dtype: str, kind: str, option: Option, *, sliced: bool = False) -> int:
     """What a narrower block holds beside the dense model's weights, refit or, `sliced`, as it is timed."""
     item, dense = ITEM_BYTES[dtype], Candidate.dense(spec).layers[0]
-    if not option[0] or option == dense.option(kind) or (kind == "mlp" and spec.routed):  # of which all is a view
+    if not option[0] or option == dense.option(kind):
         return 0
+    if kind == "mlp" and spec.routed:  # of which all is a view, but for experts with fewer channels
+        width = LayerShape.of(mlp=option).expert_channels
+        return item * option[0] * width * (3 * spec.hidden + 2 * spec.mlp_bias)
     if option != widths(kind, option):  # in a type of its own, of which nothing is a view
         return item * _weights(spec, kind, option)
     layout, biased = architecture_of(spec.family).blocks[kind], spec.mlp_bias if kind == "mlp" else spec.qkv_bias

@@ -17,7 +17,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.benchmark.utils.timer import timer
 
 from space.candidate import HEAD, LayerShape
 from space.checks import dtype_name
@@ -25,8 +24,9 @@ from space.errors import UserError
 from space.files import whole_directory
 from space.locations import CACHE_ADVICE
 from space.models.architectures import architecture_of
+from space.models.expert_tensors import permute_channels
 from space.models.mixtures import correction_of
-from space.models.stack import family_of, layers_of, outside
+from space.models.stack import experts_of, family_of, layers_of, outside
 from space.spec import ModelSpec
 from space.supernet.calibration import gather
 from space.supernet.compensation import chosen_map, dropped_map, factor
@@ -36,10 +36,16 @@ from space.supernet.prepared_layer import packed, prepared_layer
 from space.supernet.sizes import read_name
 from space.supernet.units import attention_columns, permute_attention, permute_mlp
 
-FORMAT = 10  # of the files
+FORMATS = {"mlp": 10, "experts": 11}  # of the files, by what MLPs are
 _ORDERS = ("group_order", "head_order", "mlp_order")
+_EXPERT_ORDER = "expert_order"  # of the channels of each, where a layer has such
 META_FILE = "supernet.json"
 _HEAD_FILE = "head.safetensors"
+
+
+def format_of(spec: ModelSpec) -> int:
+    """The format of the files of a model."""
+    return FORMATS["experts" if spec.routed else "mlp"]
 
 
 def is_prepared(directory: Path) -> bool:
@@ -120,7 +126,7 @@ class StoredLayers:
             if head is not None and model.get_output_embeddings() is not None:
                 lower = factor(damp_(head, damping))
                 save_file(packed(read_name(HEAD), lower), unfinished / _HEAD_FILE)
-            meta = {"format": FORMAT, "spec": spec.to_json(), "dtype": str(dtype), "influence": influence}
+            meta = {"format": format_of(spec), "spec": spec.to_json(), "dtype": str(dtype), "influence": influence}
             meta |= {"windows": len(tokens)} | ({"read": True} if read else {})
             (unfinished / META_FILE).write_text(json.dumps(meta, indent=1))
         return cls(directory, spec, tuple(influence), read, len(tokens))
@@ -135,10 +141,10 @@ class StoredLayers:
         if not is_prepared(directory):
             raise UserError(f"Expected a prepared supernet in {directory}, found none. Run the search once more.")
         meta = json.loads((directory / META_FILE).read_text())
-        if meta["format"] != FORMAT:
+        if meta["format"] != format_of(spec):
             raise UserError(
                 f"The supernet in {directory} was stored by another version of paretoprune (format {meta['format']}, "
-                f"expected {FORMAT}). Start a new run, or go on with the version that began this one."
+                f"expected {format_of(spec)}). Start a new run, or go on with the version that began this one."
             )
         if meta["spec"] != spec.to_json() | {"name": meta["spec"]["name"]}:
             raise UserError(
@@ -158,7 +164,9 @@ class StoredLayers:
         """Puts a dense model's units in their order, and the model where and in what it runs, layer after layer."""
         place_rest(model, dtype, place)
         for index, layer in enumerate(layers_of(model)):
-            orders = {name: self.tensor(index, name, torch.device("cpu")) for name in _ORDERS}
+            narrow = self.spec.narrow_experts and index not in self.spec.plain_mlps
+            names = (*_ORDERS, _EXPERT_ORDER) if narrow else _ORDERS
+            orders = {name: self.tensor(index, name, torch.device("cpu")) for name in names}
             place_layer(layer, self.spec, orders, dtype, place)
 
     def tensor(self, index: int, name: str, device: torch.device) -> Tensor:
@@ -228,27 +236,6 @@ class StoredLayers:
         self.directory = directory
 
 
-def first_layer_s(
-    model: Any,
-    spec: ModelSpec,
-    tokens: Tensor,
-    *,
-    dtype: torch.dtype,
-    place: Placement,
-    importance: str,
-    experts: str,
-    damping: float,
-    steps: int,
-    batch_size: int,
-) -> float:
-    """Seconds in which the first layer is calibrated and put in order; nothing of it stays. See `Supernet.prepare`."""
-    place_rest(model, dtype, place)
-    begun = timer()
-    statistics = next(gather(model, tokens, forward_dtype=dtype, place=place, batch_size=batch_size))
-    prepared_layer(statistics, spec, rule_of(importance), experts=experts, damping=damping, steps=steps, dtype=dtype)
-    return timer() - begun
-
-
 def place_rest(model: Any, dtype: torch.dtype, place: Placement) -> None:
     """Puts all of a model but its layers where and in what it runs, or embeddings where layers wait."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -280,6 +267,8 @@ def place_layer(
     permute_attention(attention, family.attention, spec, AttentionOrder(groups, heads))
     if len(channels):  # a plain MLP among mixtures has none
         permute_mlp(mlp, family.mlp, spec, channels)
+    if _EXPERT_ORDER in orders:
+        permute_channels(experts_of(layer, family.mlp), orders[_EXPERT_ORDER])
     _settle(layer, dtype, place.home, correction_of(layer, family.mlp))
 
 

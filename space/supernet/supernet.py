@@ -219,7 +219,7 @@ class Supernet:
         """All layers, from 0, the one that changes least on the calibration text first."""
         return sorted(range(self.spec.layers), key=lambda index: self.influence[index])
 
-    def lost_energy(self, index: int) -> tuple[dict[tuple[int, int], float], dict[int, float]]:
+    def lost_energy(self, index: int) -> tuple[dict[tuple[int, int], float], Callable[[LayerShape], float]]:
         """What the blocks of a layer lose at every level, see `space.supernet.lost.lost_energy`."""
         return lost_energy(self._files, index)
 

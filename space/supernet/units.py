@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from space.candidate import Candidate, LayerShape
 from space.models.block_layout import BlockLayout, Projection
+from space.models.expert_tensors import first_channels
 from space.spec import ModelSpec
 from space.supernet.importance import AttentionOrder
 
@@ -58,6 +59,12 @@ def require_part(spec: ModelSpec, index: int, shape: LayerShape) -> None:
         raise ValueError(
             f"Supernet: layer {index}: expected at least {spec.least_mlp_channels} experts, as each token goes through "
             f"so many, got {shape.mlp_channels}."
+        )
+    most = spec.expert_channels if spec.narrow_experts and index not in spec.plain_mlps else 0
+    if shape.expert_channels and shape.expert_channels >= most:
+        raise ValueError(
+            f"Supernet: layer {index}: expected fewer channels of experts than {most}, or 0 for all, got "
+            f"{shape.expert_channels}."
         )
 
 
@@ -146,15 +153,24 @@ def expert_tensors(mlp: Any, layout: BlockLayout) -> dict[str, dict[str, Tensor]
 
 
 def first_experts(mlp: Any, layout: BlockLayout, shape: LayerShape) -> BlockWeights:
-    """A mixture with the first experts alone, among which the router chooses: views of its tensors."""
-    assert layout.routed is not None
+    """A mixture with the first experts alone, among which the router chooses: views of its tensors.
+
+    Where experts keep their first channels alone, their tensors are copies, as an export has them.
+    """
+    routed = layout.routed
+    assert routed is not None
     parameters = {
-        place: {
-            key: tensor.narrow(layout.routed.axis(place, key), 0, shape.mlp_channels) for key, tensor in held.items()
-        }
+        place: {key: tensor.narrow(routed.axis(place, key), 0, shape.mlp_channels) for key, tensor in held.items()}
         for place, held in expert_tensors(mlp, layout).items()
     }
-    return BlockWeights(parameters, 0)
+    if not shape.expert_channels:
+        return BlockWeights(parameters, 0)
+    experts = mlp.get_submodule(routed.experts)
+    parameters[routed.experts] = {
+        key: first_channels(experts, key, tensor, shape.expert_channels).contiguous()
+        for key, tensor in parameters[routed.experts].items()
+    }
+    return weights_of(mlp, parameters)
 
 
 def kept_rows(spec: ModelSpec, shape: LayerShape, layout: BlockLayout, projection: Projection, dense: Tensor) -> Tensor:

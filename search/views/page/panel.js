@@ -88,7 +88,7 @@ const showPicks = (model, picks, say) => {
   document.getElementById("picks").replaceChildren(...picks.map((point, at) => pickHead(model, point, two ? "AB"[at] : "", say)));
   document.getElementById("metrics").replaceChildren(metricTable(model, picks));
   document.getElementById("samples").replaceChildren(...samplesOf(model, picks));
-  const named = { units: model.units, types: model.types };
+  const named = { units: model.units, types: model.types, expert: model.expert };
   const pictures = picks.map((point, at) => picture(layers[at], layersOf(model, model.dense[point.runPlace]), named, two ? layers[1 - at] : null));
   document.getElementById("picture").replaceChildren(...pictures);
   const differing = two ? layers[0].filter((layer, at) => !sameShape(layer, layers[1][at])).length : 0;

@@ -12,21 +12,25 @@ const sameShape = (one, other) => one !== undefined && other !== undefined
   && [...(one.length > other.length ? one : other).keys()].every((place) => (one[place] ?? 0) === (other[place] ?? 0));
 
 /**
- * A picture of a design's layers, each `[query heads, KV groups, MLP channels or experts, type of attention, type of MLP]`.
+ * A picture of a design's layers, each `[query heads, KV groups, MLP channels or experts, type of attention, type of MLP,
+ * channels of each expert]`.
  *
  * @param layers Of the design.
  * @param dense Of the model that it was cut from.
- * @param named What MLPs keep, in words, and the names of types of matrices by their numbers.
+ * @param named What MLPs keep, in words, the names of types of matrices by their numbers, and the channels of an expert of
+ *   the dense model, or 0.
  * @param other Of the design beside it, or null; then the picture is narrow and layers that differ are tinted.
  */
-const picture = (layers, dense, { units, types }, other) => {
+const picture = (layers, dense, { units, types, expert }, other) => {
   const [denseQuery, denseGroups] = [0, 1].map((at) => Math.max(1, ...dense.map((layer) => layer[at])));
   const fewest = Math.min(...dense.map((layer) => layer[2])); // of a mixture; a plain MLP among such has more channels
   const pitch = Math.min(16, Math.max(9.5, 340 / layers.length));
   const [tall, top, left] = [pitch - 2.8, 15, 20];
-  const typed = layers.some(([, , , ...chosen]) => chosen.some((number) => number > 0));
+  const typed = layers.some(([, , , ...chosen]) => chosen.some((number) => number > 0)); // or experts with fewer channels
   const [wide, attentionWide, right, mlpWide] = other ? [214, 106, 134, 78] : typed ? [500, 176, 288, 146] : [440, 176, 262, 146];
-  const typeOf = (kept, number) => (typed && kept ? ` ${types[number ?? 0]}` : "");
+  const ofEach = (channels) => (channels ? ` × ${channels}` : "");
+  const rounded = layers.some(([, , , ...chosen]) => chosen.slice(0, 2).some((number) => number > 0));
+  const typeOf = (kept, number) => (rounded && kept ? ` ${types[number ?? 0]}` : "");
   const svg = svgNode("svg", { viewBox: `0 0 ${wide} ${top + pitch * layers.length + 2}`, role: "img" });
   const kept = layers.filter(([query, , channels]) => query || channels).length;
   svg.setAttribute("aria-label", `${kept} of ${layers.length} layers kept; query heads and ${units} of each`);
@@ -42,12 +46,12 @@ const picture = (layers, dense, { units, types }, other) => {
   };
   svg.append(svgNode("text", { class: "title", x: left, y: 9 }, "Attention"), svgNode("text", { class: "title", x: right, y: 9 }, "MLP"));
   if (!other) svg.append(svgNode("text", { x: left + attentionWide + 5, y: 9 }, "Q / KV"));
-  layers.forEach(([query, groups, channels, attentionType, mlpType], index) => {
+  layers.forEach(([query, groups, channels, attentionType, mlpType, narrow = 0], index) => {
     const y = top + index * pitch;
     const denseChannels = dense[index][2];
     const own = denseChannels > fewest ? "MLP channels" : units;
     const row = svgNode("g");
-    row.append(svgNode("title", {}, `Layer ${index}: ${query} query heads in ${groups} ${query > groups * (denseQuery / denseGroups) ? "merged " : ""}KV groups${typeOf(query, attentionType)}, ${channels} ${own}${typeOf(channels, mlpType)}`));
+    row.append(svgNode("title", {}, `Layer ${index}: ${query} query heads in ${groups} ${query > groups * (denseQuery / denseGroups) ? "merged " : ""}KV groups${typeOf(query, attentionType)}, ${channels} ${own}${narrow ? `, each of ${narrow} of ${expert} channels` : ""}${typeOf(channels, mlpType)}`));
     if (other && !sameShape(layers[index], other[index])) {
       row.append(svgNode("rect", { class: "differs", x: 0, y: y - 1.4, width: wide, height: pitch }));
     }
@@ -79,10 +83,10 @@ const picture = (layers, dense, { units, types }, other) => {
       hole(row, left, y, attentionWide - gap, "no attention");
     }
     if (channels) {
-      const length = (mlpWide * channels) / denseChannels;
+      const length = ((mlpWide * channels) / denseChannels) * (narrow ? narrow / expert : 1);
       box(row, "mlp", right, y, length);
-      if (channels < denseChannels) box(row, "hole", right + length + 0.6, y, mlpWide - length - 0.6);
-      if (!other) text(row, right + mlpWide + 5, y, `${channels}${typeOf(channels, mlpType)}`);
+      if (channels < denseChannels || narrow) box(row, "hole", right + length + 0.6, y, mlpWide - length - 0.6);
+      if (!other) text(row, right + mlpWide + 5, y, `${channels}${ofEach(narrow)}${typeOf(channels, mlpType)}`);
     } else {
       hole(row, right, y, mlpWide, "no MLP");
     }

@@ -53,7 +53,8 @@ def front_figure_data(run: FinishedRun, compared: Sequence[FinishedRun] = ()) ->
     Returns:
         `title`; `units`, what MLPs keep, in words; `types`, names of types of matrices by their numbers in shapes;
         `columns`, see `Column`; `axes`, see `Axes`, those to open with first; `shapes`, from a letter to the
-        `[query_heads, kv_heads, mlp_channels, attention_type, mlp_type]` that it stands for, without zeros at the end;
+        `[query_heads, kv_heads, mlp_channels, attention_type, mlp_type, expert_channels]` that it stands for, without
+        zeros at the end; `expert`, the channels of an expert of the dense model, or 0;
         `runs`, this one first, each with name, directory, export command, what makes its numbers unlike this one's, and
         `samples`, prompts and what follows them by key; `series`, sets of points of one run and one role (`dense`,
         `front`, `uniform`, `dominated`), each with keys, the values of every column in its unit, and layers as words of
@@ -91,6 +92,7 @@ def front_figure_data(run: FinishedRun, compared: Sequence[FinishedRun] = ()) ->
         "axes": [asdict(one) for one in axes([column.name for column in columns if column.name in front], objectives)],
         "shapes": {letter: list(shape) for shape, letter in letters.items()},
         "types": list(GGUF_TYPES),
+        "expert": run.summary["model"].get("expert_channels", 0),
         "runs": [
             _run(names[0], run, [run.measured.words] if run.measured.words else []),
             *(_run(*named, unlike(run.summary, named[1].summary)) for named in zip(names[1:], compared, strict=True)),

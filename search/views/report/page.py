@@ -146,6 +146,7 @@ def _searched(summary: Mapping[str, Any], config: Mapping[str, Any], objectives:
     measured = Measured.of(summary)
     timed = measured.end_to_end if measured.elsewhere else None
     step = f"steps of {summary['mlp_step']} {mlp_units(model)}; " if summary.get("mlp_step") else ""
+    step += f"steps of {summary['expert_step']} channels of each; " if summary.get("expert_step") else ""
 
     def size(name: str) -> str:
         return written(metric_named(name), summary["dense"][name])
