@@ -36,6 +36,7 @@ def keys(*designs: list[list[int]]) -> set[str]:
 def test_nothing_known_is_timed_again(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("evaluators.latency.bench.OFF", 1e9)
     monkeypatch.setattr("evaluators.latency.bench.NOISY", 1e9)  # the machine of a test may be busy
     timed: list[Candidate] = []
     real = TorchClock.time_ms
@@ -80,9 +81,20 @@ def test_timings_of_a_busy_machine_are_not_kept(
     assert not (tmp_path / "cache").exists()
 
 
+def test_timings_that_stand_for_nothing_are_not_kept(
+    make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluators.latency.bench.NOISY", 1e9)
+    for limit, kept in ((-1.0, False), (1e9, True)):
+        monkeypatch.setattr("evaluators.latency.bench.OFF", limit)
+        LatencyBench(make_supernet("llama"), WORKLOAD, tmp_path / "cache").table(OPTIONS, [CUT, HOLES])
+        assert (tmp_path / "cache").exists() == kept
+
+
 def test_rounds_that_would_end_too_late_are_left_out_but_for_the_first(
     make_supernet: MakeSupernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("evaluators.latency.bench.OFF", 1e9)
     monkeypatch.setattr("evaluators.latency.bench.NOISY", 1e9)
     place = tmp_path / "cache"
     table = LatencyBench(make_supernet("llama"), WORKLOAD, place).table(OPTIONS, [CUT], seconds=0.0)

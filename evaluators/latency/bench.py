@@ -27,6 +27,8 @@ from space.spec import ModelSpec
 from space.supernet.supernet import Supernet
 from space.types import GGUF_TYPES
 
+OFF = 0.3  # of a median error, beyond which a table stands for nothing, such as that of a process that stood still
+
 
 def make_clock(supernet: Supernet, workload: Workload, tokenizer: Any) -> Clock:
     """The clock that `latency.engine` names."""
@@ -99,7 +101,7 @@ class LatencyBench:
         models |= {design.key: design for design in designs}
         phases = {}
         for name, phase in self.workload.phases.items():
-            timings = self._timings(phase, models, on_timings, seconds / len(self.workload.phases))
+            timings, worth_keeping = self._timings(phase, models, on_timings, seconds / len(self.workload.phases))
             dense_ms = timings.dense_ms or 0.0
             times = {model: dense_ms * timings.ratio(model) for model in models}
             # a single layer cannot be told from the rest of the model
@@ -135,6 +137,8 @@ class LatencyBench:
             whole = {design: times[design.key] for design in designs}
             fit, check = ({d: whole[d] for d in part} for part in _split(designs, self.workload.fit))
             phases[name] = table.fitted({Candidate.dense(self._spec): dense_ms, **fit}).checked(check)
+            if worth_keeping and not phases[name].error.median > OFF:
+                timings.save()
         return LatencyTable(phases, self.clock.describe(), self.workload, model_shapes(self._spec))
 
     def ratios(
@@ -158,10 +162,12 @@ class LatencyBench:
                 ratios[index][name] = rows[str(index)]
         return ratios, dense_ms
 
-    def _timings(self, phase: Phase, models: Mapping[str, Candidate], on_timings: OnTimings, seconds: float) -> Timings:
+    def _timings(
+        self, phase: Phase, models: Mapping[str, Candidate], on_timings: OnTimings, seconds: float
+    ) -> tuple[Timings, bool]:
         """Timings that have all of some models; the missing ones are measured.
 
-        They are kept for later runs unless the machine is busy, or there was no time for all rounds.
+        They are new and worth keeping for later runs unless the machine is busy, or there was no time for all rounds.
         """
         about = {
             **self.clock.describe(),
@@ -173,15 +179,13 @@ class LatencyBench:
         timings = Timings.of(about, self._cache)
         missing = {name: candidate for name, candidate in models.items() if name not in timings.ratios}
         if not missing and timings.dense_ms is not None:
-            return timings
+            return timings, False
         rows, dense_ms = self.clock.session(phase, missing, self.workload.rounds, on_timings, seconds)
         timings.ratios |= rows
         timings.dense_ms = timings.dense_ms or dense_ms
         timings.head_ms = timings.head_ms or self.clock.head_ms(phase)
         whole = all(len(ratios) == self.workload.rounds for ratios in rows.values())
-        if whole and timings.spread() <= NOISY:
-            timings.save()
-        return timings
+        return timings, whole and timings.spread() <= NOISY
 
 
 def _with_logits(candidate: Candidate, number: int, spec: ModelSpec) -> Candidate:
