@@ -178,7 +178,12 @@ def test_attention_weights_are_named_by_the_models_layers(modeling: dict[str, Mo
     else:
         torch.testing.assert_close(sums, torch.ones(2, weights[2].shape[1], 5))
     told = model.generate(
-        tokens, max_new_tokens=2, do_sample=False, output_attentions=True, return_dict_in_generate=True
+        tokens,
+        max_new_tokens=2,
+        min_new_tokens=2,
+        do_sample=False,
+        output_attentions=True,
+        return_dict_in_generate=True,
     )
     assert [[each is None for each in step] for step in told.attentions] == [[True, True, False, True]] * 2
     assert model(tokens).attentions is None

@@ -79,10 +79,11 @@ class ExpertHook:
         states, chosen, weights = inputs  # (tokens, hidden), (tokens, active), (tokens, active)
         for expert in chosen.unique().tolist():
             token, place = torch.where(chosen == expert)
-            inner, share = inner_states(module, expert, states[token]), weights[token, place].double()
+            inner, share = inner_states(module, expert, states[token]), weights[token, place].float()
             norms = outer_states(module, expert, inner).double().norm(dim=-1) * share.abs()
+            squares = (inner * share[:, None]).square().sum(0, dtype=torch.float64)
             self.sums.tokens[expert] += len(token)
-            self.sums.channels[expert] += (share.square() @ inner.double().square()) * self._columns[expert]
+            self.sums.channels[expert] += squares * self._columns[expert]
             self.sums.norms[expert] += norms.sum()
             self.sums.energy[expert] += norms.square().sum()
 
