@@ -16,6 +16,7 @@ from helpers_data import byte_tokenizer
 from helpers_formats import byte_level, sentencepiece
 from tokenizers import decoders
 
+from evaluators.data.places import TextPlace
 from evaluators.data.shards import WholeText
 from evaluators.data.sources import Source
 from evaluators.data.splits import digest_of, encoder
@@ -237,3 +238,10 @@ def test_what_cannot_be_taught_is_refused() -> None:
         require_spelling(tiny_model("gpt2", max_position_embeddings=128)[0])
     with pytest.raises(UserError, match=r"vocabulary\.tokens: expected at least 0"):
         VocabularySettings(tokens=-1)
+
+
+def test_text_that_nothing_would_read_is_refused() -> None:
+    place = TextPlace(path="other.txt")
+    with pytest.raises(UserError, match=r"vocabulary\.data\.path: expected null .*, got other\.txt"):
+        VocabularySettings(data=place)
+    assert VocabularySettings(keep=0.8, data=place).data == VocabularySettings(tokens=100, data=place).data
