@@ -204,7 +204,7 @@ def test_a_trim_keeps_what_was_learned_where_it_is_better_and_takes_it_back_else
     model, small, pieces, places, start = lesson()
     model.config.bos_token_id = model.config.eos_token_id = start
     spec: Any = SimpleNamespace(vocab=len(model.lm_head.weight), task="causal_lm")
-    loaded: Any = SimpleNamespace(tokenizer=byte_level(), spec=spec, model=model)
+    loaded: Any = SimpleNamespace(tokenizer=byte_level(), spec=spec, model=model, surroundings=None)
     whole, texts = Vocabulary(loaded, "vocabulary.keep"), (sentences(100, 1),)
     lessons = Lessons(pieces, places, Amount.of(20_000), (sentences(100, 2),))
     subnet: Any = SimpleNamespace(spec=spec, tokenizer=small)
