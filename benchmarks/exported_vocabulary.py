@@ -1,12 +1,12 @@
 """Exports with smaller vocabularies against the dense model: bytes, time of a token by turns, and bits a byte.
 
     python -m benchmarks.exported_vocabulary CHECKPOINT ... --unseen TEXT [--dense embedded:gemma-3-270m]
-        [--documents 5] [--length 1200] [--cached 256] [--rounds 15]
+        [--documents 5] [--length 1200] [--cached 256] [--rounds 15] [--dtype bfloat16]
 
 Checkpoints are loaded with transformers alone, in their dtype, and so is the dense model, in the first one's. A round
 decodes eight tokens with each model in turn, behind so many in the cache; speeds are medians of the rounds' ratios. Of
 every source of TEXT the first documents are scored, each as a context of its own and to so many characters, in the
-tokens of each model.
+tokens of each model. Nothing is timed with --rounds 0, and nothing scored with --documents 0.
 """
 
 from __future__ import annotations
@@ -40,11 +40,13 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=5, help="of each source of the unseen text")
     parser.add_argument("--length", type=int, default=1200, help="characters of a document")
     parser.add_argument("--cached", type=int, default=256, help="tokens in the cache")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, help="of timing")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of all, in place of the checkpoints' own")
     arguments = parser.parse_args()
     models, tokenizers = [], []
     for path in arguments.checkpoints:
-        models.append(AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True).eval())
+        dtype = arguments.dtype or "auto"
+        models.append(AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=True).eval())
         tokenizers.append(AutoTokenizer.from_pretrained(path, trust_remote_code=True))
     dense = load_model(arguments.dense, dtype=dtype_name(models[0].dtype))
     models.insert(0, dense.model)
@@ -54,6 +56,7 @@ def main() -> None:
     bits = [
         bits_per_byte(model, cut(tokenizer, texts), texts, start_of(tokenizer))
         for model, tokenizer in zip(models, tokenizers, strict=True)
+        if texts
     ]
     size = sum(len(text.encode()) for text in texts)
     console = Console(width=140)
@@ -63,11 +66,15 @@ def main() -> None:
     table = Table("model", "tokens", "bytes", "of dense", "ms a token", "speed", "bits a byte", "more")
     whole = weights_bytes(models[0])
     for place, (name, model) in enumerate(zip(("dense", *arguments.checkpoints), models, strict=True)):
-        taken = statistics.median(row[place] for row in rounds)
-        speed = statistics.median(row[0] / row[place] for row in rounds)
-        own = weights_bytes(model)
-        cells = (f"{model.config.vocab_size:,}", f"{own:,}", f"{own / whole:.3f}", f"{taken:.2f}", f"{speed:.3f}")
-        table.add_row(getattr(name, "name", name), *cells, f"{bits[place]:.4f}", f"{bits[place] / bits[0] - 1:+.2%}")
+        own, timed, scored = weights_bytes(model), ("", ""), ("", "")
+        if rounds:
+            taken = statistics.median(row[place] for row in rounds)
+            speed = statistics.median(row[0] / row[place] for row in rounds)
+            timed = f"{taken:.2f}", f"{speed:.3f}"
+        if texts:
+            scored = f"{bits[place]:.4f}", f"{bits[place] / bits[0] - 1:+.2%}"
+        cells = (f"{model.config.vocab_size:,}", f"{own:,}", f"{own / whole:.3f}")
+        table.add_row(getattr(name, "name", name), *cells, *timed, *scored)
     console.print(table)
 
 

@@ -38,6 +38,12 @@ def test_designs_choose_their_vocabularies_and_an_export_has_its_own(tmp_path: P
     assert refused.returncode == 1
     assert "is asked with one tokenizer. Set evaluate.tasks=[], and score an export" in refused.stderr
 
+    other = tmp_path / "other.txt"
+    other.write_text("~" * 400)
+    refused = ended(place.export("run", f"pick={key}", "vocabulary.tokens=2000", f"vocabulary.data.path={other}"))
+    assert refused.returncode == 1
+    assert "expected text that uses tokens which are dropped, got text without any" in refused.stderr
+
     done = good(ended(place.export("run", f"pick={key}", "vocabulary.tokens=2000")))
     out = run / "exports" / key
     assert "tokens around dropped ones: bits a byte of the search's text" in done.stdout

@@ -16,6 +16,7 @@ from helpers_data import byte_tokenizer
 from helpers_formats import byte_level, sentencepiece
 from tokenizers import decoders
 
+from evaluators.data.places import TextPlace
 from evaluators.data.shards import WholeText
 from evaluators.data.sources import Source
 from evaluators.data.splits import digest_of, encoder
@@ -203,7 +204,7 @@ def test_a_trim_keeps_what_was_learned_where_it_is_better_and_takes_it_back_else
     model, small, pieces, places, start = lesson()
     model.config.bos_token_id = model.config.eos_token_id = start
     spec: Any = SimpleNamespace(vocab=len(model.lm_head.weight), task="causal_lm")
-    loaded: Any = SimpleNamespace(tokenizer=byte_level(), spec=spec, model=model)
+    loaded: Any = SimpleNamespace(tokenizer=byte_level(), spec=spec, model=model, surroundings=None)
     whole, texts = Vocabulary(loaded, "vocabulary.keep"), (sentences(100, 1),)
     lessons = Lessons(pieces, places, Amount.of(20_000), (sentences(100, 2),))
     subnet: Any = SimpleNamespace(spec=spec, tokenizer=small)
@@ -237,3 +238,10 @@ def test_what_cannot_be_taught_is_refused() -> None:
         require_spelling(tiny_model("gpt2", max_position_embeddings=128)[0])
     with pytest.raises(UserError, match=r"vocabulary\.tokens: expected at least 0"):
         VocabularySettings(tokens=-1)
+
+
+def test_text_that_nothing_would_read_is_refused() -> None:
+    place = TextPlace(path="other.txt")
+    with pytest.raises(UserError, match=r"vocabulary\.data\.path: expected null .*, got other\.txt"):
+        VocabularySettings(data=place)
+    assert VocabularySettings(keep=0.8, data=place).data == VocabularySettings(tokens=100, data=place).data

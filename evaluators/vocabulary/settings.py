@@ -17,7 +17,8 @@ class VocabularySettings:
     Attributes:
         keep: The part of the tokens that stay, above 1 how many; None for all.
         characters: Of text in which tokens are counted, at most; a minute counts some 50 million.
-        data: Where that text is; without a path, the run's own but for what it searches with or holds out.
+        data: Where that text is; without a path, the run's own but for what it searches with or holds out. A design
+            with a vocabulary of its own was ranked by its run: of this text it learns alone.
         tokens: Of that text, around uses of dropped tokens, in which the model learns to write these in pieces, see
             `evaluators.vocabulary.spelling`; 0 for none.
     """
@@ -42,6 +43,11 @@ class VocabularySettings:
             raise UserError(f"vocabulary.characters: expected at least 1, got {self.characters}.")
         if not 0 <= self.tokens < math.inf:
             raise UserError(f"vocabulary.tokens: expected at least 0, got {self.tokens}.")
+        if self.keep is None and not self.tokens and self.data.path is not None:
+            raise UserError(
+                "vocabulary.data.path: expected null where no tokens are chosen and nothing is learned, got "
+                f"{self.data.path}. Set vocabulary.keep; for a point with a level, vocabulary.tokens; or leave it out."
+            )
 
 
 def require_bits(objectives: Sequence[str], engine: str, tasks: Sequence[str]) -> None:

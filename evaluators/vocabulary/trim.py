@@ -145,7 +145,7 @@ def prepared_trim(
         UserError: The tokenizer is of no kind that can be trimmed, or there are too few tokens left, or the trimmed
             tokenizer does not pass its check; or both the design and the settings choose.
     """
-    place: TextPlace = session.settings.text
+    place: TextPlace = session.settings.text if settings.data.path is None else settings.data
     if settings.tokens:
         _require_lessons(session, chosen=bool(own) or settings.keep is not None)
     if own:
@@ -161,7 +161,6 @@ def prepared_trim(
             )
         whole = Vocabulary(session.loaded, "vocabulary.keep")
         count = whole.count(settings.keep)  # refused before text is read
-        place = place if settings.data.path is None else settings.data
         ranked = whole.ranked(place, session.text.reserved, settings.characters, session.paths.cache, stage)
     else:
         return None
@@ -182,8 +181,8 @@ def prepared_trim(
         )
         if not len(contexts.uses):
             raise UserError(
-                "vocabulary.tokens: expected text that uses tokens which are dropped, but there is none in "
-                f"{', '.join(ranked.sources)}. Leave it 0, or set vocabulary.data.path."
+                "vocabulary.tokens: expected text that uses tokens which are dropped, got text without any. Leave it "
+                "0, or set vocabulary.data.path to other text."
             )
         lessons = Lessons(pieces, contexts, amount, texts_of_part(session, "search"))
     return Trim(small, kept, ranked, texts, comparison, whole, lessons)
