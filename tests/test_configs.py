@@ -308,7 +308,7 @@ def test_every_controller_composes_and_is_made_of_points(option: str, tmp_path: 
     fit = model, Fit({"s1": 1}, {"s1": 1})
     controller.begin(Mock(look=lambda prompt: Look(0.1, 0.5, 0.5, 0.5), fit=lambda: fit, place=tmp_path))
     request = Request((1,) * 5, 1, slo=controller.slo)
-    assert controller.choose(request, lambda: Load(Speeds(), (), (), 8, 256)).point in ("dense", "s1")
+    assert controller.choose([request], lambda: Load(Speeds(), (), (), 8, 256)).point in ("dense", "s1")
     assert all(isinstance(figure, int | float) for figure in controller.figures().values())
     assert keys_of(part) == arguments_of(resolve_name(part["_target_"]), "offers")
 
