@@ -49,7 +49,7 @@ def main() -> None:
         models.append(AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=True).eval())
         tokenizers.append(AutoTokenizer.from_pretrained(path, trust_remote_code=True))
     dense = load_model(arguments.dense, dtype=dtype_name(models[0].dtype))
-    models.insert(0, dense.model)
+    models.insert(0, dense.model.to(models[0].dtype))  # which is read as it is stored
     tokenizers.insert(0, dense.tokenizer)
     rounds = [[milliseconds(model, arguments.cached) for model in models] for _ in range(arguments.rounds)]
     texts = unseen_texts(arguments.unseen, arguments.documents, arguments.length)
