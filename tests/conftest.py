@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -316,8 +317,11 @@ def make_supernet(tmp_path: Path, session_place: Path) -> Callable[..., Supernet
 
 @pytest.fixture(scope="module")
 def modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """transformers copies modelling files here; not into the user's cache."""
+    """transformers copies modelling files here, not into the user's cache nor where other tests have had it do so."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [place for place in sys.path if not (Path(place) / "transformers_modules").is_dir()])
+        for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+            patch.delitem(sys.modules, name)
         patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
         yield
 

@@ -74,7 +74,7 @@ def test_further_choices_change_nothing_of_designs_that_do_not_make_them() -> No
     assert Wider(layers).to_json() == plain.to_json() == {"layers": [[4, 2, 24], [0, 0, 0]]}
     assert Wider(layers).key == plain.key
     made = Wider((Finer(4, 2, 24, attention_bits=8), Finer(0, 0, 0, mlp_bits=4)), vocab=40)
-    assert made.to_json() == {"layers": [[4, 2, 24, 0, 0, 8], [0, 0, 0, 0, 0, 16, 4]], "vocab": 40}
+    assert made.to_json() == {"layers": [[4, 2, 24, 0, 0, 0, 8], [0, 0, 0, 0, 0, 0, 16, 4]], "vocab": 40}
     assert len({made.key, Wider(layers, vocab=40).key, Wider(made.layers).key, plain.key}) == 4
     assert Wider.from_json(Wider(plain.layers, vocab=40).to_json()) == Wider(plain.layers, vocab=40)
 

@@ -75,7 +75,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "glm": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.5}},
     "glm4": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.5}},
     "olmo3": {},
-    "gemma2": {"attn_logit_softcapping": None},  # which transformers 4 leaves out without attn_implementation="eager"
+    # which transformers before 5.24 leaves out without attn_implementation="eager"
+    **{family: {"attn_logit_softcapping": None} for family in ("gemma2", "vaultgemma")},
     "exaone4": {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e5, **LLAMA_3}},
     "gemma": {"rope_parameters": {"rope_type": "default", "rope_theta": 2e4}},
     "gemma3_text": {
