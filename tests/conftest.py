@@ -315,6 +315,13 @@ def make_supernet(tmp_path: Path, session_place: Path) -> Callable[..., Supernet
     return make
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, which is not there yet."""
+    monkeypatch.setenv("PARETOPRUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture(scope="module")
 def modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """transformers copies modelling files here, not into the user's cache nor where other tests have had it do so."""

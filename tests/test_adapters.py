@@ -20,13 +20,7 @@ from space.models.loading import load_model
 from space.models.outline import outlined
 from space.spec import ModelSpec
 
-pytestmark = pytest.mark.usefixtures("no_hub")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PARETOPRUNE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("no_hub", "own_cache")
 
 
 @pytest.fixture
@@ -52,7 +46,7 @@ def changed(directory: Path, **values: Any) -> None:
 
 @torch.inference_mode()
 def test_an_adapter_is_merged_into_its_base_once(
-    base: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokens = adapted(base, tmp_path / "tuned"), random_tokens(2, 9)
     loaded = load_model(str(tmp_path / "tuned"), dtype="float32", device="cpu")
@@ -61,7 +55,7 @@ def test_an_adapter_is_merged_into_its_base_once(
     torch.testing.assert_close(loaded.model(tokens).logits, expected)
     assert not torch.allclose(plain.model(tokens).logits, expected, atol=1e-3)
     assert loaded.tokenizer.get_vocab() == plain.tokenizer.get_vocab()
-    (kept,) = (cache / "merged").iterdir()
+    (kept,) = (own_cache / "merged").iterdir()
     assert kept.name.startswith("tuned-")
 
     def fails(*_: Any) -> None:
@@ -87,10 +81,10 @@ def test_a_base_that_lies_beside_it_or_is_not_there(base: Path, tmp_path: Path) 
         load_model(str(tmp_path / "tuned"))
 
 
-def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path, cache: Path) -> None:
+def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path, own_cache: Path) -> None:
     adapted(base, tmp_path / "tuned")
     save(LlamaConfig(**SIZES | {"intermediate_size": 56}), tmp_path / "other")
     changed(tmp_path / "tuned", base_model_name_or_path=str(tmp_path / "other"))
     with pytest.raises(UserError, match=r"to fit its base model in .*other, but got: .*Merge it yourself"):
         load_model(str(tmp_path / "tuned"))
-    assert not [*(cache / "merged").iterdir()]
+    assert not [*(own_cache / "merged").iterdir()]

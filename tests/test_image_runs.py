@@ -120,8 +120,8 @@ def test_rows_of_a_data_set_are_read_as_a_folder_of_them_is(
         place = replace(place, split="held")
     else:
         place = TextPlace("somebody/some-images")
-        monkeypatch.setattr("evaluators.data.image_sources.HfApi.dataset_info", lambda *_, **__: None)
-        monkeypatch.setattr(datasets, "load_dataset", lambda path, name, split: rows)
+        monkeypatch.setattr("evaluators.data.sources.HfApi.dataset_info", lambda *_, **__: None)
+        monkeypatch.setattr(datasets, "load_dataset", lambda path, name, split, streaming: rows)
     images = splits_of(place)
     assert images.sources == {str(place.path).rpartition("/")[2] if kind != "hub" else place.path: 20 * 17}
     for part in ("calibration", "search", "heldout"):

@@ -16,7 +16,6 @@ from helpers_formats import byte_level
 from space.candidate import Candidate
 from space.errors import UserError
 from space.models.loading import LoadedModel, load_model
-from space.spec import ModelSpec
 from space.supernet import preparation
 from space.supernet.preparation import prepared_supernet, window_remarks
 from space.supernet.recipe import Preparation
@@ -26,12 +25,7 @@ from space.supernet.supernet import Supernet
 TOKENS = random_tokens(12, 24)
 PRUNED = Candidate.from_rows([(4, 2, 32), (6, 3, 0), (0, 0, 16), (3, 3, 48)])
 Open = Callable[..., tuple[Supernet, list[int]]]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PARETOPRUNE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -102,21 +96,21 @@ def test_what_it_does_not_depend_on_calibrates_nothing(prepare: Open, change: di
     assert prepare("two", **change)[1] == []
 
 
-def test_a_run_lives_on_without_the_cache(prepare: Open, cache: Path) -> None:
+def test_a_run_lives_on_without_the_cache(prepare: Open, own_cache: Path) -> None:
     first = logits_of(prepare("one")[0])
-    shutil.rmtree(cache)
+    shutil.rmtree(own_cache)
     again, calibrated = prepare("one")
     assert calibrated == []
     assert torch.equal(logits_of(again), first)
 
 
-def test_a_supernet_at_work_needs_no_cache(prepare: Open, cache: Path) -> None:
+def test_a_supernet_at_work_needs_no_cache(prepare: Open, own_cache: Path) -> None:
     supernet, _ = prepare("one")
-    shutil.rmtree(cache)
+    shutil.rmtree(own_cache)
     assert torch.isfinite(logits_of(supernet)).all()  # refits are read as they are wanted
 
 
-def test_a_calibration_that_was_killed_is_made_anew(prepare: Open, cache: Path) -> None:
+def test_a_calibration_that_was_killed_is_made_anew(prepare: Open, own_cache: Path) -> None:
     def killed(index: int) -> None:
         if index == 2:
             raise KeyboardInterrupt
@@ -124,9 +118,9 @@ def test_a_calibration_that_was_killed_is_made_anew(prepare: Open, cache: Path) 
     model, spec = tiny_model("llama")
     loaded = LoadedModel(model, None, spec, torch.float32, torch.device("cpu"), "nowhere")
     with pytest.raises(KeyboardInterrupt):
-        prepared_supernet(Preparation(), loaded, lambda: TOKENS, cache.parent / "run", killed)
-    assert list((cache / "supernets").iterdir()) == []
-    assert not is_prepared(cache.parent / "run")
+        prepared_supernet(Preparation(), loaded, lambda: TOKENS, own_cache.parent / "run", killed)
+    assert list((own_cache / "supernets").iterdir()) == []
+    assert not is_prepared(own_cache.parent / "run")
     assert prepare("one")[1] == [0, 1, 2, 3]
 
 
@@ -136,8 +130,8 @@ def test_the_run_of_another_model_is_refused(prepare: Open) -> None:
         prepare("one", family="qwen2")
 
 
-def test_a_file_where_the_cache_is_to_be(prepare: Open, cache: Path) -> None:
-    cache.write_text("in the way")
+def test_a_file_where_the_cache_is_to_be(prepare: Open, own_cache: Path) -> None:
+    own_cache.write_text("in the way")
     with pytest.raises(UserError, match="PARETOPRUNE_CACHE"):
         prepare("one")
 
@@ -187,9 +181,9 @@ def test_short_minutes_read_less_text_once(tmp_path: Path, monkeypatch: pytest.M
     place, layers, timed = tmp_path / "run", list[int](), list[int]()
     seen = preparation.first_layer_s
 
-    def first_layer_s(model: Any, spec: ModelSpec, tokens: torch.Tensor, **how: Any) -> float:
+    def first_layer_s(loaded: LoadedModel, how: Preparation, tokens: torch.Tensor) -> float:
         timed.append(len(tokens))
-        assert seen(model, spec, tokens, **how) > 0.0
+        assert seen(loaded, how, tokens) > 0.0
         return float(len(tokens))
 
     monkeypatch.setattr(preparation, "first_layer_s", first_layer_s)

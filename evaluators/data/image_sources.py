@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from huggingface_hub import HfApi, is_offline_mode
 
 from evaluators.data.places import ARRAYS, PARQUET, Entry, TextPlace
+from evaluators.data.sources import hub_rows
 from space.errors import UserError
 from space.locations import cache_dir
-from space.models.hub import HUB_TIMEOUT_S, hub_errors
+from space.models.hub import hub_errors
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _LABELS = ("label", "labels")  # columns, by custom
@@ -198,19 +198,8 @@ def _of_disk(path: Path, split: str) -> Any:
 
 def _of_hub(entry: Entry) -> Any:
     """The rows of a data set of the hub, or of its cached copy."""
-    from datasets import load_dataset
-
     with hub_errors("data set", entry.path, _WITHOUT_HUB), _quietly():
-        if not is_offline_mode():
-            # One short question first: a download retries for half a minute before it gives up.
-            HfApi().dataset_info(entry.path, timeout=HUB_TIMEOUT_S)
-        try:
-            return load_dataset(entry.path, entry.name, split=entry.split)
-        except ValueError as error:
-            raise UserError(
-                f"Expected the data set {entry.path} to have data.name={entry.name} and data.split={entry.split}, but "
-                f"got: {error}"
-            ) from error
+        return hub_rows(entry)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, is_offline_mode
 
@@ -119,23 +120,36 @@ def _label(file: Path, files: Sequence[Path]) -> str:
 
 def _hub_shards(entry: Entry, entries: Sequence[Entry], render: Render) -> list[HubShard]:
     """The shards of a hub data set, streamed; where the hub client is set offline, of its cached copy."""
-    from datasets import load_dataset  # slow to import, and only wanted here
-
     alike = [other for other in entries if other.path == entry.path]
     label = entry.path if len(alike) == 1 else f"{entry.path}:{entry.name}:{entry.split}"
     with hub_errors("data set", entry.path, WITHOUT_HUB):
-        if not is_offline_mode():
-            # One short question first: a download retries for half a minute before it gives up.
-            HfApi().dataset_info(entry.path, timeout=HUB_TIMEOUT_S)
-        try:
-            rows = load_dataset(entry.path, entry.name, split=entry.split, streaming=not is_offline_mode())
-        except ValueError as error:
-            raise UserError(
-                f"Expected the data set {entry.path} to have data.name={entry.name} and data.split={entry.split}, but "
-                f"got: {error}"
-            ) from error
+        rows = hub_rows(entry, streaming=not is_offline_mode())
         if is_offline_mode():
             rows = rows.to_iterable_dataset()
         count = rows.num_shards
         parts = [rows.shard(num_shards=count, index=number) for number in range(count)]
     return [HubShard(part, entry.path, label, number, entry.field, render) for number, part in enumerate(parts)]
+
+
+def hub_rows(entry: Entry, *, streaming: bool = False) -> Any:
+    """The rows of a data set of the hub, or of its cached copy; within `hub_errors`.
+
+    Args:
+        entry: Which.
+        streaming: Whether they are read as they are asked for, and not downloaded before.
+
+    Raises:
+        UserError: It has no such configuration or split.
+    """
+    from datasets import load_dataset  # slow to import, and only wanted here
+
+    if not is_offline_mode():
+        # One short question first: a download retries for half a minute before it gives up.
+        HfApi().dataset_info(entry.path, timeout=HUB_TIMEOUT_S)
+    try:
+        return load_dataset(entry.path, entry.name, split=entry.split, streaming=streaming)
+    except ValueError as error:
+        raise UserError(
+            f"Expected the data set {entry.path} to have data.name={entry.name} and data.split={entry.split}, but "
+            f"got: {error}"
+        ) from error

@@ -137,7 +137,7 @@ class LatencyBench:
             whole = {design: times[design.key] for design in designs}
             fit, check = ({d: whole[d] for d in part} for part in _split(designs, self.workload.fit))
             phases[name] = table.fitted({Candidate.dense(self._spec): dense_ms, **fit}).checked(check)
-            if worth_keeping and not phases[name].error.median > OFF:
+            if worth_keeping and not phases[name].error.median > OFF:  # not a number where no design was timed whole
                 timings.save()
         return LatencyTable(phases, self.clock.describe(), self.workload, model_shapes(self._spec))
 

@@ -59,6 +59,19 @@ class CorrectiveRefit:
     batch_size: int = 8
 
 
+def part_of_rate(step: int, steps: int, warmup: float, last: float) -> float:
+    """The part of a learning rate that is taken at a step, from 0: it rises, then falls along a cosine.
+
+    Args:
+        step: Which.
+        steps: How many there are.
+        warmup: The part of these in which it rises.
+        last: What it falls to.
+    """
+    rising = min(1.0, (step + 1) / max(1.0, warmup * steps))
+    return rising * (last + (1 - last) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
 @dataclass(frozen=True)
 class Healing:
     """Settings; `of_task` fills in what a task says.
@@ -119,9 +132,7 @@ class Healing:
     def rate(self, step: int, steps: int) -> float:
         """The learning rate at a step, from 0."""
         assert self.learning_rate is not None
-        rising = min(1.0, (step + 1) / max(1.0, self.warmup * steps))
-        falling = LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        return self.learning_rate * rising * falling
+        return self.learning_rate * part_of_rate(step, steps, self.warmup, LAST_RATE)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from torch import Tensor
 from evaluators.output_head import GeneralHead, OutputHead
 from evaluators.paths import Show
 from evaluators.training.rates import share_of
-from evaluators.training.recipes import SHARED_TRAINABLE, Recovery
+from evaluators.training.recipes import SHARED_TRAINABLE, Recovery, part_of_rate
 from evaluators.training.recovery import student_of, trained_row
 from evaluators.training.repeatable import repeatable
 from evaluators.vocabulary.contexts import AFTER, BEFORE, LENGTH, Contexts
@@ -216,14 +216,14 @@ def learned_spelling(
         UserError: Training diverged.
     """
     assert settings.learning_rate is not None
-    speller, rising = Speller(teacher, pieces, start, settings), max(1.0, settings.warmup * amount.steps)
+    speller = Speller(teacher, pieces, start, settings)
     for step in range(amount.steps):
-        fall = 0.5 * (1 + math.cos(math.pi * step / amount.steps))
+        part = part_of_rate(step, amount.steps, settings.warmup, last=0.0)
         groups = [
             [places[index % len(places)].tolist() for index in range(step * count, (step + 1) * count)]
             for places, count in ((contexts.uses, _USES), (contexts.running, _RUNNING))
             if len(places)
         ]
-        speller.learn(groups, settings.learning_rate * fall * min(1.0, (step + 1) / rising))
+        speller.learn(groups, settings.learning_rate * part)
         show(step + 1, amount.steps)
     return speller.finished()

@@ -82,10 +82,8 @@ def merged(directory: Path, task: str | None, trust_remote_code: bool) -> Path:
     for name in (CONFIG, WEIGHTS):
         own.update((directory / name).read_bytes())
     place = cache_dir() / "merged" / f"{directory.resolve().name}-{own.hexdigest()[:16]}"
-    if not (place / "config.json").is_file():
-        with whole_directory(
-            place, is_whole=lambda there: (there / "config.json").is_file(), advice=CACHE_ADVICE
-        ) as new:
+    if not _is_whole(place):
+        with whole_directory(place, is_whole=_is_whole, advice=CACHE_ADVICE) as new:
             _copy_small(base, new)
             _copy_small(directory, new)
             _merge(base, directory, new, task, trust_remote_code)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.benchmark.utils.timer import timer
 
-from space.spec import ModelSpec
+from space.models.loading import LoadedModel
 from space.supernet.calibration import gather
 from space.supernet.importance import rule_of
 from space.supernet.placement import Placement
 from space.supernet.prepared_layer import prepared_layer
-from space.supernet.recipe import STRIDES
+from space.supernet.recipe import STRIDES, Preparation
 from space.supernet.store import place_rest
 
 
@@ -41,22 +39,26 @@ def affordable(tokens: Tensor, layers: int, seconds: float, layer_s: Callable[[T
     return next((choice for choice, time in zip(choices, times, strict=True) if time <= seconds), few)
 
 
-def first_layer_s(
-    model: Any,
-    spec: ModelSpec,
-    tokens: Tensor,
-    *,
-    dtype: torch.dtype,
-    place: Placement,
-    importance: str,
-    experts: str,
-    damping: float,
-    steps: int,
-    batch_size: int,
-) -> float:
-    """Seconds in which the first layer is calibrated and put in order; nothing of it stays. See `Supernet.prepare`."""
-    place_rest(model, dtype, place)
+def first_layer_s(loaded: LoadedModel, preparation: Preparation, tokens: Tensor) -> float:
+    """Seconds in which the first layer is calibrated and put in order; nothing of it stays.
+
+    Args:
+        loaded: The dense model.
+        preparation: How.
+        tokens: Calibration windows, shape (windows, length).
+    """
+    place, dtype = Placement(loaded.device, loaded.streamed), loaded.dtype
+    place_rest(loaded.model, dtype, place)
     begun = timer()
-    statistics = next(gather(model, tokens, forward_dtype=dtype, place=place, batch_size=batch_size))
-    prepared_layer(statistics, spec, rule_of(importance), experts=experts, damping=damping, steps=steps, dtype=dtype)
+    batch = preparation.batch_size
+    statistics = next(gather(loaded.model, tokens, forward_dtype=dtype, place=place, batch_size=batch))
+    prepared_layer(
+        statistics,
+        loaded.spec,
+        rule_of(preparation.importance),
+        experts=preparation.experts,
+        damping=preparation.damping,
+        steps=preparation.steps,
+        dtype=dtype,
+    )
     return timer() - begun

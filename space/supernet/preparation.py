@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -57,21 +58,18 @@ def prepared_supernet(
         read: See `Supernet.prepare`.
         seconds: That a calibration may take; on fewer windows where it takes longer, see `affordable`.
     """
-    placement, recipe = Placement(loaded.device, loaded.streamed), _recipe(preparation)
 
     def at(windows: Tensor) -> Path:
         return (cache or cache_dir()) / "supernets" / _digest(preparation, loaded, windows, read)
 
-    def layer_s(windows: Tensor) -> float:
-        return first_layer_s(loaded.model, loaded.spec, windows, dtype=loaded.dtype, place=placement, **recipe)
-
+    placement = Placement(loaded.device, loaded.streamed)
     how: dict[str, Any] = {"dtype": loaded.dtype, "place": placement, "refit_bytes": refit_limit(preparation, loaded)}
     how["on_disk"] = OnDisk(preparation.disk_limit(_weight_bytes(loaded)), tuple(channels))
     if is_prepared(directory):
         return Supernet.load(loaded.model, loaded.spec, directory, **how)
     windows = tokens()
     if seconds < inf and not is_prepared(at(windows)):
-        windows = affordable(windows, loaded.spec.layers, seconds, layer_s)
+        windows = affordable(windows, loaded.spec.layers, seconds, partial(first_layer_s, loaded, preparation))
     if is_prepared(place := at(windows)):
         supernet = Supernet.load(loaded.model, loaded.spec, place, **how)
     else:
@@ -81,9 +79,13 @@ def prepared_supernet(
             loaded.spec,
             windows,
             place,
+            importance=preparation.importance,
+            experts=preparation.experts,
+            damping=preparation.damping,
+            steps=preparation.steps,
+            batch_size=preparation.batch_size,
             read=read,
             on_layer=on_layer,
-            **recipe,
             **how,
         )
     supernet.link_to(directory)
@@ -96,10 +98,6 @@ def window_remarks(supernet: Supernet, windows: int) -> list[str]:
     if few is None or few >= windows:
         return []
     return [f"calibrated on {few} of {windows} windows of text, as minutes are short"]
-
-
-def _recipe(preparation: Preparation) -> dict[str, Any]:
-    return {name: getattr(preparation, name) for name in ("importance", "experts", "damping", "steps", "batch_size")}
 
 
 def disk_remarks(loaded: LoadedModel, directory: Path, *, read: bool = False) -> list[str]:
