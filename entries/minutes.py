@@ -85,7 +85,7 @@ def spent(budget: Budget, told: Settings) -> dict[str, float | None]:
 
 def _measured(settings: RunSettings, session: Session, task: Task, work: Work, minutes: float, watch: Watch) -> Settled:
     with watch.stage("budget: speeds on this machine"):
-        speeds = measured_speeds(session, watch.elapsed)
+        speeds = measured_speeds(session, watch.elapsed, minutes)
         amounts = Settled.of(minutes, speeds, work).amounts
         looks = [amounts.search_windows * size for size in work.sizes]
         trained = [looks[-1] + work.tuning] * task.trained  # with the tokens of its training
@@ -148,4 +148,5 @@ def work_of(
         rounded=rounded,
         heldout=told.text.heldout_windows * length,
         long=long,
+        rounds=told.latency.front_rounds,
     )

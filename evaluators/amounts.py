@@ -5,11 +5,11 @@
 The search sends candidates' text at the measured speed and pays what its algorithm takes to ask; training has its own
 speed; the end of a run is known but for how many points its front will have, of which the most is taken. Where minutes
 are short these are fewer, so that the end takes half of what is left at most, but not below `POINTS`; where that is not
-enough, longer windows are not scored. What the end leaves is divided as the defaults in tokens divide theirs: of
-440,000 tokens 120,000 heal and the others are looked at, so 3 tokens of healing come with 8 of candidates; where that
-is too much for the least search, healing is shorter, down to a half. Healing sees each window of its text `EPOCHS`
-times at most (repeating text up to four times is about as good as new text: Muennighoff et al., "Scaling
-data-constrained language models", 2023); what it leaves, the search has.
+enough, longer windows are not scored, then no samples are written, then points are timed in fewer rounds. What the end
+leaves is divided as the defaults in tokens divide theirs: of 440,000 tokens 120,000 heal and the others are looked at,
+so 3 tokens of healing come with 8 of candidates; where that is too much for the least search, healing is shorter, down
+to a half. Healing sees each window of its text `EPOCHS` times at most (repeating text up to four times is about as good
+as new text: Muennighoff et al., "Scaling data-constrained language models", 2023); what it leaves, the search has.
 
 A faster device asks more questions, and each on more text: the windows that a candidate is asked on grow with the root
 of the search's tokens, from `WINDOWS` at `TOKENS` on, as far as there is text. Where a search would ask more than
@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 WINDOWS = 4  # of the search's text that a candidate is asked on, at `TOKENS`
 TOKENS = 320_000  # of candidates' text, by default
 HEALED = 3 / 8  # tokens of healing to one of candidates' text
 EPOCHS = 4
 QUESTIONS = 800
-LEAST = 48  # questions that a search asks however short its minutes are
+LEAST = 32  # questions that a search asks however short its minutes are
 LEAST_HEALED = 1 / 2  # of the healing that comes with these, however short
 CHEAP = 3 / 4  # of the questions, about, are at the cheapest fidelity, the others at the full one
 USED = 0.97  # of the minutes, that are planned with
@@ -39,6 +39,8 @@ STEPS = 200  # of healing, that all of its text must make where more than one wi
 POINTS = 4  # of the front, beside the dense model, that are scored and timed however short minutes are
 CALIBRATION = 1 / 5  # of the minutes, in which calibration ends; a quarter of its text is read in any case
 TABLE = 1 / 5  # of the minutes, in which the rounds of the latency table end; one round is timed in any case
+ROUNDS = 2  # in which these are timed, at least
+LONG = 1 / 3  # of the minutes: where more are gone before the search, longer windows are not scored
 PAGES_S = 5.0  # to write front and pages
 
 Asking = Sequence[tuple[int, float]]  # questions, and the seconds that an algorithm took to ask them
@@ -51,9 +53,10 @@ class Speeds:
     Attributes:
         elapsed_s: Seconds from the start of the command to the end of the measurement.
         evaluation: Tokens a second of a candidate's evaluation, by windows of a forward pass.
-        long: The same in the longer windows of held-out text; 0 where there are none.
+        long: The same in the longer windows of held-out text; 0 where there are none, or no time for them.
         training: Tokens a second of whatever follows the cached refit, by windows of a step; empty where nothing does.
-        timing_s: To time one model end to end.
+        timing_s: To time one model end to end, in all rounds.
+        trying_s: Of these, what fewer rounds would take too.
         writing_s: In which one model writes its samples.
         making_s: In which a subnet of a healed supernet is made, of which nothing is remembered; 0 without one.
         asking: Rising, from (0, 0) on.
@@ -66,6 +69,7 @@ class Speeds:
     timing_s: float
     writing_s: float
     making_s: float = 0.0
+    trying_s: float = 0.0
     asking: Asking = ((0, 0.0),)
 
     @property
@@ -115,6 +119,7 @@ class Work:
         rounded: How many of these are the dense model in another type, which healing changes too.
         heldout: Tokens of the held-out score of a member.
         long: Tokens of its score in longer windows.
+        rounds: In which members are timed end to end.
     """
 
     sizes: Sequence[int]
@@ -131,6 +136,7 @@ class Work:
     rounded: int
     heldout: int
     long: int
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,8 @@ class Amounts:
         batch_size: Windows of a forward pass of an evaluation.
         points: Of the front, at most.
         long: Whether these are scored in longer windows, where there are any.
+        samples: Whether they write samples, where these are wanted.
+        front_rounds: In which they are timed end to end; None for as many as are asked for.
         end_s: Seconds that the end of the run takes, by estimate.
         seconds: Of the whole command, by estimate.
     """
@@ -158,6 +166,8 @@ class Amounts:
     end_s: float
     seconds: float
     long: bool = True
+    samples: bool = True
+    front_rounds: int | None = None
 
 
 def amounts_of(minutes: float, speeds: Speeds, work: Work) -> Amounts:
@@ -196,27 +206,46 @@ def _split(windows: int, questions: int, work: Work) -> tuple[float, float]:
     return looked_at, 0.0
 
 
-def _end_s(windows: int, points: int, speeds: Speeds, work: Work, *, long: bool) -> float:
-    """Seconds of the end of a run: so many points and the dense model scored, tuned, timed and written."""
-    members, evaluation, tunes = points + 1, speeds.evaluation[speeds.batch_size], work.kind == "tuning"
+@dataclass(frozen=True)
+class _End:
+    """What a run may end with; see `Amounts`."""
+
+    points: int
+    long: bool
+    samples: bool = True
+    rounds: int | None = None
+
+
+def _end_s(windows: int, end: _End, speeds: Speeds, work: Work) -> float:
+    """Seconds of the end of a run: its points and the dense model scored, tuned, timed and written."""
+    members, evaluation, tunes = end.points + 1, speeds.evaluation[speeds.batch_size], work.kind == "tuning"
     text = work.plain * windows * work.sizes[-1] + members * work.heldout * (2 if tunes else 1)
     if work.kind and work.in_search:  # members are asked about as they were before it
-        text += (points + work.rounded) * windows * work.sizes[-1]
-    seconds = text / evaluation + PAGES_S + members * (speeds.timing_s + speeds.writing_s)
-    seconds += (points + work.rounded) * speeds.making_s
-    if work.long and long:
+        text += (end.points + work.rounded) * windows * work.sizes[-1]
+    rounds = 1.0 if end.rounds is None else end.rounds / work.rounds
+    timing = speeds.trying_s + (speeds.timing_s - speeds.trying_s) * rounds
+    seconds = text / evaluation + PAGES_S + members * (timing + speeds.writing_s * end.samples)
+    seconds += (end.points + work.rounded) * speeds.making_s
+    if work.long and end.long:
         seconds += members * work.long / speeds.long
     if tunes and not work.in_search:
-        seconds += points * work.tuning / speeds.training[speeds.step_windows]
+        seconds += end.points * work.tuning / speeds.training[speeds.step_windows]
     return seconds
 
 
-def _ending(windows: int, minutes: float, speeds: Speeds, work: Work) -> tuple[int, bool, float]:
-    """Points of the end of the run, whether longer windows, and seconds: half of what is left, or the least."""
+def _ending(windows: int, minutes: float, speeds: Speeds, work: Work) -> tuple[_End, float]:
+    """The end of the run, and its seconds: half of what is left, or the least."""
     half, least = (USED * 60 * minutes - speeds.elapsed_s) / 2, min(POINTS, work.points)
-    choices = [*((points, True) for points in range(work.points, least - 1, -1)), *[(least, False)] * bool(work.long)]
-    ends = [(points, long, _end_s(windows, points, speeds, work, long=long)) for points, long in choices]
-    return next((end for end in ends if end[2] <= half), ends[-1])
+    long = not work.long or speeds.long > 0
+    ends = [_End(points, long) for points in range(work.points, least - 1, -1)]
+    if work.long and long:
+        ends.append(replace(ends[-1], long=False))
+    if speeds.writing_s:
+        ends.append(replace(ends[-1], samples=False))
+    if speeds.timing_s > speeds.trying_s:
+        ends += [replace(ends[-1], rounds=rounds) for rounds in range(work.rounds - 1, ROUNDS - 1, -1)]
+    timed = [(end, _end_s(windows, end, speeds, work)) for end in ends]
+    return next((one for one in timed if one[1] <= half), timed[-1])
 
 
 def _search_s(windows: int, questions: int, speeds: Speeds, work: Work) -> float:
@@ -235,7 +264,7 @@ def _trained_s(training: float, speeds: Speeds) -> float:
 
 def _questions(windows: int, minutes: float, speeds: Speeds, work: Work) -> int:
     """How many questions there is time for, `LEAST` at the least."""
-    left = USED * 60 * minutes - speeds.elapsed_s - _ending(windows, minutes, speeds, work)[2]
+    left = USED * 60 * minutes - speeds.elapsed_s - _ending(windows, minutes, speeds, work)[1]
     low, high = LEAST, LEAST
     while _search_s(windows, high, speeds, work) <= left:
         low, high = high, 2 * high
@@ -247,9 +276,9 @@ def _questions(windows: int, minutes: float, speeds: Speeds, work: Work) -> int:
 
 def _with_windows(windows: int, minutes: float, speeds: Speeds, work: Work) -> Amounts:
     questions = _questions(windows, minutes, speeds, work)
-    points, long, end = _ending(windows, minutes, speeds, work)
+    end, end_s = _ending(windows, minutes, speeds, work)
     looked_at, training = _split(windows, questions, work)
-    asked = speeds.elapsed_s + end + _asked_s(looked_at, questions, speeds)
+    asked = speeds.elapsed_s + end_s + _asked_s(looked_at, questions, speeds)
     if questions == LEAST and work.kind == "healing" and work.healing is None:
         left = max(0.0, USED * 60 * minutes - asked) * speeds.training[speeds.step_windows]
         training = min(training, max(left, training * LEAST_HEALED))
@@ -259,8 +288,10 @@ def _with_windows(windows: int, minutes: float, speeds: Speeds, work: Work) -> A
         healing=round(training) if work.kind == "healing" else 0,
         step_windows=speeds.step_windows if work.kind == "healing" else 0,
         batch_size=speeds.batch_size,
-        points=points,
-        long=long,
-        end_s=end,
+        points=end.points,
+        long=end.long,
+        samples=end.samples,
+        front_rounds=end.rounds,
+        end_s=end_s,
         seconds=asked + _trained_s(training, speeds),
     )

@@ -40,7 +40,7 @@ class Closing:
         tokens = settings.evaluators.together * settings.text.length
         long = long_text(session)
         asked = long.evaluators(session.supernet, session.finished_model, tokens) + accuracy_evaluators(session)
-        if settings.samples.prompts:
+        if settings.samples.prompts and (session.amounts is None or session.amounts.samples):
             whole = Samples(loaded.tokenizer, settings.samples)
             few, model_of = session.vocabulary, session.finished_model
             if few is None:

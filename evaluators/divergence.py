@@ -37,10 +37,12 @@ class _Reference:
     Attributes:
         known: By type of a subnet's output matrix, of every token (tokens, hidden).
         cross: Of every token lse(z_T) − h_T · Wᵀp, with the teacher's own matrix (tokens,).
+        nll: Summed over the tokens, in nats.
     """
 
     known: dict[int, Tensor]
     cross: Tensor
+    nll: float
 
 
 class Divergence(Comparison):
@@ -75,6 +77,7 @@ class Divergence(Comparison):
         together = min(batch_size, len(tokens)) * tokens.shape[1]
         self._head = OutputHead.of(supernet.model, together, slice_bytes=slice_bytes)
         self._heads = {0: self._head}
+        self._dense = Candidate.dense(supernet.spec)
         self._sizes: dict[str, Any] = {"tokens": together, "slice_bytes": slice_bytes}
 
     def values(self, candidate: Candidate, model: Any | None = None) -> Mapping[str, float]:
@@ -128,9 +131,12 @@ class Divergence(Comparison):
     def _compared(self, candidate: Candidate, model: Any | None) -> tuple[float, float]:
         if self._references is None:
             self._references = list(self._dense_side())
+        windows, length = self._tokens.shape
+        if candidate == self._dense and model is None:  # of the same pass, whose divergence is 0
+            return 0.0, sum(reference.nll for reference in self._references) / (windows * (length - 1))
         kind, head = self._own_head(candidate)
         if kind not in self._references[0].known:
-            states = self._states(Candidate.dense(self._supernet.spec))
+            states = self._states(self._dense)
             for reference, hidden in zip(self._references, states, strict=True):
                 _, reference.known[kind] = self._head.expected(hidden, meant=head)
         kl = nll = 0.0
@@ -140,7 +146,6 @@ class Divergence(Comparison):
             cross = lse - head.mean_logit(hidden, dense.known[kind])
             kl += (cross - dense.cross).sum(dtype=torch.float64).item()
             nll += self._nll(head, tokens, hidden, lse)
-        windows, length = self._tokens.shape
         return kl / (windows * length), nll / (windows * (length - 1))
 
     @torch.inference_mode()
@@ -168,10 +173,11 @@ class Divergence(Comparison):
 
     def _dense_side(self) -> Iterator[_Reference]:
         """What is kept of the dense model, of one batch after another."""
-        for hidden in self._states(Candidate.dense(self._supernet.spec)):
+        for tokens, hidden in zip(self._forward.batches, self._states(self._dense), strict=True):
             lse = self._head.log_sum_exp(hidden)
             _, known = self._head.expected(hidden)
-            yield _Reference({0: known}, lse - self._head.mean_logit(hidden, known))
+            nll = self._nll(self._head, tokens, hidden, lse)
+            yield _Reference({0: known}, lse - self._head.mean_logit(hidden, known), nll)
 
     def _states(self, candidate: Candidate, model: Any | None = None) -> Iterator[Tensor]:
         """Normed hidden states before the LM head, float32, each (batch · time, hidden), of one batch after another."""

@@ -70,7 +70,8 @@ class Session:
     def settle(self) -> None:
         """Takes in what minutes have come to, where the run's directory says so; what depends on it is made anew."""
         file = self.paths.budget
-        self.settings = self._given.settled(Settled.read(file).amounts) if file.exists() else self._given
+        self.amounts = Settled.read(file).amounts if file.exists() else None
+        self.settings = self._given if self.amounts is None else self._given.settled(self.amounts)
         for part in ("healer", "fidelities"):
             self.__dict__.pop(part, None)
 
@@ -274,7 +275,10 @@ class Session:
 
     def timed(self, show: Show = lambda done, of: None) -> EndToEnd | None:
         """Times subnets end to end, and tells of the rounds; None where the latency table is of another device."""
-        return None if self.settings.latency.table is not None else EndToEnd(self.bench, self.table.dense_ms, show)
+        if self.settings.latency.table is not None:
+            return None
+        rounds = self.amounts.front_rounds if self.amounts else None
+        return EndToEnd(self.bench, self.table.dense_ms, show, rounds=rounds)
 
     def task_evaluators(self, show: Show = lambda done, of: None) -> Sequence[Evaluator]:
         """One evaluator a task, of subnets as they are exported."""

@@ -51,12 +51,16 @@ class Settled:
         ]
         if not amounts.long:
             lines.append("no longer windows are scored, as minutes are short")
+        if not amounts.samples:
+            lines.append("no samples are written, as minutes are short")
+        if amounts.front_rounds is not None:
+            lines.append(f"points are timed in {amounts.front_rounds} rounds, as minutes are short")
         if amounts.seconds > 60 * self.minutes:
             needed = math.ceil(amounts.seconds / 60)
             lines.append(
                 f"WARNING: budget.minutes: expected at least {needed} for this run on this machine, got "
                 f"{self.minutes:g}. It has the least search that makes a front, and takes some {needed} minutes. Set "
-                "more of them for more search; lower front_points and latency.front_rounds for a shorter end."
+                "more of them for more search."
             )
         return lines
 

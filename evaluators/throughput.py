@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark.utils.timer import timer
 
-from evaluators.amounts import EPOCHS, GAIN, STEP_GAIN, STEPS, Speeds
+from evaluators.amounts import EPOCHS, GAIN, LONG, STEP_GAIN, STEPS, Speeds
 from evaluators.base import GROUP
 from evaluators.closing import long_text
 from evaluators.comparisons import comparison
@@ -27,24 +27,29 @@ from space.errors import UserError
 LOOK_S = 1.0  # that is timed of an evaluation at least
 DESIGNS = 2  # random ones, that are asked about and trained
 SHARE = (1 + 1 / BETWEEN_DENSE) / 3  # of a round of one model between two timings of the dense one
-TIMED = 2  # steps of training; so many before them are not
+TIMED = 2  # steps of training; so many before them are not,
+SLOW_S = 10.0  # where these do not take so long that what a first time takes besides is little of it
 
 
-def measured_speeds(session: Session, elapsed: Callable[[], float]) -> Speeds:
+def measured_speeds(session: Session, elapsed: Callable[[], float], minutes: float) -> Speeds:
     """Speeds of a run's evaluations, its training and its end.
 
     Args:
         session: With its supernet and its latency table.
         elapsed: Seconds since the command began.
+        minutes: Of the whole command.
     """
     settings, designs = session.settings, [design.blocks for design in session.space.samples(DESIGNS)]
-    long, supernet = long_text(session).windows, session.supernet
+    long = None if elapsed() > LONG * 60 * minutes else long_text(session).windows
+    supernet = session.supernet
+    trying_s, timing_s = (0.0, 0.0) if settings.latency.table else _timing_s(session, designs[0])
     making_s = _seconds(lambda: supernet.view(designs[0])) if session.healer else 0.0  # first: nothing is remembered
     return Speeds(
         evaluation=_evaluation(session),
         long=0.0 if long is None else _looks(session, long[:1], 1, designs[:1]),
         training=_training(session, designs),
-        timing_s=0.0 if settings.latency.table else _timing_s(session, designs[0]),
+        timing_s=timing_s,
+        trying_s=trying_s,
         writing_s=_writing_s(session),
         making_s=making_s,
         elapsed_s=elapsed(),
@@ -158,8 +163,8 @@ def _healing(session: Session, settings: Healing, designs: Sequence[Candidate]) 
             for _ in range(TIMED):
                 training.learn(text, 0.0)
 
-        learn()  # a first time with each of the designs
-        return TIMED * windows * length / _seconds(learn)
+        seconds = _seconds(learn)  # a first time with each of the designs
+        return TIMED * windows * length / (seconds if seconds > SLOW_S else _seconds(learn))
 
     first = most = min(settings.step_windows, room)
     if settings.batch_size is None and _waits(session):
@@ -194,11 +199,12 @@ def _writing_s(session: Session) -> float:
     return _seconds(lambda: Samples(tokenizer, settings).texts(dense))
 
 
-def _timing_s(session: Session, design: Candidate) -> float:
-    """Seconds that one more model adds to the end-to-end timings of a front.
+def _timing_s(session: Session, design: Candidate) -> tuple[float, float]:
+    """Seconds that one more model adds to the end-to-end timings of a front: in no round, and in all of them.
 
     A round of the plain clock times the model between two timings of the dense one, which a front has every few models.
-    Engines that load models, and compilers, take their time once, so that these are asked for all rounds.
+    Engines that load models, and compilers, take their time once, so that these are asked for all rounds, of which
+    fewer are taken to be no shorter.
     """
     workload, clock = session.settings.latency, session.bench.clock
     plain = workload.engine == "torch" and not workload.compile
@@ -209,4 +215,6 @@ def _timing_s(session: Session, design: Candidate) -> float:
             clock.session(phase, {design.key: design}, rounds, lambda done, of: None)
 
     tried, seconds = _seconds(lambda: clock.try_out(design)), _seconds(time)
-    return tried + (seconds * workload.front_rounds * SHARE if plain else seconds)
+    if not plain:
+        return tried + seconds, tried + seconds
+    return tried, tried + seconds * workload.front_rounds * SHARE

@@ -20,6 +20,7 @@ from evaluators.amounts import (
     LEAST_HEALED,
     POINTS,
     QUESTIONS,
+    ROUNDS,
     STEP_GAIN,
     USED,
     Speeds,
@@ -57,6 +58,7 @@ WORK = Work(
     rounded=0,
     heldout=8192,
     long=8192,
+    rounds=5,
 )
 
 
@@ -115,13 +117,17 @@ def test_more_minutes_are_more_tokens() -> None:
 
 
 def test_too_few_minutes_leave_the_least_search_and_say_so() -> None:
-    settled = Settled.of(5, SPEEDS, WORK)
+    settled = Settled.of(4, SPEEDS, WORK)
     looked_at = settled.amounts.tokens - settled.amounts.healing
     assert looked_at == pytest.approx(LEAST * 4 * 224, rel=1e-3)
-    assert settled.amounts.seconds > 5 * 60
-    told, left_out, warning = settled.remarks()
-    assert "no longer windows" in left_out
-    assert "budget of 5 minutes: 3.0 are gone" in told
+    assert settled.amounts.seconds > 4 * 60
+    told, *left_out, warning = settled.remarks()
+    assert [line.partition(", as minutes are short")[0] for line in left_out] == [
+        "no longer windows are scored",
+        "no samples are written",
+        f"points are timed in {ROUNDS} rounds",
+    ]
+    assert "budget of 4 minutes: 3.0 are gone" in told
     needed = math.ceil(settled.amounts.seconds / 60)
     assert f"WARNING: budget.minutes: expected at least {needed} for this run" in warning
     assert len(Settled.of(20, SPEEDS, WORK).remarks()) == 1
@@ -142,17 +148,39 @@ def test_healing_is_shorter_where_the_least_search_has_no_more_time_for_it() -> 
 
 
 def test_short_minutes_have_fewer_points_to_score_so_that_half_of_what_is_left_is_searched() -> None:
-    settled = {minutes: amounts_of(minutes, SPEEDS, WORK) for minutes in (5, 12, 20)}
+    settled = {minutes: amounts_of(minutes, SPEEDS, WORK) for minutes in (4, 12, 20)}
     points = {minutes: amounts.points for minutes, amounts in settled.items()}
-    assert points[5] == POINTS < points[12] < points[20] == WORK.points
+    assert points[4] == POINTS < points[12] < points[20] == WORK.points
     assert [amounts.long for amounts in settled.values()] == [False, True, True]
-    closed = (POINTS + 1) * (SPEEDS.timing_s + SPEEDS.writing_s) + 5
-    assert settled[5].end_s == pytest.approx(closed + (9 * 2048 + (POINTS + 1) * 8192 + POINTS * 2048) / 2000)
+    assert [amounts.samples for amounts in settled.values()] == [False, True, True]
+    assert [amounts.front_rounds for amounts in settled.values()] == [ROUNDS, None, None]
+    closed = (POINTS + 1) * SPEEDS.timing_s * ROUNDS / WORK.rounds + 5
+    assert settled[4].end_s == pytest.approx(closed + (9 * 2048 + (POINTS + 1) * 8192 + POINTS * 2048) / 2000)
     amounts = settled[12]
     assert amounts.end_s <= (USED * 12 * 60 - SPEEDS.elapsed_s) / 2
-    assert amounts.tokens > amounts_of(5, SPEEDS, WORK).tokens
-    assert amounts_of(5, SPEEDS, replace(WORK, points=3)).points == 3
-    assert len(Settled.of(5, SPEEDS, replace(WORK, long=0)).remarks()) == 2  # and there are none to leave out
+    assert amounts.tokens > amounts_of(4, SPEEDS, WORK).tokens
+    assert amounts_of(4, SPEEDS, replace(WORK, points=3)).points == 3
+    nothing = replace(SPEEDS, writing_s=0, timing_s=0)
+    assert len(Settled.of(4, nothing, replace(WORK, long=0)).remarks()) == 2  # there is nothing to leave out
+
+
+def test_the_end_leaves_out_one_thing_after_another_until_it_is_short_enough() -> None:
+    work = replace(WORK, points=POINTS)
+    ends = [amounts_of(minutes / 10, SPEEDS, work) for minutes in range(40, 90)]
+    kinds = [*dict.fromkeys((amounts.long, amounts.samples, amounts.front_rounds) for amounts in reversed(ends))]
+    fewer = [(False, False, rounds) for rounds in range(WORK.rounds - 1, ROUNDS - 1, -1)]
+    assert kinds == [(True, True, None), (False, True, None), (False, False, None), *fewer]
+    least = (POINTS + 1) * (SPEEDS.timing_s - 3.0) * ROUNDS / WORK.rounds
+    tried = amounts_of(4, replace(SPEEDS, trying_s=3.0), work)
+    assert tried.end_s - ends[0].end_s == pytest.approx(least + (POINTS + 1) * (3.0 - SPEEDS.timing_s * 2 / 5))
+    engine = replace(SPEEDS, trying_s=SPEEDS.timing_s)  # whose time is not that of rounds
+    assert amounts_of(4, engine, work).front_rounds is None
+
+
+def test_longer_windows_that_were_not_timed_are_not_scored() -> None:
+    amounts = amounts_of(20, replace(SPEEDS, long=0.0), WORK)
+    assert (amounts.long, amounts.samples, amounts.front_rounds) == (False, True, None)
+    assert amounts.tokens > amounts_of(20, SPEEDS, WORK).tokens
 
 
 def test_a_faster_device_asks_more_on_more_text_of_which_there_is_enough() -> None:

@@ -142,13 +142,17 @@ class LatencyBench:
         return LatencyTable(phases, self.clock.describe(), self.workload, model_shapes(self._spec))
 
     def ratios(
-        self, candidates: Sequence[Candidate], on_timings: OnTimings = lambda done, of: None
+        self,
+        candidates: Sequence[Candidate],
+        on_timings: OnTimings = lambda done, of: None,
+        rounds: int | None = None,
     ) -> tuple[list[dict[str, list[float]]], dict[str, float]]:
         """End-to-end times of each candidate relative to the dense model's, by phase and round, measured now.
 
         Args:
             candidates: What to time.
             on_timings: Called with how many timings of a phase are done, of how many.
+            rounds: In which they take turns; None for the workload's `front_rounds`.
 
         Returns:
             Them, and the dense model's median milliseconds by phase.
@@ -157,7 +161,7 @@ class LatencyBench:
         ratios: list[dict[str, list[float]]] = [{} for _ in candidates]
         dense_ms = {}
         for name, phase in self.workload.phases.items():
-            rows, dense_ms[name] = self.clock.session(phase, models, self.workload.front_rounds, on_timings)
+            rows, dense_ms[name] = self.clock.session(phase, models, rounds or self.workload.front_rounds, on_timings)
             for index in range(len(candidates)):
                 ratios[index][name] = rows[str(index)]
         return ratios, dense_ms

@@ -40,6 +40,7 @@ class EndToEnd:
         dense_ms: Mapping[str, float] | None,
         on_timings: OnTimings = lambda done, of: None,
         device: Mapping[str, Any] | None = None,
+        rounds: int | None = None,
     ) -> None:
         """Times nothing yet.
 
@@ -50,11 +51,13 @@ class EndToEnd:
             on_timings: Called with how many timings of a phase are done, of how many.
             device: This one as the clock describes it, where it is not the latency table's: its times have a fidelity
                 of their own, and say in their facts where they and their unit are from.
+            rounds: In which the candidates take turns; None for the workload's `front_rounds`.
         """
         self._bench = bench
         self._dense_ms = dense_ms
         self._on_timings = on_timings
         self._device = device
+        self._rounds = rounds or bench.workload.front_rounds
         self.fidelity = TIMED if device is None else timed_on(device)
         phases = [*bench.workload.phases]
         whole_and_parts = (LATENCY_E2E, *metrics_named(*(f"{name}_e2e_ms" for name in phases if len(phases) > 1)))
@@ -79,7 +82,7 @@ class EndToEnd:
                 seconds = time.perf_counter() - begun
                 failures[candidate.key] = failure(candidate, self.fidelity, error, seconds=seconds)
         able = [candidate for candidate in candidates if candidate.key in first_values]
-        ratios, measured = self._bench.ratios(able, self._on_timings)
+        ratios, measured = self._bench.ratios(able, self._on_timings, self._rounds)
         unit = measured if self._dense_ms is None else self._dense_ms
         values = {c.key: self._values(each, unit) | first_values[c.key] for c, each in zip(able, ratios, strict=True)}
         facts = {} if self._device is None else {TIMED_ON: dict(self._device), DENSE_MS: dict(unit)}
