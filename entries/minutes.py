@@ -144,7 +144,7 @@ def work_of(
         trained=settings.stored["search"]["algorithm"].get("trained", 0.0),
         tuning=tuning,
         points=settings.front_points,
-        plain=REFERENCE_POINTS + 1,
+        plain=REFERENCE_POINTS,
         rounded=rounded,
         heldout=told.text.heldout_windows * length,
         long=long,

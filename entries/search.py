@@ -24,7 +24,7 @@ from search.executor import Pool, Work
 from search.loop import run_loop
 from search.protocol import Task, starting_designs
 from search.run.directory import FREE_SETTINGS, open_run_directory, require_same_run, run_directory
-from search.run.finish import Finish, finish
+from search.run.finish import REFERENCE_POINTS, Finish, finish
 from search.run.finished import FinishedRun
 from search.run.front import CANDIDATE
 from search.run.versions import versions
@@ -145,6 +145,7 @@ def finished(
             run_dir=session.paths.run_dir,
             facts={**session.identity(), **facts},
             reference=[*space.rounded_ladder(), *space.uniform_ladder()],
+            plain=(session.amounts and session.amounts.plain) or REFERENCE_POINTS,
             show=show,
         )
     if session.tuning:

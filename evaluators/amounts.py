@@ -5,11 +5,12 @@
 The search sends candidates' text at the measured speed and pays what its algorithm takes to ask; training has its own
 speed; the end of a run is known but for how many points its front will have, of which the most is taken. Where minutes
 are short these are fewer, so that the end takes half of what is left at most, but not below `POINTS`; where that is not
-enough, longer windows are not scored, then no samples are written, then points are timed in fewer rounds. What the end
-leaves is divided as the defaults in tokens divide theirs: of 440,000 tokens 120,000 heal and the others are looked at,
-so 3 tokens of healing come with 8 of candidates; where that is too much for the least search, healing is shorter, down
-to a half. Healing sees each window of its text `EPOCHS` times at most (repeating text up to four times is about as good
-as new text: Muennighoff et al., "Scaling data-constrained language models", 2023); what it leaves, the search has.
+enough, longer windows are not scored, then no samples are written, then fewer plain designs stand beside the front,
+then points are timed in fewer rounds. What the end leaves is divided as the defaults in tokens divide theirs: of
+440,000 tokens 120,000 heal and the others are looked at, so 3 tokens of healing come with 8 of candidates; where that
+is too much for the least search, healing is shorter, down to a half. Healing sees each window of its text `EPOCHS`
+times at most (repeating text up to four times is about as good as new text: Muennighoff et al., "Scaling
+data-constrained language models", 2023); what it leaves, the search has.
 
 A faster device asks more questions, and each on more text: the windows that a candidate is asked on grow with the root
 of the search's tokens, from `WINDOWS` at `TOKENS` on, as far as there is text. Where a search would ask more than
@@ -39,7 +40,8 @@ STEPS = 200  # of healing, that all of its text must make where more than one wi
 POINTS = 4  # of the front, beside the dense model, that are scored and timed however short minutes are
 CALIBRATION = 1 / 5  # of the minutes, in which calibration ends; a quarter of its text is read in any case
 TABLE = 1 / 5  # of the minutes, in which the rounds of the latency table end; one round is timed in any case
-ROUNDS = 2  # in which these are timed, at least
+PLAIN = 4  # designs that are evaluated beside it likewise
+ROUNDS = 2  # in which its points are timed, at least
 LONG = 1 / 3  # of the minutes: where more are gone before the search, longer windows are not scored
 PAGES_S = 5.0  # to write front and pages
 
@@ -115,7 +117,7 @@ class Work:
         trained: Part of the search's tokens that goes into it, where designs are tuned in the search.
         tuning: Tokens of the tuning of a design.
         points: Of the front, at most.
-        plain: Designs that are evaluated beside it.
+        plain: Designs that are evaluated beside it, at most.
         rounded: How many of these are the dense model in another type, which healing changes too.
         heldout: Tokens of the held-out score of a member.
         long: Tokens of its score in longer windows.
@@ -152,6 +154,7 @@ class Amounts:
         points: Of the front, at most.
         long: Whether these are scored in longer windows, where there are any.
         samples: Whether they write samples, where these are wanted.
+        plain: Designs that are evaluated beside it; None for as many as usual.
         front_rounds: In which they are timed end to end; None for as many as are asked for.
         end_s: Seconds that the end of the run takes, by estimate.
         seconds: Of the whole command, by estimate.
@@ -167,6 +170,7 @@ class Amounts:
     seconds: float
     long: bool = True
     samples: bool = True
+    plain: int | None = None
     front_rounds: int | None = None
 
 
@@ -212,18 +216,18 @@ class _End:
 
     points: int
     long: bool
+    plain: int
+    rounds: int
     samples: bool = True
-    rounds: int | None = None
 
 
 def _end_s(windows: int, end: _End, speeds: Speeds, work: Work) -> float:
     """Seconds of the end of a run: its points and the dense model scored, tuned, timed and written."""
     members, evaluation, tunes = end.points + 1, speeds.evaluation[speeds.batch_size], work.kind == "tuning"
-    text = work.plain * windows * work.sizes[-1] + members * work.heldout * (2 if tunes else 1)
+    text = (end.plain + work.rounded) * windows * work.sizes[-1] + members * work.heldout * (2 if tunes else 1)
     if work.kind and work.in_search:  # members are asked about as they were before it
         text += (end.points + work.rounded) * windows * work.sizes[-1]
-    rounds = 1.0 if end.rounds is None else end.rounds / work.rounds
-    timing = speeds.trying_s + (speeds.timing_s - speeds.trying_s) * rounds
+    timing = speeds.trying_s + (speeds.timing_s - speeds.trying_s) * end.rounds / work.rounds
     seconds = text / evaluation + PAGES_S + members * (timing + speeds.writing_s * end.samples)
     seconds += (end.points + work.rounded) * speeds.making_s
     if work.long and end.long:
@@ -237,11 +241,12 @@ def _ending(windows: int, minutes: float, speeds: Speeds, work: Work) -> tuple[_
     """The end of the run, and its seconds: half of what is left, or the least."""
     half, least = (USED * 60 * minutes - speeds.elapsed_s) / 2, min(POINTS, work.points)
     long = not work.long or speeds.long > 0
-    ends = [_End(points, long) for points in range(work.points, least - 1, -1)]
+    ends = [_End(points, long, work.plain, work.rounds) for points in range(work.points, least - 1, -1)]
     if work.long and long:
         ends.append(replace(ends[-1], long=False))
     if speeds.writing_s:
         ends.append(replace(ends[-1], samples=False))
+    ends.append(replace(ends[-1], plain=min(PLAIN, work.plain)))
     if speeds.timing_s > speeds.trying_s:
         ends += [replace(ends[-1], rounds=rounds) for rounds in range(work.rounds - 1, ROUNDS - 1, -1)]
     timed = [(end, _end_s(windows, end, speeds, work)) for end in ends]
@@ -291,7 +296,8 @@ def _with_windows(windows: int, minutes: float, speeds: Speeds, work: Work) -> A
         points=end.points,
         long=end.long,
         samples=end.samples,
-        front_rounds=end.rounds,
+        plain=None if end.plain == work.plain else end.plain,
+        front_rounds=None if end.rounds == work.rounds else end.rounds,
         end_s=end_s,
         seconds=asked + _trained_s(training, speeds),
     )

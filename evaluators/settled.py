@@ -49,12 +49,11 @@ class Settled:
             f"up to {amounts.points} points, takes some {amounts.end_s / 60:.1f}; at {', '.join(paces)} this leaves "
             f"{' and '.join(left)}"
         ]
-        if not amounts.long:
-            lines.append("no longer windows are scored, as minutes are short")
-        if not amounts.samples:
-            lines.append("no samples are written, as minutes are short")
-        if amounts.front_rounds is not None:
-            lines.append(f"points are timed in {amounts.front_rounds} rounds, as minutes are short")
+        short = ["no longer windows are scored"] * (not amounts.long)
+        short += ["no samples are written"] * (not amounts.samples)
+        short += [] if amounts.plain is None else [f"{amounts.plain} plain designs stand beside the front"]
+        short += [] if amounts.front_rounds is None else [f"points are timed in {amounts.front_rounds} rounds"]
+        lines += [f"as minutes are short: {', '.join(short)}"] * bool(short)
         if amounts.seconds > 60 * self.minutes:
             needed = math.ceil(amounts.seconds / 60)
             lines.append(

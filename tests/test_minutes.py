@@ -18,6 +18,7 @@ from evaluators.amounts import (
     GAIN,
     LEAST,
     LEAST_HEALED,
+    PLAIN,
     POINTS,
     QUESTIONS,
     ROUNDS,
@@ -54,7 +55,7 @@ WORK = Work(
     trained=0.5,
     tuning=0,
     points=16,
-    plain=9,
+    plain=8,
     rounded=0,
     heldout=8192,
     long=8192,
@@ -64,7 +65,7 @@ WORK = Work(
 
 def seconds_of(speeds: Speeds, work: Work, tokens: float, training: float) -> float:
     """Of a run of four windows a design, as the equations of the module have it, without the time of asking."""
-    end = 9 * 4 * 512 + 17 * 8192 + (16 * 4 * 512 if work.in_search else 0)
+    end = 8 * 4 * 512 + 17 * 8192 + (16 * 4 * 512 if work.in_search else 0)
     closing = 17 * 8192 / speeds.long + 17 * (speeds.timing_s + speeds.writing_s)
     return speeds.elapsed_s + (tokens + end) / 2000 + training / speeds.training[1] + closing + 5
 
@@ -84,7 +85,7 @@ def test_what_healing_has_changed_is_made_anew_and_asked_again() -> None:
     made = amounts_of(20, replace(SPEEDS, making_s=2.0), WORK)
     assert made.end_s == pytest.approx(amounts_of(20, SPEEDS, WORK).end_s + 16 * 2.0)
     rounded = amounts_of(20, replace(SPEEDS, making_s=2.0), replace(WORK, rounded=3))
-    assert rounded.end_s == pytest.approx(made.end_s + 3 * (2.0 + 4 * 512 / 2000))
+    assert rounded.end_s == pytest.approx(made.end_s + 3 * (2.0 + 2 * 4 * 512 / 2000))  # before healing, and after
 
 
 def test_healing_at_the_end_takes_its_time_and_none_of_the_searchs_tokens() -> None:
@@ -121,12 +122,11 @@ def test_too_few_minutes_leave_the_least_search_and_say_so() -> None:
     looked_at = settled.amounts.tokens - settled.amounts.healing
     assert looked_at == pytest.approx(LEAST * 4 * 224, rel=1e-3)
     assert settled.amounts.seconds > 4 * 60
-    told, *left_out, warning = settled.remarks()
-    assert [line.partition(", as minutes are short")[0] for line in left_out] == [
-        "no longer windows are scored",
-        "no samples are written",
-        f"points are timed in {ROUNDS} rounds",
-    ]
+    told, left_out, warning = settled.remarks()
+    assert left_out == (
+        "as minutes are short: no longer windows are scored, no samples are written, "
+        f"{PLAIN} plain designs stand beside the front, points are timed in {ROUNDS} rounds"
+    )
     assert "budget of 4 minutes: 3.0 are gone" in told
     needed = math.ceil(settled.amounts.seconds / 60)
     assert f"WARNING: budget.minutes: expected at least {needed} for this run" in warning
@@ -155,24 +155,24 @@ def test_short_minutes_have_fewer_points_to_score_so_that_half_of_what_is_left_i
     assert [amounts.samples for amounts in settled.values()] == [False, True, True]
     assert [amounts.front_rounds for amounts in settled.values()] == [ROUNDS, None, None]
     closed = (POINTS + 1) * SPEEDS.timing_s * ROUNDS / WORK.rounds + 5
-    assert settled[4].end_s == pytest.approx(closed + (9 * 2048 + (POINTS + 1) * 8192 + POINTS * 2048) / 2000)
+    assert settled[4].end_s == pytest.approx(closed + (PLAIN * 2048 + (POINTS + 1) * 8192 + POINTS * 2048) / 2000)
     amounts = settled[12]
     assert amounts.end_s <= (USED * 12 * 60 - SPEEDS.elapsed_s) / 2
     assert amounts.tokens > amounts_of(4, SPEEDS, WORK).tokens
     assert amounts_of(4, SPEEDS, replace(WORK, points=3)).points == 3
     nothing = replace(SPEEDS, writing_s=0, timing_s=0)
-    assert len(Settled.of(4, nothing, replace(WORK, long=0)).remarks()) == 2  # there is nothing to leave out
+    assert len(Settled.of(4, nothing, replace(WORK, long=0, plain=3)).remarks()) == 2  # there is nothing to leave out
 
 
 def test_the_end_leaves_out_one_thing_after_another_until_it_is_short_enough() -> None:
     work = replace(WORK, points=POINTS)
     ends = [amounts_of(minutes / 10, SPEEDS, work) for minutes in range(40, 90)]
-    kinds = [*dict.fromkeys((amounts.long, amounts.samples, amounts.front_rounds) for amounts in reversed(ends))]
-    fewer = [(False, False, rounds) for rounds in range(WORK.rounds - 1, ROUNDS - 1, -1)]
-    assert kinds == [(True, True, None), (False, True, None), (False, False, None), *fewer]
-    least = (POINTS + 1) * (SPEEDS.timing_s - 3.0) * ROUNDS / WORK.rounds
+    kinds = [*dict.fromkeys((end.long, end.samples, end.plain, end.front_rounds) for end in reversed(ends))]
+    fewer = [(False, False, PLAIN, rounds) for rounds in range(WORK.rounds - 1, ROUNDS - 1, -1)]
+    whole = [(True, True, None, None), (False, True, None, None), (False, False, None, None)]
+    assert kinds == [*whole, (False, False, PLAIN, None), *fewer]
     tried = amounts_of(4, replace(SPEEDS, trying_s=3.0), work)
-    assert tried.end_s - ends[0].end_s == pytest.approx(least + (POINTS + 1) * (3.0 - SPEEDS.timing_s * 2 / 5))
+    assert tried.end_s - ends[0].end_s == pytest.approx((POINTS + 1) * 3.0 * (1 - ROUNDS / WORK.rounds))
     engine = replace(SPEEDS, trying_s=SPEEDS.timing_s)  # whose time is not that of rounds
     assert amounts_of(4, engine, work).front_rounds is None
 

@@ -85,6 +85,7 @@ def finish(
     run_dir: Path,
     facts: Mapping[str, Any],
     reference: Sequence[Candidate] = (),
+    plain: int = REFERENCE_POINTS,
     show: Show = lambda done, of: None,
 ) -> Finish:
     """Scores and times the front of a finished search, and keeps it in the run's directory.
@@ -112,13 +113,14 @@ def finish(
         run_dir: Where `front.csv`, `confirmed.csv`, `points.csv` and `summary.json` go.
         facts: What `summary.json` says besides; the page and the report need `model`, `text`, `dtype` and `latency`.
         reference: Plain designs that anyone would try, evaluated like the search's own at the end of every run, so that
-            the page can show what the search is worth; `REFERENCE_POINTS` of them, evenly chosen.
+            the page can show what the search is worth.
+        plain: How many of these that have no types of their own, evenly chosen.
         show: Called with how much of a step of this is done, of how much.
 
     Raises:
         UserError: The dense model cannot be evaluated.
     """
-    evaluate(search, archive, [dense, *some_of(reference, REFERENCE_POINTS)], show=show)
+    evaluate(search, archive, [dense, *some_of(reference, plain)], show=show)
     members = Members(archive, dense, show)
     members.ask(search, [dense])
     found = archive.front(objectives, search.fidelity)
