@@ -12,6 +12,7 @@ from evaluators.session import Session
 from evaluators.settings import Settings
 from evaluators.settled import Settled
 from evaluators.throughput import measured_speeds
+from evaluators.training.healing import SPARE
 from evaluators.training.recipes import Healing
 from evaluators.window_sizes import window_sizes
 from search.loop import Budget
@@ -149,4 +150,6 @@ def work_of(
         heldout=told.text.heldout_windows * length,
         long=long,
         rounds=told.latency.front_rounds,
+        healed=settings.healed,
+        judged=SPARE * told.model.use.step_windows * length,
     )

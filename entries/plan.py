@@ -16,7 +16,7 @@ from evaluators.paths import Paths
 from evaluators.planning.fit import disk_misfits, gigabytes, listed, misfits
 from evaluators.planning.job import Job, Stage
 from evaluators.planning.machine import free_device_bytes, free_host_bytes, measured_pace, own_bytes
-from evaluators.planning.memory import HEALED, on_disk, stages
+from evaluators.planning.memory import on_disk, stages
 from evaluators.planning.times import EFFICIENCY, calibration_s, load_s, speeds, table_s, tuned_tokens
 from evaluators.settled import Settled
 from evaluators.training.recipes import Recovery
@@ -75,7 +75,7 @@ def _job(settings: RunSettings, outline: Outline, device: torch.device, dtype: t
         on_host=device.type == "cpu",
         streamed=is_streamed(spec, dtype, device, session.model.device_bytes),
         memory=gpu_bytes(device) or 0,
-        healed=settings.stored["search"]["algorithm"].get("healed", HEALED),
+        healed=settings.healed,
     )
 
 

@@ -14,6 +14,7 @@ from conf.values import checked
 from evaluators.applicable import require_applicable
 from evaluators.latency.elsewhere import table_of
 from evaluators.latency.table import LATENCY_FILE
+from evaluators.planning.memory import HEALED
 from evaluators.settings import Settings
 from search.executor import Executor
 from search.loop import TOKENS, Budget, require_ask
@@ -75,6 +76,11 @@ class RunSettings:
         require_ask(self.ask)
         require_least(self, "", ("seed",), least=0)
         require_least(self, "", ("front_points",))
+
+    @property
+    def healed(self) -> int:
+        """Designs that heal the supernet, at most."""
+        return int(self.stored["search"]["algorithm"].get("healed", HEALED))
 
     def check(self) -> None:
         """Refuses what can be refused without the model, which reads nothing but runs to compare with.

@@ -7,7 +7,7 @@
 - `actor`: what another process opens of a run to evaluate for it.
 - `streaming`: what a model that is larger than its device can not do.
 - `fidelities`: the evaluators of a search, from the cheapest on.
-- `amounts`: what minutes come to in tokens, by speeds that `throughput` measures once; `settled`: as a run keeps it.
+- `amounts`: what minutes come to in tokens, by `speeds` that `throughput` measures once; `settled`: as a run keeps it.
 - `closing`: what is asked last: `long_context` (held-out text in long windows) and `samples` (what models write);
   `accuracy` (held-out labels).
 

@@ -22,8 +22,10 @@ for work learns from more text in the same steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+from evaluators.speeds import Speeds
 
 WINDOWS = 4  # of the search's text that a candidate is asked on, at `TOKENS`
 TOKENS = 320_000  # of candidates' text, by default
@@ -34,8 +36,6 @@ LEAST = 32  # questions that a search asks however short its minutes are
 LEAST_HEALED = 1 / 2  # of the healing that comes with these, however short
 CHEAP = 3 / 4  # of the questions, about, are at the cheapest fidelity, the others at the full one
 USED = 0.97  # of the minutes, that are planned with
-GAIN = 1.1  # times the speed that twice the windows of an evaluation must bring
-STEP_GAIN = 1.6  # the same of a step of healing, of which larger ones are fewer
 STEPS = 200  # of healing, that all of its text must make where more than one window go together
 POINTS = 4  # of the front, beside the dense model, that are scored and timed however short minutes are
 CALIBRATION = 1 / 5  # of the minutes, in which calibration ends; a quarter of its text is read in any case
@@ -44,62 +44,6 @@ PLAIN = 4  # designs that are evaluated beside it likewise
 ROUNDS = 2  # in which its points are timed, at least
 LONG = 1 / 3  # of the minutes: where more are gone before the search, longer windows are not scored
 PAGES_S = 5.0  # to write front and pages
-
-Asking = Sequence[tuple[int, float]]  # questions, and the seconds that an algorithm took to ask them
-
-
-@dataclass(frozen=True)
-class Speeds:
-    """What was measured of a run before its search.
-
-    Attributes:
-        elapsed_s: Seconds from the start of the command to the end of the measurement.
-        evaluation: Tokens a second of a candidate's evaluation, by windows of a forward pass.
-        long: The same in the longer windows of held-out text; 0 where there are none, or no time for them.
-        training: Tokens a second of whatever follows the cached refit, by windows of a step; empty where nothing does.
-        timing_s: To time one model end to end, in all rounds.
-        trying_s: Of these, what fewer rounds would take too.
-        writing_s: In which one model writes its samples.
-        making_s: In which a subnet of a healed supernet is made, of which nothing is remembered; 0 without one.
-        asking: Rising, from (0, 0) on.
-    """
-
-    elapsed_s: float
-    evaluation: Mapping[int, float]
-    long: float
-    training: Mapping[int, float]
-    timing_s: float
-    writing_s: float
-    making_s: float = 0.0
-    trying_s: float = 0.0
-    asking: Asking = ((0, 0.0),)
-
-    @property
-    def batch_size(self) -> int:
-        """Windows of a forward pass of an evaluation, which are doubled as long as that is worth it."""
-        return _worth(self.evaluation, GAIN)
-
-    @property
-    def step_windows(self) -> int:
-        """Windows of a step of training, likewise; 0 where there is none."""
-        return _worth(self.training, STEP_GAIN) if self.training else 0
-
-    def asking_s(self, questions: int) -> float:
-        """Seconds that the algorithm takes for so many questions: between points, and beyond them as at the last."""
-        points = self.asking
-        behind = next((index for index, (count, _) in enumerate(points) if count > questions), len(points) - 1)
-        (count, seconds), (more, later) = points[max(0, behind - 1)], points[behind]
-        return seconds if more == count else seconds + (questions - count) * (later - seconds) / (more - count)
-
-
-def _worth(speeds: Mapping[int, float], gain: float) -> int:
-    """The windows up to which twice as many are `gain` times as fast."""
-    best, *others = sorted(speeds)
-    for more in others:
-        if speeds[more] < gain * speeds[best]:
-            break
-        best = more
-    return best
 
 
 @dataclass(frozen=True)
@@ -122,6 +66,8 @@ class Work:
         heldout: Tokens of the held-out score of a member.
         long: Tokens of its score in longer windows.
         rounds: In which members are timed end to end.
+        healed: Designs that heal the supernet, at most.
+        judged: Tokens of text on which each of these is asked about as healing ends, see `evaluators.training.healing`.
     """
 
     sizes: Sequence[int]
@@ -139,6 +85,8 @@ class Work:
     heldout: int
     long: int
     rounds: int
+    healed: int = 0
+    judged: int = 0
 
 
 @dataclass(frozen=True)
@@ -256,11 +204,15 @@ def _ending(windows: int, minutes: float, speeds: Speeds, work: Work) -> tuple[_
 def _search_s(windows: int, questions: int, speeds: Speeds, work: Work) -> float:
     """Seconds of the search, and of training wherever that comes."""
     looked_at, training = _split(windows, questions, work)
-    return _asked_s(looked_at, questions, speeds) + _trained_s(training, speeds)
+    return _asked_s(looked_at, questions, speeds, work) + _trained_s(training, speeds)
 
 
-def _asked_s(looked_at: float, questions: int, speeds: Speeds) -> float:
-    return looked_at / speeds.evaluation[speeds.batch_size] + speeds.asking_s(questions)
+def _asked_s(looked_at: float, questions: int, speeds: Speeds, work: Work) -> float:
+    """Seconds in which candidates are asked about, and those that heal, with half and with all of what they taught."""
+    healed = min(work.healed, math.ceil((1 - CHEAP) * questions)) if work.kind == "healing" else 0
+    judged = 2 * (healed + 1) * work.judged if healed else 0  # the dense model too
+    seconds = (looked_at + judged) / speeds.evaluation[speeds.batch_size] + speeds.asking_s(questions)
+    return seconds + 2 * healed * speeds.making_s
 
 
 def _trained_s(training: float, speeds: Speeds) -> float:
@@ -283,7 +235,7 @@ def _with_windows(windows: int, minutes: float, speeds: Speeds, work: Work) -> A
     questions = _questions(windows, minutes, speeds, work)
     end, end_s = _ending(windows, minutes, speeds, work)
     looked_at, training = _split(windows, questions, work)
-    asked = speeds.elapsed_s + end_s + _asked_s(looked_at, questions, speeds)
+    asked = speeds.elapsed_s + end_s + _asked_s(looked_at, questions, speeds, work)
     if questions == LEAST and work.kind == "healing" and work.healing is None:
         left = max(0.0, USED * 60 * minutes - asked) * speeds.training[speeds.step_windows]
         training = min(training, max(left, training * LEAST_HEALED))

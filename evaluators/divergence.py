@@ -174,7 +174,8 @@ class Divergence(Comparison):
     def _dense_side(self) -> Iterator[_Reference]:
         """What is kept of the dense model, of one batch after another."""
         for tokens, hidden in zip(self._forward.batches, self._states(self._dense), strict=True):
-            lse, known = self._head.expected(hidden)
+            lse = self._head.log_sum_exp(hidden)
+            _, known = self._head.expected(hidden)
             nll = self._nll(self._head, tokens, hidden, lse)
             yield _Reference({0: known}, lse - self._head.mean_logit(hidden, known), nll)
 

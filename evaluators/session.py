@@ -143,10 +143,8 @@ class Session:
             tokens, on_layer = lambda: self.windows("calibration"), lambda index: show(index + 1, layers)
             channels = [option[0] for option in self.space.block_options.get("mlp", ())]
             how = place, on_layer, self.paths.cache, channels
-            seconds = CALIBRATION * 60 * self._minutes
-            return prepared_supernet(
-                preparation, self.loaded, tokens, *how, read=bool(self.space.types), seconds=seconds
-            )
+            read, seconds = bool(self.space.types), CALIBRATION * 60 * self._minutes
+            return prepared_supernet(preparation, self.loaded, tokens, *how, read=read, seconds=seconds)
 
     @cached_property
     def bench(self) -> LatencyBench:
@@ -275,10 +273,8 @@ class Session:
 
     def timed(self, show: Show = lambda done, of: None) -> EndToEnd | None:
         """Times subnets end to end, and tells of the rounds; None where the latency table is of another device."""
-        if self.settings.latency.table is not None:
-            return None
-        rounds = self.amounts.front_rounds if self.amounts else None
-        return EndToEnd(self.bench, self.table.dense_ms, show, rounds=rounds)
+        rounds, path = (self.amounts.front_rounds if self.amounts else None), self.settings.latency.table
+        return EndToEnd(self.bench, self.table.dense_ms, show, rounds=rounds) if path is None else None
 
     def task_evaluators(self, show: Show = lambda done, of: None) -> Sequence[Evaluator]:
         """One evaluator a task, of subnets as they are exported."""

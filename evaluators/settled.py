@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from evaluators.amounts import Amounts, Speeds, Work, amounts_of
+from evaluators.amounts import Amounts, Work, amounts_of
+from evaluators.speeds import Speeds
 from space.errors import UserError
 
 

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark.utils.timer import timer
 
-from evaluators.amounts import EPOCHS, GAIN, LONG, STEP_GAIN, STEPS, Speeds
+from evaluators.amounts import EPOCHS, LONG, STEPS
 from evaluators.base import GROUP
 from evaluators.closing import long_text
 from evaluators.comparisons import comparison
 from evaluators.latency.workload import BETWEEN_DENSE
 from evaluators.samples import Samples
 from evaluators.session import Session
+from evaluators.speeds import GAIN, STEP_GAIN, Speeds
 from evaluators.training.recipes import Distillation, Healing
 from evaluators.training.shared_training import SharedTraining
 from evaluators.training.tuning import make_tuning

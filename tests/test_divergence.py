@@ -35,7 +35,9 @@ def test_kl_and_nll_equal_torch(family: str, slices: str, make_supernet: Callabl
     kl, nll = divergence(smaller)
     assert kl == pytest.approx(expected_kl.item(), rel=1e-4)
     assert nll == pytest.approx(expected_nll.item(), rel=1e-5)
-    assert divergence(Candidate.dense(supernet.spec))[0] == 0.0
+    dense = Candidate.dense(supernet.spec)
+    assert divergence(dense, supernet.dense()) == pytest.approx((0.0, divergence.nll(dense)), abs=1e-6)
+    assert divergence(dense) == (0.0, divergence.nll(dense))
 
 
 def test_bfloat16_logits_are_not_rounded(make_supernet: Callable[..., Supernet]) -> None:

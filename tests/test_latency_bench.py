@@ -128,6 +128,14 @@ def test_times_are_in_the_unit_of_the_table(make_supernet: MakeSupernet) -> None
     assert [metric.name for metric in asked.metrics] == [*request.values]
 
 
+@pytest.mark.parametrize(("rounds", "expected"), [(2, 2), (None, WORKLOAD.front_rounds)])
+def test_points_are_timed_in_so_many_rounds(rounds: int | None, expected: int, make_supernet: MakeSupernet) -> None:
+    bench, told = LatencyBench(make_supernet("llama"), WORKLOAD), list[tuple[int, int]]()
+    timed = EndToEnd(bench, {"prefill": 1.0}, lambda done, of: told.append((done, of)), rounds=rounds)
+    assert [evaluation.status for evaluation in timed.evaluate([HOLES])] == ["ok"]
+    assert told == [(round + 1, expected) for round in range(expected)]
+
+
 def test_times_on_another_device_say_so_and_are_all_in_the_unit_of_the_first(make_supernet: MakeSupernet) -> None:
     calibrated = make_supernet("llama")
     table = LatencyBench(calibrated, SERVING).table(OPTIONS)

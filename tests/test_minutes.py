@@ -15,23 +15,21 @@ from helpers_run import ended
 
 from evaluators.amounts import (
     EPOCHS,
-    GAIN,
     LEAST,
     LEAST_HEALED,
     PLAIN,
     POINTS,
     QUESTIONS,
     ROUNDS,
-    STEP_GAIN,
     USED,
-    Speeds,
     Work,
     amounts_of,
 )
 from evaluators.settled import Settled
+from evaluators.speeds import GAIN, STEP_GAIN, Speeds
 from evaluators.throughput import _doubled
 from search.loop import TOKENS, Budget
-from search.run.directory import BUDGET_FILE, FRONT_FILE, REPORT_FILE
+from search.run.directory import BUDGET_FILE, FRONT_FILE, REPORT_FILE, SUMMARY_FILE
 from search.views.dashboard.live_run import LiveRun
 from space.errors import UserError
 
@@ -86,6 +84,20 @@ def test_what_healing_has_changed_is_made_anew_and_asked_again() -> None:
     assert made.end_s == pytest.approx(amounts_of(20, SPEEDS, WORK).end_s + 16 * 2.0)
     rounded = amounts_of(20, replace(SPEEDS, making_s=2.0), replace(WORK, rounded=3))
     assert rounded.end_s == pytest.approx(made.end_s + 3 * (2.0 + 2 * 4 * 512 / 2000))  # before healing, and after
+
+
+def test_a_look_at_what_healing_has_changed_takes_its_time() -> None:
+    work = replace(WORK, windows=4, healing=30_000)
+    judged = replace(work, healed=10, judged=1024)
+    speeds = replace(SPEEDS, making_s=2.0, asking=((0, 1.0),))
+    without, looked = (amounts_of(40, speeds, each) for each in (work, judged))
+    seconds = 2 * 11 * 1024 / 2000 + 2 * 10 * 2.0
+    assert (without.tokens - looked.tokens) / 2000 == pytest.approx(seconds, abs=1)
+    few = amounts_of(1, SPEEDS, judged)
+    designs = math.ceil(LEAST / 4)
+    assert few.seconds - amounts_of(1, SPEEDS, work).seconds == pytest.approx(2 * (designs + 1) * 1024 / 2000)
+    tuned = replace(judged, kind="tuning", tuning=20_000)
+    assert amounts_of(40, SPEEDS, tuned) == amounts_of(40, SPEEDS, replace(tuned, judged=0))
 
 
 def test_healing_at_the_end_takes_its_time_and_none_of_the_searchs_tokens() -> None:
@@ -288,6 +300,8 @@ def test_a_run_in_minutes_spends_what_its_file_says(few: Path) -> None:
     amounts = Settled.read(few / BUDGET_FILE).amounts
     question = 4 * (0.75 * 8 + 0.25 * 32)
     assert amounts.tokens == pytest.approx(LEAST * question * (1 + LEAST_HEALED * 3 / 8), abs=1)
+    assert (amounts.long, amounts.samples, amounts.points) == (False, False, POINTS)
+    assert json.loads((few / SUMMARY_FILE).read_text())["samples"] is None
     spent = sum(e.tokens for fidelity in ("search-8", "search", "healed") for e in archived(few, fidelity))
     assert spent >= amounts.tokens
     designs: Any = json.loads((few / "healed" / "designs.json").read_text())

@@ -19,7 +19,7 @@ from conf.compose import composed
 from conf.settings import session_settings
 from entries.plan import plan
 from entries.settings import run_settings
-from evaluators.amounts import Amounts, Speeds
+from evaluators.amounts import Amounts
 from evaluators.latency.memory import peak_bytes
 from evaluators.planning import machine
 from evaluators.planning.fit import disk_misfits, misfits
@@ -28,6 +28,7 @@ from evaluators.planning.machine import measured_pace
 from evaluators.planning.memory import least_on_device, stages
 from evaluators.planning.times import Pace
 from evaluators.settled import Settled
+from evaluators.speeds import Speeds
 from evaluators.training.recipes import SHARED_TRAINABLE, Healing
 from evaluators.training.shared_training import SharedTraining
 from search.views.watch.events import Event, Remarks

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import random_tokens
@@ -17,8 +18,9 @@ from helpers_data import stream_of
 
 from evaluators.data.splits import TokenSplits
 from evaluators.training.objectives import WORDS
-from evaluators.training.polish import Polished, polish
+from evaluators.training.polish import Polished, _prediction, polish
 from evaluators.training.recipes import Polish, Recovery
+from evaluators.training.recovery import Recovered
 from space.candidate import Candidate
 from space.errors import UserError
 from space.supernet.supernet import Supernet
@@ -92,6 +94,16 @@ def test_each_step_is_told_on_text_that_it_did_not_learn_from(pick: Pick) -> Non
     values = [float(fact.split()[1].strip(",")) for fact in told]
     assert values == sorted(values, reverse=True)
     assert f"{done.heldout['heldout_kl']:.4g}" in done.facts[f"held-out {trained}"]
+
+
+def test_longer_training_is_foretold_where_a_loss_has_not_fallen_below_what_is() -> None:
+    tokens = STEP * np.arange(1.0, 201)
+    losses = 0.4 + 4e5 * tokens**-2
+    done = Recovered(200 * STEP, (tokens, losses))
+    assert "a loss of 0.4 on training text is predicted, now 0.4" in _prediction(done)
+    losses[190:] = 0.33  # as of a learning rate that goes to nothing
+    told = _prediction(replace(done, curve=(tokens, losses)))
+    assert told.startswith("no prediction, as the loss ends at 0.375, and a power law")
 
 
 def test_no_minutes_are_the_front_itself(pick: Pick) -> None:

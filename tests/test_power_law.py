@@ -43,6 +43,14 @@ def test_it_says_how_far_a_loss_has_left_the_law() -> None:
     assert fit_power_law(tokens, losses).error == pytest.approx(1 / 0.95 - 1, rel=0.1)
 
 
+def test_it_says_where_a_loss_has_ended() -> None:
+    tokens, losses = curve(200, 0.4, 1e4, 1.0)
+    losses[185:] *= 0.8
+    law = fit_power_law(tokens, losses)
+    assert law.end == pytest.approx((0.4 * 0.8 * 15 + 0.4 * 5) / 20, rel=0.2)
+    assert law.end < law.loss(tokens[-1])
+
+
 @pytest.mark.parametrize(
     ("made", "words"),
     [

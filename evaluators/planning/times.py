@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 
-from evaluators.amounts import Speeds
 from evaluators.base import GROUP
 from evaluators.latency.labels import timed_options
 from evaluators.latency.workload import BETWEEN_DENSE, LONG_CALLS, LONG_S, REPEATS, WARM
 from evaluators.planning.job import Job
+from evaluators.speeds import Speeds
 from evaluators.training.recipes import Distillation
 from space.size import attention_weights, decoder_params, mlp_products
 from space.supernet.recipe import STRIDES

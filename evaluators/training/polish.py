@@ -222,10 +222,12 @@ def _prediction(done: Recovered) -> str:
         law = fit_power_law(*done.curve)
     except FitError as error:
         return f"no prediction, as {error}"
-    later = _LATER * done.tokens
+    loss = law.loss(_LATER * done.tokens)
+    if loss >= law.end:
+        return f"no prediction, as the loss ends at {law.end:.3g}, and a power law through it leads to {loss:.3g}"
     return (
-        f"a loss of {law.loss(later):.3g} on training text is predicted, now {law.loss(done.tokens):.3g}; the power "
-        f"law was {law.error:.0%} off on the last third"
+        f"a loss of {loss:.3g} on training text is predicted, now {law.end:.3g}; the power law was {law.error:.0%} off "
+        "on the last third"
     )
 
 

@@ -8,7 +8,7 @@ It is what the P² Law (Chen et al., "P² Law: Scaling Law for Post-Training Aft
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import numpy.typing as npt
 LEAST_POINTS = 30
 LARGEST_ERROR = 0.1  # on the last third; a law that is further off says nothing of 10 times the tokens
 _START = 0.1  # part of the tokens that is left out: the learning rate rises, and a power law has no beginning
+_END = 0.9  # part of the tokens behind which a loss has come to its end
 _EXPONENTS = np.geomspace(0.02, 2, 200)
 
 Curve = npt.NDArray[np.float64]
@@ -35,12 +36,14 @@ class PowerLaw:
         exponent: How fast that falls.
         error: The law's mean loss on the last third of the tokens, fit to those before it, against the loss that was
             there, as a fraction of that.
+        end: The mean loss of the last tenth of the tokens, which is below the law where a learning rate goes to 0.
     """
 
     limit: float
     scale: float
     exponent: float
     error: float
+    end: float
 
     def loss(self, tokens: float) -> float:
         """The loss after so many tokens."""
@@ -69,7 +72,7 @@ def fit_power_law(tokens: Curve, losses: Curve) -> PowerLaw:
     if error > LARGEST_ERROR:
         raise FitError(f"a power law through the first two thirds is {error:.0%} off on the last one")
     law = _fit(tokens, losses)
-    return PowerLaw(law.limit, law.scale, law.exponent, error)
+    return replace(law, error=error, end=float(losses[tokens > _END * tokens[-1]].mean()))
 
 
 def _fit(tokens: Curve, losses: Curve) -> PowerLaw:
@@ -87,4 +90,5 @@ def _fit(tokens: Curve, losses: Curve) -> PowerLaw:
     if not np.isfinite(errors[best]):
         raise FitError("the loss does not fall")
     exponent = float(_EXPONENTS[best])
-    return PowerLaw(float(limits[best]), float(scales[best] * last**exponent), exponent, 0.0)
+    limit, scale = float(limits[best]), float(scales[best] * last**exponent)
+    return PowerLaw(limit, scale, exponent, error=0.0, end=float(losses[-1]))
