@@ -10,14 +10,14 @@ import torch
 
 from entries.minutes import minutes_of, work_of
 from entries.settings import RunSettings
-from evaluators.amounts import CALIBRATION, TABLE
+from evaluators.amounts import CALIBRATION, LONG, TABLE, judged_s, question_tokens
 from evaluators.long_context import TOKENS as LONG_TOKENS
 from evaluators.paths import Paths
 from evaluators.planning.fit import disk_misfits, gigabytes, listed, misfits
 from evaluators.planning.job import Job, Stage
 from evaluators.planning.machine import free_device_bytes, free_host_bytes, measured_pace, own_bytes
 from evaluators.planning.memory import on_disk, stages
-from evaluators.planning.times import EFFICIENCY, calibration_s, load_s, speeds, table_s, tuned_tokens
+from evaluators.planning.times import calibration_s, load_s, speeds, table_s, tuned_tokens
 from evaluators.settled import Settled
 from evaluators.training.recipes import Recovery
 from search.views.text import duration
@@ -55,11 +55,14 @@ def plan(settings: RunSettings, watch: Watch) -> None:
         task=told.task,
     )
     job = _job(settings, outline, device, dtype)
+    before = own_bytes()
     job, times, lines = _timed(settings, job, outline, device, dtype)
     watch.say([*_about(job, outline, device), *lines, ""])
-    job = replace(job, base=own_bytes())  # with what torch has loaded for the device by now
+    job = replace(job, base=before if job.on_host else own_bytes())  # with what torch has loaded for the device by now
     run = stages(job, Recovery().of_task(told.use))
-    watch.say([*_table(run, times), "", *_rooms(settings, job, run, device)])
+    all_s = sum(seconds for seconds, _ in times.values())
+    watch.say([*_table(run, times), *[f"some {duration(all_s)} in all"] * ("load" in times), ""])
+    watch.say(_rooms(settings, job, run, device))
 
 
 def _job(settings: RunSettings, outline: Outline, device: torch.device, dtype: torch.dtype) -> Job:
@@ -100,7 +103,8 @@ def _timed(
         pace = measured_pace(job.spec, dtype, device)
         seconds = 60 * minutes_of(settings.budget)
         calibration, table = calibration_s(job, pace, CALIBRATION * seconds), table_s(job, pace, TABLE * seconds)
-        known = speeds(job, pace, bool(long), calibration + table)
+        in_time = load_s(job) + calibration + table <= LONG * seconds
+        known = speeds(job, pace, bool(long) and in_time, calibration + table)
         settled = Settled.of((minutes if settings.budget.in_minutes else None) or _LONG, known, work)
         times = {
             "load": (load_s(job), 0.0),
@@ -108,8 +112,8 @@ def _timed(
             "latency table": (table, 0.0),
         }
         lines = [
-            f"speeds by estimate: products of this model's shapes run at {pace.products / 1e12:.2f} TFLOP/s here, of "
-            f"which a run's own passes are taken to reach {EFFICIENCY:.0%}; text is taken to be enough"
+            f"speeds by estimate: products of a layer of this model's shapes run at {pace.passing / 1e12:.2f} TFLOP/s "
+            f"here, {pace.learning / 1e12:.2f} in training; text is taken to be enough"
         ]
     amounts, budget = settled.amounts, settings.budget.limited(None)
     if budget.in_minutes:
@@ -123,13 +127,15 @@ def _timed(
     looked_at = amounts.tokens
     if told.trained:  # the search's tokens are those of healing too, of which it leaves a part in any case
         looked_at = max(looked_at - amounts.healing, round((1 - work.trained) * looked_at))
+    speed = known.evaluation[known.batch_size]
+    questions = round(looked_at / question_tokens(amounts.search_windows, work))
     times |= {
-        "search": (looked_at / known.evaluation[known.batch_size], known.evaluation[known.batch_size]),
+        "search": (looked_at / speed + known.asking_s(questions), speed),
         "end of the run": (amounts.end_s, 0.0),
     }
     trained = known.training.get(known.step_windows, 0.0)
     if trained and job.healing:
-        times["healing"] = (amounts.healing / trained, trained)
+        times["healing"] = (amounts.healing / trained + judged_s(questions, known, work), trained)
     elif trained:
         times["tuning"] = (0.0, trained)  # a part of the search or of its end
     return job, times, lines

@@ -142,14 +142,14 @@ def amounts_of(minutes: float, speeds: Speeds, work: Work) -> Amounts:
     return _with_windows(windows, minutes, speeds, work)
 
 
-def _question(windows: int, work: Work) -> float:
+def question_tokens(windows: int, work: Work) -> float:
     """Tokens of a question, on average."""
     return windows * (CHEAP * work.sizes[0] + (1 - CHEAP) * work.sizes[-1])
 
 
 def _split(windows: int, questions: int, work: Work) -> tuple[float, float]:
     """Tokens of candidates' text in so many questions, and those of training that come with them."""
-    looked_at = questions * _question(windows, work)
+    looked_at = questions * question_tokens(windows, work)
     if work.kind == "healing":
         healing = min(HEALED * looked_at, EPOCHS * work.healing_text) if work.healing is None else work.healing
         return looked_at, float(healing)
@@ -208,11 +208,16 @@ def _search_s(windows: int, questions: int, speeds: Speeds, work: Work) -> float
 
 
 def _asked_s(looked_at: float, questions: int, speeds: Speeds, work: Work) -> float:
-    """Seconds in which candidates are asked about, and those that heal, with half and with all of what they taught."""
+    """Seconds in which candidates are asked about, and those that heal once more."""
+    asked = looked_at / speeds.evaluation[speeds.batch_size] + speeds.asking_s(questions)
+    return asked + judged_s(questions, speeds, work)
+
+
+def judged_s(questions: int, speeds: Speeds, work: Work) -> float:
+    """Seconds in which it is found, as healing ends, which designs take half, see `evaluators.training.healing`."""
     healed = min(work.healed, math.ceil((1 - CHEAP) * questions)) if work.kind == "healing" else 0
-    judged = 2 * (healed + 1) * work.judged if healed else 0  # the dense model too
-    seconds = (looked_at + judged) / speeds.evaluation[speeds.batch_size] + speeds.asking_s(questions)
-    return seconds + 2 * healed * speeds.making_s
+    tokens = 2 * (healed + 1) * work.judged if healed else 0  # the dense model too
+    return tokens / speeds.evaluation[speeds.batch_size] + 2 * healed * speeds.making_s
 
 
 def _trained_s(training: float, speeds: Speeds) -> float:

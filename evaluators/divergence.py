@@ -82,13 +82,17 @@ class Divergence(Comparison):
 
     def values(self, candidate: Candidate, model: Any | None = None) -> Mapping[str, float]:
         """`kl` and `nll`, in nats a token."""
-        kl, nll = self(candidate, model)
+        kl, nll = self._answer(candidate, model)
         return {"kl": kl, "nll": nll}
 
     def heldout_values(self, candidate: Candidate, model: Any | None = None) -> Mapping[str, float]:
         """`heldout_kl` and the perplexity `heldout_ppl`."""
-        kl, nll = self(candidate, model)
+        kl, nll = self._answer(candidate, model)
         return {"heldout_kl": kl, "heldout_ppl": perplexity(nll)}
+
+    def divergence(self, candidate: Candidate, model: Any | None = None) -> float:
+        """See `Comparison`; the dense model is run like any other."""
+        return self(candidate, model)[0]
 
     def perplexity_measure(self, metric: Metric, model_of: ModelOf) -> Measure:
         """The perplexity alone, as another metric.
@@ -127,25 +131,32 @@ class Divergence(Comparison):
         """
         return self._in_memory(lambda: self._mean_nll(candidate, model))
 
+    def _answer(self, candidate: Candidate, model: Any | None) -> tuple[float, float]:
+        """As of a call; of the dense model from its own side, which has it run already."""
+        if candidate == self._dense and model is None:
+            return self._in_memory(self._dense_answer)
+        return self(candidate, model)
+
+    @torch.inference_mode()
+    def _dense_answer(self) -> tuple[float, float]:
+        windows, length = self._tokens.shape
+        return 0.0, sum(reference.nll for reference in self._dense_references()) / (windows * (length - 1))
+
     @torch.inference_mode()
     def _compared(self, candidate: Candidate, model: Any | None) -> tuple[float, float]:
-        if self._references is None:
-            self._references = list(self._dense_side())
-        windows, length = self._tokens.shape
-        if candidate == self._dense and model is None:  # of the same pass, whose divergence is 0
-            return 0.0, sum(reference.nll for reference in self._references) / (windows * (length - 1))
+        references = self._dense_references()
         kind, head = self._own_head(candidate)
-        if kind not in self._references[0].known:
-            states = self._states(self._dense)
-            for reference, hidden in zip(self._references, states, strict=True):
+        if kind not in references[0].known:
+            for reference, hidden in zip(references, self._states(self._dense), strict=True):
                 _, reference.known[kind] = self._head.expected(hidden, meant=head)
         kl = nll = 0.0
-        batches = zip(self._forward.batches, self._states(candidate, model), self._references, strict=True)
+        batches = zip(self._forward.batches, self._states(candidate, model), references, strict=True)
         for tokens, hidden, dense in batches:
             lse = head.log_sum_exp(hidden)
             cross = lse - head.mean_logit(hidden, dense.known[kind])
             kl += (cross - dense.cross).sum(dtype=torch.float64).item()
             nll += self._nll(head, tokens, hidden, lse)
+        windows, length = self._tokens.shape
         return kl / (windows * length), nll / (windows * (length - 1))
 
     @torch.inference_mode()
@@ -170,6 +181,11 @@ class Divergence(Comparison):
         before = hidden.view(windows, length, -1)[:, :-1]
         target = head.mean_logit(before, tokens[:, 1:])  # (windows, length - 1)
         return (lse.view(windows, length)[:, :-1] - target).sum(dtype=torch.float64).item()
+
+    def _dense_references(self) -> list[_Reference]:
+        if self._references is None:
+            self._references = list(self._dense_side())
+        return self._references
 
     def _dense_side(self) -> Iterator[_Reference]:
         """What is kept of the dense model, of one batch after another."""

@@ -38,21 +38,21 @@ def measured_speeds(session: Session, elapsed: Callable[[], float], minutes: flo
     Args:
         session: With its supernet and its latency table.
         elapsed: Seconds since the command began.
-        minutes: Of the whole command.
+        minutes: Of the whole command, of which too many may be gone for longer windows.
     """
     settings, designs = session.settings, [design.blocks for design in session.space.samples(DESIGNS)]
     long = None if elapsed() > LONG * 60 * minutes else long_text(session).windows
     supernet = session.supernet
-    trying_s, timing_s = (0.0, 0.0) if settings.latency.table else _timing_s(session, designs[0])
     making_s = _seconds(lambda: supernet.view(designs[0])) if session.healer else 0.0  # first: nothing is remembered
+    trying_s, timing_s = (0.0, 0.0) if settings.latency.table else _timing_s(session, designs[0])
     return Speeds(
         evaluation=_evaluation(session),
         long=0.0 if long is None else _looks(session, long[:1], 1, designs[:1]),
         training=_training(session, designs),
         timing_s=timing_s,
-        trying_s=trying_s,
         writing_s=_writing_s(session),
         making_s=making_s,
+        trying_s=trying_s,
         elapsed_s=elapsed(),
     )
 

@@ -36,8 +36,19 @@ def test_kl_and_nll_equal_torch(family: str, slices: str, make_supernet: Callabl
     assert kl == pytest.approx(expected_kl.item(), rel=1e-4)
     assert nll == pytest.approx(expected_nll.item(), rel=1e-5)
     dense = Candidate.dense(supernet.spec)
-    assert divergence(dense, supernet.dense()) == pytest.approx((0.0, divergence.nll(dense)), abs=1e-6)
     assert divergence(dense) == (0.0, divergence.nll(dense))
+    assert divergence.values(dense) == {"kl": 0.0, "nll": divergence.nll(dense)}
+
+
+def test_the_dense_model_is_run_once(make_supernet: Callable[..., Supernet]) -> None:
+    supernet = make_supernet("llama")
+    divergence = Divergence(supernet, random_tokens(4, 8), batch_size=2)
+    dense = Candidate.dense(supernet.spec)
+    divergence.values(dense)
+    divergence.heldout_values(dense)
+    assert divergence._forward.layers_run == 2 * supernet.spec.layers  # two batches
+    divergence(dense)
+    assert divergence._forward.layers_run == 4 * supernet.spec.layers
 
 
 def test_bfloat16_logits_are_not_rounded(make_supernet: Callable[..., Supernet]) -> None:

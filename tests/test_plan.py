@@ -58,7 +58,7 @@ from space.supernet.sizes import (
 )
 from space.supernet.supernet import Supernet
 
-PACE = Pace(products=1e12, exact=1e11, read=1e10)
+PACE = Pace(passing=4e11, learning=4e11, exact=1e11, read=1e10)
 LARGE = {
     **{"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32},
     **{"num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256, "max_position_embeddings": 8192},
@@ -237,6 +237,7 @@ def test_a_plan_needs_a_configuration_alone_and_writes_nothing(planned, tmp_path
     assert any(line.startswith("budget of 15 minutes") for line in lines)
     titles = ["load", "calibration", "latency table", "search", "healing", "end of the run", "export: polish"]
     assert [title for title in titles if not any(line.startswith(f"{title} ") for line in lines)] == []
+    assert any(line.startswith("some ") and line.endswith(" in all") for line in lines)
     warnings = [line for line in lines if line.startswith("WARNING: ")]
     assert any(line.startswith("WARNING: calibration needs") and "calibration_windows" in line for line in warnings)
     assert any("21.8 GB" in line and "of disk" in line for line in warnings)
@@ -301,7 +302,7 @@ def test_a_device_is_asked_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(machine, "_LOOK_S", 0.01)
     _, spec = wide_model()
     pace = measured_pace(spec, torch.float32, torch.device("cpu"))
-    assert min(pace.products, pace.exact, pace.read) > 1e6
+    assert min(pace.passing, pace.learning, pace.exact, pace.read) > 1e6
     assert pace.moved == 0.0
 
 

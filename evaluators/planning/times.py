@@ -1,8 +1,5 @@
-"""How long the stages of a run take, from the floating-point operations of each and a device's speed at plain products.
+"""How long the stages of a run take, from the operations of each and a device's speed at a decoder layer.
 
-A run's own passes reach a part of the speed of plain matrix products: `EFFICIENCY` of it. That was measured on a CPU
-that multiplies bfloat16, with a random model of 157 million parameters: evaluations came to 0.35 to 0.5 of it, healing
-to 0.3 to 0.4, with all that they do beside their products. No GPU has been asked.
 Counted are products: 2 operations a multiplication, a backward pass twice as many as the forward pass.
 """
 
@@ -22,7 +19,9 @@ from space.size import attention_weights, decoder_params, mlp_products
 from space.supernet.recipe import STRIDES
 from space.supernet.sizes import layer_bytes, map_bytes
 
-EFFICIENCY = 0.4
+EXACT = 0.29  # of the speed of plain products in float32, that inverses and factors reach
+LAYER_S = 0.5  # of a layer's calibration, that take small products, and files
+WAITED = 2.5  # times what a token's weights take to be read, that it takes to write a token
 IMPORTS_S = 10.0  # that a command takes before it reads anything
 READ_BYTES = 1e9  # of a checkpoint that are read in a second, each twice: for its digest, and for what is no number
 ASKING_S = 0.1  # that a surrogate takes for a question, about, with its fits
@@ -35,13 +34,15 @@ class Pace:
     """What a device does in a second.
 
     Attributes:
-        products: Operations of matrix products in the run's dtype.
-        exact: The same in float32.
+        passing: Operations of products in forward passes of a decoder layer, in the run's dtype.
+        learning: The same with its backward pass.
+        exact: Operations of plain products in float32.
         read: Bytes of weights that go through a product with one token.
         moved: Bytes that come to the device from the host; 0 where that is the device.
     """
 
-    products: float
+    passing: float
+    learning: float
     exact: float
     read: float
     moved: float = 0.0
@@ -88,8 +89,8 @@ def _calibration_s(job: Job, pace: Pace, tokens: float) -> float:
     # inverse 1, its updates 2/3 and more where it does not shrink, two factors and maps of 1/3 each
     orders = 2.6 * channels**3 + (4.0 + spec.queries_per_group / 3) * columns**3
     solving = 4.0 * merges * (columns**3 / 3 + spec.hidden * columns**2)
-    layer_s = passes / pace.products + (grams + orders + solving) / pace.exact
-    return spec.layers * (layer_s / EFFICIENCY + moving_s(job, pace) / spec.layers)
+    layer_s = passes / pace.passing + grams / pace.exact + (orders + solving) / (EXACT * pace.exact)
+    return spec.layers * (layer_s + LAYER_S) + moving_s(job, pace)
 
 
 def moving_s(job: Job, pace: Pace) -> float:
@@ -97,18 +98,20 @@ def moving_s(job: Job, pace: Pace) -> float:
     return job.spec.layers * layer_bytes(job.spec, job.dtype) / pace.moved if job.streamed and pace.moved else 0.0
 
 
-def passed_s(job: Job, pace: Pace, kind: str, batch: int, tokens: int) -> float:
-    """Seconds of one timed pass of the dense model."""
-    read = job.item * decoder_params(job.spec, job.dense) / pace.read
-    worked = batch * (tokens if kind == "prefill" else 1) * forward_work(job) / (EFFICIENCY * pace.products)
-    return max(read, worked) + moving_s(job, pace)
+def passed_s(job: Job, pace: Pace, kind: str, batch: int, tokens: int, share: float = 1.0) -> float:
+    """Seconds of one timed pass of a model with a share of the decoder layers, up to its logits."""
+    rows = batch * (tokens if kind == "prefill" else 1)
+    read, worked = job.item * decoder_params(job.spec, job.dense) / pace.read, rows * forward_work(job) / pace.passing
+    seen = rows if job.settings.latency.logits == "all" else batch
+    head = max(job.item * job.spec.vocab * job.spec.hidden / pace.read, seen * head_work(job) / pace.passing)
+    return share * max(read, worked) + head + moving_s(job, pace)
 
 
-def timed_s(job: Job, pace: Pace) -> float:
-    """Seconds of one timing of the dense model, in all that is timed."""
+def timed_s(job: Job, pace: Pace, share: float = 1.0) -> float:
+    """Seconds of one timing of a model with a share of the decoder layers, in all that is timed."""
     seconds = 0.0
     for phase in job.settings.latency.phases.values():
-        passed = passed_s(job, pace, phase.kind, phase.batch_size, phase.tokens)
+        passed = passed_s(job, pace, phase.kind, phase.batch_size, phase.tokens, share)
         seconds += passed * (WARM + REPEATS[phase.kind] if passed < LONG_S else LONG_CALLS)
     return seconds
 
@@ -125,16 +128,16 @@ def table_s(job: Job, pace: Pace, most: float = inf) -> float:
     if not job.timed:
         return 0.0
     stacks = sum(len(timed_options(kind, options)) for kind, options in job.space.block_options.items()) + 1
-    whole = (workload.fit + workload.check) * job.share
-    passes = stacks * (SWEPT + 1 / BETWEEN_DENSE) + whole + 1
-    round_s = passes * timed_s(job, pace)
+    whole = workload.fit + workload.check
+    between = (stacks + whole) / BETWEEN_DENSE + 1
+    round_s = stacks * timed_s(job, pace, SWEPT) + whole * timed_s(job, pace, job.share) + between * timed_s(job, pace)
     return round_s * max(1, min(workload.rounds, most // round_s))
 
 
 def evaluation_speed(job: Job, pace: Pace) -> float:
     """Tokens a second of a design's evaluation."""
     text = job.settings.text
-    worked = (forward_work(job, job.share) + head_work(job)) / (EFFICIENCY * pace.products)
+    worked = (forward_work(job, job.share) + head_work(job)) / pace.passing
     return 1 / (worked + moving_s(job, pace) / (GROUP * text.windows["search"] * text.length))
 
 
@@ -152,10 +155,10 @@ def training_speed(job: Job, pace: Pace) -> dict[int, float]:
             levels = job.varied * LEARNED * 2 * job.spec.hidden * maps / job.item / tokens
         stepped = 32 * job.trained[job.trainable(healing)] / pace.read / tokens  # what the optimizer reads and writes
         waited = 2 * moving_s(job, pace) / tokens
-        worked = (teacher + student + levels) / (EFFICIENCY * pace.products)
+        worked = teacher / pace.passing + (student + levels) / pace.learning
         return {healing.step_windows: 1 / (worked + stepped + waited)}
     if isinstance(told.distillation, Distillation) and told.training != "off":
-        return {told.distillation.batch_size: EFFICIENCY * pace.products / student}  # lessons are made once
+        return {told.distillation.batch_size: pace.learning / student}  # lessons are made once
     if told.correction is not None:
         return {1: 1 / _corrected_s(job, pace, told.correction.windows * text.length)}
     return {}
@@ -170,7 +173,7 @@ def _corrected_s(job: Job, pace: Pace, tokens: int) -> float:
         fits += 2 * spec.layers * columns * (columns + spec.hidden)
         solving += spec.layers * (columns**3 + 10 * spec.hidden * columns**2)  # in float64, at half of float32's speed
     passes = forward_work(job) + forward_work(job, job.share) + fits
-    return (passes / pace.products + 2 * solving / pace.exact / tokens) / EFFICIENCY
+    return passes / pace.passing + 2 * solving / (EXACT * pace.exact) / tokens
 
 
 def speeds(job: Job, pace: Pace, long: bool, prepared: float) -> Speeds:
@@ -184,15 +187,15 @@ def speeds(job: Job, pace: Pace, long: bool, prepared: float) -> Speeds:
     """
     workload, told = job.settings.latency, job.settings
     evaluation = evaluation_speed(job, pace)
-    token = passed_s(job, pace, "decode", 1, 1)
-    writing = len(told.samples.prompts) * told.samples.tokens * token / EFFICIENCY
+    writing = told.samples.tokens * WAITED * passed_s(job, pace, "decode", len(told.samples.prompts), 1)
+    timing = timed_s(job, pace, job.share) + timed_s(job, pace) / BETWEEN_DENSE
     return Speeds(
         elapsed_s=load_s(job) + prepared,
         evaluation={told.evaluators.together: evaluation},
         long=evaluation if long else 0.0,
         training=training_speed(job, pace),
-        timing_s=workload.front_rounds * timed_s(job, pace) * (job.share + 1 / BETWEEN_DENSE) if job.timed else 0.0,
-        writing_s=writing,
+        timing_s=workload.front_rounds * timing if job.timed else 0.0,
+        writing_s=writing if told.samples.prompts else 0.0,
         asking=((0, 0.0), (1, ASKING_S)),
     )
 
