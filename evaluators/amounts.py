@@ -3,13 +3,13 @@
     minutes = elapsed + search + training + end
 
 The search sends candidates' text at the measured speed and pays what its algorithm takes to ask; training has its own
-speed; the end of a run is known but for how many points its front will have, of which the most is taken. Where minutes
-are short these are fewer, so that the end takes half of what is left at most, but not below `POINTS`; where that is not
-enough, longer windows are not scored, then no samples are written, then fewer plain designs stand beside the front,
-then points are timed in fewer rounds. What the end leaves is divided as the defaults in tokens divide theirs: of
-440,000 tokens 120,000 heal and the others are looked at, so 3 tokens of healing come with 8 of candidates; where that
-is too much for the least search, healing is shorter, down to a half. Healing sees each window of its text `EPOCHS`
-times at most (repeating text up to four times is about as good as new text: Muennighoff et al., "Scaling
+speed; the end of a run is known but for how many points its front will have, which follow from the questions. Where
+minutes are short these are fewer, so that the end takes half of what is left at most, but not below `POINTS`; where
+that is not enough, longer windows are not scored, then no samples are written, then fewer plain designs stand beside
+the front, then points are timed in fewer rounds. What the end leaves is divided as the defaults in tokens divide
+theirs: of 440,000 tokens 120,000 heal and the others are looked at, so 3 tokens of healing come with 8 of candidates;
+where that is too much for the least search, healing is shorter, down to a half. Healing sees each window of its text
+`EPOCHS` times at most (repeating text up to four times is about as good as new text: Muennighoff et al., "Scaling
 data-constrained language models", 2023); what it leaves, the search has.
 
 A faster device asks more questions, and each on more text: the windows that a candidate is asked on grow with the root
@@ -35,6 +35,7 @@ QUESTIONS = 800
 LEAST = 32  # questions that a search asks however short its minutes are
 LEAST_HEALED = 1 / 2  # of the healing that comes with these, however short
 CHEAP = 3 / 4  # of the questions, about, are at the cheapest fidelity, the others at the full one
+FRONT = 1 / 4  # of the latter, about, end as points of the front
 USED = 0.97  # of the minutes, that are planned with
 STEPS = 200  # of healing, that all of its text must make where more than one window go together
 POINTS = 4  # of the front, beside the dense model, that are scored and timed however short minutes are
@@ -42,7 +43,7 @@ CALIBRATION = 1 / 5  # of the minutes, in which calibration ends; a quarter of i
 TABLE = 1 / 5  # of the minutes, in which the rounds of the latency table end; one round is timed in any case
 PLAIN = 4  # designs that are evaluated beside it likewise
 ROUNDS = 2  # in which its points are timed, at least
-LONG = 1 / 3  # of the minutes: where more are gone before the search, longer windows are not scored
+LONG = 0.36  # of the minutes: where more are gone before the search, longer windows are not scored
 PAGES_S = 5.0  # to write front and pages
 
 
@@ -185,8 +186,8 @@ def _end_s(windows: int, end: _End, speeds: Speeds, work: Work) -> float:
     return seconds
 
 
-def _ending(windows: int, minutes: float, speeds: Speeds, work: Work) -> tuple[_End, float]:
-    """The end of the run, and its seconds: half of what is left, or the least."""
+def _ending(windows: int, minutes: float, speeds: Speeds, work: Work) -> _End:
+    """The end of the run: what takes half of what is left with all of its points, or the least."""
     half, least = (USED * 60 * minutes - speeds.elapsed_s) / 2, min(POINTS, work.points)
     long = not work.long or speeds.long > 0
     ends = [_End(points, long, work.plain, work.rounds) for points in range(work.points, least - 1, -1)]
@@ -197,14 +198,13 @@ def _ending(windows: int, minutes: float, speeds: Speeds, work: Work) -> tuple[_
     ends.append(replace(ends[-1], plain=min(PLAIN, work.plain)))
     if speeds.timing_s > speeds.trying_s:
         ends += [replace(ends[-1], rounds=rounds) for rounds in range(work.rounds - 1, ROUNDS - 1, -1)]
-    timed = [(end, _end_s(windows, end, speeds, work)) for end in ends]
-    return next((one for one in timed if one[1] <= half), timed[-1])
+    return next((end for end in ends if _end_s(windows, end, speeds, work) <= half), ends[-1])
 
 
-def _search_s(windows: int, questions: int, speeds: Speeds, work: Work) -> float:
-    """Seconds of the search, and of training wherever that comes."""
-    looked_at, training = _split(windows, questions, work)
-    return _asked_s(looked_at, questions, speeds, work) + _trained_s(training, speeds)
+def _found(end: _End, questions: int) -> _End:
+    """The same with as many points as a search finds by so many questions, about."""
+    found = math.ceil(FRONT * (1 - CHEAP) * questions)
+    return replace(end, points=min(end.points, max(POINTS, found)))
 
 
 def _asked_s(looked_at: float, questions: int, speeds: Speeds, work: Work) -> float:
@@ -226,19 +226,26 @@ def _trained_s(training: float, speeds: Speeds) -> float:
 
 def _questions(windows: int, minutes: float, speeds: Speeds, work: Work) -> int:
     """How many questions there is time for, `LEAST` at the least."""
-    left = USED * 60 * minutes - speeds.elapsed_s - _ending(windows, minutes, speeds, work)[1]
+    left, end = USED * 60 * minutes - speeds.elapsed_s, _ending(windows, minutes, speeds, work)
+
+    def seconds(questions: int) -> float:
+        looked_at, training = _split(windows, questions, work)
+        asked = _asked_s(looked_at, questions, speeds, work) + _trained_s(training, speeds)
+        return asked + _end_s(windows, _found(end, questions), speeds, work)
+
     low, high = LEAST, LEAST
-    while _search_s(windows, high, speeds, work) <= left:
+    while seconds(high) <= left:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _search_s(windows, middle, speeds, work) <= left else (low, middle)
+        low, high = (middle, high) if seconds(middle) <= left else (low, middle)
     return low
 
 
 def _with_windows(windows: int, minutes: float, speeds: Speeds, work: Work) -> Amounts:
     questions = _questions(windows, minutes, speeds, work)
-    end, end_s = _ending(windows, minutes, speeds, work)
+    end = _ending(windows, minutes, speeds, work)
+    end_s = _end_s(windows, _found(end, questions), speeds, work)
     looked_at, training = _split(windows, questions, work)
     asked = speeds.elapsed_s + end_s + _asked_s(looked_at, questions, speeds, work)
     if questions == LEAST and work.kind == "healing" and work.healing is None:

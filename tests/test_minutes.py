@@ -15,6 +15,7 @@ from helpers_run import ended
 
 from evaluators.amounts import (
     EPOCHS,
+    FRONT,
     LEAST,
     LEAST_HEALED,
     PLAIN,
@@ -187,6 +188,18 @@ def test_the_end_leaves_out_one_thing_after_another_until_it_is_short_enough() -
     assert tried.end_s - ends[0].end_s == pytest.approx((POINTS + 1) * 3.0 * (1 - ROUNDS / WORK.rounds))
     engine = replace(SPEEDS, trying_s=SPEEDS.timing_s)  # whose time is not that of rounds
     assert amounts_of(4, engine, work).front_rounds is None
+
+
+def test_a_short_search_finds_fewer_points_than_there_may_be() -> None:
+    speeds, work = replace(SPEEDS, asking=((0, 0.0),)), replace(WORK, windows=40, healing=0)
+    few, more = (amounts_of(minutes, speeds, work) for minutes in (26, 30))
+    assert few.points == more.points == WORK.points
+    questions = [round(amounts.tokens / (40 * 224)) for amounts in (few, more)]
+    found = [math.ceil(FRONT * count / 4) for count in questions]
+    assert found[0] < found[1] < WORK.points
+    point = (8192 + 40 * 512) / 2000 + 8192 / speeds.long + speeds.timing_s + speeds.writing_s
+    assert more.end_s - few.end_s == pytest.approx((found[1] - found[0]) * point)
+    assert few.seconds == pytest.approx(USED * 26 * 60, abs=40)  # a point, and a question
 
 
 def test_longer_windows_that_were_not_timed_are_not_scored() -> None:
