@@ -174,7 +174,7 @@ def test_short_minutes_have_fewer_points_to_score_so_that_half_of_what_is_left_i
     assert amounts.tokens > amounts_of(4, SPEEDS, WORK).tokens
     assert amounts_of(4, SPEEDS, replace(WORK, points=3)).points == 3
     nothing = replace(SPEEDS, writing_s=0, timing_s=0)
-    assert len(Settled.of(4, nothing, replace(WORK, long=0, plain=3)).remarks()) == 2  # there is nothing to leave out
+    assert len(Settled.of(3, nothing, replace(WORK, long=0, plain=3)).remarks()) == 2  # there is nothing to leave out
 
 
 def test_the_end_leaves_out_one_thing_after_another_until_it_is_short_enough() -> None:
