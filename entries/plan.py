@@ -10,7 +10,7 @@ import torch
 
 from entries.minutes import minutes_of, work_of
 from entries.settings import RunSettings
-from evaluators.amounts import CALIBRATION, LONG, TABLE, judged_s, question_tokens
+from evaluators.amounts import CALIBRATION, LONG, TABLE, asked_s, judged_s, question_tokens
 from evaluators.long_context import TOKENS as LONG_TOKENS
 from evaluators.paths import Paths
 from evaluators.planning.fit import disk_misfits, gigabytes, listed, misfits
@@ -127,10 +127,9 @@ def _timed(
     looked_at = amounts.tokens
     if told.trained:  # the search's tokens are those of healing too, of which it leaves a part in any case
         looked_at = max(looked_at - amounts.healing, round((1 - work.trained) * looked_at))
-    speed = known.evaluation[known.batch_size]
     questions = round(looked_at / question_tokens(amounts.search_windows, work))
     times |= {
-        "search": (looked_at / speed + known.asking_s(questions), speed),
+        "search": (asked_s(looked_at, questions, known), known.evaluation[known.batch_size]),
         "end of the run": (amounts.end_s, 0.0),
     }
     trained = known.training.get(known.step_windows, 0.0)

@@ -207,10 +207,9 @@ def _found(end: _End, questions: int) -> _End:
     return replace(end, points=min(end.points, max(POINTS, found)))
 
 
-def _asked_s(looked_at: float, questions: int, speeds: Speeds, work: Work) -> float:
-    """Seconds in which candidates are asked about, and those that heal once more."""
-    asked = looked_at / speeds.evaluation[speeds.batch_size] + speeds.asking_s(questions)
-    return asked + judged_s(questions, speeds, work)
+def asked_s(looked_at: float, questions: int, speeds: Speeds) -> float:
+    """Seconds in which candidates are asked about, on so many tokens of text in all."""
+    return looked_at / speeds.evaluation[speeds.batch_size] + speeds.asking_s(questions)
 
 
 def judged_s(questions: int, speeds: Speeds, work: Work) -> float:
@@ -230,8 +229,8 @@ def _questions(windows: int, minutes: float, speeds: Speeds, work: Work) -> int:
 
     def seconds(questions: int) -> float:
         looked_at, training = _split(windows, questions, work)
-        asked = _asked_s(looked_at, questions, speeds, work) + _trained_s(training, speeds)
-        return asked + _end_s(windows, _found(end, questions), speeds, work)
+        healed = judged_s(questions, speeds, work) + _trained_s(training, speeds)
+        return asked_s(looked_at, questions, speeds) + healed + _end_s(windows, _found(end, questions), speeds, work)
 
     low, high = LEAST, LEAST
     while seconds(high) <= left:
@@ -247,7 +246,7 @@ def _with_windows(windows: int, minutes: float, speeds: Speeds, work: Work) -> A
     end = _ending(windows, minutes, speeds, work)
     end_s = _end_s(windows, _found(end, questions), speeds, work)
     looked_at, training = _split(windows, questions, work)
-    asked = speeds.elapsed_s + end_s + _asked_s(looked_at, questions, speeds, work)
+    asked = speeds.elapsed_s + end_s + asked_s(looked_at, questions, speeds) + judged_s(questions, speeds, work)
     if questions == LEAST and work.kind == "healing" and work.healing is None:
         left = max(0.0, USED * 60 * minutes - asked) * speeds.training[speeds.step_windows]
         training = min(training, max(left, training * LEAST_HEALED))

@@ -57,7 +57,7 @@ class EndToEnd:
         self._dense_ms = dense_ms
         self._on_timings = on_timings
         self._device = device
-        self._rounds = rounds or bench.workload.front_rounds
+        self._rounds = rounds
         self.fidelity = TIMED if device is None else timed_on(device)
         phases = [*bench.workload.phases]
         whole_and_parts = (LATENCY_E2E, *metrics_named(*(f"{name}_e2e_ms" for name in phases if len(phases) > 1)))

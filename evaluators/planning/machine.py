@@ -55,7 +55,7 @@ def measured_pace(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> 
         device: Where.
     """
     layer = _Layer(spec, dtype, device)
-    learning = layer.learned * _rate(layer.learn)  # first: what memory is asked for is there then
+    learning = LEARNED * layer.passed * _rate(layer.learn)  # first: what memory is asked for is there then
     with torch.inference_mode():
         passing = layer.passed * _rate(layer.run)
         weight = layer.weights["up"]
@@ -78,7 +78,6 @@ class _Layer:
         weights: By name.
         stream: What it reads, (1, tokens, hidden).
         passed: Operations of products in a forward pass.
-        learned: The same with a backward pass.
     """
 
     def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> None:
@@ -99,7 +98,6 @@ class _Layer:
         self.stream, self._angle, self._norm = made(1, _TOKENS, hidden), made(_TOKENS, spec.head_dim), made(hidden)
         scores = 2 * heads * spec.head_dim * _TOKENS / 2  # the average token sees half of them
         self.passed = 2 * _TOKENS * (sum(weight.numel() for weight in self.weights.values()) + scores)
-        self.learned = LEARNED * self.passed
 
     def learn(self) -> None:
         """A forward and a backward pass."""
